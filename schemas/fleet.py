@@ -1,0 +1,133 @@
+"""What the scheduler tells the rest: queues, decisions, jobs it holds; and the autoscaler's replicas."""
+
+from typing import Literal
+
+import msgspec
+
+from schemas.jobs import Status
+from schemas.workers import Tier
+
+
+class QueueDepth(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The queue of one model. Published on change (at most 20 a second) and every second.
+
+    oldest_wait_s: how long the first job has waited. arrival_rate: jobs a second. eta_s: predicted wait of
+    a job that arrives now. by_spec: jobs running by spec. impossible: why no worker can ever run it.
+    limit: jobs that may wait before the gateway answers 429.
+    """
+
+    model: str
+    queued: int
+    running: int
+    oldest_wait_s: float = 0.0
+    arrival_rate: float = 0.0
+    eta_s: float | None = None
+    best_s: float | None = None
+    by_spec: dict[str, int] = {}
+    impossible: str = ""
+    limit: int = 0
+
+
+class Candidate(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One worker that was considered for a job. Seconds; None where it could not run the job at all."""
+
+    worker: str
+    spec: str
+    tier: Tier
+    wait_s: float | None
+    load_s: float | None
+    run_s: float | None
+    eviction_s: float = 0.0
+    verdict: str = ""
+
+    @property
+    def total_s(self) -> float:
+        return sum(term for term in (self.wait_s, self.load_s, self.run_s, self.eviction_s) if term)
+
+
+class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a job went where it went. considered: workers looked at; candidates: the best of them."""
+
+    job: str
+    model: str
+    attempt: int
+    decided_at: float
+    chosen: str
+    reason: str
+    considered: int
+    candidates: tuple[Candidate, ...] = ()
+
+
+class JobView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A job as the scheduler sees it. Times are seconds since 1970."""
+
+    id: str
+    model: str
+    status: Status
+    created_at: float
+    attempt: int = 0
+    worker: str = ""
+    spec: str = ""
+    position: int | None = None
+    eta_s: float | None = None
+    queued_s: float = 0.0
+    fingerprint: str = ""
+    gateway: str = ""
+    tenant: str = ""
+
+
+class JobsQuery(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Newest first; `cursor` is the last job of the page before."""
+
+    status: str = ""
+    model: str = ""
+    limit: int = 50
+    cursor: str = ""
+
+
+class JobsPage(msgspec.Struct, frozen=True):
+    jobs: tuple[JobView, ...]
+    next_cursor: str = ""
+
+
+class JobQuery(msgspec.Struct, frozen=True):
+    job: str
+
+
+class CancelAnswer(msgspec.Struct, frozen=True):
+    """known: the scheduler holds the job. An unknown job that arrives later is cancelled on arrival."""
+
+    known: bool
+
+
+class PlatformEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something an operator may want to know, with its reason; kept in the stream STOKER_EVENTS."""
+
+    kind: Literal[
+        "assigned", "evicted", "launched", "ready", "kept", "downscaled", "failed", "backoff",
+        "joined", "lost", "drained", "elected", "loaded",
+    ]  # fmt: skip
+    subject: str
+    at: float
+    reason: str
+    model: str = ""
+    worker: str = ""
+    details: Explanation | None = None
+
+
+class SpecReplicas(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Replicas of one spec: how many are wanted and how many are in which state."""
+
+    spec: str
+    desired: int
+    ready: int
+    loading: int = 0
+    conditions: dict[str, str] = {}
+
+
+class ModelReplicas(msgspec.Struct, frozen=True):
+    """The value of one key of the bucket `stoker_replicas`."""
+
+    model: str
+    specs: tuple[SpecReplicas, ...]
+    updated_at: float

@@ -1,0 +1,177 @@
+"""What happens to a job, as its watchers see it.
+
+`term` names the scheduler that assigned the job (its lease), `attempt` counts assignments from 1, `seq` the
+events of one attempt from 1. In this order they order every event of a job; an event that is older than the
+newest seen is ignored. `Queued` and
+`Provisioning` come from the scheduler and carry neither: they inform, and are never replayed.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from schemas.openai import Usage
+
+
+class Event(msgspec.Struct, frozen=True, tag_field="event", tag=str.lower, omit_defaults=True):
+    """Base of everything that is published for a job."""
+
+
+class Queued(Event, frozen=True):
+    """Waiting. position: jobs ahead of it, 0 = next. eta_s: predicted seconds until it starts."""
+
+    position: int
+    eta_s: float | None = None
+
+
+class Provisioning(Event, frozen=True):
+    """No replica serves the model yet; one is being started."""
+
+    reason: str
+    eta_s: float | None = None
+
+
+class AttemptEvent(Event, frozen=True, kw_only=True):
+    """An event of one attempt, numbered by the worker that makes it."""
+
+    term: int = 0
+    attempt: int = 0
+    seq: int = 0
+
+
+class Assigned(AttemptEvent, frozen=True, kw_only=True):
+    worker: str
+    spec: str
+    tier: str
+
+
+class Downloading(AttemptEvent, frozen=True, kw_only=True):
+    """percent: 0 to 100 where the size is known."""
+
+    percent: float | None = None
+
+
+class Loading(AttemptEvent, frozen=True, kw_only=True):
+    tier: str
+    percent: float | None = None
+
+
+class Started(AttemptEvent, frozen=True, kw_only=True):
+    worker: str
+
+
+class Progress(AttemptEvent, frozen=True, kw_only=True):
+    """Step `step` of `steps` is done."""
+
+    step: int
+    steps: int
+
+
+class Preview(AttemptEvent, frozen=True, kw_only=True):
+    """An intermediate picture; its bytes (PNG) follow the JSON part of the message."""
+
+    index: int
+    step: int
+    width: int
+    height: int
+    image_bytes: int
+
+
+class Delta(AttemptEvent, frozen=True, kw_only=True):
+    """More text. at: how many characters of output came before it. tokens: how many it stands for."""
+
+    at: int
+    text: str
+    tokens: int = 1
+
+
+class TextOutput(msgspec.Struct, frozen=True, tag="text", tag_field="kind", omit_defaults=True):
+    text: str
+    finish_reason: str
+    usage: Usage
+    tool_calls: tuple[dict[str, Any], ...] = ()
+
+
+class EmbeddingOutput(msgspec.Struct, frozen=True, tag="embedding", tag_field="kind"):
+    vectors: tuple[tuple[float, ...], ...]
+    prompt_tokens: int
+
+
+class Picture(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One picture of a result. blob: its name in the object store when it did not fit the message."""
+
+    seed: int
+    width: int
+    height: int
+    image_bytes: int
+    content_type: str = "image/png"
+    blob: str = ""
+
+
+class ImageOutput(msgspec.Struct, frozen=True, tag="image", tag_field="kind"):
+    """Pictures; the bytes of those without a blob name follow the JSON part, in order."""
+
+    pictures: tuple[Picture, ...]
+
+
+Output = TextOutput | EmbeddingOutput | ImageOutput
+
+
+class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Seconds. queued_s: accepted to assigned. load_s: waiting for weights. run_s: in the engine."""
+
+    queued_s: float = 0.0
+    load_s: float = 0.0
+    run_s: float = 0.0
+
+
+FailureKind = Literal[
+    "validation", "retryable", "resource", "fatal", "auth", "cancelled", "internal",
+    "worker_lost", "impossible", "would_miss_deadline", "load_failed", "timeout",
+]  # fmt: skip
+
+
+class TerminalEvent(AttemptEvent, frozen=True, kw_only=True):
+    """The last event of a job; carries what `GET /v1/jobs/{id}` shows for as long as results are kept.
+
+    history: the small events of the last attempt, so that a late watcher misses nothing.
+    """
+
+    job: str
+    model: str
+    created_at: float
+    finished_at: float
+    timings: Timings = Timings()
+    worker: str = ""
+    spec: str = ""
+    fingerprint: str = ""
+    webhook: str = ""
+    tenant: str = ""
+    history: "tuple[Assigned | Downloading | Loading | Started | Progress, ...]" = ()
+
+
+class Completed(TerminalEvent, frozen=True, kw_only=True):
+    output: Output
+
+
+class Failed(TerminalEvent, frozen=True, kw_only=True):
+    kind: FailureKind
+    message: str
+
+
+class Cancelled(TerminalEvent, frozen=True, kw_only=True):
+    pass
+
+
+class Expired(TerminalEvent, frozen=True, kw_only=True):
+    """The job waited longer than it was allowed to."""
+
+    message: str
+
+
+SmallEvent = Assigned | Downloading | Loading | Started | Progress
+LiveEvent = (
+    Queued | Provisioning | Assigned | Downloading | Loading | Started | Progress | Preview | Delta
+)
+Terminal = Completed | Failed | Cancelled | Expired
+JobEvent = LiveEvent | Terminal

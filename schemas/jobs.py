@@ -1,0 +1,122 @@
+"""A job: one accepted request, and what it asks an engine to do."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from schemas.openai import ChatMessage
+
+
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the next token is chosen; None leaves the engine's own default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repeat_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+
+
+class ChatInput(msgspec.Struct, frozen=True, tag="chat", tag_field="kind", omit_defaults=True):
+    """Continue a conversation. `max_tokens` counts tokens of the answer."""
+
+    messages: tuple[ChatMessage, ...]
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    sampling: Sampling = Sampling()
+    response_format: dict[str, Any] | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: str | dict[str, Any] | None = None
+
+
+class CompletionInput(
+    msgspec.Struct, frozen=True, tag="completion", tag_field="kind", omit_defaults=True
+):
+    """Continue a text."""
+
+    prompt: str
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    sampling: Sampling = Sampling()
+
+
+class EmbeddingInput(msgspec.Struct, frozen=True, tag="embedding", tag_field="kind"):
+    """One vector for each text."""
+
+    texts: tuple[str, ...]
+
+
+class ImageInput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omit_defaults=True):
+    """Draw `n` pictures; picture i uses seed + i. None leaves the model's default.
+
+    `previews`: how many intermediate pictures to send while drawing (0 to 3 through the OpenAI API).
+    """
+
+    prompt: str
+    negative_prompt: str | None = None
+    n: int = 1
+    width: int | None = None
+    height: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    previews: int = 0
+
+
+JobInput = ChatInput | CompletionInput | EmbeddingInput | ImageInput
+
+DEFAULT_ADMISSION_TIMEOUT_S = 900.0
+DEFAULT_RUN_TIMEOUT_S = 600.0
+Priority = int
+"""Higher runs first. -10 to 10; 0 unless asked for."""
+
+
+class Job(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One accepted request, as it lies in the stream STOKER_JOBS.
+
+    gateway: who accepted it, and where its events go.
+    created_at: seconds since 1970.
+    seed: always set at acceptance, so that a second attempt makes the same thing.
+    wants_events: whether deltas and progress are published while it runs; somebody who starts to watch
+        later switches it on at the worker.
+    fingerprint: hash of the request body; the same id with another fingerprint is a conflict.
+    is_client_named: the client chose the id (PUT or Idempotency-Key), so the same id may arrive twice.
+    deadline_s: seconds after created_at by which it must end.
+    """
+
+    id: str
+    model: str
+    input: JobInput
+    gateway: str
+    created_at: float
+    seed: int = 0
+    adapter: str = ""
+    priority: Priority = 0
+    tenant: str = ""
+    wants_events: bool = False
+    is_client_named: bool = False
+    fingerprint: str = ""
+    webhook: str = ""
+    admission_timeout_s: float = DEFAULT_ADMISSION_TIMEOUT_S
+    run_timeout_s: float = DEFAULT_RUN_TIMEOUT_S
+    deadline_s: float | None = None
+
+
+def work_units(job_input: JobInput) -> float:
+    """How much work an input is, in the unit in which run times of its model are learned.
+
+    Tokens for text, texts for embeddings, steps x pictures for images; what is not stated counts as a
+    typical request.
+    """
+    match job_input:
+        case ChatInput() | CompletionInput():
+            return float(min(job_input.max_tokens or 256, 256))
+        case EmbeddingInput():
+            return float(len(job_input.texts))
+        case ImageInput():
+            return float((job_input.num_inference_steps or 20) * job_input.n)
+
+
+Status = Literal["queued", "assigned", "running", "completed", "failed", "cancelled", "expired"]

@@ -1,0 +1,209 @@
+"""OpenAI requests and answers, as far as Stoker serves them.
+
+Requests refuse unknown types; unknown fields are ignored, as the OpenAI clients of tomorrow send more than
+those of today. Field names and defaults follow OpenAI's API reference.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class TextPart(msgspec.Struct, frozen=True, tag="text", tag_field="type"):
+    text: str
+
+
+class ImageUrl(msgspec.Struct, frozen=True, omit_defaults=True):
+    url: str
+    detail: str | None = None
+
+
+class ImagePart(msgspec.Struct, frozen=True, tag="image_url", tag_field="type"):
+    image_url: ImageUrl
+
+
+class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | tuple[TextPart | ImagePart, ...] | None = None
+    name: str | None = None
+    tool_calls: tuple[dict[str, Any], ...] | None = None
+    tool_call_id: str | None = None
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool = False
+
+
+class _TextRequest(msgspec.Struct, frozen=True, kw_only=True):
+    model: str
+    max_tokens: int | None = None
+    stop: str | tuple[str, ...] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repeat_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    n: int = 1
+    user: str | None = None
+
+
+class ChatCompletionRequest(_TextRequest, frozen=True, kw_only=True):
+    messages: tuple[ChatMessage, ...]
+    max_completion_tokens: int | None = None
+    response_format: dict[str, Any] | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: str | dict[str, Any] | None = None
+    logprobs: bool | None = None
+
+
+class CompletionRequest(_TextRequest, frozen=True, kw_only=True):
+    prompt: str | tuple[str, ...]
+    echo: bool = False
+    suffix: str | None = None
+    logprobs: int | None = None
+
+
+class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
+    model: str
+    input: str | tuple[str, ...]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    user: str | None = None
+
+
+class ImageGenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """`negative_prompt`, `num_inference_steps`, `guidance_scale` and `seed` go beyond OpenAI's own."""
+
+    prompt: str
+    model: str
+    n: int = 1
+    size: str | None = None
+    response_format: Literal["url", "b64_json"] | None = None
+    stream: bool = False
+    partial_images: int = 0
+    negative_prompt: str | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+    output_format: Literal["png"] | None = None
+    user: str | None = None
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Counts of tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    id: str
+    created: int
+    object: str = "model"
+    owned_by: str = "stoker"
+    features: tuple[str, ...] = ()
+
+
+class ModelList(msgspec.Struct, frozen=True):
+    data: tuple[ModelCard, ...]
+    object: str = "list"
+
+
+class ChatChoice(msgspec.Struct, frozen=True):
+    index: int
+    message: dict[str, Any]
+    finish_reason: str | None
+    logprobs: None = None
+
+
+class ChatCompletion(msgspec.Struct, frozen=True):
+    id: str
+    created: int
+    model: str
+    choices: tuple[ChatChoice, ...]
+    usage: Usage
+    object: str = "chat.completion"
+    system_fingerprint: str = "stoker"
+
+
+class ChunkChoice(msgspec.Struct, frozen=True):
+    index: int
+    delta: dict[str, Any]
+    finish_reason: str | None = None
+    logprobs: None = None
+
+
+class ChatCompletionChunk(msgspec.Struct, frozen=True):
+    id: str
+    created: int
+    model: str
+    choices: tuple[ChunkChoice, ...]
+    object: str = "chat.completion.chunk"
+    system_fingerprint: str = "stoker"
+    usage: Usage | None | msgspec.UnsetType = msgspec.UNSET
+
+
+class TextChoice(msgspec.Struct, frozen=True):
+    index: int
+    text: str
+    finish_reason: str | None = None
+    logprobs: None = None
+
+
+class TextCompletion(msgspec.Struct, frozen=True):
+    """A completion, and with `choices[].finish_reason` null a chunk of one."""
+
+    id: str
+    created: int
+    model: str
+    choices: tuple[TextChoice, ...]
+    object: str = "text_completion"
+    system_fingerprint: str = "stoker"
+    usage: Usage | None | msgspec.UnsetType = msgspec.UNSET
+
+
+class Embedding(msgspec.Struct, frozen=True):
+    index: int
+    embedding: tuple[float, ...] | str
+    object: str = "embedding"
+
+
+class EmbeddingUsage(msgspec.Struct, frozen=True):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(msgspec.Struct, frozen=True):
+    data: tuple[Embedding, ...]
+    model: str
+    usage: EmbeddingUsage
+    object: str = "list"
+
+
+class GeneratedImage(msgspec.Struct, frozen=True, omit_defaults=True):
+    b64_json: str | None = None
+    url: str | None = None
+    seed: int | None = None
+
+
+class ImageList(msgspec.Struct, frozen=True):
+    created: int
+    data: tuple[GeneratedImage, ...]
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    error: ErrorBody

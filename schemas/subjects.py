@@ -1,0 +1,120 @@
+"""Every subject of Stoker, and nothing else writes one.
+
+Names that users choose (models, jobs, gateways, workers) are one token each. A token may hold letters,
+digits, `-` and `_` as they are; every other byte of its UTF-8 form is written `=XX`, so that a dot, a
+space, `*` or `>` in a model name can never become part of the subject's structure.
+"""
+
+import re
+from dataclasses import dataclass
+
+MAX_NAME_BYTES = 200
+"""Longest name (model, job, worker) that is accepted: three times this still fits a subject."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
+_ESCAPE = re.compile(r"=([0-9A-F]{2})")
+
+
+class BadName(ValueError):
+    """A name that cannot be a subject token: empty, too long, or with control characters."""
+
+
+def check_name(name: str) -> str:
+    """`name` itself. Raises BadName with the reason when it could not travel."""
+    if not name:
+        raise BadName("a name must not be empty")
+    if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
+        raise BadName(f"a name is at most {MAX_NAME_BYTES} bytes long")
+    if any(ord(character) < 32 or ord(character) == 127 for character in name):
+        raise BadName("a name must not contain control characters such as NUL or a newline")
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in name):
+        raise BadName("a name must be valid Unicode")
+    return name
+
+
+def to_token(name: str) -> str:
+    """The subject token for a name."""
+    if _PLAIN.fullmatch(name):
+        return name
+    return "".join(
+        chr(byte) if _PLAIN.fullmatch(chr(byte)) else f"={byte:02X}" for byte in name.encode()
+    )
+
+
+def from_token(token: str) -> str:
+    """The name that a token stands for; undoes `to_token`."""
+    if "=" not in token:
+        return token
+    latin = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), token)
+    return latin.encode("latin-1").decode("utf-8", "replace")
+
+
+def last_name(subject: str) -> str:
+    """The name in the last token of a subject."""
+    return from_token(subject.rsplit(".", 1)[1])
+
+
+JOBS_STREAM = "STOKER_JOBS"
+RESULTS_STREAM = "STOKER_RESULTS"
+EVENTS_STREAM = "STOKER_EVENTS"
+WEBHOOKS_STREAM = "STOKER_WEBHOOKS"
+CATALOG_BUCKET = "stoker_catalog"
+LEASES_BUCKET = "stoker_leases"
+REPLICAS_BUCKET = "stoker_replicas"
+BLOBS_BUCKET = "stoker_blobs"
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """The subjects under one prefix (`stoker` unless configured otherwise)."""
+
+    prefix: str = "stoker"
+
+    def job(self, model: str) -> str:
+        return f"{self.prefix}.jobs.{to_token(model)}"
+
+    def out(self, gateway: str, job: str) -> str:
+        return f"{self.prefix}.out.{to_token(gateway)}.{to_token(job)}"
+
+    def result(self, gateway: str, job: str) -> str:
+        return f"{self.prefix}.result.{to_token(gateway)}.{to_token(job)}"
+
+    def webhook(self, job: str) -> str:
+        return f"{self.prefix}.webhook.{to_token(job)}"
+
+    def worker(self, worker: str, verb: str) -> str:
+        """Commands to one worker: assign, cancel, load, unload, drain, replay, ping."""
+        return f"{self.prefix}.worker.{to_token(worker)}.{verb}"
+
+    def gateway(self, gateway: str, verb: str) -> str:
+        """Questions to one gateway: sent (what text of a job has gone out already)."""
+        return f"{self.prefix}.gateway.{to_token(gateway)}.{verb}"
+
+    def scheduler(self, verb: str) -> str:
+        """Questions to the leading scheduler: job, jobs, explain, ping."""
+        return f"{self.prefix}.scheduler.{verb}"
+
+    def heartbeat(self, worker: str) -> str:
+        return f"{self.prefix}.heartbeat.{to_token(worker)}"
+
+    def solicit(self) -> str:
+        """Asks every worker for a heartbeat now."""
+        return f"{self.prefix}.solicit"
+
+    def finished(self, worker: str) -> str:
+        return f"{self.prefix}.finished.{to_token(worker)}"
+
+    def cancel(self, job: str) -> str:
+        return f"{self.prefix}.cancel.{to_token(job)}"
+
+    def queue(self, model: str) -> str:
+        return f"{self.prefix}.queue.{to_token(model)}"
+
+    def event(self, kind: str, identity: str) -> str:
+        return f"{self.prefix}.events.{to_token(kind)}.{to_token(identity)}"
+
+    def every(self, *tokens: str) -> str:
+        """A subscription pattern below the prefix, such as `every("out", gateway, "*")`."""
+        return ".".join(
+            (self.prefix, *(token if token in ("*", ">") else to_token(token) for token in tokens))
+        )

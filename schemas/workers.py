@@ -1,0 +1,158 @@
+"""What the scheduler and the workers say to each other."""
+
+from typing import Literal
+
+import msgspec
+
+from schemas.catalog import Spec
+from schemas.jobs import Job
+
+Tier = Literal["hot", "loading", "parked", "warm", "cold"]
+"""Where a model is on a worker: in device memory, on its way there, in RAM, on disk, or nowhere."""
+
+
+class Assignment(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Run this job. term: the scheduler's term of office; a worker refuses an older one.
+
+    evict: models to evict first where room is needed: those that nothing waits for.
+    """
+
+    job: Job
+    attempt: int
+    term: int
+    spec: Spec
+    tier: Tier = "hot"
+    queued_s: float = 0.0
+    evict: tuple[str, ...] = ()
+
+
+class Accepted(msgspec.Struct, frozen=True, tag="accepted", tag_field="answer"):
+    """The job is this worker's now. running: jobs it holds."""
+
+    running: int = 0
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused", tag_field="answer"):
+    """Not here. `is_permanent`: not on this worker at any time either."""
+
+    reason: str
+    is_permanent: bool = False
+
+
+AssignmentAnswer = Accepted | Refused
+
+
+class JobCommand(msgspec.Struct, frozen=True):
+    """Cancel: stop this attempt (0: any) of a job. Also asks a gateway what it has sent of a job."""
+
+    job: str
+    attempt: int = 0
+
+
+class ModelCommand(msgspec.Struct, frozen=True):
+    """Load this model, or unload it."""
+
+    model: str
+    spec: Spec
+    evict: tuple[str, ...] = ()
+
+
+class Done(msgspec.Struct, frozen=True):
+    """Answer to a command: whether it applied."""
+
+    ok: bool
+    reason: str = ""
+
+
+class ReplayRequest(msgspec.Struct, frozen=True):
+    """What of a job came after this point? chars: characters of output already delivered."""
+
+    job: str
+    term: int = 0
+    attempt: int = 0
+    seq: int = 0
+    chars: int = 0
+
+
+class SentText(msgspec.Struct, frozen=True):
+    """What a gateway has already passed on of a job's text."""
+
+    text: str = ""
+
+
+Outcome = Literal["completed", "failed", "cancelled", "lost"]
+
+
+class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The terminal event of a job is stored, the slot is free. `lost`: its runner died, try elsewhere."""
+
+    job: str
+    model: str
+    attempt: int
+    outcome: Outcome
+    load_s: float = 0.0
+    run_s: float = 0.0
+    units: float = 1.0
+
+
+class EngineCapability(msgspec.Struct, frozen=True):
+    """slots: jobs at a time. is_exclusive: over all models of the engine on the worker, not per model.
+
+    prefetch: jobs a worker takes beyond its slots, so that the next one is there when a slot frees.
+    """
+
+    slots: int
+    is_exclusive: bool
+    prefetch: int
+    features: tuple[str, ...]
+
+
+class ResidentModel(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A model that a worker has somewhere. load_s: the measured load that made it hot, from `loaded_from`."""
+
+    model: str
+    spec: str
+    engine: str
+    tier: Tier
+    memory_bytes: int = 0
+    load_s: float | None = None
+    loaded_from: Tier = "warm"
+
+
+class RunningJob(msgspec.Struct, frozen=True):
+    job: str
+    model: str
+    spec: str
+    attempt: int
+
+
+class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A worker's state: published every second and on every change.
+
+    seq counts heartbeats of one life of the worker, started_at names that life. vram_models, ram_models
+    and disk_models repeat `models` by tier for people who read along.
+    """
+
+    worker: str
+    started_at: float
+    seq: int
+    spec: str
+    profile: str
+    device: str
+    host: str
+    engines: dict[str, EngineCapability]
+    memory_total_bytes: int
+    memory_used_bytes: int
+    ram_total_bytes: int = 0
+    models: tuple[ResidentModel, ...] = ()
+    vram_models: tuple[str, ...] = ()
+    ram_models: tuple[str, ...] = ()
+    disk_models: tuple[str, ...] = ()
+    running: tuple[RunningJob, ...] = ()
+    is_draining: bool = False
+    is_leaving: bool = False
+    failed_loads: dict[str, str] = {}
+    rss_bytes: int = 0
+
+
+HEARTBEAT_INTERVAL_S = 1.0

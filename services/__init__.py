@@ -1,0 +1,1 @@
+"""The four services (gateway, scheduler, worker, autoscaler) and what they share (catalog, bus)."""

@@ -1,0 +1,62 @@
+"""Pictures and other raw bytes: behind the JSON of a message where they fit, else in the object store."""
+
+from collections.abc import Sequence
+
+from nats.js.errors import Error as JetStreamError
+from nats.js.errors import NotFoundError
+
+from schemas.job_events import Completed, ImageOutput, Picture
+from schemas.subjects import BLOBS_BUCKET
+from services.bus.connection import Bus
+
+MESSAGE_MARGIN_BYTES = 64 * 1024
+"""Left free in a message for its JSON part and headers."""
+
+
+class BlobGone(LookupError):
+    """The bytes are no longer kept."""
+
+
+async def put_large(bus: Bus, job: str, images: Sequence[bytes]) -> tuple[list[str], list[bytes]]:
+    """Blob names for the images that do not fit a message ("" for the others), and the others' bytes."""
+    room = bus.max_payload - MESSAGE_MARGIN_BYTES
+    names: list[str] = []
+    inline: list[bytes] = []
+    for index, image in enumerate(images):
+        if len(image) <= room:
+            room -= len(image)
+            names.append("")
+            inline.append(image)
+        else:
+            store = await bus.jetstream.object_store(BLOBS_BUCKET)
+            names.append(f"{job}/{index}")
+            await store.put(names[-1], image)
+    return names, inline
+
+
+async def get_pictures(bus: Bus, output: ImageOutput, attached: bytes) -> list[bytes]:
+    """The bytes of every picture of an output. Raises BlobGone when one is no longer kept."""
+    found: list[bytes] = []
+    offset = 0
+    for picture in output.pictures:
+        if picture.blob:
+            found.append(await _get(bus, picture))
+        else:
+            found.append(attached[offset : offset + picture.image_bytes])
+            offset += picture.image_bytes
+    return found
+
+
+async def _get(bus: Bus, picture: Picture) -> bytes:
+    try:
+        store = await bus.jetstream.object_store(BLOBS_BUCKET)
+        return (await store.get(picture.blob)).data or b""
+    except (NotFoundError, JetStreamError) as error:
+        raise BlobGone(f"{picture.blob} is no longer kept") from error
+
+
+def pictures_of(event: object) -> ImageOutput | None:
+    """The image output of a terminal event, if it has one."""
+    if isinstance(event, Completed) and isinstance(event.output, ImageOutput):
+        return event.output
+    return None

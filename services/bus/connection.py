@@ -1,0 +1,315 @@
+"""One NATS connection as the services use it.
+
+Theory of operation. Reconnecting is for ever and quick; what is published meanwhile waits in the client's
+buffer. Callbacks of nats-py only hand messages on: an exception in one would never reach our task group.
+A subscription's pending limits are set so high that the bounds of our own queues are met first.
+JetStream publishing is a request whose answers come to one inbox (`publish_stored`): cheaper than the
+client's own, and it gives errors names.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.js import JetStreamContext
+
+from schemas import wire
+from schemas.subjects import Subjects
+from services.bus.logs import get_logger
+from services.bus.settings import BusSettings
+
+log = get_logger("bus")
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 30.0
+RECONNECT_WAIT_S = 0.1
+PORT_POLL_S = 0.02
+PENDING_MESSAGES = 1_000_000
+PENDING_BYTES = 1024 * 1024 * 1024
+BUFFER_WHILE_RECONNECTING_BYTES = 32 * 1024 * 1024
+PUBLISH_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 2.0
+
+MsgCallback = Callable[[Msg], Awaitable[None]]
+
+
+class BusError(Exception):
+    """Something on the way over NATS went wrong."""
+
+
+class CannotConnect(BusError):
+    """No NATS server answered in time; says which and what to do."""
+
+
+class NobodyThere(BusError):
+    """A request found no responder: the service or worker is not running."""
+
+
+class NoAnswer(BusError):
+    """A request or a publication was not answered in time."""
+
+
+class StreamFull(BusError):
+    """The stream holds as much as it may (`discard=new`)."""
+
+
+class AlreadyStored(BusError):
+    """The subject has a message already, and the publisher asked to be the first."""
+
+
+class NotStored(BusError):
+    """JetStream refused a message for another reason."""
+
+
+class _PubAckError(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class PubAck(msgspec.Struct):
+    """JetStream's answer to a publication."""
+
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    error: _PubAckError | None = None
+
+
+_decode_ack = msgspec.json.Decoder(PubAck).decode
+_WRONG_LAST_SEQUENCE = 10071
+_STREAM_LIMITS = (10077, 10122)
+
+
+class Bus:
+    """A NATS connection with the subjects of this installation. Make one with `connect`."""
+
+    def __init__(self, client: Client, subjects: Subjects) -> None:
+        self.client = client
+        self.subjects = subjects
+        self.jetstream: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
+        self.on_reconnect: list[Callable[[], None]] = []
+        self.dropped_messages = 0
+        self._acks: dict[str, asyncio.Future[PubAck]] = {}
+        self._ack_inbox = client.new_inbox()
+        self._next_ack = 0
+
+    @property
+    def is_connected(self) -> bool:
+        return self.client.is_connected
+
+    @property
+    def max_payload(self) -> int:
+        """Largest message the server takes, bytes."""
+        return self.client.max_payload
+
+    async def start(self) -> None:
+        await self.subscribe(self._ack_inbox + ".*", self._take_ack)
+
+    async def subscribe(self, subject: str, callback: MsgCallback, queue: str = "") -> Subscription:
+        """`callback` must only hand the message on; what it raises is logged and lost."""
+
+        async def guarded(message: Msg) -> None:
+            try:
+                await callback(message)
+            except Exception:
+                log.exception("message.failed", subject=message.subject)
+
+        return await self.client.subscribe(
+            subject,
+            queue,
+            cb=guarded,
+            pending_msgs_limit=PENDING_MESSAGES,
+            pending_bytes_limit=PENDING_BYTES,
+        )
+
+    async def publish(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None = None
+    ) -> None:
+        """Core publication: to whoever listens now."""
+        await self.client.publish(subject, payload, headers=headers)
+
+    async def tell(self, subject: str, message: object) -> None:
+        """Publish a Struct."""
+        await self.client.publish(subject, wire.encode(message))
+
+    async def ask(self, subject: str, message: object, kind: type[T] | Any, timeout_s: float) -> Any:
+        """Request; the answer as `kind`. Raises NobodyThere, NoAnswer, wire.UnreadableMessage."""
+        try:
+            answer = await self.client.request(subject, wire.encode(message), timeout=timeout_s)
+        except nats.errors.NoRespondersError:
+            raise NobodyThere(subject) from None
+        except (nats.errors.TimeoutError, TimeoutError):
+            raise NoAnswer(f"no answer on {subject} in {timeout_s:g} s") from None
+        except nats.errors.Error as error:
+            raise BusError(f"{subject}: {error}") from error
+        return wire.decode(kind, answer.data)
+
+    async def publish_stored(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        message_id: str = "",
+        must_be_first: bool = False,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = PUBLISH_TIMEOUT_S,
+    ) -> PubAck:
+        """Publish into a stream and wait until the server has stored it.
+
+        message_id: the server drops another message with the same id (within its duplicate window).
+        must_be_first: refuse when the subject has a message already.
+        Raises StreamFull, AlreadyStored, NotStored, NoAnswer.
+        """
+        sent = dict(headers) if headers else {}
+        if message_id:
+            sent["Nats-Msg-Id"] = message_id
+        if must_be_first:
+            sent["Nats-Expected-Last-Subject-Sequence"] = "0"
+        self._next_ack += 1
+        token = str(self._next_ack)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[PubAck] = loop.create_future()
+        self._acks[token] = answer
+        timer = loop.call_later(timeout_s, self._ack_timed_out, token, subject, timeout_s)
+        try:
+            await self.client.publish(
+                subject, payload, reply=f"{self._ack_inbox}.{token}", headers=sent or None
+            )
+            ack = await answer
+        except nats.errors.MaxPayloadError:
+            raise NotStored(f"a message of {len(payload)} bytes is over {self.max_payload}") from None
+        except nats.errors.Error as error:
+            raise NotStored(str(error)) from error
+        finally:
+            timer.cancel()
+            self._acks.pop(token, None)
+        if ack.error is not None:
+            raise _named(ack.error)
+        return ack
+
+    def _ack_timed_out(self, token: str, subject: str, timeout_s: float) -> None:
+        answer = self._acks.pop(token, None)
+        if answer is not None and not answer.done():
+            answer.set_exception(NoAnswer(f"{subject} was not stored in {timeout_s:g} s"))
+
+    async def _take_ack(self, message: Msg) -> None:
+        answer = self._acks.pop(message.subject.rsplit(".", 1)[1], None)
+        if answer is None or answer.done():
+            return
+        if not message.data:  # no responders: JetStream is not there (yet)
+            answer.set_exception(NoAnswer("JetStream does not answer"))
+            return
+        try:
+            answer.set_result(_decode_ack(message.data))
+        except msgspec.DecodeError as error:
+            answer.set_exception(NotStored(f"unreadable answer of JetStream: {error}"))
+
+    async def close(self) -> None:
+        """Send what is waiting, then disconnect; bounded, and safe in a cancelled task."""
+
+        async def flush_and_close() -> None:
+            if self.client.is_connected:
+                await self.client.flush(timeout=1)
+            await self.client.close()
+
+        try:
+            await asyncio.shield(asyncio.wait_for(flush_and_close(), CLOSE_TIMEOUT_S))
+        except (TimeoutError, nats.errors.Error):
+            log.warning("connection.not_flushed")
+
+
+def _named(error: _PubAckError) -> BusError:
+    if error.err_code == _WRONG_LAST_SEQUENCE:
+        return AlreadyStored(error.description)
+    if error.err_code in _STREAM_LIMITS or "maximum" in error.description:
+        return StreamFull(error.description)
+    return NotStored(f"{error.description} ({error.err_code})")
+
+
+def _tls_context(settings: BusSettings) -> ssl.SSLContext | None:
+    if not settings.nats_ca:
+        return None
+    context = ssl.create_default_context(cafile=settings.nats_ca)
+    if settings.nats_cert:
+        context.load_cert_chain(settings.nats_cert, settings.nats_key or None)
+    return context
+
+
+async def _wait_for_port(urls: list[str], timeout_s: float) -> None:
+    """Return when one of the servers listens: the client itself would wait 2 s after a first refusal."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while True:
+        for url in urls:
+            parts = urlsplit(url if "//" in url else f"nats://{url}")
+            try:
+                _, writer = await asyncio.open_connection(parts.hostname, parts.port or 4222)
+                writer.close()
+                return
+            except OSError:
+                continue
+        if loop.time() > deadline:
+            raise CannotConnect(
+                f"no NATS server listens at {', '.join(urls)}; start one, or let `stoker up` do it"
+            )
+        await asyncio.sleep(PORT_POLL_S)
+
+
+async def connect(settings: BusSettings, name: str, wait_s: float = CONNECT_TIMEOUT_S) -> Bus:
+    """Connect and reconnect for ever. Raises CannotConnect when no server is there in `wait_s`."""
+    urls = [url.strip() for url in settings.nats.split(",") if url.strip()]
+    await _wait_for_port(urls, wait_s)
+    client = Client()
+    bus: Bus | None = None
+
+    async def on_error(error: Exception) -> None:
+        if isinstance(error, nats.errors.SlowConsumerError) and bus is not None:
+            bus.dropped_messages += 1
+        log.warning("connection.error", error=str(error) or type(error).__name__)
+
+    async def on_disconnect() -> None:
+        if not client.is_closed:
+            log.warning("connection.lost")
+
+    async def on_reconnect() -> None:
+        log.info("connection.restored")
+        for callback in bus.on_reconnect if bus else ():
+            callback()
+
+    options: dict[str, Any] = {}
+    if settings.nats_user:
+        options |= {"user": settings.nats_user, "password": settings.nats_password}
+    if settings.nats_nkey:
+        options["nkeys_seed"] = str(Path(settings.nats_nkey).expanduser())
+    if settings.nats_creds:
+        options["user_credentials"] = str(Path(settings.nats_creds).expanduser())
+    try:
+        await client.connect(
+            servers=urls,
+            name=name,
+            tls=_tls_context(settings),
+            error_cb=on_error,
+            disconnected_cb=on_disconnect,
+            reconnected_cb=on_reconnect,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # seconds, fractions work
+            ping_interval=10,
+            pending_size=BUFFER_WHILE_RECONNECTING_BYTES,
+            **options,
+        )
+    except (nats.errors.Error, OSError) as error:
+        raise CannotConnect(f"NATS at {settings.nats} refused: {error}") from error
+    bus = Bus(client, Subjects(settings.prefix))
+    await bus.start()
+    return bus

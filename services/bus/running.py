@@ -1,0 +1,73 @@
+"""How every service process runs: settings, logs, uvloop, signals, and one clean way to stop."""
+
+import asyncio
+import contextlib
+import ctypes
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import uvloop
+
+from services.bus.connection import CannotConnect
+from services.bus.logs import configure_logs, get_logger
+from services.bus.settings import BadSetting, BusSettings
+
+S = TypeVar("S", bound=BusSettings)
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask Linux to end this process with SIGTERM when its parent dies; elsewhere nothing happens."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def run_service(
+    name: str, settings: S, serve: Callable[[S, asyncio.Event], Awaitable[None]], **context: str
+) -> int:
+    """Run `serve(settings, stopping)` until it returns; SIGTERM and SIGINT set `stopping`.
+
+    Returns an exit status: 0, or 2 when NATS could not be reached.
+    """
+    configure_logs(settings.log_level, settings.log_format, service=name, **context)
+    log = get_logger("process")
+
+    async def main() -> None:
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        await serve(settings, stopping)
+
+    try:
+        uvloop.run(main())
+    except (CannotConnect, BadSetting) as error:
+        log.error("service.not_started", reason=str(error))
+        return 2
+    return 0
+
+
+async def until(stopping: asyncio.Event, *work: Coroutine[Any, Any, Any]) -> None:
+    """Run `work` until `stopping` is set or one of them ends; what is left is cancelled.
+
+    An error in one of them is raised as it is.
+    """
+    waiting = asyncio.create_task(stopping.wait())
+    tasks = [asyncio.create_task(coroutine) for coroutine in work]
+    try:
+        done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (waiting, *tasks):
+            task.cancel()
+        await asyncio.gather(waiting, *tasks, return_exceptions=True)
+    for task in done:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
+
+
+def exit_with(status: int) -> None:
+    sys.stderr.flush()
+    sys.exit(status)

@@ -1,0 +1,93 @@
+"""Settings of a service: flags, then STOKER_… environment variables, then defaults.
+
+A service declares a frozen Struct; each field becomes `--field-name` and `STOKER_FIELD_NAME`, and its
+`Meta(description=…)` the help text.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+
+class BusSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach NATS; every service has these."""
+
+    nats: Annotated[str, Meta(description="NATS server URLs, separated by commas")] = (
+        "nats://127.0.0.1:4222"
+    )
+    nats_user: Annotated[str, Meta(description="NATS user")] = ""
+    nats_password: Annotated[str, Meta(description="NATS password")] = ""
+    nats_nkey: Annotated[str, Meta(description="file with an NKey seed")] = ""
+    nats_creds: Annotated[str, Meta(description="credentials file (JWT and seed)")] = ""
+    nats_ca: Annotated[str, Meta(description="CA certificate file; switches TLS on")] = ""
+    nats_cert: Annotated[str, Meta(description="client certificate file")] = ""
+    nats_key: Annotated[str, Meta(description="client key file")] = ""
+    prefix: Annotated[str, Meta(description="first token of every subject")] = "stoker"
+    log_level: Annotated[str, Meta(description="debug, info, warning or error")] = "info"
+    log_format: Annotated[str, Meta(description="console or json")] = "console"
+    metrics_port: Annotated[
+        int, Meta(description="port of /metrics on 127.0.0.1; 0 = none", ge=0, le=65535)
+    ] = 0
+
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class BadSetting(ValueError):
+    """A setting with a wrong value; names the setting."""
+
+
+def read_settings(
+    kind: type[S],
+    program: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str] = os.environ,
+) -> S:
+    """Settings of `kind`. Exits with usage on unknown flags; raises BadSetting on a bad value."""
+    parser = argparse.ArgumentParser(program, description=kind.__doc__)
+    hints = get_type_hints(kind, include_extras=True)
+    for field in msgspec.structs.fields(kind):
+        annotation = hints[field.name]
+        described = get_origin(annotation) is Annotated
+        meta = get_args(annotation)[1] if described else Meta()
+        plain = get_args(annotation)[0] if described else annotation
+        flag = "--" + field.name.replace("_", "-")
+        default = "" if field.default is msgspec.NODEFAULT else f" (default: {field.default})"
+        help_text = ((meta.description or "") + default).replace("%", "%%")
+        if plain is bool:
+            parser.add_argument(
+                flag, action=argparse.BooleanOptionalAction, default=None, help=meta.description
+            )
+        else:
+            parser.add_argument(flag, default=None, help=help_text, metavar=field.name.upper())
+    given = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    values: dict[str, Any] = {}
+    for field in msgspec.structs.fields(kind):
+        variable = "STOKER_" + field.name.upper()
+        if field.name in given:
+            values[field.name] = given[field.name]
+        elif variable in environment:
+            values[field.name] = environment[variable]
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise BadSetting(f"{program}: {error}") from error
+
+
+def to_arguments(settings: msgspec.Struct) -> list[str]:
+    """Flags that give these settings again; used to start a service as a process of its own."""
+    arguments: list[str] = []
+    for field in msgspec.structs.fields(type(settings)):
+        value = getattr(settings, field.name)
+        if value == field.default:
+            continue
+        flag = "--" + field.name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            arguments += [flag, str(value)]
+    return arguments

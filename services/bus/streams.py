@@ -1,0 +1,142 @@
+"""The streams and buckets of Stoker, declared by every service at start: idempotent, upgrading.
+
+| stream | holds | until |
+|---|---|---|
+| STOKER_JOBS | accepted jobs | acked: its result is stored; full = refused, nothing is pushed out |
+| STOKER_RESULTS | terminal events, one per job | `RESULT_TTL_S` |
+| STOKER_EVENTS | what happened and why | a day, or 100,000 events |
+| STOKER_WEBHOOKS | terminal events that somebody wants posted | delivered, or a day |
+"""
+
+import asyncio
+
+from nats.js import api
+from nats.js.errors import (
+    APIError,
+    BadRequestError,
+    BucketNotFoundError,
+    NotFoundError,
+    ServiceUnavailableError,
+)
+from nats.js.kv import KeyValue
+from nats.js.object_store import ObjectStore
+
+from schemas import subjects as names
+from schemas.subjects import Subjects
+from services.bus.connection import Bus, CannotConnect
+from services.bus.logs import get_logger
+
+log = get_logger("streams")
+
+RESULT_TTL_S = 3600.0
+EVENTS_TTL_S = 24 * 3600.0
+LEASE_TTL_S = 1.2
+"""How long a leader lease outlives its holder: a new scheduler is there in under two seconds."""
+DUPLICATE_WINDOW_S = 30.0
+"""Repeats of a publication that the server itself drops; later ones the scheduler recognises."""
+MAX_JOBS = 200_000
+MAX_RESULTS_BYTES = 8 * 1024**3
+READY_TIMEOUT_S = 30.0
+_NAME_IN_USE = 10058
+
+
+def stream_configs(subjects: Subjects) -> list[api.StreamConfig]:
+    """What each stream must look like."""
+    prefix = subjects.prefix
+    return [
+        api.StreamConfig(
+            name=names.JOBS_STREAM,
+            subjects=[f"{prefix}.jobs.*"],
+            retention=api.RetentionPolicy.WORK_QUEUE,
+            discard=api.DiscardPolicy.NEW,
+            max_msgs=MAX_JOBS,
+            duplicate_window=DUPLICATE_WINDOW_S,
+            allow_direct=True,
+        ),
+        api.StreamConfig(
+            name=names.RESULTS_STREAM,
+            subjects=[f"{prefix}.result.*.*"],
+            retention=api.RetentionPolicy.LIMITS,
+            discard=api.DiscardPolicy.OLD,
+            max_msgs_per_subject=1,
+            max_age=RESULT_TTL_S,
+            max_bytes=MAX_RESULTS_BYTES,
+            duplicate_window=DUPLICATE_WINDOW_S,
+            allow_direct=True,
+        ),
+        api.StreamConfig(
+            name=names.EVENTS_STREAM,
+            subjects=[f"{prefix}.events.*.*"],
+            retention=api.RetentionPolicy.LIMITS,
+            max_age=EVENTS_TTL_S,
+            max_msgs=100_000,
+            duplicate_window=DUPLICATE_WINDOW_S,
+            allow_direct=True,
+        ),
+        api.StreamConfig(
+            name=names.WEBHOOKS_STREAM,
+            subjects=[f"{prefix}.webhook.*"],
+            retention=api.RetentionPolicy.WORK_QUEUE,
+            max_age=EVENTS_TTL_S,
+            duplicate_window=DUPLICATE_WINDOW_S,
+        ),
+    ]
+
+
+async def declare(bus: Bus) -> None:
+    """Create or upgrade every stream and bucket. Raises CannotConnect when JetStream is not ready."""
+    deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_S
+    while True:
+        try:
+            for config in stream_configs(bus.subjects):
+                await _declare_stream(bus, config)
+            for bucket, ttl_s in ((names.CATALOG_BUCKET, 0.0), (names.REPLICAS_BUCKET, 0.0)):
+                await _declare_bucket(bus, bucket, ttl_s)
+            await _declare_bucket(bus, names.LEASES_BUCKET, LEASE_TTL_S)
+            await _declare_blobs(bus)
+            return
+        except (ServiceUnavailableError, TimeoutError) as error:
+            if asyncio.get_running_loop().time() > deadline:
+                raise CannotConnect(
+                    f"JetStream does not answer ({error}); start nats-server with JetStream enabled"
+                ) from error
+            await asyncio.sleep(0.05)
+
+
+async def _declare_stream(bus: Bus, config: api.StreamConfig) -> None:
+    try:
+        await bus.jetstream.add_stream(config)
+    except BadRequestError as error:
+        if error.err_code != _NAME_IN_USE:
+            raise
+        await bus.jetstream.update_stream(config)
+        log.info("stream.upgraded", stream=config.name)
+
+
+async def _declare_bucket(bus: Bus, bucket: str, ttl_s: float) -> KeyValue:
+    try:
+        found = await bus.jetstream.key_value(bucket)
+        status = await found.status()
+        if (status.ttl or 0.0) == ttl_s:
+            return found
+        info = await bus.jetstream.stream_info(f"KV_{bucket}")
+        await bus.jetstream.update_stream(info.config.evolve(max_age=ttl_s))
+        return found
+    except (BucketNotFoundError, NotFoundError):
+        return await bus.jetstream.create_key_value(
+            api.KeyValueConfig(bucket=bucket, ttl=ttl_s or None, history=1, direct=True)
+        )
+
+
+async def _declare_blobs(bus: Bus) -> ObjectStore:
+    try:
+        return await bus.jetstream.object_store(names.BLOBS_BUCKET)
+    except (BucketNotFoundError, NotFoundError):
+        try:
+            return await bus.jetstream.create_object_store(
+                names.BLOBS_BUCKET, api.ObjectStoreConfig(bucket=names.BLOBS_BUCKET, ttl=RESULT_TTL_S)
+            )
+        except APIError as error:
+            if error.err_code != _NAME_IN_USE:
+                raise
+            return await bus.jetstream.object_store(names.BLOBS_BUCKET)

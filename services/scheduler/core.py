@@ -1,0 +1,503 @@
+"""The scheduler as a machine: `handle(event, now) -> [command]`. Every state change is here or below.
+
+What must hold after every event (tests/unit/scheduler drive these with hypothesis and a seeded simulation):
+
+- a job is in exactly one place: a queue, one worker's hands, or ended;
+- a job's handle is acknowledged once, and only after a terminal event for it is stored;
+- attempts of a job only grow; no worker is given a job that it lost before;
+- a lane of a worker never holds more than its slots and prefetch;
+- a job whose workers died twice ends with `worker_lost`.
+
+While settling (a new leader that does not yet know what its predecessor left) jobs are only taken in.
+No NATS, no clock, no randomness here: `now` is an argument, in seconds since 1970.
+"""
+
+from typing import assert_never
+
+from schemas.fleet import PlatformEvent
+from schemas.job_events import Cancelled, Expired, Failed, FailureKind, Queued, Timings
+from schemas.jobs import Job
+from schemas.workers import HEARTBEAT_INTERVAL_S, Accepted, Finished, Heartbeat, RunningJob
+from services.scheduler.commands import (
+    Acknowledge,
+    CancelOnWorker,
+    CheckResult,
+    Command,
+    EndJob,
+    Notify,
+    Probe,
+    PublishDepth,
+    Record,
+)
+from services.scheduler.dispatch import Dispatcher
+from services.scheduler.estimates import Estimates
+from services.scheduler.events import (
+    AssignmentAnswered,
+    AssignmentFailed,
+    CancelRequested,
+    Event,
+    HeartbeatSeen,
+    JobArrived,
+    JobFinished,
+    ModelChanged,
+    ResultChecked,
+    Settled,
+    Ticked,
+    WorkerGone,
+)
+from services.scheduler.fleet import Fleet, Held, Worker
+from services.scheduler.ledger import Ledger, ModelQueue
+from services.scheduler.ledger import Record as JobRecord
+from services.scheduler.placement import why_impossible
+
+QUEUE_LIMIT = 10_000
+"""Jobs of one model that may wait before the gateway answers 429."""
+MAX_LOST_WORKERS = 2
+SILENT_S = 1.5 * HEARTBEAT_INTERVAL_S
+"""A worker that said nothing for this long is asked whether it is there."""
+GONE_S = 6.0
+"""A worker that neither speaks nor answers for this long is gone, though its connection stands."""
+FORGOTTEN_S = 2.0 * HEARTBEAT_INTERVAL_S
+"""A job that its worker has not mentioned for this long may have ended without our hearing of it."""
+IMPOSSIBLE_GRACE_S = 10.0
+"""How long a model must have been impossible before its waiting jobs fail: workers restart."""
+DEPTH_EVERY_S = 0.05
+DEPTH_ANYWAY_S = 1.0
+NOTIFY_EVERY_S = 1.0
+NOTIFIED_JOBS = 200
+"""How many waiting jobs of a model hear of their position every second."""
+EARLY_CANCELS = 10_000
+"""Cancels remembered for jobs that have not arrived yet."""
+
+
+class Scheduler:
+    """The state machine. `term` names this time in office; assignments carry it."""
+
+    def __init__(self, term: int, now: float) -> None:
+        self.ledger = Ledger()
+        self.fleet = Fleet()
+        self.estimates = Estimates()
+        self.dispatcher = Dispatcher(self.ledger, self.fleet, self.estimates)
+        self.dispatcher.term = term
+        self.term = term
+        self.is_settling = True
+        self._early_cancels: dict[str, float] = {}
+        self._claims: dict[str, tuple[str, RunningJob]] = {}
+        self._impossible: dict[str, str] = {}
+        self._impossible_since: dict[str, float] = {}
+        self._notified_at = now
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Take in one event; the commands are to be carried out in order."""
+        match event:
+            case JobArrived():
+                return self._arrived(event, now)
+            case JobFinished():
+                return self._finished(event.worker, event.finished, now)
+            case AssignmentAnswered():
+                return self._answered(event, now)
+            case HeartbeatSeen():
+                return self._heartbeat(event.heartbeat, now)
+            case Ticked():
+                return self._tick(now)
+            case AssignmentFailed():
+                return self._not_assigned(event, now)
+            case CancelRequested():
+                return self._cancel(event.job, now)
+            case WorkerGone():
+                return self._lose(event.worker, "it no longer listens", now)
+            case ResultChecked():
+                return self._checked(event, now)
+            case ModelChanged():
+                return self._model_changed(event, now)
+            case Settled():
+                self.is_settling = False
+                return self._dispatch_all(now)
+            case _:
+                assert_never(event)
+
+    def _dispatch(self, model: str, now: float) -> list[Command]:
+        return [] if self.is_settling else self.dispatcher.dispatch(model, now)
+
+    def _waiting_models(self) -> list[ModelQueue]:
+        """Queues with waiting jobs; the one whose first job came first is first."""
+        waiting = [queue for queue in self.ledger.queues.values() if len(queue.waiting)]
+        waiting.sort(key=lambda queue: self.ledger.records[queue.waiting.peek() or ""].key[0::2])
+        return waiting
+
+    def _dispatch_all(self, now: float) -> list[Command]:
+        return [
+            command
+            for queue in self._waiting_models()
+            for command in self._dispatch(queue.name, now)
+        ]
+
+    def _dispatch_on(self, worker: Worker, now: float) -> list[Command]:
+        """Give a worker that has become freer its next jobs, the longest waiting model first."""
+        names = [
+            name
+            for name in (*worker.residents, *worker.ordered)
+            if (queue := self.ledger.queues.get(name)) is not None and len(queue.waiting)
+        ]
+        if len(names) > 1:
+            names.sort(key=lambda name: self._first_key(name))
+        commands = [command for name in names for command in self._dispatch(name, now)]
+        if worker.reserved_for and not worker.held:
+            commands += self._dispatch(worker.reserved_for, now)
+        return commands
+
+    def _first_key(self, model: str) -> tuple[int, float]:
+        first = self.ledger.queue(model).waiting.peek()
+        record = self.ledger.records[first] if first is not None else None
+        return (record.key[0], record.job.created_at) if record is not None else (0, 0.0)
+
+    # Jobs -----------------------------------------------------------------------------------------
+
+    def _arrived(self, event: JobArrived, now: float) -> list[Command]:
+        job = event.job
+        known = self.ledger.records.get(job.id)
+        if known is not None:
+            if known.sequence == event.sequence:  # delivered again: the newer handle is the valid one
+                known.handle = event.handle
+                return []
+            return [Acknowledge(event.handle)]  # the same id stored twice: the first one stands
+        record = self.ledger.add(job, event.handle, event.sequence, now)
+        if job.id in self._early_cancels:
+            del self._early_cancels[job.id]
+            return self._end_cancelled(record, now)
+        claim = self._claims.pop(job.id, None)
+        if claim is not None and claim[0] in self.fleet.workers:
+            self._adopt(record, self.fleet.workers[claim[0]], claim[1], now)
+            return []
+        if job.model not in self.dispatcher.models and not self.is_settling:
+            return self._fail(record, "impossible", f"there is no model {job.model!r}", now)
+        commands = self._dispatch(job.model, now)
+        if record.status == "queued" and job.wants_events:
+            commands.append(self._position(record, len(self.ledger.queue(job.model).waiting) - 1))
+        return commands
+
+    def _adopt(self, record: JobRecord, worker: Worker, running: RunningJob, now: float) -> None:
+        """Take over a job that a worker has from an earlier time, or from an earlier leader."""
+        record.attempt = running.attempt
+        self.ledger.start(record, worker.id, running.spec, now)
+        record.status = "running"
+        resident = worker.residents.get(running.model)
+        engine = resident.engine if resident is not None else ""
+        self.fleet.hold(
+            worker,
+            Held(
+                job=running.job,
+                model=running.model,
+                spec=running.spec,
+                lane=worker.lane(running.model, engine),
+                attempt=running.attempt,
+                since=now,
+                accepted_at=now,
+            ),
+        )
+
+    def _finished(self, worker_id: str, finished: Finished, now: float) -> list[Command]:
+        worker = self.fleet.workers.get(worker_id)
+        record = self.ledger.records.get(finished.job)
+        self._claims.pop(finished.job, None)
+        if worker is not None:
+            held = worker.held.get(finished.job)
+            if held is not None and held.attempt == finished.attempt:
+                self.fleet.release(worker, finished.job)
+        if finished.outcome == "completed":
+            spec = record.spec if record is not None else ""
+            self.estimates.learn_run(finished.model, spec, finished.units, finished.run_s)
+        commands: list[Command] = []
+        if record is not None:
+            if finished.outcome != "lost":
+                self._release_elsewhere(record)
+                self.ledger.end(record, finished.outcome)
+                commands.append(Acknowledge(record.handle))
+            elif record.attempt == finished.attempt and record.worker == worker_id:
+                commands += self._lost(record, worker_id, now)
+        if worker is not None:
+            commands += self._dispatch_on(worker, now)
+        return commands
+
+    def _release_elsewhere(self, record: JobRecord) -> None:
+        """An attempt that we had given up has ended the job: free the slot of the newer one."""
+        worker = self.fleet.workers.get(record.worker)
+        if worker is not None:
+            self.fleet.release(worker, record.job.id)
+
+    def _answered(self, event: AssignmentAnswered, now: float) -> list[Command]:
+        record = self.ledger.records.get(event.job)
+        worker = self.fleet.workers.get(event.worker)
+        is_current = record is not None and record.attempt == event.attempt
+        if not is_current or record is None or record.worker != event.worker:
+            if isinstance(event.answer, Accepted):
+                return [CancelOnWorker(event.worker, event.job, event.attempt)]
+            return []
+        if isinstance(event.answer, Accepted):
+            record.status = "running"
+            if worker is not None and (held := worker.held.get(event.job)) is not None:
+                held.accepted_at = now
+            if record.is_cancelled:
+                return [CancelOnWorker(event.worker, event.job, event.attempt)]
+            return []
+        record.avoid.add(event.worker)
+        return self._take_back(record, now)
+
+    def _not_assigned(self, event: AssignmentFailed, now: float) -> list[Command]:
+        record = self.ledger.records.get(event.job)
+        commands: list[Command] = []
+        if record is not None and (record.attempt, record.worker) == (event.attempt, event.worker):
+            record.avoid.add(event.worker)
+            if not event.is_gone:
+                commands.append(CancelOnWorker(event.worker, event.job, event.attempt))
+            commands += self._take_back(record, now)
+        if event.is_gone:
+            commands += self._lose(event.worker, "it no longer listens", now)
+        return commands
+
+    def _take_back(self, record: JobRecord, now: float) -> list[Command]:
+        """Return a job that no worker has taken to its place in the queue, and place it again."""
+        self._release_elsewhere(record)
+        if record.is_cancelled:
+            return self._end_cancelled(record, now)
+        self.ledger.requeue(record)
+        if record.avoid.issuperset(self.fleet.workers):
+            record.avoid.clear()  # everybody refused: the next round starts at the next tick
+            return []
+        return self._dispatch(record.job.model, now)
+
+    def _lost(self, record: JobRecord, worker: str, now: float) -> list[Command]:
+        """A worker died with this job."""
+        record.lost += 1
+        record.avoid.add(worker)
+        if record.lost >= MAX_LOST_WORKERS:
+            message = f"{record.lost} workers died while they ran this job; it is not tried a third time"
+            event = PlatformEvent(
+                kind="failed",
+                subject=record.job.id,
+                at=now,
+                reason=message,
+                model=record.job.model,
+                worker=worker,
+            )
+            return [*self._fail(record, "worker_lost", message, now), Record(event)]
+        return self._take_back(record, now)
+
+    def _cancel(self, job: str, now: float) -> list[Command]:
+        record = self.ledger.records.get(job)
+        if record is None:
+            if job not in self.ledger.endings:
+                self._early_cancels[job] = now
+                while len(self._early_cancels) > EARLY_CANCELS:
+                    del self._early_cancels[next(iter(self._early_cancels))]
+            return []
+        record.is_cancelled = True
+        if record.status == "queued":
+            return self._end_cancelled(record, now)
+        return [CancelOnWorker(record.worker, job, record.attempt)]
+
+    def _end_cancelled(self, record: JobRecord, now: float) -> list[Command]:
+        event = Cancelled(**self._ending(record, now))
+        self.ledger.end(record, "cancelled")
+        return [EndJob(record.job, record.handle, event)]
+
+    def _fail(self, record: JobRecord, kind: FailureKind, message: str, now: float) -> list[Command]:
+        event = Failed(**self._ending(record, now), kind=kind, message=message)
+        self.ledger.end(record, "failed")
+        return [EndJob(record.job, record.handle, event)]
+
+    def _ending(self, record: JobRecord, now: float) -> dict[str, object]:
+        job: Job = record.job
+        return {
+            "term": self.term,
+            "attempt": record.attempt,
+            "job": job.id,
+            "model": job.model,
+            "created_at": job.created_at,
+            "finished_at": now,
+            "timings": Timings(queued_s=round(max(now - job.created_at, 0.0), 4)),
+            "fingerprint": job.fingerprint,
+            "webhook": job.webhook,
+            "tenant": job.tenant,
+        }
+
+    def _checked(self, event: ResultChecked, now: float) -> list[Command]:
+        record = self.ledger.records.get(event.job)
+        if record is None or record.attempt != event.attempt:
+            return []
+        record.is_checking = False
+        if event.is_stored:
+            self._release_elsewhere(record)
+            self.ledger.end(record, "completed")
+            return [Acknowledge(record.handle)]
+        return self._take_back(record, now)
+
+    # Workers --------------------------------------------------------------------------------------
+
+    def _heartbeat(self, heartbeat: Heartbeat, now: float) -> list[Command]:
+        known = self.fleet.workers.get(heartbeat.worker)
+        commands: list[Command] = []
+        if known is not None and known.facts.started_at != heartbeat.started_at:
+            commands += self._lose(heartbeat.worker, "it was started again", now)
+            known = None
+        if heartbeat.is_leaving:
+            return commands + (self._lose(heartbeat.worker, "it has stopped", now) if known else [])
+        worker = self.fleet.update(heartbeat, now)
+        if worker is None:
+            return commands
+        if known is None:
+            reason = f"{heartbeat.device} on {heartbeat.host}, engines {', '.join(heartbeat.engines)}"
+            commands.append(self._about_worker("joined", worker.id, reason, now))
+        for resident in heartbeat.models:
+            if resident.load_s is not None and resident.tier == "hot":
+                self.estimates.learn_load(
+                    resident.model, resident.spec, resident.loaded_from, resident.load_s
+                )
+        mentioned = {running.job: running for running in heartbeat.running}
+        for running in heartbeat.running:
+            if running.job not in self.ledger.records:
+                self._claims[running.job] = (worker.id, running)
+        for held in list(worker.held.values()):
+            if held.job in mentioned or held.accepted_at is None:
+                continue
+            record = self.ledger.records.get(held.job)
+            if record is None:
+                self.fleet.release(worker, held.job)
+            elif now - held.accepted_at > FORGOTTEN_S and not record.is_checking:
+                record.is_checking = True
+                commands.append(CheckResult(held.job, record.attempt, record.job.gateway))
+        return commands + self._dispatch_on(worker, now)
+
+    def _lose(self, worker_id: str, reason: str, now: float) -> list[Command]:
+        worker = self.fleet.remove(worker_id)
+        if worker is None:
+            return []
+        commands: list[Command] = []
+        kind_of_loss = "drained" if worker.facts.is_draining and not worker.held else "lost"
+        commands.append(self._about_worker(kind_of_loss, worker_id, reason, now))
+        self._claims = {job: claim for job, claim in self._claims.items() if claim[0] != worker_id}
+        for held in worker.held.values():
+            record = self.ledger.records.get(held.job)
+            if record is None or record.worker != worker_id:
+                continue
+            if held.accepted_at is None:
+                record.avoid.add(worker_id)
+                commands += self._take_back(record, now)
+            else:
+                commands += self._lost(record, worker_id, now)
+        return commands
+
+    def _about_worker(self, kind: str, worker: str, reason: str, now: float) -> Command:
+        return Record(
+            PlatformEvent(kind=kind, subject=worker, at=now, reason=reason, worker=worker)  # type: ignore[arg-type]
+        )
+
+    def _model_changed(self, event: ModelChanged, now: float) -> list[Command]:
+        if event.model is not None:
+            self.dispatcher.models[event.name] = event.model
+            self.ledger.queue(event.name).is_changed = True
+            return self._dispatch(event.name, now)
+        self.dispatcher.models.pop(event.name, None)
+        queue = self.ledger.queues.get(event.name)
+        if queue is None or self.is_settling:
+            return []
+        message = f"the model {event.name!r} was removed from the configuration"
+        waiting = [self.ledger.records[job] for job in queue.waiting.first(len(queue.waiting))]
+        return [c for record in waiting for c in self._fail(record, "impossible", message, now)]
+
+    # Time -----------------------------------------------------------------------------------------
+
+    def _tick(self, now: float) -> list[Command]:
+        commands: list[Command] = []
+        for record in self.ledger.overdue(now):
+            waited = now - record.job.created_at
+            message = f"no worker could start it within {waited:.0f} s"
+            event = Expired(**self._ending(record, now), message=message)
+            self.ledger.end(record, "expired")
+            commands.append(EndJob(record.job, record.handle, event))
+        for worker in list(self.fleet.workers.values()):
+            silent_s = now - worker.seen_at
+            if silent_s > GONE_S:
+                commands += self._lose(worker.id, f"silent for {silent_s:.1f} s", now)
+            elif silent_s > SILENT_S and not worker.is_probed:
+                worker.is_probed = True
+                commands.append(Probe(worker.id))
+        if self.is_settling:
+            return commands
+        commands += self._judge_impossible(now)
+        commands += self._dispatch_all(now)
+        if now - self._notified_at >= NOTIFY_EVERY_S:
+            self._notified_at = now
+            commands += [
+                self._position(self.ledger.records[job], place)
+                for queue in self._waiting_models()
+                for place, job in enumerate(queue.waiting.first(NOTIFIED_JOBS))
+            ]
+        return commands + self._depths(now)
+
+    def _judge_impossible(self, now: float) -> list[Command]:
+        """Find models that no worker could ever run; fail what waits for them after a grace."""
+        commands: list[Command] = []
+        workers = self.fleet.workers.values()
+        for name, model in self.dispatcher.models.items():
+            reason = why_impossible(workers, model) if workers else ""
+            if not reason:
+                self._impossible.pop(name, None)
+                self._impossible_since.pop(name, None)
+                continue
+            since = self._impossible_since.setdefault(name, now)
+            if self._impossible.get(name) != reason:
+                self._impossible[name] = reason
+                self.ledger.queue(name).is_changed = True
+            if now - since > IMPOSSIBLE_GRACE_S:
+                waiting = self.ledger.queue(name).waiting
+                for job in list(waiting.first(len(waiting))):
+                    commands += self._fail(self.ledger.records[job], "impossible", reason, now)
+        return commands
+
+    def _eta_s(self, model: str, position: int) -> float | None:
+        """Predicted seconds until the job at this position starts; None without any replica."""
+        replicas = list(self.fleet.replicas(model).by_load())
+        if not replicas:
+            return None
+        held = [held for worker in replicas for held in worker.held.values() if held.model == model]
+        mean_run_s = sum(one.run_s for one in held) / len(held) if held else 0.0
+        slots = sum(
+            worker.facts.engines[engine].slots
+            for worker in replicas
+            if (engine := worker.replica_engine(model)) in worker.facts.engines
+        )
+        return round((position + 1) * mean_run_s / max(slots, 1), 3)
+
+    def _position(self, record: JobRecord, place: int) -> Command:
+        return Notify(record.job, Queued(position=place, eta_s=self._eta_s(record.job.model, place)))
+
+    def _best_s(self, name: str) -> float | None:
+        """The shortest predicted run of a typical job, for deadlines that cannot be met."""
+        model = self.dispatcher.models.get(name)
+        if model is None:
+            return None
+        return min(
+            (self.estimates.run_s(name, spec.name, 1.0) for spec in model.specs), default=None
+        )
+
+    def _depths(self, now: float) -> list[Command]:
+        commands: list[Command] = []
+        for name in self.dispatcher.models.keys() | self.ledger.queues.keys():
+            queue = self.ledger.queue(name)
+            queue.settle_rate(now)
+            age = now - queue.published_at
+            if age >= DEPTH_ANYWAY_S or (queue.is_changed and age >= DEPTH_EVERY_S):
+                queue.is_changed, queue.published_at = False, now
+                depth = self.ledger.depth(queue, now, QUEUE_LIMIT)
+                eta_s = self._eta_s(name, len(queue.waiting))
+                extra = {
+                    "eta_s": eta_s,
+                    "best_s": self._best_s(name),
+                    "impossible": self._impossible.get(name, ""),
+                }
+                fields = {field: getattr(depth, field) for field in depth.__struct_fields__}
+                commands.append(PublishDepth(type(depth)(**(fields | extra))))
+        return commands
+
+

@@ -1,0 +1,216 @@
+"""The workers as the scheduler knows them: what they said in heartbeats, and what it gave them since.
+
+Assigning takes the slot here and now, not when the worker says so. For each model an index of its replicas by
+load keeps choosing the least loaded at O(1) however many workers there are.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from schemas.catalog import Spec, memory_needed_bytes
+from schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
+
+LOAD_BELIEVED_S = 600.0
+"""How long a load that was ordered counts as under way without a heartbeat that shows it."""
+
+
+@dataclass(slots=True)
+class Held:
+    """A job that a worker has, or is being asked to take (accepted_at None)."""
+
+    job: str
+    model: str
+    spec: str
+    lane: str
+    attempt: int
+    since: float
+    accepted_at: float | None = None
+    run_s: float = 0.0
+
+
+@dataclass(slots=True)
+class OrderedLoad:
+    """A load that a worker was told to start, until its heartbeat shows it."""
+
+    spec: str
+    engine: str
+    at: float
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker. `lanes` counts held jobs by lane: the engine when it is exclusive, else the model."""
+
+    id: str
+    facts: Heartbeat
+    seen_at: float
+    held: dict[str, Held] = field(default_factory=dict)
+    lanes: dict[str, int] = field(default_factory=dict)
+    residents: dict[str, ResidentModel] = field(default_factory=dict)
+    ordered: dict[str, OrderedLoad] = field(default_factory=dict)
+    reserved_for: str = ""
+    is_probed: bool = False
+
+    def tier(self, model: str, spec: str) -> Tier:
+        """Where this spec of the model is here; a load that was ordered counts as loading."""
+        resident = self.residents.get(model)
+        if resident is not None and resident.spec == spec and resident.tier in ("hot", "loading"):
+            return resident.tier
+        order = self.ordered.get(model)
+        if order is not None and order.spec == spec:
+            return "loading"
+        return resident.tier if resident is not None and resident.spec == spec else "cold"
+
+    def replica_engine(self, model: str) -> str | None:
+        """The engine that runs this model here, or None where it is neither hot nor loading."""
+        resident = self.residents.get(model)
+        if resident is not None and resident.tier in ("hot", "loading"):
+            return resident.engine
+        order = self.ordered.get(model)
+        return order.engine if order is not None else None
+
+    def can_run(self, model: str, spec: Spec) -> bool:
+        """Whether this worker could ever run the spec: engine, profile and memory."""
+        facts = self.facts
+        return (
+            spec.engine in facts.engines
+            and (not spec.profile or spec.profile == facts.profile)
+            and (not facts.spec or facts.spec == f"{model}/{spec.name}")
+            and memory_needed_bytes(spec) <= facts.memory_total_bytes
+        )
+
+    @property
+    def is_open(self) -> bool:
+        return not (self.facts.is_draining or self.facts.is_leaving)
+
+    def lane(self, model: str, engine: str) -> str:
+        capability = self.facts.engines.get(engine)
+        return f"engine:{engine}" if capability is not None and capability.is_exclusive else model
+
+    def slots(self, spec: Spec) -> int:
+        return spec.slots or self.facts.engines[spec.engine].slots
+
+    def load(self, model: str, engine: str) -> int:
+        """Jobs in the lane that a job of this model would join."""
+        return self.lanes.get(self.lane(model, engine), 0)
+
+    def has_room(self, model: str, spec: Spec) -> bool:
+        """Whether one more job may be sent here now, the prefetch included."""
+        prefetch = self.facts.engines[spec.engine].prefetch
+        return self.load(model, spec.engine) < self.slots(spec) + prefetch
+
+    def in_use(self, model: str) -> bool:
+        return any(held.model == model for held in self.held.values())
+
+
+class Replicas:
+    """The workers on which one model is hot or loading, by load."""
+
+    def __init__(self) -> None:
+        self._by_load: list[dict[str, Worker]] = [{}]
+        self._load_of: dict[str, int] = {}
+        self._lowest = 0
+
+    def __len__(self) -> int:
+        return len(self._load_of)
+
+    def __contains__(self, worker: str) -> bool:
+        return worker in self._load_of
+
+    def put(self, worker: Worker, load: int) -> None:
+        self.drop(worker.id)
+        while len(self._by_load) <= load:
+            self._by_load.append({})
+        self._by_load[load][worker.id] = worker
+        self._load_of[worker.id] = load
+        self._lowest = min(self._lowest, load)
+
+    def drop(self, worker: str) -> None:
+        load = self._load_of.pop(worker, None)
+        if load is not None:
+            del self._by_load[load][worker]
+
+    def by_load(self) -> Iterator[Worker]:
+        """Least loaded first. Do not change the index while iterating."""
+        while self._lowest < len(self._by_load) - 1 and not self._by_load[self._lowest]:
+            self._lowest += 1
+        for bucket in self._by_load[self._lowest :]:
+            yield from bucket.values()
+
+
+class Fleet:
+    """All workers, and the replicas of each model."""
+
+    def __init__(self) -> None:
+        self.workers: dict[str, Worker] = {}
+        self._replicas: dict[str, Replicas] = {}
+
+    def replicas(self, model: str) -> Replicas:
+        found = self._replicas.get(model)
+        if found is None:
+            found = self._replicas[model] = Replicas()
+        return found
+
+    def update(self, heartbeat: Heartbeat, now: float) -> Worker | None:
+        """Take in a heartbeat; None when it is older than one already seen."""
+        worker = self.workers.get(heartbeat.worker)
+        if worker is None:
+            worker = self.workers[heartbeat.worker] = Worker(heartbeat.worker, heartbeat, now)
+        else:
+            known = worker.facts
+            if (heartbeat.started_at, heartbeat.seq) <= (known.started_at, known.seq):
+                return None
+            worker.facts = heartbeat
+            worker.seen_at = now
+        worker.is_probed = False
+        before = {model for model in self._models_of(worker) if worker.replica_engine(model)}
+        worker.residents = {resident.model: resident for resident in heartbeat.models}
+        for model, order in list(worker.ordered.items()):
+            resident = worker.residents.get(model)
+            is_there = resident is not None and resident.tier in ("hot", "loading")
+            if is_there or model in heartbeat.failed_loads or now - order.at > LOAD_BELIEVED_S:
+                del worker.ordered[model]
+        after = {model for model in self._models_of(worker) if worker.replica_engine(model)}
+        for model in before ^ after:
+            self._reindex(worker, model)
+        return worker
+
+    @staticmethod
+    def _models_of(worker: Worker) -> set[str]:
+        return worker.residents.keys() | worker.ordered.keys()
+
+    def remove(self, worker: str) -> Worker | None:
+        for replicas in self._replicas.values():
+            replicas.drop(worker)
+        return self.workers.pop(worker, None)
+
+    def order_load(self, worker: Worker, model: str, spec: Spec, now: float) -> None:
+        """Remember that the worker was told to load this model."""
+        worker.ordered[model] = OrderedLoad(spec.name, spec.engine, now)
+        self._reindex(worker, model)
+
+    def hold(self, worker: Worker, held: Held) -> None:
+        worker.held[held.job] = held
+        worker.lanes[held.lane] = worker.lanes.get(held.lane, 0) + 1
+        self._reindex_lane(worker, held)
+
+    def release(self, worker: Worker, job: str) -> Held | None:
+        held = worker.held.pop(job, None)
+        if held is not None:
+            worker.lanes[held.lane] -= 1
+            self._reindex_lane(worker, held)
+        return held
+
+    def _reindex_lane(self, worker: Worker, held: Held) -> None:
+        if held.lane == held.model:
+            self._reindex(worker, held.model)
+        else:
+            for model in self._models_of(worker):
+                self._reindex(worker, model)
+
+    def _reindex(self, worker: Worker, model: str) -> None:
+        engine = worker.replica_engine(model)
+        if engine is not None:
+            self.replicas(model).put(worker, worker.load(model, engine))
+        elif (replicas := self._replicas.get(model)) is not None:
+            replicas.drop(worker.id)

@@ -1,0 +1,426 @@
+"""The shell around the core: messages become events, commands become messages. No policy here.
+
+One bounded inbox, one loop (`_work`) that alone touches the core. Questions to workers are sent without
+waiting; their answers come back as events. Taking office:
+
+1. win the lease, listen to everything that workers and clients say, and ask every worker for a heartbeat;
+2. delete and create the durable consumer on STOKER_JOBS: every unfinished job comes again at once, and a
+   leader of before is fenced off, as its consumer is gone;
+3. look up, for each job from before our time, whether its result is stored already;
+4. when all of them are in and the workers had `SETTLE_S` to answer, start placing (`Settled`).
+
+After a reconnection of NATS the consumer is made anew too: what was under way to us would otherwise come
+again only after its ack_wait.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import nats.errors
+from nats.aio.msg import Msg
+from nats.js import api
+from nats.js.errors import Error as JetStreamError
+from nats.js.errors import NotFoundError
+
+from schemas import wire
+from schemas.fleet import CancelAnswer, Explanation, JobQuery, JobsQuery
+from schemas.jobs import Job
+from schemas.subjects import JOBS_STREAM, from_token, last_name
+from schemas.workers import AssignmentAnswer, Done, Finished, Heartbeat, JobCommand, ModelCommand
+from services.bus.connection import Bus, BusError, NobodyThere
+from services.bus.discovery import register
+from services.bus.leases import Lease, hold
+from services.bus.logs import get_logger
+from services.bus.results import find_result, last_endings, publish_terminal
+from services.bus.running import until
+from services.bus.streams import MAX_JOBS
+from services.bus.telemetry import counter, gauge, histogram
+from services.catalog import store
+from services.scheduler.commands import (
+    Acknowledge,
+    Assign,
+    CancelOnWorker,
+    CheckResult,
+    Command,
+    EndJob,
+    LoadOnWorker,
+    Notify,
+    Probe,
+    PublishDepth,
+    Record,
+)
+from services.scheduler.core import Scheduler
+from services.scheduler.events import (
+    AssignmentAnswered,
+    AssignmentFailed,
+    CancelRequested,
+    Event,
+    HeartbeatSeen,
+    JobArrived,
+    JobFinished,
+    ModelChanged,
+    ResultChecked,
+    Settled,
+    Ticked,
+    WorkerGone,
+)
+
+log = get_logger("scheduler")
+
+OFFICE = "scheduler"
+CONSUMER = "scheduler"
+TICK_S = 0.05
+SETTLE_S = 0.25
+INBOX_LIMIT = 500_000
+LOOKUPS_AT_ONCE = 64
+LISTED_ENDINGS = 2_000
+ASSIGN_TIMEOUT_S = 2.0
+COMMAND_TIMEOUT_S = 2.0
+PROBE_TIMEOUT_S = 1.0
+ACK_WAIT_S = 24 * 3600.0
+"""Longer than any job may take: a leader that dies is replaced by making the consumer anew instead."""
+
+JOBS = counter("stoker_jobs_total", "Jobs that came to the scheduler", "model")
+ASSIGNMENTS = counter("stoker_assignments_total", "Assignments by tier of the model", "tier")
+QUEUE_WAIT = histogram("stoker_queue_wait_seconds", "Accepted until assigned", "model")
+QUEUED = gauge("stoker_queued_jobs", "Jobs that wait", "model")
+RUNNING = gauge("stoker_running_jobs", "Jobs on workers", "model")
+
+
+class SchedulerService:
+    """One time in office. Make a new one for the next."""
+
+    def __init__(self, bus: Bus, lease: Lease, started_at: str) -> None:
+        self.bus = bus
+        self.lease = lease
+        self.core = Scheduler(lease.epoch, time.time())
+        self.identity = started_at
+        self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_LIMIT)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._assigning: dict[str, tuple[str, int, str, float]] = {}
+        self._answers = bus.client.new_inbox()
+        self._deliveries = bus.client.new_inbox()
+        self._next_token = 0
+        self._old_sequence = 0
+        self._old_expected = 0
+        self._old_seen = 0
+        self._old_checked = asyncio.Event()
+        self._lookups = asyncio.Semaphore(LOOKUPS_AT_ONCE)
+
+    async def serve(self) -> None:
+        """Lead until cancelled or the lease is lost."""
+        for view in await last_endings(self.bus, LISTED_ENDINGS):
+            self.core.ledger.note_ending(view)
+        subjects = self.bus.subjects
+        subscriptions = [
+            await self.bus.subscribe(subject, callback)
+            for subject, callback in (
+                (subjects.every("heartbeat", "*"), self._on_heartbeat),
+                (subjects.every("finished", "*"), self._on_finished),
+                (subjects.every("cancel", "*"), self._on_cancel),
+                (subjects.every("scheduler", "*"), self._on_question),
+                (self._answers + ".*", self._on_answer),
+                (self._deliveries, self._on_job),
+            )
+        ]
+        self.bus.on_reconnect.append(self._remake_consumer)
+        try:
+            await self.bus.publish(subjects.solicit(), b"{}")
+            await self._make_consumer()
+            await until(
+                self.lease.lost,
+                self._work(),
+                self._tick(),
+                self._settle(),
+                store.watch(self.bus, self._model_changed),
+            )
+        finally:
+            self.bus.on_reconnect.remove(self._remake_consumer)
+            for task in self._tasks:
+                task.cancel()
+            for subscription in subscriptions:
+                if self.bus.is_connected:
+                    await subscription.unsubscribe()
+
+    # The consumer ---------------------------------------------------------------------------------
+
+    async def _make_consumer(self) -> None:
+        try:
+            await self.bus.jetstream.delete_consumer(JOBS_STREAM, CONSUMER)
+        except NotFoundError:
+            pass
+        info = await self.bus.jetstream.stream_info(JOBS_STREAM)
+        self._old_sequence = info.state.last_seq
+        self._old_expected, self._old_seen = info.state.messages, 0
+        if not self._old_expected:
+            self._old_checked.set()
+        await self.bus.jetstream.add_consumer(
+            JOBS_STREAM,
+            api.ConsumerConfig(
+                durable_name=CONSUMER,
+                deliver_subject=self._deliveries,
+                ack_policy=api.AckPolicy.EXPLICIT,
+                ack_wait=ACK_WAIT_S,
+                max_ack_pending=MAX_JOBS,
+            ),
+        )
+
+    def _remake_consumer(self) -> None:
+        async def remake() -> None:
+            while True:
+                try:
+                    await self._make_consumer()
+                    return
+                except (nats.errors.Error, JetStreamError, TimeoutError) as error:
+                    log.warning("consumer.not_made", error=str(error) or type(error).__name__)
+                    await asyncio.sleep(0.2)
+
+        self._spawn(remake())
+
+    async def _settle(self) -> None:
+        await asyncio.sleep(SETTLE_S)
+        await self._old_checked.wait()
+        self._put(Settled())
+        log.info("office.settled", jobs=len(self.core.ledger.records), workers=len(self.core.fleet.workers))
+        await asyncio.Event().wait()
+
+    # Messages become events -----------------------------------------------------------------------
+
+    def _put(self, event: Event) -> None:
+        try:
+            self._inbox.put_nowait(event)
+        except asyncio.QueueFull:
+            log.error("inbox.full", dropped=type(event).__name__)
+            self.lease.lost.set()  # what was dropped comes again to the next time in office
+
+    async def _on_job(self, message: Msg) -> None:
+        sequence = int(message.reply.split(".")[-4])
+        try:
+            job: Job = wire.decode(Job, message.data)
+        except wire.UnreadableMessage as error:
+            log.error("job.unreadable", subject=message.subject, error=str(error))
+            await self.bus.publish(message.reply, b"+TERM")
+            self._count_old(sequence)
+            return
+        event = JobArrived(job, message.reply, sequence)
+        if sequence <= self._old_sequence or job.is_client_named:
+            self._spawn(self._check_before(event))
+        else:
+            JOBS.labels(job.model).inc()
+            self._put(event)
+
+    async def _check_before(self, event: JobArrived) -> None:
+        """Take in a job that may have ended before it came here (again)."""
+        job = event.job
+        known = self.core.ledger.records.get(job.id)
+        if known is None:
+            async with self._lookups:
+                while True:
+                    try:
+                        found = await find_result(self.bus, job.id, job.gateway)
+                        break
+                    except (BusError, wire.UnreadableMessage) as error:
+                        log.warning("result.not_looked_up", job=job.id, error=str(error))
+                        await asyncio.sleep(0.2)
+            if found is not None:
+                await self.bus.publish(event.handle, b"+ACK")
+                self._count_old(event.sequence)
+                return
+        self._put(event)
+        self._count_old(event.sequence)
+
+    def _count_old(self, sequence: int) -> None:
+        if sequence <= self._old_sequence:
+            self._old_seen += 1
+            if self._old_seen >= self._old_expected:
+                self._old_checked.set()
+
+    async def _on_heartbeat(self, message: Msg) -> None:
+        self._decode_and_put(message, Heartbeat, HeartbeatSeen)
+
+    async def _on_finished(self, message: Msg) -> None:
+        worker = last_name(message.subject)
+        self._decode_and_put(message, Finished, lambda finished: JobFinished(worker, finished))
+
+    def _decode_and_put(
+        self, message: Msg, kind: type[Heartbeat] | type[Finished], make: Callable[[object], Event]
+    ) -> None:
+        try:
+            self._put(make(wire.decode(kind, message.data)))
+        except wire.UnreadableMessage as error:
+            log.warning("message.unreadable", subject=message.subject, error=str(error))
+
+    async def _on_cancel(self, message: Msg) -> None:
+        job = last_name(message.subject)
+        self._put(CancelRequested(job))
+        if message.reply:
+            await self.bus.tell(message.reply, CancelAnswer(known=job in self.core.ledger.records))
+
+    async def _on_answer(self, message: Msg) -> None:
+        waiting = self._assigning.pop(message.subject.rsplit(".", 1)[1], None)
+        if waiting is None:
+            return
+        job, attempt, worker, _ = waiting
+        if not message.data:  # the server's own word: no responders
+            self._put(AssignmentFailed(job, attempt, worker, is_gone=True))
+            return
+        try:
+            answer = wire.decode(AssignmentAnswer, message.data)
+        except wire.UnreadableMessage as error:
+            log.error("answer.unreadable", worker=worker, error=str(error))
+            self._put(AssignmentFailed(job, attempt, worker, is_gone=False))
+            return
+        self._put(AssignmentAnswered(job, attempt, worker, answer))
+
+    def _model_changed(self, name: str, model: object) -> None:
+        self._put(ModelChanged(name, model))  # type: ignore[arg-type]
+
+    async def _on_question(self, message: Msg) -> None:
+        """What people and gateways ask: job, jobs, explain, ping."""
+        ledger = self.core.ledger
+        answer: object
+        try:
+            match message.subject.rsplit(".", 1)[1]:
+                case "job":
+                    answer = ledger.view(wire.decode(JobQuery, message.data).job)
+                case "jobs":
+                    answer = ledger.page(wire.decode(JobsQuery, message.data))
+                case "explain":
+                    found: Explanation | None = ledger.explanations.get(
+                        wire.decode(JobQuery, message.data).job
+                    )
+                    answer = found
+                case "ping":
+                    answer = Done(ok=not self.core.is_settling, reason=self.identity)
+                case unknown:
+                    answer = Done(ok=False, reason=f"no such question: {from_token(unknown)}")
+        except wire.UnreadableMessage as error:
+            answer = Done(ok=False, reason=str(error))
+        if message.reply:
+            await self.bus.tell(message.reply, answer)
+
+    # Commands become messages ---------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while True:
+            event = await self._inbox.get()
+            for command in self.core.handle(event, time.time()):
+                await self._carry_out(command)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._put(Ticked())
+            now = time.monotonic()
+            for token, (job, attempt, worker, deadline) in list(self._assigning.items()):
+                if now > deadline:
+                    del self._assigning[token]
+                    self._put(AssignmentFailed(job, attempt, worker, is_gone=False))
+
+    async def _carry_out(self, command: Command) -> None:
+        bus = self.bus
+        match command:
+            case Assign():
+                await self._assign(command)
+            case Acknowledge():
+                await bus.publish(command.handle, b"+ACK")
+            case PublishDepth():
+                depth = command.depth
+                QUEUED.labels(depth.model).set(depth.queued)
+                RUNNING.labels(depth.model).set(depth.running)
+                await bus.tell(bus.subjects.queue(depth.model), depth)
+            case Notify():
+                job = command.job
+                await bus.tell(bus.subjects.out(job.gateway, job.id), command.event)
+            case EndJob():
+                self._spawn(self._end(command))
+            case CancelOnWorker():
+                order = JobCommand(command.job, command.attempt)
+                self._spawn(self._command(command.worker, "cancel", order))
+            case LoadOnWorker():
+                load = ModelCommand(command.model, command.spec, command.evict)
+                self._spawn(self._command(command.worker, "load", load))
+            case Probe():
+                self._spawn(self._probe(command.worker))
+            case CheckResult():
+                self._spawn(self._check_result(command))
+            case Record():
+                event = command.event
+                log.info(f"{event.kind}", subject=event.subject, reason=event.reason)
+                subject = bus.subjects.event(event.kind, event.subject)
+                await bus.publish(subject, wire.encode(event))
+
+    async def _assign(self, command: Assign) -> None:
+        assignment = command.assignment
+        job = assignment.job
+        self._next_token += 1
+        token = str(self._next_token)
+        deadline = time.monotonic() + ASSIGN_TIMEOUT_S
+        self._assigning[token] = (job.id, assignment.attempt, command.worker, deadline)
+        ASSIGNMENTS.labels(assignment.tier).inc()
+        QUEUE_WAIT.labels(job.model).observe(assignment.queued_s)
+        await self.bus.client.publish(
+            self.bus.subjects.worker(command.worker, "assign"),
+            wire.encode(assignment),
+            reply=f"{self._answers}.{token}",
+        )
+
+    async def _end(self, command: EndJob) -> None:
+        while True:
+            try:
+                await publish_terminal(self.bus, command.job.gateway, command.event)
+                break
+            except BusError as error:
+                log.warning("result.not_stored", job=command.job.id, error=str(error))
+                await asyncio.sleep(0.5)
+        await self.bus.publish(command.handle, b"+ACK")
+
+    async def _command(self, worker: str, verb: str, order: object) -> None:
+        try:
+            subject = self.bus.subjects.worker(worker, verb)
+            answer = await self.bus.ask(subject, order, Done, COMMAND_TIMEOUT_S)
+            if not answer.ok:
+                log.debug("command.refused", worker=worker, verb=verb, reason=answer.reason)
+        except NobodyThere:
+            self._put(WorkerGone(worker))
+        except (BusError, wire.UnreadableMessage) as error:
+            log.warning("command.failed", worker=worker, verb=verb, error=str(error))
+
+    async def _probe(self, worker: str) -> None:
+        try:
+            await self.bus.ask(self.bus.subjects.worker(worker, "ping"), None, Done, PROBE_TIMEOUT_S)
+        except NobodyThere:
+            self._put(WorkerGone(worker))
+        except (BusError, wire.UnreadableMessage):
+            pass  # it listens but does not answer: silence decides
+
+    async def _check_result(self, command: CheckResult) -> None:
+        try:
+            found = await find_result(self.bus, command.job, command.gateway)
+        except (BusError, wire.UnreadableMessage) as error:
+            log.warning("result.not_looked_up", job=command.job, error=str(error))
+            found = None
+        self._put(ResultChecked(command.job, command.attempt, is_stored=found is not None))
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        """Run a command on the side; owned by this service, cancelled with it."""
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[assignment]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def serve(bus: Bus, identity: str, stopping: asyncio.Event) -> None:
+    """Stand for office again and again until `stopping`."""
+    await register(bus, "scheduler", "decides which worker runs each job", {"id": identity})
+
+    async def terms() -> None:
+        while True:
+            async with hold(bus, OFFICE, identity) as lease:
+                log.info("office.taken", term=lease.epoch)
+                try:
+                    await SchedulerService(bus, lease, identity).serve()
+                except (nats.errors.Error, JetStreamError, TimeoutError) as error:
+                    log.warning("office.left", error=str(error) or type(error).__name__)
+
+    await until(stopping, terms())
