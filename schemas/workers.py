@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from schemas.catalog import Spec
+from schemas.job_events import Delta, SmallEvent
 from schemas.jobs import Job
 
 Tier = Literal["hot", "loading", "parked", "warm", "cold"]
@@ -72,6 +73,13 @@ class ReplayRequest(msgspec.Struct, frozen=True):
     attempt: int = 0
     seq: int = 0
     chars: int = 0
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """Answer to a ReplayRequest. known False: this worker has nothing of the job."""
+
+    known: bool
+    events: tuple[SmallEvent | Delta, ...] = ()
 
 
 class SentText(msgspec.Struct, frozen=True):

@@ -1,0 +1,103 @@
+"""`python -m services.gateway`, `stoker gateway`: one gateway process."""
+
+import asyncio
+import secrets
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import uvicorn
+from msgspec import Meta
+from nats.nuid import NUID
+
+from services.bus.connection import connect
+from services.bus.discovery import register
+from services.bus.logs import get_logger
+from services.bus.running import exit_with, run_service, until
+from services.bus.settings import BadSetting, BusSettings, read_settings
+from services.bus.streams import declare
+from services.catalog import store
+from services.gateway.app import create_app
+from services.gateway.gateway import Gateway
+from services.gateway.webhooks import Webhooks
+
+log = get_logger("gateway")
+
+BACKLOG = 2048
+MAX_HEADER_BYTES = 64 * 1024
+STOP_GRACE_S = 5
+
+
+class Settings(BusSettings, frozen=True, kw_only=True):
+    """The gateway: HTTP and server-sent events in front."""
+
+    host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Meta(description="port to listen on", ge=0, le=65535)] = 8000
+    name: Annotated[str, Meta(description="name of the gateway; default: random")] = ""
+    max_streams: Annotated[int, Meta(description="open event streams at most", ge=1)] = 2000
+    webhook_secret: Annotated[str, Meta(description="key of webhook signatures")] = ""
+    webhook_private: Annotated[bool, Meta(description="allow webhooks to private addresses")] = False
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise BadSetting(f"port: cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+    listener.listen(BACKLOG)
+    return listener
+
+
+async def main(settings: Settings, stopping: asyncio.Event) -> None:
+    listener = _listen(settings.host, settings.port)
+    name = settings.name or "gw-" + NUID().next().decode()[-8:]
+    bus = await connect(settings, f"stoker-gateway-{name}")
+    try:
+        await declare(bus)
+        gateway = Gateway(bus, name, settings.max_streams)
+        await gateway.start()
+        await register(bus, "gateway", "HTTP and server-sent events", {"gateway": name})
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(gateway),
+                log_config=None,
+                access_log=False,
+                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+                timeout_graceful_shutdown=STOP_GRACE_S,
+                lifespan="off",
+                server_header=False,
+            )
+        )
+        secret = settings.webhook_secret or secrets.token_hex(32)
+        webhooks = Webhooks(bus, secret, allow_private=settings.webhook_private)
+        log.info("gateway.listening", host=settings.host, port=listener.getsockname()[1], gateway=name)
+
+        async def serve() -> None:
+            await server._serve([listener])
+
+        async def stop() -> None:
+            await stopping.wait()
+            server.should_exit = True
+            await asyncio.sleep(STOP_GRACE_S + 1)
+
+        await until(
+            asyncio.Event(),
+            serve(),
+            stop(),
+            webhooks.deliver(),
+            store.watch(bus, gateway.model_changed, gateway.catalog_read),
+        )
+    finally:
+        await bus.close()
+
+
+def run(arguments: Sequence[str]) -> int:
+    return run_service("gateway", read_settings(Settings, "stoker gateway", arguments), main)
+
+
+if __name__ == "__main__":
+    exit_with(run(sys.argv[1:]))

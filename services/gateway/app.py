@@ -1,0 +1,78 @@
+"""The Litestar application: routes, limits, and errors turned into answers in one place."""
+
+from typing import Any
+
+from litestar import Litestar, Request, Response
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import SwaggerRenderPlugin
+
+from schemas import wire
+from services.bus.blobs import BlobGone
+from services.bus.discovery import VERSION
+from services.bus.logs import get_logger
+from services.gateway.gateway import Gateway
+from services.gateway.http import MAX_BODY_BYTES, ClientGone
+from services.gateway.problems import RequestError, answer_body
+from services.gateway.routes import fleet, jobs, openai
+
+log = get_logger("http")
+
+OPENAI_PATHS = ("/v1/models", "/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/images", "/openai/")
+CLIENT_CLOSED_REQUEST = 499
+
+
+def _answer(request: Request[Any, Any, Any], error: RequestError) -> Response[bytes]:
+    body, media_type = answer_body(error, request.url.path.startswith(OPENAI_PATHS))
+    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s else {}
+    return Response(
+        wire.encode(body), status_code=error.status, media_type=media_type, headers=headers
+    )
+
+
+def on_request_error(request: Request[Any, Any, Any], error: RequestError) -> Response[bytes]:
+    return _answer(request, error)
+
+
+def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    detail = error.detail or "the request could not be served"
+    extra = error.extra
+    if isinstance(extra, list) and extra and isinstance(extra[0], dict):
+        first = extra[0]
+        return _answer(
+            request,
+            RequestError(error.status_code, str(first.get("message", detail)), field=first.get("key")),
+        )
+    return _answer(request, RequestError(error.status_code, detail))
+
+
+def on_client_gone(_: Request[Any, Any, Any], __: ClientGone) -> Response[bytes]:
+    return Response(b"", status_code=CLIENT_CLOSED_REQUEST)
+
+
+def on_blob_gone(request: Request[Any, Any, Any], error: BlobGone) -> Response[bytes]:
+    return _answer(request, RequestError(404, str(error), code="image_not_found"))
+
+
+def on_any_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    log.error("request.failed", path=request.url.path, exc_info=error)
+    return _answer(request, RequestError(500, "an internal error; the log of the gateway says more"))
+
+
+def create_app(gateway: Gateway) -> Litestar:
+    return Litestar(
+        route_handlers=[*openai.ROUTES, *jobs.ROUTES, *fleet.ROUTES],
+        state=State({"gateway": gateway}),
+        request_max_body_size=MAX_BODY_BYTES,
+        exception_handlers={
+            RequestError: on_request_error,
+            HTTPException: on_http_error,
+            ClientGone: on_client_gone,
+            BlobGone: on_blob_gone,
+            Exception: on_any_error,
+        },
+        openapi_config=OpenAPIConfig(
+            title="Stoker", version=VERSION, render_plugins=[SwaggerRenderPlugin()]
+        ),
+    )

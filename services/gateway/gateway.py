@@ -1,0 +1,282 @@
+"""What every route uses: the catalog, the queues, the fleet, and the ways to submit and end a job."""
+
+import asyncio
+import hashlib
+import random
+import time
+from urllib.parse import urlsplit
+
+from nats.aio.msg import Msg
+from nats.nuid import NUID
+
+from schemas import wire
+from schemas.catalog import Model
+from schemas.fleet import CancelAnswer, QueueDepth
+from schemas.job_events import Cancelled, Completed, Expired, Failed, Terminal
+from schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, Job, JobInput, work_units
+from schemas.subjects import last_name
+from schemas.workers import Done, Heartbeat, JobCommand
+from services.bus.connection import Bus, BusError, NobodyThere, StreamFull
+from services.bus.logs import get_logger
+from services.bus.results import Result
+from services.bus.telemetry import counter, gauge, histogram
+from services.gateway.problems import RequestError
+from services.gateway.requests import MAX_SEED
+from services.gateway.streams import Streams
+
+log = get_logger("gateway")
+
+WORKER_SILENT_S = 6.0
+CANCEL_TIMEOUT_S = 1.0
+CANCEL_PATIENCE_S = 5.0
+RETRY_AFTER_S = 1
+MAX_URL_CHARS = 2048
+RESULT_MARGIN_S = 30.0
+"""Beyond a job's own limits, before a waiting request gives up on hearing of its end."""
+
+REQUESTS = counter("stoker_requests_total", "Jobs accepted", "model", "kind")
+TTFT = histogram("stoker_time_to_first_token_seconds", "Accepted until the first delta", "model")
+DURATION = histogram("stoker_job_seconds", "Accepted until the end", "model", "outcome")
+STREAMS = gauge("stoker_open_streams", "Server-sent event streams that are open")
+
+
+class Gateway:
+    """One gateway process. `name` is its token in subjects."""
+
+    def __init__(self, bus: Bus, name: str, max_streams: int) -> None:
+        self.bus = bus
+        self.name = name
+        self.max_streams = max_streams
+        self.open_streams = 0
+        self.streams = Streams(bus, name)
+        self.models: dict[str, Model] = {}
+        self.depths: dict[str, QueueDepth] = {}
+        self.workers: dict[str, tuple[Heartbeat, float]] = {}
+        self.catalog_read = asyncio.Event()
+        self._ids = NUID()
+        self._random = random.SystemRandom()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        await self.streams.start()
+        await self.bus.subscribe(self.bus.subjects.every("queue", "*"), self._on_depth)
+        await self.bus.subscribe(self.bus.subjects.every("heartbeat", "*"), self._on_heartbeat)
+        self.bus.on_reconnect.append(lambda: self.own(self.streams.recheck()))
+
+    def own(self, work: object) -> None:
+        """Run work on the side."""
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type,assignment]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def model_changed(self, name: str, model: Model | None) -> None:
+        if model is None:
+            self.models.pop(name, None)
+            self.depths.pop(name, None)
+        else:
+            self.models[name] = model
+
+    async def _on_depth(self, message: Msg) -> None:
+        try:
+            self.depths[last_name(message.subject)] = wire.decode(QueueDepth, message.data)
+        except wire.UnreadableMessage as error:
+            log.warning("message.unreadable", subject=message.subject, error=str(error))
+
+    async def _on_heartbeat(self, message: Msg) -> None:
+        try:
+            heartbeat: Heartbeat = wire.decode(Heartbeat, message.data)
+        except wire.UnreadableMessage as error:
+            log.warning("message.unreadable", subject=message.subject, error=str(error))
+            return
+        if heartbeat.is_leaving:
+            self.workers.pop(heartbeat.worker, None)
+        else:
+            self.workers[heartbeat.worker] = (heartbeat, time.time())
+
+    def live_workers(self) -> list[Heartbeat]:
+        """Workers heard lately, by name."""
+        now = time.time()
+        beats = [beat for beat, seen_at in self.workers.values() if now - seen_at < WORKER_SILENT_S]
+        return sorted(beats, key=lambda beat: beat.worker)
+
+    async def is_ready(self) -> str:
+        """Why the gateway is not ready; "" when it is: NATS, the catalog, a scheduler that answers."""
+        if not self.bus.is_connected:
+            return "NATS is not connected"
+        if not self.catalog_read.is_set():
+            return "the catalog has not been read"
+        try:
+            answer = await self.bus.ask(self.bus.subjects.scheduler("ping"), None, Done, 1.0)
+        except (BusError, wire.UnreadableMessage):
+            return "no scheduler answers"
+        return "" if answer.ok else "the scheduler is taking over"
+
+    def make_job(
+        self,
+        model: Model,
+        adapter: str,
+        job_input: JobInput,
+        *,
+        job_id: str = "",
+        seed: int | None = None,
+        wants_events: bool = False,
+        priority: int = 0,
+        webhook: str = "",
+        fingerprint: str = "",
+        admission_timeout_s: float = DEFAULT_ADMISSION_TIMEOUT_S,
+        deadline_s: float | None = None,
+    ) -> Job:
+        """A job as it will be stored. Without a seed it gets a random one, so that it can be repeated."""
+        return Job(
+            id=job_id or self._ids.next().decode(),
+            model=model.name,
+            input=job_input,
+            gateway=self.name,
+            created_at=time.time(),
+            seed=self._random.randint(0, MAX_SEED) if seed is None else seed & MAX_SEED,
+            adapter=adapter,
+            priority=priority,
+            wants_events=wants_events,
+            is_client_named=bool(job_id),
+            fingerprint=fingerprint,
+            webhook=webhook,
+            admission_timeout_s=admission_timeout_s,
+            run_timeout_s=model.run_timeout_s,
+            deadline_s=deadline_s,
+        )
+
+    def check_webhook(self, url: str | None) -> str:
+        """A webhook's URL as it may be used. Raises RequestError 400."""
+        if url is None:
+            return ""
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname)
+        if not is_url or len(url) > MAX_URL_CHARS:
+            raise RequestError(
+                400, "webhook must be an http or https URL", field="webhook", code="invalid_value"
+            )
+        return url
+
+    def check_admission(self, job: Job, impossible_status: int) -> None:
+        """Refuse at once what could only fail later. Raises RequestError."""
+        depth = self.depths.get(job.model)
+        if depth is None:
+            return
+        if depth.impossible:
+            raise RequestError(impossible_status, depth.impossible, code="impossible")
+        if depth.limit and depth.queued >= depth.limit:
+            raise RequestError(
+                429,
+                f"{depth.queued} jobs wait for {job.model!r} already",
+                code="queue_full",
+                retry_after_s=max(int(depth.eta_s or RETRY_AFTER_S), RETRY_AFTER_S),
+            )
+        if job.deadline_s is not None and depth.best_s is not None:
+            best_s = (depth.eta_s or 0.0) + depth.best_s * work_units(job.input)
+            if best_s > job.deadline_s:
+                raise RequestError(
+                    422,
+                    f"the best estimate is {best_s:.1f} s and the deadline is {job.deadline_s:g} s",
+                    field="deadline_s",
+                    code="would_miss_deadline",
+                )
+
+    async def submit(self, job: Job) -> bool:
+        """Store the job: from now on it is accepted. False when its id was stored before.
+
+        Raises RequestError: 429 when the stream is full, 503 when NATS does not answer.
+        """
+        subject = self.bus.subjects.job(job.model)
+        payload = wire.encode(job)
+        for is_last in (False, True):
+            try:
+                ack = await self.bus.publish_stored(subject, payload, message_id=job.id)
+                break
+            except StreamFull:
+                raise RequestError(
+                    429, "the job stream is full", code="queue_full", retry_after_s=RETRY_AFTER_S
+                ) from None
+            except BusError as error:
+                if is_last:
+                    raise RequestError(503, f"the job could not be stored: {error}") from error
+        REQUESTS.labels(job.model, type(job.input).__name__).inc()
+        return not ack.duplicate
+
+    async def run(self, job: Job) -> Result:
+        """Submit a job and wait for its end. Raises RequestError."""
+        ended = self.streams.expect(job.id)
+        loop = asyncio.get_running_loop()
+        limit_s = job.admission_timeout_s + job.run_timeout_s + RESULT_MARGIN_S
+        timer = loop.call_later(limit_s, _give_up, ended)
+        try:
+            await self.submit(job)
+            result = await ended
+        finally:
+            timer.cancel()
+            self.streams.forget(job.id)
+        observe_end(result.event)
+        return result
+
+    def abandon(self, job: Job, worker: str = "") -> None:
+        """The client has gone: stop the job, at the worker directly where it is known."""
+        self.own(self._abandon(job.id, worker))
+
+    async def _abandon(self, job: str, worker: str) -> None:
+        if worker:
+            subject = self.bus.subjects.worker(worker, "cancel")
+            await self.bus.tell(subject, JobCommand(job))
+        await self.bus.tell(self.bus.subjects.cancel(job), JobCommand(job))
+
+    async def cancel(self, job: str) -> bool:
+        """Ask the scheduler to cancel; whether it holds the job. Raises RequestError 503."""
+        deadline = time.monotonic() + CANCEL_PATIENCE_S
+        while True:
+            try:
+                answer: CancelAnswer = await self.bus.ask(
+                    self.bus.subjects.cancel(job), JobCommand(job), CancelAnswer, CANCEL_TIMEOUT_S
+                )
+                return answer.known
+            except (NobodyThere, BusError) as error:
+                if time.monotonic() > deadline:
+                    raise RequestError(503, "no scheduler answers; try again", retry_after_s=1) from error
+                await asyncio.sleep(0.1)
+
+
+def _give_up(ended: asyncio.Future[Result]) -> None:
+    if not ended.done():
+        ended.set_exception(RequestError(504, "the job has not ended in time", code="timeout"))
+
+
+def observe_end(event: Terminal) -> None:
+    outcome = type(event).__name__.lower()
+    DURATION.labels(event.model, outcome).observe(max(event.finished_at - event.created_at, 0.0))
+
+
+_FAILED_STATUS = {
+    "validation": 400,
+    "impossible": 503,
+    "would_miss_deadline": 422,
+    "resource": 503,
+    "load_failed": 503,
+    "worker_lost": 503,
+    "timeout": 504,
+}
+
+
+def completed_or_raise(event: Terminal) -> Completed:
+    """The event, if the job completed. Raises the RequestError that its end means to a client."""
+    match event:
+        case Completed():
+            return event
+        case Failed():
+            status = _FAILED_STATUS.get(event.kind, 500)
+            raise RequestError(status, event.message, code=event.kind)
+        case Cancelled():
+            raise RequestError(499, "the job was cancelled", code="cancelled")
+        case Expired():
+            raise RequestError(504, event.message, code="timeout")
+
+
+def fingerprint_of(body: bytes) -> str:
+    """A short hash that tells whether two requests are the same."""
+    return hashlib.blake2b(body, digest_size=16).hexdigest()

@@ -1,0 +1,416 @@
+"""Jobs: submit, look, watch, cancel, explain."""
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, delete, get, post, put
+from litestar.datastructures import State
+from litestar.response import Stream
+
+from schemas import wire
+from schemas.fleet import Explanation, JobQuery, JobsPage, JobsQuery, JobView
+from schemas.job_events import (
+    Cancelled,
+    Completed,
+    EmbeddingOutput,
+    Expired,
+    Failed,
+    ImageOutput,
+    JobEvent,
+    Preview,
+    Terminal,
+    TextOutput,
+)
+from schemas.jobs import Job, Status
+from schemas.subjects import BadName, check_name
+from services.bus.blobs import get_pictures
+from services.bus.connection import BusError
+from services.bus.results import Result, find_result
+from services.gateway.gateway import Gateway, fingerprint_of
+from services.gateway.http import (
+    comment,
+    event_stream,
+    first_of,
+    json_answer,
+    read_body,
+    sse,
+    with_keepalive,
+)
+from services.gateway.problems import RequestError
+from services.gateway.requests import JobRequest, admission_timeout_s, decode, job_input, split_adapter
+from services.gateway.resume import END, BadEventId, Cursor, event_name
+from services.gateway.streams import ASK_TIMEOUT_S, UnknownJob
+
+AnyRequest = Request[Any, Any, Any]
+
+MAX_WAIT_S = 60.0
+MAX_PAGE = 200
+MAX_KEY_CHARS = 200
+CONFLICT_WAIT_S = 2.0
+
+
+class Urls(msgspec.Struct, frozen=True):
+    self: str
+    events: str
+    cancel: str
+    explain: str
+
+
+class JobAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A job as clients see it. Times are seconds since 1970, durations seconds."""
+
+    id: str
+    status: Status
+    model: str
+    urls: Urls
+    created_at: float = 0.0
+    finished_at: float | None = None
+    position: int | None = None
+    eta_s: float | None = None
+    attempt: int = 0
+    worker: str = ""
+    spec: str = ""
+    timings: dict[str, float] = {}
+    result: Any = None
+    error: dict[str, str] | None = None
+
+
+class JobList(msgspec.Struct, frozen=True):
+    jobs: tuple[JobAnswer, ...]
+    next_cursor: str = ""
+
+
+def _urls(job: str) -> Urls:
+    base = f"/v1/jobs/{job}"
+    return Urls(base, f"{base}/events", f"{base}/cancel", f"{base}/explain")
+
+
+def from_view(view: JobView) -> JobAnswer:
+    return JobAnswer(
+        id=view.id,
+        status=view.status,
+        model=view.model,
+        urls=_urls(view.id),
+        created_at=view.created_at,
+        position=view.position,
+        eta_s=view.eta_s,
+        attempt=view.attempt,
+        worker=view.worker,
+        spec=view.spec,
+        timings={"queued_s": view.queued_s} if view.attempt else {},
+    )
+
+
+def _status_of(event: Terminal) -> Status:
+    match event:
+        case Completed():
+            return "completed"
+        case Failed():
+            return "failed"
+        case Cancelled():
+            return "cancelled"
+        case Expired():
+            return "expired"
+
+
+def from_result(event: Terminal) -> JobAnswer:
+    """An ended job, with its result or error."""
+    error: dict[str, str] | None = None
+    if isinstance(event, Failed):
+        error = {"kind": event.kind, "message": event.message}
+    elif isinstance(event, Expired):
+        error = {"kind": "timeout", "message": event.message}
+    return JobAnswer(
+        id=event.job,
+        status=_status_of(event),
+        model=event.model,
+        urls=_urls(event.job),
+        created_at=event.created_at,
+        finished_at=event.finished_at,
+        attempt=event.attempt,
+        worker=event.worker,
+        spec=event.spec,
+        timings={
+            "queued_s": event.timings.queued_s,
+            "load_s": event.timings.load_s,
+            "run_s": event.timings.run_s,
+        },
+        result=_result_of(event),
+        error=error,
+    )
+
+
+def _result_of(event: Terminal) -> Any:
+    if not isinstance(event, Completed):
+        return None
+    match event.output:
+        case TextOutput() as text:
+            return text
+        case EmbeddingOutput() as embedding:
+            return embedding
+        case ImageOutput(pictures):
+            return {
+                "images": [
+                    {
+                        "url": f"/v1/jobs/{event.job}/images/{index}",
+                        "seed": picture.seed,
+                        "width": picture.width,
+                        "height": picture.height,
+                        "content_type": picture.content_type,
+                    }
+                    for index, picture in enumerate(pictures)
+                ]
+            }
+
+
+def _check_id(job: str) -> str:
+    try:
+        return check_name(job)
+    except BadName as error:
+        raise RequestError(400, f"job id: {error}", field="id", code="invalid_value") from error
+
+
+async def _stored(gateway: Gateway, job: str) -> Result | None:
+    try:
+        return await find_result(gateway.bus, _check_id(job))
+    except (BusError, wire.UnreadableMessage) as error:
+        raise RequestError(503, str(error), retry_after_s=1) from error
+
+
+def _prefer_wait_s(request: AnyRequest) -> float:
+    for part in request.headers.get("prefer", "").split(","):
+        name, _, value = part.strip().partition("=")
+        if name.lower() == "wait" and value.isascii() and value.isdecimal():
+            return min(float(value), MAX_WAIT_S)
+    return 0.0
+
+
+async def _submit(gateway: Gateway, request: AnyRequest, job_id: str) -> Response[bytes]:
+    body = await read_body(request)
+    asked = decode(JobRequest, body)
+    model, adapter = split_adapter(asked.model, gateway.models)
+    input_, seed = job_input(asked, model)
+    fingerprint = fingerprint_of(body)
+    job = gateway.make_job(
+        model,
+        adapter,
+        input_,
+        job_id=job_id,
+        seed=seed,
+        wants_events=True,
+        priority=asked.priority,
+        webhook=gateway.check_webhook(asked.webhook),
+        fingerprint=fingerprint,
+        admission_timeout_s=admission_timeout_s(asked),
+        deadline_s=asked.deadline_s,
+    )
+    if job_id and (known := await _known(gateway, job_id)) is not None:
+        return _same_job(known, fingerprint)
+    gateway.check_admission(job, impossible_status=422)
+    ended = gateway.streams.expect(job.id)
+    try:
+        is_new = await gateway.submit(job)
+        if not is_new:
+            return _same_job(await _await_known(gateway, job.id), fingerprint)
+        wait_s = _prefer_wait_s(request)
+        if wait_s:
+            await asyncio.wait([ended], timeout=wait_s)
+            if ended.done():
+                return _answer(from_result(ended.result().event), 200)
+    finally:
+        gateway.streams.forget(job.id)
+    return _answer(_accepted(job), 202)
+
+
+def _accepted(job: Job) -> JobAnswer:
+    return JobAnswer(
+        id=job.id, status="queued", model=job.model, urls=_urls(job.id), created_at=job.created_at
+    )
+
+
+def _answer(answer: JobAnswer, status: int) -> Response[bytes]:
+    return json_answer(answer, status, {"Location": answer.urls.self, "X-Job-Id": answer.id})
+
+
+async def _known(gateway: Gateway, job: str) -> tuple[JobAnswer, str] | None:
+    """A job of this id and its fingerprint, if there is one."""
+    view = await gateway.streams.job_view(job)
+    if view is not None and view.status in ("queued", "assigned", "running"):
+        return from_view(view), view.fingerprint
+    stored = await _stored(gateway, job)
+    if stored is not None:
+        return from_result(stored.event), stored.event.fingerprint
+    return None
+
+
+async def _await_known(gateway: Gateway, job: str) -> tuple[JobAnswer, str]:
+    """The job that was stored a moment ago under the same id."""
+    deadline = asyncio.get_running_loop().time() + CONFLICT_WAIT_S
+    while (known := await _known(gateway, job)) is None:
+        if asyncio.get_running_loop().time() > deadline:
+            raise RequestError(503, "a job of this id is being accepted; try again", retry_after_s=1)
+        await asyncio.sleep(0.05)
+    return known
+
+
+def _same_job(known: tuple[JobAnswer, str], fingerprint: str) -> Response[bytes]:
+    answer, present = known
+    if present != fingerprint:
+        raise RequestError(
+            409, f"job {answer.id!r} exists with another body", code="conflict", field="id"
+        )
+    return _answer(answer, 200 if answer.finished_at else 202)
+
+
+@post("/v1/jobs", status_code=202, summary="Submit a job")
+async def submit_job(state: State, request: AnyRequest) -> Response[bytes]:
+    key = request.headers.get("idempotency-key", "")
+    if len(key) > MAX_KEY_CHARS:
+        raise RequestError(400, f"Idempotency-Key has at most {MAX_KEY_CHARS} characters")
+    job_id = "k" + hashlib.blake2b(key.encode(), digest_size=15).hexdigest() if key else ""
+    return await _submit(state.gateway, request, job_id)
+
+
+@put("/v1/jobs/{job:str}", status_code=202, summary="Submit a job under a chosen id")
+async def put_job(state: State, request: AnyRequest, job: str) -> Response[bytes]:
+    return await _submit(state.gateway, request, _check_id(job))
+
+
+@get("/v1/jobs", summary="List jobs, newest first")
+async def list_jobs(
+    state: State, status: str = "", model: str = "", limit: int = 50, cursor: str = ""
+) -> Response[bytes]:
+    gateway: Gateway = state.gateway
+    if not 1 <= limit <= MAX_PAGE:
+        raise RequestError(400, f"limit must be 1 to {MAX_PAGE}", field="limit", code="invalid_value")
+    query = JobsQuery(status=status, model=model, limit=limit, cursor=cursor)
+    try:
+        subject = gateway.bus.subjects.scheduler("jobs")
+        page: JobsPage = await gateway.bus.ask(subject, query, JobsPage, ASK_TIMEOUT_S)
+    except (BusError, wire.UnreadableMessage) as error:
+        raise RequestError(503, "no scheduler answers; try again", retry_after_s=1) from error
+    return json_answer(JobList(tuple(from_view(view) for view in page.jobs), page.next_cursor))
+
+
+@get("/v1/jobs/{job:str}", summary="One job")
+async def show_job(state: State, job: str) -> Response[bytes]:
+    known = await _known(state.gateway, _check_id(job))
+    if known is None:
+        raise _no_such(job)
+    return json_answer(known[0])
+
+
+def _no_such(job: str) -> RequestError:
+    return RequestError(
+        404, f"there is no job {job!r}, or its result is no longer kept", code="job_not_found"
+    )
+
+
+@get("/v1/jobs/{job:str}/events", summary="Watch a job (SSE)")
+async def job_events(state: State, request: AnyRequest, job: str) -> Response[bytes] | Stream:
+    gateway: Gateway = state.gateway
+    last = request.headers.get("last-event-id", "") or request.query_params.get("last_event_id", "")
+    if last == END:
+        return Response(b"", status_code=204)
+    try:
+        cursor = Cursor.parse(last) if last else Cursor()
+    except BadEventId as error:
+        raise RequestError(400, str(error), field="Last-Event-ID", code="invalid_value") from error
+    try:
+        body = await first_of(_event_stream(gateway, _check_id(job), cursor))
+    except UnknownJob:
+        raise _no_such(job) from None
+    except StopAsyncIteration:
+        return Response(b"", status_code=204)
+    return event_stream(gateway, body)
+
+
+async def _event_stream(gateway: Gateway, job: str, cursor: Cursor) -> AsyncIterator[bytes]:
+    events = gateway.streams.watch_any(job, cursor)
+    async for item in with_keepalive(events, lambda: comment("waiting")):
+        if isinstance(item, bytes):
+            yield item
+        else:
+            event, attached = item
+            event_id = END if isinstance(event, Terminal) else cursor.id()
+            yield sse(_event_data(event, attached), event_name(event), event_id)
+
+
+def _event_data(event: JobEvent, attached: bytes) -> bytes:
+    if isinstance(event, Terminal):
+        return wire.encode(from_result(event))
+    if isinstance(event, Preview):
+        fields = msgspec.to_builtins(event)
+        return wire.encode(fields | {"b64_json": base64.b64encode(attached).decode()})
+    return wire.encode(event)
+
+
+@post("/v1/jobs/{job:str}/cancel", status_code=202, summary="Cancel a job")
+async def cancel_job(state: State, job: str) -> Response[bytes]:
+    return await _cancel(state.gateway, _check_id(job))
+
+
+@delete("/v1/jobs/{job:str}", status_code=202, summary="Cancel a job")
+async def delete_job(state: State, job: str) -> Response[bytes]:
+    return await _cancel(state.gateway, _check_id(job))
+
+
+async def _cancel(gateway: Gateway, job: str) -> Response[bytes]:
+    stored = await _stored(gateway, job)
+    if stored is None and not await gateway.cancel(job):
+        stored = await _stored(gateway, job)
+        if stored is None:
+            raise _no_such(job)
+    if stored is not None:
+        status = _status_of(stored.event)
+        raise RequestError(409, f"the job has ended already: {status}", code="already_ended")
+    view = await gateway.streams.job_view(job)
+    model = view.model if view is not None else ""
+    return json_answer(JobAnswer(id=job, status="cancelled", model=model, urls=_urls(job)), 202)
+
+
+@get("/v1/jobs/{job:str}/explain", summary="Why a job went where it went")
+async def explain_job(state: State, job: str) -> Response[bytes]:
+    gateway: Gateway = state.gateway
+    try:
+        subject = gateway.bus.subjects.scheduler("explain")
+        found: Explanation | None = await gateway.bus.ask(
+            subject, JobQuery(_check_id(job)), Explanation | None, ASK_TIMEOUT_S
+        )
+    except (BusError, wire.UnreadableMessage) as error:
+        raise RequestError(503, "no scheduler answers; try again", retry_after_s=1) from error
+    if found is None:
+        raise RequestError(
+            404, f"no decision about {job!r} is known: it waits, or is long over", code="job_not_found"
+        )
+    return json_answer(found)
+
+
+@get("/v1/jobs/{job:str}/images/{index:int}", summary="A picture of a result")
+async def job_image(state: State, job: str, index: int) -> Response[bytes]:
+    gateway: Gateway = state.gateway
+    stored = await _stored(gateway, job)
+    output = stored.event.output if stored and isinstance(stored.event, Completed) else None
+    if stored is None or not isinstance(output, ImageOutput):
+        raise _no_such(job)
+    if not 0 <= index < len(output.pictures):
+        raise RequestError(404, f"the job has {len(output.pictures)} pictures", code="image_not_found")
+    pictures = await get_pictures(gateway.bus, output, stored.attached)
+    return Response(pictures[index], media_type=output.pictures[index].content_type)
+
+
+ROUTES = [
+    submit_job,
+    put_job,
+    list_jobs,
+    show_job,
+    job_events,
+    cancel_job,
+    delete_job,
+    explain_job,
+    job_image,
+]

@@ -1,0 +1,178 @@
+"""`python -m services.worker`, `stoker worker`: one worker process, with its runner beside it."""
+
+import asyncio
+import os
+import platform
+import re
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any
+
+import psutil
+from msgspec import Meta
+from nats.aio.msg import Msg
+from nats.nuid import NUID
+
+from schemas import wire
+from schemas.catalog import Model
+from schemas.subjects import check_name
+from schemas.workers import Assignment, Done, JobCommand, ModelCommand, ReplayRequest
+from services.bus.connection import Bus, connect
+from services.bus.discovery import register
+from services.bus.logs import get_logger
+from services.bus.running import exit_with, run_service, until
+from services.bus.settings import BadSetting, BusSettings, read_settings
+from services.bus.streams import declare
+from services.bus.telemetry import serve_metrics
+from services.catalog import store
+from services.worker.agent import Agent
+from services.worker.cache import ModelCache
+from services.worker.engines.registry import installed
+
+log = get_logger("worker")
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+RAM_SHARE = 0.7
+"""Of the machine's memory, the share that models may take on a CPU worker unless said otherwise."""
+
+
+class Settings(BusSettings, frozen=True, kw_only=True):
+    """A worker: holds models in memory and runs jobs on them."""
+
+    name: Annotated[str, Meta(description="name of the worker; default: host and a random part")] = ""
+    profile: Annotated[str, Meta(description="resource profile that this worker is of")] = "cpu"
+    spec: Annotated[str, Meta(description="serve only this spec, model/spec")] = ""
+    memory: Annotated[str, Meta(description="memory for loaded models, such as 512MB")] = ""
+    ram: Annotated[str, Meta(description="memory for parked models, such as 2GB; 0 = none")] = "0"
+    engines: Annotated[str, Meta(description="engines to offer, separated by commas")] = ""
+    drain_timeout_s: Annotated[float, Meta(description="longest wait for running jobs", ge=0)] = 120.0
+
+
+def parse_bytes(text: str, setting: str) -> int:
+    """Bytes in a size such as 512MB, 2G or 1000000. Raises BadSetting."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", text.upper())
+    if match is None:
+        raise BadSetting(f"{setting}: {text!r} is not a size; write 512MB or 2GB")
+    unit = _UNITS[match[2]] if not match[3] else 1024 ** " KMGT".index(match[2])
+    return int(float(match[1]) * unit)
+
+
+def device_memory() -> tuple[str, int]:
+    """Name and memory of the device: the first GPU that the driver lists, else the processor."""
+    import shutil
+    import subprocess
+
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
+        if listed.returncode == 0 and listed.stdout.strip():
+            name, mebibytes = listed.stdout.splitlines()[0].rsplit(",", 1)
+            return name.strip(), int(mebibytes) * 1024**2
+    processor = platform.processor() or platform.machine()
+    return f"cpu ({processor})", int(psutil.virtual_memory().total * RAM_SHARE)
+
+
+def chosen_engines(listed: str) -> dict[str, Any]:
+    """The installed engines, or those of them that the setting names; synthetic only when named."""
+    found = installed()
+    if not listed:
+        return {name: capability for name, capability in found.items() if name != "synthetic"}
+    names = [name.strip() for name in listed.split(",")]
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise BadSetting(f"engines: {', '.join(missing)} not installed here; there are {', '.join(found)}")
+    return {name: found[name] for name in names}
+
+
+async def _answer_commands(bus: Bus, agent: Agent, stopping: asyncio.Event) -> None:
+    """Subscribe to the worker's subjects; every command is answered."""
+
+    def answering(kind: Any, act: Callable[[Any], object]) -> Callable[[Msg], Awaitable[None]]:
+        async def answer(message: Msg) -> None:
+            try:
+                result = act(wire.decode(kind, message.data))
+            except wire.UnreadableMessage as error:
+                log.warning("message.unreadable", subject=message.subject, error=str(error))
+                result = Done(ok=False, reason=str(error))
+            if message.reply:
+                await bus.tell(message.reply, result)
+
+        return answer
+
+    def cancel(command: JobCommand) -> Done:
+        return Done(ok=agent.cancel(command), reason="")
+
+    def load(command: ModelCommand) -> Done:
+        agent.load(command.model, command.spec, command.evict)
+        return Done(ok=True)
+
+    def unload(command: ModelCommand) -> Done:
+        reason = agent.unload(command.model)
+        return Done(ok=not reason, reason=reason)
+
+    def drain(_: object) -> Done:
+        stopping.set()
+        return Done(ok=True)
+
+    for verb, kind, act in (
+        ("assign", Assignment, agent.assign),
+        ("cancel", JobCommand, cancel),
+        ("replay", ReplayRequest, agent.replay),
+        ("load", ModelCommand, load),
+        ("unload", ModelCommand, unload),
+        ("drain", object, drain),
+        ("ping", object, lambda _: Done(ok=True)),
+    ):
+        await bus.subscribe(bus.subjects.worker(agent.name, verb), answering(kind, act))
+
+    async def solicited(_: Msg) -> None:
+        agent.solicited()
+
+    await bus.subscribe(bus.subjects.solicit(), solicited)
+
+
+async def main(settings: Settings, stopping: asyncio.Event) -> None:
+    serve_metrics(settings.metrics_port)
+    name = settings.name or f"{platform.node()}-{NUID().next().decode()[-6:].lower()}"
+    check_name(name)
+    device, memory = device_memory()
+    if settings.memory:
+        memory = parse_bytes(settings.memory, "memory")
+    cache = ModelCache(memory, parse_bytes(settings.ram, "ram"))
+    bus = await connect(settings, f"stoker-worker-{name}")
+    try:
+        await declare(bus)
+        agent = Agent(
+            bus, name, settings.profile, settings.spec, device, cache, chosen_engines(settings.engines)
+        )
+        await register(bus, "worker", "runs jobs on loaded models", {"worker": name, "device": device})
+
+        def model_changed(name: str, model: Model | None) -> None:
+            if model is not None:
+                agent.loader.note_disk(model)
+            agent.solicited()
+
+        await agent.start()
+        await _answer_commands(bus, agent, stopping)
+        bus.on_reconnect.append(agent.solicited)
+        log.info("worker.started", device=device, memory_mb=memory // 10**6, pid=os.getpid())
+        work = asyncio.create_task(
+            until(asyncio.Event(), agent.heartbeats(), store.watch(bus, model_changed))
+        )
+        stop = asyncio.create_task(stopping.wait())
+        await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
+        await agent.drain(settings.drain_timeout_s)
+        stop.cancel()
+        work.cancel()
+        await asyncio.gather(work, stop, return_exceptions=True)
+    finally:
+        await bus.close()
+
+
+def run(arguments: Sequence[str]) -> int:
+    settings = read_settings(Settings, "stoker worker", arguments)
+    return run_service("worker", settings, main, **({"worker": settings.name} if settings.name else {}))
+
+
+if __name__ == "__main__":
+    exit_with(run(sys.argv[1:]))

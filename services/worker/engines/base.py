@@ -1,0 +1,130 @@
+"""What an engine is. Adding one: a file beside this with a class like `Engine`, a line in `registry.py`.
+
+An engine lives in the runner process. `load` and `unload` run in a thread; `run` is a coroutine that
+must not block: engines that compute in Python threads use `asyncio.to_thread`.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from schemas.catalog import Adapter
+from schemas.job_events import EmbeddingOutput, FailureKind, Picture, TextOutput
+from schemas.jobs import JobInput
+from schemas.workers import EngineCapability
+
+
+class EngineError(Exception):
+    """A load or a run failed; `kind` as in schemas.job_events.FailureKind."""
+
+    def __init__(self, message: str, kind: FailureKind = "fatal") -> None:
+        super().__init__(message)
+        self.kind: FailureKind = kind
+
+
+class Stopped(Exception):
+    """Raised by `run` when it has stopped because it was cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What to load: where the weights are, and how."""
+
+    model: str
+    path: Path
+    options: dict[str, Any]
+    adapters: tuple[Adapter, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One run. sent_text: output already delivered by an attempt that was lost; go on after it."""
+
+    job: str
+    input: JobInput
+    seed: int
+    adapter: str = ""
+    sent_text: str = ""
+    wants_events: bool = False
+
+
+@dataclass(slots=True)
+class Cancellation:
+    """Set once, from any thread; engines look at it between tokens or steps, or wait for it."""
+
+    _flag: threading.Event = field(default_factory=threading.Event)
+    _callbacks: list[Callable[[], None]] = field(default_factory=list)
+
+    def set(self) -> None:
+        self._flag.set()
+        for callback in self._callbacks:
+            callback()
+
+    def is_set(self) -> bool:
+        return self._flag.is_set()
+
+    def on_set(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+
+
+class Emitter(Protocol):
+    """Where a run sends what it makes; every method may be called from any thread."""
+
+    def text(self, text: str, tokens: int = 1) -> None: ...
+
+    def step(self, step: int, steps: int) -> None: ...
+
+    def preview(self, index: int, step: int, width: int, height: int, png: bytes) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Pictures and their bytes (PNG), in order."""
+
+    pictures: tuple[Picture, ...]
+    images: tuple[bytes, ...]
+
+
+RunOutput = TextOutput | EmbeddingOutput | Images
+
+
+class Engine(Protocol):
+    """One engine in one runner process; holds any number of loaded models by name."""
+
+    capability: EngineCapability
+    can_park: bool
+
+    def load(self, files: ModelFiles) -> None:
+        """Bring a model into device memory. Raises EngineError with what is wrong with the weights."""
+
+    def unload(self, model: str) -> None:
+        """Free everything the model holds."""
+
+    def park(self, model: str) -> None:
+        """Move the weights from device memory to RAM (only where `can_park`)."""
+
+    def unpark(self, model: str) -> None:
+        """Move them back."""
+
+    def memory_bytes(self, model: str) -> int:
+        """Device memory that a loaded model takes."""
+
+    async def run(self, model: str, request: Request, emit: Emitter, cancelled: Cancellation) -> RunOutput:
+        """Compute. Raises EngineError, or Stopped after `cancelled` was set."""
+
+
+async def wait_cancelled(cancelled: Cancellation, seconds: float) -> bool:
+    """Sleep, but wake at once when cancelled; whether it was."""
+    if cancelled.is_set():
+        return True
+    loop = asyncio.get_running_loop()
+    woken = asyncio.Event()
+    cancelled.on_set(lambda: loop.call_soon_threadsafe(woken.set))
+    try:
+        await asyncio.wait_for(woken.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,41 @@
+"""Every engine by name. Importing one imports its libraries, so that happens only when it is used."""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+
+from schemas.workers import EngineCapability
+from services.worker.engines.base import Engine, EngineError
+
+ENGINES: dict[str, tuple[str, str, str]] = {
+    # name: (module with a function `create`, library it needs, extra that installs it)
+    "llamacpp": ("services.worker.engines.llamacpp", "xllamacpp", "llamacpp"),
+    "diffusers": ("services.worker.engines.diffusers", "diffusers", "diffusers"),
+    "synthetic": ("services.worker.engines.synthetic", "", ""),
+}
+
+CAPABILITIES: dict[str, EngineCapability] = {
+    "llamacpp": EngineCapability(4, False, 2, ("TextGeneration", "TextEmbedding")),
+    "diffusers": EngineCapability(1, True, 1, ("ImageGeneration",)),
+    "synthetic": EngineCapability(256, False, 0, ("TextGeneration", "ImageGeneration")),
+}
+
+
+def installed() -> dict[str, EngineCapability]:
+    """The engines whose libraries are here, without importing them."""
+    return {
+        name: CAPABILITIES[name]
+        for name, (_, library, _) in ENGINES.items()
+        if not library or find_spec(library) is not None
+    }
+
+
+def create(name: str) -> Engine:
+    """Import and make an engine. Raises EngineError when it is unknown or not installed."""
+    if name not in ENGINES:
+        raise EngineError(f"unknown engine {name!r}; there are {', '.join(sorted(ENGINES))}")
+    module, library, extra = ENGINES[name]
+    if library and find_spec(library) is None:
+        raise EngineError(f"engine {name} is not installed: pip install 'stoker[{extra}]'")
+    make: Callable[[EngineCapability], Engine] = import_module(module).create
+    return make(CAPABILITIES[name])

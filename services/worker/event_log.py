@@ -1,0 +1,83 @@
+"""The events of one attempt, numbered, and what of them a late watcher has missed.
+
+Pure. Text is kept as one growing string: a watcher's place in it is a count of characters, so however the
+deltas were cut, and whoever delivered them, nothing is missing and nothing comes twice. Of previews only
+the fact remains; their bytes are a live view.
+"""
+
+from schemas.job_events import Delta, Progress, SmallEvent
+
+MAX_HISTORY = 256
+"""Small events kept; a run of more steps keeps the first ones and the last."""
+
+
+class EventLog:
+    """Numbers events and answers replays. `sent_text`: output delivered by an earlier attempt."""
+
+    def __init__(self, term: int, attempt: int) -> None:
+        self.term = term
+        self.attempt = attempt
+        self.seq = 0
+        self._small: list[SmallEvent] = []
+        self._pieces: list[str] = []
+        self.chars = 0
+
+    def start_after(self, sent_text: str) -> None:
+        """Output begins after this text; it belongs to the log, for watchers who lack it."""
+        self._pieces = [sent_text]
+        self.chars = len(sent_text)
+
+    def next_seq(self) -> int:
+        self.seq += 1
+        return self.seq
+
+    def note(self, event: SmallEvent) -> None:
+        """Keep a numbered event for replay."""
+        if len(self._small) >= MAX_HISTORY and isinstance(event, Progress):
+            self._small[-1] = event
+        else:
+            self._small.append(event)
+
+    def delta(self, text: str, tokens: int) -> Delta:
+        """The numbered event for more text."""
+        event = Delta(
+            term=self.term,
+            attempt=self.attempt,
+            seq=self.next_seq(),
+            at=self.chars,
+            text=text,
+            tokens=tokens,
+        )
+        self._pieces.append(text)
+        self.chars += len(text)
+        return event
+
+    def history(self) -> tuple[SmallEvent, ...]:
+        return tuple(self._small)
+
+    def text(self) -> str:
+        whole = "".join(self._pieces)
+        self._pieces = [whole]
+        return whole
+
+    def replay(self, term: int, attempt: int, seq: int, chars: int) -> list[SmallEvent | Delta]:
+        """What a watcher at this point has missed: small events, then all missing text as one delta.
+
+        The delta carries the newest number, so that live events follow it without a gap.
+        """
+        after = (term, attempt, seq)
+        missed: list[SmallEvent | Delta] = [
+            event for event in self._small if (event.term, event.attempt, event.seq) > after
+        ]
+        if chars < self.chars:
+            missed.append(
+                Delta(
+                    term=self.term,
+                    attempt=self.attempt,
+                    seq=self.seq,
+                    at=chars,
+                    text=self.text()[chars:],
+                    tokens=0,
+                )
+            )
+        return missed

@@ -1,0 +1,181 @@
+"""What the agent and its runner process say to each other: msgpack frames over a socket pair."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import msgspec
+
+from schemas.catalog import Adapter
+from schemas.job_events import EmbeddingOutput, FailureKind, Picture, TextOutput
+from schemas.jobs import JobInput
+
+MAX_FRAME_BYTES = 512 * 1024 * 1024
+_LENGTH = struct.Struct("<I")
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="t", tag=True, array_like=False):
+    """Base of every frame."""
+
+
+class Load(Message, frozen=True):
+    """Bring a model into device memory from the path of its weights."""
+
+    model: str
+    engine: str
+    path: str
+    options: dict[str, Any]
+    adapters: tuple[Adapter, ...] = ()
+
+
+class Unpark(Message, frozen=True):
+    """Bring a parked model back into device memory."""
+
+    model: str
+
+
+class Unload(Message, frozen=True):
+    """Take a model out of device memory: into RAM (`park`) or altogether."""
+
+    model: str
+    park: bool
+
+
+class Run(Message, frozen=True):
+    """Run a job on a loaded model. sent_text: output that has been delivered; go on after it."""
+
+    job: str
+    model: str
+    input: JobInput
+    seed: int
+    adapter: str = ""
+    sent_text: str = ""
+    wants_events: bool = False
+
+
+class Cancel(Message, frozen=True):
+    job: str
+
+
+ToRunner = Load | Unpark | Unload | Run | Cancel
+
+
+class Ready(Message, frozen=True):
+    """The runner listens."""
+
+
+class Loaded(Message, frozen=True):
+    model: str
+    memory_bytes: int
+    load_s: float
+    can_park: bool
+
+
+class Unloaded(Message, frozen=True):
+    model: str
+
+
+class LoadFailed(Message, frozen=True):
+    model: str
+    reason: str
+
+
+class Text(Message, frozen=True):
+    """More output text; `tokens` it stands for."""
+
+    job: str
+    text: str
+    tokens: int
+
+
+class Step(Message, frozen=True):
+    job: str
+    step: int
+    steps: int
+
+
+class PreviewImage(Message, frozen=True):
+    job: str
+    index: int
+    step: int
+    width: int
+    height: int
+    png: bytes
+
+
+class TextDone(Message, frozen=True):
+    job: str
+    output: TextOutput | EmbeddingOutput
+    run_s: float
+
+
+class ImagesDone(Message, frozen=True):
+    job: str
+    pictures: tuple[Picture, ...]
+    images: tuple[bytes, ...]
+    run_s: float
+
+
+class RunFailed(Message, frozen=True):
+    job: str
+    kind: FailureKind
+    reason: str
+
+
+class RunCancelled(Message, frozen=True):
+    """The engine has stopped computing."""
+
+    job: str
+
+
+FromRunner = (
+    Ready | Loaded | Unloaded | LoadFailed | Text | Step | PreviewImage | TextDone | ImagesDone
+    | RunFailed | RunCancelled
+)  # fmt: skip
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def frame(message: Message) -> bytes:
+    """A message as it goes over the socket: its length (4 bytes, little-endian), then msgpack."""
+    body = _encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+class Frames:
+    """Cuts a byte stream into messages of one union."""
+
+    def __init__(self, kind: Any) -> None:
+        self._decode = msgspec.msgpack.Decoder(kind).decode
+        self._buffer = bytearray()
+
+    def feed(self, chunk: bytes) -> Iterable[Any]:
+        """The messages that are whole now. Raises msgspec.DecodeError on garbage."""
+        buffer = self._buffer
+        buffer += chunk
+        start = 0
+        found: list[Any] = []
+        while len(buffer) - start >= 4:
+            (length,) = _LENGTH.unpack_from(buffer, start)
+            if length > MAX_FRAME_BYTES:
+                raise msgspec.DecodeError(f"a frame of {length} bytes")
+            end = start + 4 + length
+            if len(buffer) < end:
+                break
+            found.append(self._decode(memoryview(buffer)[start + 4 : end]))
+            start = end
+        if start:
+            del buffer[:start]
+        return found
+
+
+READ_BYTES = 256 * 1024
+
+
+async def messages(reader: asyncio.StreamReader, kind: Any) -> AsyncIterator[Any]:
+    """Iterate over the messages of a stream until it ends."""
+    frames = Frames(kind)
+    while chunk := await reader.read(READ_BYTES):
+        for message in frames.feed(chunk):
+            yield message

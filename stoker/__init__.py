@@ -1,0 +1,1 @@
+"""Stoker: event-driven model serving over NATS. The `stoker` command is in `stoker.cli`."""

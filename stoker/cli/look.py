@@ -1,0 +1,171 @@
+"""Looking at a running system: models, workers, jobs, explain, top, doctor."""
+
+import importlib.util
+import time
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+
+from services.bus.embedded import EmbeddedServerError, find_binary
+from services.worker.engines.registry import ENGINES
+from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, print_json
+
+TOP_INTERVAL_S = 0.5
+TIER_COLOURS = {"hot": "red", "loading": "yellow", "parked": "magenta", "warm": "blue", "cold": "dim"}
+
+
+def _models_table(models: list[dict[str, Any]]) -> Table:
+    table = Table(title="models", title_justify="left")
+    for column in ("model", "features", "queued", "running", "workers"):
+        table.add_column(column)
+    for model in models:
+        queue = model["queue"]
+        places = ", ".join(
+            f"[{TIER_COLOURS.get(tier, 'white')}]{worker} {tier}[/]"
+            for worker, tier in model["workers"].items()
+        )
+        features = ", ".join(model["features"])
+        table.add_row(model["name"], features, str(queue["queued"]), str(queue["running"]), places or "-")
+    return table
+
+
+def _workers_table(workers: list[dict[str, Any]]) -> Table:
+    table = Table(title="workers", title_justify="left")
+    for column in ("worker", "profile", "device", "memory", "hot", "on disk", "jobs"):
+        table.add_column(column)
+    for worker in workers:
+        used, total = worker["memory_used_bytes"] / 1e6, worker["memory_total_bytes"] / 1e6
+        hot = worker.get("vram_models", [])
+        disk = [name for name in worker.get("disk_models", []) if name not in hot]
+        table.add_row(
+            worker["worker"] + (" (draining)" if worker.get("is_draining") else ""),
+            worker["profile"],
+            worker["device"],
+            f"{used:.0f} / {total:.0f} MB",
+            f"[red]{', '.join(hot)}[/]" if hot else "-",
+            ", ".join(disk) or "-",
+            str(len(worker.get("running", []))),
+        )
+    return table
+
+
+def _jobs_table(jobs: list[dict[str, Any]]) -> Table:
+    table = Table(title="jobs", title_justify="left")
+    for column in ("job", "model", "status", "age", "worker", "attempt"):
+        table.add_column(column)
+    for job in jobs:
+        age = f"{max(time.time() - job['created_at'], 0):.0f} s"
+        table.add_row(
+            job["id"], job["model"], job["status"], age, job.get("worker", ""), str(job.get("attempt", 0))
+        )
+    return table
+
+
+@app.command()
+def models(url: Url = DEFAULT_URL, json: Json = False) -> None:
+    """Models, their queues, and which worker has them where."""
+    found = call("GET", url, "/v1/fleet")["models"]
+    if json:
+        print_json(found)
+    else:
+        console.print(_models_table(found))
+
+
+@app.command()
+def workers(url: Url = DEFAULT_URL, json: Json = False) -> None:
+    """Workers, their memory, and what they have loaded."""
+    found = call("GET", url, "/v1/fleet")["workers"]
+    if json:
+        print_json(found)
+    else:
+        console.print(_workers_table(found))
+
+
+@app.command()
+def jobs(
+    url: Url = DEFAULT_URL,
+    json: Json = False,
+    status: Annotated[str, typer.Option(help="Only this status.")] = "",
+    model: Annotated[str, typer.Option(help="Only this model.")] = "",
+    limit: Annotated[int, typer.Option(help="How many.")] = 20,
+) -> None:
+    """Jobs, newest first."""
+    query = {"status": status, "model": model, "limit": limit}
+    found = call("GET", url, "/v1/jobs", params=query)
+    if json:
+        print_json(found)
+    else:
+        console.print(_jobs_table(found["jobs"]))
+
+
+@app.command()
+def explain(job: str, url: Url = DEFAULT_URL, json: Json = False) -> None:
+    """Why a job went to the worker where it went."""
+    found = call("GET", url, f"/v1/jobs/{job}/explain")
+    if json:
+        print_json(found)
+        return
+    console.print(f"job {found['job']} ({found['model']}), attempt {found['attempt']}: "
+                  f"[bold]{found['chosen']}[/], because {found['reason']}")  # fmt: skip
+    table = Table()
+    for column in ("worker", "tier", "wait", "load", "eviction", "run", "verdict"):
+        table.add_column(column)
+    for candidate in found.get("candidates", []):
+        seconds = [candidate.get(f"{term}_s", 0.0) for term in ("wait", "load", "eviction", "run")]
+        table.add_row(
+            candidate["worker"],
+            candidate["tier"],
+            *(f"{value:.3f} s" for value in seconds),
+            candidate.get("verdict", ""),
+        )
+    console.print(table)
+    console.print(f"{found['considered']} workers considered")
+
+
+@app.command()
+def top(url: Url = DEFAULT_URL, seconds: Annotated[float, typer.Option(help="Stop after.")] = 0) -> None:
+    """Workers, models and jobs as they change; Ctrl-C ends it."""
+    began = time.monotonic()
+    with Live(console=console, screen=not seconds, auto_refresh=False) as live:
+        while not seconds or time.monotonic() - began < seconds:
+            fleet = call("GET", url, "/v1/fleet")
+            listed = call("GET", url, "/v1/jobs", params={"limit": 15})["jobs"]
+            live.update(
+                Group(_workers_table(fleet["workers"]), _models_table(fleet["models"]), _jobs_table(listed)),
+                refresh=True,
+            )
+            time.sleep(TOP_INTERVAL_S)
+
+
+@app.command()
+def doctor(url: Url = DEFAULT_URL, json: Json = False) -> None:
+    """What is installed, what is reachable, and what to do about the rest."""
+    findings: list[dict[str, str | bool]] = []
+
+    def note(what: str, is_ok: bool, found: str, remedy: str = "") -> None:
+        findings.append({"what": what, "ok": is_ok, "found": found, "remedy": "" if is_ok else remedy})
+
+    try:
+        note("nats-server", True, find_binary())
+    except EmbeddedServerError as error:
+        note("nats-server", False, "missing", str(error))
+    for name, (_, library, extra) in ENGINES.items():
+        is_there = not library or importlib.util.find_spec(library) is not None
+        note(f"engine {name}", is_there, "installed" if is_there else f"no {library}", f"pip install 'stoker[{extra}]'")
+    try:
+        answer = httpx.get(url + "/health/ready", timeout=3)
+        reason = answer.json().get("reason", "ready")
+        note(f"gateway {url}", answer.status_code == 200, reason, "see its log")
+    except (httpx.HTTPError, ValueError) as error:
+        note(f"gateway {url}", False, str(error), "start it: stoker up")
+    if json:
+        print_json(findings)
+    else:
+        for finding in findings:
+            mark = "[green]ok[/]     " if finding["ok"] else "[yellow]missing[/]"
+            remedy = f"  → {finding['remedy']}" if finding["remedy"] else ""
+            console.print(f"{mark} {finding['what']}: {finding['found']}{remedy}", soft_wrap=True, highlight=False)

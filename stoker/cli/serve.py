@@ -1,0 +1,111 @@
+"""Starting things: up, check, and the services one by one."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.bus.connection import CannotConnect
+from services.bus.embedded import EmbeddedServerError
+from services.bus.settings import BadSetting
+from services.catalog.documents import ConfigurationError
+from services.catalog.load import Configuration, WorkerEntry, load
+from stoker.cli.app import Json, app, console, fail, print_json
+from stoker.up import Up
+
+Configs = Annotated[
+    list[Path] | None, typer.Option("--config", "-c", help="Configuration file or folder; repeatable.")
+]
+
+
+def read_configuration(paths: list[Path]) -> Configuration:
+    try:
+        return load(paths)
+    except ConfigurationError as error:
+        fail(str(error), 2)
+
+
+@app.command()
+def up(
+    config: Configs = None,
+    port: Annotated[int, typer.Option(help="Port of the gateway.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address of the gateway.")] = "127.0.0.1",
+    data: Annotated[Path, typer.Option(help="Where everything that is kept lives.")] = Path(".stoker"),
+    nats: Annotated[str, typer.Option(envvar="STOKER_NATS", help="Use this NATS server.")] = "",
+    nats_port: Annotated[int, typer.Option(help="Port of the embedded NATS server.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Start this many plain workers.")] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Start NATS, all services and the configured workers; one Ctrl-C stops all."""
+    paths = config or ([Path("stoker.yaml")] if Path("stoker.yaml").exists() else [])
+    configuration = read_configuration(paths)
+    if workers is not None:
+        configuration = Configuration(configuration.models, (WorkerEntry(count=workers),))
+    elif not configuration.workers:
+        configuration = Configuration(configuration.models, (WorkerEntry(),))
+    system = Up(
+        configuration, data.absolute(), host, port, nats, nats_port, log_level=log_level
+    )
+    try:
+        asyncio.run(system.run())
+    except (EmbeddedServerError, CannotConnect) as error:
+        fail(str(error), 2)
+
+
+@app.command()
+def check(paths: Annotated[list[Path], typer.Argument(help="Files or folders.")], json: Json = False) -> None:
+    """Read a configuration and say what it means, or what is wrong with it."""
+    configuration = read_configuration(paths)
+    if json:
+        print_json({"models": configuration.models, "workers": configuration.workers})
+        return
+    for model in configuration.models:
+        for spec in model.specs:
+            size = f", {spec.size_bytes / 1e6:.1f} MB" if spec.size_bytes else ""
+            console.print(f"model [bold]{model.name}[/]: {spec.engine}, {spec.url or 'no weights'}{size}")
+    for worker in configuration.workers:
+        memory = f", {worker.memory}" if worker.memory else ""
+        console.print(f"workers: {worker.count} of profile {worker.profile}{memory}")
+
+
+_FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def _forward(run: "object", arguments: list[str]) -> None:
+    try:
+        raise typer.Exit(run(arguments))  # type: ignore[operator]
+    except BadSetting as error:
+        fail(str(error), 2)
+
+
+@app.command(context_settings=_FORWARD)
+def gateway(context: typer.Context) -> None:
+    """Run one gateway."""
+    from services.gateway.__main__ import run
+
+    _forward(run, context.args)
+
+
+@app.command(context_settings=_FORWARD)
+def scheduler(context: typer.Context) -> None:
+    """Run one scheduler."""
+    from services.scheduler.__main__ import run
+
+    _forward(run, context.args)
+
+
+@app.command(context_settings=_FORWARD)
+def worker(context: typer.Context) -> None:
+    """Run one worker."""
+    from services.worker.__main__ import run
+
+    _forward(run, context.args)
+
+
+@app.command(context_settings=_FORWARD)
+def autoscaler(context: typer.Context) -> None:
+    """Run one autoscaler."""
+    from services.autoscaler.__main__ import run
+
+    _forward(run, context.args)
