@@ -18,7 +18,7 @@ from services.catalog.documents import ConfigurationError, Document, check_keys,
 ENGINE_FEATURES: dict[str, tuple[Feature, ...]] = {
     "llamacpp": ("TextGeneration", "TextEmbedding"),
     "diffusers": ("ImageGeneration",),
-    "synthetic": ("TextGeneration", "ImageGeneration"),
+    "synthetic": ("TextGeneration",),
 }
 IMAGE_DEFAULTS = {
     "width", "height", "num_inference_steps", "guidance_scale", "negative_prompt",

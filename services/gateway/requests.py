@@ -308,7 +308,7 @@ def job_input(asked: JobRequest, model: Model) -> tuple[JobInput, int | None]:
         _within(asked.priority, -MAX_PRIORITY, MAX_PRIORITY, "priority")
     for field in ("timeout_s", "deadline_s"):
         _within(getattr(asked, field), 0.001, MAX_TIMEOUT_S, field)
-    if "ImageGeneration" in model.features and "messages" not in asked.input:
+    if "TextGeneration" not in model.features and "ImageGeneration" in model.features:
         image = _convert(asked.input, ImageJobInput)
         return image_input(image, model), image.seed
     if "input" in asked.input and "TextEmbedding" in model.features:

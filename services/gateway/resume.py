@@ -6,6 +6,7 @@ lies beyond its characters. A new attempt that starts over repeats text, which i
 starts further on than the watcher is a gap, which the caller fills by a replay.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -87,29 +88,20 @@ class Cursor:
     def _move(self, event: AttemptEvent) -> None:
         self.term, self.attempt, self.seq = event.term, event.attempt, event.seq
 
-    def finish(self, terminal: Terminal) -> list[JobEvent]:
-        """Everything the watcher still lacks, the terminal event last."""
-        missing: list[JobEvent] = []
+    def finish(self, terminal: Terminal) -> Iterator[JobEvent]:
+        """Everything the watcher still lacks, the terminal event last; the cursor moves along."""
         for event in terminal.history:
             if (event.term, event.attempt, event.seq) > (self.term, self.attempt, self.seq):
                 self._move(event)
-                missing.append(event)
+                yield event
         if isinstance(terminal, Completed) and isinstance(terminal.output, TextOutput):
-            rest = terminal.output.text[self.chars :]
+            at, rest = self.chars, terminal.output.text[self.chars :]
             if rest:
-                missing.append(
-                    Delta(
-                        term=self.term,
-                        attempt=self.attempt,
-                        seq=self.seq,
-                        at=self.chars,
-                        text=rest,
-                        tokens=0,
-                    )
-                )
                 self.chars += len(rest)
-        missing.append(terminal)
-        return missing
+                yield Delta(
+                    term=self.term, attempt=self.attempt, seq=self.seq, at=at, text=rest, tokens=0
+                )
+        yield terminal
 
 
 def event_name(event: JobEvent) -> str:

@@ -181,7 +181,7 @@ class Streams:
                     yield event, stored.attached
                 return
             if watcher.worker:
-                for event in await self._replay(watcher):
+                async for event in self._replay(watcher):
                     yield event, b""
             async for event, attached in self._follow(watcher):
                 yield event, attached
@@ -240,7 +240,7 @@ class Streams:
             try:
                 taken = cursor.take(event)
             except Gap:
-                for missed in await self._replay(watcher):
+                async for missed in self._replay(watcher):
                     yield missed, b""
                 continue
             if taken is not None:
@@ -253,7 +253,7 @@ class Streams:
         except (BusError, wire.UnreadableMessage):
             return None
 
-    async def _replay(self, watcher: Watcher) -> list[LiveEvent]:
+    async def _replay(self, watcher: Watcher) -> AsyncIterator[LiveEvent]:
         """Ask the worker for what is missing; nothing when the job has ended or moved meanwhile."""
         for _ in range(REPLAY_ATTEMPTS):
             place = watcher.cursor
@@ -265,20 +265,16 @@ class Streams:
                 subject = self.bus.subjects.worker(worker, "replay")
                 answer: Replay = await self.bus.ask(subject, asked, Replay, ASK_TIMEOUT_S)
             except NobodyThere:
-                return []  # it died: the next attempt's events come by themselves
+                return  # it died: the next attempt's events come by themselves
             except (BusError, wire.UnreadableMessage):
                 await asyncio.sleep(REPLAY_WAIT_S)
                 continue
-            if not answer.known:
-                return []
-            given: list[LiveEvent] = []
             for event in answer.events:
                 taken = watcher.cursor.take(event, is_replayed=True)
                 if taken is not None:
                     watcher.give(taken)
-                    given.append(taken)
-            return given
-        return []
+                    yield taken
+            return
 
 
 def _hand_on(message: Msg, watchers: list[Watcher]) -> None:

@@ -14,7 +14,6 @@ from nats.aio.msg import Msg
 from nats.nuid import NUID
 
 from schemas import wire
-from schemas.catalog import Model
 from schemas.subjects import check_name
 from schemas.workers import Assignment, Done, JobCommand, ModelCommand, ReplayRequest
 from services.bus.connection import Bus, connect
@@ -147,17 +146,12 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
         )
         await register(bus, "worker", "runs jobs on loaded models", {"worker": name, "device": device})
 
-        def model_changed(name: str, model: Model | None) -> None:
-            if model is not None:
-                agent.loader.note_disk(model)
-            agent.solicited()
-
         await agent.start()
         await _answer_commands(bus, agent, stopping)
         bus.on_reconnect.append(agent.solicited)
         log.info("worker.started", device=device, memory_mb=memory // 10**6, pid=os.getpid())
         work = asyncio.create_task(
-            until(asyncio.Event(), agent.heartbeats(), store.watch(bus, model_changed))
+            until(asyncio.Event(), agent.heartbeats(), store.watch(bus, agent.model_changed))
         )
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)

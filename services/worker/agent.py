@@ -64,6 +64,7 @@ from services.worker.runner_messages import (
     Loaded,
     LoadFailed,
     Message,
+    Prepare,
     PreviewImage,
     Run,
     RunCancelled,
@@ -105,7 +106,7 @@ class Agent:
         self.name = name
         self.core = WorkerCore(engines)
         self.loader = Loader(cache, self._send, self._report_download, self._changed)
-        self.models: dict[str, Model] = {}
+        self._prepared: set[str] = set()
         self._profile, self._spec, self._device = profile, spec, device
         self._started_at = time.time()
         self._heartbeat_seq = 0
@@ -122,6 +123,18 @@ class Agent:
         runner = RunnerProcess(self._take, self._runner_died)
         await runner.start()
         self._runner = runner
+
+    def model_changed(self, _name: str, model: Model | None) -> None:
+        """The catalog has changed: look for the weights, and get ready for the engine."""
+        if model is not None:
+            self.loader.note_disk(model)
+            self._prepared |= {spec.engine for spec in model.specs if spec.engine in self.core.engines}
+            self._prepare_engines()
+        self._changed()
+
+    def _prepare_engines(self) -> None:
+        for engine in sorted(self._prepared, reverse=True):  # the light ones are later in the alphabet
+            self._send(Prepare(engine))
 
     def _send(self, message: Message) -> None:
         if self._runner is not None:
@@ -447,6 +460,7 @@ class Agent:
                 log.error("runner.not_started", error=str(error))
                 continue
             log.info("runner.restarted")
+            self._prepare_engines()
             self._changed()
             return
 

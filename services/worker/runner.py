@@ -36,6 +36,7 @@ from services.worker.runner_messages import (
     Loaded,
     LoadFailed,
     Message,
+    Prepare,
     PreviewImage,
     Ready,
     Run,
@@ -131,6 +132,8 @@ class Runner:
                     cancellation.set()
             case Load():
                 self._own(self._load(message))
+            case Prepare():
+                self._own(self._prepare(message.engine))
             case Unpark():
                 self._own(self._unpark(message.model))
             case Unload():
@@ -141,14 +144,22 @@ class Runner:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _engine(self, name: str) -> Engine:
+        if name not in self._engines:
+            self._engines[name] = await asyncio.to_thread(create, name)
+        return self._engines[name]
+
+    async def _prepare(self, name: str) -> None:
+        with contextlib.suppress(EngineError, ImportError):  # the first load will say what is wrong
+            async with self._loading:
+                await self._engine(name)
+
     async def _load(self, message: Load) -> None:
         files = ModelFiles(message.model, Path(message.path), message.options, message.adapters)
         began = time.perf_counter()
         try:
             async with self._loading:
-                if message.engine not in self._engines:
-                    self._engines[message.engine] = await asyncio.to_thread(create, message.engine)
-                engine = self._engines[message.engine]
+                engine = await self._engine(message.engine)
                 await asyncio.to_thread(engine.load, files)
         except Exception as error:  # whatever a library raises, the agent must hear of it
             self._outbox.put(LoadFailed(message.model, _reason(error)))

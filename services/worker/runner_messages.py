@@ -19,6 +19,12 @@ class Message(msgspec.Struct, frozen=True, tag_field="t", tag=True, array_like=F
     """Base of every frame."""
 
 
+class Prepare(Message, frozen=True):
+    """Import an engine's libraries before they are needed."""
+
+    engine: str
+
+
 class Load(Message, frozen=True):
     """Bring a model into device memory from the path of its weights."""
 
@@ -58,7 +64,7 @@ class Cancel(Message, frozen=True):
     job: str
 
 
-ToRunner = Load | Unpark | Unload | Run | Cancel
+ToRunner = Prepare | Load | Unpark | Unload | Run | Cancel
 
 
 class Ready(Message, frozen=True):

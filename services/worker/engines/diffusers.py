@@ -70,7 +70,7 @@ class DiffusersEngine:
             )
         try:
             pipeline = DiffusionPipeline.from_pretrained(
-                files.path, torch_dtype=dtype, local_files_only=True, safety_checker=None
+                files.path, dtype=dtype, local_files_only=True, safety_checker=None
             )
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             raise EngineError(f"{files.path.name} cannot be loaded: {error}", "load_failed") from error

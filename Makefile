@@ -1,0 +1,42 @@
+# make setup    an environment in .venv (Python 3.11 or newer, pip, nothing else)
+# make demo     set up, start Stoker on port 8000, stream an answer, draw an image, stay up
+# make test     lint-free test run (under 12 minutes);  make test-all adds the slow ones
+# make lint     ruff, mypy --strict, import-linter
+# make bench    measurements, written to bench/RESULTS.md
+
+PYTHON ?= python3
+PORT ?= 8000
+V := .venv/bin
+STAMP := .venv/.ready
+
+.PHONY: setup demo test test-all lint bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(V)/python || $(PYTHON) -m venv .venv
+	$(V)/python -m pip install -q uv
+	$(V)/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
+	$(V)/uv pip install -q -p $(V)/python -c constraints.txt -e '.[llamacpp,diffusers,hub,train,dev]'
+	touch $@
+
+demo: setup
+	PYTHONUNBUFFERED=1 $(V)/python examples/demo/demo.py --port $(PORT)
+
+test: setup lint
+	$(V)/python -P -m pytest -m "not slow"
+
+test-all: setup lint
+	$(V)/python -P -m pytest
+
+lint: setup
+	$(V)/ruff check -q .
+	$(V)/ruff format -q --check .
+	$(V)/mypy --no-error-summary
+	$(V)/lint-imports --no-logo > .lint-imports.log || (cat .lint-imports.log; false)
+
+bench: setup
+	$(V)/python -P -m bench.all
+
+clean:
+	rm -rf .venv .stoker .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info .lint-imports.log

@@ -1,0 +1,173 @@
+"""Fixtures: a whole Stoker system on ports and data of its own, run by the real command."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "examples" / "demo"
+READY_S = 60.0
+
+SYNTHETIC = """\
+models:
+  echo: {engine: synthetic, options: {tokens: 8}}
+  slow: {engine: synthetic, options: {tokens: 100, token_interval_s: 0.05}, slots: 8}
+  single: {engine: synthetic, options: {tokens: 4, token_interval_s: 0.1}, slots: 1}
+workers:
+  - {count: 2, memory: 512MB, engines: [synthetic]}
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 15.0, what: str = "") -> Any:
+    """The first true value of `condition`; fails the test when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds:g} s in vain for {what or condition}")
+        time.sleep(0.02)
+
+
+class System:
+    """`stoker up` as a child of the test."""
+
+    def __init__(self, folder: Path, config: str | Path, *arguments: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.data = folder / "data"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        if isinstance(config, str):
+            (folder / "stoker.yaml").write_text(config)
+            config = folder / "stoker.yaml"
+        self.log = folder / "up.log"
+        self._output = self.log.open("wb")
+        command = [sys.executable, "-P", "-m", "stoker", "up"]
+        command += ["--config", str(config), "--data", str(self.data), "--port", str(self.port)]
+        self.process = subprocess.Popen(
+            [*command, *arguments],
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env={**os.environ, "NO_COLOR": "1", "COLUMNS": "250"},
+            start_new_session=True,
+        )
+
+    def wait_ready(self) -> None:
+        def is_ready() -> bool:
+            if self.process.poll() is not None:
+                pytest.fail(f"stoker up ended:\n{self.log.read_text()[-3000:]}")
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(self.url + "/health/ready", timeout=2).status_code == 200:
+                    return len(self.get("/v1/fleet")["workers"]) > 0
+            return False
+
+        wait_for(is_ready, READY_S, "a ready system")
+
+    @property
+    def nats(self) -> str:
+        return (self.data / "nats.url").read_text().strip()
+
+    def pid(self, child: str) -> int:
+        path = self.data / ("nats/pid" if child == "nats" else f"{child}.pid")
+        return int(wait_for(lambda: path.exists() and path.read_text(), what=f"the pid of {child}"))
+
+    def kill(self, child: str) -> int:
+        """kill -9 one process of the system; its pid."""
+        pid = self.pid(child)
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def get(self, path: str, **options: Any) -> Any:
+        return httpx.get(self.url + path, timeout=30, **options).json()
+
+    def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        return httpx.post(self.url + path, json=body, timeout=60, **options)
+
+    def submit(self, model: str, prompt: str = "hello", **options: Any) -> str:
+        body = {"model": model, "input": {"prompt": prompt, **options}}
+        answer = self.post("/v1/jobs", body)
+        assert answer.status_code == 202, answer.text
+        job: str = answer.json()["id"]
+        return job
+
+    def job(self, job: str) -> Any:
+        return self.get(f"/v1/jobs/{job}")
+
+    def ended(self, job: str, seconds: float = 30.0) -> Any:
+        """The job when it has ended."""
+
+        def end() -> Any:
+            found = self.job(job)
+            return found if found.get("finished_at") else None
+
+        return wait_for(end, seconds, f"the end of {job}")
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._output.close()
+
+
+def events_of(url: str, headers: dict[str, str] | None = None, limit: int = 10_000) -> Iterator[dict[str, Any]]:
+    """The server-sent events of a URL, each as {event, id, data}; closes after `limit`."""
+    with httpx.stream("GET", url, headers=headers, timeout=60) as answer:
+        assert answer.status_code == 200, answer.read()
+        current: dict[str, Any] = {}
+        for line in answer.iter_lines():
+            if not line and current:
+                current["data"] = json.loads(current["data"])
+                yield current
+                limit -= 1
+                if not limit:
+                    return
+                current = {}
+            elif line and not line.startswith(":"):
+                field, _, value = line.partition(": ")
+                current[field] = value
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Two workers with the synthetic engine."""
+    system = System(tmp_path_factory.mktemp("synthetic"), SYNTHETIC)
+    try:
+        system.wait_ready()
+        yield system
+    finally:
+        system.stop()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """The system of `make demo`: real llama.cpp, real diffusers."""
+    system = System(tmp_path_factory.mktemp("demo"), DEMO / "stoker.yaml")
+    try:
+        system.wait_ready()
+        yield system
+    finally:
+        system.stop()
