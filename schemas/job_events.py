@@ -6,7 +6,7 @@ newest seen is ignored. `Queued` and
 `Provisioning` come from the scheduler and carry neither: they inform, and are never replayed.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Required, TypedDict
 
 import msgspec
 
@@ -150,6 +150,25 @@ class TerminalEvent(AttemptEvent, frozen=True, kw_only=True):
     history: "tuple[Assigned | Downloading | Loading | Started | Progress, ...]" = ()
 
 
+class Ending(TypedDict, total=False):
+    """The fields of TerminalEvent, to make one of any kind."""
+
+    term: int
+    attempt: int
+    seq: int
+    job: Required[str]
+    model: Required[str]
+    created_at: Required[float]
+    finished_at: Required[float]
+    timings: Timings
+    worker: str
+    spec: str
+    fingerprint: str
+    webhook: str
+    tenant: str
+    history: "tuple[SmallEvent, ...]"
+
+
 class Completed(TerminalEvent, frozen=True, kw_only=True):
     output: Output
 
@@ -170,8 +189,6 @@ class Expired(TerminalEvent, frozen=True, kw_only=True):
 
 
 SmallEvent = Assigned | Downloading | Loading | Started | Progress
-LiveEvent = (
-    Queued | Provisioning | Assigned | Downloading | Loading | Started | Progress | Preview | Delta
-)
+LiveEvent = Queued | Provisioning | Assigned | Downloading | Loading | Started | Progress | Preview | Delta
 Terminal = Completed | Failed | Cancelled | Expired
 JobEvent = LiveEvent | Terminal

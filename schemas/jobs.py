@@ -32,9 +32,7 @@ class ChatInput(msgspec.Struct, frozen=True, tag="chat", tag_field="kind", omit_
     tool_choice: str | dict[str, Any] | None = None
 
 
-class CompletionInput(
-    msgspec.Struct, frozen=True, tag="completion", tag_field="kind", omit_defaults=True
-):
+class CompletionInput(msgspec.Struct, frozen=True, tag="completion", tag_field="kind", omit_defaults=True):
     """Continue a text."""
 
     prompt: str

@@ -36,9 +36,7 @@ def to_token(name: str) -> str:
     """The subject token for a name."""
     if _PLAIN.fullmatch(name):
         return name
-    return "".join(
-        chr(byte) if _PLAIN.fullmatch(chr(byte)) else f"={byte:02X}" for byte in name.encode()
-    )
+    return "".join(chr(byte) if _PLAIN.fullmatch(chr(byte)) else f"={byte:02X}" for byte in name.encode())
 
 
 def from_token(token: str) -> str:
@@ -115,6 +113,4 @@ class Subjects:
 
     def every(self, *tokens: str) -> str:
         """A subscription pattern below the prefix, such as `every("out", gateway, "*")`."""
-        return ".".join(
-            (self.prefix, *(token if token in ("*", ">") else to_token(token) for token in tokens))
-        )
+        return ".".join((self.prefix, *(token if token in ("*", ">") else to_token(token) for token in tokens)))

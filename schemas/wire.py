@@ -7,11 +7,9 @@ message: `pack` puts the length of the JSON part into a header, and `unpack` cut
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-
-T = TypeVar("T")
 
 JSON_LENGTH_HEADER = "Stoker-Json-Bytes"
 """Present when raw bytes follow the JSON part of a message; its value is the length of the JSON part."""
@@ -29,7 +27,7 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
 
 
-def decode(kind: type[T] | Any, payload: bytes) -> Any:
+def decode(kind: Any, payload: bytes) -> Any:
     """The Struct (or union of Structs) `kind` in `payload`. Raises UnreadableMessage."""
     try:
         return _decoder(kind).decode(payload)

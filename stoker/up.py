@@ -73,9 +73,7 @@ class Up:
         async with embedded_server(self.data, self.nats_port) as url:
             await self._serve(url, stopping, started)
 
-    async def _serve(
-        self, url: str, stopping: asyncio.Event, started: asyncio.Event | None
-    ) -> None:
+    async def _serve(self, url: str, stopping: asyncio.Event, started: asyncio.Event | None) -> None:
         began = time.monotonic()
         self._children = self._plan(url)
         keepers = [asyncio.create_task(self._keep(child)) for child in self._children]

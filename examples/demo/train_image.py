@@ -144,10 +144,7 @@ def train_unet(pipe: StableDiffusionPipeline, steps: int) -> None:
         with torch.no_grad():
             latents = pipe.vae.encode(tinted(grey[chosen], palette[tint])).latent_dist.sample()
             latents = latents * pipe.vae.config.scaling_factor
-        prompts = [
-            random_prompt(names[c], int(labels[i]), rng)
-            for c, i in zip(tint, chosen, strict=True)
-        ]
+        prompts = [random_prompt(names[c], int(labels[i]), rng) for c, i in zip(tint, chosen, strict=True)]
         tokens = pipe.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
         embedding = text(tokens.input_ids)[0]
         noise = torch.randn_like(latents)

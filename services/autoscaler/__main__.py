@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from nats.nuid import NUID
 
+from services.autoscaler.service import serve
 from services.bus.connection import connect
 from services.bus.running import exit_with, run_service
 from services.bus.settings import BusSettings, read_settings
 from services.bus.streams import declare
 from services.bus.telemetry import serve_metrics
-from services.autoscaler.service import serve
 
 
 class Settings(BusSettings, frozen=True, kw_only=True):

@@ -78,20 +78,22 @@ class Autoscaler:
             case DepthSeen(depth):
                 self.depths[depth.model] = depth
                 return []
-            case ModelChanged(name, None):
-                self.models.pop(name, None)
-                return [ForgetModel(name)] if self.recorded.pop(name, None) is not None else []
-            case ModelChanged(name, model):
-                self.models[name] = model
-                return []
+            case ModelChanged():
+                return self._model_changed(event)
             case Ticked():
                 return self._record(now)
 
+    def _model_changed(self, event: ModelChanged) -> list[Command]:
+        if event.model is not None:
+            self.models[event.name] = event.model
+            return []
+        self.models.pop(event.name, None)
+        was_recorded = self.recorded.pop(event.name, None) is not None
+        return [ForgetModel(event.name)] if was_recorded else []
+
     def _record(self, now: float) -> list[Command]:
         self.workers = {
-            name: (beat, seen_at)
-            for name, (beat, seen_at) in self.workers.items()
-            if now - seen_at <= SILENT_S
+            name: (beat, seen_at) for name, (beat, seen_at) in self.workers.items() if now - seen_at <= SILENT_S
         }
         commands: list[Command] = []
         for name, model in self.models.items():

@@ -53,9 +53,7 @@ class AutoscalerService:
             await self.bus.subscribe(self.bus.subjects.every("queue", "*"), self._on_depth),
         ]
         try:
-            await until(
-                self.lease.lost, self._work(), self._tick(), store.watch(self.bus, self._on_model)
-            )
+            await until(self.lease.lost, self._work(), self._tick(), store.watch(self.bus, self._on_model))
         finally:
             for subscription in subscriptions:
                 if self.bus.is_connected:

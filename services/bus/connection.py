@@ -106,12 +106,14 @@ class Bus:
 
     @property
     def is_connected(self) -> bool:
-        return self.client.is_connected
+        connected: bool = self.client.is_connected
+        return connected
 
     @property
     def max_payload(self) -> int:
         """Largest message the server takes, bytes."""
-        return self.client.max_payload
+        size: int = self.client.max_payload
+        return size
 
     async def start(self) -> None:
         await self.subscribe(self._ack_inbox + ".*", self._take_ack)
@@ -133,9 +135,7 @@ class Bus:
             pending_bytes_limit=PENDING_BYTES,
         )
 
-    async def publish(
-        self, subject: str, payload: bytes, headers: dict[str, str] | None = None
-    ) -> None:
+    async def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         """Core publication: to whoever listens now."""
         await self.client.publish(subject, payload, headers=headers)
 
@@ -303,7 +303,7 @@ async def connect(settings: BusSettings, name: str, wait_s: float = CONNECT_TIME
             disconnected_cb=on_disconnect,
             reconnected_cb=on_reconnect,
             max_reconnect_attempts=-1,
-            reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # seconds, fractions work
+            reconnect_time_wait=RECONNECT_WAIT_S,
             ping_interval=10,
             pending_size=BUFFER_WHILE_RECONNECTING_BYTES,
             **options,

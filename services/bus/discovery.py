@@ -15,7 +15,5 @@ async def register(bus: Bus, service: str, description: str, metadata: dict[str,
     """Announce this process as one instance of `service` (gateway, scheduler, …)."""
     return await add_service(
         bus.client,
-        ServiceConfig(
-            name=f"stoker-{service}", version=VERSION, description=description, metadata=metadata
-        ),
+        ServiceConfig(name=f"stoker-{service}", version=VERSION, description=description, metadata=metadata),
     )

@@ -112,9 +112,7 @@ async def embedded_server(data: Path, port: int = 0) -> AsyncIterator[str]:
     lock = _lock(folder)
     port = port or free_port()
     config = folder / "nats.conf"
-    config.write_text(
-        _CONFIG.format(port=port, max_payload=MAX_PAYLOAD_BYTES, store=folder / "jetstream")
-    )
+    config.write_text(_CONFIG.format(port=port, max_payload=MAX_PAYLOAD_BYTES, store=folder / "jetstream"))
     with (folder / "nats.log").open("ab") as output:
         try:
             process = await _start(config, port, output)

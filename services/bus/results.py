@@ -57,9 +57,7 @@ async def publish_terminal(
             if attempt == PUBLISH_ATTEMPTS - 1:
                 raise
     if event.webhook:
-        await bus.publish_stored(
-            bus.subjects.webhook(event.job), wire.encode(event), message_id=event.job
-        )
+        await bus.publish_stored(bus.subjects.webhook(event.job), wire.encode(event), message_id=event.job)
     return True
 
 

@@ -16,9 +16,7 @@ from msgspec import Meta
 class BusSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How to reach NATS; every service has these."""
 
-    nats: Annotated[str, Meta(description="NATS server URLs, separated by commas")] = (
-        "nats://127.0.0.1:4222"
-    )
+    nats: Annotated[str, Meta(description="NATS server URLs, separated by commas")] = "nats://127.0.0.1:4222"
     nats_user: Annotated[str, Meta(description="NATS user")] = ""
     nats_password: Annotated[str, Meta(description="NATS password")] = ""
     nats_nkey: Annotated[str, Meta(description="file with an NKey seed")] = ""

@@ -47,7 +47,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.bind((host, port))
     except OSError as error:
-        raise BadSetting(f"port: cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+        raise BadSetting(
+            f"port: cannot listen on {host}:{port}: {error.strerror}; choose another --port"
+        ) from error
     listener.listen(BACKLOG)
     return listener
 

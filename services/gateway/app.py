@@ -26,9 +26,7 @@ CLIENT_CLOSED_REQUEST = 499
 def _answer(request: Request[Any, Any, Any], error: RequestError) -> Response[bytes]:
     body, media_type = answer_body(error, request.url.path.startswith(OPENAI_PATHS))
     headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s else {}
-    return Response(
-        wire.encode(body), status_code=error.status, media_type=media_type, headers=headers
-    )
+    return Response(wire.encode(body), status_code=error.status, media_type=media_type, headers=headers)
 
 
 def on_request_error(request: Request[Any, Any, Any], error: RequestError) -> Response[bytes]:
@@ -72,7 +70,5 @@ def create_app(gateway: Gateway) -> Litestar:
             BlobGone: on_blob_gone,
             Exception: on_any_error,
         },
-        openapi_config=OpenAPIConfig(
-            title="Stoker", version=VERSION, render_plugins=[SwaggerRenderPlugin()]
-        ),
+        openapi_config=OpenAPIConfig(title="Stoker", version=VERSION, render_plugins=[SwaggerRenderPlugin()]),
     )

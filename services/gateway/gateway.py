@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import random
 import time
+from collections.abc import Awaitable
 from urllib.parse import urlsplit
 
 from nats.aio.msg import Msg
@@ -63,9 +64,9 @@ class Gateway:
         await self.bus.subscribe(self.bus.subjects.every("heartbeat", "*"), self._on_heartbeat)
         self.bus.on_reconnect.append(lambda: self.own(self.streams.recheck()))
 
-    def own(self, work: object) -> None:
+    def own(self, work: Awaitable[None]) -> None:
         """Run work on the side."""
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type,assignment]
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -27,9 +27,7 @@ class ClientGone(Exception):
     """The client closed the connection."""
 
 
-def json_answer(
-    content: object, status: int = 200, headers: dict[str, str] | None = None
-) -> Response[bytes]:
+def json_answer(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response[bytes]:
     return Response(wire.encode(content), status_code=status, media_type=JSON, headers=headers)
 
 
@@ -98,9 +96,7 @@ def event_stream(
             gateway.open_streams -= 1
             STREAMS.dec()
 
-    return Stream(
-        counted(), media_type="text/event-stream", headers={**SSE_HEADERS, **(headers or {})}
-    )
+    return Stream(counted(), media_type="text/event-stream", headers={**SSE_HEADERS, **(headers or {})})
 
 
 async def first_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -123,7 +119,7 @@ async def with_keepalive(
     pending: asyncio.Task[T] | None = None
     try:
         while True:
-            pending = pending or asyncio.ensure_future(anext(iterator))  # type: ignore[arg-type]
+            pending = pending or asyncio.ensure_future(anext(iterator))
             done, _ = await asyncio.wait([pending], timeout=interval_s)
             if not done:
                 yield idle()

@@ -142,7 +142,10 @@ def need(model: Model, feature: Feature) -> None:
 def _within(value: float | None, low: float, high: float, field: str) -> None:
     if value is not None and not low <= value <= high:
         raise RequestError(
-            400, f"{field} must be between {low:g} and {high:g}, not {value:g}", field=field, code="invalid_value"
+            400,
+            f"{field} must be between {low:g} and {high:g}, not {value:g}",
+            field=field,
+            code="invalid_value",
         )
 
 
@@ -224,7 +227,10 @@ def embedding_input(asked: EmbeddingRequest, model: Model) -> EmbeddingInput:
     texts = (asked.input,) if isinstance(asked.input, str) else asked.input
     if not 0 < len(texts) <= MAX_TEXTS or not all(texts):
         raise RequestError(
-            400, f"input takes 1 to {MAX_TEXTS} texts that are not empty", field="input", code="invalid_value"
+            400,
+            f"input takes 1 to {MAX_TEXTS} texts that are not empty",
+            field="input",
+            code="invalid_value",
         )
     if asked.dimensions is not None:
         raise RequestError(400, "dimensions is not supported", field="dimensions", code="unsupported_value")
@@ -248,7 +254,10 @@ def _edges(width: int | None, height: int | None, field: str) -> None:
         _within(edge, MIN_EDGE_PX, MAX_EDGE_PX, field)
         if edge is not None and edge % EDGE_MULTIPLE_PX:
             raise RequestError(
-                400, f"{field}: {edge} is not a multiple of {EDGE_MULTIPLE_PX}", field=field, code="invalid_value"
+                400,
+                f"{field}: {edge} is not a multiple of {EDGE_MULTIPLE_PX}",
+                field=field,
+                code="invalid_value",
             )
 
 
@@ -316,9 +325,7 @@ def job_input(asked: JobRequest, model: Model) -> tuple[JobInput, int | None]:
         return embedding_input(_convert(body, EmbeddingRequest), model), None
     text = _convert(asked.input, TextJobInput)
     if (text.messages is None) == (text.prompt is None):
-        raise RequestError(
-            400, "input takes either messages or a prompt", field="input", code="invalid_value"
-        )
+        raise RequestError(400, "input takes either messages or a prompt", field="input", code="invalid_value")
     body = {"model": model.name} | {k: v for k, v in asked.input.items() if v is not None}
     if text.messages is not None:
         return chat_input(_convert(body, ChatCompletionRequest), model), text.seed

@@ -98,9 +98,7 @@ class Cursor:
             at, rest = self.chars, terminal.output.text[self.chars :]
             if rest:
                 self.chars += len(rest)
-                yield Delta(
-                    term=self.term, attempt=self.attempt, seq=self.seq, at=at, text=rest, tokens=0
-                )
+                yield Delta(term=self.term, attempt=self.attempt, seq=self.seq, at=at, text=rest, tokens=0)
         yield terminal
 
 

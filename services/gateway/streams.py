@@ -147,8 +147,9 @@ class Streams:
                 future.set_result(found)
         for job, watchers in list(self._watchers.items()):
             found = await find_result(self.bus, job)
-            for watcher in watchers if found is not None else ():
-                watcher.put(found.event, found.attached)
+            if found is not None:
+                for watcher in watchers:
+                    watcher.put(found.event, found.attached)
 
     async def job_view(self, job: str) -> JobView | None:
         """The scheduler's view of a job; None when it knows none, or none leads at the moment."""
@@ -165,9 +166,7 @@ class Streams:
         async for event, attached in self._follow(watcher):
             yield event, attached
 
-    async def watch_any(
-        self, job: str, cursor: Cursor
-    ) -> AsyncIterator[tuple[JobEvent, bytes]]:
+    async def watch_any(self, job: str, cursor: Cursor) -> AsyncIterator[tuple[JobEvent, bytes]]:
         """What comes after the cursor, whoever accepted the job. Raises UnknownJob before any event."""
         watcher = Watcher(job, cursor)
         subscriptions = await self._listen(watcher)
@@ -289,5 +288,3 @@ def _hand_on(message: Msg, watchers: list[Watcher]) -> None:
         return
     for watcher in watchers:
         watcher.put(event, attached)
-
-

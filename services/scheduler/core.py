@@ -15,7 +15,7 @@ No NATS, no clock, no randomness here: `now` is an argument, in seconds since 19
 from typing import assert_never
 
 from schemas.fleet import PlatformEvent
-from schemas.job_events import Cancelled, Expired, Failed, FailureKind, Queued, Timings
+from schemas.job_events import Cancelled, Ending, Expired, Failed, FailureKind, Queued, Timings
 from schemas.jobs import Job
 from schemas.workers import HEARTBEAT_INTERVAL_S, Accepted, Finished, Heartbeat, RunningJob
 from services.scheduler.commands import (
@@ -126,11 +126,7 @@ class Scheduler:
         return waiting
 
     def _dispatch_all(self, now: float) -> list[Command]:
-        return [
-            command
-            for queue in self._waiting_models()
-            for command in self._dispatch(queue.name, now)
-        ]
+        return [command for queue in self._waiting_models() for command in self._dispatch(queue.name, now)]
 
     def _dispatch_on(self, worker: Worker, now: float) -> list[Command]:
         """Give a worker that has become freer its next jobs, the longest waiting model first."""
@@ -306,7 +302,7 @@ class Scheduler:
         self.ledger.end(record, "failed")
         return [EndJob(record.job, record.handle, event)]
 
-    def _ending(self, record: JobRecord, now: float) -> dict[str, object]:
+    def _ending(self, record: JobRecord, now: float) -> Ending:
         job: Job = record.job
         return {
             "term": self.term,
@@ -350,9 +346,7 @@ class Scheduler:
             commands.append(self._about_worker("joined", worker.id, reason, now))
         for resident in heartbeat.models:
             if resident.load_s is not None and resident.tier == "hot":
-                self.estimates.learn_load(
-                    resident.model, resident.spec, resident.loaded_from, resident.load_s
-                )
+                self.estimates.learn_load(resident.model, resident.spec, resident.loaded_from, resident.load_s)
         mentioned = {running.job: running for running in heartbeat.running}
         for running in heartbeat.running:
             if running.job not in self.ledger.records:
@@ -477,9 +471,7 @@ class Scheduler:
         model = self.dispatcher.models.get(name)
         if model is None:
             return None
-        return min(
-            (self.estimates.run_s(name, spec.name, 1.0) for spec in model.specs), default=None
-        )
+        return min((self.estimates.run_s(name, spec.name, 1.0) for spec in model.specs), default=None)
 
     def _depths(self, now: float) -> list[Command]:
         commands: list[Command] = []
@@ -499,5 +491,3 @@ class Scheduler:
                 fields = {field: getattr(depth, field) for field in depth.__struct_fields__}
                 commands.append(PublishDepth(type(depth)(**(fields | extra))))
         return commands
-
-

@@ -164,8 +164,7 @@ class Dispatcher:
                 self.demand,
                 now,
             )
-            if found.worker.id not in record.avoid
-            and found.worker.facts.failed_loads.get(model.name) is None
+            if found.worker.id not in record.avoid and found.worker.facts.failed_loads.get(model.name) is None
         ]
         replicas = [found for found in options if found.tier in ("hot", "loading")]
         startable = [

@@ -48,9 +48,7 @@ class Estimates:
         if tier == "cold":
             size = memory_needed_bytes(spec) or UNKNOWN_SIZE_BYTES
             return (
-                FIXED_LOAD_S["cold"]
-                + size / BANDWIDTH_BYTES_PER_S["cold"]
-                + self.load_s(model, spec, "warm")
+                FIXED_LOAD_S["cold"] + size / BANDWIDTH_BYTES_PER_S["cold"] + self.load_s(model, spec, "warm")
             )
         size = memory_needed_bytes(spec) or UNKNOWN_SIZE_BYTES
         return FIXED_LOAD_S[tier] + size / BANDWIDTH_BYTES_PER_S[tier]

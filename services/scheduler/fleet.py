@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from schemas.catalog import Spec, memory_needed_bytes
-from schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
+from schemas.workers import Heartbeat, ResidentModel, Tier
 
 LOAD_BELIEVED_S = 600.0
 """How long a load that was ordered counts as under way without a heartbeat that shows it."""

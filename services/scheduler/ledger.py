@@ -174,7 +174,9 @@ class Ledger:
         if record.status != "queued":
             return view
         position = self.queue(record.job.model).waiting.position(job)
-        return JobView(**{field: getattr(view, field) for field in view.__struct_fields__} | {"position": position})
+        return JobView(
+            **{field: getattr(view, field) for field in view.__struct_fields__} | {"position": position}
+        )
 
     def page(self, query: JobsQuery) -> JobsPage:
         """Jobs that match, newest first: O(jobs), for people."""

@@ -15,7 +15,8 @@ again only after its ack_wait.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
+from typing import Any
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -24,6 +25,7 @@ from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
 from schemas import wire
+from schemas.catalog import Model
 from schemas.fleet import CancelAnswer, Explanation, JobQuery, JobsQuery
 from schemas.jobs import Job
 from schemas.subjects import JOBS_STREAM, from_token, last_name
@@ -237,19 +239,20 @@ class SchedulerService:
                 self._old_checked.set()
 
     async def _on_heartbeat(self, message: Msg) -> None:
-        self._decode_and_put(message, Heartbeat, HeartbeatSeen)
+        if (heartbeat := self._read(message, Heartbeat)) is not None:
+            self._put(HeartbeatSeen(heartbeat))
 
     async def _on_finished(self, message: Msg) -> None:
-        worker = last_name(message.subject)
-        self._decode_and_put(message, Finished, lambda finished: JobFinished(worker, finished))
+        if (finished := self._read(message, Finished)) is not None:
+            self._put(JobFinished(last_name(message.subject), finished))
 
-    def _decode_and_put(
-        self, message: Msg, kind: type[Heartbeat] | type[Finished], make: Callable[[object], Event]
-    ) -> None:
+    def _read(self, message: Msg, kind: Any) -> Any:
+        """The Struct in a message, or None (logged) when it is not what it should be."""
         try:
-            self._put(make(wire.decode(kind, message.data)))
+            return wire.decode(kind, message.data)
         except wire.UnreadableMessage as error:
             log.warning("message.unreadable", subject=message.subject, error=str(error))
+            return None
 
     async def _on_cancel(self, message: Msg) -> None:
         job = last_name(message.subject)
@@ -273,8 +276,8 @@ class SchedulerService:
             return
         self._put(AssignmentAnswered(job, attempt, worker, answer))
 
-    def _model_changed(self, name: str, model: object) -> None:
-        self._put(ModelChanged(name, model))  # type: ignore[arg-type]
+    def _model_changed(self, name: str, model: Model | None) -> None:
+        self._put(ModelChanged(name, model))
 
     async def _on_question(self, message: Msg) -> None:
         """What people and gateways ask: job, jobs, explain, ping."""
@@ -287,9 +290,7 @@ class SchedulerService:
                 case "jobs":
                     answer = ledger.page(wire.decode(JobsQuery, message.data))
                 case "explain":
-                    found: Explanation | None = ledger.explanations.get(
-                        wire.decode(JobQuery, message.data).job
-                    )
+                    found: Explanation | None = ledger.explanations.get(wire.decode(JobQuery, message.data).job)
                     answer = found
                 case "ping":
                     answer = Done(ok=not self.core.is_settling, reason=self.identity)
@@ -405,7 +406,7 @@ class SchedulerService:
 
     def _spawn(self, work: Awaitable[None]) -> None:
         """Run a command on the side; owned by this service, cancelled with it."""
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[assignment]
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

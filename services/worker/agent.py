@@ -20,6 +20,7 @@ from schemas.job_events import (
     Cancelled,
     Completed,
     Downloading,
+    Ending,
     Failed,
     FailureKind,
     ImageOutput,
@@ -142,7 +143,7 @@ class Agent:
 
     def own(self, work: Awaitable[None]) -> None:
         """Run work on the side; it ends with the agent."""
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[assignment]
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -329,9 +330,7 @@ class Agent:
         RUN_TIME.labels(attempt.model).observe(run_s)
         self.own(self._complete(attempt, output, images, run_s))
 
-    async def _complete(
-        self, attempt: Attempt, output: Output, images: list[bytes], run_s: float
-    ) -> None:
+    async def _complete(self, attempt: Attempt, output: Output, images: list[bytes], run_s: float) -> None:
         if isinstance(output, ImageOutput):
             try:
                 names, images = await put_large(self.bus, attempt.id, images)
@@ -367,7 +366,7 @@ class Agent:
     def _cancelled(self, attempt: Attempt) -> Cancelled:
         return Cancelled(**self._ending(attempt))
 
-    def _ending(self, attempt: Attempt, run_s: float = 0.0) -> dict[str, object]:
+    def _ending(self, attempt: Attempt, run_s: float = 0.0) -> Ending:
         job = attempt.assignment.job
         load_s = max(attempt.ready_at - attempt.accepted_at, 0.0) if attempt.ready_at > 0 else 0.0
         return {
@@ -493,9 +492,7 @@ class Agent:
         payload, headers = wire.pack(event, [message.png])
         self._publish(attempt, payload, headers)
 
-    def _publish(
-        self, attempt: Attempt, payload: bytes, headers: dict[str, str] | None = None
-    ) -> None:
+    def _publish(self, attempt: Attempt, payload: bytes, headers: dict[str, str] | None = None) -> None:
         job = attempt.assignment.job
         self.own(self.bus.publish(self.bus.subjects.out(job.gateway, job.id), payload, headers))
 

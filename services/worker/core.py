@@ -15,7 +15,6 @@ from services.worker.event_log import EventLog
 Phase = Literal["waiting", "running", "ending"]
 
 
-
 @dataclass(slots=True)
 class Attempt:
     """One job in this worker's hands."""

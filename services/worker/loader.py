@@ -56,9 +56,7 @@ class Loader:
         """Models whose load failed lately, with the reason."""
         now = time.monotonic()
         self._failures = {
-            model: found
-            for model, found in self._failures.items()
-            if now - found[0] < FAILED_LOAD_MEMORY_S
+            model: found for model, found in self._failures.items() if now - found[0] < FAILED_LOAD_MEMORY_S
         }
         return {model: reason for model, (_, reason) in self._failures.items()}
 
@@ -77,7 +75,7 @@ class Loader:
             if load is None:
                 load = asyncio.create_task(self._load(model, spec, unneeded))
                 self._loads[model] = load
-                load.add_done_callback(lambda _, name=model: self._loads.pop(name, None))
+                load.add_done_callback(lambda _: self._loads.pop(model, None))
             await asyncio.shield(load)
 
     async def _load(self, model: str, spec: Spec, unneeded: tuple[str, ...]) -> None:
@@ -115,16 +113,12 @@ class Loader:
 
         return await asyncio.to_thread(resolve, spec.url, report)
 
-    async def _make_room(
-        self, model: str, spec: Spec, needed: int, unneeded: tuple[str, ...]
-    ) -> str:
+    async def _make_room(self, model: str, spec: Spec, needed: int, unneeded: tuple[str, ...]) -> str:
         while True:
             self._room.clear()
             before = self.cache.tier(model, spec.name)
             try:
-                evictions = self.cache.plan(
-                    model, spec.name, spec.engine, needed, time.time(), unneeded
-                )
+                evictions = self.cache.plan(model, spec.name, spec.engine, needed, time.time(), unneeded)
                 break
             except NoRoomNow:
                 await self._room.wait()

@@ -120,6 +120,7 @@ class Runner:
         self._engine_of: dict[str, Engine] = {}
         self._running: dict[str, Cancellation] = {}
         self._loading = asyncio.Lock()
+        self._importing: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, message: object) -> None:
@@ -145,21 +146,21 @@ class Runner:
         task.add_done_callback(self._tasks.discard)
 
     async def _engine(self, name: str) -> Engine:
-        if name not in self._engines:
-            self._engines[name] = await asyncio.to_thread(create, name)
-        return self._engines[name]
+        async with self._importing.setdefault(name, asyncio.Lock()):
+            if name not in self._engines:
+                self._engines[name] = await asyncio.to_thread(create, name)
+            return self._engines[name]
 
     async def _prepare(self, name: str) -> None:
         with contextlib.suppress(EngineError, ImportError):  # the first load will say what is wrong
-            async with self._loading:
-                await self._engine(name)
+            await self._engine(name)
 
     async def _load(self, message: Load) -> None:
         files = ModelFiles(message.model, Path(message.path), message.options, message.adapters)
         began = time.perf_counter()
         try:
+            engine = await self._engine(message.engine)
             async with self._loading:
-                engine = await self._engine(message.engine)
                 await asyncio.to_thread(engine.load, files)
         except Exception as error:  # whatever a library raises, the agent must hear of it
             self._outbox.put(LoadFailed(message.model, _reason(error)))

@@ -155,7 +155,12 @@ def doctor(url: Url = DEFAULT_URL, json: Json = False) -> None:
         note("nats-server", False, "missing", str(error))
     for name, (_, library, extra) in ENGINES.items():
         is_there = not library or importlib.util.find_spec(library) is not None
-        note(f"engine {name}", is_there, "installed" if is_there else f"no {library}", f"pip install 'stoker[{extra}]'")
+        note(
+            f"engine {name}",
+            is_there,
+            "installed" if is_there else f"no {library}",
+            f"pip install 'stoker[{extra}]'",
+        )
     try:
         answer = httpx.get(url + "/health/ready", timeout=3)
         reason = answer.json().get("reason", "ready")
@@ -168,4 +173,6 @@ def doctor(url: Url = DEFAULT_URL, json: Json = False) -> None:
         for finding in findings:
             mark = "[green]ok[/]     " if finding["ok"] else "[yellow]missing[/]"
             remedy = f"  → {finding['remedy']}" if finding["remedy"] else ""
-            console.print(f"{mark} {finding['what']}: {finding['found']}{remedy}", soft_wrap=True, highlight=False)
+            console.print(
+                f"{mark} {finding['what']}: {finding['found']}{remedy}", soft_wrap=True, highlight=False
+            )

@@ -44,9 +44,7 @@ def up(
         configuration = Configuration(configuration.models, (WorkerEntry(count=workers),))
     elif not configuration.workers:
         configuration = Configuration(configuration.models, (WorkerEntry(),))
-    system = Up(
-        configuration, data.absolute(), host, port, nats, nats_port, log_level=log_level
-    )
+    system = Up(configuration, data.absolute(), host, port, nats, nats_port, log_level=log_level)
     try:
         asyncio.run(system.run())
     except (EmbeddedServerError, CannotConnect) as error:

@@ -112,5 +112,3 @@ def _events(answer: httpx.Response) -> Any:
             event_id = value
         elif field == "data":
             yield name, event_id, msgspec.json.decode(value)
-
-

@@ -34,7 +34,13 @@ def test_a_late_watcher_of_a_finished_job_sees_everything(synthetic: System) -> 
     job = synthetic.submit("echo", max_tokens=4)
     synthetic.ended(job)
     events = list(events_of(f"{synthetic.url}/v1/jobs/{job}/events"))
-    assert [n for n in names(events) if n != "loading"] == ["queued", "assigned", "started", "delta", "completed"]
+    assert [n for n in names(events) if n != "loading"] == [
+        "queued",
+        "assigned",
+        "started",
+        "delta",
+        "completed",
+    ]
     assert text_of(events) == "".join(WORDS[:4])
 
 
@@ -99,8 +105,7 @@ def test_a_chosen_id_is_used_once_even_by_many_at_once(synthetic: System) -> Non
     body = {"model": "echo", "input": {"prompt": "x"}}
     answers: list[httpx.Response] = []
     threads = [
-        threading.Thread(target=lambda: answers.append(httpx.put(url, json=body, timeout=30)))
-        for _ in range(8)
+        threading.Thread(target=lambda: answers.append(httpx.put(url, json=body, timeout=30))) for _ in range(8)
     ]
     for thread in threads:
         thread.start()
@@ -210,7 +215,7 @@ def test_a_second_gateway_takes_a_stream_over(synthetic: System) -> None:
         assert second.wait(15) == 0
 
 
-def test_two_models_that_fit_one_each_settle_without_another_load(tmp_path_factory) -> None:  # noqa: ANN001
+def test_two_models_that_fit_one_each_settle_without_another_load(tmp_path_factory) -> None:
     config = """\
 models:
   a: {engine: synthetic, memory: 60MB, options: {memory_bytes: 60000000, load_s: 0.2, token_interval_s: 0.002}}

@@ -7,7 +7,7 @@ from litestar.response import Redirect
 
 from schemas.catalog import Model
 from schemas.fleet import QueueDepth
-from schemas.workers import Heartbeat
+from schemas.workers import Heartbeat, Tier
 from services.bus.telemetry import exposition
 from services.gateway.gateway import Gateway
 from services.gateway.http import json_answer
@@ -20,7 +20,7 @@ class FleetModel(msgspec.Struct, frozen=True):
     features: tuple[str, ...]
     specs: tuple[str, ...]
     queue: QueueDepth
-    workers: dict[str, str]
+    workers: dict[str, Tier]
 
 
 class Fleet(msgspec.Struct, frozen=True):

@@ -227,9 +227,7 @@ async def _submit(gateway: Gateway, request: AnyRequest, job_id: str) -> Respons
 
 
 def _accepted(job: Job) -> JobAnswer:
-    return JobAnswer(
-        id=job.id, status="queued", model=job.model, urls=_urls(job.id), created_at=job.created_at
-    )
+    return JobAnswer(id=job.id, status="queued", model=job.model, urls=_urls(job.id), created_at=job.created_at)
 
 
 def _answer(answer: JobAnswer, status: int) -> Response[bytes]:
@@ -260,9 +258,7 @@ async def _await_known(gateway: Gateway, job: str) -> tuple[JobAnswer, str]:
 def _same_job(known: tuple[JobAnswer, str], fingerprint: str) -> Response[bytes]:
     answer, present = known
     if present != fingerprint:
-        raise RequestError(
-            409, f"job {answer.id!r} exists with another body", code="conflict", field="id"
-        )
+        raise RequestError(409, f"job {answer.id!r} exists with another body", code="conflict", field="id")
     return _answer(answer, 200 if answer.finished_at else 202)
 
 
@@ -305,9 +301,7 @@ async def show_job(state: State, job: str) -> Response[bytes]:
 
 
 def _no_such(job: str) -> RequestError:
-    return RequestError(
-        404, f"there is no job {job!r}, or its result is no longer kept", code="job_not_found"
-    )
+    return RequestError(404, f"there is no job {job!r}, or its result is no longer kept", code="job_not_found")
 
 
 @get("/v1/jobs/{job:str}/events", summary="Watch a job (SSE)")

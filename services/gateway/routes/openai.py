@@ -3,7 +3,7 @@
 import base64
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from litestar import Request, Response, get, post
@@ -34,7 +34,6 @@ from schemas.openai import (
     EmbeddingList,
     EmbeddingRequest,
     EmbeddingUsage,
-
     GeneratedImage,
     ImageGenerationRequest,
     ImageList,
@@ -42,7 +41,6 @@ from schemas.openai import (
     ModelList,
     TextChoice,
     TextCompletion,
-
 )
 from services.bus.blobs import get_pictures
 from services.bus.results import Result
@@ -106,9 +104,7 @@ async def list_models(state: State) -> Response[bytes]:
 async def show_model(state: State, name: str) -> Response[bytes]:
     gateway: Gateway = state.gateway
     model, _ = split_adapter(name.lstrip("/"), gateway.models)
-    return json_answer(
-        ModelCard(id=name.lstrip("/"), created=model.created_at, features=model.features)
-    )
+    return json_answer(ModelCard(id=name.lstrip("/"), created=model.created_at, features=model.features))
 
 
 @post(["/v1/chat/completions", "/openai/v1/chat/completions"], status_code=200, summary="Chat")
@@ -116,9 +112,7 @@ async def chat(state: State, request: AnyRequest) -> Response[bytes] | Stream:
     gateway: Gateway = state.gateway
     asked = decode(ChatCompletionRequest, await read_body(request))
     model, adapter = split_adapter(asked.model, gateway.models)
-    job = gateway.make_job(
-        model, adapter, chat_input(asked, model), seed=asked.seed, wants_events=asked.stream
-    )
+    job = gateway.make_job(model, adapter, chat_input(asked, model), seed=asked.seed, wants_events=asked.stream)
     if asked.stream:
         include_usage = asked.stream_options is not None and asked.stream_options.include_usage
         return await _stream(gateway, job, _ChatChunks(job, asked.model, include_usage))
@@ -164,6 +158,17 @@ async def completions(state: State, request: AnyRequest) -> Response[bytes] | St
     return json_answer(answer, headers=_headers(job, completed))
 
 
+class _Waiting:
+    """Where a job stands while it waits, as a comment that keeps the connection alive."""
+
+    def __init__(self) -> None:
+        self.last = Queued(position=0)
+
+    def comment(self) -> bytes:
+        eta = "unknown" if self.last.eta_s is None else f"{self.last.eta_s:.1f}"
+        return comment(f"queued position={self.last.position} eta={eta}")
+
+
 class _ChatChunks:
     """Events of a chat job as OpenAI chunks."""
 
@@ -190,9 +195,7 @@ class _ChatChunks:
             chunks += self._chunk({"tool_calls": calls})
         chunks += self._chunk({}, output.finish_reason)
         if self._include_usage:
-            usage = ChatCompletionChunk(
-                self._id, self._created, self._model, (), usage=output.usage
-            )
+            usage = ChatCompletionChunk(self._id, self._created, self._model, (), usage=output.usage)
             chunks += sse(wire.encode(usage))
         return chunks
 
@@ -226,23 +229,19 @@ class _TextChunks:
 
 async def _stream(gateway: Gateway, job: Job, chunks: "_ChatChunks | _TextChunks") -> Stream:
     gateway.check_admission(job, impossible_status=503)
-    return event_stream(
-        gateway, await first_of(_text_stream(gateway, job, chunks)), _headers(job)
-    )
+    return event_stream(gateway, await first_of(_text_stream(gateway, job, chunks)), _headers(job))
 
 
-async def _text_stream(
-    gateway: Gateway, job: Job, chunks: "_ChatChunks | _TextChunks"
-) -> AsyncIterator[bytes]:
+async def _text_stream(gateway: Gateway, job: Job, chunks: "_ChatChunks | _TextChunks") -> AsyncIterator[bytes]:
     """The SSE body. A client that goes away closes this generator, which cancels the job."""
-    queued = Queued(position=0)
+    waiting = _Waiting()
     is_opened = False
-    async for event, _ in _own_events(gateway, job, lambda: _waiting(queued)):
+    async for event, _ in _own_events(gateway, job, waiting.comment):
         match event:
             case bytes():
                 yield event
             case Queued():
-                queued = event
+                waiting.last = event
             case Delta():
                 if not is_opened:
                     is_opened = True
@@ -263,13 +262,8 @@ async def _text_stream(
                 yield opening + chunks.closing(completed.output) + DONE
 
 
-def _waiting(queued: Queued) -> bytes:
-    eta = "unknown" if queued.eta_s is None else f"{queued.eta_s:.1f}"
-    return comment(f"queued position={queued.position} eta={eta}")
-
-
 async def _own_events(
-    gateway: Gateway, job: Job, idle: Any
+    gateway: Gateway, job: Job, idle: Callable[[], bytes]
 ) -> AsyncIterator[tuple[JobEvent | bytes, bytes]]:
     """Submit a job and yield its events, and `idle()` while nothing comes."""
     watcher = Watcher(job.id, Cursor())
@@ -302,8 +296,7 @@ async def embeddings(state: State, request: AnyRequest) -> Response[bytes]:
     output = completed.output
     assert isinstance(output, EmbeddingOutput)
     rows = tuple(
-        Embedding(index, _vector(vector, asked.encoding_format))
-        for index, vector in enumerate(output.vectors)
+        Embedding(index, _vector(vector, asked.encoding_format)) for index, vector in enumerate(output.vectors)
     )
     usage = EmbeddingUsage(output.prompt_tokens, output.prompt_tokens)
     return json_answer(EmbeddingList(rows, asked.model, usage), headers=_headers(job, completed))
@@ -344,22 +337,20 @@ async def images(state: State, request: AnyRequest) -> Response[bytes] | Stream:
             GeneratedImage(b64_json=base64.b64encode(png).decode(), seed=picture.seed)
             for png, picture in zip(pictures, output.pictures, strict=True)
         ]
-    return json_answer(
-        ImageList(int(job.created_at), tuple(data)), headers=_headers(job, completed)
-    )
+    return json_answer(ImageList(int(job.created_at), tuple(data)), headers=_headers(job, completed))
 
 
 async def _image_stream(gateway: Gateway, job: Job) -> AsyncIterator[bytes]:
     """`image_generation.partial_image` events, then `image_generation.completed` for each picture."""
-    queued = Queued(position=0)
+    waiting = _Waiting()
     is_opened = False
-    async for event, attached in _own_events(gateway, job, lambda: _waiting(queued)):
+    async for event, attached in _own_events(gateway, job, waiting.comment):
         match event:
             case bytes():
                 is_opened = True
                 yield event
             case Queued():
-                queued = event
+                waiting.last = event
             case Preview():
                 is_opened = True
                 yield _image_event("partial_image", job, attached, event.width, event.height, event.index)
@@ -374,9 +365,7 @@ async def _image_stream(gateway: Gateway, job: Job) -> AsyncIterator[bytes]:
                 yield await _completed_images(gateway, job, completed, attached)
 
 
-async def _completed_images(
-    gateway: Gateway, job: Job, completed: Completed, attached: bytes
-) -> bytes:
+async def _completed_images(gateway: Gateway, job: Job, completed: Completed, attached: bytes) -> bytes:
     output = completed.output
     assert isinstance(output, ImageOutput)
     pictures = await get_pictures(gateway.bus, output, attached)
@@ -386,9 +375,7 @@ async def _completed_images(
     )
 
 
-def _image_event(
-    kind: str, job: Job, png: bytes, width: int, height: int, index: int | None
-) -> bytes:
+def _image_event(kind: str, job: Job, png: bytes, width: int, height: int, index: int | None) -> bytes:
     name = f"image_generation.{kind}"
     body: dict[str, Any] = {
         "type": name,

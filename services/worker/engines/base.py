@@ -122,7 +122,11 @@ async def wait_cancelled(cancelled: Cancellation, seconds: float) -> bool:
         return True
     loop = asyncio.get_running_loop()
     woken = asyncio.Event()
-    cancelled.on_set(lambda: loop.call_soon_threadsafe(woken.set))
+
+    def wake() -> None:
+        loop.call_soon_threadsafe(woken.set)
+
+    cancelled.on_set(wake)
     try:
         await asyncio.wait_for(woken.wait(), seconds)
     except TimeoutError:

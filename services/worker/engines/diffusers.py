@@ -102,17 +102,13 @@ class DiffusersEngine:
     def memory_bytes(self, model: str) -> int:
         return self._measured[model]
 
-    async def run(
-        self, model: str, request: Request, emit: Emitter, cancelled: Cancellation
-    ) -> RunOutput:
+    async def run(self, model: str, request: Request, emit: Emitter, cancelled: Cancellation) -> RunOutput:
         asked = request.input
         if not isinstance(asked, ImageInput):
             raise EngineError("diffusion models make images only", "validation")
         return await asyncio.to_thread(self._draw, model, asked, request.seed, emit, cancelled)
 
-    def _draw(
-        self, model: str, asked: ImageInput, seed: int, emit: Emitter, cancelled: Cancellation
-    ) -> Images:
+    def _draw(self, model: str, asked: ImageInput, seed: int, emit: Emitter, cancelled: Cancellation) -> Images:
         pipeline = self._pipelines[model]
         with self._turn:
             arguments = _arguments(pipeline, asked, seed)
@@ -168,7 +164,7 @@ def _arguments(pipeline: Any, asked: ImageInput, seed: int) -> dict[str, Any]:
         "num_inference_steps": asked.num_inference_steps,
         "guidance_scale": asked.guidance_scale,
     }
-    given = {name: value for name, value in wanted.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
     unknown = [name for name in given if name not in known]
     if unknown:
         raise EngineError(f"{type(pipeline).__name__} takes no {', '.join(unknown)}", "validation")

@@ -95,9 +95,7 @@ class LlamaCppEngine:
     def memory_bytes(self, model: str) -> int:
         return int(self._files[model].path.stat().st_size * 1.2)
 
-    async def run(
-        self, model: str, request: Request, emit: Emitter, cancelled: Cancellation
-    ) -> RunOutput:
+    async def run(self, model: str, request: Request, emit: Emitter, cancelled: Cancellation) -> RunOutput:
         loop = asyncio.get_running_loop()
         match request.input:
             case ChatInput():

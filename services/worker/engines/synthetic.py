@@ -70,9 +70,7 @@ class SyntheticEngine:
     def memory_bytes(self, model: str) -> int:
         return int(self._number(model, "memory_bytes", 1_000_000))
 
-    async def run(
-        self, model: str, request: Request, emit: Emitter, cancelled: Cancellation
-    ) -> RunOutput:
+    async def run(self, model: str, request: Request, emit: Emitter, cancelled: Cancellation) -> RunOutput:
         if self._options[model].get("crash"):
             os._exit(13)
         prefill_s = self._number(model, "prefill_s", 0.0)
@@ -126,8 +124,7 @@ class SyntheticEngine:
                 raise Stopped
             emit.step(step, steps)
         pictures = tuple(
-            Picture(seed=seed + i, width=1, height=1, image_bytes=len(ONE_PIXEL_PNG))
-            for i in range(asked.n)
+            Picture(seed=seed + i, width=1, height=1, image_bytes=len(ONE_PIXEL_PNG)) for i in range(asked.n)
         )
         return Images(pictures, (ONE_PIXEL_PNG,) * asked.n)
 

@@ -72,9 +72,7 @@ def _from_hub(name: str, report: Percent, *, is_offline: bool = False) -> Path:
     bar = _progress_bar(report)
     try:
         if file:
-            return Path(
-                hf_hub_download(repository, file, local_files_only=is_offline, tqdm_class=bar)
-            )
+            return Path(hf_hub_download(repository, file, local_files_only=is_offline, tqdm_class=bar))
         return Path(snapshot_download(repository, local_files_only=is_offline, tqdm_class=bar))
     except LocalEntryNotFoundError as error:
         raise WeightsError(f"hf://{name} is not in the cache and the hub is out of reach") from error
@@ -88,14 +86,14 @@ def _progress_bar(report: Percent) -> type[Any]:
 
     lock = threading.Lock()
 
-    class Reporting(tqdm):  # type: ignore[type-arg]
+    class Reporting(tqdm):  # type: ignore[misc]  # tqdm has no types
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)
-            kwargs["file"] = open(os.devnull, "w")  # noqa: SIM115  # tqdm keeps it open
+            kwargs["file"] = Path(os.devnull).open("w")  # noqa: SIM115  # tqdm keeps it open
             super().__init__(*args, **kwargs)
 
         def update(self, n: float | None = 1) -> bool | None:
-            shown = super().update(n)
+            shown: bool | None = super().update(n)
             if self.total and self.unit == "B":
                 with lock:
                     report(min(100.0 * self.n / self.total, 100.0))
