@@ -1,0 +1,70 @@
+"""Configuration files: what they mean, and errors that say file, line and remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from services.catalog.documents import ConfigurationError
+from services.catalog.load import load
+
+
+def write(folder: Path, text: str, name: str = "stoker.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "chat.gguf").write_bytes(b"x" * 1000)
+    path = write(tmp_path, "models:\n  m: {engine: LlamaCpp, url: file://./chat.gguf}\n")
+    [model] = load([path]).models
+    [spec] = model.specs
+    assert (spec.engine, spec.size_bytes) == ("llamacpp", 1000)
+    assert spec.url == f"file://{tmp_path}/chat.gguf"
+    assert model.features == ("TextGeneration", "TextEmbedding")
+
+
+def test_a_folder_and_several_files_are_one_configuration(tmp_path: Path) -> None:
+    write(tmp_path, "models:\n  a: {engine: synthetic}\n", "a.yaml")
+    write(tmp_path, "models:\n  b: {engine: synthetic}\n---\nworkers: [{count: 3}]\n", "b.yml")
+    found = load([tmp_path])
+    assert [model.name for model in found.models] == ["a", "b"]
+    assert found.workers[0].count == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("modles:\n  a: {}\n", 1, "did you mean 'models'?"),
+        ("models:\n  a:\n    engin: llamacpp\n", 3, "did you mean 'engine'?"),
+        ("models:\n  a:\n    engine: vlllm\n", 3, "unknown engine 'vlllm'; there are"),
+        ("models:\n  a:\n    engine: llamacpp\n", 2, "missing required field: url"),
+        ("models:\n  a:\n    engine: synthetic\n    slots: many\n", 4, "Expected `int`, got `str`"),
+        ("models:\n  a:\n    engine: synthetic\n    memory: huge\n", 4, "'huge' is not a size"),
+        ("models:\n  a:\n    engine: synthetic\n    defaults: {steps: 3}\n", 4, "unknown key"),
+        ("models:\n  a: {engine: synthetic}\n  a: {engine: synthetic}\n", 3, "stands here twice"),
+        ("models: [a]\n", 1, "must be a mapping"),
+        ("workers:\n  - {count: 1000}\n", 2, "must be 0 to 64"),
+        ("workers:\n  - {cuont: 1}\n", 2, "did you mean 'count'?"),
+        ("models:\n  a: {engine: [}\n", 2, "not valid YAML"),
+        ('models:\n  "a\\nb": {engine: synthetic}\n', 2, "control characters"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, line: int, says: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigurationError) as found:
+        load([path])
+    assert str(found.value).startswith(f"{path}:{line}: ")
+    assert says in str(found.value)
+
+
+def test_unreadable_and_binary_files_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No such file"):
+        load([tmp_path / "missing.yaml"])
+    binary = tmp_path / "x.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigurationError, match="not a text file"):
+        load([binary])
+    with pytest.raises(ConfigurationError, match=r"no \.yaml file"):
+        (tmp_path / "empty").mkdir()
+        load([tmp_path / "empty"])
