@@ -220,6 +220,7 @@ class Scheduler:
         worker = self.fleet.workers.get(record.worker)
         if worker is not None:
             self.fleet.release(worker, record.job.id)
+            self.fleet.doubt_load(worker, record.job.model)
 
     def _answered(self, event: AssignmentAnswered, now: float) -> list[Command]:
         record = self.ledger.records.get(event.job)
@@ -236,14 +237,14 @@ class Scheduler:
             if record.is_cancelled:
                 return [CancelOnWorker(event.worker, event.job, event.attempt)]
             return []
-        record.avoid.add(event.worker)
+        record.refused_at[event.worker] = now
         return self._take_back(record, now)
 
     def _not_assigned(self, event: AssignmentFailed, now: float) -> list[Command]:
         record = self.ledger.records.get(event.job)
         commands: list[Command] = []
         if record is not None and (record.attempt, record.worker) == (event.attempt, event.worker):
-            record.avoid.add(event.worker)
+            record.refused_at[event.worker] = now
             if not event.is_gone:
                 commands.append(CancelOnWorker(event.worker, event.job, event.attempt))
             commands += self._take_back(record, now)
@@ -257,17 +258,15 @@ class Scheduler:
         if record.is_cancelled:
             return self._end_cancelled(record, now)
         self.ledger.requeue(record)
-        if record.avoid.issuperset(self.fleet.workers):
-            record.avoid.clear()  # everybody refused: the next round starts at the next tick
-            return []
         return self._dispatch(record.job.model, now)
 
     def _lost(self, record: JobRecord, worker: str, now: float) -> list[Command]:
         """A worker died with this job."""
-        record.lost += 1
-        record.avoid.add(worker)
-        if record.lost >= MAX_LOST_WORKERS:
-            message = f"{record.lost} workers died while they ran this job; it is not tried a third time"
+        record.lost_on.append(worker)
+        if len(record.lost_on) >= MAX_LOST_WORKERS:
+            message = (
+                f"{len(record.lost_on)} workers died while they ran this job; it is not tried a third time"
+            )
             event = PlatformEvent(
                 kind="failed",
                 subject=record.job.id,
@@ -375,7 +374,7 @@ class Scheduler:
             if record is None or record.worker != worker_id:
                 continue
             if held.accepted_at is None:
-                record.avoid.add(worker_id)
+                record.refused_at[worker_id] = now
                 commands += self._take_back(record, now)
             else:
                 commands += self._lost(record, worker_id, now)
@@ -419,6 +418,7 @@ class Scheduler:
         if self.is_settling:
             return commands
         commands += self._judge_impossible(now)
+        self.dispatcher.lift_reservations()
         commands += self._dispatch_all(now)
         if now - self._notified_at >= NOTIFY_EVERY_S:
             self._notified_at = now

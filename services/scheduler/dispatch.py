@@ -63,7 +63,7 @@ class Dispatcher:
         specs = {spec.name: spec for spec in model.specs}
         while (first := queue.waiting.peek()) is not None:
             record = self.ledger.records[first]
-            found = self._ready_replica(name, specs, record)
+            found = self._ready_replica(name, specs, record, now)
             if found is None:
                 break
             worker, spec = found
@@ -74,7 +74,7 @@ class Dispatcher:
         return commands
 
     def _ready_replica(
-        self, name: str, specs: Mapping[str, Spec], record: JobRecord
+        self, name: str, specs: Mapping[str, Spec], record: JobRecord, now: float
     ) -> tuple[Worker, Spec] | None:
         """The least loaded replica with room; loading ones count only where none is hot."""
         adapter = record.job.adapter
@@ -88,7 +88,7 @@ class Dispatcher:
             if spec is None or not worker.is_open or not has_adapter(spec, adapter):
                 continue
             has_hot = has_hot or is_hot
-            usable = worker.reserved_for in ("", name) and worker.id not in record.avoid
+            usable = worker.reserved_for in ("", name) and not record.avoids(worker.id, now)
             if not usable or not worker.has_room(name, spec):
                 continue
             if is_hot:
@@ -164,15 +164,12 @@ class Dispatcher:
                 self.demand,
                 now,
             )
-            if found.worker.id not in record.avoid and found.worker.facts.failed_loads.get(model.name) is None
+            if not record.avoids(found.worker.id, now)
+            and found.worker.facts.failed_loads.get(model.name) is None
         ]
         replicas = [found for found in options if found.tier in ("hot", "loading")]
         startable = [
-            found
-            for found in options
-            if found.tier not in ("hot", "loading")
-            and found.is_possible_now
-            and found.worker.reserved_for in ("", model.name)
+            found for found in options if found.tier not in ("hot", "loading") and found.is_possible_now
         ]
         if not replicas:
             ready = [found for found in startable if found.worker.has_room(model.name, found.spec)]
@@ -209,6 +206,13 @@ class Dispatcher:
         waited = now - record.job.created_at
         if waited > max(STARVING_S, STARVING_LOADS * best.load_s) and not best.worker.reserved_for:
             best.worker.reserved_for = record.job.model
+
+    def lift_reservations(self) -> None:
+        """Free the workers that were kept for a model which waits no longer."""
+        for worker in self.fleet.workers.values():
+            queue = self.ledger.queues.get(worker.reserved_for) if worker.reserved_for else None
+            if queue is not None and not len(queue.waiting):
+                worker.reserved_for = ""
 
     def _record_assigned(self, record: JobRecord, now: float) -> Command:
         explanation = self.ledger.explanations[record.job.id]

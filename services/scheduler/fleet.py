@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from schemas.catalog import Spec, memory_needed_bytes
 from schemas.workers import Heartbeat, ResidentModel, Tier
 
-LOAD_BELIEVED_S = 600.0
-"""How long a load that was ordered counts as under way without a heartbeat that shows it."""
+LOAD_BELIEVED_S = 3.0
+"""How long a load that was ordered counts as under way though no heartbeat shows it."""
 
 
 @dataclass(slots=True)
@@ -188,6 +188,12 @@ class Fleet:
         """Remember that the worker was told to load this model."""
         worker.ordered[model] = OrderedLoad(spec.name, spec.engine, now)
         self._reindex(worker, model)
+
+    def doubt_load(self, worker: Worker, model: str) -> None:
+        """A job was not taken there: the load that it would have caused may never happen."""
+        if model in worker.ordered and not worker.in_use(model):
+            del worker.ordered[model]
+            self._reindex(worker, model)
 
     def hold(self, worker: Worker, held: Held) -> None:
         worker.held[held.job] = held

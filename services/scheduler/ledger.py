@@ -15,11 +15,16 @@ KEPT_EXPLANATIONS = 20_000
 KEPT_ENDINGS = 10_000
 """How many of the last decisions and endings can be asked for."""
 RATE_WINDOW_S = 10.0
+REFUSAL_REMEMBERED_S = 1.0
+"""A worker that refused a job is asked again after this, when no other takes it."""
 
 
 @dataclass(slots=True)
 class Record:
-    """One live job. attempt: assignments so far. lost: how many workers died under it."""
+    """One live job. attempt: assignments so far.
+
+    lost_on: the workers that died under it. refused_at: when a worker did not take it.
+    """
 
     job: Job
     handle: str
@@ -30,10 +35,17 @@ class Record:
     worker: str = ""
     spec: str = ""
     queued_s: float = 0.0
-    lost: int = 0
-    avoid: set[str] = field(default_factory=set)
+    lost_on: list[str] = field(default_factory=list)
+    refused_at: dict[str, float] = field(default_factory=dict)
     is_cancelled: bool = False
     is_checking: bool = False
+
+    def avoids(self, worker: str, now: float) -> bool:
+        """Whether this worker must not be tried now."""
+        if worker in self.lost_on:
+            return True
+        refused_at = self.refused_at.get(worker)
+        return refused_at is not None and now - refused_at < REFUSAL_REMEMBERED_S
 
 
 @dataclass(slots=True)

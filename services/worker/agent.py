@@ -549,7 +549,7 @@ class Agent:
                     model=entry.model,
                     spec=entry.spec,
                     engine=entry.engine,
-                    tier=entry.tier,
+                    tier=self.loader.tier_of(entry),
                     memory_bytes=entry.memory_bytes,
                     load_s=entry.load_s,
                     loaded_from=entry.loaded_from,

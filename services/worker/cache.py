@@ -132,10 +132,10 @@ class ModelCache:
         if entry is not None and entry.tier == "loading":
             entry.tier = "warm"
 
-    def on_disk(self, model: str, spec: str, engine: str, size_bytes: int) -> None:
-        """The weights of a model are known to be on this machine's disk."""
+    def note(self, model: str, spec: str, engine: str, tier: Tier, memory_bytes: int = 0) -> None:
+        """Enter a model that is not known yet: its weights are on this disk (warm), or not (cold)."""
         if model not in self.entries:
-            self.entries[model] = Entry(model, spec, engine, "warm", size_bytes, 0.0)
+            self.entries[model] = Entry(model, spec, engine, tier, memory_bytes, 0.0)
 
     def dropped(self, model: str) -> None:
         """The model is in no memory any more, only on disk."""

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from schemas.catalog import MEMORY_PER_FILE_BYTE, Model, Spec
+from schemas.workers import Tier
 from services.bus.logs import get_logger
 from services.bus.telemetry import counter, histogram
-from services.worker.cache import DoesNotFit, ModelCache, NoRoomNow
+from services.worker.cache import DoesNotFit, Entry, ModelCache, NoRoomNow
 from services.worker.runner_messages import Load, Loaded, LoadFailed, Message, Unload, Unpark
 from services.worker.weights.resolve import WeightsError, is_cached, resolve, size_bytes
 
@@ -52,6 +53,10 @@ class Loader:
     def is_hot(self, model: str, spec: Spec) -> bool:
         return self.cache.tier(model, spec.name) == "hot"
 
+    def tier_of(self, entry: Entry) -> Tier:
+        """As heartbeats show it: a model that is being fetched, or waits for room, is loading too."""
+        return "loading" if entry.model in self._loads else entry.tier
+
     def failures(self) -> dict[str, str]:
         """Models whose load failed lately, with the reason."""
         now = time.monotonic()
@@ -65,8 +70,9 @@ class Loader:
         for spec in model.specs:
             path = is_cached(spec.url) if spec.url else None
             if path is not None or not spec.url:
-                size = size_bytes(path) if path is not None else spec.memory_bytes
-                self.cache.on_disk(model.name, spec.name, spec.engine, size)
+                size = size_bytes(path) if path is not None else 0
+                memory = spec.memory_bytes or int(size * MEMORY_PER_FILE_BYTE)
+                self.cache.note(model.name, spec.name, spec.engine, "warm", memory)
 
     async def make_hot(self, model: str, spec: Spec, unneeded: tuple[str, ...]) -> None:
         """Return when the model is in device memory. Raises LoadError."""
@@ -80,6 +86,8 @@ class Loader:
 
     async def _load(self, model: str, spec: Spec, unneeded: tuple[str, ...]) -> None:
         try:
+            self.cache.note(model, spec.name, spec.engine, "cold")
+            self._changed()
             path = await self._fetch(model, spec)
             needed = spec.memory_bytes or int(size_bytes(path) * MEMORY_PER_FILE_BYTE)
             tier = await self._make_room(model, spec, needed, unneeded)

@@ -43,7 +43,7 @@ def test_a_model_in_use_is_never_evicted() -> None:
 
 
 def test_what_can_never_fit_is_said_with_numbers() -> None:
-    with pytest.raises(DoesNotFit, match="3000 MB.*2000 MB"):
+    with pytest.raises(DoesNotFit, match=r"3000 MB.*2000 MB"):
         ModelCache(2 * GB).plan("big", "s", "e", 3 * GB, 0.0)
 
 
@@ -74,7 +74,11 @@ def test_a_failed_load_gives_its_reservation_back() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from("abcdef"), st.integers(1, 6), st.sampled_from(["load", "pin", "unpin", "crash"])),
+        st.tuples(
+            st.sampled_from("abcdef"),
+            st.integers(1, 6),
+            st.sampled_from(["load", "pin", "unpin", "crash"]),
+        ),
         max_size=60,
     )
 )
