@@ -7,6 +7,7 @@ space, `*` or `>` in a model name can never become part of the subject's structu
 
 import re
 from dataclasses import dataclass
+from enum import Enum
 
 MAX_NAME_BYTES = 200
 """Longest name (model, job, worker) that is accepted: three times this still fits a subject."""
@@ -62,6 +63,15 @@ REPLICAS_BUCKET = "stoker_replicas"
 BLOBS_BUCKET = "stoker_blobs"
 
 
+class Wildcard(Enum):
+    """Stands for any one token in a pattern."""
+
+    ANY = "*"
+
+
+ANY = Wildcard.ANY
+
+
 @dataclass(frozen=True, slots=True)
 class Subjects:
     """The subjects under one prefix (`stoker` unless configured otherwise)."""
@@ -111,6 +121,11 @@ class Subjects:
     def event(self, kind: str, identity: str) -> str:
         return f"{self.prefix}.events.{to_token(kind)}.{to_token(identity)}"
 
-    def every(self, *tokens: str) -> str:
-        """A subscription pattern below the prefix, such as `every("out", gateway, "*")`."""
-        return ".".join((self.prefix, *(token if token in ("*", ">") else to_token(token) for token in tokens)))
+    def every(self, *tokens: str | Wildcard) -> str:
+        """A subscription pattern below the prefix, such as `every("out", gateway, ANY)`.
+
+        Only `ANY` is a wildcard: a job that somebody named "*" is a name like any other.
+        """
+        return ".".join(
+            (self.prefix, *("*" if isinstance(token, Wildcard) else to_token(token) for token in tokens))
+        )

@@ -10,7 +10,7 @@ from nats.js.errors import Error as JetStreamError
 from schemas import wire
 from schemas.catalog import Model
 from schemas.fleet import QueueDepth
-from schemas.subjects import REPLICAS_BUCKET, to_token
+from schemas.subjects import ANY, REPLICAS_BUCKET, to_token
 from schemas.workers import Heartbeat
 from services.autoscaler.core import (
     Autoscaler,
@@ -49,8 +49,8 @@ class AutoscalerService:
     async def serve(self) -> None:
         """Observe until cancelled or the lease is lost."""
         subscriptions = [
-            await self.bus.subscribe(self.bus.subjects.every("heartbeat", "*"), self._on_heartbeat),
-            await self.bus.subscribe(self.bus.subjects.every("queue", "*"), self._on_depth),
+            await self.bus.subscribe(self.bus.subjects.every("heartbeat", ANY), self._on_heartbeat),
+            await self.bus.subscribe(self.bus.subjects.every("queue", ANY), self._on_depth),
         ]
         try:
             await until(self.lease.lost, self._work(), self._tick(), store.watch(self.bus, self._on_model))

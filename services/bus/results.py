@@ -13,7 +13,7 @@ from schemas import wire
 from schemas.fleet import JobView
 from schemas.job_events import Cancelled, Completed, Expired, Failed, Terminal
 from schemas.jobs import Status
-from schemas.subjects import RESULTS_STREAM
+from schemas.subjects import ANY, RESULTS_STREAM, Wildcard
 from services.bus.connection import AlreadyStored, Bus, BusError, StreamFull
 
 PUBLISH_ATTEMPTS = 10
@@ -87,7 +87,7 @@ def _ending(gateway: str, event: Terminal) -> JobView:
     )
 
 
-async def find_result(bus: Bus, job: str, gateway: str = "*") -> Result | None:
+async def find_result(bus: Bus, job: str, gateway: str | Wildcard = ANY) -> Result | None:
     """The stored terminal event of a job, or None. Raises BusError when the server does not answer."""
     subject = bus.subjects.every("result", gateway, job)
     try:
@@ -105,7 +105,7 @@ async def last_endings(bus: Bus, count: int) -> list[JobView]:
     if not state.messages:
         return []
     consumer = await bus.jetstream.pull_subscribe(
-        bus.subjects.every("result", "*", "*"),
+        bus.subjects.every("result", ANY, ANY),
         stream=RESULTS_STREAM,
         config=api.ConsumerConfig(
             deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,

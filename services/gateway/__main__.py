@@ -18,14 +18,13 @@ from services.bus.running import exit_with, run_service, until
 from services.bus.settings import BadSetting, BusSettings, read_settings
 from services.bus.streams import declare
 from services.catalog import store
-from services.gateway.app import create_app
+from services.gateway.app import create_app, with_header_limit
 from services.gateway.gateway import Gateway
 from services.gateway.webhooks import Webhooks
 
 log = get_logger("gateway")
 
 BACKLOG = 2048
-MAX_HEADER_BYTES = 64 * 1024
 STOP_GRACE_S = 5
 
 
@@ -65,10 +64,9 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
         await register(bus, "gateway", "HTTP and server-sent events", {"gateway": name})
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(gateway),
+                with_header_limit(create_app(gateway)),
                 log_config=None,
                 access_log=False,
-                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
                 timeout_graceful_shutdown=STOP_GRACE_S,
                 lifespan="off",
                 server_header=False,

@@ -7,6 +7,7 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from schemas import wire
 from services.bus.blobs import BlobGone
@@ -21,6 +22,7 @@ log = get_logger("http")
 
 OPENAI_PATHS = ("/v1/models", "/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/images", "/openai/")
 CLIENT_CLOSED_REQUEST = 499
+MAX_HEADER_BYTES = 64 * 1024
 
 
 def _answer(request: Request[Any, Any, Any], error: RequestError) -> Response[bytes]:
@@ -56,6 +58,20 @@ def on_blob_gone(request: Request[Any, Any, Any], error: BlobGone) -> Response[b
 def on_any_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     log.error("request.failed", path=request.url.path, exc_info=error)
     return _answer(request, RequestError(500, "an internal error; the log of the gateway says more"))
+
+
+def with_header_limit(app: ASGIApp) -> ASGIApp:
+    """The same application, but a request with more than MAX_HEADER_BYTES of headers is answered 431."""
+
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = scope.get("headers", ())
+        if sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
+            await send({"type": "http.response.start", "status": 431, "headers": []})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        await app(scope, receive, send)
+
+    return limited
 
 
 def create_app(gateway: Gateway) -> Litestar:

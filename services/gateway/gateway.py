@@ -15,7 +15,7 @@ from schemas.catalog import Model
 from schemas.fleet import CancelAnswer, QueueDepth
 from schemas.job_events import Cancelled, Completed, Expired, Failed, Terminal
 from schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, Job, JobInput, work_units
-from schemas.subjects import last_name
+from schemas.subjects import ANY, last_name
 from schemas.workers import Done, Heartbeat, JobCommand
 from services.bus.connection import Bus, BusError, NobodyThere, StreamFull
 from services.bus.logs import get_logger
@@ -60,8 +60,8 @@ class Gateway:
 
     async def start(self) -> None:
         await self.streams.start()
-        await self.bus.subscribe(self.bus.subjects.every("queue", "*"), self._on_depth)
-        await self.bus.subscribe(self.bus.subjects.every("heartbeat", "*"), self._on_heartbeat)
+        await self.bus.subscribe(self.bus.subjects.every("queue", ANY), self._on_depth)
+        await self.bus.subscribe(self.bus.subjects.every("heartbeat", ANY), self._on_heartbeat)
         self.bus.on_reconnect.append(lambda: self.own(self.streams.recheck()))
 
     def own(self, work: Awaitable[None]) -> None:

@@ -24,7 +24,7 @@ from schemas.job_events import (
     Started,
     Terminal,
 )
-from schemas.subjects import last_name
+from schemas.subjects import ANY, last_name
 from schemas.workers import JobCommand, Replay, ReplayRequest, SentText
 from services.bus.connection import Bus, BusError, NobodyThere
 from services.bus.logs import get_logger
@@ -81,8 +81,8 @@ class Streams:
 
     async def start(self) -> None:
         subjects = self.bus.subjects
-        await self.bus.subscribe(subjects.every("out", self.gateway, "*"), self._on_event)
-        await self.bus.subscribe(subjects.every("result", self.gateway, "*"), self._on_result)
+        await self.bus.subscribe(subjects.every("out", self.gateway, ANY), self._on_event)
+        await self.bus.subscribe(subjects.every("result", self.gateway, ANY), self._on_result)
         await self.bus.subscribe(subjects.gateway(self.gateway, "sent"), self._on_sent)
 
     @property
@@ -202,8 +202,8 @@ class Streams:
         subjects = self.bus.subjects
         own = subjects.out(self.gateway, "")
         return [
-            await self.bus.subscribe(subjects.every("out", "*", watcher.job), on_event),
-            await self.bus.subscribe(subjects.every("result", "*", watcher.job), on_result),
+            await self.bus.subscribe(subjects.every("out", ANY, watcher.job), on_event),
+            await self.bus.subscribe(subjects.every("result", ANY, watcher.job), on_result),
         ]
 
     async def _locate(self, watcher: Watcher) -> Result | None:

@@ -21,7 +21,7 @@ from nats.js.errors import Error as JetStreamError
 
 from schemas import wire
 from schemas.job_events import Terminal
-from schemas.subjects import WEBHOOKS_STREAM
+from schemas.subjects import ANY, WEBHOOKS_STREAM
 from services.bus.connection import Bus
 from services.bus.logs import get_logger
 from services.gateway.routes.jobs import from_result
@@ -59,7 +59,7 @@ class Webhooks:
             while True:
                 try:
                     consumer = await self._bus.jetstream.pull_subscribe(
-                        self._bus.subjects.every("webhook", "*"),
+                        self._bus.subjects.every("webhook", ANY),
                         durable=CONSUMER,
                         stream=WEBHOOKS_STREAM,
                         config=api.ConsumerConfig(ack_wait=60.0, max_deliver=MAX_DELIVERIES),

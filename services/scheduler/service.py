@@ -28,7 +28,7 @@ from schemas import wire
 from schemas.catalog import Model
 from schemas.fleet import CancelAnswer, Explanation, JobQuery, JobsQuery
 from schemas.jobs import Job
-from schemas.subjects import JOBS_STREAM, from_token, last_name
+from schemas.subjects import ANY, JOBS_STREAM, from_token, last_name
 from schemas.workers import AssignmentAnswer, Done, Finished, Heartbeat, JobCommand, ModelCommand
 from services.bus.connection import Bus, BusError, NobodyThere
 from services.bus.discovery import register
@@ -118,10 +118,10 @@ class SchedulerService:
         subscriptions = [
             await self.bus.subscribe(subject, callback)
             for subject, callback in (
-                (subjects.every("heartbeat", "*"), self._on_heartbeat),
-                (subjects.every("finished", "*"), self._on_finished),
-                (subjects.every("cancel", "*"), self._on_cancel),
-                (subjects.every("scheduler", "*"), self._on_question),
+                (subjects.every("heartbeat", ANY), self._on_heartbeat),
+                (subjects.every("finished", ANY), self._on_finished),
+                (subjects.every("cancel", ANY), self._on_cancel),
+                (subjects.every("scheduler", ANY), self._on_question),
                 (self._answers + ".*", self._on_answer),
                 (self._deliveries, self._on_job),
             )

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.subjects import MAX_NAME_BYTES, BadName, Subjects, check_name, from_token, last_name, to_token
+from schemas.subjects import ANY, MAX_NAME_BYTES, BadName, Subjects, check_name, from_token, last_name, to_token
 
 NAMES = st.text(min_size=1, max_size=40).filter(lambda name: name.isprintable())
 
@@ -36,4 +36,4 @@ def test_names_that_cannot_travel_are_refused(name: str) -> None:
 
 def test_the_prefix_is_configurable() -> None:
     assert Subjects("prod").worker("w 1", "assign") == "prod.worker.w=201.assign"
-    assert Subjects("prod").every("out", "*", ">") == "prod.out.*.>"
+    assert Subjects("prod").every("out", ANY, "*") == "prod.out.*.=2A"
