@@ -36,7 +36,7 @@ lint: setup
 	$(V)/lint-imports --no-logo > .lint-imports.log || (cat .lint-imports.log; false)
 
 bench: setup
-	$(V)/python -P -m bench.all
+	$(V)/python -m bench.all
 
 clean:
 	rm -rf .venv .stoker .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info .lint-imports.log

@@ -1,0 +1,70 @@
+"""A whole system for measurements, and the CPU seconds and memory of each of its processes."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+
+from services.bus.embedded import free_port
+
+CONFIG = """\
+models:
+  echo: {engine: synthetic, options: {tokens: 16}}
+  stream: {engine: synthetic, options: {tokens: 512}}
+workers:
+  - {count: 1, engines: [synthetic]}
+"""
+READY_S = 30.0
+
+
+class Running:
+    """A system under measurement."""
+
+    def __init__(self, port: int, data: Path) -> None:
+        self.port = port
+        self.data = data
+
+    def processes(self) -> dict[str, psutil.Process]:
+        """Every process by name; a worker's runner is `<worker>.runner`."""
+        found = {path.stem: psutil.Process(int(path.read_text())) for path in self.data.glob("*.pid")}
+        found["nats"] = psutil.Process(int((self.data / "nats" / "pid").read_text()))
+        for name in [name for name in found if name.startswith("worker")]:
+            for child in found[name].children():
+                found[f"{name}.runner"] = child
+        return found
+
+    def cpu_seconds(self) -> dict[str, float]:
+        return {name: sum(process.cpu_times()[:2]) for name, process in self.processes().items()}
+
+    def memory_mb(self) -> dict[str, float]:
+        return {name: process.memory_info().rss / 1e6 for name, process in self.processes().items()}
+
+
+@contextlib.contextmanager
+def running(config: str = CONFIG) -> Iterator[Running]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "stoker.yaml"
+        path.write_text(config)
+        port = free_port()
+        command = [sys.executable, "-P", "-m", "stoker", "up", "--config", str(path), "--port", str(port)]
+        command += ["--data", folder + "/data", "--log-level", "error"]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ)
+        try:
+            deadline = time.monotonic() + READY_S
+            while time.monotonic() < deadline:
+                with contextlib.suppress(httpx.HTTPError):
+                    if httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=2).status_code == 200:
+                        break
+                time.sleep(0.05)
+            yield Running(port, Path(folder) / "data")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
