@@ -82,7 +82,9 @@ def http_request(port: int, path: str, body: bytes) -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-async def drive(port: int, path: str, body: bytes, connections: int, seconds: float, count: bytes = b"") -> Load:
+async def drive(
+    port: int, path: str, body: bytes, connections: int, seconds: float, count: bytes = b""
+) -> Load:
     """Keep `connections` busy for `seconds`; occurrences of `count` in the answers are counted as tokens."""
     load = Load()
     loop = asyncio.get_running_loop()

@@ -1,9 +1,8 @@
 """Requests a second and tokens a second through the whole system, with CPU by process.
 
-    python -m bench.throughput
+python -m bench.throughput
 """
 
-import asyncio
 import json
 import time
 

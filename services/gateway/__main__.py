@@ -67,6 +67,8 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
                 with_header_limit(create_app(gateway)),
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,
+                ws="none",
                 timeout_graceful_shutdown=STOP_GRACE_S,
                 lifespan="off",
                 server_header=False,

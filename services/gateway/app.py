@@ -79,6 +79,7 @@ def create_app(gateway: Gateway) -> Litestar:
         route_handlers=[*openai.ROUTES, *jobs.ROUTES, *fleet.ROUTES],
         state=State({"gateway": gateway}),
         request_max_body_size=MAX_BODY_BYTES,
+        logging_config=None,
         exception_handlers={
             RequestError: on_request_error,
             HTTPException: on_http_error,

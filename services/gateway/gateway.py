@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import random
 import time
 from collections.abc import Awaitable
@@ -55,7 +56,7 @@ class Gateway:
         self.workers: dict[str, tuple[Heartbeat, float]] = {}
         self.catalog_read = asyncio.Event()
         self._ids = NUID()
-        self._random = random.SystemRandom()
+        self._random = random.Random(os.urandom(16))
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -134,7 +135,7 @@ class Gateway:
             input=job_input,
             gateway=self.name,
             created_at=time.time(),
-            seed=self._random.randint(0, MAX_SEED) if seed is None else seed & MAX_SEED,
+            seed=self._random.getrandbits(32) if seed is None else seed & MAX_SEED,
             adapter=adapter,
             priority=priority,
             wants_events=wants_events,

@@ -361,11 +361,8 @@ class SchedulerService:
         self._assigning[token] = (job.id, assignment.attempt, command.worker, deadline)
         ASSIGNMENTS.labels(assignment.tier).inc()
         QUEUE_WAIT.labels(job.model).observe(assignment.queued_s)
-        await self.bus.client.publish(
-            self.bus.subjects.worker(command.worker, "assign"),
-            wire.encode(assignment),
-            reply=f"{self._answers}.{token}",
-        )
+        subject = self.bus.subjects.worker(command.worker, "assign")
+        self.bus.post(subject, wire.encode(assignment), f"{self._answers}.{token}")
 
     async def _end(self, command: EndJob) -> None:
         while True:

@@ -494,7 +494,7 @@ class Agent:
 
     def _publish(self, attempt: Attempt, payload: bytes, headers: dict[str, str] | None = None) -> None:
         job = attempt.assignment.job
-        self.own(self.bus.publish(self.bus.subjects.out(job.gateway, job.id), payload, headers))
+        self.bus.post(self.bus.subjects.out(job.gateway, job.id), payload, headers=headers)
 
     def _report_download(self, model: str, percent: float | None) -> None:
         for attempt in self.core.attempts.values():
