@@ -64,7 +64,7 @@ class _Connection(asyncio.Protocol):
     def _is_whole(self) -> bool:
         if b"chunked" in self._head[:600]:
             return self._buffer.endswith(b"0\r\n\r\n")
-        head, _, body = self._head.partition(b"\r\n\r\n")
+        head = self._head.partition(b"\r\n\r\n")[0]
         at = head.lower().find(b"content-length:")
         return len(self._buffer) >= len(head) + 4 + int(head[at + 15 :].split(b"\r\n", 1)[0])
 

@@ -39,8 +39,9 @@ async def measure(
 def report(title: str, load: Load, cpu: dict[str, float], *, is_stream: bool) -> list[str]:
     rate = f"{load.tokens / load.seconds:,.0f} tokens/s" if is_stream else f"{load.per_second:,.0f} requests/s"
     shares = ", ".join(f"{name} {ms:.3f}" for name, ms in sorted(cpu.items()))
+    median, p99 = load.percentile_ms(0.5), load.percentile_ms(0.99)
     return [
-        f"| {title} | {rate} | {load.percentile_ms(0.5):.2f} | {load.percentile_ms(0.99):.2f} | {load.errors} |",
+        f"| {title} | {rate} | {median:.2f} | {p99:.2f} | {load.errors} |",
         f"| | CPU ms per request: {shares} | | | |",
     ]
 
