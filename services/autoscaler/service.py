@@ -49,8 +49,8 @@ class AutoscalerService:
     async def serve(self) -> None:
         """Observe until cancelled or the lease is lost."""
         subscriptions = [
-            await self.bus.subscribe(self.bus.subjects.every("heartbeat", ANY), self._on_heartbeat),
-            await self.bus.subscribe(self.bus.subjects.every("queue", ANY), self._on_depth),
+            await self.bus.listen(self.bus.subjects.every("heartbeat", ANY), self._on_heartbeat),
+            await self.bus.listen(self.bus.subjects.every("queue", ANY), self._on_depth),
         ]
         try:
             await until(self.lease.lost, self._work(), self._tick(), store.watch(self.bus, self._on_model))
@@ -59,13 +59,13 @@ class AutoscalerService:
                 if self.bus.is_connected:
                     await subscription.unsubscribe()
 
-    async def _on_heartbeat(self, message: Msg) -> None:
+    def _on_heartbeat(self, message: Msg) -> None:
         try:
             self._inbox.put_nowait(HeartbeatSeen(wire.decode(Heartbeat, message.data)))
         except wire.UnreadableMessage as error:
             log.warning("message.unreadable", subject=message.subject, error=str(error))
 
-    async def _on_depth(self, message: Msg) -> None:
+    def _on_depth(self, message: Msg) -> None:
         try:
             self._inbox.put_nowait(DepthSeen(wire.decode(QueueDepth, message.data)))
         except wire.UnreadableMessage as error:

@@ -1,15 +1,14 @@
 """One NATS connection as the services use it.
 
 Theory of operation. Reconnecting is for ever and quick; what is published meanwhile waits in the client's
-buffer. Callbacks of nats-py only hand messages on: an exception in one would never reach our task group.
-A subscription's pending limits are set so high that the bounds of our own queues are met first.
+buffer. Handlers are called by the read loop and only hand messages on (quick_client.py).
 JetStream publishing is a request whose answers come to one inbox (`publish_stored`): cheaper than the
 client's own, and it gives errors names.
 """
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -17,7 +16,6 @@ from urllib.parse import urlsplit
 import msgspec
 import nats
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
@@ -25,6 +23,7 @@ from nats.js import JetStreamContext
 from schemas import wire
 from schemas.subjects import Subjects
 from services.bus.logs import get_logger
+from services.bus.quick_client import Handler, QuickClient
 from services.bus.settings import BusSettings
 
 log = get_logger("bus")
@@ -34,17 +33,9 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 30.0
 RECONNECT_WAIT_S = 0.1
 PORT_POLL_S = 0.02
-PENDING_MESSAGES = 1_000_000
-PENDING_BYTES = 1024 * 1024 * 1024
 BUFFER_WHILE_RECONNECTING_BYTES = 32 * 1024 * 1024
 PUBLISH_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 2.0
-CROWD_MESSAGES = 4
-CROWD_GAP_S = 0.001
-"""When a write carried this many messages, the next waits this long for more: under load a message costs less
-CPU, and a request that is alone loses no time."""
-
-MsgCallback = Callable[[Msg], Awaitable[None]]
 
 
 class BusError(Exception):
@@ -98,7 +89,7 @@ _STREAM_LIMITS = (10077, 10122)
 class Bus:
     """A NATS connection with the subjects of this installation. Make one with `connect`."""
 
-    def __init__(self, client: Client, subjects: Subjects) -> None:
+    def __init__(self, client: QuickClient, subjects: Subjects) -> None:
         self.client = client
         self.subjects = subjects
         self.jetstream: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
@@ -107,9 +98,6 @@ class Bus:
         self._acks: dict[str, asyncio.Future[PubAck]] = {}
         self._ack_inbox = client.new_inbox()
         self._next_ack = 0
-        self._posted: list[tuple[str, bytes, str, dict[str, str] | None]] = []
-        self._has_posted = asyncio.Event()
-        self._pump: asyncio.Task[None] | None = None
 
     @property
     def is_connected(self) -> bool:
@@ -123,8 +111,7 @@ class Bus:
         return size
 
     async def start(self) -> None:
-        self._pump = asyncio.create_task(self._send_posted())
-        await self.subscribe(self._ack_inbox + ".*", self._take_ack)
+        await self.listen(self._ack_inbox + ".*", self._take_ack)
 
     def post(
         self, subject: str, payload: bytes, reply: str = "", headers: dict[str, str] | None = None
@@ -134,49 +121,17 @@ class Bus:
         A message that cannot be sent (the buffer of a long disconnection is full) is dropped and counted:
         whoever needs to know asks for an answer.
         """
-        self._posted.append((subject, payload, reply, headers))
-        self._has_posted.set()
+        try:
+            self.client.post(subject, payload, reply, headers)
+        except nats.errors.Error as error:
+            self.dropped_messages += 1
+            log.warning("message.not_sent", subject=subject, error=str(error))
 
-    async def _send_posted(self) -> None:
-        """Hand posted messages to the client. Alone, one goes at once; in a crowd they share a write."""
-        loop = asyncio.get_running_loop()
-        crowd, sent_at = 0, 0.0
-        while True:
-            await self._has_posted.wait()
-            if crowd >= CROWD_MESSAGES and loop.time() - sent_at < CROWD_GAP_S:
-                await asyncio.sleep(CROWD_GAP_S)
-            self._has_posted.clear()
-            posted, self._posted = self._posted, []
-            crowd, sent_at = len(posted), loop.time()
-            for subject, payload, reply, headers in posted:
-                try:
-                    await self.client.publish(subject, payload, reply, headers)
-                except nats.errors.Error as error:
-                    self.dropped_messages += 1
-                    log.warning("message.not_sent", subject=subject, error=str(error))
+    async def listen(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
+        """Subscribe; `handler` is called by the read loop and must only hand the message on."""
+        return await self.client.subscribe_direct(subject, handler, queue)
 
-    async def subscribe(self, subject: str, callback: MsgCallback, queue: str = "") -> Subscription:
-        """`callback` must only hand the message on; what it raises is logged and lost."""
-
-        async def guarded(message: Msg) -> None:
-            try:
-                await callback(message)
-            except Exception:
-                log.exception("message.failed", subject=message.subject)
-
-        return await self.client.subscribe(
-            subject,
-            queue,
-            cb=guarded,
-            pending_msgs_limit=PENDING_MESSAGES,
-            pending_bytes_limit=PENDING_BYTES,
-        )
-
-    async def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
-        """Core publication: to whoever listens now."""
-        self.post(subject, payload, headers=headers)
-
-    async def tell(self, subject: str, message: object) -> None:
+    def tell(self, subject: str, message: object) -> None:
         """Publish a Struct."""
         self.post(subject, wire.encode(message))
 
@@ -236,7 +191,7 @@ class Bus:
         if answer is not None and not answer.done():
             answer.set_exception(NoAnswer(f"{subject} was not stored in {timeout_s:g} s"))
 
-    async def _take_ack(self, message: Msg) -> None:
+    def _take_ack(self, message: Msg) -> None:
         answer = self._acks.pop(message.subject.rsplit(".", 1)[1], None)
         if answer is None or answer.done():
             return
@@ -252,13 +207,9 @@ class Bus:
         """Send what is waiting, then disconnect; bounded, and safe in a cancelled task."""
 
         async def flush_and_close() -> None:
-            while self._posted and self.client.is_connected:
-                await asyncio.sleep(0)
             if self.client.is_connected:
                 await self.client.flush(timeout=1)
             await self.client.close()
-            if self._pump is not None:
-                self._pump.cancel()
 
         try:
             await asyncio.shield(asyncio.wait_for(flush_and_close(), CLOSE_TIMEOUT_S))
@@ -307,7 +258,11 @@ async def connect(settings: BusSettings, name: str, wait_s: float = CONNECT_TIME
     """Connect and reconnect for ever. Raises CannotConnect when no server is there in `wait_s`."""
     urls = [url.strip() for url in settings.nats.split(",") if url.strip()]
     await _wait_for_port(urls, wait_s)
-    client = Client()
+
+    def on_handler_error(subject: str, error: Exception) -> None:
+        log.error("message.failed", subject=subject, exc_info=error)
+
+    client = QuickClient(on_handler_error)
     bus: Bus | None = None
 
     async def on_error(error: Exception) -> None:

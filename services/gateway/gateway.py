@@ -61,8 +61,8 @@ class Gateway:
 
     async def start(self) -> None:
         await self.streams.start()
-        await self.bus.subscribe(self.bus.subjects.every("queue", ANY), self._on_depth)
-        await self.bus.subscribe(self.bus.subjects.every("heartbeat", ANY), self._on_heartbeat)
+        await self.bus.listen(self.bus.subjects.every("queue", ANY), self._on_depth)
+        await self.bus.listen(self.bus.subjects.every("heartbeat", ANY), self._on_heartbeat)
         self.bus.on_reconnect.append(lambda: self.own(self.streams.recheck()))
 
     def own(self, work: Awaitable[None]) -> None:
@@ -78,13 +78,13 @@ class Gateway:
         else:
             self.models[name] = model
 
-    async def _on_depth(self, message: Msg) -> None:
+    def _on_depth(self, message: Msg) -> None:
         try:
             self.depths[last_name(message.subject)] = wire.decode(QueueDepth, message.data)
         except wire.UnreadableMessage as error:
             log.warning("message.unreadable", subject=message.subject, error=str(error))
 
-    async def _on_heartbeat(self, message: Msg) -> None:
+    def _on_heartbeat(self, message: Msg) -> None:
         try:
             heartbeat: Heartbeat = wire.decode(Heartbeat, message.data)
         except wire.UnreadableMessage as error:
@@ -226,8 +226,8 @@ class Gateway:
     async def _abandon(self, job: str, worker: str) -> None:
         if worker:
             subject = self.bus.subjects.worker(worker, "cancel")
-            await self.bus.tell(subject, JobCommand(job))
-        await self.bus.tell(self.bus.subjects.cancel(job), JobCommand(job))
+            self.bus.tell(subject, JobCommand(job))
+        self.bus.tell(self.bus.subjects.cancel(job), JobCommand(job))
 
     async def cancel(self, job: str) -> bool:
         """Ask the scheduler to cancel; whether it holds the job. Raises RequestError 503."""

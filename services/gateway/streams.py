@@ -81,9 +81,9 @@ class Streams:
 
     async def start(self) -> None:
         subjects = self.bus.subjects
-        await self.bus.subscribe(subjects.every("out", self.gateway, ANY), self._on_event)
-        await self.bus.subscribe(subjects.every("result", self.gateway, ANY), self._on_result)
-        await self.bus.subscribe(subjects.gateway(self.gateway, "sent"), self._on_sent)
+        await self.bus.listen(subjects.every("out", self.gateway, ANY), self._on_event)
+        await self.bus.listen(subjects.every("result", self.gateway, ANY), self._on_result)
+        await self.bus.listen(subjects.gateway(self.gateway, "sent"), self._on_sent)
 
     @property
     def waiting(self) -> int:
@@ -109,12 +109,12 @@ class Streams:
         if not watchers:
             self._watchers.pop(watcher.job, None)
 
-    async def _on_event(self, message: Msg) -> None:
+    def _on_event(self, message: Msg) -> None:
         watchers = self._watchers.get(last_name(message.subject))
         if watchers:
             _hand_on(message, watchers)
 
-    async def _on_result(self, message: Msg) -> None:
+    def _on_result(self, message: Msg) -> None:
         job = last_name(message.subject)
         future = self._results.get(job)
         watchers = self._watchers.get(job)
@@ -130,14 +130,14 @@ class Streams:
         for watcher in watchers or ():
             watcher.put(result.event, result.attached)
 
-    async def _on_sent(self, message: Msg) -> None:
+    def _on_sent(self, message: Msg) -> None:
         """A worker takes over a job: how much of its text has been passed on?"""
         try:
             job = wire.decode(JobCommand, message.data).job
         except wire.UnreadableMessage:
             job = ""
         texts = ["".join(watcher.pieces) for watcher in self._watchers.get(job, ())]
-        await self.bus.tell(message.reply, SentText(max(texts, key=len, default="")))
+        self.bus.tell(message.reply, SentText(max(texts, key=len, default="")))
 
     async def recheck(self) -> None:
         """After a reconnection: results may have passed unheard."""
@@ -191,19 +191,19 @@ class Streams:
                     await subscription.unsubscribe()
 
     async def _listen(self, watcher: Watcher) -> list[Subscription]:
-        async def on_event(message: Msg) -> None:
+        def on_event(message: Msg) -> None:
             if not message.subject.startswith(own):
                 _hand_on(message, [watcher])
 
-        async def on_result(message: Msg) -> None:
+        def on_result(message: Msg) -> None:
             result = read_result(message.data, message.headers)
             watcher.put(result.event, result.attached)
 
         subjects = self.bus.subjects
         own = subjects.out(self.gateway, "")
         return [
-            await self.bus.subscribe(subjects.every("out", ANY, watcher.job), on_event),
-            await self.bus.subscribe(subjects.every("result", ANY, watcher.job), on_result),
+            await self.bus.listen(subjects.every("out", ANY, watcher.job), on_event),
+            await self.bus.listen(subjects.every("result", ANY, watcher.job), on_result),
         ]
 
     async def _locate(self, watcher: Watcher) -> Result | None:

@@ -116,7 +116,7 @@ class SchedulerService:
             self.core.ledger.note_ending(view)
         subjects = self.bus.subjects
         subscriptions = [
-            await self.bus.subscribe(subject, callback)
+            await self.bus.listen(subject, callback)
             for subject, callback in (
                 (subjects.every("heartbeat", ANY), self._on_heartbeat),
                 (subjects.every("finished", ANY), self._on_finished),
@@ -128,7 +128,7 @@ class SchedulerService:
         ]
         self.bus.on_reconnect.append(self._remake_consumer)
         try:
-            await self.bus.publish(subjects.solicit(), b"{}")
+            self.bus.post(subjects.solicit(), b"{}")
             await self._make_consumer()
             await until(
                 self.lease.lost,
@@ -196,13 +196,13 @@ class SchedulerService:
             log.error("inbox.full", dropped=type(event).__name__)
             self.lease.lost.set()  # what was dropped comes again to the next time in office
 
-    async def _on_job(self, message: Msg) -> None:
+    def _on_job(self, message: Msg) -> None:
         sequence = int(message.reply.split(".")[-4])
         try:
             job: Job = wire.decode(Job, message.data)
         except wire.UnreadableMessage as error:
             log.error("job.unreadable", subject=message.subject, error=str(error))
-            await self.bus.publish(message.reply, b"+TERM")
+            self.bus.post(message.reply, b"+TERM")
             self._count_old(sequence)
             return
         event = JobArrived(job, message.reply, sequence)
@@ -226,7 +226,7 @@ class SchedulerService:
                         log.warning("result.not_looked_up", job=job.id, error=str(error))
                         await asyncio.sleep(0.2)
             if found is not None:
-                await self.bus.publish(event.handle, b"+ACK")
+                self.bus.post(event.handle, b"+ACK")
                 self._count_old(event.sequence)
                 return
         self._put(event)
@@ -238,11 +238,11 @@ class SchedulerService:
             if self._old_seen >= self._old_expected:
                 self._old_checked.set()
 
-    async def _on_heartbeat(self, message: Msg) -> None:
+    def _on_heartbeat(self, message: Msg) -> None:
         if (heartbeat := self._read(message, Heartbeat)) is not None:
             self._put(HeartbeatSeen(heartbeat))
 
-    async def _on_finished(self, message: Msg) -> None:
+    def _on_finished(self, message: Msg) -> None:
         if (finished := self._read(message, Finished)) is not None:
             self._put(JobFinished(last_name(message.subject), finished))
 
@@ -254,13 +254,13 @@ class SchedulerService:
             log.warning("message.unreadable", subject=message.subject, error=str(error))
             return None
 
-    async def _on_cancel(self, message: Msg) -> None:
+    def _on_cancel(self, message: Msg) -> None:
         job = last_name(message.subject)
         self._put(CancelRequested(job))
         if message.reply:
-            await self.bus.tell(message.reply, CancelAnswer(known=job in self.core.ledger.records))
+            self.bus.tell(message.reply, CancelAnswer(known=job in self.core.ledger.records))
 
-    async def _on_answer(self, message: Msg) -> None:
+    def _on_answer(self, message: Msg) -> None:
         waiting = self._assigning.pop(message.subject.rsplit(".", 1)[1], None)
         if waiting is None:
             return
@@ -279,7 +279,7 @@ class SchedulerService:
     def _model_changed(self, name: str, model: Model | None) -> None:
         self._put(ModelChanged(name, model))
 
-    async def _on_question(self, message: Msg) -> None:
+    def _on_question(self, message: Msg) -> None:
         """What people and gateways ask: job, jobs, explain, ping."""
         ledger = self.core.ledger
         answer: object
@@ -299,7 +299,7 @@ class SchedulerService:
         except wire.UnreadableMessage as error:
             answer = Done(ok=False, reason=str(error))
         if message.reply:
-            await self.bus.tell(message.reply, answer)
+            self.bus.tell(message.reply, answer)
 
     # Commands become messages ---------------------------------------------------------------------
 
@@ -325,15 +325,15 @@ class SchedulerService:
             case Assign():
                 await self._assign(command)
             case Acknowledge():
-                await bus.publish(command.handle, b"+ACK")
+                bus.post(command.handle, b"+ACK")
             case PublishDepth():
                 depth = command.depth
                 QUEUED.labels(depth.model).set(depth.queued)
                 RUNNING.labels(depth.model).set(depth.running)
-                await bus.tell(bus.subjects.queue(depth.model), depth)
+                bus.tell(bus.subjects.queue(depth.model), depth)
             case Notify():
                 job = command.job
-                await bus.tell(bus.subjects.out(job.gateway, job.id), command.event)
+                bus.tell(bus.subjects.out(job.gateway, job.id), command.event)
             case EndJob():
                 self._spawn(self._end(command))
             case CancelOnWorker():
@@ -350,7 +350,7 @@ class SchedulerService:
                 event = command.event
                 log.info(f"{event.kind}", subject=event.subject, reason=event.reason)
                 subject = bus.subjects.event(event.kind, event.subject)
-                await bus.publish(subject, wire.encode(event))
+                bus.post(subject, wire.encode(event))
 
     async def _assign(self, command: Assign) -> None:
         assignment = command.assignment
@@ -372,7 +372,7 @@ class SchedulerService:
             except BusError as error:
                 log.warning("result.not_stored", job=command.job.id, error=str(error))
                 await asyncio.sleep(0.5)
-        await self.bus.publish(command.handle, b"+ACK")
+        self.bus.post(command.handle, b"+ACK")
 
     async def _command(self, worker: str, verb: str, order: object) -> None:
         try:

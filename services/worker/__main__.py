@@ -5,7 +5,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import psutil
@@ -86,15 +86,15 @@ def chosen_engines(listed: str) -> dict[str, Any]:
 async def _answer_commands(bus: Bus, agent: Agent, stopping: asyncio.Event) -> None:
     """Subscribe to the worker's subjects; every command is answered."""
 
-    def answering(kind: Any, act: Callable[[Any], object]) -> Callable[[Msg], Awaitable[None]]:
-        async def answer(message: Msg) -> None:
+    def answering(kind: Any, act: Callable[[Any], object]) -> Callable[[Msg], None]:
+        def answer(message: Msg) -> None:
             try:
                 result = act(wire.decode(kind, message.data))
             except wire.UnreadableMessage as error:
                 log.warning("message.unreadable", subject=message.subject, error=str(error))
                 result = Done(ok=False, reason=str(error))
             if message.reply:
-                await bus.tell(message.reply, result)
+                bus.tell(message.reply, result)
 
         return answer
 
@@ -122,12 +122,12 @@ async def _answer_commands(bus: Bus, agent: Agent, stopping: asyncio.Event) -> N
         ("drain", object, drain),
         ("ping", object, lambda _: Done(ok=True)),
     ):
-        await bus.subscribe(bus.subjects.worker(agent.name, verb), answering(kind, act))
+        await bus.listen(bus.subjects.worker(agent.name, verb), answering(kind, act))
 
-    async def solicited(_: Msg) -> None:
+    def solicited(_: Msg) -> None:
         agent.solicited()
 
-    await bus.subscribe(bus.subjects.solicit(), solicited)
+    await bus.listen(bus.subjects.solicit(), solicited)
 
 
 async def main(settings: Settings, stopping: asyncio.Event) -> None:

@@ -417,7 +417,7 @@ class Agent:
             run_s=round(run_s, 4),
             units=work_units(job.input),
         )
-        await self.bus.tell(self.bus.subjects.finished(self.name), finished)
+        self.bus.tell(self.bus.subjects.finished(self.name), finished)
         if self.core.is_draining and self.core.is_idle:
             self.ended.set()
 
@@ -448,7 +448,7 @@ class Agent:
         self.core.forget(attempt)
         RUNS.labels(job.model, "lost").inc()
         lost = Finished(job.id, job.model, attempt.assignment.attempt, "lost")
-        await self.bus.tell(self.bus.subjects.finished(self.name), lost)
+        self.bus.tell(self.bus.subjects.finished(self.name), lost)
 
     async def _restart_runner(self) -> None:
         while not self._is_stopping:
@@ -523,7 +523,7 @@ class Agent:
     async def _beat(self, *, is_leaving: bool = False) -> None:
         self._heartbeat_seq += 1
         beat = self._heartbeat(is_leaving)
-        await self.bus.tell(self.bus.subjects.heartbeat(self.name), beat)
+        self.bus.tell(self.bus.subjects.heartbeat(self.name), beat)
 
     def _heartbeat(self, is_leaving: bool) -> Heartbeat:
         cache = self.loader.cache
