@@ -8,6 +8,7 @@ client's own, and it gives errors names.
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +36,7 @@ RECONNECT_WAIT_S = 0.1
 PORT_POLL_S = 0.02
 BUFFER_WHILE_RECONNECTING_BYTES = 32 * 1024 * 1024
 PUBLISH_TIMEOUT_S = 5.0
+ACK_SWEEP_S = 0.25
 CLOSE_TIMEOUT_S = 2.0
 
 
@@ -66,6 +68,10 @@ class NotStored(BusError):
     """JetStream refused a message for another reason."""
 
 
+Answered = Callable[["PubAck | BusError"], None]
+"""Hears once how a publication went."""
+
+
 class _PubAckError(msgspec.Struct):
     code: int = 0
     err_code: int = 0
@@ -95,7 +101,8 @@ class Bus:
         self.jetstream: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
         self.on_reconnect: list[Callable[[], None]] = []
         self.dropped_messages = 0
-        self._acks: dict[str, asyncio.Future[PubAck]] = {}
+        self._acks: dict[str, tuple[float, str, Answered]] = {}
+        self._sweeping: asyncio.Task[None] | None = None
         self._ack_inbox = client.new_inbox()
         self._next_ack = 0
 
@@ -111,6 +118,7 @@ class Bus:
         return size
 
     async def start(self) -> None:
+        self._sweeping = asyncio.create_task(self._sweep_acks())
         await self.listen(self._ack_inbox + ".*", self._take_ack)
 
     def post(
@@ -147,6 +155,34 @@ class Bus:
             raise BusError(f"{subject}: {error}") from error
         return wire.decode(kind, answer.data)
 
+    def post_stored(
+        self,
+        subject: str,
+        payload: bytes,
+        answered: Answered,
+        *,
+        message_id: str = "",
+        must_be_first: bool = False,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Publish into a stream; `answered` hears once whether the server has stored it.
+
+        message_id: the server drops another message with the same id (within its duplicate window).
+        must_be_first: refuse when the subject has a message already.
+        """
+        if len(payload) > self.max_payload:
+            answered(NotStored(f"{len(payload)} bytes are over the server's limit of {self.max_payload}"))
+            return
+        sent = dict(headers) if headers else {}
+        if message_id:
+            sent["Nats-Msg-Id"] = message_id
+        if must_be_first:
+            sent["Nats-Expected-Last-Subject-Sequence"] = "0"
+        self._next_ack += 1
+        token = str(self._next_ack)
+        self._acks[token] = (time.monotonic() + PUBLISH_TIMEOUT_S, subject, answered)
+        self.post(subject, payload, f"{self._ack_inbox}.{token}", sent or None)
+
     async def publish_stored(
         self,
         subject: str,
@@ -155,53 +191,57 @@ class Bus:
         message_id: str = "",
         must_be_first: bool = False,
         headers: Mapping[str, str] | None = None,
-        timeout_s: float = PUBLISH_TIMEOUT_S,
     ) -> PubAck:
-        """Publish into a stream and wait until the server has stored it.
+        """Publish into a stream and wait until the server has stored it (see `post_stored`).
 
-        message_id: the server drops another message with the same id (within its duplicate window).
-        must_be_first: refuse when the subject has a message already.
         Raises StreamFull, AlreadyStored, NotStored, NoAnswer.
         """
-        if len(payload) > self.max_payload:
-            raise NotStored(f"a message of {len(payload)} bytes is over the server's {self.max_payload}")
-        sent = dict(headers) if headers else {}
-        if message_id:
-            sent["Nats-Msg-Id"] = message_id
-        if must_be_first:
-            sent["Nats-Expected-Last-Subject-Sequence"] = "0"
-        self._next_ack += 1
-        token = str(self._next_ack)
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[PubAck] = loop.create_future()
-        self._acks[token] = answer
-        timer = loop.call_later(timeout_s, self._ack_timed_out, token, subject, timeout_s)
-        try:
-            self.post(subject, payload, f"{self._ack_inbox}.{token}", sent or None)
-            ack = await answer
-        finally:
-            timer.cancel()
-            self._acks.pop(token, None)
-        if ack.error is not None:
-            raise _named(ack.error)
-        return ack
+        answer: asyncio.Future[PubAck] = asyncio.get_running_loop().create_future()
 
-    def _ack_timed_out(self, token: str, subject: str, timeout_s: float) -> None:
-        answer = self._acks.pop(token, None)
-        if answer is not None and not answer.done():
-            answer.set_exception(NoAnswer(f"{subject} was not stored in {timeout_s:g} s"))
+        def answered(found: PubAck | BusError) -> None:
+            if answer.done():
+                return
+            if isinstance(found, PubAck):
+                answer.set_result(found)
+            else:
+                answer.set_exception(found)
+
+        self.post_stored(
+            subject,
+            payload,
+            answered,
+            message_id=message_id,
+            must_be_first=must_be_first,
+            headers=headers,
+        )
+        return await answer
+
+    async def _sweep_acks(self) -> None:
+        """Tell who waits in vain; publications wait equally long, so the first ones are the oldest."""
+        while True:
+            await asyncio.sleep(ACK_SWEEP_S)
+            now = time.monotonic()
+            while self._acks:
+                token, (deadline, subject, answered) = next(iter(self._acks.items()))
+                if now < deadline:
+                    break
+                del self._acks[token]
+                answered(NoAnswer(f"{subject} was not stored in {PUBLISH_TIMEOUT_S:g} s"))
 
     def _take_ack(self, message: Msg) -> None:
-        answer = self._acks.pop(message.subject.rsplit(".", 1)[1], None)
-        if answer is None or answer.done():
+        waiting = self._acks.pop(message.subject.rsplit(".", 1)[1], None)
+        if waiting is None:
             return
+        answered = waiting[2]
         if not message.data:  # no responders: JetStream is not there (yet)
-            answer.set_exception(NoAnswer("JetStream does not answer"))
+            answered(NoAnswer("JetStream does not answer"))
             return
         try:
-            answer.set_result(_decode_ack(message.data))
+            ack = _decode_ack(message.data)
         except msgspec.DecodeError as error:
-            answer.set_exception(NotStored(f"unreadable answer of JetStream: {error}"))
+            answered(NotStored(f"unreadable answer of JetStream: {error}"))
+            return
+        answered(ack if ack.error is None else _named(ack.error))
 
     async def close(self) -> None:
         """Send what is waiting, then disconnect; bounded, and safe in a cancelled task."""
@@ -210,6 +250,8 @@ class Bus:
             if self.client.is_connected:
                 await self.client.flush(timeout=1)
             await self.client.close()
+            if self._sweeping is not None:
+                self._sweeping.cancel()
 
         try:
             await asyncio.shield(asyncio.wait_for(flush_and_close(), CLOSE_TIMEOUT_S))

@@ -91,6 +91,7 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
             serve(),
             stop(),
             webhooks.deliver(),
+            gateway.streams.give_up_overdue(),
             store.watch(bus, gateway.model_changed, gateway.catalog_read),
         )
     finally:

@@ -15,8 +15,9 @@ from services.bus.discovery import VERSION
 from services.bus.logs import get_logger
 from services.gateway.gateway import Gateway
 from services.gateway.http import MAX_BODY_BYTES, ClientGone
+from services.gateway.openapi import describe
 from services.gateway.problems import RequestError, answer_body
-from services.gateway.routes import fleet, jobs, openai
+from services.gateway.routes import embeddings, fleet, images, jobs, models, text
 
 log = get_logger("http")
 
@@ -75,8 +76,9 @@ def with_header_limit(app: ASGIApp) -> ASGIApp:
 
 
 def create_app(gateway: Gateway) -> Litestar:
-    return Litestar(
-        route_handlers=[*openai.ROUTES, *jobs.ROUTES, *fleet.ROUTES],
+    groups = (models, text, embeddings, images, jobs, fleet)
+    app = Litestar(
+        route_handlers=[route for group in groups for route in group.ROUTES],
         state=State({"gateway": gateway}),
         request_max_body_size=MAX_BODY_BYTES,
         logging_config=None,
@@ -89,3 +91,5 @@ def create_app(gateway: Gateway) -> Litestar:
         },
         openapi_config=OpenAPIConfig(title="Stoker", version=VERSION, render_plugins=[SwaggerRenderPlugin()]),
     )
+    describe(app)
+    return app

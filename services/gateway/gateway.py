@@ -5,11 +5,14 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from urllib.parse import urlsplit
 
 from nats.aio.msg import Msg
 from nats.nuid import NUID
+from prometheus_client import Counter, Histogram
 
 from schemas import wire
 from schemas.catalog import Model
@@ -18,7 +21,7 @@ from schemas.job_events import Cancelled, Completed, Expired, Failed, Terminal
 from schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, Job, JobInput, work_units
 from schemas.subjects import ANY, last_name
 from schemas.workers import Done, Heartbeat, JobCommand
-from services.bus.connection import Bus, BusError, NobodyThere, StreamFull
+from services.bus.connection import Bus, BusError, NobodyThere, PubAck, StreamFull
 from services.bus.logs import get_logger
 from services.bus.results import Result
 from services.bus.telemetry import counter, gauge, histogram
@@ -183,41 +186,80 @@ class Gateway:
                     code="would_miss_deadline",
                 )
 
-    async def submit(self, job: Job) -> bool:
-        """Store the job: from now on it is accepted. False when its id was stored before.
+    def post_job(self, job: Job, answered: Callable[[bool | RequestError], None]) -> None:
+        """Store the job: from now on it is accepted.
 
-        Raises RequestError: 429 when the stream is full, 503 when NATS does not answer.
+        `answered` hears True when it was stored, False when its id was stored before, or RequestError: 429 when
+        the stream is full, 503 when NATS does not answer.
         """
         subject = self.bus.subjects.job(job.model)
         payload = wire.encode(job)
-        for is_last in (False, True):
-            try:
-                ack = await self.bus.publish_stored(subject, payload, message_id=job.id)
-                break
-            except StreamFull:
-                raise RequestError(
-                    429, "the job stream is full", code="queue_full", retry_after_s=RETRY_AFTER_S
-                ) from None
-            except BusError as error:
-                if is_last:
-                    raise RequestError(503, f"the job could not be stored: {error}") from error
-        REQUESTS.labels(job.model, type(job.input).__name__).inc()
-        return not ack.duplicate
+        is_repeat = False
 
-    async def run(self, job: Job) -> Result:
-        """Submit a job and wait for its end. Raises RequestError."""
-        ended = self.streams.expect(job.id)
-        loop = asyncio.get_running_loop()
+        def on_ack(ack: PubAck | BusError) -> None:
+            nonlocal is_repeat
+            if isinstance(ack, PubAck):
+                _requests(job.model, type(job.input).__name__).inc()
+                answered(not ack.duplicate)
+            elif isinstance(ack, StreamFull):
+                answered(
+                    RequestError(429, "the job stream is full", code="queue_full", retry_after_s=RETRY_AFTER_S)
+                )
+            elif is_repeat:
+                answered(RequestError(503, f"the job could not be stored: {ack}"))
+            else:
+                is_repeat = True
+                post()
+
+        def post() -> None:
+            self.bus.post_stored(subject, payload, on_ack, message_id=job.id)
+
+        post()
+
+    async def submit(self, job: Job) -> bool:
+        """Store the job and wait until it is; False when its id was stored before. Raises RequestError."""
+        stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def answered(found: bool | RequestError) -> None:
+            if stored.done():
+                return
+            if isinstance(found, RequestError):
+                stored.set_exception(found)
+            else:
+                stored.set_result(found)
+
+        self.post_job(job, answered)
+        return await stored
+
+    def run(self, job: Job) -> asyncio.Future[Result]:
+        """Submit a job; the future has its end, or raises RequestError. `streams.forget` it then."""
         limit_s = job.admission_timeout_s + job.run_timeout_s + RESULT_MARGIN_S
-        timer = loop.call_later(limit_s, _give_up, ended)
+        ended = self.streams.expect(job.id, limit_s)
+
+        def answered(found: bool | RequestError) -> None:
+            if isinstance(found, RequestError) and not ended.done():
+                ended.set_exception(found)
+
+        self.post_job(job, answered)
+        return ended
+
+    def check_streams(self) -> None:
+        """Raises RequestError 429 when no more event streams may be opened."""
+        if self.open_streams >= self.max_streams:
+            raise RequestError(
+                429, f"{self.max_streams} streams are open already", code="too_many_streams", retry_after_s=1
+            )
+
+    @contextmanager
+    def open_stream(self) -> Iterator[None]:
+        """Count an event stream while it is open."""
+        self.open_streams += 1
+        STREAMS.inc()
         try:
-            await self.submit(job)
-            result = await ended
+            yield
         finally:
-            timer.cancel()
-            self.streams.forget(job.id)
-        observe_end(result.event)
-        return result
+            self.open_streams -= 1
+            STREAMS.dec()
 
     def abandon(self, job: Job, worker: str = "") -> None:
         """The client has gone: stop the job, at the worker directly where it is known."""
@@ -244,14 +286,19 @@ class Gateway:
                 await asyncio.sleep(0.1)
 
 
-def _give_up(ended: asyncio.Future[Result]) -> None:
-    if not ended.done():
-        ended.set_exception(RequestError(504, "the job has not ended in time", code="timeout"))
+@cache  # finding a label costs more than counting
+def _requests(model: str, kind: str) -> Counter:
+    return REQUESTS.labels(model, kind)
+
+
+@cache
+def _duration(model: str, outcome: str) -> Histogram:
+    return DURATION.labels(model, outcome)
 
 
 def observe_end(event: Terminal) -> None:
     outcome = type(event).__name__.lower()
-    DURATION.labels(event.model, outcome).observe(max(event.finished_at - event.created_at, 0.0))
+    _duration(event.model, outcome).observe(max(event.finished_at - event.created_at, 0.0))
 
 
 _FAILED_STATUS = {

@@ -15,13 +15,10 @@ from nats.aio.subscription import Subscription
 from schemas import wire
 from schemas.fleet import JobQuery, JobView
 from schemas.job_events import (
-    Assigned,
-    Delta,
     JobEvent,
     LiveEvent,
     Preview,
     Queued,
-    Started,
     Terminal,
 )
 from schemas.subjects import ANY, last_name
@@ -29,17 +26,19 @@ from schemas.workers import JobCommand, Replay, ReplayRequest, SentText
 from services.bus.connection import Bus, BusError, NobodyThere
 from services.bus.logs import get_logger
 from services.bus.results import Result, find_result, read_result
+from services.gateway.problems import RequestError
 from services.gateway.resume import Cursor, Gap
+from services.gateway.watcher import Watcher
 
 log = get_logger("streams")
 
-WATCH_QUEUE_LIMIT = 10_000
-"""Events that may wait for one slow watcher; past that it is replayed instead."""
 ASK_TIMEOUT_S = 2.0
 UNKNOWN_JOB_WAIT_S = 2.0
 """How long a job may be unknown to everybody: accepted, but not with the scheduler yet."""
-RECHECK_S = 5.0
-"""A silent watcher looks at this interval whether its job has ended unheard."""
+IDLE_S = 5.0
+"""A silent watcher looks at this interval whether its job has ended unheard, and its client is told that the
+connection lives."""
+SWEEP_S = 1.0
 REPLAY_ATTEMPTS = 20
 REPLAY_WAIT_S = 0.1
 
@@ -48,35 +47,13 @@ class UnknownJob(LookupError):
     """Nobody knows this job: it never was, or its result is no longer kept."""
 
 
-class Watcher:
-    """One reader of a job's events. `text`: the pieces it was given, for an attempt that goes on."""
-
-    def __init__(self, job: str, cursor: Cursor) -> None:
-        self.job = job
-        self.cursor = cursor
-        self.worker = ""
-        self.pieces: list[str] = []
-        self.queue: asyncio.Queue[tuple[JobEvent, bytes]] = asyncio.Queue(WATCH_QUEUE_LIMIT)
-
-    def put(self, event: JobEvent, attached: bytes) -> None:
-        if not self.queue.full():  # else: the gap will be seen, and replayed
-            self.queue.put_nowait((event, attached))
-
-    def give(self, event: LiveEvent) -> None:
-        """Remember what the reader has been given."""
-        if isinstance(event, Delta):
-            self.pieces.append(event.text)
-        elif isinstance(event, Assigned | Started):
-            self.worker = event.worker
-
-
 class Streams:
     """The gateway's ears. `start` once; then `result` and `watch` per request."""
 
     def __init__(self, bus: Bus, gateway: str) -> None:
         self.bus = bus
         self.gateway = gateway
-        self._results: dict[str, asyncio.Future[Result]] = {}
+        self._results: dict[str, tuple[asyncio.Future[Result], float]] = {}
         self._watchers: dict[str, list[Watcher]] = {}
 
     async def start(self) -> None:
@@ -90,14 +67,24 @@ class Streams:
         """Requests in flight."""
         return len(self._results) + len(self._watchers)
 
-    def expect(self, job: str) -> asyncio.Future[Result]:
-        """A future of the job's result; `forget` it in the end."""
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._results[job] = future
+    def expect(self, job: str, limit_s: float) -> asyncio.Future[Result]:
+        """A future of the job's result, or of RequestError 504 after `limit_s`; `forget` it in the end."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._results[job] = (future, loop.time() + limit_s)
         return future
 
     def forget(self, job: str) -> None:
         self._results.pop(job, None)
+
+    async def give_up_overdue(self) -> None:
+        """End the requests that have waited past their limits; runs for ever."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = asyncio.get_running_loop().time()
+            for future, deadline in self._results.values():
+                if now > deadline and not future.done():
+                    future.set_exception(RequestError(504, "the job has not ended in time", code="timeout"))
 
     def attach(self, watcher: Watcher) -> None:
         self._watchers.setdefault(watcher.job, []).append(watcher)
@@ -116,17 +103,17 @@ class Streams:
 
     def _on_result(self, message: Msg) -> None:
         job = last_name(message.subject)
-        future = self._results.get(job)
+        expected = self._results.get(job)
         watchers = self._watchers.get(job)
-        if future is None and not watchers:
+        if expected is None and not watchers:
             return
         try:
             result = read_result(message.data, message.headers)
         except wire.UnreadableMessage as error:
             log.warning("message.unreadable", subject=message.subject, error=str(error))
             return
-        if future is not None and not future.done():
-            future.set_result(result)
+        if expected is not None and not expected[0].done():
+            expected[0].set_result(result)
         for watcher in watchers or ():
             watcher.put(result.event, result.attached)
 
@@ -141,7 +128,7 @@ class Streams:
 
     async def recheck(self) -> None:
         """After a reconnection: results may have passed unheard."""
-        for job, future in list(self._results.items()):
+        for job, (future, _) in list(self._results.items()):
             found = await find_result(self.bus, job, self.gateway)
             if found is not None and not future.done():
                 future.set_result(found)
@@ -161,12 +148,7 @@ class Streams:
             return None
         return view
 
-    async def watch_own(self, watcher: Watcher) -> AsyncIterator[tuple[JobEvent, bytes]]:
-        """Every event of a job that this gateway has just accepted; attach the watcher before."""
-        async for event, attached in self._follow(watcher):
-            yield event, attached
-
-    async def watch_any(self, job: str, cursor: Cursor) -> AsyncIterator[tuple[JobEvent, bytes]]:
+    async def watch(self, job: str, cursor: Cursor) -> AsyncIterator[tuple[JobEvent, bytes] | None]:
         """What comes after the cursor, whoever accepted the job. Raises UnknownJob before any event."""
         watcher = Watcher(job, cursor)
         subscriptions = await self._listen(watcher)
@@ -182,8 +164,8 @@ class Streams:
             if watcher.worker:
                 async for event in self._replay(watcher):
                     yield event, b""
-            async for event, attached in self._follow(watcher):
-                yield event, attached
+            async for item in self.follow(watcher):
+                yield item
         finally:
             self.detach(watcher)
             for subscription in subscriptions:
@@ -222,17 +204,23 @@ class Streams:
                 raise UnknownJob(watcher.job)
             await asyncio.sleep(0.05)
 
-    async def _follow(self, watcher: Watcher) -> AsyncIterator[tuple[JobEvent, bytes]]:
+    async def follow(self, watcher: Watcher) -> AsyncIterator[tuple[JobEvent, bytes] | None]:
+        """An attached watcher's events to the terminal one, gaps filled; None when nothing came for IDLE_S.
+
+        Raises RequestError when the job was refused.
+        """
         cursor = watcher.cursor
         while True:
-            try:
-                event, attached = await asyncio.wait_for(watcher.queue.get(), RECHECK_S)
-            except TimeoutError:
+            item = await watcher.next(IDLE_S)
+            if item is None:
                 found = await self._ended_unheard(watcher)
                 if found is None:
+                    yield None
                     continue
-                event, attached = found.event, found.attached
+                item = found.event, found.attached
+            event, attached = item
             if isinstance(event, Terminal):
+                watcher.has_ended = True
                 for last in cursor.finish(event):
                     yield last, attached
                 return

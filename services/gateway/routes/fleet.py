@@ -28,7 +28,7 @@ class Fleet(msgspec.Struct, frozen=True):
     models: tuple[FleetModel, ...]
 
 
-@get("/v1/fleet", summary="Workers, models and queues")
+@get("/v1/fleet", summary="Workers, models and queues", opt={"answers": Fleet})
 async def fleet(state: State) -> Response[bytes]:
     gateway: Gateway = state.gateway
     workers = gateway.live_workers()

@@ -38,7 +38,6 @@ from services.gateway.http import (
     json_answer,
     read_body,
     sse,
-    with_keepalive,
 )
 from services.gateway.problems import RequestError
 from services.gateway.requests import JobRequest, admission_timeout_s, decode, job_input, split_adapter
@@ -211,7 +210,7 @@ async def _submit(gateway: Gateway, request: AnyRequest, job_id: str) -> Respons
     if job_id and (known := await _known(gateway, job_id)) is not None:
         return _same_job(known, fingerprint)
     gateway.check_admission(job, impossible_status=422)
-    ended = gateway.streams.expect(job.id)
+    ended = gateway.streams.expect(job.id, MAX_WAIT_S + 1)
     try:
         is_new = await gateway.submit(job)
         if not is_new:
@@ -262,7 +261,7 @@ def _same_job(known: tuple[JobAnswer, str], fingerprint: str) -> Response[bytes]
     return _answer(answer, 200 if answer.finished_at else 202)
 
 
-@post("/v1/jobs", status_code=202, summary="Submit a job")
+@post("/v1/jobs", status_code=202, summary="Submit a job", opt={"asks": JobRequest, "answers": JobAnswer})
 async def submit_job(state: State, request: AnyRequest) -> Response[bytes]:
     key = request.headers.get("idempotency-key", "")
     if len(key) > MAX_KEY_CHARS:
@@ -271,12 +270,17 @@ async def submit_job(state: State, request: AnyRequest) -> Response[bytes]:
     return await _submit(state.gateway, request, job_id)
 
 
-@put("/v1/jobs/{job:str}", status_code=202, summary="Submit a job under a chosen id")
+@put(
+    "/v1/jobs/{job:str}",
+    status_code=202,
+    summary="Submit a job under a chosen id",
+    opt={"asks": JobRequest, "answers": JobAnswer},
+)
 async def put_job(state: State, request: AnyRequest, job: str) -> Response[bytes]:
     return await _submit(state.gateway, request, _check_id(job))
 
 
-@get("/v1/jobs", summary="List jobs, newest first")
+@get("/v1/jobs", summary="List jobs, newest first", opt={"answers": JobList})
 async def list_jobs(
     state: State, status: str = "", model: str = "", limit: int = 50, cursor: str = ""
 ) -> Response[bytes]:
@@ -292,7 +296,7 @@ async def list_jobs(
     return json_answer(JobList(tuple(from_view(view) for view in page.jobs), page.next_cursor))
 
 
-@get("/v1/jobs/{job:str}", summary="One job")
+@get("/v1/jobs/{job:str}", summary="One job", opt={"answers": JobAnswer})
 async def show_job(state: State, job: str) -> Response[bytes]:
     known = await _known(state.gateway, _check_id(job))
     if known is None:
@@ -324,10 +328,9 @@ async def job_events(state: State, request: AnyRequest, job: str) -> Response[by
 
 
 async def _event_stream(gateway: Gateway, job: str, cursor: Cursor) -> AsyncIterator[bytes]:
-    events = gateway.streams.watch_any(job, cursor)
-    async for item in with_keepalive(events, lambda: comment("waiting")):
-        if isinstance(item, bytes):
-            yield item
+    async for item in gateway.streams.watch(job, cursor):
+        if item is None:
+            yield comment("waiting")
         else:
             event, attached = item
             event_id = END if isinstance(event, Terminal) else cursor.id()
@@ -343,12 +346,12 @@ def _event_data(event: JobEvent, attached: bytes) -> bytes:
     return wire.encode(event)
 
 
-@post("/v1/jobs/{job:str}/cancel", status_code=202, summary="Cancel a job")
+@post("/v1/jobs/{job:str}/cancel", status_code=202, summary="Cancel a job", opt={"answers": JobAnswer})
 async def cancel_job(state: State, job: str) -> Response[bytes]:
     return await _cancel(state.gateway, _check_id(job))
 
 
-@delete("/v1/jobs/{job:str}", status_code=202, summary="Cancel a job")
+@delete("/v1/jobs/{job:str}", status_code=202, summary="Cancel a job", opt={"answers": JobAnswer})
 async def delete_job(state: State, job: str) -> Response[bytes]:
     return await _cancel(state.gateway, _check_id(job))
 
@@ -367,7 +370,7 @@ async def _cancel(gateway: Gateway, job: str) -> Response[bytes]:
     return json_answer(JobAnswer(id=job, status="cancelled", model=model, urls=_urls(job)), 202)
 
 
-@get("/v1/jobs/{job:str}/explain", summary="Why a job went where it went")
+@get("/v1/jobs/{job:str}/explain", summary="Why a job went where it went", opt={"answers": Explanation})
 async def explain_job(state: State, job: str) -> Response[bytes]:
     gateway: Gateway = state.gateway
     try:

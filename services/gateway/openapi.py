@@ -1,0 +1,65 @@
+"""The OpenAPI document: bodies that the routes decode themselves, described from their Structs.
+
+A route names its Structs in `opt`: `asks` for the request's body, `answers` for the answer's.
+"""
+
+from typing import Any
+
+import msgspec
+from litestar import Litestar
+from litestar.openapi.spec import (
+    Components,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    Operation,
+    PathItem,
+    RequestBody,
+)
+from litestar.routes import ASGIRoute, HTTPRoute
+
+from schemas.openai import ErrorAnswer
+from services.gateway.http import JSON
+from services.gateway.problems import PROBLEM_JSON, Problem
+
+REFERENCE = "#/components/schemas/{name}"
+
+
+def _content(kind: Any, media_type: str = JSON) -> dict[str, OpenAPIMediaType]:
+    (schema,), _ = msgspec.json.schema_components([kind], ref_template=REFERENCE)
+    return {media_type: OpenAPIMediaType(schema=schema)}  # type: ignore[arg-type]  # plain JSON is as good
+
+
+def _describe(operation: Operation, opt: dict[str, Any]) -> None:
+    if "asks" in opt:
+        operation.request_body = RequestBody(content=_content(opt["asks"]), required=True)
+    operation.responses = operation.responses or {}
+    if "answers" in opt:
+        status = next((s for s in operation.responses if s.startswith("2")), "200")
+        operation.responses[status] = OpenAPIResponse("Success", content=_content(opt["answers"]))
+    error = _content(ErrorAnswer) if opt.get("is_openai") else _content(Problem, PROBLEM_JSON)
+    operation.responses["default"] = OpenAPIResponse("What was wrong", content=error)
+
+
+def describe(app: Litestar) -> None:
+    """Complete the application's OpenAPI document."""
+    document = app.openapi_schema
+    document.paths = document.paths or {}
+    document.components = document.components or Components()
+    kinds: list[Any] = [Problem, ErrorAnswer]
+    for route in app.routes:
+        path = route.path_format
+        if isinstance(route, ASGIRoute) and "asks" in route.route_handler.opt:
+            opt = route.route_handler.opt
+            operation = Operation(summary=opt["summary"], operation_id=path.strip("/").replace("/", "_"))
+            document.paths[path] = PathItem(post=operation)
+            _describe(operation, opt)
+            kinds += [opt["asks"], opt["answers"]]
+        elif isinstance(route, HTTPRoute) and path in document.paths:
+            for handler, _ in route.route_handler_map.values():
+                kinds += [handler.opt[name] for name in ("asks", "answers") if name in handler.opt]
+                for method in handler.http_methods:
+                    operation = getattr(document.paths[path], method.lower())
+                    if operation is not None:
+                        _describe(operation, dict(handler.opt))
+    _, schemas = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
+    document.components.schemas = {**(document.components.schemas or {}), **schemas}

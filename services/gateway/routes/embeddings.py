@@ -1,0 +1,34 @@
+"""Embeddings of texts."""
+
+import base64
+import struct
+
+from schemas.job_events import EmbeddingOutput
+from schemas.openai import Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage
+from services.gateway.exchange import Exchange, openai_post
+from services.gateway.gateway import Gateway
+from services.gateway.own_jobs import finished, job_headers
+from services.gateway.requests import embedding_input, split_adapter
+
+
+async def embed(gateway: Gateway, exchange: Exchange, asked: EmbeddingRequest) -> None:
+    model, adapter = split_adapter(asked.model, gateway.models)
+    job = gateway.make_job(model, adapter, embedding_input(asked, model))
+    completed, _ = await finished(gateway, exchange, job)
+    output = completed.output
+    assert isinstance(output, EmbeddingOutput)
+    rows = tuple(
+        Embedding(index, _vector(vector, asked.encoding_format)) for index, vector in enumerate(output.vectors)
+    )
+    usage = EmbeddingUsage(output.prompt_tokens, output.prompt_tokens)
+    await exchange.answer(EmbeddingList(rows, asked.model, usage), headers=job_headers(job, completed))
+
+
+def _vector(vector: tuple[float, ...], encoding: str) -> tuple[float, ...] | str:
+    """As it is, or base64 of little-endian float32, as OpenAI's clients ask for by default."""
+    if encoding == "float":
+        return vector
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+ROUTES = [openai_post("/embeddings", "Embed texts", EmbeddingRequest, EmbeddingList, embed)]

@@ -1,0 +1,104 @@
+"""Images, whole and streamed with previews, as OpenAI's API reference describes them."""
+
+import base64
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from schemas import wire
+from schemas.job_events import Completed, ImageOutput, Preview, Queued, Terminal
+from schemas.jobs import Job
+from schemas.openai import GeneratedImage, ImageGenerationRequest, ImageList
+from services.bus.blobs import get_pictures
+from services.gateway.exchange import Exchange, openai_post
+from services.gateway.gateway import Gateway, completed_or_raise, observe_end
+from services.gateway.http import sse
+from services.gateway.own_jobs import error_event, finished, job_headers, waiting_comment, watched
+from services.gateway.problems import RequestError
+from services.gateway.requests import generation_input, split_adapter
+
+
+async def generate(gateway: Gateway, exchange: Exchange, asked: ImageGenerationRequest) -> None:
+    model, adapter = split_adapter(asked.model, gateway.models)
+    job = gateway.make_job(
+        model, adapter, generation_input(asked, model), seed=asked.seed, wants_events=asked.stream
+    )
+    if asked.stream:
+        gateway.check_admission(job, impossible_status=503)
+        await exchange.stream(gateway, _events(gateway, job), job_headers(job))
+        return
+    completed, attached = await finished(gateway, exchange, job)
+    output = completed.output
+    assert isinstance(output, ImageOutput)
+    if asked.response_format == "url":
+        base = f"{exchange.base_url()}/v1/jobs/{job.id}/images"
+        data = [GeneratedImage(url=f"{base}/{i}", seed=p.seed) for i, p in enumerate(output.pictures)]
+    else:
+        pictures = await get_pictures(gateway.bus, output, attached)
+        data = [
+            GeneratedImage(b64_json=base64.b64encode(png).decode(), seed=picture.seed)
+            for png, picture in zip(pictures, output.pictures, strict=True)
+        ]
+    await exchange.answer(ImageList(int(job.created_at), tuple(data)), headers=job_headers(job, completed))
+
+
+async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
+    """`image_generation.partial_image` events, then `image_generation.completed` for each picture."""
+    last = Queued(position=0)
+    is_begun = False
+    with watched(gateway, job) as watcher:
+        async for item in gateway.streams.follow(watcher):
+            match item:
+                case None:
+                    is_begun = True
+                    yield waiting_comment(last)
+                case (Queued() as last, _):
+                    pass
+                case (Preview() as preview, png):
+                    is_begun = True
+                    yield _image_event("partial_image", job, png, preview.width, preview.height, preview.index)
+                case (event, attached) if isinstance(event, Terminal):
+                    observe_end(event)
+                    try:
+                        completed = completed_or_raise(event)
+                    except RequestError as error:
+                        if not is_begun:
+                            raise
+                        yield error_event(error)
+                        return
+                    yield await _completed_images(gateway, job, completed, attached)
+
+
+async def _completed_images(gateway: Gateway, job: Job, completed: Completed, attached: bytes) -> bytes:
+    output = completed.output
+    assert isinstance(output, ImageOutput)
+    pictures = await get_pictures(gateway.bus, output, attached)
+    return b"".join(
+        _image_event("completed", job, png, picture.width, picture.height, None)
+        for png, picture in zip(pictures, output.pictures, strict=True)
+    )
+
+
+def _image_event(kind: str, job: Job, png: bytes, width: int, height: int, index: int | None) -> bytes:
+    name = f"image_generation.{kind}"
+    body: dict[str, Any] = {
+        "type": name,
+        "b64_json": base64.b64encode(png).decode(),
+        "created_at": int(job.created_at),
+        "size": f"{width}x{height}",
+        "quality": "auto",
+        "background": "opaque",
+        "output_format": "png",
+    }
+    if index is not None:
+        body["partial_image_index"] = index
+    else:
+        body["usage"] = {
+            "input_tokens": 0,
+            "output_tokens": 0,
+            "total_tokens": 0,
+            "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+        }
+    return sse(wire.encode(body), name)
+
+
+ROUTES = [openai_post("/images/generations", "Draw", ImageGenerationRequest, ImageList, generate)]
