@@ -122,15 +122,23 @@ class Bus:
         await self.listen(self._ack_inbox + ".*", self._take_ack)
 
     def post(
-        self, subject: str, payload: bytes, reply: str = "", headers: dict[str, str] | None = None
+        self,
+        subject: str,
+        payload: bytes,
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+        *,
+        is_urgent: bool = True,
     ) -> None:
         """Publish without waiting. In order; what is posted together is sent together.
+
+        A message that is not urgent waits up to a millisecond for company.
 
         A message that cannot be sent (the buffer of a long disconnection is full) is dropped and counted:
         whoever needs to know asks for an answer.
         """
         try:
-            self.client.post(subject, payload, reply, headers)
+            self.client.post(subject, payload, reply, headers, is_urgent=is_urgent)
         except nats.errors.Error as error:
             self.dropped_messages += 1
             log.warning("message.not_sent", subject=subject, error=str(error))
@@ -139,9 +147,9 @@ class Bus:
         """Subscribe; `handler` is called by the read loop and must only hand the message on."""
         return await self.client.subscribe_direct(subject, handler, queue)
 
-    def tell(self, subject: str, message: object) -> None:
+    def tell(self, subject: str, message: object, *, is_urgent: bool = True) -> None:
         """Publish a Struct."""
-        self.post(subject, wire.encode(message))
+        self.post(subject, wire.encode(message), is_urgent=is_urgent)
 
     async def ask(self, subject: str, message: object, kind: type[T] | Any, timeout_s: float) -> Any:
         """Request; the answer as `kind`. Raises NobodyThere, NoAnswer, wire.UnreadableMessage."""
@@ -197,19 +205,10 @@ class Bus:
         Raises StreamFull, AlreadyStored, NotStored, NoAnswer.
         """
         answer: asyncio.Future[PubAck] = asyncio.get_running_loop().create_future()
-
-        def answered(found: PubAck | BusError) -> None:
-            if answer.done():
-                return
-            if isinstance(found, PubAck):
-                answer.set_result(found)
-            else:
-                answer.set_exception(found)
-
         self.post_stored(
             subject,
             payload,
-            answered,
+            into(answer),
             message_id=message_id,
             must_be_first=must_be_first,
             headers=headers,
@@ -257,6 +256,20 @@ class Bus:
             await asyncio.shield(asyncio.wait_for(flush_and_close(), CLOSE_TIMEOUT_S))
         except (TimeoutError, nats.errors.Error):
             log.warning("connection.not_flushed")
+
+
+def into(future: "asyncio.Future[PubAck]") -> Answered:
+    """A hearer of one publication that sets a future."""
+
+    def answered(found: PubAck | BusError) -> None:
+        if future.done():
+            return
+        if isinstance(found, PubAck):
+            future.set_result(found)
+        else:
+            future.set_exception(found)
+
+    return answered
 
 
 def _named(error: _PubAckError) -> BusError:

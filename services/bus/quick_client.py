@@ -36,7 +36,8 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         self._direct: dict[int, Handler] = {}
         self._on_handler_error = on_handler_error
         self._pending: list[bytes]
-        self._is_write_due = False
+        self._due: asyncio.Handle | None = None
+        self._is_due_now = False
         self._written_at = 0.0
         self._last_crowd = 0
         self._posted = 0
@@ -59,7 +60,7 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         if sid not in self._subs:
             del self._direct[sid]
             return
-        parsed = await self._process_headers(headers) if headers else None
+        parsed = _parse_headers(headers) if headers else None
         message = Msg(
             _client=self, subject=subject.decode(), reply=reply.decode(), data=data, headers=parsed, _sid=sid
         )
@@ -68,7 +69,15 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         except Exception as error:  # the read loop must live
             self._on_handler_error(message.subject, error)
 
-    def post(self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None:
+    def post(
+        self,
+        subject: str,
+        payload: bytes,
+        reply: str,
+        headers: dict[str, str] | None,
+        *,
+        is_urgent: bool = True,
+    ) -> None:
         """Publish without waiting. Raises nats.errors.Error when the connection is closed for good, or its
         buffer is full while it is away."""
         if self.is_closed:
@@ -85,16 +94,19 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         self._pending.append(encoded)
         self._pending_data_size += len(encoded)
         self._posted += 1
-        if not self._is_write_due:
-            self._is_write_due = True
-            loop = asyncio.get_running_loop()
-            if self._last_crowd >= CROWD_MESSAGES and loop.time() - self._written_at < CROWD_GAP_S:
-                loop.call_later(CROWD_GAP_S, self._write)
-            else:
-                loop.call_soon(self._write)
+        if self._due is not None and (self._is_due_now or not is_urgent):
+            return
+        loop = asyncio.get_running_loop()
+        is_crowded = self._last_crowd >= CROWD_MESSAGES and loop.time() - self._written_at < CROWD_GAP_S
+        if is_urgent and not is_crowded:
+            if self._due is not None:
+                self._due.cancel()
+            self._due, self._is_due_now = loop.call_soon(self._write), True
+        elif self._due is None:
+            self._due = loop.call_later(CROWD_GAP_S, self._write)
 
     def _write(self) -> None:
-        self._is_write_due = False
+        self._due, self._is_due_now = None, False
         if not self.is_connected or self.is_connecting or self._transport is None:
             return  # what is pending goes out after the reconnection
         self._last_crowd, self._posted = self._posted, 0
@@ -111,3 +123,14 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         except (OSError, RuntimeError):
             self._pending = pending + self._pending  # the read loop will notice the loss
             self._pending_data_size = sum(map(len, self._pending))
+
+
+def _parse_headers(raw: bytes) -> dict[str, str]:
+    """The fields of a header block, and "Status" where its first line has one ("NATS/1.0 503")."""
+    first, *lines = raw.decode().strip().split("\r\n")
+    status = first[len("NATS/1.0") :].strip()
+    fields = {"Status": status[:3]} if status else {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        fields[name] = value.strip()
+    return fields

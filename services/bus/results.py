@@ -4,6 +4,8 @@ The server itself decides who is first (`must_be_first`), so that a job has one 
 workers, or a worker and the scheduler, end it at the same moment.
 """
 
+import asyncio
+
 import nats.errors
 from nats.js import api
 from nats.js.errors import APIError, NotFoundError
@@ -14,7 +16,7 @@ from schemas.fleet import JobView
 from schemas.job_events import Cancelled, Completed, Expired, Failed, Terminal
 from schemas.jobs import Status
 from schemas.subjects import ANY, RESULTS_STREAM, Wildcard
-from services.bus.connection import AlreadyStored, Bus, BusError, StreamFull
+from services.bus.connection import AlreadyStored, Answered, Bus, BusError, PubAck, StreamFull, into
 
 PUBLISH_ATTEMPTS = 10
 ENDING_HEADER = "Stoker-Ending"
@@ -35,6 +37,16 @@ def read_result(payload: bytes, headers: dict[str, str] | None) -> Result:
     return Result(wire.decode(Terminal, head), attached)
 
 
+def post_terminal(
+    bus: Bus, gateway: str, event: Terminal, attachments: list[bytes], answered: Answered
+) -> None:
+    """Publish a terminal event; `answered` hears whether it is stored, AlreadyStored for another's."""
+    payload, headers = wire.pack(event, attachments)
+    headers[ENDING_HEADER] = wire.encode(_ending(gateway, event)).decode()
+    subject = bus.subjects.result(gateway, event.job)
+    bus.post_stored(subject, payload, answered, must_be_first=True, headers=headers)
+
+
 async def publish_terminal(
     bus: Bus, gateway: str, event: Terminal, attachments: list[bytes] | None = None
 ) -> bool:
@@ -42,12 +54,11 @@ async def publish_terminal(
 
     Tries for as long as NATS is away within `PUBLISH_ATTEMPTS` publications. Raises BusError after that.
     """
-    payload, headers = wire.pack(event, attachments or [])
-    headers[ENDING_HEADER] = wire.encode(_ending(gateway, event)).decode()
-    subject = bus.subjects.result(gateway, event.job)
     for attempt in range(PUBLISH_ATTEMPTS):
+        answer: asyncio.Future[PubAck] = asyncio.get_running_loop().create_future()
+        post_terminal(bus, gateway, event, attachments or [], into(answer))
         try:
-            await bus.publish_stored(subject, payload, must_be_first=True, headers=headers)
+            await answer
             break
         except AlreadyStored:
             return attempt > 0  # a repeat of our own that did arrive

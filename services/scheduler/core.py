@@ -15,8 +15,7 @@ No NATS, no clock, no randomness here: `now` is an argument, in seconds since 19
 from typing import assert_never
 
 from schemas.fleet import PlatformEvent
-from schemas.job_events import Cancelled, Ending, Expired, Failed, FailureKind, Queued, Timings
-from schemas.jobs import Job
+from schemas.job_events import Cancelled, Ending, Expired, Failed, FailureKind, Timings
 from schemas.workers import HEARTBEAT_INTERVAL_S, Accepted, Finished, Heartbeat, RunningJob
 from services.scheduler.commands import (
     Acknowledge,
@@ -24,9 +23,7 @@ from services.scheduler.commands import (
     CheckResult,
     Command,
     EndJob,
-    Notify,
     Probe,
-    PublishDepth,
     Record,
 )
 from services.scheduler.dispatch import Dispatcher
@@ -46,12 +43,10 @@ from services.scheduler.events import (
     WorkerGone,
 )
 from services.scheduler.fleet import Fleet, Held, Worker
-from services.scheduler.ledger import Ledger, ModelQueue
+from services.scheduler.forecast import Forecast
+from services.scheduler.ledger import Ledger
 from services.scheduler.ledger import Record as JobRecord
-from services.scheduler.placement import why_impossible
 
-QUEUE_LIMIT = 10_000
-"""Jobs of one model that may wait before the gateway answers 429."""
 MAX_LOST_WORKERS = 2
 SILENT_S = 1.5 * HEARTBEAT_INTERVAL_S
 """A worker that said nothing for this long is asked whether it is there."""
@@ -59,13 +54,6 @@ GONE_S = 6.0
 """A worker that neither speaks nor answers for this long is gone, though its connection stands."""
 FORGOTTEN_S = 2.0 * HEARTBEAT_INTERVAL_S
 """A job that its worker has not mentioned for this long may have ended without our hearing of it."""
-IMPOSSIBLE_GRACE_S = 10.0
-"""How long a model must have been impossible before its waiting jobs fail: workers restart."""
-DEPTH_EVERY_S = 0.05
-DEPTH_ANYWAY_S = 1.0
-NOTIFY_EVERY_S = 1.0
-NOTIFIED_JOBS = 200
-"""How many waiting jobs of a model hear of their position every second."""
 EARLY_CANCELS = 10_000
 """Cancels remembered for jobs that have not arrived yet."""
 
@@ -83,9 +71,7 @@ class Scheduler:
         self.is_settling = True
         self._early_cancels: dict[str, float] = {}
         self._claims: dict[str, tuple[str, RunningJob]] = {}
-        self._impossible: dict[str, str] = {}
-        self._impossible_since: dict[str, float] = {}
-        self._notified_at = now
+        self.forecast = Forecast(self.dispatcher, now)
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take in one event; the commands are to be carried out in order."""
@@ -119,14 +105,9 @@ class Scheduler:
     def _dispatch(self, model: str, now: float) -> list[Command]:
         return [] if self.is_settling else self.dispatcher.dispatch(model, now)
 
-    def _waiting_models(self) -> list[ModelQueue]:
-        """Queues with waiting jobs; the one whose first job came first is first."""
-        waiting = [queue for queue in self.ledger.queues.values() if len(queue.waiting)]
-        waiting.sort(key=lambda queue: self.ledger.records[queue.waiting.peek() or ""].key[0::2])
-        return waiting
-
     def _dispatch_all(self, now: float) -> list[Command]:
-        return [command for queue in self._waiting_models() for command in self._dispatch(queue.name, now)]
+        queues = self.ledger.waiting_queues()
+        return [command for queue in queues for command in self._dispatch(queue.name, now)]
 
     def _dispatch_on(self, worker: Worker, now: float) -> list[Command]:
         """Give a worker that has become freer its next jobs, the longest waiting model first."""
@@ -136,16 +117,11 @@ class Scheduler:
             if (queue := self.ledger.queues.get(name)) is not None and len(queue.waiting)
         ]
         if len(names) > 1:
-            names.sort(key=lambda name: self._first_key(name))
+            names.sort(key=self.ledger.first_key)
         commands = [command for name in names for command in self._dispatch(name, now)]
         if worker.reserved_for and not worker.held:
             commands += self._dispatch(worker.reserved_for, now)
         return commands
-
-    def _first_key(self, model: str) -> tuple[int, float]:
-        first = self.ledger.queue(model).waiting.peek()
-        record = self.ledger.records[first] if first is not None else None
-        return (record.key[0], record.job.created_at) if record is not None else (0, 0.0)
 
     # Jobs -----------------------------------------------------------------------------------------
 
@@ -169,7 +145,8 @@ class Scheduler:
             return self._fail(record, "impossible", f"there is no model {job.model!r}", now)
         commands = self._dispatch(job.model, now)
         if record.status == "queued" and job.wants_events:
-            commands.append(self._position(record, len(self.ledger.queue(job.model).waiting) - 1))
+            place = len(self.ledger.queue(job.model).waiting) - 1
+            commands.append(self.forecast.position(record, place))
         return commands
 
     def _adopt(self, record: JobRecord, worker: Worker, running: RunningJob, now: float) -> None:
@@ -200,9 +177,8 @@ class Scheduler:
             held = worker.held.get(finished.job)
             if held is not None and held.attempt == finished.attempt:
                 self.fleet.release(worker, finished.job)
-        if finished.outcome == "completed":
-            spec = record.spec if record is not None else ""
-            self.estimates.learn_run(finished.model, spec, finished.units, finished.run_s)
+        if finished.outcome == "completed" and record is not None:
+            self.estimates.learn_run(finished.model, record.spec, finished.units, finished.run_s)
         commands: list[Command] = []
         if record is not None:
             if finished.outcome != "lost":
@@ -264,9 +240,7 @@ class Scheduler:
         """A worker died with this job."""
         record.lost_on.append(worker)
         if len(record.lost_on) >= MAX_LOST_WORKERS:
-            message = (
-                f"{len(record.lost_on)} workers died while they ran this job; it is not tried a third time"
-            )
+            message = f"{MAX_LOST_WORKERS} workers died while they ran this job; it is not tried again"
             event = PlatformEvent(
                 kind="failed",
                 subject=record.job.id,
@@ -302,7 +276,7 @@ class Scheduler:
         return [EndJob(record.job, record.handle, event)]
 
     def _ending(self, record: JobRecord, now: float) -> Ending:
-        job: Job = record.job
+        job = record.job
         return {
             "term": self.term,
             "attempt": record.attempt,
@@ -337,6 +311,7 @@ class Scheduler:
             known = None
         if heartbeat.is_leaving:
             return commands + (self._lose(heartbeat.worker, "it has stopped", now) if known else [])
+        before = {one.model: one for one in known.facts.models} if known is not None else {}
         worker = self.fleet.update(heartbeat, now)
         if worker is None:
             return commands
@@ -344,7 +319,8 @@ class Scheduler:
             reason = f"{heartbeat.device} on {heartbeat.host}, engines {', '.join(heartbeat.engines)}"
             commands.append(self._about_worker("joined", worker.id, reason, now))
         for resident in heartbeat.models:
-            if resident.load_s is not None and resident.tier == "hot":
+            is_new = resident.tier == "hot" and before.get(resident.model) != resident
+            if is_new and resident.load_s is not None:
                 self.estimates.learn_load(resident.model, resident.spec, resident.loaded_from, resident.load_s)
         mentioned = {running.job: running for running in heartbeat.running}
         for running in heartbeat.running:
@@ -417,77 +393,8 @@ class Scheduler:
                 commands.append(Probe(worker.id))
         if self.is_settling:
             return commands
-        commands += self._judge_impossible(now)
+        for record, reason in self.forecast.hopeless(now):
+            commands += self._fail(record, "impossible", reason, now)
         self.dispatcher.lift_reservations()
         commands += self._dispatch_all(now)
-        if now - self._notified_at >= NOTIFY_EVERY_S:
-            self._notified_at = now
-            commands += [
-                self._position(self.ledger.records[job], place)
-                for queue in self._waiting_models()
-                for place, job in enumerate(queue.waiting.first(NOTIFIED_JOBS))
-            ]
-        return commands + self._depths(now)
-
-    def _judge_impossible(self, now: float) -> list[Command]:
-        """Find models that no worker could ever run; fail what waits for them after a grace."""
-        commands: list[Command] = []
-        workers = self.fleet.workers.values()
-        for name, model in self.dispatcher.models.items():
-            reason = why_impossible(workers, model) if workers else ""
-            if not reason:
-                self._impossible.pop(name, None)
-                self._impossible_since.pop(name, None)
-                continue
-            since = self._impossible_since.setdefault(name, now)
-            if self._impossible.get(name) != reason:
-                self._impossible[name] = reason
-                self.ledger.queue(name).is_changed = True
-            if now - since > IMPOSSIBLE_GRACE_S:
-                waiting = self.ledger.queue(name).waiting
-                for job in list(waiting.first(len(waiting))):
-                    commands += self._fail(self.ledger.records[job], "impossible", reason, now)
-        return commands
-
-    def _eta_s(self, model: str, position: int) -> float | None:
-        """Predicted seconds until the job at this position starts; None without any replica."""
-        replicas = list(self.fleet.replicas(model).by_load())
-        if not replicas:
-            return None
-        held = [held for worker in replicas for held in worker.held.values() if held.model == model]
-        mean_run_s = sum(one.run_s for one in held) / len(held) if held else 0.0
-        slots = sum(
-            worker.facts.engines[engine].slots
-            for worker in replicas
-            if (engine := worker.replica_engine(model)) in worker.facts.engines
-        )
-        return round((position + 1) * mean_run_s / max(slots, 1), 3)
-
-    def _position(self, record: JobRecord, place: int) -> Command:
-        return Notify(record.job, Queued(position=place, eta_s=self._eta_s(record.job.model, place)))
-
-    def _best_s(self, name: str) -> float | None:
-        """The shortest predicted run of a typical job, for deadlines that cannot be met."""
-        model = self.dispatcher.models.get(name)
-        if model is None:
-            return None
-        return min((self.estimates.run_s(name, spec.name, 1.0) for spec in model.specs), default=None)
-
-    def _depths(self, now: float) -> list[Command]:
-        commands: list[Command] = []
-        for name in self.dispatcher.models.keys() | self.ledger.queues.keys():
-            queue = self.ledger.queue(name)
-            queue.settle_rate(now)
-            age = now - queue.published_at
-            if age >= DEPTH_ANYWAY_S or (queue.is_changed and age >= DEPTH_EVERY_S):
-                queue.is_changed, queue.published_at = False, now
-                depth = self.ledger.depth(queue, now, QUEUE_LIMIT)
-                eta_s = self._eta_s(name, len(queue.waiting))
-                extra = {
-                    "eta_s": eta_s,
-                    "best_s": self._best_s(name),
-                    "impossible": self._impossible.get(name, ""),
-                }
-                fields = {field: getattr(depth, field) for field in depth.__struct_fields__}
-                commands.append(PublishDepth(type(depth)(**(fields | extra))))
-        return commands
+        return commands + self.forecast.positions(self.ledger.waiting_queues(), now) + self.forecast.depths(now)

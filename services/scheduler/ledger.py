@@ -14,6 +14,8 @@ from services.scheduler.fair_queue import FairQueue, Key
 KEPT_EXPLANATIONS = 20_000
 KEPT_ENDINGS = 10_000
 """How many of the last decisions and endings can be asked for."""
+KEPT_DEADLINES = 10_000
+"""Deadlines of ended jobs that may lie about until they are swept out together."""
 RATE_WINDOW_S = 10.0
 REFUSAL_REMEMBERED_S = 1.0
 """A worker that refused a job is asked again after this, when no other takes it."""
@@ -95,6 +97,18 @@ class Ledger:
             found = self.queues[model] = ModelQueue(model)
         return found
 
+    def waiting_queues(self) -> list[ModelQueue]:
+        """Queues with waiting jobs; the one whose first job came first is first. O(models log models)."""
+        waiting = [queue for queue in self.queues.values() if len(queue.waiting)]
+        waiting.sort(key=lambda queue: self.first_key(queue.name))
+        return waiting
+
+    def first_key(self, model: str) -> tuple[int, float]:
+        """Orders queues by their first jobs: priority, then age."""
+        first = self.queue(model).waiting.peek()
+        record = self.records[first] if first is not None else None
+        return (record.key[0], record.job.created_at) if record is not None else (0, 0.0)
+
     def add(self, job: Job, handle: str, sequence: int, now: float) -> Record:
         """Enter an arrived job and put it into its queue."""
         queue = self.queue(job.model)
@@ -106,6 +120,9 @@ class Ledger:
         if job.deadline_s is not None:
             waits_until = min(waits_until, job.created_at + job.deadline_s)
         heapq.heappush(self._deadlines, (waits_until, job.id))
+        if len(self._deadlines) > 2 * len(self.records) + KEPT_DEADLINES:
+            self._deadlines = [one for one in self._deadlines if one[1] in self.records]
+            heapq.heapify(self._deadlines)
         return record
 
     def start(self, record: Record, worker: str, spec: str, now: float) -> None:

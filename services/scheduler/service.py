@@ -4,31 +4,25 @@ One bounded inbox, one loop (`_work`) that alone touches the core. Questions to 
 waiting; their answers come back as events. Taking office:
 
 1. win the lease, listen to everything that workers and clients say, and ask every worker for a heartbeat;
-2. delete and create the durable consumer on STOKER_JOBS: every unfinished job comes again at once, and a
-   leader of before is fenced off, as its consumer is gone;
-3. look up, for each job from before our time, whether its result is stored already;
-4. when all of them are in and the workers had `SETTLE_S` to answer, start placing (`Settled`).
-
-After a reconnection of NATS the consumer is made anew too: what was under way to us would otherwise come
-again only after its ack_wait.
+2. open the feed of jobs (feed.py): every unfinished job comes again at once;
+3. when all of them are in and the workers had `SETTLE_S` to answer, start placing (`Settled`).
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable
+from functools import cache
 from typing import Any
 
 import nats.errors
 from nats.aio.msg import Msg
-from nats.js import api
 from nats.js.errors import Error as JetStreamError
-from nats.js.errors import NotFoundError
+from prometheus_client import Counter, Histogram
 
 from schemas import wire
 from schemas.catalog import Model
 from schemas.fleet import CancelAnswer, Explanation, JobQuery, JobsQuery
-from schemas.jobs import Job
-from schemas.subjects import ANY, JOBS_STREAM, from_token, last_name
+from schemas.subjects import ANY, from_token, last_name
 from schemas.workers import AssignmentAnswer, Done, Finished, Heartbeat, JobCommand, ModelCommand
 from services.bus.connection import Bus, BusError, NobodyThere
 from services.bus.discovery import register
@@ -36,7 +30,6 @@ from services.bus.leases import Lease, hold
 from services.bus.logs import get_logger
 from services.bus.results import find_result, last_endings, publish_terminal
 from services.bus.running import until
-from services.bus.streams import MAX_JOBS
 from services.bus.telemetry import counter, gauge, histogram
 from services.catalog import store
 from services.scheduler.commands import (
@@ -67,27 +60,39 @@ from services.scheduler.events import (
     Ticked,
     WorkerGone,
 )
+from services.scheduler.feed import JobFeed
 
 log = get_logger("scheduler")
 
 OFFICE = "scheduler"
-CONSUMER = "scheduler"
 TICK_S = 0.05
 SETTLE_S = 0.25
 INBOX_LIMIT = 500_000
-LOOKUPS_AT_ONCE = 64
 LISTED_ENDINGS = 2_000
 ASSIGN_TIMEOUT_S = 2.0
 COMMAND_TIMEOUT_S = 2.0
 PROBE_TIMEOUT_S = 1.0
-ACK_WAIT_S = 24 * 3600.0
-"""Longer than any job may take: a leader that dies is replaced by making the consumer anew instead."""
 
 JOBS = counter("stoker_jobs_total", "Jobs that came to the scheduler", "model")
 ASSIGNMENTS = counter("stoker_assignments_total", "Assignments by tier of the model", "tier")
 QUEUE_WAIT = histogram("stoker_queue_wait_seconds", "Accepted until assigned", "model")
 QUEUED = gauge("stoker_queued_jobs", "Jobs that wait", "model")
 RUNNING = gauge("stoker_running_jobs", "Jobs on workers", "model")
+
+
+@cache  # finding a label costs more than counting
+def _jobs(model: str) -> Counter:
+    return JOBS.labels(model)
+
+
+@cache
+def _assignments(tier: str) -> Counter:
+    return ASSIGNMENTS.labels(tier)
+
+
+@cache
+def _queue_wait(model: str) -> Histogram:
+    return QUEUE_WAIT.labels(model)
 
 
 class SchedulerService:
@@ -102,13 +107,11 @@ class SchedulerService:
         self._tasks: set[asyncio.Task[None]] = set()
         self._assigning: dict[str, tuple[str, int, str, float]] = {}
         self._answers = bus.client.new_inbox()
-        self._deliveries = bus.client.new_inbox()
+        self._feed = JobFeed(bus, self._on_arrived, self._is_known, self._spawn)
         self._next_token = 0
-        self._old_sequence = 0
-        self._old_expected = 0
-        self._old_seen = 0
-        self._old_checked = asyncio.Event()
-        self._lookups = asyncio.Semaphore(LOOKUPS_AT_ONCE)
+
+    def _is_known(self, job: str) -> bool:
+        return job in self.core.ledger.records
 
     async def serve(self) -> None:
         """Lead until cancelled or the lease is lost."""
@@ -123,13 +126,13 @@ class SchedulerService:
                 (subjects.every("cancel", ANY), self._on_cancel),
                 (subjects.every("scheduler", ANY), self._on_question),
                 (self._answers + ".*", self._on_answer),
-                (self._deliveries, self._on_job),
+                (self._feed.deliveries, self._feed.on_job),
             )
         ]
-        self.bus.on_reconnect.append(self._remake_consumer)
+        self.bus.on_reconnect.append(self._feed.reopen)
         try:
             self.bus.post(subjects.solicit(), b"{}")
-            await self._make_consumer()
+            await self._feed.open()
             await until(
                 self.lease.lost,
                 self._work(),
@@ -138,51 +141,16 @@ class SchedulerService:
                 store.watch(self.bus, self._model_changed),
             )
         finally:
-            self.bus.on_reconnect.remove(self._remake_consumer)
+            self.bus.on_reconnect.remove(self._feed.reopen)
             for task in self._tasks:
                 task.cancel()
             for subscription in subscriptions:
                 if self.bus.is_connected:
                     await subscription.unsubscribe()
 
-    # The consumer ---------------------------------------------------------------------------------
-
-    async def _make_consumer(self) -> None:
-        try:
-            await self.bus.jetstream.delete_consumer(JOBS_STREAM, CONSUMER)
-        except NotFoundError:
-            pass
-        info = await self.bus.jetstream.stream_info(JOBS_STREAM)
-        self._old_sequence = info.state.last_seq
-        self._old_expected, self._old_seen = info.state.messages, 0
-        if not self._old_expected:
-            self._old_checked.set()
-        await self.bus.jetstream.add_consumer(
-            JOBS_STREAM,
-            api.ConsumerConfig(
-                durable_name=CONSUMER,
-                deliver_subject=self._deliveries,
-                ack_policy=api.AckPolicy.EXPLICIT,
-                ack_wait=ACK_WAIT_S,
-                max_ack_pending=MAX_JOBS,
-            ),
-        )
-
-    def _remake_consumer(self) -> None:
-        async def remake() -> None:
-            while True:
-                try:
-                    await self._make_consumer()
-                    return
-                except (nats.errors.Error, JetStreamError, TimeoutError) as error:
-                    log.warning("consumer.not_made", error=str(error) or type(error).__name__)
-                    await asyncio.sleep(0.2)
-
-        self._spawn(remake())
-
     async def _settle(self) -> None:
         await asyncio.sleep(SETTLE_S)
-        await self._old_checked.wait()
+        await self._feed.has_old_checked.wait()
         self._put(Settled())
         log.info("office.settled", jobs=len(self.core.ledger.records), workers=len(self.core.fleet.workers))
         await asyncio.Event().wait()
@@ -196,47 +164,9 @@ class SchedulerService:
             log.error("inbox.full", dropped=type(event).__name__)
             self.lease.lost.set()  # what was dropped comes again to the next time in office
 
-    def _on_job(self, message: Msg) -> None:
-        sequence = int(message.reply.split(".")[-4])
-        try:
-            job: Job = wire.decode(Job, message.data)
-        except wire.UnreadableMessage as error:
-            log.error("job.unreadable", subject=message.subject, error=str(error))
-            self.bus.post(message.reply, b"+TERM")
-            self._count_old(sequence)
-            return
-        event = JobArrived(job, message.reply, sequence)
-        if sequence <= self._old_sequence or job.is_client_named:
-            self._spawn(self._check_before(event))
-        else:
-            JOBS.labels(job.model).inc()
-            self._put(event)
-
-    async def _check_before(self, event: JobArrived) -> None:
-        """Take in a job that may have ended before it came here (again)."""
-        job = event.job
-        known = self.core.ledger.records.get(job.id)
-        if known is None:
-            async with self._lookups:
-                while True:
-                    try:
-                        found = await find_result(self.bus, job.id, job.gateway)
-                        break
-                    except (BusError, wire.UnreadableMessage) as error:
-                        log.warning("result.not_looked_up", job=job.id, error=str(error))
-                        await asyncio.sleep(0.2)
-            if found is not None:
-                self.bus.post(event.handle, b"+ACK")
-                self._count_old(event.sequence)
-                return
+    def _on_arrived(self, event: JobArrived) -> None:
+        _jobs(event.job.model).inc()
         self._put(event)
-        self._count_old(event.sequence)
-
-    def _count_old(self, sequence: int) -> None:
-        if sequence <= self._old_sequence:
-            self._old_seen += 1
-            if self._old_seen >= self._old_expected:
-                self._old_checked.set()
 
     def _on_heartbeat(self, message: Msg) -> None:
         if (heartbeat := self._read(message, Heartbeat)) is not None:
@@ -307,7 +237,7 @@ class SchedulerService:
         while True:
             event = await self._inbox.get()
             for command in self.core.handle(event, time.time()):
-                await self._carry_out(command)
+                self._carry_out(command)
 
     async def _tick(self) -> None:
         while True:
@@ -319,13 +249,13 @@ class SchedulerService:
                     del self._assigning[token]
                     self._put(AssignmentFailed(job, attempt, worker, is_gone=False))
 
-    async def _carry_out(self, command: Command) -> None:
+    def _carry_out(self, command: Command) -> None:
         bus = self.bus
         match command:
             case Assign():
-                await self._assign(command)
+                self._assign(command)
             case Acknowledge():
-                bus.post(command.handle, b"+ACK")
+                bus.post(command.handle, b"+ACK", is_urgent=False)
             case PublishDepth():
                 depth = command.depth
                 QUEUED.labels(depth.model).set(depth.queued)
@@ -352,15 +282,15 @@ class SchedulerService:
                 subject = bus.subjects.event(event.kind, event.subject)
                 bus.post(subject, wire.encode(event))
 
-    async def _assign(self, command: Assign) -> None:
+    def _assign(self, command: Assign) -> None:
         assignment = command.assignment
         job = assignment.job
         self._next_token += 1
         token = str(self._next_token)
         deadline = time.monotonic() + ASSIGN_TIMEOUT_S
         self._assigning[token] = (job.id, assignment.attempt, command.worker, deadline)
-        ASSIGNMENTS.labels(assignment.tier).inc()
-        QUEUE_WAIT.labels(job.model).observe(assignment.queued_s)
+        _assignments(assignment.tier).inc()
+        _queue_wait(job.model).observe(assignment.queued_s)
         subject = self.bus.subjects.worker(command.worker, "assign")
         self.bus.post(subject, wire.encode(assignment), f"{self._answers}.{token}")
 

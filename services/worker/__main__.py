@@ -27,6 +27,7 @@ from services.catalog import store
 from services.worker.agent import Agent
 from services.worker.cache import ModelCache
 from services.worker.engines.registry import installed
+from services.worker.heartbeats import Identity
 
 log = get_logger("worker")
 
@@ -94,7 +95,7 @@ async def _answer_commands(bus: Bus, agent: Agent, stopping: asyncio.Event) -> N
                 log.warning("message.unreadable", subject=message.subject, error=str(error))
                 result = Done(ok=False, reason=str(error))
             if message.reply:
-                bus.tell(message.reply, result)
+                bus.tell(message.reply, result, is_urgent=False)
 
         return answer
 
@@ -125,7 +126,7 @@ async def _answer_commands(bus: Bus, agent: Agent, stopping: asyncio.Event) -> N
         await bus.listen(bus.subjects.worker(agent.name, verb), answering(kind, act))
 
     def solicited(_: Msg) -> None:
-        agent.solicited()
+        agent.heartbeats.changed()
 
     await bus.listen(bus.subjects.solicit(), solicited)
 
@@ -141,17 +142,16 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
     bus = await connect(settings, f"stoker-worker-{name}")
     try:
         await declare(bus)
-        agent = Agent(
-            bus, name, settings.profile, settings.spec, device, cache, chosen_engines(settings.engines)
-        )
+        identity = Identity(name, settings.profile, settings.spec, device)
+        agent = Agent(bus, identity, cache, chosen_engines(settings.engines))
         await register(bus, "worker", "runs jobs on loaded models", {"worker": name, "device": device})
 
         await agent.start()
         await _answer_commands(bus, agent, stopping)
-        bus.on_reconnect.append(agent.solicited)
+        bus.on_reconnect.append(agent.heartbeats.changed)
         log.info("worker.started", device=device, memory_mb=memory // 10**6, pid=os.getpid())
         work = asyncio.create_task(
-            until(asyncio.Event(), agent.heartbeats(), store.watch(bus, agent.model_changed))
+            until(asyncio.Event(), agent.heartbeats.run(), store.watch(bus, agent.model_changed))
         )
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)

@@ -6,59 +6,35 @@ travels. A runner that dies takes its running jobs along: they are reported as l
 """
 
 import asyncio
-import os
-import socket
 import time
 from collections.abc import Awaitable
+from functools import cache
 
-import psutil
+from prometheus_client import Histogram
 
 from schemas import wire
 from schemas.catalog import Model, Spec
-from schemas.job_events import (
-    Assigned,
-    Cancelled,
-    Completed,
-    Downloading,
-    Ending,
-    Failed,
-    FailureKind,
-    ImageOutput,
-    Loading,
-    Output,
-    Picture,
-    Preview,
-    Progress,
-    SmallEvent,
-    Started,
-    Terminal,
-    Timings,
-)
-from schemas.jobs import ChatInput, CompletionInput, work_units
+from schemas.job_events import Assigned, Downloading, ImageOutput, Loading, Output, Progress, Started
+from schemas.jobs import ChatInput, CompletionInput
 from schemas.workers import (
-    HEARTBEAT_INTERVAL_S,
     Accepted,
     Assignment,
     AssignmentAnswer,
     EngineCapability,
-    Finished,
-    Heartbeat,
     JobCommand,
-    Outcome,
     Replay,
     ReplayRequest,
-    ResidentModel,
-    RunningJob,
     SentText,
 )
-from services.bus.blobs import put_large
 from services.bus.connection import Bus, BusError
 from services.bus.logs import get_logger
-from services.bus.results import publish_terminal
-from services.bus.telemetry import counter, histogram
+from services.bus.telemetry import histogram
 from services.worker.cache import ModelCache
 from services.worker.core import Attempt, WorkerCore
+from services.worker.endings import Endings
+from services.worker.heartbeats import Heartbeats, Identity
 from services.worker.loader import Loader, LoadError
+from services.worker.reports import Reports
 from services.worker.runner_messages import (
     Cancel,
     ImagesDone,
@@ -79,43 +55,48 @@ from services.worker.runner_process import RunnerProcess
 
 log = get_logger("agent")
 
-CHANGE_DELAY_S = 0.02
-"""Changes within this time share one heartbeat."""
 RESUME_TIMEOUT_S = 1.0
 STOP_GRACE_S = 10.0
 """An engine that does not stop this long after it was told to is ended with its process."""
 RESTART_DELAY_S = 0.2
 
-RUNS = counter("stoker_runs_total", "Attempts by how they ended", "model", "outcome")
 RUN_TIME = histogram("stoker_run_seconds", "Time in the engine", "model")
+
+
+@cache  # finding a label costs more than observing
+def _run_time(model: str) -> Histogram:
+    return RUN_TIME.labels(model)
 
 
 class Agent:
     """One worker. `start`, then `heartbeats` for as long as it lives, then `drain`."""
 
     def __init__(
-        self,
-        bus: Bus,
-        name: str,
-        profile: str,
-        spec: str,
-        device: str,
-        cache: ModelCache,
-        engines: dict[str, EngineCapability],
+        self, bus: Bus, identity: Identity, cache: ModelCache, engines: dict[str, EngineCapability]
     ) -> None:
         self.bus = bus
-        self.name = name
+        self.name = identity.name
         self.core = WorkerCore(engines)
         self.loader = Loader(cache, self._send, self._report_download, self._changed)
+        self.heartbeats = Heartbeats(bus, identity, self.core, self.loader, self._runner_pid)
+        self.reports = Reports(bus)
+        self.endings = Endings(bus, identity.name, self._forget, self.own)
+        self.ended = asyncio.Event()
         self._prepared: set[str] = set()
-        self._profile, self._spec, self._device = profile, spec, device
-        self._started_at = time.time()
-        self._heartbeat_seq = 0
-        self._change = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: RunnerProcess | None = None
         self._is_stopping = False
-        self.ended = asyncio.Event()
+
+    def _changed(self) -> None:
+        self.heartbeats.changed()
+
+    def _runner_pid(self) -> int:
+        return self._runner.pid if self._runner is not None else 0
+
+    def _report_download(self, model: str, percent: float | None) -> None:
+        for attempt in self.core.attempts.values():
+            if attempt.model == model and attempt.phase == "waiting":
+                self.reports.tell(attempt, Downloading(percent=percent))
 
     async def start(self) -> None:
         await self._start_runner()
@@ -131,7 +112,7 @@ class Agent:
             self.loader.note_disk(model)
             self._prepared |= {spec.engine for spec in model.specs if spec.engine in self.core.engines}
             self._prepare_engines()
-        self._changed()
+        self.heartbeats.changed()
 
     def _prepare_engines(self) -> None:
         for engine in sorted(self._prepared, reverse=True):  # the light ones are later in the alphabet
@@ -161,7 +142,7 @@ class Agent:
     def _begin(self, attempt: Attempt) -> None:
         assignment = attempt.assignment
         job, spec = assignment.job, assignment.spec
-        self._tell(attempt, Assigned(worker=self.name, spec=spec.name, tier=assignment.tier))
+        self.reports.tell(attempt, Assigned(worker=self.name, spec=spec.name, tier=assignment.tier))
         resumes = assignment.attempt > 1 and isinstance(job.input, ChatInput | CompletionInput)
         if self.loader.is_hot(attempt.model, spec) and not resumes:
             self._ready(attempt)
@@ -176,13 +157,13 @@ class Agent:
             attempt.log.start_after(attempt.sent_text)
         if not self.loader.is_hot(attempt.model, assignment.spec):
             tier = self.loader.cache.tier(attempt.model, assignment.spec.name)
-            self._tell(attempt, Loading(tier=tier))
+            self.reports.tell(attempt, Loading(tier=tier))
             try:
                 await self.loader.make_hot(attempt.model, assignment.spec, assignment.evict)
             except LoadError as error:
                 if attempt.phase == "waiting":
                     self.core.stop_running(attempt)
-                    await self._end_failed(attempt, "load_failed", str(error))
+                    self.endings.failed(attempt, "load_failed", str(error))
                 return
         if attempt.phase == "waiting":
             self._ready(attempt)
@@ -207,7 +188,7 @@ class Agent:
         while (attempt := self.core.next_to_run(lane)) is not None:
             job = attempt.assignment.job
             attempt.started_at = time.time()
-            self._tell(attempt, Started(worker=self.name))
+            self.reports.tell(attempt, Started(worker=self.name))
             loop = asyncio.get_running_loop()
             attempt.timer = loop.call_later(job.run_timeout_s, self._stop, attempt, "timeout")
             self._send(
@@ -236,7 +217,7 @@ class Agent:
             self.core.stop_running(attempt)
             if was_pinned:
                 self._unpin(attempt)
-            self.own(self._store(attempt, self._cancelled(attempt), "cancelled"))
+            self.endings.stopped(attempt)
         elif attempt.phase == "running" and not attempt.stop_reason:
             attempt.stop_reason = reason
             self._send(Cancel(attempt.id))
@@ -274,7 +255,7 @@ class Agent:
             return f"{model} is in use"
         self.loader.cache.dropped(model)
         self._send(Unload(model, park=False))
-        self._changed()
+        self.heartbeats.changed()
         return ""
 
     # What the runner says -------------------------------------------------------------------------
@@ -284,16 +265,15 @@ class Agent:
             case Text():
                 attempt = self.core.attempts.get(message.job)
                 if attempt is not None and attempt.phase == "running":
-                    delta = attempt.log.delta(message.text, message.tokens)
-                    if attempt.wants_events:
-                        self._publish(attempt, wire.encode(delta))
+                    self.reports.text(attempt, message)
             case TextDone():
                 self._done(message.job, message.output, [], message.run_s)
             case Step():
                 if (attempt := self.core.attempts.get(message.job)) is not None:
-                    self._tell(attempt, Progress(step=message.step, steps=message.steps))
+                    self.reports.tell(attempt, Progress(step=message.step, steps=message.steps))
             case PreviewImage():
-                self._preview(message)
+                if (attempt := self.core.attempts.get(message.job)) is not None:
+                    self.reports.preview(attempt, message)
             case ImagesDone():
                 output = ImageOutput(message.pictures)
                 self._done(message.job, output, list(message.images), message.run_s)
@@ -301,12 +281,12 @@ class Agent:
                 attempt = self.core.attempts.get(message.job)
                 if attempt is not None:
                     self._leave_runner(attempt)
-                    self.own(self._end_failed(attempt, message.kind, message.reason))
+                    self.endings.failed(attempt, message.kind, message.reason)
             case RunCancelled():
                 attempt = self.core.attempts.get(message.job)
                 if attempt is not None:
                     self._leave_runner(attempt)
-                    self.own(self._end_stopped(attempt))
+                    self.endings.stopped(attempt)
             case Loaded() | LoadFailed():
                 self.loader.take(message)
 
@@ -327,97 +307,11 @@ class Agent:
         if attempt is None:
             return
         self._leave_runner(attempt)
-        RUN_TIME.labels(attempt.model).observe(run_s)
-        self.own(self._complete(attempt, output, images, run_s))
+        _run_time(attempt.model).observe(run_s)
+        self.endings.completed(attempt, output, images, run_s)
 
-    async def _complete(self, attempt: Attempt, output: Output, images: list[bytes], run_s: float) -> None:
-        if isinstance(output, ImageOutput):
-            try:
-                names, images = await put_large(self.bus, attempt.id, images)
-            except (BusError, TimeoutError) as error:
-                await self._end_failed(attempt, "internal", f"the pictures were not stored: {error}")
-                return
-            output = ImageOutput(
-                tuple(
-                    Picture(
-                        seed=picture.seed,
-                        width=picture.width,
-                        height=picture.height,
-                        image_bytes=picture.image_bytes,
-                        blob=name,
-                    )
-                    for picture, name in zip(output.pictures, names, strict=True)
-                )
-            )
-        event = Completed(**self._ending(attempt, run_s), output=output)
-        await self._store(attempt, event, "completed", images, run_s)
-
-    async def _end_failed(self, attempt: Attempt, kind: FailureKind, reason: str) -> None:
-        event = Failed(**self._ending(attempt), kind=kind, message=reason)
-        await self._store(attempt, event, "failed")
-
-    async def _end_stopped(self, attempt: Attempt) -> None:
-        if attempt.stop_reason == "timeout":
-            limit = attempt.assignment.job.run_timeout_s
-            await self._end_failed(attempt, "timeout", f"it ran longer than {limit:g} s")
-        else:
-            await self._store(attempt, self._cancelled(attempt), "cancelled")
-
-    def _cancelled(self, attempt: Attempt) -> Cancelled:
-        return Cancelled(**self._ending(attempt))
-
-    def _ending(self, attempt: Attempt, run_s: float = 0.0) -> Ending:
-        job = attempt.assignment.job
-        load_s = max(attempt.ready_at - attempt.accepted_at, 0.0) if attempt.ready_at > 0 else 0.0
-        return {
-            "term": attempt.log.term,
-            "attempt": attempt.log.attempt,
-            "seq": attempt.log.next_seq(),
-            "job": job.id,
-            "model": job.model,
-            "created_at": job.created_at,
-            "finished_at": time.time(),
-            "timings": Timings(
-                queued_s=round(attempt.assignment.queued_s, 4),
-                load_s=round(load_s, 4),
-                run_s=round(run_s, 4),
-            ),
-            "worker": self.name,
-            "spec": attempt.assignment.spec.name,
-            "fingerprint": job.fingerprint,
-            "webhook": job.webhook,
-            "tenant": job.tenant,
-            "history": attempt.log.history(),
-        }
-
-    async def _store(
-        self,
-        attempt: Attempt,
-        event: Terminal,
-        outcome: Outcome,
-        images: list[bytes] | None = None,
-        run_s: float = 0.0,
-    ) -> None:
-        """Store the terminal event, then say that the job is finished."""
-        job = attempt.assignment.job
-        while True:
-            try:
-                await publish_terminal(self.bus, job.gateway, event, images)
-                break
-            except BusError as error:
-                log.warning("result.not_stored", job=job.id, error=str(error))
-                await asyncio.sleep(0.5)
-        RUNS.labels(job.model, outcome).inc()
+    def _forget(self, attempt: Attempt) -> None:
         self.core.forget(attempt)
-        finished = Finished(
-            job=job.id,
-            model=job.model,
-            attempt=attempt.assignment.attempt,
-            outcome=outcome,
-            run_s=round(run_s, 4),
-            units=work_units(job.input),
-        )
-        self.bus.tell(self.bus.subjects.finished(self.name), finished)
         if self.core.is_draining and self.core.is_idle:
             self.ended.set()
 
@@ -433,22 +327,15 @@ class Agent:
                     attempt.timer.cancel()
                 self.core.stop_running(attempt)
                 if attempt.stop_reason:
-                    self.own(self._end_stopped(attempt))
+                    self.endings.stopped(attempt)
                 else:
-                    self.own(self._give_up(attempt))
+                    self.endings.lost(attempt)
             elif attempt.ready_at > 0:  # it waited for a slot of a model that is gone now
                 self.core.stop_running(attempt)
-                self.own(self._give_up(attempt))
-        self._changed()
+                self.endings.lost(attempt)
+        self.heartbeats.changed()
         if not self._is_stopping:
             self.own(self._restart_runner())
-
-    async def _give_up(self, attempt: Attempt) -> None:
-        job = attempt.assignment.job
-        self.core.forget(attempt)
-        RUNS.labels(job.model, "lost").inc()
-        lost = Finished(job.id, job.model, attempt.assignment.attempt, "lost")
-        self.bus.tell(self.bus.subjects.finished(self.name), lost)
 
     async def _restart_runner(self) -> None:
         while not self._is_stopping:
@@ -460,123 +347,8 @@ class Agent:
                 continue
             log.info("runner.restarted")
             self._prepare_engines()
-            self._changed()
+            self.heartbeats.changed()
             return
-
-    # Events to the gateway ------------------------------------------------------------------------
-
-    def _tell(self, attempt: Attempt, event: SmallEvent) -> None:
-        """Number a small event, keep it for replays, and publish it to who watches."""
-        log_ = attempt.log
-        fields = {name: getattr(event, name) for name in event.__struct_fields__}
-        numbers = {"term": log_.term, "attempt": log_.attempt, "seq": log_.next_seq()}
-        numbered = type(event)(**(fields | numbers))
-        log_.note(numbered)
-        if attempt.wants_events:
-            self._publish(attempt, wire.encode(numbered))
-
-    def _preview(self, message: PreviewImage) -> None:
-        attempt = self.core.attempts.get(message.job)
-        if attempt is None or not attempt.wants_events:
-            return
-        event = Preview(
-            term=attempt.log.term,
-            attempt=attempt.log.attempt,
-            seq=attempt.log.next_seq(),
-            index=message.index,
-            step=message.step,
-            width=message.width,
-            height=message.height,
-            image_bytes=len(message.png),
-        )
-        payload, headers = wire.pack(event, [message.png])
-        self._publish(attempt, payload, headers)
-
-    def _publish(self, attempt: Attempt, payload: bytes, headers: dict[str, str] | None = None) -> None:
-        job = attempt.assignment.job
-        self.bus.post(self.bus.subjects.out(job.gateway, job.id), payload, headers=headers)
-
-    def _report_download(self, model: str, percent: float | None) -> None:
-        for attempt in self.core.attempts.values():
-            if attempt.model == model and attempt.phase == "waiting":
-                self._tell(attempt, Downloading(percent=percent))
-
-    # Heartbeats -----------------------------------------------------------------------------------
-
-    def _changed(self) -> None:
-        self._change.set()
-
-    def solicited(self) -> None:
-        self._change.set()
-
-    async def heartbeats(self) -> None:
-        """Publish the worker's state every second and on every change."""
-        while True:
-            await self._beat()
-            try:
-                await asyncio.wait_for(self._change.wait(), HEARTBEAT_INTERVAL_S)
-                await asyncio.sleep(CHANGE_DELAY_S)
-            except TimeoutError:
-                pass
-            self._change.clear()
-
-    async def _beat(self, *, is_leaving: bool = False) -> None:
-        self._heartbeat_seq += 1
-        beat = self._heartbeat(is_leaving)
-        self.bus.tell(self.bus.subjects.heartbeat(self.name), beat)
-
-    def _heartbeat(self, is_leaving: bool) -> Heartbeat:
-        cache = self.loader.cache
-        entries = list(cache.entries.values())
-
-        def in_tier(*tiers: str) -> tuple[str, ...]:
-            return tuple(entry.model for entry in entries if entry.tier in tiers)
-
-        return Heartbeat(
-            worker=self.name,
-            started_at=self._started_at,
-            seq=self._heartbeat_seq,
-            spec=self._spec,
-            profile=self._profile,
-            device=self._device,
-            host=socket.gethostname(),
-            engines=self.core.engines if self._runner is not None else {},
-            memory_total_bytes=cache.memory_bytes,
-            memory_used_bytes=cache.used_bytes,
-            ram_total_bytes=cache.ram_bytes,
-            models=tuple(
-                ResidentModel(
-                    model=entry.model,
-                    spec=entry.spec,
-                    engine=entry.engine,
-                    tier=self.loader.tier_of(entry),
-                    memory_bytes=entry.memory_bytes,
-                    load_s=entry.load_s,
-                    loaded_from=entry.loaded_from,
-                )
-                for entry in entries
-            ),
-            vram_models=in_tier("hot"),
-            ram_models=in_tier("parked"),
-            disk_models=in_tier("warm", "parked", "hot"),
-            running=tuple(
-                RunningJob(a.id, a.model, a.assignment.spec.name, a.assignment.attempt)
-                for a in self.core.attempts.values()
-            ),
-            is_draining=self.core.is_draining,
-            is_leaving=is_leaving,
-            failed_loads=self.loader.failures(),
-            rss_bytes=self._rss(),
-        )
-
-    def _rss(self) -> int:
-        total = psutil.Process(os.getpid()).memory_info().rss
-        if self._runner is not None:
-            try:
-                total += psutil.Process(self._runner.pid).memory_info().rss
-            except psutil.NoSuchProcess:
-                pass
-        return total
 
     # The end --------------------------------------------------------------------------------------
 
@@ -584,14 +356,14 @@ class Agent:
         """Take nothing new, finish what is here, say goodbye."""
         self.core.is_draining = True
         if not self.core.is_idle:
-            await self._beat()
+            self.heartbeats.beat()
             log.info("worker.draining", jobs=len(self.core.attempts))
             try:
                 await asyncio.wait_for(self.ended.wait(), timeout_s)
             except TimeoutError:
                 log.warning("worker.drain_cut_short", jobs=len(self.core.attempts))
         self._is_stopping = True
-        await self._beat(is_leaving=True)
+        self.heartbeats.beat(is_leaving=True)
         if self._runner is not None:
             await self._runner.stop()
         for task in self._tasks:

@@ -88,9 +88,10 @@ class ModelCache:
                 f"{model} needs {needed / 1e6:.0f} MB and this worker has {self.memory_bytes / 1e6:.0f} MB"
             )
         chosen = self._victims(needed - (self.memory_bytes - self.used_bytes), unneeded)
-        evictions = [Eviction(victim.model, self._where_to(victim)) for victim in chosen]
-        for eviction in evictions:
-            self.entries[eviction.model].tier = eviction.to
+        evictions: list[Eviction] = []
+        for victim in chosen:  # one after the other: each takes of the RAM that the next one looks at
+            victim.tier = self._where_to(victim)
+            evictions.append(Eviction(victim.model, victim.tier))
         self.entries[model] = Entry(
             model=model,
             spec=spec,

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -64,11 +65,16 @@ class Outbox:
         self._loop = loop
         self._waiting: deque[Message] = deque()
         self._is_scheduled = False
+        self._thread = threading.get_ident()
 
     def put(self, message: Message) -> None:
         self._waiting.append(message)
-        if not self._is_scheduled:
-            self._is_scheduled = True
+        if self._is_scheduled:
+            return
+        self._is_scheduled = True
+        if threading.get_ident() == self._thread:
+            self._loop.call_soon(self._flush)
+        else:
             self._loop.call_soon_threadsafe(self._flush)
 
     def _flush(self) -> None:

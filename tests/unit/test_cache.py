@@ -1,7 +1,7 @@
 """What a worker evicts, keeps and parks."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.worker.cache import DoesNotFit, Eviction, ModelCache, NoRoomNow
@@ -82,6 +82,7 @@ def test_a_failed_load_gives_its_reservation_back() -> None:
         max_size=60,
     )
 )
+@example([("a", 5, "load"), ("b", 5, "load"), ("c", 6, "load")])  # two victims, RAM for one
 def test_memory_is_never_overcommitted_and_pins_are_respected(steps: list[tuple[str, int, str]]) -> None:
     cache, pinned = ModelCache(10, ram_bytes=5), dict[str, int]()
     for now, (model, size, step) in enumerate(steps):

@@ -1,0 +1,108 @@
+"""What the scheduler tells of the future: positions and etas of waiting jobs, depths of queues, impossibility.
+
+Pure, like the core whose books it reads. `now` is in seconds since 1970.
+"""
+
+import msgspec
+
+from schemas.job_events import Queued
+from services.scheduler.commands import Command, Notify, PublishDepth
+from services.scheduler.dispatch import Dispatcher
+from services.scheduler.ledger import ModelQueue
+from services.scheduler.ledger import Record as JobRecord
+from services.scheduler.placement import why_impossible
+
+QUEUE_LIMIT = 10_000
+"""Jobs of one model that may wait before the gateway answers 429."""
+DEPTH_EVERY_S = 0.05
+DEPTH_ANYWAY_S = 1.0
+NOTIFY_EVERY_S = 1.0
+NOTIFIED_JOBS = 200
+"""How many waiting jobs of a model hear of their position every second."""
+IMPOSSIBLE_GRACE_S = 10.0
+"""How long a model must have been impossible before its waiting jobs fail: workers restart."""
+
+
+class Forecast:
+    """Reads the dispatcher's books and fleet; its own state is when it spoke last."""
+
+    def __init__(self, dispatcher: Dispatcher, now: float) -> None:
+        self._dispatcher = dispatcher
+        self._ledger = dispatcher.ledger
+        self._fleet = dispatcher.fleet
+        self._impossible: dict[str, tuple[float, str]] = {}
+        self._notified_at = now
+
+    def eta_s(self, model: str, position: int) -> float | None:
+        """Predicted seconds until the job at this position starts; None without any replica."""
+        replicas = list(self._fleet.replicas(model).by_load())
+        if not replicas:
+            return None
+        held = [held for worker in replicas for held in worker.held.values() if held.model == model]
+        mean_run_s = sum(one.run_s for one in held) / len(held) if held else 0.0
+        slots = sum(
+            worker.facts.engines[engine].slots
+            for worker in replicas
+            if (engine := worker.replica_engine(model)) in worker.facts.engines
+        )
+        return round((position + 1) * mean_run_s / max(slots, 1), 3)
+
+    def position(self, record: JobRecord, place: int) -> Command:
+        """What a waiting job's watchers hear."""
+        return Notify(record.job, Queued(position=place, eta_s=self.eta_s(record.job.model, place)))
+
+    def positions(self, queues: list[ModelQueue], now: float) -> list[Command]:
+        """Tell those who wait where they stand, once in `NOTIFY_EVERY_S`."""
+        if now - self._notified_at < NOTIFY_EVERY_S:
+            return []
+        self._notified_at = now
+        return [
+            self.position(record, place)
+            for queue in queues
+            for place, job in enumerate(queue.waiting.first(NOTIFIED_JOBS))
+            if (record := self._ledger.records[job]).job.wants_events
+        ]
+
+    def hopeless(self, now: float) -> list[tuple[JobRecord, str]]:
+        """Waiting jobs that no worker could ever run, and why; after a grace, as workers restart."""
+        workers = self._fleet.workers.values()
+        found: list[tuple[JobRecord, str]] = []
+        for name, model in self._dispatcher.models.items():
+            reason = why_impossible(workers, model) if workers else ""
+            since, known = self._impossible.get(name, (now, ""))
+            if reason != known:
+                self._ledger.queue(name).is_changed = True
+            if not reason:
+                self._impossible.pop(name, None)
+                continue
+            self._impossible[name] = (since, reason)
+            if now - since > IMPOSSIBLE_GRACE_S:
+                waiting = self._ledger.queue(name).waiting
+                found += [(self._ledger.records[job], reason) for job in waiting.first(len(waiting))]
+        return found
+
+    def depths(self, now: float) -> list[Command]:
+        """The queues that have changed, and each one once in `DEPTH_ANYWAY_S`."""
+        commands: list[Command] = []
+        for name in self._dispatcher.models.keys() | self._ledger.queues.keys():
+            queue = self._ledger.queue(name)
+            queue.settle_rate(now)
+            age = now - queue.published_at
+            if age >= DEPTH_ANYWAY_S or (queue.is_changed and age >= DEPTH_EVERY_S):
+                queue.is_changed, queue.published_at = False, now
+                depth = msgspec.structs.replace(
+                    self._ledger.depth(queue, now, QUEUE_LIMIT),
+                    eta_s=self.eta_s(name, len(queue.waiting)),
+                    best_s=self._best_s(name),
+                    impossible=self._impossible.get(name, (0.0, ""))[1],
+                )
+                commands.append(PublishDepth(depth))
+        return commands
+
+    def _best_s(self, name: str) -> float | None:
+        """The shortest predicted run of a typical job, for deadlines that cannot be met."""
+        model = self._dispatcher.models.get(name)
+        if model is None:
+            return None
+        estimates = self._dispatcher.estimates
+        return min((estimates.run_s(name, spec.name, 1.0) for spec in model.specs), default=None)

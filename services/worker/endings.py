@@ -1,0 +1,168 @@
+"""How attempts end: the terminal event is stored first, then the scheduler hears `Finished`.
+
+While NATS is away an ending is kept and tried again; the attempt stays in the worker's hands until then.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import cache
+
+import msgspec
+from prometheus_client import Counter
+
+from schemas.job_events import (
+    Cancelled,
+    Completed,
+    Ending,
+    Failed,
+    FailureKind,
+    ImageOutput,
+    Output,
+    Terminal,
+    Timings,
+)
+from schemas.jobs import work_units
+from schemas.workers import Finished, Outcome
+from services.bus.blobs import put_large
+from services.bus.connection import AlreadyStored, Bus, BusError, PubAck
+from services.bus.logs import get_logger
+from services.bus.results import post_terminal, publish_terminal
+from services.bus.telemetry import counter
+from services.worker.core import Attempt
+
+log = get_logger("endings")
+
+RETRY_S = 0.5
+
+RUNS = counter("stoker_runs_total", "Attempts by how they ended", "model", "outcome")
+
+
+@cache  # finding a label costs more than counting
+def _runs(model: str, outcome: Outcome) -> Counter:
+    return RUNS.labels(model, outcome)
+
+
+class Endings:
+    """`forget` hears of an attempt when nothing is left to do; `own` runs work on the side."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        worker: str,
+        forget: Callable[[Attempt], None],
+        own: Callable[[Awaitable[None]], None],
+    ) -> None:
+        self._bus = bus
+        self._worker = worker
+        self._forget = forget
+        self._own = own
+
+    def completed(self, attempt: Attempt, output: Output, images: list[bytes], run_s: float) -> None:
+        if isinstance(output, ImageOutput):
+            self._own(self._complete_images(attempt, output, images, run_s))
+        else:
+            event = Completed(**self._ending(attempt, run_s), output=output)
+            self._store(attempt, event, "completed", run_s=run_s)
+
+    async def _complete_images(
+        self, attempt: Attempt, output: ImageOutput, images: list[bytes], run_s: float
+    ) -> None:
+        try:
+            names, inline = await put_large(self._bus, attempt.id, images)
+        except (BusError, TimeoutError) as error:
+            self.failed(attempt, "internal", f"the pictures were not stored: {error}")
+            return
+        pictures = tuple(
+            msgspec.structs.replace(picture, blob=name)
+            for picture, name in zip(output.pictures, names, strict=True)
+        )
+        event = Completed(**self._ending(attempt, run_s), output=ImageOutput(pictures))
+        self._store(attempt, event, "completed", inline, run_s)
+
+    def failed(self, attempt: Attempt, kind: FailureKind, reason: str) -> None:
+        self._store(attempt, Failed(**self._ending(attempt), kind=kind, message=reason), "failed")
+
+    def stopped(self, attempt: Attempt) -> None:
+        """It was told to stop: by a client, or because its time was over."""
+        if attempt.stop_reason == "timeout":
+            limit = attempt.assignment.job.run_timeout_s
+            self.failed(attempt, "timeout", f"it ran longer than {limit:g} s")
+        else:
+            self._store(attempt, Cancelled(**self._ending(attempt)), "cancelled")
+
+    def lost(self, attempt: Attempt) -> None:
+        """The runner died under it: no terminal event, the scheduler tries elsewhere."""
+        self._finish(attempt, "lost", 0.0)
+
+    def _ending(self, attempt: Attempt, run_s: float = 0.0) -> Ending:
+        job = attempt.assignment.job
+        load_s = max(attempt.ready_at - attempt.accepted_at, 0.0) if attempt.ready_at > 0 else 0.0
+        return {
+            "term": attempt.log.term,
+            "attempt": attempt.log.attempt,
+            "seq": attempt.log.next_seq(),
+            "job": job.id,
+            "model": job.model,
+            "created_at": job.created_at,
+            "finished_at": time.time(),
+            "timings": Timings(
+                queued_s=round(attempt.assignment.queued_s, 4),
+                load_s=round(load_s, 4),
+                run_s=round(run_s, 4),
+            ),
+            "worker": self._worker,
+            "spec": attempt.assignment.spec.name,
+            "fingerprint": job.fingerprint,
+            "webhook": job.webhook,
+            "tenant": job.tenant,
+            "history": attempt.log.history(),
+        }
+
+    def _store(
+        self,
+        attempt: Attempt,
+        event: Terminal,
+        outcome: Outcome,
+        images: list[bytes] | None = None,
+        run_s: float = 0.0,
+    ) -> None:
+        """Store the terminal event, then say that the job is finished."""
+        if event.webhook:
+            self._own(self._insist(attempt, event, outcome, images, run_s))
+            return
+
+        def answered(found: PubAck | BusError) -> None:
+            if isinstance(found, PubAck | AlreadyStored):
+                self._finish(attempt, outcome, run_s)
+            else:
+                self._own(self._insist(attempt, event, outcome, images, run_s))
+
+        post_terminal(self._bus, attempt.assignment.job.gateway, event, images or [], answered)
+
+    async def _insist(
+        self, attempt: Attempt, event: Terminal, outcome: Outcome, images: list[bytes] | None, run_s: float
+    ) -> None:
+        """Store it however long that takes, and its webhook's order with it."""
+        while True:
+            try:
+                await publish_terminal(self._bus, attempt.assignment.job.gateway, event, images)
+                break
+            except BusError as error:
+                log.warning("result.not_stored", job=event.job, error=str(error))
+                await asyncio.sleep(RETRY_S)
+        self._finish(attempt, outcome, run_s)
+
+    def _finish(self, attempt: Attempt, outcome: Outcome, run_s: float) -> None:
+        job = attempt.assignment.job
+        _runs(job.model, outcome).inc()
+        self._forget(attempt)
+        finished = Finished(
+            job=job.id,
+            model=job.model,
+            attempt=attempt.assignment.attempt,
+            outcome=outcome,
+            run_s=round(run_s, 4),
+            units=work_units(job.input),
+        )
+        self._bus.tell(self._bus.subjects.finished(self._worker), finished)

@@ -1,0 +1,117 @@
+"""The worker's state, published every second and soon after every change."""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+
+from schemas.workers import HEARTBEAT_INTERVAL_S, Heartbeat, ResidentModel, RunningJob
+from services.bus.connection import Bus
+from services.worker.core import WorkerCore
+from services.worker.loader import Loader
+
+CHANGE_DELAY_S = 0.02
+"""Changes within this time share one heartbeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a worker is called, and what it runs on. spec: the only one it serves, or ""."""
+
+    name: str
+    profile: str
+    spec: str
+    device: str
+
+
+class Heartbeats:
+    """`runner_pid` gives the runner's process id, 0 while there is none."""
+
+    def __init__(
+        self, bus: Bus, identity: Identity, core: WorkerCore, loader: Loader, runner_pid: Callable[[], int]
+    ) -> None:
+        self._bus = bus
+        self._identity = identity
+        self._core = core
+        self._loader = loader
+        self._runner_pid = runner_pid
+        self._started_at = time.time()
+        self._host = socket.gethostname()
+        self._seq = 0
+        self._change = asyncio.Event()
+
+    def changed(self) -> None:
+        """Something is different: say it soon."""
+        self._change.set()
+
+    async def run(self) -> None:
+        """Publish for ever."""
+        while True:
+            self.beat()
+            try:
+                await asyncio.wait_for(self._change.wait(), HEARTBEAT_INTERVAL_S)
+                await asyncio.sleep(CHANGE_DELAY_S)
+            except TimeoutError:
+                pass
+            self._change.clear()
+
+    def beat(self, *, is_leaving: bool = False) -> None:
+        """Publish one now."""
+        self._seq += 1
+        self._bus.tell(self._bus.subjects.heartbeat(self._identity.name), self._heartbeat(is_leaving))
+
+    def _heartbeat(self, is_leaving: bool) -> Heartbeat:
+        cache = self._loader.cache
+        entries = list(cache.entries.values())
+        runner = self._runner_pid()
+
+        def in_tier(*tiers: str) -> tuple[str, ...]:
+            return tuple(entry.model for entry in entries if entry.tier in tiers)
+
+        return Heartbeat(
+            worker=self._identity.name,
+            started_at=self._started_at,
+            seq=self._seq,
+            spec=self._identity.spec,
+            profile=self._identity.profile,
+            device=self._identity.device,
+            host=self._host,
+            engines=self._core.engines if runner else {},
+            memory_total_bytes=cache.memory_bytes,
+            memory_used_bytes=cache.used_bytes,
+            ram_total_bytes=cache.ram_bytes,
+            models=tuple(
+                ResidentModel(
+                    model=entry.model,
+                    spec=entry.spec,
+                    engine=entry.engine,
+                    tier=self._loader.tier_of(entry),
+                    memory_bytes=entry.memory_bytes,
+                    load_s=entry.load_s,
+                    loaded_from=entry.loaded_from,
+                )
+                for entry in entries
+            ),
+            vram_models=in_tier("hot"),
+            ram_models=in_tier("parked"),
+            disk_models=in_tier("warm", "parked", "hot"),
+            running=tuple(
+                RunningJob(a.id, a.model, a.assignment.spec.name, a.assignment.attempt)
+                for a in self._core.attempts.values()
+            ),
+            is_draining=self._core.is_draining,
+            is_leaving=is_leaving,
+            failed_loads=self._loader.failures(),
+            rss_bytes=_rss_bytes(os.getpid()) + _rss_bytes(runner),
+        )
+
+
+def _rss_bytes(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss) if pid else 0
+    except psutil.NoSuchProcess:
+        return 0

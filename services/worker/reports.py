@@ -1,0 +1,51 @@
+"""What a worker says of its attempts: events to the gateway, numbered and kept for replays."""
+
+import msgspec
+
+from schemas import wire
+from schemas.job_events import Preview, SmallEvent
+from services.bus.connection import Bus
+from services.worker.core import Attempt
+from services.worker.runner_messages import PreviewImage, Text
+
+
+class Reports:
+    """Events are always noted; they are published where somebody watches."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    def tell(self, attempt: Attempt, event: SmallEvent) -> None:
+        """Number a small event, keep it for replays, and publish it to who watches."""
+        log = attempt.log
+        numbered = msgspec.structs.replace(event, term=log.term, attempt=log.attempt, seq=log.next_seq())
+        log.note(numbered)
+        if attempt.wants_events:
+            self._publish(attempt, wire.encode(numbered))
+
+    def text(self, attempt: Attempt, message: Text) -> None:
+        """More of the answer."""
+        delta = attempt.log.delta(message.text, message.tokens)
+        if attempt.wants_events:
+            self._publish(attempt, wire.encode(delta))
+
+    def preview(self, attempt: Attempt, message: PreviewImage) -> None:
+        """A picture as it is by now: for who watches now, never replayed."""
+        if not attempt.wants_events:
+            return
+        event = Preview(
+            term=attempt.log.term,
+            attempt=attempt.log.attempt,
+            seq=attempt.log.next_seq(),
+            index=message.index,
+            step=message.step,
+            width=message.width,
+            height=message.height,
+            image_bytes=len(message.png),
+        )
+        payload, headers = wire.pack(event, [message.png])
+        self._publish(attempt, payload, headers)
+
+    def _publish(self, attempt: Attempt, payload: bytes, headers: dict[str, str] | None = None) -> None:
+        job = attempt.assignment.job
+        self._bus.post(self._bus.subjects.out(job.gateway, job.id), payload, headers=headers)
