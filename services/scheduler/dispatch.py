@@ -12,10 +12,11 @@ has room, so every worker is scored. Then
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 from schemas.catalog import Model, Spec
 from schemas.fleet import Explanation, PlatformEvent
-from schemas.jobs import work_units
+from schemas.jobs import Job, work_units
 from schemas.workers import Assignment
 from services.scheduler.commands import Assign, Command, LoadOnWorker, Record
 from services.scheduler.estimates import Estimates
@@ -129,7 +130,9 @@ class Dispatcher:
         self.fleet.hold(worker, held)
         if worker.reserved_for == job.model:
             worker.reserved_for = ""
-        self.ledger.explain(_explanation(record, chosen, others, reason, len(self.fleet.workers), now))
+        considered = len(self.fleet.workers)
+        explain = partial(_explanation, job, record.attempt, chosen, others, reason, considered, now)
+        self.ledger.decided(job.id, explain)
         return Assign(
             worker.id,
             Assignment(
@@ -176,10 +179,7 @@ class Dispatcher:
             if ready:
                 reason = f"no replica is loaded; {ready[0].tier} here, the quickest to get"
                 command = self._assign(record, ready[0], options, reason, now)
-                commands: list[Command] = [command]
-                if isinstance(command, Assign):
-                    commands.append(self._record_assigned(record, now))
-                return commands
+                return [command, self._record_assigned(record, now)]
             self._reserve(record, options, now)
             if startable:
                 return [self._order(startable[0], model.name, now)]
@@ -215,13 +215,13 @@ class Dispatcher:
                 worker.reserved_for = ""
 
     def _record_assigned(self, record: JobRecord, now: float) -> Command:
-        explanation = self.ledger.explanations[record.job.id]
+        explanation = self.ledger.explanation(record.job.id)
         return Record(
             PlatformEvent(
                 kind="assigned",
                 subject=record.job.id,
                 at=now,
-                reason=explanation.reason,
+                reason=explanation.reason if explanation is not None else "",
                 model=record.job.model,
                 worker=record.worker,
                 details=explanation,
@@ -230,7 +230,7 @@ class Dispatcher:
 
 
 def _explanation(
-    record: JobRecord, chosen: Option, others: list[Option], reason: str, considered: int, now: float
+    job: Job, attempt: int, chosen: Option, others: list[Option], reason: str, considered: int, now: float
 ) -> Explanation:
     candidates = [chosen.candidate("chosen: " + reason)]
     for other in others:
@@ -240,9 +240,9 @@ def _explanation(
             break
         candidates.append(other.candidate(_why_lost(other, chosen)))
     return Explanation(
-        job=record.job.id,
-        model=record.job.model,
-        attempt=record.attempt,
+        job=job.id,
+        model=job.model,
+        attempt=attempt,
         decided_at=now,
         chosen=chosen.worker.id,
         reason=reason,

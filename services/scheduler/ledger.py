@@ -5,6 +5,7 @@ Pure state without policy: what is stored here are facts; positions and depths a
 
 import heapq
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from schemas.fleet import Explanation, JobsPage, JobsQuery, JobView, QueueDepth
@@ -88,7 +89,7 @@ class Ledger:
         self.records: dict[str, Record] = {}
         self.queues: dict[str, ModelQueue] = {}
         self.endings: OrderedDict[str, JobView] = OrderedDict()
-        self.explanations: OrderedDict[str, Explanation] = OrderedDict()
+        self._explanations: OrderedDict[str, Callable[[], Explanation]] = OrderedDict()
         self._deadlines: list[tuple[float, str]] = []
 
     def queue(self, model: str) -> ModelQueue:
@@ -163,10 +164,16 @@ class Ledger:
         """Enter an ending from before this scheduler's time."""
         self.endings.setdefault(view.id, view)
 
-    def explain(self, explanation: Explanation) -> None:
-        self.explanations[explanation.job] = explanation
-        if len(self.explanations) > KEPT_EXPLANATIONS:
-            self.explanations.popitem(last=False)
+    def decided(self, job: str, explain: Callable[[], Explanation]) -> None:
+        """Keep a decision; it is put into words when somebody asks, which few do."""
+        self._explanations[job] = explain
+        if len(self._explanations) > KEPT_EXPLANATIONS:
+            self._explanations.popitem(last=False)
+
+    def explanation(self, job: str) -> Explanation | None:
+        """Why a job went where it went last; None when it waits, or is long over."""
+        explain = self._explanations.get(job)
+        return explain() if explain is not None else None
 
     def overdue(self, now: float) -> list[Record]:
         """Queued jobs whose waiting time is over."""

@@ -21,7 +21,7 @@ from prometheus_client import Counter, Histogram
 
 from schemas import wire
 from schemas.catalog import Model
-from schemas.fleet import CancelAnswer, Explanation, JobQuery, JobsQuery
+from schemas.fleet import CancelAnswer, JobQuery, JobsQuery
 from schemas.subjects import ANY, from_token, last_name
 from schemas.workers import AssignmentAnswer, Done, Finished, Heartbeat, JobCommand, ModelCommand
 from services.bus.connection import Bus, BusError, NobodyThere
@@ -220,8 +220,7 @@ class SchedulerService:
                 case "jobs":
                     answer = ledger.page(wire.decode(JobsQuery, message.data))
                 case "explain":
-                    found: Explanation | None = ledger.explanations.get(wire.decode(JobQuery, message.data).job)
-                    answer = found
+                    answer = ledger.explanation(wire.decode(JobQuery, message.data).job)
                 case "ping":
                     answer = Done(ok=not self.core.is_settling, reason=self.identity)
                 case unknown:

@@ -1,0 +1,63 @@
+"""Every measurement, written to bench/RESULTS.md. `make bench` runs it (about 3 minutes).
+
+python -m bench.all
+"""
+
+import datetime
+import os
+import platform
+from pathlib import Path
+
+import uvloop
+
+from bench import placement, rest, throughput
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+
+OPENING = """\
+# Measurements
+
+Made by `make bench` on {date}: {cores} cores, {machine}, Python {python}. Load generator, gateway, NATS server
+(file storage, durable submission), scheduler and worker share these cores. Figures of one run on one machine:
+compare them with each other, not with another machine's.
+
+## At rest
+
+{rest}
+
+## Throughput of the whole system, `synthetic` engine (`python -m bench.throughput`)
+
+Goals on the machine of the prototype: 4,880 requests/s at 64 connections, 1.09 ms median at 1 connection,
+266,000 tokens/s at 64 streams.
+
+{throughput}
+
+A request at 1 connection crosses ten process boundaries (client, gateway, NATS, scheduler, NATS, worker, runner,
+worker, NATS, gateway); the prototype had no runner process, which costs the difference to its goal and buys that
+an engine's crash fails one job and not the worker.
+
+## The scheduler core alone (`python -m bench.placement`)
+
+A placement is one job taken through arrival, assignment, acceptance and finish, with random models and half of
+the slots busy. Goal: 20,000/s with 1,000 workers and 200 models.
+
+{placement}
+"""
+
+
+def main() -> None:
+    text = OPENING.format(
+        date=datetime.date.today().isoformat(),
+        cores=os.cpu_count(),
+        machine=platform.machine(),
+        python=platform.python_version(),
+        rest="\n".join(rest.report()),
+        throughput="\n".join(uvloop.run(throughput.main())),
+        placement="\n".join(placement.report()),
+    )
+    RESULTS.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
