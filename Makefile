@@ -1,6 +1,6 @@
 # make setup    an environment in .venv (Python 3.11 or newer, pip, nothing else)
 # make demo     set up, start Stoker on port 8000, stream an answer, draw an image, stay up
-# make test     lint-free test run (under 12 minutes);  make test-all adds the slow ones
+# make test     lint, then the tests (under 12 minutes);  make test-all adds the slow ones
 # make lint     ruff, mypy --strict, import-linter
 # make bench    measurements, written to bench/RESULTS.md
 

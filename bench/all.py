@@ -32,9 +32,9 @@ Goals on the machine of the prototype: 4,880 requests/s at 64 connections, 1.09 
 
 {throughput}
 
-A request at 1 connection crosses ten process boundaries (client, gateway, NATS, scheduler, NATS, worker, runner,
-worker, NATS, gateway); the prototype had no runner process, which costs the difference to its goal and buys that
-an engine's crash fails one job and not the worker.
+A request at 1 connection crosses ten process boundaries (client, gateway, NATS, scheduler, NATS, worker,
+runner, worker, NATS, gateway). The prototype had no runner process, which costs the difference to its goal and
+buys that an engine's crash fails one job and not the worker.
 
 ## The scheduler core alone (`python -m bench.placement`)
 

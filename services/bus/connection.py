@@ -31,6 +31,7 @@ log = get_logger("bus")
 
 T = TypeVar("T")
 
+HANDSHAKE_TIMEOUT_S = 3.0
 CONNECT_TIMEOUT_S = 30.0
 RECONNECT_WAIT_S = 0.1
 PORT_POLL_S = 0.02
@@ -319,11 +320,15 @@ async def connect(settings: BusSettings, name: str, wait_s: float = CONNECT_TIME
 
     client = QuickClient(on_handler_error)
     bus: Bus | None = None
+    last_error = "no answer"
 
     async def on_error(error: Exception) -> None:
+        nonlocal last_error
+        last_error = str(error) or type(error).__name__
         if isinstance(error, nats.errors.SlowConsumerError) and bus is not None:
             bus.dropped_messages += 1
-        log.warning("connection.error", error=str(error) or type(error).__name__)
+        if bus is not None:
+            log.warning("connection.error", error=last_error)
 
     async def on_disconnect() -> None:
         if not client.is_closed:
@@ -342,21 +347,24 @@ async def connect(settings: BusSettings, name: str, wait_s: float = CONNECT_TIME
     if settings.nats_creds:
         options["user_credentials"] = str(Path(settings.nats_creds).expanduser())
     try:
-        await client.connect(
-            servers=urls,
-            name=name,
-            tls=_tls_context(settings),
-            error_cb=on_error,
-            disconnected_cb=on_disconnect,
-            reconnected_cb=on_reconnect,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=RECONNECT_WAIT_S,
-            ping_interval=10,
-            pending_size=BUFFER_WHILE_RECONNECTING_BYTES,
-            **options,
-        )
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+            await client.connect(
+                servers=urls,
+                name=name,
+                tls=_tls_context(settings),
+                error_cb=on_error,
+                disconnected_cb=on_disconnect,
+                reconnected_cb=on_reconnect,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=RECONNECT_WAIT_S,
+                ping_interval=10,
+                pending_size=BUFFER_WHILE_RECONNECTING_BYTES,
+                **options,
+            )
     except (nats.errors.Error, OSError) as error:
-        raise CannotConnect(f"NATS at {settings.nats} refused: {error}") from error
+        await client.close()
+        reason = last_error if isinstance(error, TimeoutError) else error
+        raise CannotConnect(f"NATS at {settings.nats} refused: {reason}") from error
     bus = Bus(client, Subjects(settings.prefix))
     await bus.start()
     return bus

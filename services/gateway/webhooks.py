@@ -24,7 +24,7 @@ from schemas.job_events import Terminal
 from schemas.subjects import ANY, WEBHOOKS_STREAM
 from services.bus.connection import Bus
 from services.bus.logs import get_logger
-from services.gateway.routes.jobs import from_result
+from services.gateway.job_answers import from_result
 
 log = get_logger("webhooks")
 

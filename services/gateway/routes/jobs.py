@@ -12,20 +12,15 @@ from litestar.datastructures import State
 from litestar.response import Stream
 
 from schemas import wire
-from schemas.fleet import Explanation, JobQuery, JobsPage, JobsQuery, JobView
+from schemas.fleet import Explanation, JobQuery, JobsPage, JobsQuery
 from schemas.job_events import (
-    Cancelled,
     Completed,
-    EmbeddingOutput,
-    Expired,
-    Failed,
     ImageOutput,
     JobEvent,
     Preview,
     Terminal,
-    TextOutput,
 )
-from schemas.jobs import Job, Status
+from schemas.jobs import Job
 from schemas.subjects import BadName, check_name
 from services.bus.blobs import get_pictures
 from services.bus.connection import BusError
@@ -39,6 +34,7 @@ from services.gateway.http import (
     read_body,
     sse,
 )
+from services.gateway.job_answers import JobAnswer, JobList, from_result, from_view, status_of, urls_of
 from services.gateway.problems import RequestError
 from services.gateway.requests import JobRequest, admission_timeout_s, decode, job_input, split_adapter
 from services.gateway.resume import END, BadEventId, Cursor, event_name
@@ -50,120 +46,6 @@ MAX_WAIT_S = 60.0
 MAX_PAGE = 200
 MAX_KEY_CHARS = 200
 CONFLICT_WAIT_S = 2.0
-
-
-class Urls(msgspec.Struct, frozen=True):
-    self: str
-    events: str
-    cancel: str
-    explain: str
-
-
-class JobAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A job as clients see it. Times are seconds since 1970, durations seconds."""
-
-    id: str
-    status: Status
-    model: str
-    urls: Urls
-    created_at: float = 0.0
-    finished_at: float | None = None
-    position: int | None = None
-    eta_s: float | None = None
-    attempt: int = 0
-    worker: str = ""
-    spec: str = ""
-    timings: dict[str, float] = {}
-    result: Any = None
-    error: dict[str, str] | None = None
-
-
-class JobList(msgspec.Struct, frozen=True):
-    jobs: tuple[JobAnswer, ...]
-    next_cursor: str = ""
-
-
-def _urls(job: str) -> Urls:
-    base = f"/v1/jobs/{job}"
-    return Urls(base, f"{base}/events", f"{base}/cancel", f"{base}/explain")
-
-
-def from_view(view: JobView) -> JobAnswer:
-    return JobAnswer(
-        id=view.id,
-        status=view.status,
-        model=view.model,
-        urls=_urls(view.id),
-        created_at=view.created_at,
-        position=view.position,
-        eta_s=view.eta_s,
-        attempt=view.attempt,
-        worker=view.worker,
-        spec=view.spec,
-        timings={"queued_s": view.queued_s} if view.attempt else {},
-    )
-
-
-def _status_of(event: Terminal) -> Status:
-    match event:
-        case Completed():
-            return "completed"
-        case Failed():
-            return "failed"
-        case Cancelled():
-            return "cancelled"
-        case Expired():
-            return "expired"
-
-
-def from_result(event: Terminal) -> JobAnswer:
-    """An ended job, with its result or error."""
-    error: dict[str, str] | None = None
-    if isinstance(event, Failed):
-        error = {"kind": event.kind, "message": event.message}
-    elif isinstance(event, Expired):
-        error = {"kind": "timeout", "message": event.message}
-    return JobAnswer(
-        id=event.job,
-        status=_status_of(event),
-        model=event.model,
-        urls=_urls(event.job),
-        created_at=event.created_at,
-        finished_at=event.finished_at,
-        attempt=event.attempt,
-        worker=event.worker,
-        spec=event.spec,
-        timings={
-            "queued_s": event.timings.queued_s,
-            "load_s": event.timings.load_s,
-            "run_s": event.timings.run_s,
-        },
-        result=_result_of(event),
-        error=error,
-    )
-
-
-def _result_of(event: Terminal) -> Any:
-    if not isinstance(event, Completed):
-        return None
-    match event.output:
-        case TextOutput() as text:
-            return text
-        case EmbeddingOutput() as embedding:
-            return embedding
-        case ImageOutput(pictures):
-            return {
-                "images": [
-                    {
-                        "url": f"/v1/jobs/{event.job}/images/{index}",
-                        "seed": picture.seed,
-                        "width": picture.width,
-                        "height": picture.height,
-                        "content_type": picture.content_type,
-                    }
-                    for index, picture in enumerate(pictures)
-                ]
-            }
 
 
 def _check_id(job: str) -> str:
@@ -226,7 +108,9 @@ async def _submit(gateway: Gateway, request: AnyRequest, job_id: str) -> Respons
 
 
 def _accepted(job: Job) -> JobAnswer:
-    return JobAnswer(id=job.id, status="queued", model=job.model, urls=_urls(job.id), created_at=job.created_at)
+    return JobAnswer(
+        id=job.id, status="queued", model=job.model, urls=urls_of(job.id), created_at=job.created_at
+    )
 
 
 def _answer(answer: JobAnswer, status: int) -> Response[bytes]:
@@ -363,11 +247,11 @@ async def _cancel(gateway: Gateway, job: str) -> Response[bytes]:
         if stored is None:
             raise _no_such(job)
     if stored is not None:
-        status = _status_of(stored.event)
+        status = status_of(stored.event)
         raise RequestError(409, f"the job has ended already: {status}", code="already_ended")
     view = await gateway.streams.job_view(job)
     model = view.model if view is not None else ""
-    return json_answer(JobAnswer(id=job, status="cancelled", model=model, urls=_urls(job)), 202)
+    return json_answer(JobAnswer(id=job, status="cancelled", model=model, urls=urls_of(job)), 202)
 
 
 @get("/v1/jobs/{job:str}/explain", summary="Why a job went where it went", opt={"answers": Explanation})

@@ -1,0 +1,132 @@
+"""A job as clients see it: from the scheduler's view, or from its terminal event."""
+
+from typing import Any
+
+import msgspec
+
+from schemas.fleet import JobView
+from schemas.job_events import (
+    Cancelled,
+    Completed,
+    EmbeddingOutput,
+    Expired,
+    Failed,
+    ImageOutput,
+    Terminal,
+    TextOutput,
+)
+from schemas.jobs import Status
+
+
+class Urls(msgspec.Struct, frozen=True):
+    self: str
+    events: str
+    cancel: str
+    explain: str
+
+
+class JobAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A job as clients see it. Times are seconds since 1970, durations seconds."""
+
+    id: str
+    status: Status
+    model: str
+    urls: Urls
+    created_at: float = 0.0
+    finished_at: float | None = None
+    position: int | None = None
+    eta_s: float | None = None
+    attempt: int = 0
+    worker: str = ""
+    spec: str = ""
+    timings: dict[str, float] = {}
+    result: Any = None
+    error: dict[str, str] | None = None
+
+
+class JobList(msgspec.Struct, frozen=True):
+    jobs: tuple[JobAnswer, ...]
+    next_cursor: str = ""
+
+
+def urls_of(job: str) -> Urls:
+    base = f"/v1/jobs/{job}"
+    return Urls(base, f"{base}/events", f"{base}/cancel", f"{base}/explain")
+
+
+def from_view(view: JobView) -> JobAnswer:
+    return JobAnswer(
+        id=view.id,
+        status=view.status,
+        model=view.model,
+        urls=urls_of(view.id),
+        created_at=view.created_at,
+        position=view.position,
+        eta_s=view.eta_s,
+        attempt=view.attempt,
+        worker=view.worker,
+        spec=view.spec,
+        timings={"queued_s": view.queued_s} if view.attempt else {},
+    )
+
+
+def status_of(event: Terminal) -> Status:
+    match event:
+        case Completed():
+            return "completed"
+        case Failed():
+            return "failed"
+        case Cancelled():
+            return "cancelled"
+        case Expired():
+            return "expired"
+
+
+def from_result(event: Terminal) -> JobAnswer:
+    """An ended job, with its result or error."""
+    error: dict[str, str] | None = None
+    if isinstance(event, Failed):
+        error = {"kind": event.kind, "message": event.message}
+    elif isinstance(event, Expired):
+        error = {"kind": "timeout", "message": event.message}
+    return JobAnswer(
+        id=event.job,
+        status=status_of(event),
+        model=event.model,
+        urls=urls_of(event.job),
+        created_at=event.created_at,
+        finished_at=event.finished_at,
+        attempt=event.attempt,
+        worker=event.worker,
+        spec=event.spec,
+        timings={
+            "queued_s": event.timings.queued_s,
+            "load_s": event.timings.load_s,
+            "run_s": event.timings.run_s,
+        },
+        result=_result_of(event),
+        error=error,
+    )
+
+
+def _result_of(event: Terminal) -> Any:
+    if not isinstance(event, Completed):
+        return None
+    match event.output:
+        case TextOutput() as text:
+            return text
+        case EmbeddingOutput() as embedding:
+            return embedding
+        case ImageOutput(pictures):
+            return {
+                "images": [
+                    {
+                        "url": f"/v1/jobs/{event.job}/images/{index}",
+                        "seed": picture.seed,
+                        "width": picture.width,
+                        "height": picture.height,
+                        "content_type": picture.content_type,
+                    }
+                    for index, picture in enumerate(pictures)
+                ]
+            }

@@ -1,0 +1,35 @@
+"""A real NATS server for each test, on a port and a folder of its own."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from services.bus.connection import Bus, connect
+from services.bus.embedded import embedded_server
+from services.bus.settings import BusSettings
+
+
+class Connect(Protocol):
+    def __call__(self, name: str = ...) -> AbstractAsyncContextManager[Bus]: ...
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[str]:
+    async with embedded_server(tmp_path) as url:
+        yield url
+
+
+@pytest.fixture
+def connected(server: str) -> Connect:
+    @asynccontextmanager
+    async def connecting(name: str = "test") -> AsyncIterator[Bus]:
+        bus = await connect(BusSettings(nats=server), name)
+        try:
+            yield bus
+        finally:
+            await bus.close()
+
+    return connecting

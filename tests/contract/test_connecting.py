@@ -1,0 +1,75 @@
+"""Every way to reach a NATS server: password, NKey, TLS; and what is said when it cannot be reached."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anyio
+import nkeys
+import pytest
+
+from services.bus.connection import CannotConnect, connect
+from services.bus.embedded import find_binary, free_port
+from services.bus.settings import BusSettings
+
+StartServer = Callable[[str], int]
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Starts nats-server with more lines of configuration; gives its port."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(lines: str) -> int:
+        port = free_port()
+        config = tmp_path / "nats.conf"
+        config.write_text(f"listen: 127.0.0.1:{port}\njetstream {{ store_dir: '{tmp_path}/js' }}\n{lines}\n")
+        running.append(subprocess.Popen([find_binary(), "-c", str(config)], stderr=subprocess.DEVNULL))
+        return port
+
+    yield start
+    for process in running:
+        process.terminate()
+        process.wait(10)
+
+
+async def reaches(settings: BusSettings) -> bool:
+    bus = await connect(settings, "test")
+    try:
+        await bus.client.flush()
+        return bus.is_connected
+    finally:
+        await bus.close()
+
+
+async def test_with_a_user_and_a_password(start_server: StartServer) -> None:
+    url = f"nats://127.0.0.1:{start_server('authorization { user: ada, password: secret }')}"
+    assert await reaches(BusSettings(nats=url, nats_user="ada", nats_password="secret"))
+    with pytest.raises(CannotConnect, match="refused"):
+        await connect(BusSettings(nats=url, nats_user="ada", nats_password="wrong"), "test")
+
+
+async def test_with_an_nkey(start_server: StartServer, tmp_path: Path) -> None:
+    pair = nkeys.from_seed(nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER))
+    seed = tmp_path / "user.nk"
+    seed.write_bytes(bytes(pair.seed))
+    port = start_server(f"authorization {{ users: [ {{ nkey: {pair.public_key.decode()} }} ] }}")
+    assert await reaches(BusSettings(nats=f"nats://127.0.0.1:{port}", nats_nkey=str(seed)))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
+async def test_over_tls(start_server: StartServer, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -keyout {key} -out {certificate}"
+    extra = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    await anyio.run_process([*command.split(), *extra])
+    port = start_server(f"tls {{ cert_file: '{certificate}', key_file: '{key}' }}")
+    assert await reaches(BusSettings(nats=f"tls://127.0.0.1:{port}", nats_ca=str(certificate)))
+    with pytest.raises(CannotConnect):
+        await connect(BusSettings(nats=f"tls://127.0.0.1:{port}"), "test")
+
+
+async def test_no_server_says_what_to_do() -> None:
+    with pytest.raises(CannotConnect, match="stoker up"):
+        await connect(BusSettings(nats=f"nats://127.0.0.1:{free_port()}"), "test", wait_s=0.2)
