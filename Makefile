@@ -17,7 +17,8 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(V)/python || $(PYTHON) -m venv .venv
 	$(V)/python -m pip install -q uv
 	$(V)/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
-	$(V)/uv pip install -q -p $(V)/python -c constraints.txt -e '.[llamacpp,diffusers,hub,train,dev]'
+	$(V)/uv pip install -q -p $(V)/python -c constraints.txt --override overrides.txt \
+		-e '.[llamacpp,diffusers,superres,hub,train,dev]'
 	touch $@
 
 demo: setup

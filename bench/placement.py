@@ -13,7 +13,7 @@ from schemas.workers import Accepted, EngineCapability, Finished, Heartbeat, Res
 from services.scheduler import commands, events
 from services.scheduler.core import Scheduler
 
-ENGINES = {"text": EngineCapability(slots=4, is_exclusive=False, prefetch=2, features=("TextGeneration",))}
+ENGINES = {"text": EngineCapability(slots=4, prefetch=2, features=("TextGeneration",))}
 HOT_PER_WORKER = 4
 MB = 10**6
 PLACEMENTS = 20_000

@@ -7,17 +7,47 @@ from typing import Any, Literal
 
 import msgspec
 
-Feature = Literal["TextGeneration", "TextEmbedding", "ImageGeneration"]
+Feature = Literal["TextGeneration", "TextEmbedding", "ImageGeneration", "SuperResolution", "Function"]
 
 DEFAULT_SPEC = "default"
 
 
 class Adapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A LoRA adapter of a model; asked for as `model_adapter`."""
+    """LoRA weights: asked for as `model_adapter`, or laid over a model's own for good (`Spec.loras`)."""
 
     name: str
     url: str
     strength: float = 1.0
+
+
+class Style(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A LoRA to be asked for per request at a level: 0 off, 1..N picks levels[N-1], above N the last.
+
+    required_cross_attention_dim: what the model must have, 0 = whatever the LoRA's header says.
+    """
+
+    id: str
+    lora: str
+    levels: tuple[float, ...]
+    title: str = ""
+    required_cross_attention_dim: int = 0
+
+    def at(self, level: int) -> Adapter | None:
+        """The LoRA at a level; None when it is off."""
+        if level <= 0:
+            return None
+        return Adapter(f"style_{self.id}", self.lora, self.levels[min(level, len(self.levels)) - 1])
+
+
+class Mode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a modes file says of a model, as it is shown again. model: as written; path: where that is."""
+
+    model: str
+    path: str
+    default_size: str
+    default_steps: int
+    default_guidance: float
+    metadata: dict[str, Any] = {}
 
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -25,7 +55,8 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
     size_bytes: size of the weights where it is known without loading; memory_bytes: what they take when
     loaded (0: size x 1.2). profile: the kind of worker it needs ("" = any that has the engine).
-    options: engine settings. slots: jobs at a time on one replica (0: the engine's own number).
+    options: engine settings. loras: laid over the weights for every job.
+    slots: jobs at a time on one replica (0: the engine's own number).
     """
 
     name: str
@@ -34,6 +65,7 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     profile: str = ""
     options: dict[str, Any] = {}
     adapters: tuple[Adapter, ...] = ()
+    loras: tuple[Adapter, ...] = ()
     size_bytes: int = 0
     memory_bytes: int = 0
     slots: int = 0
@@ -48,6 +80,8 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     defaults: dict[str, Any] = {}
     run_timeout_s: float = 600.0
     created_at: int = 0
+    mode: Mode | None = None
+    styles: tuple[Style, ...] = ()
 
     def adapter_names(self) -> tuple[str, ...]:
         return tuple(sorted({adapter.name for spec in self.specs for adapter in spec.adapters}))
@@ -60,3 +94,17 @@ MEMORY_PER_FILE_BYTE = 1.2
 def memory_needed_bytes(spec: Spec) -> int:
     """What a spec's weights will take in memory: as declared, else estimated from their size."""
     return spec.memory_bytes or int(spec.size_bytes * MEMORY_PER_FILE_BYTE)
+
+
+def weights_key(model: str, spec: Spec) -> str:
+    """What two specs have in common that can share weights in memory: engine, weights and options."""
+    if not spec.url:
+        return model
+    options = f"?{msgspec.json.encode(spec.options, order='sorted').decode()}" if spec.options else ""
+    return f"{spec.engine}:{spec.url}{options}"
+
+
+def batch_limit(spec: Spec) -> int:
+    """How many like jobs an engine may run as one: the option `batch`, else 1."""
+    batch = spec.options.get("batch", 1)
+    return batch if isinstance(batch, int) and batch > 0 else 1

@@ -108,13 +108,23 @@ class Picture(msgspec.Struct, frozen=True, omit_defaults=True):
     blob: str = ""
 
 
-class ImageOutput(msgspec.Struct, frozen=True, tag="image", tag_field="kind"):
-    """Pictures; the bytes of those without a blob name follow the JSON part, in order."""
+class ImageOutput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omit_defaults=True):
+    """Pictures; the bytes of those without a blob name follow the JSON part, in order.
+
+    details: what else the engine tells: parameters as used, latents, skipped LoRAs, resources (metrics).
+    """
 
     pictures: tuple[Picture, ...]
+    details: dict[str, Any] = {}
 
 
-Output = TextOutput | EmbeddingOutput | ImageOutput
+class ValueOutput(msgspec.Struct, frozen=True, tag="value", tag_field="kind"):
+    """What a function returned."""
+
+    value: Any = None
+
+
+Output = TextOutput | EmbeddingOutput | ImageOutput | ValueOutput
 
 
 class Timings(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from schemas.catalog import Adapter, Spec
 from schemas.openai import ChatMessage
 
 
@@ -47,10 +48,20 @@ class EmbeddingInput(msgspec.Struct, frozen=True, tag="embedding", tag_field="ki
     texts: tuple[str, ...]
 
 
+class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Bytes that come with an input: here, or in the object store under a name."""
+
+    content: bytes = b""
+    blob: str = ""
+
+
 class ImageInput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omit_defaults=True):
     """Draw `n` pictures; picture i uses seed + i. None leaves the model's default.
 
-    `previews`: how many intermediate pictures to send while drawing (0 to 3 through the OpenAI API).
+    previews: how many intermediate pictures to send while drawing (0 to 3 through the OpenAI API).
+    files: pictures to start from, by the pipeline's parameter (image, mask_image).
+    parameters: more of the pipeline's own parameters. loras: laid over the model's for this job.
+    has_latents: give the final latents too, pooled to [1, 4, 8, 8] float16.
     """
 
     prompt: str
@@ -61,9 +72,33 @@ class ImageInput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omi
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     previews: int = 0
+    files: dict[str, Attachment] = {}
+    parameters: dict[str, Any] = {}
+    loras: tuple[Adapter, ...] = ()
+    has_latents: bool = False
 
 
-JobInput = ChatInput | CompletionInput | EmbeddingInput | ImageInput
+class UpscaleInput(msgspec.Struct, frozen=True, tag="upscale", tag_field="kind", omit_defaults=True):
+    """Enlarge a picture `magnitude` times over by the model's own factor. quality: of a JPEG, 1 to 100."""
+
+    files: dict[str, Attachment]
+    magnitude: int = 2
+    output_format: Literal["png", "jpeg"] = "png"
+    quality: int = 92
+
+
+class LoadInput(msgspec.Struct, frozen=True, tag="load", tag_field="kind"):
+    """Bring the model into memory on some worker, in turn with its other jobs: a mode switch."""
+
+
+class CallInput(msgspec.Struct, frozen=True, tag="call", tag_field="kind", omit_defaults=True):
+    """Call a function with these arguments."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+
+
+JobInput = ChatInput | CompletionInput | EmbeddingInput | ImageInput | UpscaleInput | LoadInput | CallInput
 
 DEFAULT_ADMISSION_TIMEOUT_S = 900.0
 DEFAULT_RUN_TIMEOUT_S = 600.0
@@ -79,6 +114,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     seed: always set at acceptance, so that a second attempt makes the same thing.
     wants_events: whether deltas and progress are published while it runs; somebody who starts to watch
         later switches it on at the worker.
+    spec: the one it was accepted with, where the catalog may change before it runs (modes).
     fingerprint: hash of the request body; the same id with another fingerprint is a conflict.
     is_client_named: the client chose the id (PUT or Idempotency-Key), so the same id may arrive twice.
     deadline_s: seconds after created_at by which it must end.
@@ -100,6 +136,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     admission_timeout_s: float = DEFAULT_ADMISSION_TIMEOUT_S
     run_timeout_s: float = DEFAULT_RUN_TIMEOUT_S
     deadline_s: float | None = None
+    spec: Spec | None = None
 
 
 def work_units(job_input: JobInput) -> float:
@@ -115,6 +152,8 @@ def work_units(job_input: JobInput) -> float:
             return float(len(job_input.texts))
         case ImageInput():
             return float((job_input.num_inference_steps or 20) * job_input.n)
+        case UpscaleInput() | LoadInput() | CallInput():
+            return 1.0
 
 
 Status = Literal["queued", "assigned", "running", "completed", "failed", "cancelled", "expired"]

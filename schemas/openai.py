@@ -95,6 +95,12 @@ class ImageGenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
 
 
+class ImageEditRequest(ImageGenerationRequest, frozen=True, kw_only=True):
+    """The fields of an edit beside its pictures. strength: 0 keeps the picture, 1 draws anew."""
+
+    strength: float | None = None
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Counts of tokens."""
 

@@ -8,8 +8,9 @@ from schemas.catalog import Spec
 from schemas.job_events import Delta, SmallEvent
 from schemas.jobs import Job
 
-Tier = Literal["hot", "loading", "parked", "warm", "cold"]
-"""Where a model is on a worker: in device memory, on its way there, in RAM, on disk, or nowhere."""
+Tier = Literal["hot", "loading", "base", "parked", "warm", "cold"]
+"""Where a model is on a worker: in device memory, on its way there, there but for its LoRAs (base), in RAM,
+on disk, or nowhere."""
 
 
 class Assignment(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -104,19 +105,24 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class EngineCapability(msgspec.Struct, frozen=True):
-    """slots: jobs at a time. is_exclusive: over all models of the engine on the worker, not per model.
+    """slots: jobs at a time, of one model; with a `lane`, of all models of all engines of that lane.
 
     prefetch: jobs a worker takes beyond its slots, so that the next one is there when a slot frees.
+    models: the only ones that it serves (none named: any).
     """
 
     slots: int
-    is_exclusive: bool
     prefetch: int
     features: tuple[str, ...]
+    lane: str = ""
+    models: tuple[str, ...] = ()
 
 
 class ResidentModel(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A model that a worker has somewhere. load_s: the measured load that made it hot, from `loaded_from`."""
+    """A model that a worker has somewhere. load_s: the measured load that made it hot, from `loaded_from`.
+
+    weights: models with the same share them in memory. skipped: LoRAs that do not fit the model, and why.
+    """
 
     model: str
     spec: str
@@ -125,6 +131,21 @@ class ResidentModel(msgspec.Struct, frozen=True, omit_defaults=True):
     memory_bytes: int = 0
     load_s: float | None = None
     loaded_from: Tier = "warm"
+    weights: str = ""
+    path: str = ""
+    skipped: tuple[str, ...] = ()
+
+
+class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the runner process takes, as torch and the system measure it; GPU fields None without a GPU."""
+
+    cpu_percent: float = 0.0
+    rss_bytes: int = 0
+    gpu_allocated_bytes: int | None = None
+    gpu_reserved_bytes: int | None = None
+    gpu_total_bytes: int | None = None
+    gpu_used_bytes: int | None = None
+    gpu_utilization_percent: float | None = None
 
 
 class RunningJob(msgspec.Struct, frozen=True):
@@ -161,6 +182,7 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
     is_leaving: bool = False
     failed_loads: dict[str, str] = {}
     rss_bytes: int = 0
+    resources: Resources = Resources()
 
 
 HEARTBEAT_INTERVAL_S = 1.0

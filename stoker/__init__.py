@@ -1,1 +1,5 @@
-"""Stoker: event-driven model serving over NATS. The `stoker` command is in `stoker.cli`."""
+"""Stoker keeps models hot. What a program imports; the command is in stoker.cli."""
+
+from stoker.worker_pool import CustomJob, JobFailed, WorkerPool, get_worker_pool
+
+__all__ = ["CustomJob", "JobFailed", "WorkerPool", "get_worker_pool"]

@@ -54,7 +54,7 @@ class Up:
     port: int = 8000
     nats: str = ""
     nats_port: int = 0
-    extra: list[str] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
     log_level: str = "info"
     _console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
     _children: list[Child] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Up:
         bus = await connect(BusSettings(nats=url), "stoker-up")
         try:
             await declare(bus)
-            await store.publish(bus, self.configuration.models)
+            await store.publish(bus, self.configuration.models, self.configuration.default_mode)
         finally:
             await bus.close()
         announcer = asyncio.create_task(self._announce(began, started))
@@ -96,6 +96,9 @@ class Up:
     def _plan(self, url: str) -> list[Child]:
         common = ["--nats", url, "--log-level", self.log_level]
         gateway = ["--host", self.host, "--port", str(self.port)]
+        if self.paths:
+            gateway += ["--config", ",".join(str(path.absolute()) for path in self.paths)]
+        handlers = ",".join(self.configuration.handlers())
         plan = [
             ("scheduler", "services.scheduler", []),
             ("gateway", "services.gateway", gateway),
@@ -109,6 +112,8 @@ class Up:
                     arguments += ["--memory", entry.memory]
                 if entry.engines:
                     arguments += ["--engines", ",".join(entry.engines)]
+                if handlers:
+                    arguments += ["--handlers", handlers]
                 plan.append((name, "services.worker", arguments))
         return [
             Child(name, module, common + arguments, COLOURS[index % len(COLOURS)])

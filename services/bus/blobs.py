@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
-from schemas.job_events import Completed, ImageOutput, Picture
+from schemas.job_events import Completed, ImageOutput
+from schemas.jobs import Attachment
 from schemas.subjects import BLOBS_BUCKET
 from services.bus.connection import Bus
 
+MAX_INLINE_INPUT_BYTES = 256 * 1024
+"""A larger file of an input goes to the object store instead of into the job."""
 MESSAGE_MARGIN_BYTES = 64 * 1024
 """Left free in a message for its JSON part and headers."""
 
@@ -40,19 +43,29 @@ async def get_pictures(bus: Bus, output: ImageOutput, attached: bytes) -> list[b
     offset = 0
     for picture in output.pictures:
         if picture.blob:
-            found.append(await _get(bus, picture))
+            found.append(await read_blob(bus, picture.blob))
         else:
             found.append(attached[offset : offset + picture.image_bytes])
             offset += picture.image_bytes
     return found
 
 
-async def _get(bus: Bus, picture: Picture) -> bytes:
+async def attach(bus: Bus, name: str, content: bytes) -> Attachment:
+    """A file of an input as it travels: with the job where it is small, else by its name."""
+    if len(content) <= MAX_INLINE_INPUT_BYTES:
+        return Attachment(content)
+    store = await bus.jetstream.object_store(BLOBS_BUCKET)
+    await store.put(name, content)
+    return Attachment(blob=name)
+
+
+async def read_blob(bus: Bus, name: str) -> bytes:
+    """The bytes of a blob. Raises BlobGone."""
     try:
         store = await bus.jetstream.object_store(BLOBS_BUCKET)
-        return (await store.get(picture.blob)).data or b""
+        return (await store.get(name)).data or b""
     except (NotFoundError, JetStreamError) as error:
-        raise BlobGone(f"{picture.blob} is no longer kept") from error
+        raise BlobGone(f"{name} is no longer kept") from error
 
 
 def pictures_of(event: object) -> ImageOutput | None:

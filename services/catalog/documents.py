@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 
 
 class ConfigurationError(ValueError):
-    """Something in the configuration is wrong; the message begins with file and line."""
+    """Something in the configuration is wrong; the message begins with file and line. field: its path."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,7 @@ class Place:
 
     def error(self, message: str) -> ConfigurationError:
         at = f"{self.file}:{self.line}: "
-        return ConfigurationError(at + (f"{self.field}: " if self.field else "") + message)
+        return ConfigurationError(at + (f"{self.field}: " if self.field else "") + message, self.field or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +105,14 @@ def check_keys(document: Document, path: tuple[str | int, ...], value: Any, know
             close = difflib.get_close_matches(key, names, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(names)}"
             raise document.place(*path, key).error(f"unknown key; {hint}")
+
+
+def convert(document: Document, path: tuple[str | int, ...], entry: Any, kind: type[Any]) -> Any:
+    """An entry as its Struct. Raises ConfigurationError with the place of what is wrong."""
+    check_keys(document, path, entry, kind.__struct_fields__)
+    try:
+        return msgspec.convert(entry, kind)
+    except msgspec.ValidationError as error:
+        message, _, at = str(error).partition(" - at `$")
+        field = at.rstrip("`").lstrip(".").split(".")[0].split("[")[0]
+        raise document.place(*path, *([field] if field else [])).error(message) from error

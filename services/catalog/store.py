@@ -1,11 +1,15 @@
-"""The catalog in the bucket `stoker_catalog`: one model per key, watched by every service."""
+"""The catalog in the bucket `stoker_catalog`: one model per key, watched by every service.
+
+Beside the models lie notes, under keys of two tokens: `schema.<model>` (what it takes, found by a worker) and
+`modes.current` (the mode that requests without one use).
+"""
 
 import asyncio
 from collections.abc import Callable, Iterable
 
 import nats.errors
 from nats.js.errors import Error as JetStreamError
-from nats.js.errors import NoKeysError
+from nats.js.errors import NoKeysError, NotFoundError
 
 from schemas import wire
 from schemas.catalog import Model
@@ -17,9 +21,14 @@ log = get_logger("catalog")
 
 Changed = Callable[[str, Model | None], None]
 """Called with a model's name and its new content; None when it was removed."""
+Noted = Callable[[str, str, bytes], None]
+"""Called with the kind, the name and the content of a note."""
+SCHEMA_NOTE = "schema"
+MODES_NOTE = "modes"
+CURRENT, DEFAULT = "current", "default"
 
 
-async def publish(bus: Bus, models: Iterable[Model]) -> None:
+async def publish(bus: Bus, models: Iterable[Model], default_mode: str = "") -> None:
     """Make the catalog these models and no others; unchanged ones are not written again."""
     bucket = await bus.jetstream.key_value(CATALOG_BUCKET)
     wanted = {to_token(model.name): wire.encode(model) for model in models}
@@ -28,15 +37,42 @@ async def publish(bus: Bus, models: Iterable[Model]) -> None:
     except NoKeysError:
         present = []
     for key in present:
-        if key not in wanted:
+        if key not in wanted and not _is_note(key):
             await bucket.delete(key)
     for key, value in wanted.items():
         if key not in present or (await bucket.get(key)).value != value:
             await bucket.put(key, value)
+    await note(bus, MODES_NOTE, DEFAULT, default_mode)
 
 
-async def watch(bus: Bus, changed: Changed, caught_up: asyncio.Event | None = None) -> None:
-    """Call `changed` for every model and every change of one, until cancelled.
+def _is_note(key: str) -> bool:
+    return "." in key
+
+
+async def note(bus: Bus, kind: str, name: str, content: object) -> None:
+    """Keep a note, unless it is there already."""
+    bucket = await bus.jetstream.key_value(CATALOG_BUCKET)
+    key, value = f"{kind}.{to_token(name)}", wire.encode(content)
+    try:
+        if (await bucket.get(key)).value == value:
+            return
+    except NotFoundError:
+        pass
+    await bucket.put(key, value)
+
+
+async def publish_schema(bus: Bus, model: str, schema: object) -> None:
+    """Keep what a model takes; a failure is logged, the next worker will tell it again."""
+    try:
+        await note(bus, SCHEMA_NOTE, model, schema)
+    except (nats.errors.Error, JetStreamError, TimeoutError) as error:
+        log.warning("schema.not_stored", model=model, error=str(error) or type(error).__name__)
+
+
+async def watch(
+    bus: Bus, changed: Changed, caught_up: asyncio.Event | None = None, noted: Noted | None = None
+) -> None:
+    """Call `changed` for every model and every change of one, `noted` for every note, until cancelled.
 
     `caught_up` is set when everything that was there at the start has been told.
     """
@@ -55,6 +91,11 @@ async def watch(bus: Bus, changed: Changed, caught_up: asyncio.Event | None = No
                     is_initial = False
                     if caught_up is not None:
                         caught_up.set()
+                    continue
+                if _is_note(entry.key):
+                    if noted is not None and entry.value and entry.operation is None:
+                        kind, name = entry.key.split(".", 1)
+                        noted(kind, from_token(name), entry.value)
                     continue
                 if is_initial:
                     seen.add(entry.key)

@@ -1,10 +1,12 @@
 """`python -m services.gateway`, `stoker gateway`: one gateway process."""
 
 import asyncio
+import os
 import secrets
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import uvicorn
@@ -20,12 +22,15 @@ from services.bus.streams import declare
 from services.catalog import store
 from services.gateway.app import create_app, with_header_limit
 from services.gateway.gateway import Gateway
+from services.gateway.reloading import Reloading
+from services.gateway.routes.modes import load_mode
 from services.gateway.webhooks import Webhooks
 
 log = get_logger("gateway")
 
 BACKLOG = 2048
 STOP_GRACE_S = 5
+DEFAULT_QUEUE_MAX = 64
 
 
 class Settings(BusSettings, frozen=True, kw_only=True):
@@ -35,6 +40,7 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     port: Annotated[int, Meta(description="port to listen on", ge=0, le=65535)] = 8000
     name: Annotated[str, Meta(description="name of the gateway; default: random")] = ""
     max_streams: Annotated[int, Meta(description="open event streams at most", ge=1)] = 2000
+    config: Annotated[str, Meta(description="configuration files or folders to watch, by commas")] = ""
     webhook_secret: Annotated[str, Meta(description="key of webhook signatures")] = ""
     webhook_private: Annotated[bool, Meta(description="allow webhooks to private addresses")] = False
 
@@ -53,13 +59,38 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _queue_max() -> int:
+    """QUEUE_MAX: generations that may wait. Raises BadSetting."""
+    try:
+        return int(os.environ.get("QUEUE_MAX", DEFAULT_QUEUE_MAX))
+    except ValueError as error:
+        raise BadSetting(f"QUEUE_MAX must be a number, not {os.environ['QUEUE_MAX']!r}") from error
+
+
+async def load_default_mode(gateway: Gateway) -> None:
+    """Have the default mode loaded, once a worker is there that can; then sleep for ever."""
+    await gateway.catalog_read.wait()
+    while gateway.reloading is not None and gateway.reloading.has_files:
+        mode = gateway.modes.all().get(gateway.modes.current)
+        if mode is None or mode.mode is None:
+            break
+        if gateway.image_workers():
+            if not gateway.is_hot(mode.name):
+                await load_mode(gateway, mode)
+            break
+        await asyncio.sleep(0.1)
+    await asyncio.Event().wait()
+
+
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
     listener = _listen(settings.host, settings.port)
     name = settings.name or "gw-" + NUID().next().decode()[-8:]
     bus = await connect(settings, f"stoker-gateway-{name}")
     try:
         await declare(bus)
-        gateway = Gateway(bus, name, settings.max_streams)
+        paths = [Path(path) for path in settings.config.split(",") if path]
+        reloading = Reloading(bus, paths)
+        gateway = Gateway(bus, name, settings.max_streams, _queue_max(), reloading)
         await gateway.start()
         await register(bus, "gateway", "HTTP and server-sent events", {"gateway": name})
         server = uvicorn.Server(
@@ -92,7 +123,9 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
             stop(),
             webhooks.deliver(),
             gateway.streams.give_up_overdue(),
-            store.watch(bus, gateway.model_changed, gateway.catalog_read),
+            store.watch(bus, gateway.model_changed, gateway.catalog_read, gateway.noted),
+            reloading.watch(),
+            load_default_mode(gateway),
         )
     finally:
         await bus.close()

@@ -1,14 +1,14 @@
 """One HTTP request and its answer on bare ASGI, for the routes where every microsecond counts.
 
 A Litestar handler with a Request and a Response costs 56 µs more than an ASGI handler behind the same router
-(bench/RESULTS.md), a third of what a whole request may cost. Errors become OpenAI error objects here.
+(bench/RESULTS.md), a third of what a whole request may cost. Errors become answers here.
 
 uvicorn tells a streaming handler at once that the client has gone, a unary one never: `unless_gone` watches for
 it, but only where an answer takes longer than `WATCH_AFTER_S`.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ from services.bus.blobs import BlobGone
 from services.bus.logs import get_logger
 from services.gateway.gateway import Gateway
 from services.gateway.http import MAX_BODY_BYTES, SSE_HEADERS, ClientGone, body_too_large
-from services.gateway.problems import RequestError, openai_error
+from services.gateway.problems import RequestError, answer_body
 from services.gateway.requests import decode
 
 log = get_logger("http")
@@ -103,8 +103,13 @@ class Exchange:
 
     async def answer(self, content: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
         """Answer with JSON."""
-        body = wire.encode(content)
-        own = {"content-type": "application/json", "content-length": str(len(body))}
+        await self.answer_bytes(wire.encode(content), "application/json", status, headers)
+
+    async def answer_bytes(
+        self, body: bytes, media_type: str, status: int = 200, headers: dict[str, str] | None = None
+    ) -> None:
+        """Answer with a file."""
+        own = {"content-type": media_type, "content-length": str(len(body))}
         await self._start(status, own | headers if headers else own)
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
@@ -138,38 +143,62 @@ class Exchange:
                 await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def refuse(self, error: RequestError) -> None:
-        """Answer with an OpenAI error object, unless an answer has begun."""
+    async def refuse(self, error: RequestError, *, is_openai: bool) -> None:
+        """Answer with an error, unless an answer has begun."""
         if self.is_answered:
             return
         headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else None
-        await self.answer(openai_error(error), error.status, headers)
+        body, media_type = answer_body(error, is_openai)
+        await self.answer_bytes(wire.encode(body), media_type, error.status, headers)
+
+    @property
+    def path(self) -> str:
+        return self._scope["path"]
 
 
-Handle = Callable[[Gateway, Exchange, Ask], Awaitable[None]]
+Handle = Callable[[Gateway, Exchange], Awaitable[None]]
+HandleBody = Callable[[Gateway, Exchange, Ask], Awaitable[None]]
 
 
-def openai_post(
-    path: str, summary: str, asks: type[Ask], answers: type, handle: Handle[Ask]
-) -> ASGIRouteHandler:
-    """A POST route of the OpenAI API, under /v1 and /openai/v1. asks, answers: the Structs of its bodies."""
+def post_route(paths: Sequence[str], handle: Handle, **described: object) -> ASGIRouteHandler:
+    """A POST route. described: summary, and what openapi.py makes of a route's bodies."""
+    is_openai = bool(described.get("is_openai"))
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
         try:
             if scope["method"] != "POST":  # type: ignore[typeddict-item]  # an ASGI route's scope is HTTP here
-                raise RequestError(405, f"{path} takes POST only", code="method_not_allowed")
-            gateway: Gateway = scope["litestar_app"].state.gateway
-            await handle(gateway, exchange, decode(asks, await exchange.body()))
+                raise RequestError(405, f"{exchange.path} takes POST only", code="method_not_allowed")
+            await handle(scope["litestar_app"].state.gateway, exchange)
         except ClientGone:
             return
         except RequestError as error:
-            await exchange.refuse(error)
+            await exchange.refuse(error, is_openai=is_openai)
         except BlobGone as error:
-            await exchange.refuse(RequestError(404, str(error), code="image_not_found"))
+            gone = RequestError(404, str(error), code="image_not_found")
+            await exchange.refuse(gone, is_openai=is_openai)
         except Exception:
-            log.exception("request.failed", path=path)
-            await exchange.refuse(RequestError(500, "an internal error; the gateway's log says more"))
+            log.exception("request.failed", path=exchange.path)
+            internal = RequestError(500, "an internal error; the gateway's log says more")
+            await exchange.refuse(internal, is_openai=is_openai)
 
-    described = {"summary": summary, "asks": asks, "answers": answers, "is_openai": True}
-    return asgi([f"/v1{path}", f"/openai/v1{path}"], opt=described, copy_scope=False)(route)
+    return asgi(list(paths), opt=described, copy_scope=False)(route)
+
+
+def body_route(
+    paths: Sequence[str], asks: type[Ask], handle: HandleBody[Ask], **described: object
+) -> ASGIRouteHandler:
+    """A POST route whose JSON body is decoded as `asks`."""
+
+    async def decoded(gateway: Gateway, exchange: Exchange) -> None:
+        await handle(gateway, exchange, decode(asks, await exchange.body()))
+
+    return post_route(paths, decoded, asks=asks, **described)
+
+
+def openai_post(
+    path: str, summary: str, asks: type[Ask], answers: type, handle: HandleBody[Ask]
+) -> ASGIRouteHandler:
+    """A POST route of the OpenAI API, under /v1 and /openai/v1. asks, answers: the Structs of its bodies."""
+    paths = (f"/v1{path}", f"/openai/v1{path}")
+    return body_route(paths, asks, handle, summary=summary, answers=answers, is_openai=True)

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from functools import cache
 from urllib.parse import urlsplit
 
+import msgspec
 from nats.aio.msg import Msg
 from nats.nuid import NUID
 from prometheus_client import Counter, Histogram
 
 from schemas import wire
 from schemas.catalog import Model
+from schemas.discovery import Schema
 from schemas.fleet import CancelAnswer, QueueDepth
 from schemas.job_events import Cancelled, Completed, Expired, Failed, Terminal
 from schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, Job, JobInput, work_units
@@ -25,7 +27,10 @@ from services.bus.connection import Bus, BusError, NobodyThere, PubAck, StreamFu
 from services.bus.logs import get_logger
 from services.bus.results import Result
 from services.bus.telemetry import counter, gauge, histogram
+from services.catalog import store
+from services.gateway.modes import Modes
 from services.gateway.problems import RequestError
+from services.gateway.reloading import Reloading
 from services.gateway.requests import MAX_SEED
 from services.gateway.streams import Streams
 
@@ -45,18 +50,34 @@ DURATION = histogram("stoker_job_seconds", "Accepted until the end", "model", "o
 STREAMS = gauge("stoker_open_streams", "Server-sent event streams that are open")
 
 
+class LoadAttempt(msgspec.Struct):
+    """The load of a model that this gateway asked for last. failure: stays until one succeeds."""
+
+    is_under_way: bool = False
+    ended_at: float = 0.0
+    failure: str = ""
+
+
 class Gateway:
     """One gateway process. `name` is its token in subjects."""
 
-    def __init__(self, bus: Bus, name: str, max_streams: int) -> None:
+    def __init__(
+        self, bus: Bus, name: str, max_streams: int, queue_max: int, reloading: Reloading | None = None
+    ) -> None:
         self.bus = bus
         self.name = name
         self.max_streams = max_streams
+        self.queue_max = queue_max
+        self.reloading = reloading
+        self.generations = 0
+        self.loads: dict[str, LoadAttempt] = {}
         self.open_streams = 0
         self.streams = Streams(bus, name)
         self.models: dict[str, Model] = {}
         self.depths: dict[str, QueueDepth] = {}
         self.workers: dict[str, tuple[Heartbeat, float]] = {}
+        self.modes = Modes(self.models)
+        self.schemas: dict[str, Schema] = {}
         self.catalog_read = asyncio.Event()
         self._ids = NUID()
         self._random = random.Random(os.urandom(16))
@@ -81,6 +102,16 @@ class Gateway:
         else:
             self.models[name] = model
 
+    def noted(self, kind: str, name: str, content: bytes) -> None:
+        """A note in the catalog: a model's schema, or the current mode."""
+        try:
+            if kind == store.SCHEMA_NOTE:
+                self.schemas[name] = wire.decode(Schema, content)
+            elif kind == store.MODES_NOTE:
+                self.modes.noted(name, wire.decode(str, content))
+        except wire.UnreadableMessage as error:
+            log.warning("note.unreadable", kind=kind, name=name, error=str(error))
+
     def _on_depth(self, message: Msg) -> None:
         try:
             self.depths[last_name(message.subject)] = wire.decode(QueueDepth, message.data)
@@ -103,6 +134,14 @@ class Gateway:
         now = time.time()
         beats = [beat for beat, seen_at in self.workers.values() if now - seen_at < WORKER_SILENT_S]
         return sorted(beats, key=lambda beat: beat.worker)
+
+    def image_workers(self) -> list[Heartbeat]:
+        """Live workers that draw images."""
+        return [beat for beat in self.live_workers() if "diffusers" in beat.engines]
+
+    def is_hot(self, model: str) -> bool:
+        """Whether some worker has the model in device memory."""
+        return any(model in beat.vram_models for beat in self.live_workers())
 
     async def is_ready(self) -> str:
         """Why the gateway is not ready; "" when it is: NATS, the catalog, a scheduler that answers."""
@@ -148,7 +187,12 @@ class Gateway:
             admission_timeout_s=admission_timeout_s,
             run_timeout_s=model.run_timeout_s,
             deadline_s=deadline_s,
+            spec=model.specs[0] if model.mode is not None else None,
         )
+
+    def with_input(self, job: Job, job_input: JobInput) -> Job:
+        """The same job with another input: files are stored under the job's id before they are named in it."""
+        return msgspec.structs.replace(job, input=job_input)
 
     def check_webhook(self, url: str | None) -> str:
         """A webhook's URL as it may be used. Raises RequestError 400."""

@@ -14,6 +14,7 @@ from schemas.job_events import (
     ImageOutput,
     Terminal,
     TextOutput,
+    ValueOutput,
 )
 from schemas.jobs import Status
 
@@ -117,8 +118,11 @@ def _result_of(event: Terminal) -> Any:
             return text
         case EmbeddingOutput() as embedding:
             return embedding
-        case ImageOutput(pictures):
-            return {
+        case ValueOutput(value):
+            return value
+        case ImageOutput(pictures, details):
+            shown = {name: details[name] for name in ("latents", "skipped_loras") if name in details}
+            return shown | {
                 "images": [
                     {
                         "url": f"/v1/jobs/{event.job}/images/{index}",

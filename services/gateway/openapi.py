@@ -31,7 +31,8 @@ def _content(kind: Any, media_type: str = JSON) -> dict[str, OpenAPIMediaType]:
 
 def _describe(operation: Operation, opt: dict[str, Any]) -> None:
     if "asks" in opt:
-        operation.request_body = RequestBody(content=_content(opt["asks"]), required=True)
+        media_type = opt.get("takes", JSON)
+        operation.request_body = RequestBody(content=_content(opt["asks"], media_type), required=True)
     operation.responses = operation.responses or {}
     if "answers" in opt:
         status = next((s for s in operation.responses if s.startswith("2")), "200")
@@ -48,12 +49,12 @@ def describe(app: Litestar) -> None:
     kinds: list[Any] = [Problem, ErrorAnswer]
     for route in app.routes:
         path = route.path_format
-        if isinstance(route, ASGIRoute) and "asks" in route.route_handler.opt:
+        if isinstance(route, ASGIRoute) and "summary" in route.route_handler.opt:
             opt = route.route_handler.opt
             operation = Operation(summary=opt["summary"], operation_id=path.strip("/").replace("/", "_"))
             document.paths[path] = PathItem(post=operation)
             _describe(operation, opt)
-            kinds += [opt["asks"], opt["answers"]]
+            kinds += [opt[name] for name in ("asks", "answers") if name in opt]
         elif isinstance(route, HTTPRoute) and path in document.paths:
             for handler, _ in route.route_handler_map.values():
                 kinds += [handler.opt[name] for name in ("asks", "answers") if name in handler.opt]

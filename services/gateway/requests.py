@@ -13,6 +13,7 @@ import msgspec
 from schemas.catalog import Feature, Model
 from schemas.jobs import (
     DEFAULT_ADMISSION_TIMEOUT_S,
+    CallInput,
     ChatInput,
     CompletionInput,
     EmbeddingInput,
@@ -24,6 +25,7 @@ from schemas.openai import (
     ChatCompletionRequest,
     CompletionRequest,
     EmbeddingRequest,
+    ImageEditRequest,
     ImageGenerationRequest,
 )
 from schemas.subjects import BadName, check_name
@@ -90,7 +92,15 @@ class ImageJobInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     previews: int = MAX_PREVIEWS
+    latents: bool = False
     seed: int | None = None
+
+
+class CallJobInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`input` of a custom job."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
 
 
 def decode(kind: type[T], body: bytes) -> T:
@@ -98,12 +108,12 @@ def decode(kind: type[T], body: bytes) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise _invalid(error) from error
+        raise invalid(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(400, f"the body is not valid JSON: {error}", code="invalid_json") from error
 
 
-def _invalid(error: msgspec.ValidationError, below: str = "") -> RequestError:
+def invalid(error: msgspec.ValidationError, below: str = "") -> RequestError:
     message, _, at = str(error).partition(" - at `$")
     field = (below + at.rstrip("`")).lstrip(".")
     if not field and "missing required field `" in message:
@@ -139,7 +149,8 @@ def need(model: Model, feature: Feature) -> None:
         )
 
 
-def _within(value: float | None, low: float, high: float, field: str) -> None:
+def within(value: float | None, low: float, high: float, field: str) -> None:
+    """Raise RequestError 400 for a value outside its range; None is inside every range."""
     if value is not None and not low <= value <= high:
         raise RequestError(
             400,
@@ -150,13 +161,13 @@ def _within(value: float | None, low: float, high: float, field: str) -> None:
 
 
 def _sampling(asked: Any, defaults: Mapping[str, Any]) -> Sampling:
-    _within(asked.temperature, 0, 10, "temperature")
-    _within(asked.top_p, 0, 1, "top_p")
-    _within(asked.min_p, 0, 1, "min_p")
-    _within(asked.top_k, 0, MAX_TOKENS, "top_k")
-    _within(asked.presence_penalty, -2, 2, "presence_penalty")
-    _within(asked.frequency_penalty, -2, 2, "frequency_penalty")
-    _within(asked.repeat_penalty, 0, 10, "repeat_penalty")
+    within(asked.temperature, 0, 10, "temperature")
+    within(asked.top_p, 0, 1, "top_p")
+    within(asked.min_p, 0, 1, "min_p")
+    within(asked.top_k, 0, MAX_TOKENS, "top_k")
+    within(asked.presence_penalty, -2, 2, "presence_penalty")
+    within(asked.frequency_penalty, -2, 2, "frequency_penalty")
+    within(asked.repeat_penalty, 0, 10, "repeat_penalty")
     given: dict[str, Any] = {}
     for field in Sampling.__struct_fields__:
         value = getattr(asked, field)
@@ -177,7 +188,7 @@ def _stops(stop: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def _max_tokens(value: int | None, defaults: Mapping[str, Any]) -> int | None:
-    _within(value, 1, MAX_TOKENS, "max_tokens")
+    within(value, 1, MAX_TOKENS, "max_tokens")
     return defaults.get("max_tokens") if value is None else value
 
 
@@ -249,9 +260,10 @@ def parse_size(size: str | None, field: str = "size") -> tuple[int | None, int |
     return int(match[1]), int(match[2])
 
 
-def _edges(width: int | None, height: int | None, field: str) -> None:
+def check_edges(width: int | None, height: int | None, field: str) -> None:
+    """Raise RequestError 400 for a size that cannot be drawn."""
     for edge in (width, height):
-        _within(edge, MIN_EDGE_PX, MAX_EDGE_PX, field)
+        within(edge, MIN_EDGE_PX, MAX_EDGE_PX, field)
         if edge is not None and edge % EDGE_MULTIPLE_PX:
             raise RequestError(
                 400,
@@ -265,15 +277,15 @@ def image_input(asked: ImageJobInput, model: Model) -> ImageInput:
     need(model, "ImageGeneration")
     if len(asked.prompt) > MAX_PROMPT_CHARS:
         raise RequestError(400, "prompt is too long", field="prompt", code="invalid_value")
-    _within(asked.n, 1, MAX_PICTURES, "n")
-    _within(asked.num_inference_steps, 1, MAX_STEPS, "num_inference_steps")
-    _within(asked.guidance_scale, 0, MAX_GUIDANCE, "guidance_scale")
-    _within(asked.previews, 0, MAX_PREVIEWS, "previews")
-    _within(asked.seed, 0, MAX_SEED, "seed")
+    within(asked.n, 1, MAX_PICTURES, "n")
+    within(asked.num_inference_steps, 1, MAX_STEPS, "num_inference_steps")
+    within(asked.guidance_scale, 0, MAX_GUIDANCE, "guidance_scale")
+    within(asked.previews, 0, MAX_PREVIEWS, "previews")
+    within(asked.seed, 0, MAX_SEED, "seed")
     width, height = parse_size(asked.size)
     width = width if width is not None else asked.width
     height = height if height is not None else asked.height
-    _edges(width, height, "size" if asked.size else "width")
+    check_edges(width, height, "size" if asked.size else "width")
 
     def chosen(field: str, value: Any) -> Any:
         return model.defaults.get(field) if value is None else value
@@ -287,6 +299,7 @@ def image_input(asked: ImageJobInput, model: Model) -> ImageInput:
         num_inference_steps=chosen("num_inference_steps", asked.num_inference_steps),
         guidance_scale=chosen("guidance_scale", asked.guidance_scale),
         previews=asked.previews,
+        has_latents=asked.latents,
     )
 
 
@@ -306,17 +319,29 @@ def generation_input(asked: ImageGenerationRequest, model: Model) -> ImageInput:
     )
 
 
+def edit_input(asked: ImageEditRequest, model: Model) -> ImageInput:
+    """The input of an edit without its pictures. Raises RequestError 400."""
+    within(asked.strength, 0, 1, "strength")
+    drawn = generation_input(asked, model)
+    width, height = parse_size(asked.size)  # without one the picture's own size, not the model's, is kept
+    parameters = {"strength": asked.strength} if asked.strength is not None else {}
+    return msgspec.structs.replace(drawn, width=width, height=height, parameters=parameters)
+
+
 def _previews(asked: ImageGenerationRequest) -> int:
-    _within(asked.partial_images, 0, MAX_PREVIEWS, "partial_images")
+    within(asked.partial_images, 0, MAX_PREVIEWS, "partial_images")
     return asked.partial_images if asked.stream else 0
 
 
 def job_input(asked: JobRequest, model: Model) -> tuple[JobInput, int | None]:
     """The input of a job as its model needs it, and the seed it asks for."""
     if not -MAX_PRIORITY <= asked.priority <= MAX_PRIORITY:
-        _within(asked.priority, -MAX_PRIORITY, MAX_PRIORITY, "priority")
+        within(asked.priority, -MAX_PRIORITY, MAX_PRIORITY, "priority")
     for field in ("timeout_s", "deadline_s"):
-        _within(getattr(asked, field), 0.001, MAX_TIMEOUT_S, field)
+        within(getattr(asked, field), 0.001, MAX_TIMEOUT_S, field)
+    if "Function" in model.features:
+        call = _convert(asked.input, CallJobInput)
+        return CallInput(call.args, call.kwargs), None
     if "TextGeneration" not in model.features and "ImageGeneration" in model.features:
         image = _convert(asked.input, ImageJobInput)
         return image_input(image, model), image.seed
@@ -336,7 +361,7 @@ def _convert(value: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise _invalid(error, "input") from error
+        raise invalid(error, "input") from error
 
 
 def admission_timeout_s(asked: JobRequest) -> float:

@@ -366,13 +366,13 @@ class Scheduler:
             self.dispatcher.models[event.name] = event.model
             self.ledger.queue(event.name).is_changed = True
             return self._dispatch(event.name, now)
-        self.dispatcher.models.pop(event.name, None)
+        self.dispatcher.remove(event.name)
         queue = self.ledger.queues.get(event.name)
         if queue is None or self.is_settling:
             return []
         message = f"the model {event.name!r} was removed from the configuration"
         waiting = [self.ledger.records[job] for job in queue.waiting.first(len(queue.waiting))]
-        return [c for record in waiting for c in self._fail(record, "impossible", message, now)]
+        return [c for r in waiting if r.job.spec is None for c in self._fail(r, "impossible", message, now)]
 
     # Time -----------------------------------------------------------------------------------------
 
@@ -395,6 +395,6 @@ class Scheduler:
             return commands
         for record, reason in self.forecast.hopeless(now):
             commands += self._fail(record, "impossible", reason, now)
-        self.dispatcher.lift_reservations()
+        self.dispatcher.tidy()
         commands += self._dispatch_all(now)
         return commands + self.forecast.positions(self.ledger.waiting_queues(), now) + self.forecast.depths(now)

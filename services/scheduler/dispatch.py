@@ -44,6 +44,16 @@ class Dispatcher:
         self.estimates = estimates
         self.models: dict[str, Model] = {}
         self.term = 0
+        self._retired: set[str] = set()
+
+    def remove(self, name: str) -> None:
+        """A model is gone from the catalog; one whose jobs brought their spec along stays until they ended."""
+        queue = self.ledger.queues.get(name)
+        waiting = queue.waiting.first(len(queue.waiting)) if queue is not None else []
+        if any(self.ledger.records[job].job.spec is not None for job in waiting):
+            self._retired.add(name)
+        else:
+            self.models.pop(name, None)
 
     def demand(self, model: str) -> float:
         """Expected need of a model within the horizon: 1 when it is waited for or used."""
@@ -139,7 +149,7 @@ class Dispatcher:
                 job=job,
                 attempt=record.attempt,
                 term=self.term,
-                spec=spec,
+                spec=job.spec or spec,
                 tier=chosen.tier,
                 queued_s=record.queued_s,
                 evict=() if chosen.tier == "hot" else self._unneeded(worker),
@@ -168,8 +178,9 @@ class Dispatcher:
                 now,
             )
             if not record.avoids(found.worker.id, now)
-            and found.worker.facts.failed_loads.get(model.name) is None
         ]
+        able = [found for found in options if model.name not in found.worker.facts.failed_loads]
+        options = able or options  # where it failed everywhere, the next job tries again
         replicas = [found for found in options if found.tier in ("hot", "loading")]
         startable = [
             found for found in options if found.tier not in ("hot", "loading") and found.is_possible_now
@@ -207,8 +218,11 @@ class Dispatcher:
         if waited > max(STARVING_S, STARVING_LOADS * best.load_s) and not best.worker.reserved_for:
             best.worker.reserved_for = record.job.model
 
-    def lift_reservations(self) -> None:
-        """Free the workers that were kept for a model which waits no longer."""
+    def tidy(self) -> None:
+        """Free the workers that were kept for a model which waits no longer; let go of retired models."""
+        for name in [name for name in self._retired if not len(self.ledger.queue(name).waiting)]:
+            self._retired.discard(name)
+            self.models.pop(name, None)
         for worker in self.fleet.workers.values():
             queue = self.ledger.queues.get(worker.reserved_for) if worker.reserved_for else None
             if queue is not None and not len(queue.waiting):

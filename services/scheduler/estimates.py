@@ -11,11 +11,12 @@ SMOOTHING = 0.3
 FIRST_RUN_S_PER_UNIT = 0.01
 UNKNOWN_SIZE_BYTES = 1_000_000_000
 BANDWIDTH_BYTES_PER_S: dict[Tier, float] = {
+    "base": 1e11,
     "parked": 8e9,
     "warm": 1e9,
     "cold": 1e8,
 }
-FIXED_LOAD_S: dict[Tier, float] = {"parked": 0.02, "warm": 0.2, "cold": 0.5}
+FIXED_LOAD_S: dict[Tier, float] = {"base": 0.05, "parked": 0.02, "warm": 0.2, "cold": 0.5}
 """What loading costs however small the file: process, imports, graph."""
 
 

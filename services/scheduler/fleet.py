@@ -7,7 +7,7 @@ load keeps choosing the least loaded at O(1) however many workers there are.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from schemas.catalog import Spec, memory_needed_bytes
+from schemas.catalog import Spec, batch_limit, memory_needed_bytes
 from schemas.workers import Heartbeat, ResidentModel, Tier
 
 LOAD_BELIEVED_S = 3.0
@@ -39,7 +39,7 @@ class OrderedLoad:
 
 @dataclass(slots=True)
 class Worker:
-    """One worker. `lanes` counts held jobs by lane: the engine when it is exclusive, else the model."""
+    """One worker. `lanes` counts held jobs by lane: the one that the engine names, else the model."""
 
     id: str
     facts: Heartbeat
@@ -72,8 +72,10 @@ class Worker:
     def can_run(self, model: str, spec: Spec) -> bool:
         """Whether this worker could ever run the spec: engine, profile and memory."""
         facts = self.facts
+        capability = facts.engines.get(spec.engine)
         return (
-            spec.engine in facts.engines
+            capability is not None
+            and (not capability.models or model in capability.models)
             and (not spec.profile or spec.profile == facts.profile)
             and (not facts.spec or facts.spec == f"{model}/{spec.name}")
             and memory_needed_bytes(spec) <= facts.memory_total_bytes
@@ -85,7 +87,7 @@ class Worker:
 
     def lane(self, model: str, engine: str) -> str:
         capability = self.facts.engines.get(engine)
-        return f"engine:{engine}" if capability is not None and capability.is_exclusive else model
+        return f"lane:{capability.lane}" if capability is not None and capability.lane else model
 
     def slots(self, spec: Spec) -> int:
         return spec.slots or self.facts.engines[spec.engine].slots
@@ -96,8 +98,8 @@ class Worker:
 
     def has_room(self, model: str, spec: Spec) -> bool:
         """Whether one more job may be sent here now, the prefetch included."""
-        prefetch = self.facts.engines[spec.engine].prefetch
-        return self.load(model, spec.engine) < self.slots(spec) + prefetch
+        limit = self.slots(spec) + self.facts.engines[spec.engine].prefetch
+        return self.load(model, spec.engine) < max(limit, 2 * batch_limit(spec))
 
     def in_use(self, model: str) -> bool:
         return any(held.model == model for held in self.held.values())

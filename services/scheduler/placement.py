@@ -19,7 +19,7 @@ from schemas.workers import ResidentModel, Tier
 from services.scheduler.estimates import Estimates
 from services.scheduler.fleet import Worker
 
-TIER_ORDER: dict[Tier, int] = {"hot": 0, "loading": 1, "parked": 2, "warm": 3, "cold": 4}
+TIER_ORDER: dict[Tier, int] = {"hot": 0, "loading": 1, "base": 2, "parked": 3, "warm": 4, "cold": 5}
 BUSY_EVICTION_S = 1e6
 """Charged where room could be made only by evicting a model in use: never chosen, still explained."""
 
@@ -85,16 +85,22 @@ def victims(worker: Worker, needed_bytes: int, demand: Demand) -> list[ResidentM
     free = facts.memory_total_bytes - facts.memory_used_bytes
     if free >= needed_bytes:
         return []
+    used = {held.model for held in worker.held.values()}
+    residents = worker.residents.values()
+    pinned = {resident.weights or resident.model for resident in residents if resident.model in used}
     idle = [
         resident
-        for resident in worker.residents.values()
-        if resident.tier == "hot" and not worker.in_use(resident.model)
+        for resident in residents
+        if resident.tier in ("hot", "base") and (resident.weights or resident.model) not in pinned
     ]
     idle.sort(key=lambda resident: (demand(resident.model), -resident.memory_bytes))
     chosen: list[ResidentModel] = []
+    freed: set[str] = set()
     for resident in idle:
         chosen.append(resident)
-        free += resident.memory_bytes
+        weights = resident.weights or resident.model
+        free += resident.memory_bytes if weights not in freed else 0
+        freed.add(weights)
         if free >= needed_bytes:
             return chosen
     return None
@@ -104,7 +110,7 @@ def eviction_s(
     worker: Worker, model: str, spec: Spec, tier: Tier, estimates: Estimates, demand: Demand
 ) -> float:
     """The expected cost of making room, seconds."""
-    if tier in ("hot", "loading"):
+    if tier in ("hot", "loading", "base"):
         return 0.0
     chosen = victims(worker, memory_needed_bytes(spec), demand)
     if chosen is None:

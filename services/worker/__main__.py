@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
+import msgspec
 import psutil
 from msgspec import Meta
 from nats.aio.msg import Msg
@@ -26,7 +27,7 @@ from services.bus.telemetry import serve_metrics
 from services.catalog import store
 from services.worker.agent import Agent
 from services.worker.cache import ModelCache
-from services.worker.engines.registry import installed
+from services.worker.engines.registry import HANDLERS_VARIABLE, installed
 from services.worker.heartbeats import Identity
 
 log = get_logger("worker")
@@ -45,6 +46,7 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     memory: Annotated[str, Meta(description="memory for loaded models, such as 512MB")] = ""
     ram: Annotated[str, Meta(description="memory for parked models, such as 2GB; 0 = none")] = "0"
     engines: Annotated[str, Meta(description="engines to offer, separated by commas")] = ""
+    handlers: Annotated[str, Meta(description="functions that custom jobs may call, by commas")] = ""
     drain_timeout_s: Annotated[float, Meta(description="longest wait for running jobs", ge=0)] = 120.0
 
 
@@ -72,9 +74,19 @@ def device_memory() -> tuple[str, int]:
     return f"cpu ({processor})", int(psutil.virtual_memory().total * RAM_SHARE)
 
 
-def chosen_engines(listed: str) -> dict[str, Any]:
-    """The installed engines, or those of them that the setting names; synthetic only when named."""
+def chosen_engines(listed: str, handlers: str) -> dict[str, Any]:
+    """The installed engines, or those of them that the setting names; synthetic only when named.
+
+    Custom jobs are taken where handlers are allowed, and only those.
+    """
     found = installed()
+    if handlers:
+        os.environ[HANDLERS_VARIABLE] = handlers  # the runner imports them, nobody else
+        allowed = tuple(name.strip() for name in handlers.split(","))
+        found["custom"] = msgspec.structs.replace(found["custom"], models=allowed)
+        listed = f"{listed},custom" if listed else ""
+    else:
+        del found["custom"]
     if not listed:
         return {name: capability for name, capability in found.items() if name != "synthetic"}
     names = [name.strip() for name in listed.split(",")]
@@ -107,7 +119,7 @@ async def _answer_commands(bus: Bus, agent: Agent, stopping: asyncio.Event) -> N
         return Done(ok=True)
 
     def unload(command: ModelCommand) -> Done:
-        reason = agent.unload(command.model)
+        reason = agent.loader.unload(command.model)
         return Done(ok=not reason, reason=reason)
 
     def drain(_: object) -> Done:
@@ -143,7 +155,7 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
     try:
         await declare(bus)
         identity = Identity(name, settings.profile, settings.spec, device)
-        agent = Agent(bus, identity, cache, chosen_engines(settings.engines))
+        agent = Agent(bus, identity, cache, chosen_engines(settings.engines, settings.handlers))
         await register(bus, "worker", "runs jobs on loaded models", {"worker": name, "device": device})
 
         await agent.start()

@@ -12,10 +12,18 @@ from functools import cache
 
 from prometheus_client import Histogram
 
-from schemas import wire
-from schemas.catalog import Model, Spec
-from schemas.job_events import Assigned, Downloading, ImageOutput, Loading, Output, Progress, Started
-from schemas.jobs import ChatInput, CompletionInput
+from schemas.catalog import Model, Spec, weights_key
+from schemas.job_events import (
+    Assigned,
+    Downloading,
+    ImageOutput,
+    Loading,
+    Output,
+    Progress,
+    Started,
+    ValueOutput,
+)
+from schemas.jobs import ChatInput, CompletionInput, LoadInput
 from schemas.workers import (
     Accepted,
     Assignment,
@@ -24,19 +32,22 @@ from schemas.workers import (
     JobCommand,
     Replay,
     ReplayRequest,
-    SentText,
 )
-from services.bus.connection import Bus, BusError
+from services.bus.connection import Bus
 from services.bus.logs import get_logger
 from services.bus.telemetry import histogram
+from services.catalog import store
 from services.worker.cache import ModelCache
 from services.worker.core import Attempt, WorkerCore
 from services.worker.endings import Endings
 from services.worker.heartbeats import Heartbeats, Identity
+from services.worker.inputs import ask_sent, brings_more, fetch
 from services.worker.loader import Loader, LoadError
 from services.worker.reports import Reports
 from services.worker.runner_messages import (
     Cancel,
+    Describe,
+    Described,
     ImagesDone,
     Loaded,
     LoadFailed,
@@ -46,16 +57,17 @@ from services.worker.runner_messages import (
     Run,
     RunCancelled,
     RunFailed,
+    RunTogether,
     Step,
     Text,
     TextDone,
-    Unload,
+    Usage,
 )
 from services.worker.runner_process import RunnerProcess
+from services.worker.weights.resolve import is_cached
 
 log = get_logger("agent")
 
-RESUME_TIMEOUT_S = 1.0
 STOP_GRACE_S = 10.0
 """An engine that does not stop this long after it was told to is ended with its process."""
 RESTART_DELAY_S = 0.2
@@ -106,12 +118,17 @@ class Agent:
         await runner.start()
         self._runner = runner
 
-    def model_changed(self, _name: str, model: Model | None) -> None:
-        """The catalog has changed: look for the weights, and get ready for the engine."""
+    def model_changed(self, name: str, model: Model | None) -> None:
+        """The catalog has changed: look for the weights, get ready for the engine, learn what it takes."""
+        self.loader.model_changed(name, model)
         if model is not None:
-            self.loader.note_disk(model)
-            self._prepared |= {spec.engine for spec in model.specs if spec.engine in self.core.engines}
+            specs = [spec for spec in model.specs if spec.engine in self.core.engines]
+            self._prepared |= {spec.engine for spec in specs}
             self._prepare_engines()
+            for spec in specs:
+                path = is_cached(spec.url) if spec.url else None
+                if path is not None:
+                    self._send(Describe(name, spec.engine, str(path), spec.options))
         self.heartbeats.changed()
 
     def _prepare_engines(self) -> None:
@@ -144,64 +161,69 @@ class Agent:
         job, spec = assignment.job, assignment.spec
         self.reports.tell(attempt, Assigned(worker=self.name, spec=spec.name, tier=assignment.tier))
         resumes = assignment.attempt > 1 and isinstance(job.input, ChatInput | CompletionInput)
-        if self.loader.is_hot(attempt.model, spec) and not resumes:
+        if self.loader.is_hot(attempt.model, spec) and not resumes and not brings_more(job.input):
             self._ready(attempt)
         else:
             self.own(self._prepare(attempt, resumes))
 
     async def _prepare(self, attempt: Attempt, resumes: bool) -> None:
-        """Fetch what was sent already, and the model."""
+        """Fetch what was sent already, what the job brings along, and the model."""
         assignment = attempt.assignment
         if resumes:
-            attempt.sent_text = await self._ask_sent(attempt)
+            attempt.sent_text = await ask_sent(self.bus, attempt)
             attempt.log.start_after(attempt.sent_text)
-        if not self.loader.is_hot(attempt.model, assignment.spec):
-            tier = self.loader.cache.tier(attempt.model, assignment.spec.name)
-            self.reports.tell(attempt, Loading(tier=tier))
-            try:
-                await self.loader.make_hot(attempt.model, assignment.spec, assignment.evict)
-            except LoadError as error:
-                if attempt.phase == "waiting":
-                    self.core.stop_running(attempt)
-                    self.endings.failed(attempt, "load_failed", str(error))
-                return
+        try:
+            if brings_more(attempt.input):
+                await fetch(self.bus, self.loader, attempt)
+            if not self.loader.is_hot(attempt.model, attempt.spec):
+                self.reports.tell(attempt, Loading(tier=self.loader.tier(attempt.model, attempt.spec)))
+                await self.loader.make_hot(attempt.model, attempt.spec, assignment.evict)
+        except LoadError as error:
+            if attempt.phase == "waiting":
+                self.core.stop_running(attempt)
+                self.endings.failed(attempt, "load_failed", str(error))
+            return
         if attempt.phase == "waiting":
             self._ready(attempt)
 
-    async def _ask_sent(self, attempt: Attempt) -> str:
-        job = attempt.assignment.job
-        try:
-            subject = self.bus.subjects.gateway(job.gateway, "sent")
-            sent = await self.bus.ask(subject, JobCommand(job.id), SentText, RESUME_TIMEOUT_S)
-        except (BusError, wire.UnreadableMessage):
-            return ""  # that gateway is gone: the same seed makes the same text from the beginning
-        text: str = sent.text
-        return text
-
     def _ready(self, attempt: Attempt) -> None:
         attempt.ready_at = time.time()
-        self.loader.cache.pin(attempt.model, attempt.ready_at)
+        self.loader.pin(attempt.model, attempt.spec)
         self.core.make_ready(attempt)
         self._run_next(attempt.lane)
 
     def _run_next(self, lane: str) -> None:
-        while (attempt := self.core.next_to_run(lane)) is not None:
-            job = attempt.assignment.job
-            attempt.started_at = time.time()
-            self.reports.tell(attempt, Started(worker=self.name))
-            loop = asyncio.get_running_loop()
-            attempt.timer = loop.call_later(job.run_timeout_s, self._stop, attempt, "timeout")
-            self._send(
-                Run(
-                    job=job.id,
-                    model=job.model,
-                    input=job.input,
-                    seed=job.seed,
-                    adapter=job.adapter,
-                    sent_text=attempt.sent_text,
-                    wants_events=attempt.wants_events,
-                )
-            )
+        while batch := self.core.next_to_run(lane):
+            for attempt in batch:
+                self._start(attempt)
+            runs = [self._run(attempt) for attempt in batch if not isinstance(attempt.input, LoadInput)]
+            if len(runs) > 1:
+                self._send(RunTogether(tuple(runs)))
+            elif runs:
+                self._send(runs[0])
+            else:  # a mode switch: the model is hot, and that was all
+                self._done(batch[0].id, ValueOutput(), [], 0.0)
+
+    def _start(self, attempt: Attempt) -> None:
+        attempt.started_at = time.time()
+        self.reports.tell(attempt, Started(worker=self.name))
+        loop = asyncio.get_running_loop()
+        limit_s = attempt.assignment.job.run_timeout_s
+        attempt.timer = loop.call_later(limit_s, self._stop, attempt, "timeout")
+
+    def _run(self, attempt: Attempt) -> Run:
+        job = attempt.assignment.job
+        return Run(
+            job=job.id,
+            model=weights_key(job.model, attempt.spec),
+            input=attempt.input,
+            seed=job.seed,
+            title=job.model,
+            adapter=job.adapter,
+            loras=self.loader.attached(job.model, attempt.spec) + attempt.loras,
+            sent_text=attempt.sent_text,
+            wants_events=attempt.wants_events,
+        )
 
     def cancel(self, command: JobCommand) -> bool:
         """Stop a job; False when it is not here (in that attempt)."""
@@ -246,18 +268,6 @@ class Agent:
 
         self.own(load())
 
-    def unload(self, model: str) -> str:
-        """Drop a model from memory; the reason when that cannot be."""
-        entry = self.loader.cache.entries.get(model)
-        if entry is None or entry.tier not in ("hot", "parked"):
-            return f"{model} is not loaded"
-        if entry.pins:
-            return f"{model} is in use"
-        self.loader.cache.dropped(model)
-        self._send(Unload(model, park=False))
-        self.heartbeats.changed()
-        return ""
-
     # What the runner says -------------------------------------------------------------------------
 
     def _take(self, message: object) -> None:
@@ -275,11 +285,11 @@ class Agent:
                 if (attempt := self.core.attempts.get(message.job)) is not None:
                     self.reports.preview(attempt, message)
             case ImagesDone():
-                output = ImageOutput(message.pictures)
+                output = ImageOutput(message.pictures, message.details)
                 self._done(message.job, output, list(message.images), message.run_s)
             case RunFailed():
                 attempt = self.core.attempts.get(message.job)
-                if attempt is not None:
+                if attempt is not None and not self._tries_again(attempt, message):
                     self._leave_runner(attempt)
                     self.endings.failed(attempt, message.kind, message.reason)
             case RunCancelled():
@@ -289,6 +299,19 @@ class Agent:
                     self.endings.stopped(attempt)
             case Loaded() | LoadFailed():
                 self.loader.take(message)
+            case Usage():
+                self.heartbeats.resources = message.resources
+            case Described():
+                self.own(store.publish_schema(self.bus, message.model, message.schema))
+
+    def _tries_again(self, attempt: Attempt, failure: RunFailed) -> bool:
+        """The device ran out of memory for a run: once, free what is idle and run it again."""
+        if failure.kind != "resource" or attempt.has_retried or attempt.stop_reason:
+            return False
+        attempt.has_retried = True
+        self.loader.evict_idle(attempt.model)
+        self._send(self._run(attempt))
+        return True
 
     def _leave_runner(self, attempt: Attempt) -> None:
         """The engine is done with the job: free its slot and start the next."""
@@ -299,8 +322,7 @@ class Agent:
         self._run_next(attempt.lane)
 
     def _unpin(self, attempt: Attempt) -> None:
-        self.loader.cache.unpin(attempt.model, time.time())
-        self.loader.room_made()
+        self.loader.unpin(attempt.model, attempt.spec)
 
     def _done(self, job: str, output: Output, images: list[bytes], run_s: float) -> None:
         attempt = self.core.attempts.get(job)

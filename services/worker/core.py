@@ -1,14 +1,19 @@
 """What a worker decides, without I/O: which jobs it takes, which runs next, what a drain waits for.
 
 A job here is waiting (for its model, or for a slot of its lane), running, or ending (its terminal event is
-being stored). Lanes are as in the scheduler: the engine where that is exclusive, else the model.
+being stored). Lanes are as in the scheduler: the one that the engine names, else the model.
 """
 
 from asyncio import TimerHandle
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
+from schemas.catalog import Adapter, Spec, batch_limit
+from schemas.jobs import ImageInput, JobInput
 from schemas.workers import Accepted, Assignment, AssignmentAnswer, EngineCapability, Refused
 from services.worker.event_log import EventLog
 
@@ -17,15 +22,18 @@ Phase = Literal["waiting", "running", "ending"]
 
 @dataclass(slots=True)
 class Attempt:
-    """One job in this worker's hands."""
+    """One job in this worker's hands. input, loras: the job's, once what it brings along is here."""
 
     assignment: Assignment
+    input: JobInput
     log: EventLog
     lane: str
     accepted_at: float
     phase: Phase = "waiting"
     wants_events: bool = False
     sent_text: str = ""
+    loras: tuple[Adapter, ...] = ()
+    has_retried: bool = False
     ready_at: float = 0.0
     started_at: float = 0.0
     stop_reason: str = ""
@@ -38,6 +46,10 @@ class Attempt:
     @property
     def model(self) -> str:
         return self.assignment.job.model
+
+    @property
+    def spec(self) -> Spec:
+        return self.assignment.spec
 
 
 @dataclass(slots=True)
@@ -67,9 +79,10 @@ class WorkerCore:
             if known.assignment.attempt == assignment.attempt:
                 return Accepted(len(self.attempts))
             return Refused("an earlier attempt of this job is still here")
-        lane = f"engine:{spec.engine}" if capability.is_exclusive else job.model
+        lane = f"lane:{capability.lane}" if capability.lane else job.model
         self.attempts[job.id] = Attempt(
             assignment=assignment,
+            input=job.input,
             log=EventLog(assignment.term, assignment.attempt),
             lane=lane,
             accepted_at=now,
@@ -85,8 +98,8 @@ class WorkerCore:
         """The model is hot: the job waits for nothing but a slot."""
         self._ready.setdefault(attempt.lane, deque()).append(attempt.id)
 
-    def next_to_run(self, lane: str) -> Attempt | None:
-        """Take the next ready job of a lane with a free slot; it is running now."""
+    def next_to_run(self, lane: str) -> list[Attempt]:
+        """Take the next ready job of a lane with a free slot, and those like it that run along; running now."""
         ready = self._ready.get(lane)
         while ready:
             attempt = self.attempts.get(ready[0])
@@ -94,12 +107,25 @@ class WorkerCore:
                 ready.popleft()
                 continue
             if self._running.get(lane, 0) >= self.slots(attempt):
-                return None
-            ready.popleft()
-            attempt.phase = "running"
-            self._running[lane] = self._running.get(lane, 0) + 1
-            return attempt
-        return None
+                return []
+            batch = [attempt, *self._like(attempt, ready)]
+            for chosen in batch:
+                ready.remove(chosen.id)
+                chosen.phase = "running"
+            self._running[lane] = self._running.get(lane, 0) + len(batch)
+            return batch
+        return []
+
+    def _like(self, first: Attempt, ready: Iterable[str]) -> list[Attempt]:
+        """Ready jobs that differ from the first in prompt and seed only, up to the spec's `batch`."""
+        limit = batch_limit(first.assignment.spec)
+        if limit == 1 or not isinstance(first.assignment.job.input, ImageInput):
+            return []
+        waiting = [
+            other for job in ready if (other := self.attempts.get(job)) is not None and other.phase == "waiting"
+        ]
+        likeness = _likeness(first)
+        return [other for other in waiting if other is not first and _likeness(other) == likeness][: limit - 1]
 
     def stop_running(self, attempt: Attempt) -> None:
         """The engine has done with the job: its slot is free, its ending is being stored."""
@@ -113,3 +139,13 @@ class WorkerCore:
     @property
     def is_idle(self) -> bool:
         return not self.attempts
+
+
+def _likeness(attempt: Attempt) -> object:
+    """What jobs of one batch have in common; unlike anything for what is not drawn in batches."""
+    job = attempt.assignment.job
+    asked = job.input
+    if not isinstance(asked, ImageInput) or asked.n > 1 or asked.files:
+        return attempt.id
+    alike = msgspec.structs.replace(asked, prompt="", previews=0)
+    return (job.model, attempt.assignment.spec, job.adapter, alike)

@@ -77,7 +77,7 @@ class Endings:
             msgspec.structs.replace(picture, blob=name)
             for picture, name in zip(output.pictures, names, strict=True)
         )
-        event = Completed(**self._ending(attempt, run_s), output=ImageOutput(pictures))
+        event = Completed(**self._ending(attempt, run_s), output=ImageOutput(pictures, output.details))
         self._store(attempt, event, "completed", inline, run_s)
 
     def failed(self, attempt: Attempt, kind: FailureKind, reason: str) -> None:

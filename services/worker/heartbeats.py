@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from schemas.workers import HEARTBEAT_INTERVAL_S, Heartbeat, ResidentModel, RunningJob
+from schemas.workers import HEARTBEAT_INTERVAL_S, Heartbeat, Resources, RunningJob
 from services.bus.connection import Bus
 from services.worker.core import WorkerCore
 from services.worker.loader import Loader
@@ -43,6 +43,7 @@ class Heartbeats:
         self._host = socket.gethostname()
         self._seq = 0
         self._change = asyncio.Event()
+        self.resources = Resources()
 
     def changed(self) -> None:
         """Something is different: say it soon."""
@@ -66,11 +67,11 @@ class Heartbeats:
 
     def _heartbeat(self, is_leaving: bool) -> Heartbeat:
         cache = self._loader.cache
-        entries = list(cache.entries.values())
+        models = tuple(self._loader.residents())
         runner = self._runner_pid()
 
         def in_tier(*tiers: str) -> tuple[str, ...]:
-            return tuple(entry.model for entry in entries if entry.tier in tiers)
+            return tuple(resident.model for resident in models if resident.tier in tiers)
 
         return Heartbeat(
             worker=self._identity.name,
@@ -84,21 +85,10 @@ class Heartbeats:
             memory_total_bytes=cache.memory_bytes,
             memory_used_bytes=cache.used_bytes,
             ram_total_bytes=cache.ram_bytes,
-            models=tuple(
-                ResidentModel(
-                    model=entry.model,
-                    spec=entry.spec,
-                    engine=entry.engine,
-                    tier=self._loader.tier_of(entry),
-                    memory_bytes=entry.memory_bytes,
-                    load_s=entry.load_s,
-                    loaded_from=entry.loaded_from,
-                )
-                for entry in entries
-            ),
+            models=models,
             vram_models=in_tier("hot"),
             ram_models=in_tier("parked"),
-            disk_models=in_tier("warm", "parked", "hot"),
+            disk_models=in_tier("warm", "parked", "base", "hot"),
             running=tuple(
                 RunningJob(a.id, a.model, a.assignment.spec.name, a.assignment.attempt)
                 for a in self._core.attempts.values()
@@ -107,6 +97,7 @@ class Heartbeats:
             is_leaving=is_leaving,
             failed_loads=self._loader.failures(),
             rss_bytes=_rss_bytes(os.getpid()) + _rss_bytes(runner),
+            resources=self.resources,
         )
 
 

@@ -18,20 +18,28 @@ from pathlib import Path
 
 import uvloop
 
-from schemas.job_events import EmbeddingOutput, TextOutput
+from schemas.job_events import EmbeddingOutput, TextOutput, ValueOutput
 from services.bus.running import die_with_parent
 from services.worker.engines.base import (
+    AttachesLoras,
     Cancellation,
+    Describes,
     Engine,
     EngineError,
     Images,
     ModelFiles,
     Request,
+    RunOutput,
+    RunsTogether,
     Stopped,
+    Task,
 )
 from services.worker.engines.registry import create
+from services.worker.resources import measure
 from services.worker.runner_messages import (
     Cancel,
+    Describe,
+    Described,
     ImagesDone,
     Load,
     Loaded,
@@ -43,6 +51,7 @@ from services.worker.runner_messages import (
     Run,
     RunCancelled,
     RunFailed,
+    RunTogether,
     Step,
     Text,
     TextDone,
@@ -50,11 +59,14 @@ from services.worker.runner_messages import (
     Unload,
     Unloaded,
     Unpark,
+    Usage,
     frame,
     messages,
 )
 
 MAX_REASON_CHARS = 500
+USAGE_DELAY_S = 0.2
+"""Loads and runs within this time share one report of what the process takes."""
 
 
 class Outbox:
@@ -128,12 +140,19 @@ class Runner:
         self._loading = asyncio.Lock()
         self._importing: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._usage: asyncio.TimerHandle | None = None
 
     def take(self, message: object) -> None:
         match message:
             case Run():
                 self._running[message.job] = Cancellation()
                 self._own(self._run(message))
+            case RunTogether():
+                for run in message.runs:
+                    self._running[run.job] = Cancellation()
+                self._own(self._run_together(message.runs))
+            case Describe():
+                self._own(self._describe(message))
             case Cancel():
                 if (cancellation := self._running.get(message.job)) is not None:
                     cancellation.set()
@@ -161,18 +180,35 @@ class Runner:
         with contextlib.suppress(EngineError, ImportError):  # the first load will say what is wrong
             await self._engine(name)
 
+    async def _describe(self, message: Describe) -> None:
+        files = ModelFiles(message.model, Path(message.path), message.options)
+        try:
+            engine = await self._engine(message.engine)
+            if isinstance(engine, Describes):
+                schema = await asyncio.to_thread(engine.describe, files)
+                self._outbox.put(Described(message.model, schema))
+        except Exception:  # the first load will say what is wrong
+            return
+
     async def _load(self, message: Load) -> None:
-        files = ModelFiles(message.model, Path(message.path), message.options, message.adapters)
+        model = message.model
+        files = ModelFiles(model, Path(message.path), message.options, message.adapters)
         began = time.perf_counter()
+        skipped: tuple[str, ...] = ()
         try:
             engine = await self._engine(message.engine)
             async with self._loading:
-                await asyncio.to_thread(engine.load, files)
+                if model not in self._engine_of:
+                    await asyncio.to_thread(engine.load, files)
+                    self._engine_of[model] = engine
+                if message.loras:
+                    if not isinstance(engine, AttachesLoras):
+                        raise EngineError(f"engine {message.engine} has no LoRAs", "load_failed")
+                    skipped = await asyncio.to_thread(engine.attach, model, message.loras)
         except Exception as error:  # whatever a library raises, the agent must hear of it
-            self._outbox.put(LoadFailed(message.model, _reason(error)))
+            self._outbox.put(_load_failed(model, error))
             return
-        self._engine_of[message.model] = engine
-        self._report_loaded(message.model, engine, time.perf_counter() - began)
+        self._report_loaded(model, engine, time.perf_counter() - began, skipped)
 
     async def _unpark(self, model: str) -> None:
         engine = self._engine_of[model]
@@ -181,12 +217,22 @@ class Runner:
             async with self._loading:
                 await asyncio.to_thread(engine.unpark, model)
         except Exception as error:  # as above
-            self._outbox.put(LoadFailed(model, _reason(error)))
+            self._outbox.put(_load_failed(model, error))
             return
         self._report_loaded(model, engine, time.perf_counter() - began)
 
-    def _report_loaded(self, model: str, engine: Engine, load_s: float) -> None:
-        self._outbox.put(Loaded(model, engine.memory_bytes(model), load_s, engine.can_park))
+    def _report_loaded(self, model: str, engine: Engine, load_s: float, skipped: tuple[str, ...] = ()) -> None:
+        self._outbox.put(Loaded(model, engine.memory_bytes(model), load_s, engine.can_park, skipped))
+        self._report_usage()
+
+    def _report_usage(self) -> None:
+        """Tell soon what this process takes."""
+        if self._usage is None:
+            self._usage = asyncio.get_running_loop().call_later(USAGE_DELAY_S, self._tell_usage)
+
+    def _tell_usage(self) -> None:
+        self._usage = None
+        self._outbox.put(Usage(measure()))
 
     async def _unload(self, message: Unload) -> None:
         engine = self._engine_of.get(message.model)
@@ -198,36 +244,63 @@ class Runner:
                     del self._engine_of[message.model]
                     await asyncio.to_thread(engine.unload, message.model)
         self._outbox.put(Unloaded(message.model))
+        self._report_usage()
 
     async def _run(self, message: Run) -> None:
-        job = message.job
-        cancelled = self._running[job]
-        request = Request(
-            job=job,
-            input=message.input,
-            seed=message.seed,
-            adapter=message.adapter,
-            sent_text=message.sent_text,
-            wants_events=message.wants_events,
-        )
         began = time.perf_counter()
+        output: RunOutput | Exception
         try:
             engine = self._engine_of[message.model]
-            output = await engine.run(message.model, request, JobEmitter(job, self._outbox), cancelled)
-            run_s = time.perf_counter() - began
-            match output:
-                case TextOutput() | EmbeddingOutput():
-                    self._outbox.put(TextDone(job, output, run_s))
-                case Images():
-                    self._outbox.put(ImagesDone(job, output.pictures, output.images, run_s))
-        except Stopped:
-            self._outbox.put(RunCancelled(job))
-        except EngineError as error:
-            self._outbox.put(RunFailed(job, error.kind, _reason(error)))
+            task = self._task(message)
+            output = await engine.run(message.model, task.request, task.emit, task.cancelled)
         except Exception as error:  # a bug in an engine fails this job alone
-            self._outbox.put(RunFailed(job, "internal", _reason(error)))
-        finally:
-            del self._running[job]
+            output = error
+        self._report_run(message.job, output, time.perf_counter() - began)
+
+    async def _run_together(self, runs: tuple[Run, ...]) -> None:
+        began = time.perf_counter()
+        outputs: list[RunOutput | Exception]
+        model = runs[0].model
+        try:
+            engine = self._engine_of[model]
+            assert isinstance(engine, RunsTogether)
+            outputs = await engine.run_together(model, [self._task(run) for run in runs])
+        except Exception as error:  # as above
+            outputs = [error] * len(runs)
+        for run, output in zip(runs, outputs, strict=True):
+            self._report_run(run.job, output, time.perf_counter() - began)
+
+    def _task(self, run: Run) -> Task:
+        request = Request(
+            job=run.job,
+            input=run.input,
+            seed=run.seed,
+            title=run.title,
+            adapter=run.adapter,
+            loras=run.loras,
+            sent_text=run.sent_text,
+            wants_events=run.wants_events,
+        )
+        return Task(request, JobEmitter(run.job, self._outbox), self._running[run.job])
+
+    def _report_run(self, job: str, output: RunOutput | Exception, run_s: float) -> None:
+        del self._running[job]
+        match output:
+            case TextOutput() | EmbeddingOutput() | ValueOutput():
+                self._outbox.put(TextDone(job, output, run_s))
+            case Images():
+                self._outbox.put(ImagesDone(job, output.pictures, output.images, output.details, run_s))
+            case Stopped():
+                self._outbox.put(RunCancelled(job))
+            case EngineError():
+                self._outbox.put(RunFailed(job, output.kind, _reason(output)))
+            case Exception():
+                self._outbox.put(RunFailed(job, "internal", _reason(output)))
+        self._report_usage()
+
+
+def _load_failed(model: str, error: Exception) -> LoadFailed:
+    return LoadFailed(model, _reason(error), isinstance(error, EngineError) and error.kind == "resource")
 
 
 def _reason(error: BaseException) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from schemas.catalog import Adapter
-from schemas.job_events import EmbeddingOutput, FailureKind, Picture, TextOutput
+from schemas.job_events import EmbeddingOutput, FailureKind, Picture, TextOutput, ValueOutput
 from schemas.jobs import JobInput
+from schemas.workers import Resources
 
 MAX_FRAME_BYTES = 512 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
@@ -25,14 +26,24 @@ class Prepare(Message, frozen=True):
     engine: str
 
 
+class Describe(Message, frozen=True):
+    """Say what a model takes, without loading its weights."""
+
+    model: str
+    engine: str
+    path: str
+    options: dict[str, Any]
+
+
 class Load(Message, frozen=True):
-    """Bring a model into device memory from the path of its weights."""
+    """Bring weights into device memory, unless they are there, and attach these LoRAs. model: their key."""
 
     model: str
     engine: str
     path: str
     options: dict[str, Any]
     adapters: tuple[Adapter, ...] = ()
+    loras: tuple[Adapter, ...] = ()
 
 
 class Unpark(Message, frozen=True):
@@ -49,22 +60,33 @@ class Unload(Message, frozen=True):
 
 
 class Run(Message, frozen=True):
-    """Run a job on a loaded model. sent_text: output that has been delivered; go on after it."""
+    """Run a job on loaded weights. sent_text: output that has been delivered; go on after it.
+
+    title: the model's name. loras: what lies over the weights for this job.
+    """
 
     job: str
     model: str
     input: JobInput
     seed: int
+    title: str = ""
     adapter: str = ""
+    loras: tuple[Adapter, ...] = ()
     sent_text: str = ""
     wants_events: bool = False
+
+
+class RunTogether(Message, frozen=True):
+    """Runs that differ in prompt and seed only, for an engine that can do them at once."""
+
+    runs: tuple[Run, ...]
 
 
 class Cancel(Message, frozen=True):
     job: str
 
 
-ToRunner = Prepare | Load | Unpark | Unload | Run | Cancel
+ToRunner = Prepare | Describe | Load | Unpark | Unload | Run | RunTogether | Cancel
 
 
 class Ready(Message, frozen=True):
@@ -76,6 +98,20 @@ class Loaded(Message, frozen=True):
     memory_bytes: int
     load_s: float
     can_park: bool
+    skipped: tuple[str, ...] = ()
+
+
+class Described(Message, frozen=True):
+    """What a model takes (schemas.catalog.Schema as builtins), by the name it was asked under."""
+
+    model: str
+    schema: dict[str, Any]
+
+
+class Usage(Message, frozen=True):
+    """What the runner takes now."""
+
+    resources: Resources
 
 
 class Unloaded(Message, frozen=True):
@@ -85,6 +121,7 @@ class Unloaded(Message, frozen=True):
 class LoadFailed(Message, frozen=True):
     model: str
     reason: str
+    is_out_of_memory: bool = False
 
 
 class Text(Message, frozen=True):
@@ -112,7 +149,7 @@ class PreviewImage(Message, frozen=True):
 
 class TextDone(Message, frozen=True):
     job: str
-    output: TextOutput | EmbeddingOutput
+    output: TextOutput | EmbeddingOutput | ValueOutput
     run_s: float
 
 
@@ -120,6 +157,7 @@ class ImagesDone(Message, frozen=True):
     job: str
     pictures: tuple[Picture, ...]
     images: tuple[bytes, ...]
+    details: dict[str, Any]
     run_s: float
 
 
@@ -136,8 +174,8 @@ class RunCancelled(Message, frozen=True):
 
 
 FromRunner = (
-    Ready | Loaded | Unloaded | LoadFailed | Text | Step | PreviewImage | TextDone | ImagesDone
-    | RunFailed | RunCancelled
+    Ready | Loaded | Unloaded | LoadFailed | Described | Usage | Text | Step | PreviewImage | TextDone
+    | ImagesDone | RunFailed | RunCancelled
 )  # fmt: skip
 
 _encode = msgspec.msgpack.Encoder().encode

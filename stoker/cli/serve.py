@@ -19,6 +19,10 @@ Configs = Annotated[
 ]
 
 
+DEFAULT_FILES = (Path("stoker.yaml"), Path("modes.yaml"))
+"""Read from the current folder when no --config is given."""
+
+
 def read_configuration(paths: list[Path]) -> Configuration:
     try:
         return load(paths)
@@ -38,13 +42,15 @@ def up(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Start NATS, all services and the configured workers; one Ctrl-C stops all."""
-    paths = config or ([Path("stoker.yaml")] if Path("stoker.yaml").exists() else [])
+    paths = config or [path for path in DEFAULT_FILES if path.exists()]
     configuration = read_configuration(paths)
+    for warning in configuration.warnings:
+        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
     if workers is not None:
-        configuration = Configuration(configuration.models, (WorkerEntry(count=workers),))
+        configuration.workers = (WorkerEntry(count=workers),)
     elif not configuration.workers:
-        configuration = Configuration(configuration.models, (WorkerEntry(),))
-    system = Up(configuration, data.absolute(), host, port, nats, nats_port, log_level=log_level)
+        configuration.workers = (WorkerEntry(),)
+    system = Up(configuration, data.absolute(), host, port, nats, nats_port, paths, log_level)
     try:
         asyncio.run(system.run())
     except (EmbeddedServerError, CannotConnect) as error:

@@ -4,24 +4,45 @@ import base64
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import msgspec
+
 from schemas import wire
 from schemas.job_events import Completed, ImageOutput, Preview, Queued, Terminal
 from schemas.jobs import Job
-from schemas.openai import GeneratedImage, ImageGenerationRequest, ImageList
-from services.bus.blobs import get_pictures
-from services.gateway.exchange import Exchange, openai_post
+from schemas.openai import GeneratedImage, ImageEditRequest, ImageGenerationRequest, ImageList
+from services.bus.blobs import attach, get_pictures
+from services.gateway.exchange import Exchange, openai_post, post_route
+from services.gateway.forms import read_form
 from services.gateway.gateway import Gateway, completed_or_raise, observe_end
 from services.gateway.http import sse
 from services.gateway.own_jobs import error_event, finished, job_headers, waiting_comment, watched
 from services.gateway.problems import RequestError
-from services.gateway.requests import generation_input, split_adapter
+from services.gateway.requests import edit_input, generation_input, split_adapter
 
 
 async def generate(gateway: Gateway, exchange: Exchange, asked: ImageGenerationRequest) -> None:
     model, adapter = split_adapter(asked.model, gateway.models)
-    job = gateway.make_job(
-        model, adapter, generation_input(asked, model), seed=asked.seed, wants_events=asked.stream
+    drawn = generation_input(asked, model)
+    job = gateway.make_job(model, adapter, drawn, seed=asked.seed, wants_events=asked.stream)
+    await _answer(gateway, exchange, asked, job)
+
+
+async def edit(gateway: Gateway, exchange: Exchange) -> None:
+    """Draw from a picture; with a mask only where the mask is transparent."""
+    form = read_form(exchange.header(b"content-type"), await exchange.body())
+    asked = form.as_struct(ImageEditRequest)
+    model, adapter = split_adapter(asked.model, gateway.models)
+    drawn = edit_input(asked, model)
+    job = gateway.make_job(model, adapter, drawn, seed=asked.seed, wants_events=asked.stream)
+    files = {"image": await attach(gateway.bus, f"{job.id}/image", form.file("image"))}
+    if "mask" in form.files:
+        files["mask_image"] = await attach(gateway.bus, f"{job.id}/mask", form.file("mask"))
+    await _answer(
+        gateway, exchange, asked, gateway.with_input(job, msgspec.structs.replace(drawn, files=files))
     )
+
+
+async def _answer(gateway: Gateway, exchange: Exchange, asked: ImageGenerationRequest, job: Job) -> None:
     if asked.stream:
         gateway.check_admission(job, impossible_status=503)
         await exchange.stream(gateway, _events(gateway, job), job_headers(job))
@@ -101,4 +122,15 @@ def _image_event(kind: str, job: Job, png: bytes, width: int, height: int, index
     return sse(wire.encode(body), name)
 
 
-ROUTES = [openai_post("/images/generations", "Draw", ImageGenerationRequest, ImageList, generate)]
+ROUTES = [
+    openai_post("/images/generations", "Draw", ImageGenerationRequest, ImageList, generate),
+    post_route(
+        ["/v1/images/edits", "/openai/v1/images/edits"],
+        edit,
+        summary="Draw from a picture",
+        asks=ImageEditRequest,
+        answers=ImageList,
+        takes="multipart/form-data",
+        is_openai=True,
+    ),
+]

@@ -6,13 +6,13 @@ must not block: engines that compute in Python threads use `asyncio.to_thread`.
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from schemas.catalog import Adapter
-from schemas.job_events import EmbeddingOutput, FailureKind, Picture, TextOutput
+from schemas.job_events import EmbeddingOutput, FailureKind, Picture, TextOutput, ValueOutput
 from schemas.jobs import JobInput
 from schemas.workers import EngineCapability
 
@@ -41,12 +41,18 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One run. sent_text: output already delivered by an attempt that was lost; go on after it."""
+    """One run. sent_text: output already delivered by an attempt that was lost; go on after it.
+
+    title: the model's name, for what is written about it. adapter: the one asked for by name.
+    loras: what lies over the weights for this run; their urls are paths here.
+    """
 
     job: str
     input: JobInput
     seed: int
+    title: str = ""
     adapter: str = ""
+    loras: tuple[Adapter, ...] = ()
     sent_text: str = ""
     wants_events: bool = False
 
@@ -82,13 +88,14 @@ class Emitter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Pictures and their bytes (PNG), in order."""
+    """Pictures and their bytes, in order. details: as in schemas.job_events.ImageOutput."""
 
     pictures: tuple[Picture, ...]
     images: tuple[bytes, ...]
+    details: dict[str, Any] = field(default_factory=dict)
 
 
-RunOutput = TextOutput | EmbeddingOutput | Images
+RunOutput = TextOutput | EmbeddingOutput | ValueOutput | Images
 
 
 class Engine(Protocol):
@@ -114,6 +121,39 @@ class Engine(Protocol):
 
     async def run(self, model: str, request: Request, emit: Emitter, cancelled: Cancellation) -> RunOutput:
         """Compute. Raises EngineError, or Stopped after `cancelled` was set."""
+
+
+@runtime_checkable
+class AttachesLoras(Protocol):
+    """An engine that lays LoRAs over loaded weights in place."""
+
+    def attach(self, model: str, loras: Sequence[Adapter]) -> tuple[str, ...]:
+        """Load what is not loaded yet; the ones that do not fit the model, with the reason."""
+
+
+@runtime_checkable
+class Describes(Protocol):
+    """An engine that can say what a model takes without loading its weights."""
+
+    def describe(self, files: ModelFiles) -> dict[str, Any]:
+        """The model's schema (schemas.catalog.Schema as builtins). Raises EngineError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One of several runs at once."""
+
+    request: Request
+    emit: Emitter
+    cancelled: Cancellation
+
+
+@runtime_checkable
+class RunsTogether(Protocol):
+    """An engine that runs requests which differ in prompt and seed only at once."""
+
+    async def run_together(self, model: str, tasks: Sequence[Task]) -> list[RunOutput | Exception]:
+        """One output per task, in order; an exception for one that failed or was stopped."""
 
 
 async def wait_cancelled(cancelled: Cancellation, seconds: float) -> bool:

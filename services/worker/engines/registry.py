@@ -11,13 +11,22 @@ ENGINES: dict[str, tuple[str, str, str]] = {
     # name: (module with a function `create`, library it needs, extra that installs it)
     "llamacpp": ("services.worker.engines.llamacpp", "xllamacpp", "llamacpp"),
     "diffusers": ("services.worker.engines.diffusers", "diffusers", "diffusers"),
+    "spandrel": ("services.worker.engines.spandrel", "spandrel", "superres"),
+    "custom": ("services.worker.engines.custom", "", ""),
     "synthetic": ("services.worker.engines.synthetic", "", ""),
 }
 
+HANDLERS_VARIABLE = "STOKER_HANDLERS"
+"""Where the runner finds the functions that custom jobs may call."""
+DEVICE = "device"
+"""The lane of engines that take the whole device: one job of any of them at a time, in order of arrival."""
+
 CAPABILITIES: dict[str, EngineCapability] = {
-    "llamacpp": EngineCapability(4, False, 2, ("TextGeneration", "TextEmbedding")),
-    "diffusers": EngineCapability(1, True, 1, ("ImageGeneration",)),
-    "synthetic": EngineCapability(256, False, 0, ("TextGeneration", "ImageGeneration")),
+    "llamacpp": EngineCapability(4, 2, ("TextGeneration", "TextEmbedding")),
+    "diffusers": EngineCapability(1, 1, ("ImageGeneration", "SuperResolution"), lane=DEVICE),
+    "spandrel": EngineCapability(1, 1, ("SuperResolution",), lane=DEVICE),
+    "custom": EngineCapability(1, 1, ("Function",), lane=DEVICE),
+    "synthetic": EngineCapability(256, 0, ("TextGeneration", "ImageGeneration")),
 }
 
 

@@ -1,0 +1,105 @@
+"""Stoker's own short form of a model: one entry of `models:`, and the handlers of custom jobs."""
+
+from typing import Any
+
+import msgspec
+
+from schemas.catalog import DEFAULT_SPEC, Adapter, Feature, Model, Spec
+from schemas.subjects import BadName, check_name
+from services.catalog.documents import Document, check_keys, convert
+from services.catalog.files import absolute, size_bytes
+
+ENGINE_FEATURES: dict[str, tuple[Feature, ...]] = {
+    "llamacpp": ("TextGeneration", "TextEmbedding"),
+    "diffusers": ("ImageGeneration",),
+    "spandrel": ("SuperResolution",),
+    "synthetic": ("TextGeneration",),
+}
+IMAGE_DEFAULTS = {
+    "width", "height", "num_inference_steps", "guidance_scale", "negative_prompt",
+}  # fmt: skip
+TEXT_DEFAULTS = {"max_tokens", "temperature", "top_p", "top_k", "min_p", "repeat_penalty"}
+
+
+class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of `models:`."""
+
+    engine: str
+    url: str = ""
+    features: tuple[Feature, ...] = ()
+    defaults: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    adapters: dict[str, str] = {}
+    profile: str = ""
+    memory: int | str = 0
+    slots: int = 0
+    run_timeout_s: float = 600.0
+
+
+def read_model(document: Document, name: str, entry: Any) -> Model:
+    """One entry of `models:`. Raises ConfigurationError."""
+    path = ("models", name)
+    try:
+        check_name(name)
+    except BadName as error:
+        raise document.place(*path).error(str(error)) from error
+    given: ModelEntry = convert(document, path, entry, ModelEntry)
+    engine = given.engine.lower()
+    if engine not in ENGINE_FEATURES:
+        known = ", ".join(sorted(ENGINE_FEATURES))
+        raise document.place(*path, "engine").error(f"unknown engine {given.engine!r}; there are {known}")
+    features = given.features or ENGINE_FEATURES[engine]
+    known_defaults = IMAGE_DEFAULTS if "ImageGeneration" in features else set[str]()
+    known_defaults = known_defaults | (TEXT_DEFAULTS if "TextGeneration" in features else set[str]())
+    check_keys(document, (*path, "defaults"), given.defaults, known_defaults)
+    if not given.url and engine != "synthetic":
+        raise document.place(*path).error("missing required field: url")
+    url = absolute(document.file, given.url)
+    spec = Spec(
+        name=DEFAULT_SPEC,
+        engine=engine,
+        url=url,
+        profile=given.profile,
+        options=given.options,
+        adapters=tuple(
+            Adapter(name=adapter, url=absolute(document.file, where))
+            for adapter, where in given.adapters.items()
+        ),
+        size_bytes=size_bytes(url),
+        memory_bytes=_bytes(document, path, given.memory),
+        slots=given.slots,
+    )
+    return Model(
+        name=name,
+        features=features,
+        specs=(spec,),
+        defaults=given.defaults,
+        run_timeout_s=given.run_timeout_s,
+        created_at=int(document.file.stat().st_mtime),
+    )
+
+
+def read_handler(document: Document, index: int, name: Any) -> Model:
+    """One entry of `handlers:`, a function that custom jobs may call. Raises ConfigurationError."""
+    place = document.place("handlers", index)
+    module, _, function = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if not all(part.isidentifier() for part in (*module.split("."), function)):
+        raise place.error(f"must look like package.module:function, not {name!r}")
+    return Model(
+        name=name,
+        features=("Function",),
+        specs=(Spec(name=DEFAULT_SPEC, engine="custom", url=""),),
+        created_at=int(document.file.stat().st_mtime),
+    )
+
+
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def _bytes(document: Document, path: tuple[str | int, ...], memory: int | str) -> int:
+    if isinstance(memory, int):
+        return memory
+    number, unit = memory[:-2].strip(), memory[-2:].upper()
+    if unit not in _UNITS or not number.replace(".", "", 1).isdigit():
+        raise document.place(*path, "memory").error(f"{memory!r} is not a size; write 512MB or 2GB")
+    return int(float(number) * _UNITS[unit])

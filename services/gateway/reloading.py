@@ -1,0 +1,85 @@
+"""Reloading the configuration: when a file changes, on SIGHUP, and by a call; validated before it applies.
+
+What is read becomes the catalog in NATS, so that every service on every machine sees one version. An invalid
+file changes nothing and is reported. File events come from the system (inotify and the like, by watchfiles);
+folders are watched, so an editor's atomic rename is a change like any other.
+"""
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import nats.errors
+from nats.js.errors import Error as JetStreamError
+from watchfiles import awatch
+
+from services.bus.connection import Bus
+from services.bus.logs import get_logger
+from services.catalog import store
+from services.catalog.documents import ConfigurationError
+from services.catalog.load import Configuration, load
+
+log = get_logger("configuration")
+
+QUIET_MS = 100
+"""Writes in quick succession are read once, this long after the last."""
+
+
+class Reloading:
+    """The configuration files of this gateway."""
+
+    def __init__(self, bus: Bus, paths: Sequence[Path]) -> None:
+        self._bus = bus
+        self._paths = tuple(path.absolute() for path in paths)
+        self._turn = asyncio.Lock()
+
+    @property
+    def has_files(self) -> bool:
+        return bool(self._paths)
+
+    async def reload(self) -> Configuration:
+        """Read the files and make them the catalog. Raises ConfigurationError, and NATS errors."""
+        async with self._turn:
+            found = await asyncio.to_thread(load, self._paths)
+            await store.publish(self._bus, found.models, found.default_mode)
+        for warning in found.warnings:
+            log.warning("configuration.warning", warning=warning)
+        log.info("configuration.reloaded", models=len(found.models), default_mode=found.default_mode)
+        return found
+
+    async def _reload_or_say_why(self) -> None:
+        try:
+            await self.reload()
+        except ConfigurationError as error:
+            log.error("configuration.invalid", reason=str(error))
+        except (nats.errors.Error, JetStreamError, TimeoutError) as error:
+            log.error("configuration.not_published", reason=str(error) or type(error).__name__)
+
+    async def watch(self) -> None:
+        """Reload on every change of a file and on SIGHUP, until cancelled."""
+        hangups = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangups.set)
+        on_hangup = asyncio.create_task(self._on_hangup(hangups))
+        try:
+            if self._paths:
+                await self._on_change()
+            await on_hangup
+        finally:
+            on_hangup.cancel()
+
+    async def _on_hangup(self, hangups: asyncio.Event) -> None:
+        while True:
+            await hangups.wait()
+            hangups.clear()
+            await self._reload_or_say_why()
+
+    async def _on_change(self) -> None:
+        folders = {path if path.is_dir() else path.parent for path in self._paths}
+        async for changes in awatch(*folders, debounce=QUIET_MS, step=QUIET_MS // 2, recursive=False):
+            if any(self._is_ours(Path(path)) for _, path in changes):
+                await self._reload_or_say_why()
+
+    def _is_ours(self, path: Path) -> bool:
+        is_yaml = path.suffix in (".yaml", ".yml")
+        return path in self._paths or (is_yaml and path.parent in self._paths)

@@ -1,0 +1,268 @@
+"""Modes: draw with one, switch, list, reload, and see what is in memory (document 001)."""
+
+from typing import Any
+
+import msgspec
+from litestar import Response, get, post
+from litestar.datastructures import State
+
+from schemas.catalog import Adapter, Model
+from schemas.job_events import ImageOutput
+from schemas.jobs import ImageInput, LoadInput
+from services.bus.blobs import get_pictures
+from services.catalog import store
+from services.catalog.documents import ConfigurationError
+from services.gateway.exchange import Exchange, body_route
+from services.gateway.gateway import Gateway, completed_or_raise
+from services.gateway.http import json_answer
+from services.gateway.modes import mode_body, vram_body
+from services.gateway.own_jobs import finished
+from services.gateway.problems import RequestError
+from services.gateway.requests import ImageJobInput, image_input, within
+from services.gateway.super_resolution import check_options, enlarge, find_upscaler
+
+MAX_STEPS, MAX_STEPS_ALLOWED = 50, 150
+MAX_GUIDANCE = 20.0
+MAX_LEVEL = 8
+QUEUE_RETRY_S = 2
+
+
+class StyleLora(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    style: str | None = None
+    level: int = 0
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of POST /generate. What is left out comes from the mode."""
+
+    prompt: str
+    negative_prompt: str | None = None
+    mode: str | None = None
+    size: str | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+    style_lora: StyleLora = StyleLora()
+    superres: bool = False
+    superres_magnitude: int = 2
+    superres_format: str = "png"
+    superres_quality: int = 92
+
+
+class SwitchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    mode: str
+
+
+def generation_input(asked: GenerateRequest, mode: Model) -> ImageInput:
+    """What the mode is to draw: the request's settings, then the mode's. Raises RequestError 400."""
+    within(asked.num_inference_steps, 1, _steps_allowed(mode), "num_inference_steps")
+    within(asked.guidance_scale, 0, MAX_GUIDANCE, "guidance_scale")
+    if asked.size == "auto":
+        raise RequestError(400, "size must look like 512x512", field="size", code="invalid_value")
+    check_options(asked.superres_magnitude, asked.superres_format, asked.superres_quality, "superres_")
+    drawn = image_input(
+        ImageJobInput(
+            prompt=asked.prompt,
+            negative_prompt=asked.negative_prompt,
+            size=asked.size,
+            num_inference_steps=asked.num_inference_steps,
+            guidance_scale=asked.guidance_scale,
+            previews=0,
+            seed=asked.seed,
+        ),
+        mode,
+    )
+    style = style_of(asked.style_lora, mode)
+    return msgspec.structs.replace(drawn, loras=(style,)) if style is not None else drawn
+
+
+def _steps_allowed(mode: Model) -> int:
+    """150 where the mode itself draws in more than 50 steps, or its metadata has `max_steps`."""
+    if mode.mode is None:
+        return MAX_STEPS_ALLOWED
+    stated = mode.mode.metadata.get("max_steps")
+    most = stated if isinstance(stated, int) else MAX_STEPS
+    return min(MAX_STEPS_ALLOWED if mode.mode.default_steps > MAX_STEPS else most, MAX_STEPS_ALLOWED)
+
+
+def style_of(asked: StyleLora, mode: Model) -> Adapter | None:
+    """The LoRA of a style at a level. Raises RequestError 400 for a style that is not registered."""
+    within(asked.level, 0, MAX_LEVEL, "style_lora.level")
+    if asked.style is None:
+        return None
+    for style in mode.styles:
+        if style.id == asked.style:
+            return style.at(asked.level)
+    known = ", ".join(style.id for style in mode.styles) or "none is configured"
+    raise RequestError(
+        400,
+        f"there is no style {asked.style!r}; known are: {known}",
+        field="style_lora.style",
+        code="invalid_value",
+    )
+
+
+async def generate(gateway: Gateway, exchange: Exchange, asked: GenerateRequest) -> None:
+    mode = gateway.modes.find(asked.mode)
+    drawn = generation_input(asked, mode)
+    upscaler = find_upscaler(gateway) if asked.superres else None
+    _check_queue(gateway)
+    job = gateway.make_job(mode, "", drawn, seed=asked.seed)
+    if asked.mode is not None:
+        gateway.modes.pending = mode.name
+    gateway.generations += 1
+    try:
+        completed, attached = await finished(gateway, exchange, job)
+        if asked.mode is not None:
+            await _arrived(gateway, mode.name)
+    finally:
+        gateway.generations -= 1
+        if asked.mode is not None and gateway.modes.pending == mode.name:
+            gateway.modes.pending = ""
+    output = completed.output
+    assert isinstance(output, ImageOutput)
+    (content,) = await get_pictures(gateway.bus, output, attached)
+    media_type, headers = "image/png", dict[str, str]()
+    if upscaler is not None:
+        options = (asked.superres_magnitude, asked.superres_format, asked.superres_quality)
+        content, media_type, headers = await enlarge(gateway, exchange, upscaler, content, *options)
+    headers |= {
+        "X-Mode": mode.name,
+        "X-Seed": str(output.pictures[0].seed),
+        "X-SuperRes": str(int(asked.superres)),
+        "X-Job-Id": job.id,
+        "Cache-Control": "no-store",
+    }
+    await exchange.answer_bytes(content, media_type, headers=headers)
+
+
+async def _arrived(gateway: Gateway, mode: str) -> None:
+    """The mode is loaded: it is current now."""
+    gateway.modes.error = ""
+    if gateway.modes.current != mode:
+        await store.note(gateway.bus, store.MODES_NOTE, store.CURRENT, mode)
+
+
+def _check_queue(gateway: Gateway) -> None:
+    """Raises RequestError 429 when too many generations wait."""
+    depths = [gateway.depths[name] for name in gateway.modes.all() if name in gateway.depths]
+    running = sum(depth.running for depth in depths)
+    waiting = max(sum(depth.queued for depth in depths), gateway.generations - running)
+    if waiting >= gateway.queue_max:
+        raise RequestError(
+            429, f"{waiting} generations wait already", code="queue_full", retry_after_s=QUEUE_RETRY_S
+        )
+
+
+@get("/api/models/status", summary="The current mode, the queue, and what is in memory")
+async def models_status(state: State) -> Response[bytes]:
+    gateway: Gateway = state.gateway
+    body: dict[str, Any] = {
+        "current_mode": gateway.modes.current or None,
+        "queue_size": _pending_jobs(gateway),
+        "vram": _vram(gateway),
+    }
+    if gateway.modes.error:
+        body["error"] = gateway.modes.error
+    if len(gateway.image_workers()) > 1:
+        body["workers"] = _workers(gateway)
+    return json_answer(body)
+
+
+def _pending_jobs(gateway: Gateway) -> int:
+    return sum(gateway.depths[name].queued for name in gateway.modes.all() if name in gateway.depths)
+
+
+def _vram(gateway: Gateway) -> dict[str, Any] | None:
+    workers = gateway.image_workers()
+    return vram_body(workers[0], gateway.modes.all()) if workers else None
+
+
+def _workers(gateway: Gateway) -> list[dict[str, Any]]:
+    modes = gateway.modes.all()
+    return [{"worker": beat.worker, **vram_body(beat, modes)} for beat in gateway.image_workers()]
+
+
+@get("/api/modes", summary="The modes and their settings")
+async def list_modes(state: State) -> Response[bytes]:
+    gateway: Gateway = state.gateway
+    modes = {name: mode_body(model) for name, model in gateway.modes.all().items()}
+    return json_answer({"default_mode": gateway.modes.default or None, "modes": modes})
+
+
+@get("/api/vram", summary="Memory of the device, and what lies in it")
+async def vram(state: State) -> Response[bytes]:
+    gateway: Gateway = state.gateway
+    workers = _workers(gateway)
+    if not workers:
+        raise RequestError(503, "no worker draws images yet", retry_after_s=QUEUE_RETRY_S)
+    first = {key: value for key, value in workers[0].items() if key != "worker"}
+    return json_answer(first | ({"workers": workers} if len(workers) > 1 else {}))
+
+
+async def switch(gateway: Gateway, exchange: Exchange, asked: SwitchRequest) -> None:
+    mode = gateway.modes.find(asked.mode)
+    current = gateway.modes.current
+    if mode.name == current and gateway.is_hot(mode.name) and gateway.modes.pending in ("", current):
+        message = f"Mode {mode.name!r} is already loaded."
+        await exchange.answer({"status": "already_loaded", "current_mode": current, "message": message})
+        return
+    pending = _pending_jobs(gateway) + sum(
+        gateway.depths[name].running for name in gateway.modes.all() if name in gateway.depths
+    )
+    gateway.modes.pending = mode.name
+    gateway.own(load_mode(gateway, mode))
+    await exchange.answer(
+        {
+            "status": "queued",
+            "from_mode": current or None,
+            "to_mode": mode.name,
+            "message": f"Mode switch queued. Will switch after {pending} pending jobs.",
+        }
+    )
+
+
+async def load_mode(gateway: Gateway, mode: Model) -> None:
+    """Load a mode in turn with the jobs before it; then it is current."""
+    job = gateway.make_job(mode, "", LoadInput())
+    try:
+        completed_or_raise((await gateway.run(job)).event)
+        await _arrived(gateway, mode.name)
+    except RequestError as error:
+        gateway.modes.error = f"mode {mode.name!r} was not loaded: {error.message}"
+    finally:
+        gateway.streams.forget(job.id)
+        if gateway.modes.pending == mode.name:
+            gateway.modes.pending = ""
+
+
+@post("/api/modes/reload", status_code=200, summary="Read the configuration files again")
+async def reload_modes(state: State) -> Response[bytes]:
+    gateway: Gateway = state.gateway
+    if gateway.reloading is None or not gateway.reloading.has_files:
+        raise RequestError(
+            409, "this gateway was started without --config: there is no file to read", code="no_configuration"
+        )
+    try:
+        found = await gateway.reloading.reload()
+    except ConfigurationError as error:
+        raise RequestError(422, str(error), field=error.field, code="invalid_configuration") from error
+    names = [model.name for model in found.models if model.mode is not None]
+    return json_answer(
+        {
+            "status": "reloaded",
+            "modes_count": len(names),
+            "modes": names,
+            "default_mode": found.default_mode or None,
+        }
+    )
+
+
+ROUTES = [
+    body_route(["/generate"], GenerateRequest, generate, summary="Draw with a mode"),
+    models_status,
+    list_modes,
+    vram,
+    body_route(["/api/modes/switch"], SwitchRequest, switch, summary="Switch to another mode"),
+    reload_modes,
+]

@@ -1,0 +1,39 @@
+"""Super-resolution of an uploaded picture."""
+
+import msgspec
+
+from services.gateway.exchange import Exchange, post_route
+from services.gateway.forms import read_form
+from services.gateway.gateway import Gateway
+from services.gateway.super_resolution import check_options, enlarge, find_upscaler
+
+
+class SuperResolutionForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The fields beside `file`."""
+
+    magnitude: int = 2
+    out_format: str = "png"
+    quality: int = 92
+
+
+async def superres(gateway: Gateway, exchange: Exchange) -> None:
+    form = read_form(exchange.header(b"content-type"), await exchange.body())
+    asked = form.as_struct(SuperResolutionForm)
+    check_options(asked.magnitude, asked.out_format, asked.quality)
+    picture = form.file("file")
+    upscaler = find_upscaler(gateway)
+    content, media_type, headers = await enlarge(
+        gateway, exchange, upscaler, picture, asked.magnitude, asked.out_format, asked.quality
+    )
+    await exchange.answer_bytes(content, media_type, headers=headers | {"Cache-Control": "no-store"})
+
+
+ROUTES = [
+    post_route(
+        ["/superres"],
+        superres,
+        summary="Enlarge a picture",
+        asks=SuperResolutionForm,
+        takes="multipart/form-data",
+    )
+]

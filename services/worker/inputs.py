@@ -1,0 +1,54 @@
+"""What a job brings along besides words: files, LoRAs of its own, the text of its earlier attempts."""
+
+import msgspec
+
+from schemas import wire
+from schemas.jobs import Attachment, ImageInput, JobInput, UpscaleInput
+from schemas.workers import JobCommand, SentText
+from services.bus.blobs import BlobGone, read_blob
+from services.bus.connection import Bus, BusError
+from services.worker.core import Attempt
+from services.worker.loader import Loader, LoadError
+from services.worker.weights.resolve import WeightsError
+
+RESUME_TIMEOUT_S = 1.0
+
+
+async def ask_sent(bus: Bus, attempt: Attempt) -> str:
+    """The text that earlier attempts sent to the client; "" when its gateway is gone."""
+    job = attempt.assignment.job
+    try:
+        subject = bus.subjects.gateway(job.gateway, "sent")
+        sent = await bus.ask(subject, JobCommand(job.id), SentText, RESUME_TIMEOUT_S)
+    except (BusError, wire.UnreadableMessage):
+        return ""  # the same seed makes the same text from the beginning
+    text: str = sent.text
+    return text
+
+
+def brings_more(job_input: JobInput) -> bool:
+    """Whether something must be fetched before the job can run."""
+    match job_input:
+        case ImageInput(files=files, loras=loras):
+            return bool(loras) or any(file.blob for file in files.values())
+        case UpscaleInput(files=files):
+            return any(file.blob for file in files.values())
+        case _:
+            return False
+
+
+async def fetch(bus: Bus, loader: Loader, attempt: Attempt) -> None:
+    """Bring them here: the attempt's input has its bytes and paths then. Raises LoadError."""
+    asked = attempt.input
+    assert isinstance(asked, ImageInput | UpscaleInput)
+    try:
+        files = {name: Attachment(await _content(bus, file)) for name, file in asked.files.items()}
+        attempt.input = msgspec.structs.replace(asked, files=files)
+        if isinstance(asked, ImageInput):
+            attempt.loras = await loader.fetch_all(attempt.model, asked.loras)
+    except (BlobGone, WeightsError) as error:
+        raise LoadError(str(error)) from error
+
+
+async def _content(bus: Bus, file: Attachment) -> bytes:
+    return await read_blob(bus, file.blob) if file.blob else file.content
