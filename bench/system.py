@@ -49,17 +49,20 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(config: str = CONFIG) -> Iterator[Running]:
+def running(*documents: str) -> Iterator[Running]:
+    """`stoker up` with these configuration documents, until the block ends."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "stoker.yaml"
-        path.write_text(config)
         port = free_port()
-        command = [sys.executable, "-P", "-m", "stoker", "up", "--config", str(path), "--port", str(port)]
+        command = [sys.executable, "-P", "-m", "stoker", "up", "--port", str(port)]
+        for index, document in enumerate(documents or (CONFIG,)):
+            path = Path(folder) / f"{index}.yaml"
+            path.write_text(document)
+            command += ["--config", str(path)]
         command += ["--data", folder + "/data", "--log-level", "error"]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ)
+        process = subprocess.Popen(command, env=os.environ)
         try:
             deadline = time.monotonic() + READY_S
-            while time.monotonic() < deadline:
+            while time.monotonic() < deadline and process.poll() is None:
                 with contextlib.suppress(httpx.HTTPError):
                     if httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=2).status_code == 200:
                         break

@@ -107,9 +107,9 @@ class Up:
         for entry in self.configuration.workers:
             for _ in range(entry.count):
                 name = f"worker-{len(plan) - 2}"
-                arguments = ["--name", name, "--profile", entry.profile, "--ram", entry.ram]
+                arguments = ["--name", name, "--profile", entry.profile, "--ram", str(entry.ram)]
                 if entry.memory:
-                    arguments += ["--memory", entry.memory]
+                    arguments += ["--memory", str(entry.memory)]
                 if entry.engines:
                     arguments += ["--engines", ",".join(entry.engines)]
                 if handlers:

@@ -10,6 +10,7 @@ import msgspec
 import yaml
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
+SHOWN_CHARS = 80
 
 
 class ConfigurationError(ValueError):
@@ -95,11 +96,17 @@ def _plain(
     return yaml.SafeLoader("").construct_object(node)
 
 
+def shown(value: Any) -> str:
+    """A value as an error shows it: short."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
+
+
 def check_keys(document: Document, path: tuple[str | int, ...], value: Any, known: Iterable[str]) -> None:
     """Raise ConfigurationError for the first unknown key of a mapping, or when it is none."""
     names = sorted(known)
     if not isinstance(value, dict):
-        raise document.place(*path).error(f"must be a mapping of {', '.join(names)}, not {value!r}")
+        raise document.place(*path).error(f"must be a mapping of {', '.join(names)}, not {shown(value)}")
     for key in value:
         if key not in names:
             close = difflib.get_close_matches(key, names, 1)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from schemas.catalog import Model, Style
-from services.catalog.documents import ConfigurationError, Document, check_keys, convert, read
+from services.catalog.documents import ConfigurationError, Document, check_keys, convert, read, shown
 from services.catalog.modes import is_modes_file, legacy_mode, read_modes, read_styles
 from services.catalog.short_form import read_handler, read_model
 
@@ -21,12 +21,12 @@ MAX_WORKERS = 64
 
 
 class WorkerEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of `workers:`: what `stoker up` starts by itself. memory, ram: sizes such as 512MB."""
+    """One entry of `workers:`: what `stoker up` starts by itself. memory, ram: bytes, or 512MB."""
 
     profile: str = "cpu"
     count: int = 1
-    memory: str = ""
-    ram: str = "0"
+    memory: str | int = ""
+    ram: str | int = 0
     engines: tuple[str, ...] = ()
 
 
@@ -118,14 +118,14 @@ def files_of(path: Path) -> list[Path]:
 def _mapping(document: Document, key: str) -> dict[str, Any]:
     value = document.content.get(key) or {}
     if not isinstance(value, dict):
-        raise document.place(key).error(f"must be a mapping, not {value!r}")
+        raise document.place(key).error(f"must be a mapping, not {shown(value)}")
     return value
 
 
 def _sequence(document: Document, key: str) -> list[Any]:
     value = document.content.get(key) or []
     if not isinstance(value, list):
-        raise document.place(key).error(f"must be a list, not {value!r}")
+        raise document.place(key).error(f"must be a list, not {shown(value)}")
     return value
 
 

@@ -15,12 +15,13 @@ import msgspec
 
 from schemas.catalog import DEFAULT_SPEC, Adapter, Mode, Model, Spec, Style
 from schemas.subjects import BadName, check_name
-from services.catalog.documents import ConfigurationError, Document, check_keys, convert
+from services.catalog.documents import ConfigurationError, Document, check_keys, convert, shown
 from services.catalog.files import size_bytes
 
 FILE_NAME = "modes.yaml"
 LEGACY_MODE = "default"
-MIN_EDGE_PX, MAX_EDGE_PX, EDGE_MULTIPLE_PX = 64, 2048, 8
+MIN_EDGE_PX, MAX_EDGE_PX, EDGE_MULTIPLE_PX = 8, 2048, 8
+"""Of a mode's own size: small models draw less than the 64 pixels that a request may ask for."""
 MAX_STEPS = 150
 MAX_GUIDANCE = 20.0
 GENERATION_TIMEOUT_S = 600.0
@@ -103,7 +104,7 @@ def read_modes(document: Document, environment: Mapping[str, str]) -> ModesFile:
 def _folder(document: Document, key: str) -> Path:
     value = document.content[key]
     if not isinstance(value, str) or not value:
-        raise document.place(key).error(f"must be a folder, not {value!r}")
+        raise document.place(key).error(f"must be a folder, not {shown(value)}")
     folder = Path(value).expanduser()
     return folder if folder.is_absolute() else (document.file.parent / folder).resolve()
 
@@ -234,7 +235,7 @@ def read_styles(document: Document, lora_root: Path) -> tuple[Style, ...]:
     """The styles of a document. Raises ConfigurationError."""
     entries = document.content.get("styles") or []
     if not isinstance(entries, list):
-        raise document.place("styles").error(f"must be a list, not {entries!r}")
+        raise document.place("styles").error(f"must be a list, not {shown(entries)}")
     found: dict[str, Style] = {}
     for index, raw in enumerate(entries):
         entry: StyleEntry = convert(document, ("styles", index), raw, StyleEntry)

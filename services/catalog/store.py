@@ -42,7 +42,8 @@ async def publish(bus: Bus, models: Iterable[Model], default_mode: str = "") -> 
     for key, value in wanted.items():
         if key not in present or (await bucket.get(key)).value != value:
             await bucket.put(key, value)
-    await note(bus, MODES_NOTE, DEFAULT, default_mode)
+    if default_mode or f"{MODES_NOTE}.{DEFAULT}" in present:
+        await note(bus, MODES_NOTE, DEFAULT, default_mode)
 
 
 def _is_note(key: str) -> bool:

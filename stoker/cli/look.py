@@ -35,7 +35,7 @@ def _models_table(models: list[dict[str, Any]]) -> Table:
 
 def _workers_table(workers: list[dict[str, Any]]) -> Table:
     table = Table(title="workers", title_justify="left")
-    for column in ("worker", "profile", "device", "memory", "hot", "on disk", "jobs"):
+    for column in ("worker", "profile", "device", "models", "process", "hot", "on disk", "jobs"):
         table.add_column(column)
     for worker in workers:
         used, total = worker["memory_used_bytes"] / 1e6, worker["memory_total_bytes"] / 1e6
@@ -46,11 +46,20 @@ def _workers_table(workers: list[dict[str, Any]]) -> Table:
             worker["profile"],
             worker["device"],
             f"{used:.0f} / {total:.0f} MB",
+            _process(worker.get("resources", {})),
             f"[red]{', '.join(hot)}[/]" if hot else "-",
             ", ".join(disk) or "-",
             str(len(worker.get("running", []))),
         )
     return table
+
+
+def _process(resources: dict[str, Any]) -> str:
+    """What a runner process takes, as it measured it."""
+    shares = [f"{resources.get('rss_bytes', 0) / 1e6:.0f} MB", f"{resources.get('cpu_percent', 0):.0f} %"]
+    if resources.get("gpu_allocated_bytes") is not None:
+        shares.append(f"GPU {resources['gpu_allocated_bytes'] / 1e6:.0f} MB")
+    return ", ".join(shares)
 
 
 def _jobs_table(jobs: list[dict[str, Any]]) -> Table:

@@ -1,0 +1,136 @@
+"""Switching between image models: hot, other LoRA on the same checkpoint, from RAM, from disk.
+
+Two checkpoints of more than 1 GB with random weights, on one worker that holds one of them at a time. Cold:
+the checkpoint's pages were dropped from the page cache before.
+
+python -m bench.switching
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import diffusers
+import httpx
+import torch
+from safetensors.torch import load_file, save_file
+
+from bench.system import Running, running
+from tests.fixtures import checkpoints
+
+ROUNDS = 3
+LORA_RANK = 16
+ADAPTED = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")
+CONFIG = """\
+models:
+  idle: {{engine: synthetic}}
+workers:
+  - {{count: 1, memory: {memory}, ram: {ram}, engines: [diffusers, synthetic]}}
+"""
+MODES = """\
+model_root: {root}
+default_mode: plain
+modes:
+  plain: {{model: a, default_size: 64x64, default_steps: 1}}
+  portrait: {{model: a, loras: [portrait.safetensors], default_size: 64x64, default_steps: 1}}
+  sketch: {{model: a, loras: [sketch.safetensors], default_size: 64x64, default_steps: 1}}
+  other: {{model: b, default_size: 64x64, default_steps: 1}}
+"""
+
+
+def make_checkpoint(folder: Path, seed: int) -> int:
+    """A Stable Diffusion 1.5 layout with a UNet of 1.3 GB. Returns its size in bytes."""
+    checkpoints.sd15(folder, seed)
+    torch.manual_seed(seed)
+    diffusers.UNet2DConditionModel(
+        sample_size=64,
+        block_out_channels=(320, 640, 960),
+        layers_per_block=1,
+        attention_head_dim=8,
+        cross_attention_dim=768,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    ).save_pretrained(folder / "unet")
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def drop_pages(folder: Path) -> None:
+    """Take a folder's files out of the page cache."""
+    os.sync()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def make_lora(unet: Path, path: Path, seed: int) -> None:
+    """A LoRA of rank 16 over every attention of a UNet, as trainers make them."""
+    torch.manual_seed(seed)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, weight in load_file(unet / "diffusion_pytorch_model.safetensors").items():
+        key = f"unet.{name.removesuffix('.weight')}"
+        if name.endswith(ADAPTED):
+            tensors[f"{key}.lora_A.weight"] = torch.randn(LORA_RANK, weight.shape[1])
+            tensors[f"{key}.lora_B.weight"] = torch.randn(weight.shape[0], LORA_RANK)
+    save_file(tensors, path)
+
+
+def draw_s(system: Running, mode: str) -> float:
+    """Seconds to draw a small picture in a mode, one step."""
+    url = f"http://127.0.0.1:{system.port}"
+    began = time.perf_counter()
+    answer = httpx.post(url + "/generate", json={"mode": mode, "prompt": "a", "seed": 1}, timeout=120)
+    answer.raise_for_status()
+    return time.perf_counter() - began
+
+
+def measure(root: Path, memory: str, ram: str, *, is_cold: bool) -> dict[str, list[float]]:
+    """Seconds to a picture by the kind of switch before it."""
+    times: dict[str, list[float]] = {"hot": [], "lora": [], "other": []}
+    with running(CONFIG.format(memory=memory, ram=ram), MODES.format(root=root)) as system:
+        for mode in ("other", "plain"):
+            draw_s(system, mode)
+        for _ in range(ROUNDS):
+            if is_cold:
+                drop_pages(root / "b")
+            times["other"].append(draw_s(system, "other"))
+            draw_s(system, "plain")
+            times["hot"].append(draw_s(system, "plain"))
+            draw_s(system, "portrait")
+            times["lora"].append(draw_s(system, "sketch"))
+    return times
+
+
+def report() -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        size = make_checkpoint(root / "a", 1)
+        make_checkpoint(root / "b", 2)
+        for name, seed in (("portrait", 3), ("sketch", 4)):
+            make_lora(root / "a" / "unet", root / f"{name}.safetensors", seed)
+        memory = f"{int(size * 1.5 / 1e6)}MB"
+        cold = measure(root, memory, "0", is_cold=True)
+        cached = measure(root, memory, "0", is_cold=False)
+        parked = measure(root, memory, f"{int(size * 2.5 / 1e6)}MB", is_cold=False)
+    hot = statistics.median(cold["hot"])
+    full = statistics.median(cold["other"]) - hot
+    rows = [
+        ("from disk, page cache cold", cold["other"]),
+        ("from disk, page cache warm", cached["other"]),
+        ("parked in RAM", parked["other"]),
+        ("same checkpoint, other LoRA", cold["lora"]),
+        ("the same mode again (hot)", cold["hot"]),
+    ]
+    lines = [f"Checkpoints of {size / 1e9:.2f} GB, LoRAs of rank {LORA_RANK} over every attention.", ""]
+    lines += ["| switch | median s to the picture | more than hot | of a full load |", "|---|---|---|---|"]
+    for what, seconds in rows:
+        median = statistics.median(seconds)
+        more = median - hot
+        lines.append(f"| {what} | {median:.3f} | {more:.3f} | {100 * more / full:.1f} % |")
+    return lines
+
+
+if __name__ == "__main__":
+    print("\n".join(report()))
