@@ -45,8 +45,8 @@ the slots busy. Goal: 20,000/s with 1,000 workers and 200 models.
 
 ## Switching image models (`python -m bench.switching`)
 
-Seconds from request to picture (one step, 64x64), with and without a switch before it; medians of five. On a CPU:
-the figures for a GPU (SDXL in fp16, 1024x1024, batches, peak memory) are missing, for want of one.
+Seconds from request to picture (one step, 64x64), with and without a switch before it; medians of five, on a
+CPU. The figures for a GPU (SDXL in fp16, 1024x1024, batches, peak memory) are missing, for want of one.
 
 {switching}
 """
