@@ -24,8 +24,8 @@ from services.scheduler import commands, events
 from services.scheduler.core import Scheduler
 
 ENGINES = {
-    "text": EngineCapability(4, False, 2, ("TextGeneration",)),
-    "image": EngineCapability(1, True, 1, ("ImageGeneration",)),
+    "text": EngineCapability(4, 2, ("TextGeneration",)),
+    "image": EngineCapability(1, 1, ("ImageGeneration",), lane="device"),
 }
 MB = 10**6
 TICK_S = 0.05
