@@ -50,6 +50,51 @@ class Mode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metadata: dict[str, Any] = {}
 
 
+class LoadBalancing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How a model's requests are spread over its ready replicas.
+
+    prefix_char_length: how many characters of a request choose its replica. mean_load_percentage: how far
+    above the mean a replica may be before the next is taken. replication: points of a replica on the ring.
+    """
+
+    strategy: Literal["LeastLoad", "PrefixHash"] = "LeastLoad"
+    mean_load_percentage: int = 125
+    replication: int = 256
+    prefix_char_length: int = 100
+
+
+class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """kind: as the launcher calls it, such as nvidia-l4 ("" = any)."""
+
+    count: int
+    kind: str = ""
+
+
+class ResourceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A kind of hardware, and who starts workers on it. cpu (cores), memory_bytes and gpu are for one unit.
+
+    launcher: "static" where somebody else starts them. image: a container's; interpreter: the Python of another
+    environment; env: of the worker. datacenters and constraints: where a cluster may place it. inventory: units
+    that there are, None where the launcher knows. start_timeout_s: the longest wait for a worker to be ready.
+    """
+
+    name: str
+    launcher: str = "static"
+    cpu: float = 0.0
+    memory_bytes: int = 0
+    gpu: Gpu | None = None
+    image: str = ""
+    interpreter: str = ""
+    env: dict[str, str] = {}
+    datacenters: tuple[str, ...] = ()
+    constraints: dict[str, str] = {}
+    inventory: int | None = None
+    start_timeout_s: float = 600.0
+
+
+DEFAULT_TARGET_REQUESTS = 100
+
+
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One way to run a model: an engine, its weights, and the hardware for it.
 
@@ -57,6 +102,9 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     loaded (0: size x 1.2). profile: the kind of worker it needs ("" = any that has the engine).
     options: engine settings. loras: laid over the weights for every job.
     slots: jobs at a time on one replica (0: the engine's own number).
+    args, env: of the engine's own server, verbatim. profile_count: units of the profile that a replica takes.
+    launcher: who starts replicas ("" = somebody else). max_replicas: 0 = no limit. target_requests: what one
+    replica is meant to hold; 0 makes it a standby. scale_group: specs of one group are launched at once.
     """
 
     name: str
@@ -69,6 +117,20 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     size_bytes: int = 0
     memory_bytes: int = 0
     slots: int = 0
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    profile_count: int = 1
+    launcher: str = ""
+    min_replicas: int = 0
+    max_replicas: int = 0
+    target_requests: int = DEFAULT_TARGET_REQUESTS
+    scale_down_delay_s: float = 30.0
+    scale_group: str = ""
+
+    @property
+    def is_standby(self) -> bool:
+        """Whether it serves only while no other replica is ready."""
+        return self.target_requests == 0
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -82,6 +144,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     created_at: int = 0
     mode: Mode | None = None
     styles: tuple[Style, ...] = ()
+    load_balancing: LoadBalancing = LoadBalancing()
 
     def adapter_names(self) -> tuple[str, ...]:
         return tuple(sorted({adapter.name for spec in self.specs for adapter in spec.adapters}))
@@ -100,8 +163,10 @@ def weights_key(model: str, spec: Spec) -> str:
     """What two specs have in common that can share weights in memory: engine, weights and options."""
     if not spec.url:
         return model
-    options = f"?{msgspec.json.encode(spec.options, order='sorted').decode()}" if spec.options else ""
-    return f"{spec.engine}:{spec.url}{options}"
+    settings = [part for part in (spec.options, spec.args, spec.env) if part]
+    return f"{spec.engine}:{spec.url}" + (
+        f"?{msgspec.json.encode(settings, order='sorted').decode()}" if settings else ""
+    )
 
 
 def batch_limit(spec: Spec) -> int:

@@ -115,19 +115,53 @@ class PlatformEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     details: Explanation | None = None
 
 
+class Condition(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why replicas of a spec do not come up. failures: in a row; retry_at: not launched again before."""
+
+    reason: str
+    message: str
+    at: float
+    failures: int = 0
+    retry_at: float = 0.0
+
+
+ReplicaPhase = Literal["launching", "starting", "ready", "draining"]
+"""launching: the launcher was asked; starting: it runs, the model is not loaded yet."""
+
+
+class Replica(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One worker that the autoscaler has launched for one spec. id: the worker's name."""
+
+    id: str
+    spec: str
+    profile: str
+    launcher: str
+    phase: ReplicaPhase
+    launched_at: float
+    ready_at: float = 0.0
+    draining_at: float = 0.0
+    reason: str = ""
+
+
 class SpecReplicas(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Replicas of one spec: how many are wanted and how many are in which state."""
+    """Replicas of one spec: how many are wanted and how many are in which state.
+
+    start_s: measured seconds from launch to ready. condition: None while nothing is wrong.
+    """
 
     spec: str
     desired: int
     ready: int
-    loading: int = 0
-    conditions: dict[str, str] = {}
+    starting: int = 0
+    draining: int = 0
+    start_s: float | None = None
+    condition: Condition | None = None
 
 
-class ModelReplicas(msgspec.Struct, frozen=True):
-    """The value of one key of the bucket `stoker_replicas`."""
+class ModelReplicas(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The value of one key of the bucket `stoker_replicas`: all that a restarted autoscaler needs to know."""
 
     model: str
     specs: tuple[SpecReplicas, ...]
     updated_at: float
+    replicas: tuple[Replica, ...] = ()

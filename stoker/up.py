@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from zlib import crc32
 
 from rich.console import Console
 
@@ -80,7 +81,8 @@ class Up:
         bus = await connect(BusSettings(nats=url), "stoker-up")
         try:
             await declare(bus)
-            await store.publish(bus, self.configuration.models, self.configuration.default_mode)
+            found = self.configuration
+            await store.publish(bus, found.models, found.profiles, found.default_mode)
         finally:
             await bus.close()
         announcer = asyncio.create_task(self._announce(began, started))
@@ -98,11 +100,13 @@ class Up:
         gateway = ["--host", self.host, "--port", str(self.port)]
         if self.paths:
             gateway += ["--config", ",".join(str(path.absolute()) for path in self.paths)]
+        cluster = f"up-{crc32(str(self.data).encode()):08x}"
+        autoscaler = ["--data", str(self.data), "--cluster", cluster, "--stop-replicas"]
         handlers = ",".join(self.configuration.handlers())
         plan = [
             ("scheduler", "services.scheduler", []),
             ("gateway", "services.gateway", gateway),
-            ("autoscaler", "services.autoscaler", []),
+            ("autoscaler", "services.autoscaler", autoscaler),
         ]
         for entry in self.configuration.workers:
             for _ in range(entry.count):
@@ -182,9 +186,10 @@ class Up:
             started.set()
 
     async def _stop_children(self) -> None:
-        """Workers first, so that what they finish still reaches a gateway."""
-        for is_worker in (True, False):
-            chosen = [c for c in self._children if c.name.startswith("worker-") is is_worker]
+        """Workers first, so that what they finish still reaches a gateway; the autoscaler stops its own."""
+        runs_work = {child.name for child in self._children if child.name.startswith(("worker-", "autoscaler"))}
+        for is_first in (True, False):
+            chosen = [child for child in self._children if (child.name in runs_work) is is_first]
             for child in chosen:
                 if child.process is not None and child.process.returncode is None:
                     with contextlib.suppress(ProcessLookupError):

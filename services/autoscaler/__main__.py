@@ -1,21 +1,59 @@
-"""`python -m services.autoscaler`, `stoker autoscaler`: one autoscaler process."""
+"""`python -m services.autoscaler`, `stoker autoscaler`: one autoscaler process; of several one is in office."""
 
 import asyncio
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
+import nats.errors
+from msgspec import Meta
+from nats.js.errors import Error as JetStreamError
 from nats.nuid import NUID
 
-from services.autoscaler.service import serve
-from services.bus.connection import connect
+from services.autoscaler.service import STOP_ALL_TIMEOUT_S, AutoscalerService
+from services.bus.connection import Bus, connect
+from services.bus.discovery import register
+from services.bus.leases import hold
+from services.bus.logs import get_logger
 from services.bus.running import exit_with, run_service
-from services.bus.settings import BusSettings, read_settings
+from services.bus.settings import BusSettings, read_settings, to_environment
 from services.bus.streams import declare
 from services.bus.telemetry import serve_metrics
 
+log = get_logger("autoscaler")
+
+OFFICE = "autoscaler"
+STOP_TIMEOUT_S = STOP_ALL_TIMEOUT_S + 5.0
+
 
 class Settings(BusSettings, frozen=True, kw_only=True):
-    """The autoscaler: decides how many replicas of each spec run."""
+    """The autoscaler: decides how many replicas of each spec run, and has them launched."""
+
+    cluster: Annotated[str, Meta(description="name under which launchers find our workers again")] = "stoker"
+    data: Annotated[str, Meta(description="folder for the logs of workers that are processes")] = ".stoker"
+    stop_replicas: Annotated[bool, Meta(description="stop all launched workers at a clean stop")] = False
+
+
+async def _terms(bus: Bus, settings: Settings, stopping: asyncio.Event, in_office: asyncio.Event) -> None:
+    """Stand for office again and again until `stopping`."""
+    identity = NUID().next().decode()[-8:]
+    await register(bus, "autoscaler", "decides how many replicas of each spec run", {"id": identity})
+    folder = Path(settings.data) / "replicas"
+    environment = to_environment(settings, BusSettings)
+    while not stopping.is_set():
+        async with hold(bus, OFFICE, identity) as lease:
+            in_office.set()
+            service = AutoscalerService(bus, lease, settings.cluster, folder, environment)
+            try:
+                await service.serve(stopping)
+                if stopping.is_set() and settings.stop_replicas:
+                    await service.stop_all()
+            except (nats.errors.Error, JetStreamError, TimeoutError) as error:
+                log.warning("office.left", error=str(error) or type(error).__name__)
+            finally:
+                in_office.clear()
+                await service.close()
 
 
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
@@ -23,7 +61,17 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
     bus = await connect(settings, "stoker-autoscaler")
     try:
         await declare(bus)
-        await serve(bus, NUID().next().decode()[-8:], stopping)
+        in_office = asyncio.Event()
+        terms = asyncio.create_task(_terms(bus, settings, stopping, in_office))
+        asked = asyncio.create_task(stopping.wait())
+        await asyncio.wait([terms, asked], return_when=asyncio.FIRST_COMPLETED)
+        if in_office.is_set():  # it ends by itself; one that only waits for the office does not
+            await asyncio.wait([terms], timeout=STOP_TIMEOUT_S)
+        asked.cancel()
+        terms.cancel()
+        await asyncio.gather(terms, asked, return_exceptions=True)
+        if not stopping.is_set():
+            terms.result()
     finally:
         await bus.close()
 

@@ -1,124 +1,373 @@
 """The autoscaler as a machine: `handle(event, now) -> [command]`.
 
-It observes: how many replicas of each spec are ready or loading, and how many the demand asks for. What it
-finds is recorded in the bucket `stoker_replicas` whenever it changes. Launching comes with the launchers.
+Level-triggered: observe (heartbeats, depths, what launchers have) → plan (plan.py) → the smallest set of
+launches and stops. A decision depends on what is known now, never on having seen each event.
 
-Level-triggered: a record depends on what is known now, never on having seen each event.
+A replica's way: launching (recorded, the launcher is asked) → starting → ready → draining → gone. What fails on
+the way gives its spec a condition and a pause (backoff.py). A launch is recorded before it is ordered and a
+replica is forgotten only when its launcher no longer has it: a restarted autoscaler finds every one again, and
+what it has no record of is stopped. Until it is settled (records, catalog and launchers have been read) nothing
+is decided.
 """
 
 import math
-from dataclasses import dataclass, field
+from typing import assert_never
 
-from schemas.catalog import Model
-from schemas.fleet import ModelReplicas, QueueDepth, SpecReplicas
+import msgspec
+
+from schemas.catalog import ResourceProfile, Spec
+from schemas.fleet import ModelReplicas, PlatformEvent, Replica, SpecReplicas
 from schemas.workers import Heartbeat
+from services.autoscaler.backoff import STABLE_S
+from services.autoscaler.commands import Announce, Command, Forget, Launch, Record, Stop
+from services.autoscaler.demand import Demand
+from services.autoscaler.events import (
+    DepthSeen,
+    Event,
+    HeartbeatSeen,
+    Launched,
+    LauncherLooked,
+    LaunchFailed,
+    ModelChanged,
+    ProfileChanged,
+    Restored,
+    Settled,
+    Ticked,
+)
+from services.autoscaler.naming import replica_id
+from services.autoscaler.plan import Plan, Planner
+from services.autoscaler.state import ModelState
 
 SILENT_S = 6.0
-"""A worker that was not heard for this long is not counted."""
-TARGET_REQUESTS = 100
-"""Requests that one replica is meant to hold, unless its spec says otherwise."""
+"""A worker not heard for this long, while others were, does not count as ready."""
+LOST_S = 60.0
+"""One that its launcher still has but that stays silent this long is stopped."""
+DRAIN_LIMIT_S = 600.0
+"""The longest that a replica may finish what it runs; then it is ended."""
+FAILED_GRACE_S = 5.0
+MAX_LAUNCHING = 16
+"""Launches of all models under way at a time."""
+START_SMOOTHING = 0.3
 
 
-@dataclass(frozen=True, slots=True)
-class HeartbeatSeen:
-    heartbeat: Heartbeat
-
-
-@dataclass(frozen=True, slots=True)
-class DepthSeen:
-    depth: QueueDepth
-
-
-@dataclass(frozen=True, slots=True)
-class ModelChanged:
-    name: str
-    model: Model | None
-
-
-@dataclass(frozen=True, slots=True)
-class Ticked:
-    pass
-
-
-Event = HeartbeatSeen | DepthSeen | ModelChanged | Ticked
-
-
-@dataclass(frozen=True, slots=True)
-class RecordReplicas:
-    """Write this to the bucket."""
-
-    replicas: ModelReplicas
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetModel:
-    name: str
-
-
-Command = RecordReplicas | ForgetModel
-
-
-@dataclass(slots=True)
 class Autoscaler:
-    """What is known, and what was recorded last."""
+    """The state machine. `term` names this time in office: names of replicas are made from it."""
 
-    models: dict[str, Model] = field(default_factory=dict)
-    depths: dict[str, QueueDepth] = field(default_factory=dict)
-    workers: dict[str, tuple[Heartbeat, float]] = field(default_factory=dict)
-    recorded: dict[str, tuple[SpecReplicas, ...]] = field(default_factory=dict)
+    def __init__(self, term: int) -> None:
+        self.term = term
+        self.models: dict[str, ModelState] = {}
+        self.profiles: dict[str, ResourceProfile] = {}
+        self.workers: dict[str, tuple[Heartbeat, float]] = {}
+        self._recorded: dict[str, ModelReplicas] = {}
+        self._heard_at = 0.0
+        self._count = 0
+        self.is_settled = False
 
     def handle(self, event: Event, now: float) -> list[Command]:
+        """Take in one event; the commands are to be carried out in order."""
         match event:
-            case HeartbeatSeen(heartbeat):
-                if heartbeat.is_leaving:
-                    self.workers.pop(heartbeat.worker, None)
-                else:
-                    self.workers[heartbeat.worker] = (heartbeat, now)
-                return []
-            case DepthSeen(depth):
-                self.depths[depth.model] = depth
-                return []
-            case ModelChanged():
-                return self._model_changed(event)
+            case HeartbeatSeen():
+                return self._heartbeat(event.heartbeat, now)
+            case DepthSeen():
+                self._heard_at = now
+                state = self._state(event.depth.model)
+                state.demand.note(event.depth.queued + event.depth.running, now)
+                return self._reconcile(state, now)
             case Ticked():
-                return self._record(now)
+                return self._reconcile_all(now)
+            case LauncherLooked():
+                return self._looked(event, now)
+            case Launched():
+                return self._launched(event.replica, now)
+            case LaunchFailed():
+                return self._launch_failed(event, now)
+            case ModelChanged():
+                state = self._state(event.name)
+                state.model = event.model
+                return self._reconcile(state, now)
+            case ProfileChanged():
+                if event.profile is not None:
+                    self.profiles[event.name] = event.profile
+                else:
+                    self.profiles.pop(event.name, None)
+                return []
+            case Settled():
+                self.is_settled = True
+                return self._drain_on(now) + self._reconcile_all(now)
+            case Restored():
+                self._restore(event.replicas, now)
+                return []
+            case _:
+                assert_never(event)
 
-    def _model_changed(self, event: ModelChanged) -> list[Command]:
-        if event.model is not None:
-            self.models[event.name] = event.model
+    def records(self) -> list[ModelReplicas]:
+        """What is recorded of every model now."""
+        return list(self._recorded.values())
+
+    def _state(self, name: str) -> ModelState:
+        found = self.models.get(name)
+        if found is None:
+            found = self.models[name] = ModelState(name)
+        return found
+
+    def _owner(self, replica: str) -> ModelState | None:
+        return next((state for state in self.models.values() if replica in state.replicas), None)
+
+    def _restore(self, recorded: ModelReplicas, now: float) -> None:
+        """Go on from a record. What was asked for before is not known: nothing shrinks for a full window."""
+        state = self._state(recorded.model)
+        self._recorded[recorded.model] = recorded
+        if recorded.replicas:
+            state.demand = Demand(known_since=now)
+        for replica in recorded.replicas:
+            phase = "starting" if replica.phase == "launching" else replica.phase
+            state.replicas[replica.id] = msgspec.structs.replace(replica, phase=phase)
+            state.acknowledged_at[replica.id] = -math.inf
+            state.restored.add(replica.id)
+        for spec in recorded.specs:
+            state.health_of(spec.spec).condition = spec.condition
+            if spec.start_s is not None:
+                state.start_s[spec.spec] = spec.start_s
+
+    def _drain_on(self, now: float) -> list[Command]:
+        """Stop again what an earlier autoscaler was stopping."""
+        return [
+            Stop(one.id, one.launcher, max(one.draining_at + DRAIN_LIMIT_S - now, FAILED_GRACE_S))
+            for state in self.models.values()
+            for one in state.replicas.values()
+            if one.phase == "draining"
+        ]
+
+    # What workers and launchers say ---------------------------------------------------------------
+
+    def _heartbeat(self, heartbeat: Heartbeat, now: float) -> list[Command]:
+        self._heard_at = now
+        known = self.workers.get(heartbeat.worker)
+        if heartbeat.is_leaving:
+            self.workers.pop(heartbeat.worker, None)
+        else:
+            self.workers[heartbeat.worker] = (heartbeat, now)
+        is_same = known is not None and known[0].models == heartbeat.models
+        if is_same and known is not None and known[0].failed_loads == heartbeat.failed_loads:
             return []
-        self.models.pop(event.name, None)
-        was_recorded = self.recorded.pop(event.name, None) is not None
-        return [ForgetModel(event.name)] if was_recorded else []
+        state = self._owner(heartbeat.worker)
+        return self._reconcile(state, now) if state is not None else []
 
-    def _record(self, now: float) -> list[Command]:
-        self.workers = {
-            name: (beat, seen_at) for name, (beat, seen_at) in self.workers.items() if now - seen_at <= SILENT_S
-        }
+    def _launched(self, replica: str, now: float) -> list[Command]:
+        state = self._owner(replica)
+        if state is None:
+            return []
+        state.acknowledged_at[replica] = now
+        known = state.replicas[replica]
+        if known.phase == "launching":
+            state.replicas[replica] = msgspec.structs.replace(known, phase="starting")
+        return self._reconcile(state, now)
+
+    def _launch_failed(self, event: LaunchFailed, now: float) -> list[Command]:
+        state = self._owner(event.replica)
+        if state is None:
+            return []
+        replica = state.replicas[event.replica]
+        state.forget(event.replica)
+        commands = self._note_failure(state, replica, event.reason, event.message, now)
+        return commands + self._reconcile(state, now)
+
+    def _looked(self, event: LauncherLooked, now: float) -> list[Command]:
         commands: list[Command] = []
-        for name, model in self.models.items():
-            specs = self.observe(model)
-            if self.recorded.get(name) != specs:
-                self.recorded[name] = specs
-                commands.append(RecordReplicas(ModelReplicas(name, specs, now)))
+        known: set[str] = set()
+        for state in list(self.models.values()):
+            for replica in [one for one in state.replicas.values() if one.launcher == event.launcher]:
+                known.add(replica.id)
+                seen = event.replicas.get(replica.id)
+                acknowledged_at = state.acknowledged_at.get(replica.id)
+                if seen is not None and seen.state != "ended":
+                    state.restored.discard(replica.id)
+                    continue
+                if acknowledged_at is None:
+                    continue
+                if seen is None and event.began_at <= acknowledged_at:
+                    continue
+                commands += self._gone(state, replica, seen.message if seen is not None else "", now)
+                if seen is not None:
+                    commands.append(Stop(replica.id, replica.launcher, 0.0))
+        for orphan in sorted(event.replicas.keys() - known):
+            commands.append(Stop(orphan, event.launcher, FAILED_GRACE_S))
         return commands
 
-    def observe(self, model: Model) -> tuple[SpecReplicas, ...]:
-        """Replicas of each spec, and how many its load asks for."""
-        depth = self.depths.get(model.name)
-        demand = depth.queued + depth.running if depth is not None else 0
-        residents = [
-            resident
-            for beat, _ in self.workers.values()
-            for resident in beat.models
-            if resident.model == model.name
+    def _gone(self, state: ModelState, replica: Replica, message: str, now: float) -> list[Command]:
+        """The launcher has it no longer."""
+        was_restored = replica.id in state.restored
+        state.forget(replica.id)
+        if replica.phase == "draining" or was_restored:
+            reason = "gone while no autoscaler was there" if was_restored else replica.reason
+            return [self._announce("drained", state, replica, reason, now), *self._reconcile(state, now)]
+        said = message or "its launcher no longer has it"
+        commands = self._note_failure(state, replica, "Exited", said, now)
+        return commands + self._reconcile(state, now)
+
+    # Failures -------------------------------------------------------------------------------------
+
+    def _note_failure(
+        self, state: ModelState, replica: Replica, reason: str, message: str, now: float
+    ) -> list[Command]:
+        health = state.health_of(replica.spec)
+        condition = health.failed(reason, message, len(state.specs), now)
+        pause = f"not again for {condition.retry_at - now:.0f} s, after {condition.failures} failures in a row"
+        return [
+            self._announce("failed", state, replica, f"{reason}: {message}", now),
+            self._announce("backoff", state, replica, pause, now),
         ]
-        return tuple(
-            SpecReplicas(
-                spec=spec.name,
-                desired=math.ceil(demand / TARGET_REQUESTS),
-                ready=sum(r.spec == spec.name and r.tier == "hot" for r in residents),
-                loading=sum(r.spec == spec.name and r.tier == "loading" for r in residents),
+
+    def _fail(
+        self, state: ModelState, replica: Replica, reason: str, message: str, now: float
+    ) -> list[Command]:
+        """Give a replica up that its launcher still has."""
+        commands = self._note_failure(state, replica, reason, message, now)
+        return [*commands, self._drain(state, replica, message, FAILED_GRACE_S, now)]
+
+    def _drain(self, state: ModelState, replica: Replica, why: str, grace_s: float, now: float) -> Command:
+        drained = msgspec.structs.replace(replica, phase="draining", draining_at=now, reason=why)
+        state.replicas[replica.id] = drained
+        return Stop(replica.id, replica.launcher, grace_s)
+
+    # Observe, plan, act ---------------------------------------------------------------------------
+
+    def _reconcile_all(self, now: float) -> list[Command]:
+        self.workers = {
+            name: (beat, seen_at)
+            for name, (beat, seen_at) in self.workers.items()
+            if self._heard_at - seen_at <= LOST_S
+        }
+        return [command for state in list(self.models.values()) for command in self._reconcile(state, now)]
+
+    def _reconcile(self, state: ModelState, now: float) -> list[Command]:
+        if not self.is_settled:
+            return []
+        commands = self._observe(state, now)
+        launching = sum(
+            replica.phase in ("launching", "starting")
+            for other in self.models.values()
+            for replica in other.replicas.values()
+        )
+        launchable = {spec.name for spec in state.specs if spec.launcher and spec.profile in self.profiles}
+        plan = Planner(state, launchable, MAX_LAUNCHING - launching, now).make()
+        actions = self._act(state, plan, now)
+        return [*commands, *self._record(state, plan, now), *actions]
+
+    def _observe(self, state: ModelState, now: float) -> list[Command]:
+        """Bring phases up to date from heartbeats and clocks."""
+        commands: list[Command] = []
+        for replica in list(state.replicas.values()):
+            if replica.phase != "draining":
+                commands += self._observe_replica(state, replica, now)
+        state.outside = {}
+        for name, (beat, _) in self.workers.items():
+            if name in state.replicas or not self._is_heard(name):
+                continue
+            for resident in beat.models:
+                if resident.model == state.name and resident.tier == "hot" and not beat.is_draining:
+                    state.outside[resident.spec] = state.outside.get(resident.spec, 0) + 1
+        return commands
+
+    def _is_heard(self, worker: str) -> bool:
+        return worker in self.workers and self._heard_at - self.workers[worker][1] <= SILENT_S
+
+    def _observe_replica(self, state: ModelState, replica: Replica, now: float) -> list[Command]:
+        beat = self.workers[replica.id][0] if self._is_heard(replica.id) else None
+        is_hot = beat is not None and any(
+            one.model == state.name and one.spec == replica.spec and one.tier == "hot" for one in beat.models
+        )
+        if replica.phase == "ready":
+            if now - replica.ready_at >= STABLE_S:
+                state.health_of(replica.spec).proved()
+            if not is_hot:  # it may come back; until then it does not count, and it has its time to start
+                back = msgspec.structs.replace(replica, phase="starting", launched_at=now, ready_at=0.0)
+                state.replicas[replica.id] = back
+            return []
+        if is_hot:
+            return self._became_ready(state, replica, now)
+        if beat is not None and state.name in beat.failed_loads:
+            return self._fail(state, replica, "LoadFailed", beat.failed_loads[state.name], now)
+        profile = self.profiles.get(replica.profile)
+        limit_s = profile.start_timeout_s if profile is not None else LOST_S
+        if now - replica.launched_at > limit_s:
+            message = f"it was not ready within {limit_s:g} s"
+            return self._fail(state, replica, "NotReadyInTime", message, now)
+        return []
+
+    def _became_ready(self, state: ModelState, replica: Replica, now: float) -> list[Command]:
+        took_s = now - replica.launched_at
+        before = state.start_s.get(replica.spec, took_s)
+        state.start_s[replica.spec] = before + START_SMOOTHING * (took_s - before)
+        state.replicas[replica.id] = msgspec.structs.replace(replica, phase="ready", ready_at=now)
+        return [self._announce("ready", state, replica, f"loaded {took_s:.1f} s after its launch", now)]
+
+    def _act(self, state: ModelState, plan: Plan, now: float) -> list[Command]:
+        commands: list[Command] = []
+        for replica, why in plan.stops:
+            commands.append(self._announce("downscaled", state, replica, why, now))
+            commands.append(self._drain(state, replica, why, DRAIN_LIMIT_S, now))
+        if plan.stops:
+            commands += self._announce_kept(state, now)
+        for spec, why in plan.launches:
+            commands += self._order(state, spec, why, now)
+        return commands
+
+    def _announce_kept(self, state: ModelState, now: float) -> list[Command]:
+        ready = [one for one in state.replicas.values() if one.phase == "ready" and one.id not in state.kept]
+        state.kept |= {one.id for one in ready}
+        return [self._announce("kept", state, one, "ready, and enough for what is asked", now) for one in ready]
+
+    def _order(self, state: ModelState, spec: Spec, why: str, now: float) -> list[Command]:
+        self._count += 1
+        replica = Replica(
+            id=replica_id(state.name, spec.name, self.term, self._count),
+            spec=spec.name,
+            profile=spec.profile,
+            launcher=spec.launcher,
+            phase="launching",
+            launched_at=now,
+            reason=why,
+        )
+        state.replicas[replica.id] = replica
+        return [
+            self._announce("launched", state, replica, why, now),
+            Launch(state.name, replica, spec, self.profiles[spec.profile]),
+        ]
+
+    def _record(self, state: ModelState, plan: Plan, now: float) -> list[Command]:
+        """Write down what has changed; let go of a model that is gone when its last replica is."""
+        if state.model is None and not state.replicas:
+            del self.models[state.name]
+            return [Forget(state.name)] if self._recorded.pop(state.name, None) is not None else []
+        specs = tuple(self._summary(state, spec, plan) for spec in state.specs)
+        record = ModelReplicas(state.name, specs, now, tuple(state.replicas.values()))
+        before = self._recorded.get(state.name)
+        if before is not None and (before.specs, before.replicas) == (specs, record.replicas):
+            return []
+        self._recorded[state.name] = record
+        return [Record(record)]
+
+    def _summary(self, state: ModelState, spec: Spec, plan: Plan) -> SpecReplicas:
+        start_s = state.start_s.get(spec.name)
+        return SpecReplicas(
+            spec=spec.name,
+            desired=plan.desired.get(spec.name, 0),
+            ready=len(state.in_phase(spec.name, "ready")) + state.outside.get(spec.name, 0),
+            starting=len(state.in_phase(spec.name, "launching", "starting")),
+            draining=len(state.in_phase(spec.name, "draining")),
+            start_s=round(start_s, 3) if start_s is not None else None,
+            condition=state.health_of(spec.name).condition,
+        )
+
+    def _announce(self, kind: str, state: ModelState, replica: Replica, reason: str, now: float) -> Command:
+        return Announce(
+            PlatformEvent(
+                kind=kind,  # type: ignore[arg-type]  # one of ours
+                subject=f"{state.name}/{replica.spec}",
+                at=now,
+                reason=reason,
+                model=state.name,
+                worker=replica.id,
             )
-            for spec in model.specs
         )

@@ -1,109 +1,274 @@
-"""The shell around the autoscaler's core: heartbeats and depths in, records out. No policy here."""
+"""The shell around the autoscaler's core: heartbeats, depths and launchers in; records and launches out.
+
+No policy here. One loop alone touches the core. Records are written before what they record is done; launches
+and stops run on the side, and their outcome comes back as an event.
+"""
 
 import asyncio
 import time
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
 
-import nats.errors
+import msgspec
 from nats.aio.msg import Msg
-from nats.js.errors import Error as JetStreamError
+from nats.js.errors import NoKeysError
 
 from schemas import wire
-from schemas.catalog import Model
-from schemas.fleet import QueueDepth
+from schemas.catalog import Model, ResourceProfile
+from schemas.fleet import ModelReplicas, QueueDepth
 from schemas.subjects import ANY, REPLICAS_BUCKET, to_token
 from schemas.workers import Heartbeat
-from services.autoscaler.core import (
-    Autoscaler,
-    Command,
+from services.autoscaler.commands import Announce, Command, Forget, Launch, Record, Stop
+from services.autoscaler.core import DRAIN_LIMIT_S, Autoscaler
+from services.autoscaler.events import (
     DepthSeen,
     Event,
-    ForgetModel,
     HeartbeatSeen,
+    Launched,
+    LauncherLooked,
+    LaunchFailed,
     ModelChanged,
-    RecordReplicas,
+    ProfileChanged,
+    Restored,
+    Settled,
     Ticked,
 )
+from services.autoscaler.launchers.base import Launcher, LaunchError, Order, Unavailable
+from services.autoscaler.launchers.registry import create
 from services.bus.connection import Bus
-from services.bus.discovery import register
-from services.bus.leases import Lease, hold
+from services.bus.leases import Lease
 from services.bus.logs import get_logger
 from services.bus.running import until
 from services.catalog import store
 
 log = get_logger("autoscaler")
 
-OFFICE = "autoscaler"
 TICK_S = 0.5
+LOOK_EVERY_S = 0.5
+LOOK_AGAIN_S = 2.0
+"""After a launcher did not answer."""
 INBOX_LIMIT = 100_000
+GIVE_UP_S = 60.0
+"""A worker that cannot reach NATS for this long ends itself: nobody would ever stop it."""
+STOP_ALL_TIMEOUT_S = 120.0
 
 
 class AutoscalerService:
-    """One time in office."""
+    """One time in office. `environment`: how workers reach NATS."""
 
-    def __init__(self, bus: Bus, lease: Lease) -> None:
+    def __init__(self, bus: Bus, lease: Lease, cluster: str, folder: Path, environment: dict[str, str]) -> None:
         self.bus = bus
         self.lease = lease
-        self.core = Autoscaler()
+        self.core = Autoscaler(lease.epoch)
+        self._cluster = cluster
+        self._folder = folder
+        self._environment = environment
+        self._launchers: dict[str, Launcher] = {}
         self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_LIMIT)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._catalog_read = asyncio.Event()
 
-    async def serve(self) -> None:
-        """Observe until cancelled or the lease is lost."""
+    async def serve(self, stopping: asyncio.Event) -> None:
+        """Keep the replicas as they should be until `stopping`, or until the lease is lost."""
+        every = self.bus.subjects.every
         subscriptions = [
-            await self.bus.listen(self.bus.subjects.every("heartbeat", ANY), self._on_heartbeat),
-            await self.bus.listen(self.bus.subjects.every("queue", ANY), self._on_depth),
+            await self.bus.listen(every("heartbeat", ANY), self._on_heartbeat),
+            await self.bus.listen(every("queue", ANY), self._on_depth),
         ]
+        watching = store.watch(self.bus, self._on_model, self._catalog_read, self._on_note)
+        either = asyncio.create_task(_first(stopping, self.lease.lost))
         try:
-            await until(self.lease.lost, self._work(), self._tick(), store.watch(self.bus, self._on_model))
+            ended = asyncio.Event()
+            either.add_done_callback(lambda _: ended.set())
+            await until(ended, self._work(), self._tick(), watching)
         finally:
+            either.cancel()
+            for task in self._tasks:
+                task.cancel()
             for subscription in subscriptions:
                 if self.bus.is_connected:
                     await subscription.unsubscribe()
 
+    def _put(self, event: Event) -> None:
+        self._inbox.put_nowait(event)
+
     def _on_heartbeat(self, message: Msg) -> None:
         try:
-            self._inbox.put_nowait(HeartbeatSeen(wire.decode(Heartbeat, message.data)))
+            self._put(HeartbeatSeen(wire.decode(Heartbeat, message.data)))
         except wire.UnreadableMessage as error:
             log.warning("message.unreadable", subject=message.subject, error=str(error))
 
     def _on_depth(self, message: Msg) -> None:
         try:
-            self._inbox.put_nowait(DepthSeen(wire.decode(QueueDepth, message.data)))
+            self._put(DepthSeen(wire.decode(QueueDepth, message.data)))
         except wire.UnreadableMessage as error:
             log.warning("message.unreadable", subject=message.subject, error=str(error))
 
     def _on_model(self, name: str, model: Model | None) -> None:
-        self._inbox.put_nowait(ModelChanged(name, model))
+        self._put(ModelChanged(name, model))
+
+    def _on_note(self, kind: str, name: str, content: bytes) -> None:
+        if kind != store.PROFILE_NOTE:
+            return
+        try:
+            profile = wire.decode(ResourceProfile, content) if content else None
+        except wire.UnreadableMessage as error:
+            log.error("profile.unreadable", profile=name, error=str(error))
+            return
+        self._put(ProfileChanged(name, profile))
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._inbox.put_nowait(Ticked())
+            self._put(Ticked())
 
     async def _work(self) -> None:
+        bucket = await self.bus.jetstream.key_value(REPLICAS_BUCKET)
+        await self._restore(bucket)
         while True:
             event = await self._inbox.get()
-            for command in self.core.handle(event, time.time()):
-                await self._carry_out(command)
+            await self._handle(event, bucket)
+            if isinstance(event, ProfileChanged) and event.profile is not None:
+                await self._use_launcher(event.profile.launcher)
+            if not self.core.is_settled and self._catalog_read.is_set() and self._inbox.empty():
+                await self._handle(Settled(), bucket)
 
-    async def _carry_out(self, command: Command) -> None:
-        bucket = await self.bus.jetstream.key_value(REPLICAS_BUCKET)
+    async def _handle(self, event: Event, bucket: Any) -> None:
+        for command in self.core.handle(event, time.time()):
+            await self._carry_out(command, bucket)
+
+    async def _restore(self, bucket: Any) -> None:
+        """Read what an earlier autoscaler recorded, and ask its launchers what is there."""
+        try:
+            keys = await bucket.keys()
+        except NoKeysError:
+            keys = []
+        for key in keys:
+            try:
+                record: ModelReplicas = wire.decode(ModelReplicas, (await bucket.get(key)).value)
+            except wire.UnreadableMessage as error:
+                log.warning("record.unreadable", key=key, error=str(error))
+                continue
+            await self._handle(Restored(record), bucket)
+            for replica in record.replicas:
+                await self._use_launcher(replica.launcher)
+
+    # Commands -------------------------------------------------------------------------------------
+
+    async def _carry_out(self, command: Command, bucket: Any) -> None:
         match command:
-            case RecordReplicas(replicas):
+            case Record(replicas):
                 await bucket.put(to_token(replicas.model), wire.encode(replicas))
-            case ForgetModel(name):
+            case Forget(name):
                 await bucket.delete(to_token(name))
+            case Launch():
+                self._spawn(self._launch(command))
+            case Stop():
+                self._spawn(self._stop(command))
+            case Announce(event):
+                log.info(f"replica.{event.kind}", replica=event.worker, reason=event.reason)
+                self.bus.tell(self.bus.subjects.event(event.kind, event.subject), event)
 
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-async def serve(bus: Bus, identity: str, stopping: asyncio.Event) -> None:
-    """Stand for office again and again until `stopping`."""
-    await register(bus, "autoscaler", "decides how many replicas of each spec run", {"id": identity})
+    async def _launch(self, command: Launch) -> None:
+        replica = command.replica
+        try:
+            launcher = await self._launcher(replica.launcher)
+            await launcher.launch(self._order(command))
+        except LaunchError as error:
+            self._put(LaunchFailed(replica.id, error.reason, str(error)))
+            return
+        self._put(Launched(replica.id))
 
-    async def terms() -> None:
+    def _order(self, command: Launch) -> Order:
+        spec, profile = command.spec, command.profile
+        arguments = ["--name", command.replica.id, "--profile", profile.name]
+        arguments += ["--spec", f"{command.model}/{spec.name}", "--engines", spec.engine]
+        arguments += ["--give-up-s", f"{GIVE_UP_S:g}", "--drain-timeout-s", f"{DRAIN_LIMIT_S:g}"]
+        if profile.memory_bytes:
+            arguments += ["--memory", str(profile.memory_bytes * spec.profile_count)]
+        return Order(
+            replica=command.replica.id,
+            model=command.model,
+            spec=spec,
+            profile=profile,
+            arguments=tuple(arguments),
+            env={**self._environment, **profile.env, **spec.env},
+        )
+
+    async def _stop(self, command: Stop) -> None:
+        try:
+            launcher = await self._launcher(command.launcher)
+            await launcher.stop(command.replica, command.grace_s)
+        except LaunchError as error:  # it stays listed and is stopped again
+            log.warning("replica.not_stopped", replica=command.replica, error=str(error))
+
+    # Launchers ------------------------------------------------------------------------------------
+
+    async def _launcher(self, name: str) -> Launcher:
+        found = self._launchers.get(name)
+        if found is None:
+            found = self._launchers[name] = create(name, self._cluster, self._folder)
+        return found
+
+    async def _use_launcher(self, name: str) -> None:
+        """Watch a launcher from now on; the first look comes before anything is decided."""
+        if name == "static" or name in self._launchers:
+            return
+        try:
+            launcher = await self._launcher(name)
+        except Unavailable as error:
+            log.error("launcher.unknown", launcher=name, error=str(error))
+            return
+        await self._look(launcher)
+        self._spawn(self._watch(launcher))
+
+    async def _look(self, launcher: Launcher) -> bool:
+        began_at = time.time()
+        try:
+            seen = await launcher.look()
+        except Unavailable as error:
+            log.warning("launcher.unavailable", launcher=launcher.name, error=str(error))
+            return False
+        self._put(LauncherLooked(launcher.name, began_at, seen))
+        return True
+
+    async def _watch(self, launcher: Launcher) -> None:
         while True:
-            async with hold(bus, OFFICE, identity) as lease:
-                try:
-                    await AutoscalerService(bus, lease).serve()
-                except (nats.errors.Error, JetStreamError, TimeoutError) as error:
-                    log.warning("office.left", error=str(error) or type(error).__name__)
+            await asyncio.sleep(LOOK_EVERY_S if await self._look(launcher) else LOOK_AGAIN_S)
 
-    await until(stopping, terms())
+    async def stop_all(self) -> None:
+        """Have every replica finish and end, and record that none is there."""
+        deadline = time.monotonic() + STOP_ALL_TIMEOUT_S
+        bucket = await self.bus.jetstream.key_value(REPLICAS_BUCKET)
+        for launcher in self._launchers.values():
+            try:
+                while (seen := await launcher.look()) and time.monotonic() < deadline:
+                    for replica, found in seen.items():
+                        grace_s = 0.0 if found.state == "ended" else STOP_ALL_TIMEOUT_S
+                        await launcher.stop(replica, grace_s)
+                    await asyncio.sleep(0.1)
+            except LaunchError as error:
+                log.warning("launcher.unavailable", launcher=launcher.name, error=str(error))
+        for record in self.core.records():
+            gone = msgspec.structs.replace(record, replicas=())
+            await bucket.put(to_token(record.model), wire.encode(gone))
+
+    async def close(self) -> None:
+        for launcher in self._launchers.values():
+            await launcher.close()
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Return when one of these is set."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()

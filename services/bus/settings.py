@@ -76,6 +76,15 @@ def read_settings(
         raise BadSetting(f"{program}: {error}") from error
 
 
+def to_environment(settings: msgspec.Struct, kind: type[msgspec.Struct]) -> dict[str, str]:
+    """STOKER_… variables that give another service the same values of the fields of `kind`."""
+    return {
+        "STOKER_" + field.name.upper(): str(getattr(settings, field.name))
+        for field in msgspec.structs.fields(kind)
+        if getattr(settings, field.name) != field.default and field.name != "metrics_port"
+    }
+
+
 def to_arguments(settings: msgspec.Struct) -> list[str]:
     """Flags that give these settings again; used to start a service as a process of its own."""
     arguments: list[str] = []

@@ -116,7 +116,7 @@ def check_keys(document: Document, path: tuple[str | int, ...], value: Any, know
 
 def convert(document: Document, path: tuple[str | int, ...], entry: Any, kind: type[Any]) -> Any:
     """An entry as its Struct. Raises ConfigurationError with the place of what is wrong."""
-    check_keys(document, path, entry, kind.__struct_fields__)
+    check_keys(document, path, entry, kind.__struct_encode_fields__)
     try:
         return msgspec.convert(entry, kind)
     except msgspec.ValidationError as error:

@@ -1,7 +1,8 @@
 """From configuration files to a catalog and the workers to start. Nothing starts half-configured.
 
-What a document is, its content says: `modes:` and `model_root:` make a modes file (modes.py), `models:`,
-`workers:`, `handlers:` and `styles:` are Stoker's own short form (short_form.py).
+What a document is, its content says: `modes:` and `model_root:` make a modes file (modes.py), `kind: Model` a
+model of many specs (multi_spec.py), `kind: ResourceProfile` or `resourceProfiles:` hardware (profiles.py);
+`models:`, `workers:`, `handlers:` and `styles:` are Stoker's own short form (short_form.py).
 """
 
 import os
@@ -12,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from schemas.catalog import Model, Style
+from schemas.catalog import Model, ResourceProfile, Style
+from services.catalog import multi_spec, profiles
 from services.catalog.documents import ConfigurationError, Document, check_keys, convert, read, shown
 from services.catalog.modes import is_modes_file, legacy_mode, read_modes, read_styles
 from services.catalog.short_form import read_handler, read_model
@@ -36,6 +38,7 @@ class Configuration:
 
     models: tuple[Model, ...] = ()
     workers: tuple[WorkerEntry, ...] = ()
+    profiles: tuple[ResourceProfile, ...] = ()
     default_mode: str = ""
     warnings: tuple[str, ...] = ()
 
@@ -44,7 +47,8 @@ class Configuration:
         return tuple(model.name for model in self.models if "Function" in model.features)
 
 
-_TOP_KEYS = ("models", "workers", "handlers", "styles")
+_TOP_KEYS = ("models", "workers", "handlers", "styles", profiles.KEY)
+_KINDS = (multi_spec.KIND, profiles.KIND)
 
 
 @dataclass(slots=True)
@@ -55,6 +59,7 @@ class _Reading:
     models: dict[str, Model] = field(default_factory=dict)
     workers: list[WorkerEntry] = field(default_factory=list)
     styles: list[Style] = field(default_factory=list)
+    profiles: dict[str, ResourceProfile] = field(default_factory=dict)
     default_mode: str = ""
     warnings: list[str] = field(default_factory=list)
 
@@ -66,7 +71,28 @@ class _Reading:
     def take(self, document: Document) -> None:
         if is_modes_file(document):
             self._take_modes(document)
-            return
+        elif isinstance(document.content, dict) and "kind" in document.content:
+            self._take_kind(document)
+        else:
+            self._take_short_form(document)
+
+    def _take_kind(self, document: Document) -> None:
+        match document.content["kind"]:
+            case multi_spec.KIND:
+                self.add(document, multi_spec.model_document(document), "metadata", "name")
+            case profiles.KIND:
+                self._add_profile(document, profiles.profile_document(document), "metadata", "name")
+            case other:
+                raise document.place("kind").error(
+                    f"unknown kind {shown(other)}; there are {', '.join(_KINDS)}"
+                )
+
+    def _add_profile(self, document: Document, profile: ResourceProfile, *path: str | int) -> None:
+        if profile.name in self.profiles:
+            raise document.place(*path).error("a profile of this name is there already")
+        self.profiles[profile.name] = profile
+
+    def _take_short_form(self, document: Document) -> None:
         check_keys(document, (), document.content, _TOP_KEYS)
         for name, entry in _mapping(document, "models").items():
             self.add(document, read_model(document, name, entry), "models", name)
@@ -74,6 +100,9 @@ class _Reading:
             self.add(document, read_handler(document, index, entry), "handlers", index)
         for index, entry in enumerate(_sequence(document, "workers")):
             self.workers.append(_worker(document, index, entry))
+        for name, entry in _mapping(document, profiles.KEY).items():
+            path = (profiles.KEY, name)
+            self._add_profile(document, profiles.read_profile(document, path, name, entry), *path)
         self.styles += read_styles(document, document.file.parent)
 
     def _take_modes(self, document: Document) -> None:
@@ -98,11 +127,19 @@ def load(paths: Sequence[Path], environment: Mapping[str, str] = os.environ) -> 
         reading.default_mode = legacy.name
         reading.warnings.append("no modes.yaml: MODEL_ROOT and MODEL make one mode; a modes.yaml makes more")
     styles = tuple(reading.styles)
-    models = [
-        msgspec.structs.replace(model, styles=styles) if "ImageGeneration" in model.features else model
-        for model in reading.models.values()
-    ]
-    return Configuration(tuple(models), tuple(reading.workers), reading.default_mode, tuple(reading.warnings))
+    models: list[Model] = []
+    for model in reading.models.values():
+        launched, warnings = multi_spec.with_launchers(model, reading.profiles)
+        reading.warnings += warnings
+        has_styles = "ImageGeneration" in model.features
+        models.append(msgspec.structs.replace(launched, styles=styles) if has_styles else launched)
+    return Configuration(
+        models=tuple(models),
+        workers=tuple(reading.workers),
+        profiles=tuple(reading.profiles.values()),
+        default_mode=reading.default_mode,
+        warnings=tuple(reading.warnings),
+    )
 
 
 def files_of(path: Path) -> list[Path]:

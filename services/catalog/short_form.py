@@ -8,11 +8,14 @@ from schemas.catalog import DEFAULT_SPEC, Adapter, Feature, Model, Spec
 from schemas.subjects import BadName, check_name
 from services.catalog.documents import Document, check_keys, convert
 from services.catalog.files import absolute, size_bytes
+from services.catalog.sizes import read_size
 
 ENGINE_FEATURES: dict[str, tuple[Feature, ...]] = {
     "llamacpp": ("TextGeneration", "TextEmbedding"),
     "diffusers": ("ImageGeneration",),
     "spandrel": ("SuperResolution",),
+    "vllm": ("TextGeneration",),
+    "ollama": ("TextGeneration", "TextEmbedding"),
     "synthetic": ("TextGeneration",),
 }
 IMAGE_DEFAULTS = {
@@ -66,7 +69,7 @@ def read_model(document: Document, name: str, entry: Any) -> Model:
             for adapter, where in given.adapters.items()
         ),
         size_bytes=size_bytes(url),
-        memory_bytes=_bytes(document, path, given.memory),
+        memory_bytes=read_size(document, (*path, "memory"), given.memory),
         slots=given.slots,
     )
     return Model(
@@ -91,15 +94,3 @@ def read_handler(document: Document, index: int, name: Any) -> Model:
         specs=(Spec(name=DEFAULT_SPEC, engine="custom", url=""),),
         created_at=int(document.file.stat().st_mtime),
     )
-
-
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
-
-
-def _bytes(document: Document, path: tuple[str | int, ...], memory: int | str) -> int:
-    if isinstance(memory, int):
-        return memory
-    number, unit = memory[:-2].strip(), memory[-2:].upper()
-    if unit not in _UNITS or not number.replace(".", "", 1).isdigit():
-        raise document.place(*path, "memory").error(f"{memory!r} is not a size; write 512MB or 2GB")
-    return int(float(number) * _UNITS[unit])

@@ -1,7 +1,7 @@
 """The catalog in the bucket `stoker_catalog`: one model per key, watched by every service.
 
-Beside the models lie notes, under keys of two tokens: `schema.<model>` (what it takes, found by a worker) and
-`modes.current` (the mode that requests without one use).
+Beside the models lie notes, under keys of two tokens: `schema.<model>` (what it takes, found by a worker),
+`profile.<name>` (a resource profile) and `modes.current` (the mode that requests without one use).
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NoKeysError, NotFoundError
 
 from schemas import wire
-from schemas.catalog import Model
+from schemas.catalog import Model, ResourceProfile
 from schemas.subjects import CATALOG_BUCKET, from_token, to_token
 from services.bus.connection import Bus
 from services.bus.logs import get_logger
@@ -22,22 +22,29 @@ log = get_logger("catalog")
 Changed = Callable[[str, Model | None], None]
 """Called with a model's name and its new content; None when it was removed."""
 Noted = Callable[[str, str, bytes], None]
-"""Called with the kind, the name and the content of a note."""
+"""Called with the kind, the name and the content of a note; b"" when it was removed."""
 SCHEMA_NOTE = "schema"
 MODES_NOTE = "modes"
+PROFILE_NOTE = "profile"
 CURRENT, DEFAULT = "current", "default"
 
 
-async def publish(bus: Bus, models: Iterable[Model], default_mode: str = "") -> None:
-    """Make the catalog these models and no others; unchanged ones are not written again."""
+async def publish(
+    bus: Bus,
+    models: Iterable[Model],
+    profiles: Iterable[ResourceProfile] = (),
+    default_mode: str = "",
+) -> None:
+    """Make the catalog these and no others; what is unchanged is not written again."""
     bucket = await bus.jetstream.key_value(CATALOG_BUCKET)
-    wanted = {to_token(model.name): wire.encode(model) for model in models}
+    wanted = {f"{PROFILE_NOTE}.{to_token(profile.name)}": wire.encode(profile) for profile in profiles}
+    wanted |= {to_token(model.name): wire.encode(model) for model in models}
     try:
         present = await bucket.keys()
     except NoKeysError:
         present = []
     for key in present:
-        if key not in wanted and not _is_note(key):
+        if key not in wanted and (not _is_note(key) or key.startswith(f"{PROFILE_NOTE}.")):
             await bucket.delete(key)
     for key, value in wanted.items():
         if key not in present or (await bucket.get(key)).value != value:
@@ -94,9 +101,9 @@ async def watch(
                         caught_up.set()
                     continue
                 if _is_note(entry.key):
-                    if noted is not None and entry.value and entry.operation is None:
+                    if noted is not None:
                         kind, name = entry.key.split(".", 1)
-                        noted(kind, from_token(name), entry.value)
+                        noted(kind, from_token(name), (entry.operation is None and entry.value) or b"")
                     continue
                 if is_initial:
                     seen.add(entry.key)

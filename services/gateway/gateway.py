@@ -104,6 +104,8 @@ class Gateway:
 
     def noted(self, kind: str, name: str, content: bytes) -> None:
         """A note in the catalog: a model's schema, or the current mode."""
+        if not content:
+            return
         try:
             if kind == store.SCHEMA_NOTE:
                 self.schemas[name] = wire.decode(Schema, content)

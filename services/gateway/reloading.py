@@ -42,7 +42,7 @@ class Reloading:
         """Read the files and make them the catalog. Raises ConfigurationError, and NATS errors."""
         async with self._turn:
             found = await asyncio.to_thread(load, self._paths)
-            await store.publish(self._bus, found.models, found.default_mode)
+            await store.publish(self._bus, found.models, found.profiles, found.default_mode)
         for warning in found.warnings:
             log.warning("configuration.warning", warning=warning)
         log.info("configuration.reloaded", models=len(found.models), default_mode=found.default_mode)

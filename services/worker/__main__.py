@@ -3,8 +3,8 @@
 import asyncio
 import os
 import platform
-import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from nats.aio.msg import Msg
 from nats.nuid import NUID
 
 from schemas import wire
+from schemas.catalog import Model
 from schemas.subjects import check_name
 from schemas.workers import Assignment, Done, JobCommand, ModelCommand, ReplayRequest
 from services.bus.connection import Bus, connect
@@ -25,6 +26,7 @@ from services.bus.settings import BadSetting, BusSettings, read_settings
 from services.bus.streams import declare
 from services.bus.telemetry import serve_metrics
 from services.catalog import store
+from services.catalog.sizes import parse_size
 from services.worker.agent import Agent
 from services.worker.cache import ModelCache
 from services.worker.engines.registry import HANDLERS_VARIABLE, installed
@@ -32,7 +34,7 @@ from services.worker.heartbeats import Identity
 
 log = get_logger("worker")
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+CONNECTION_CHECK_S = 1.0
 RAM_SHARE = 0.7
 """Of the machine's memory, the share that models may take on a CPU worker unless said otherwise."""
 
@@ -47,16 +49,16 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     ram: Annotated[str, Meta(description="memory for parked models, such as 2GB; 0 = none")] = "0"
     engines: Annotated[str, Meta(description="engines to offer, separated by commas")] = ""
     handlers: Annotated[str, Meta(description="functions that custom jobs may call, by commas")] = ""
+    give_up_s: Annotated[float, Meta(description="end after this long without NATS; 0 = never", ge=0)] = 0.0
     drain_timeout_s: Annotated[float, Meta(description="longest wait for running jobs", ge=0)] = 120.0
 
 
 def parse_bytes(text: str, setting: str) -> int:
     """Bytes in a size such as 512MB, 2G or 1000000. Raises BadSetting."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", text.upper())
-    if match is None:
-        raise BadSetting(f"{setting}: {text!r} is not a size; write 512MB or 2GB")
-    unit = _UNITS[match[2]] if not match[3] else 1024 ** " KMGT".index(match[2])
-    return int(float(match[1]) * unit)
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise BadSetting(f"{setting}: {error}") from error
 
 
 def device_memory() -> tuple[str, int]:
@@ -143,6 +145,19 @@ async def _answer_commands(bus: Bus, agent: Agent, stopping: asyncio.Event) -> N
     await bus.listen(bus.subjects.solicit(), solicited)
 
 
+async def _give_up(bus: Bus, seconds: float, stopping: asyncio.Event) -> None:
+    """Set `stopping` once NATS was out of reach for so long: nobody could ever stop this worker."""
+    last_seen = time.monotonic()
+    while seconds and time.monotonic() - last_seen < seconds:
+        if bus.is_connected:
+            last_seen = time.monotonic()
+        await asyncio.sleep(CONNECTION_CHECK_S)
+    if seconds:
+        log.error("nats.out_of_reach", seconds=seconds)
+        stopping.set()
+    await asyncio.Event().wait()
+
+
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
     serve_metrics(settings.metrics_port)
     name = settings.name or f"{platform.node()}-{NUID().next().decode()[-6:].lower()}"
@@ -162,12 +177,22 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
         await _answer_commands(bus, agent, stopping)
         bus.on_reconnect.append(agent.heartbeats.changed)
         log.info("worker.started", device=device, memory_mb=memory // 10**6, pid=os.getpid())
+
+        def catalog_changed(name: str, model: Model | None) -> None:
+            agent.readiness.model_changed(name, model)
+            agent.heartbeats.changed()
+
         work = asyncio.create_task(
-            until(asyncio.Event(), agent.heartbeats.run(), store.watch(bus, agent.model_changed))
+            until(
+                asyncio.Event(),
+                agent.heartbeats.run(),
+                store.watch(bus, catalog_changed),
+                _give_up(bus, settings.give_up_s, stopping),
+            )
         )
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
-        await agent.drain(settings.drain_timeout_s)
+        await agent.drain(settings.drain_timeout_s if bus.is_connected else 0.0)
         stop.cancel()
         work.cancel()
         await asyncio.gather(work, stop, return_exceptions=True)

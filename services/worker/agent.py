@@ -12,7 +12,7 @@ from functools import cache
 
 from prometheus_client import Histogram
 
-from schemas.catalog import Model, Spec, weights_key
+from schemas.catalog import Spec, weights_key
 from schemas.job_events import (
     Assigned,
     Downloading,
@@ -43,16 +43,15 @@ from services.worker.endings import Endings
 from services.worker.heartbeats import Heartbeats, Identity
 from services.worker.inputs import ask_sent, brings_more, fetch
 from services.worker.loader import Loader, LoadError
+from services.worker.readiness import Readiness
 from services.worker.reports import Reports
 from services.worker.runner_messages import (
     Cancel,
-    Describe,
     Described,
     ImagesDone,
     Loaded,
     LoadFailed,
     Message,
-    Prepare,
     PreviewImage,
     Run,
     RunCancelled,
@@ -64,7 +63,6 @@ from services.worker.runner_messages import (
     Usage,
 )
 from services.worker.runner_process import RunnerProcess
-from services.worker.weights.resolve import is_cached
 
 log = get_logger("agent")
 
@@ -94,7 +92,7 @@ class Agent:
         self.reports = Reports(bus)
         self.endings = Endings(bus, identity.name, self._forget, self.own)
         self.ended = asyncio.Event()
-        self._prepared: set[str] = set()
+        self.readiness = Readiness(identity, engines, self.loader, self._send, self.load)
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: RunnerProcess | None = None
         self._is_stopping = False
@@ -117,23 +115,6 @@ class Agent:
         runner = RunnerProcess(self._take, self._runner_died)
         await runner.start()
         self._runner = runner
-
-    def model_changed(self, name: str, model: Model | None) -> None:
-        """The catalog has changed: look for the weights, get ready for the engine, learn what it takes."""
-        self.loader.model_changed(name, model)
-        if model is not None:
-            specs = [spec for spec in model.specs if spec.engine in self.core.engines]
-            self._prepared |= {spec.engine for spec in specs}
-            self._prepare_engines()
-            for spec in specs:
-                path = is_cached(spec.url) if spec.url else None
-                if path is not None:
-                    self._send(Describe(name, spec.engine, str(path), spec.options))
-        self.heartbeats.changed()
-
-    def _prepare_engines(self) -> None:
-        for engine in sorted(self._prepared, reverse=True):  # the light ones are later in the alphabet
-            self._send(Prepare(engine))
 
     def _send(self, message: Message) -> None:
         if self._runner is not None:
@@ -259,7 +240,9 @@ class Agent:
         events = attempt.log.replay(asked.term, asked.attempt, asked.seq, asked.chars)
         return Replay(known=True, events=tuple(events))
 
-    def load(self, model: str, spec: Spec, evict: tuple[str, ...]) -> None:
+    def load(self, model: str, spec: Spec, evict: tuple[str, ...] = ()) -> None:
+        """Begin to load a model, if it is not hot yet."""
+
         async def load() -> None:
             try:
                 await self.loader.make_hot(model, spec, evict)
@@ -368,7 +351,7 @@ class Agent:
                 log.error("runner.not_started", error=str(error))
                 continue
             log.info("runner.restarted")
-            self._prepare_engines()
+            self.readiness.runner_restarted()
             self.heartbeats.changed()
             return
 

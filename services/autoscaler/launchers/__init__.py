@@ -1,0 +1,1 @@
+"""Ways to start workers: one file each, chosen by a resource profile's `launcher`."""

@@ -1,0 +1,154 @@
+"""Workers as processes of this machine, each in a session of its own, with a log file.
+
+They outlive the autoscaler: a new one finds them by their environment. `interpreter` of a profile starts them
+in another Python environment; `inventory` says how many units of the profile this machine has.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from services.autoscaler.events import Seen
+from services.autoscaler.launchers.base import LaunchError, Order, check_inventory
+
+REPLICA, CLUSTER, UNITS = "STOKER_REPLICA", "STOKER_CLUSTER", "STOKER_UNITS"
+"""Variables in a worker's environment: its id, whose it is, and `profile:units`."""
+LOG_TAIL_BYTES = 4096
+LOG_TAIL_LINES = 3
+
+
+@dataclass(slots=True)
+class _Process:
+    """child: None for one that an earlier autoscaler has started."""
+
+    process: psutil.Process
+    profile: str
+    units: int
+    child: subprocess.Popen[bytes] | None = None
+
+    def ended(self) -> str | None:
+        """How it ended; None while it runs."""
+        if self.child is not None:
+            status = self.child.poll()
+            return None if status is None else f"it ended with status {status}"
+        if self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE:
+            return None
+        return "it ended"
+
+
+class ProcessLauncher:
+    """`folder` takes the log files."""
+
+    name = "process"
+
+    def __init__(self, cluster: str, folder: Path) -> None:
+        self._cluster = cluster
+        self._folder = folder
+        self._processes: dict[str, _Process] | None = None
+
+    async def launch(self, order: Order) -> None:
+        processes = await self._known()
+        in_use = sum(
+            one.units for one in processes.values() if one.profile == order.profile.name and one.ended() is None
+        )
+        check_inventory(order, in_use)
+        interpreter = order.profile.interpreter or sys.executable
+        marks = {
+            REPLICA: order.replica,
+            CLUSTER: self._cluster,
+            UNITS: f"{order.profile.name}:{order.units}",
+        }
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **order.env, **marks}
+        command = [interpreter, "-P", "-m", "services.worker", *order.arguments]
+        try:
+            child = self._spawn(command, environment, self._log(order.replica))
+        except OSError as error:
+            raise LaunchError(f"{interpreter}: {error.strerror}") from error
+        process = psutil.Process(child.pid)
+        processes[order.replica] = _Process(process, order.profile.name, order.units, child)
+
+    @staticmethod
+    def _spawn(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=environment,
+            )
+
+    def _log(self, replica: str) -> Path:
+        return self._folder / f"{replica}.log"
+
+    async def look(self) -> dict[str, Seen]:
+        found: dict[str, Seen] = {}
+        for replica, process in (await self._known()).items():
+            ended = process.ended()
+            found[replica] = Seen("running") if ended is None else Seen("ended", self._why(replica, ended))
+        return found
+
+    def _why(self, replica: str, ended: str) -> str:
+        tail = self._tail(replica)
+        return f"{ended}: {tail}" if tail else ended
+
+    def _tail(self, replica: str) -> str:
+        """The last lines that it has logged."""
+        with contextlib.suppress(OSError), self._log(replica).open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(log.tell() - LOG_TAIL_BYTES, 0))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+            return " | ".join(line.strip() for line in lines[-LOG_TAIL_LINES:])
+        return ""
+
+    async def stop(self, replica: str, grace_s: float) -> None:
+        processes = await self._known()
+        process = processes.get(replica)
+        if process is None:
+            return
+        if process.ended() is not None:
+            processes.pop(replica)
+            self._end_group(process)
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.process.terminate()
+        asyncio.get_running_loop().call_later(grace_s, self._end_stubborn, process)
+
+    def _end_stubborn(self, process: _Process) -> None:
+        if process.ended() is None:
+            self._end_group(process)
+
+    @staticmethod
+    def _end_group(process: _Process) -> None:
+        """End whatever is left of its session: engines' own servers, for instance."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.process.pid, signal.SIGKILL)
+
+    async def close(self) -> None:
+        pass
+
+    async def _known(self) -> dict[str, _Process]:
+        if self._processes is None:
+            self._processes = await asyncio.to_thread(self._find)
+        return self._processes
+
+    def _find(self) -> dict[str, _Process]:
+        """Workers of this cluster that an earlier autoscaler has started."""
+        found: dict[str, _Process] = {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                marks = process.environ()
+                is_first = os.getsid(process.pid) == process.pid
+                if is_first and marks.get(CLUSTER) == self._cluster and marks.get(REPLICA):
+                    profile, _, units = marks.get(UNITS, "").partition(":")
+                    found[marks[REPLICA]] = _Process(process, profile, int(units or 1))
+        return found

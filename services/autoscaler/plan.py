@@ -1,0 +1,215 @@
+"""What should change, from what is: launches and stops for one model, each with its reason. Pure.
+
+- **Kept**: ready replicas in spec order, as long as those before them cannot hold the most that was asked for
+  within the spec's scale-down delay. The others are surplus, and so is what is still starting once the ready
+  ones suffice: the first that come up are kept.
+- **Launched**: when the ready ones cannot hold what is asked for now, one spec after another: the one with the
+  fewest failures, the first of those, and its whole scale-up group at once. What is on its way counts; in a
+  group each spec counts for itself, for it is a race.
+- **Standby** (target 0): serves while nothing else is ready. It may go while another is ready, and the last
+  other one goes only when it is back.
+
+A spec never has more replicas than its maximum, those that are draining included.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from schemas.catalog import Spec
+from schemas.fleet import Replica
+from services.autoscaler.state import ModelState
+
+SETTLE_S = 1.5
+"""How long a surplus must last before it is stopped: replicas that come up together are told apart by spec
+order, not by luck."""
+LAUNCH_WINDOW_S = 2.0
+"""Demand counts for launching as long as this: it flickers when a standby answers quickly."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """desired: replicas by spec when it is carried out. stops: (replica, why); launches: (spec, why)."""
+
+    desired: dict[str, int] = field(default_factory=dict)
+    launches: list[tuple[Spec, str]] = field(default_factory=list)
+    stops: list[tuple[Replica, str]] = field(default_factory=list)
+
+
+class Planner:
+    """One plan in the making; see the file's opening. launchable: specs that have somebody to launch them."""
+
+    def __init__(self, state: ModelState, launchable: Iterable[str], budget: int, now: float) -> None:
+        self.state = state
+        self.launchable = frozenset(launchable)
+        self.budget = budget
+        self.now = now
+        self.plan = Plan()
+        self.serving = [spec for spec in state.specs if not spec.is_standby]
+        self.standby = [spec for spec in state.specs if spec.is_standby]
+        self.ready = {spec.name: state.in_phase(spec.name, "ready") for spec in state.specs}
+        self.coming = {spec.name: state.in_phase(spec.name, "launching", "starting") for spec in state.specs}
+        self.asked = state.demand.recent(LAUNCH_WINDOW_S, now)
+        self._surplus: dict[str, float] = {}
+
+    def make(self) -> Plan:
+        self._stop_unknown_specs()
+        kept = self._keep_ready()
+        capacity = self._capacity(kept)
+        self._drop_coming(capacity)
+        self._balance_standby(kept)
+        self._launch_for_minimum()
+        self._launch_for_demand(capacity)
+        self._settle()
+        return self.plan
+
+    def _stop_unknown_specs(self) -> None:
+        known = {spec.name for spec in self.state.specs}
+        for replica in self.state.replicas.values():
+            if replica.spec not in known and replica.phase != "draining":
+                self.plan.stops.append((replica, "its spec is gone from the configuration"))
+
+    def _capacity(self, kept: dict[str, int]) -> float:
+        """Requests that these ready replicas, and those that others have started, are meant to hold."""
+        outside = self.state.outside
+        return float(
+            sum((kept[spec.name] + outside.get(spec.name, 0)) * spec.target_requests for spec in self.serving)
+        )
+
+    def _peak(self, spec: Spec) -> float:
+        return self.state.demand.peak(spec.scale_down_delay_s, self.now)
+
+    # Keeping and stopping -------------------------------------------------------------------------
+
+    def _keep_ready(self) -> dict[str, int]:
+        """How many ready replicas of each serving spec stay; the others become surplus."""
+        kept = {spec.name: 0 for spec in self.serving}
+        surplus: list[tuple[Spec, Replica]] = []
+        for spec in self.serving:
+            for replica in self.ready[spec.name]:
+                is_minimum = kept[spec.name] < spec.min_replicas
+                if is_minimum or self._capacity(kept) < self._peak(spec):
+                    kept[spec.name] += 1
+                else:
+                    surplus.append((spec, replica))
+        if surplus and not any(kept.values()) and not self._standby_is_back():
+            spec, _ = surplus.pop(0)  # the last one stays until the standby is ready
+            kept[spec.name] += 1
+        for spec, replica in surplus:
+            why = "others hold what is asked for" if any(kept.values()) else "nothing is asked for"
+            self._mark_surplus(replica, SETTLE_S, f"{why} ({self._peak(spec):g} at most)")
+        self.plan.desired |= kept
+        return kept
+
+    def _standby_is_back(self) -> bool:
+        return all(len(self.ready[spec.name]) >= spec.min_replicas for spec in self.standby)
+
+    def _drop_coming(self, capacity: float) -> None:
+        """What starts is surplus once the ready ones suffice; the youngest go first."""
+        for spec in self.serving:
+            coming = self.coming[spec.name]
+            needed = max(self._peak(spec) - capacity, 0.0) / spec.target_requests
+            minimum = spec.min_replicas - len(self.ready[spec.name])
+            stays = math.ceil(min(max(needed, minimum, 0.0), len(coming)))
+            for replica in coming[stays:]:
+                self._mark_surplus(replica, SETTLE_S, "others were ready first")
+            self.plan.desired[spec.name] += stays
+
+    def _balance_standby(self, kept: dict[str, int]) -> None:
+        is_alone = not any(kept.values()) and not self._is_served_outside()
+        others_stay = not is_alone and self._others_stay(kept)
+        for spec in self.standby:
+            here = [*self.ready[spec.name], *self.coming[spec.name]]
+            wanted = 0 if others_stay else spec.min_replicas
+            if is_alone and self.asked > 0:
+                wanted = max(wanted, 1)
+            stays = max(wanted, 1) if is_alone and self._peak(spec) > 0 else wanted
+            why, delay_s = "nothing is asked for", SETTLE_S
+            if others_stay:
+                why, delay_s = "others are ready", spec.scale_down_delay_s
+            for replica in here[stays:]:
+                self._mark_surplus(replica, delay_s, why)
+            self.plan.desired[spec.name] = wanted
+            if len(here) < wanted:
+                self._launch(spec, wanted - len(here), "standby: nothing else stays ready")
+
+    def _is_served_outside(self) -> bool:
+        return any(self.state.outside.get(spec.name, 0) for spec in self.serving)
+
+    def _others_stay(self, kept: dict[str, int]) -> bool:
+        """Whether a serving replica stays for a reason of its own, not just until the standby is back."""
+        return self._is_served_outside() or any(
+            kept[spec.name] and (spec.min_replicas or self._peak(spec) > 0) for spec in self.serving
+        )
+
+    def _mark_surplus(self, replica: Replica, delay_s: float, why: str) -> None:
+        since = self.state.surplus_since.get(replica.id, self.now)
+        self._surplus[replica.id] = since
+        if self.now - since >= delay_s:
+            self.plan.stops.append((replica, why))
+
+    def _settle(self) -> None:
+        self.state.surplus_since = self._surplus
+
+    # Launching ------------------------------------------------------------------------------------
+
+    def _room(self, spec: Spec) -> int:
+        """Replicas of a spec that may be launched now."""
+        if spec.name not in self.launchable or self.state.health_of(spec.name).is_resting(self.now):
+            return 0
+        ordered = sum(launched.name == spec.name for launched, _ in self.plan.launches)
+        limit = spec.max_replicas - self.state.count(spec.name) - ordered if spec.max_replicas else self.budget
+        return max(min(limit, self.budget), 0)
+
+    def _launch(self, spec: Spec, count: int, why: str) -> None:
+        count = min(count, self._room(spec))
+        self.budget -= count
+        self.plan.launches += [(spec, why)] * count
+
+    def _on_the_way(self, spec: Spec) -> int:
+        ordered = sum(launched.name == spec.name for launched, _ in self.plan.launches)
+        return len(self.coming[spec.name]) + ordered
+
+    def _launch_for_minimum(self) -> None:
+        for spec in self.serving:
+            short = spec.min_replicas - len(self.ready[spec.name]) - self._on_the_way(spec)
+            if short > 0:
+                self._launch(spec, short, f"at least {spec.min_replicas} always")
+                self.plan.desired[spec.name] = max(self.plan.desired[spec.name], spec.min_replicas)
+
+    def _launch_for_demand(self, capacity: float) -> None:
+        missing = self.asked - capacity
+        if missing <= 0:
+            return
+        coming: dict[str, float] = {}
+        for spec in self.serving:
+            group = _group(spec)
+            held = float(self._on_the_way(spec) * spec.target_requests)
+            coming[group] = max(coming.get(group, 0.0), held)
+        tried: set[str] = set()
+        while missing - sum(coming.values()) > 0:
+            open_specs = [spec for spec in self.serving if _group(spec) not in tried and self._room(spec)]
+            if not open_specs:
+                return
+            first = min(open_specs, key=lambda spec: self.state.health_of(spec.name).failures)
+            group = _group(first)
+            tried.add(group)
+            elsewhere = sum(held for name, held in coming.items() if name != group)
+            for spec in self.serving:
+                if _group(spec) == group:
+                    self._race(spec, missing - elsewhere)
+                    held = float(self._on_the_way(spec) * spec.target_requests)
+                    coming[group] = max(coming[group], held)
+
+    def _race(self, spec: Spec, missing: float) -> None:
+        """Launch as many of one spec as would hold by themselves what is missing."""
+        wanted = math.ceil(missing / spec.target_requests) - self._on_the_way(spec)
+        before = len(self.plan.launches)
+        if wanted > 0:
+            self._launch(spec, wanted, f"{self.asked:g} requests wait or run")
+        self.plan.desired[spec.name] += len(self.plan.launches) - before
+
+
+def _group(spec: Spec) -> str:
+    """Specs of one scale-up group race; a spec without a group is one of its own."""
+    return f"group {spec.scale_group}" if spec.scale_group else f"spec {spec.name}"

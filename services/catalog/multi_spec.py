@@ -1,0 +1,264 @@
+"""`kind: Model` documents (document 004): one model, many specs.
+
+What stands in `spec` applies to all `specs[]`, and what a spec sets itself wins; maps such as `env` are merged
+by key. `specs` may stand beside `spec` or in it; without any, `spec` is the only one. Features and load
+balancing are the whole model's.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from schemas.catalog import (
+    DEFAULT_SPEC,
+    DEFAULT_TARGET_REQUESTS,
+    Adapter,
+    Feature,
+    LoadBalancing,
+    Model,
+    ResourceProfile,
+    Spec,
+)
+from schemas.subjects import BadName, check_name
+from services.catalog.documents import Document, check_keys, convert, shown
+from services.catalog.files import absolute, size_bytes
+from services.catalog.profiles import document_name
+from services.catalog.short_form import ENGINE_FEATURES
+from services.catalog.sizes import read_size
+
+KIND = "Model"
+MAX_SPECS = 64
+ENGINES = {"function": "custom"} | {name: name for name in ENGINE_FEATURES}
+"""Engines by the name in lower case."""
+MODEL_FIELDS = {"features", "loadBalancing", "defaults", "runTimeoutSeconds", "owner"}
+"""Fields of the whole model: they stand in `spec` only."""
+MERGED_MAPS = ("env", "options")
+_PROFILE = re.compile(r"(.+?)(?::(\d+))?")
+
+
+class AdapterEntry(msgspec.Struct, frozen=True):
+    name: str
+    url: str
+
+
+class SpecEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One spec, after the model's own values were laid below it."""
+
+    name: str = DEFAULT_SPEC
+    url: str = ""
+    engine: str
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    options: dict[str, Any] = {}
+    resource_profile: str = ""
+    min_replicas: int = 0
+    max_replicas: int | None = None
+    target_requests: int = DEFAULT_TARGET_REQUESTS
+    scale_down_delay_seconds: float = 30.0
+    simultaneous_scale_up_group: str = ""
+    adapters: tuple[AdapterEntry, ...] = ()
+    memory: int | str = 0
+    slots: int = 0
+
+
+class PrefixHashEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """prefixChatLength and meanLoadFactor: as other documents spell the two."""
+
+    mean_load_percentage: int | None = None
+    mean_load_factor: int | None = None
+    replication: int = 256
+    prefix_char_length: int | None = None
+    prefix_chat_length: int | None = None
+
+
+class BalancingEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    strategy: Literal["LeastLoad", "PrefixHash"] = "LeastLoad"
+    prefix_hash: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where a spec is written, and where the model's own values are."""
+
+    document: Document
+    common: Mapping[str, Any]
+    common_path: tuple[str | int, ...]
+
+
+def model_document(document: Document) -> Model:
+    """A `kind: Model` document; its profiles are not known yet. Raises ConfigurationError."""
+    check_keys(document, (), document.content, ("kind", "apiVersion", "metadata", "spec", "specs"))
+    name = document_name(document)
+    try:
+        check_name(name)
+    except BadName as error:
+        raise document.place("metadata", "name").error(str(error)) from error
+    common = document.content.get("spec") or {}
+    known = {*_written_names(SpecEntry), *MODEL_FIELDS, "specs"}
+    check_keys(document, ("spec",), common, known)
+    source = _Source(document, common, ("spec",))
+    specs = _specs(source)
+    features = _features(document, common, specs)
+    return Model(
+        name=name,
+        features=features,
+        specs=specs,
+        defaults=common.get("defaults") or {},
+        run_timeout_s=float(common.get("runTimeoutSeconds") or 600.0),
+        created_at=int(document.file.stat().st_mtime),
+        load_balancing=_balancing(document, common),
+    )
+
+
+def _written_names(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    return kind.__struct_encode_fields__
+
+
+def _specs(source: _Source) -> tuple[Spec, ...]:
+    document = source.document
+    paths: list[tuple[str | int, ...]] = [("specs",), ("spec", "specs")]
+    places = [path for path in paths if _at(document.content, path) is not None]
+    if len(places) > 1:
+        raise document.place("spec", "specs").error("specs stand here and beside spec; write them in one place")
+    if not places:
+        return (_spec(source, source.common_path, {}),)
+    [path] = places
+    entries = _at(document.content, path)
+    if not isinstance(entries, list) or not 0 < len(entries) <= MAX_SPECS:
+        raise document.place(*path).error(f"must be a list of 1 to {MAX_SPECS} specs")
+    specs: dict[str, Spec] = {}
+    for index, entry in enumerate(entries):
+        spec = _spec(source, (*path, index), entry)
+        if "name" not in entry:
+            raise document.place(*path, index, "name").error("missing required field: name")
+        if spec.name in specs:
+            raise document.place(*path, index, "name").error(f"a spec {spec.name!r} is there already")
+        specs[spec.name] = spec
+    return tuple(specs.values())
+
+
+def _at(content: Any, path: tuple[str | int, ...]) -> Any:
+    for key in path:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def merged(common: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec's fields over those of the model; maps are merged by key."""
+    found = {key: value for key, value in common.items() if key not in MODEL_FIELDS | {"specs"}} | dict(entry)
+    for key in MERGED_MAPS:
+        if isinstance(common.get(key), dict) and isinstance(entry.get(key), dict):
+            found[key] = {**common[key], **entry[key]}
+    return found
+
+
+def _spec(source: _Source, path: tuple[str | int, ...], entry: Any) -> Spec:
+    document = source.document
+    if not isinstance(entry, dict):
+        raise document.place(*path).error(f"must be a mapping, not {shown(entry)}")
+    for key in entry:
+        if key in MODEL_FIELDS:
+            raise document.place(*path, key).error(
+                f"{key} applies to the whole model: write it once, as spec.{key}"
+            )
+    check_keys(document, path, entry, _written_names(SpecEntry))
+    given: SpecEntry = convert(document, path, merged(source.common, entry), SpecEntry)
+    _check_numbers(document, path, given)
+    engine = ENGINES.get(given.engine.lower())
+    if engine is None:
+        known = "VLLM, OLlama, LlamaCpp, Diffusers, Function"
+        raise document.place(*path, "engine").error(f"unknown engine {given.engine!r}; there are {known}")
+    if not given.url and engine not in ("synthetic", "custom"):
+        raise document.place(*path, "url").error("missing required field: url")
+    profile = _PROFILE.fullmatch(given.resource_profile)
+    count = int(profile[2] or 1) if profile is not None else 1
+    if count < 1:
+        raise document.place(*path, "resourceProfile").error("the count after the colon must be 1 or more")
+    url = absolute(document.file, given.url)
+    return Spec(
+        name=given.name,
+        engine=engine,
+        url=url,
+        profile=profile[1] if profile is not None else "",
+        profile_count=count,
+        options=given.options,
+        args=given.args,
+        env=given.env,
+        adapters=tuple(Adapter(one.name, absolute(document.file, one.url)) for one in given.adapters),
+        size_bytes=size_bytes(url),
+        memory_bytes=read_size(document, (*path, "memory"), given.memory),
+        slots=given.slots,
+        min_replicas=given.min_replicas,
+        max_replicas=given.max_replicas or 0,
+        target_requests=given.target_requests,
+        scale_down_delay_s=given.scale_down_delay_seconds,
+        scale_group=given.simultaneous_scale_up_group,
+    )
+
+
+def _check_numbers(document: Document, path: tuple[str | int, ...], given: SpecEntry) -> None:
+    try:
+        check_name(given.name)
+    except BadName as error:
+        raise document.place(*path, "name").error(str(error)) from error
+    for field in ("minReplicas", "targetRequests", "scaleDownDelaySeconds", "slots"):
+        value = getattr(given, _FIELDS[field])
+        if value < 0:
+            raise document.place(*path, field).error(f"must be 0 or more, not {value:g}")
+    if given.max_replicas is not None and given.max_replicas < max(given.min_replicas, 1):
+        raise document.place(*path, "maxReplicas").error(
+            f"must be at least minReplicas and 1, not {given.max_replicas}"
+        )
+
+
+_FIELDS = dict(zip(SpecEntry.__struct_encode_fields__, SpecEntry.__struct_fields__, strict=True))
+
+
+def _features(document: Document, common: Mapping[str, Any], specs: tuple[Spec, ...]) -> tuple[Feature, ...]:
+    known: tuple[Feature, ...] = get_args(Feature)
+    written = common.get("features")
+    if written is None:
+        of_engine: tuple[Feature, ...] = ENGINE_FEATURES.get(specs[0].engine, ("TextGeneration",))
+        return of_engine
+    if not isinstance(written, list) or not written:
+        raise document.place("spec", "features").error(f"must be a list of {', '.join(known)}")
+    for index, feature in enumerate(written):
+        if feature not in known:
+            raise document.place("spec", "features", index).error(
+                f"unknown feature {feature!r}; there are {', '.join(known)}"
+            )
+    return tuple(written)
+
+
+def _balancing(document: Document, common: Mapping[str, Any]) -> LoadBalancing:
+    path = ("spec", "loadBalancing")
+    given: BalancingEntry = convert(document, path, common.get("loadBalancing") or {}, BalancingEntry)
+    inner = (*path, "prefixHash")
+    hashed: PrefixHashEntry = convert(document, inner, given.prefix_hash, PrefixHashEntry)
+    mean = hashed.mean_load_percentage or hashed.mean_load_factor or 125
+    if mean < 100:
+        raise document.place(*inner, "meanLoadPercentage").error(f"must be at least 100, not {mean}")
+    length = hashed.prefix_char_length or hashed.prefix_chat_length or 100
+    for field, value in (("replication", hashed.replication), ("prefixCharLength", length)):
+        if value < 1:
+            raise document.place(*inner, field).error(f"must be 1 or more, not {value}")
+    return LoadBalancing(given.strategy, mean, hashed.replication, length)
+
+
+def with_launchers(model: Model, profiles: Mapping[str, ResourceProfile]) -> tuple[Model, tuple[str, ...]]:
+    """The model with the launcher of each spec's profile; warnings about profiles that nobody defined."""
+    warnings: list[str] = []
+    specs: list[Spec] = []
+    for spec in model.specs:
+        profile = profiles.get(spec.profile)
+        if spec.profile and profile is None:
+            warnings.append(
+                f"model {model.name}, spec {spec.name}: no resource profile {spec.profile!r} is defined: "
+                "its workers must be started by somebody else"
+            )
+        launcher = profile.launcher if profile is not None and profile.launcher != "static" else ""
+        specs.append(msgspec.structs.replace(spec, launcher=launcher))
+    return msgspec.structs.replace(model, specs=tuple(specs)), tuple(warnings)

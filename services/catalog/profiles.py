@@ -1,0 +1,72 @@
+"""Resource profiles: what hardware there is, and who starts workers on it.
+
+Either `resourceProfiles: {name: {…}}`, or one `kind: ResourceProfile` document each, with `metadata.name` and
+`spec`.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from schemas.catalog import Gpu, ResourceProfile
+from services.catalog.documents import Document, check_keys, convert
+from services.catalog.sizes import read_size
+
+KIND = "ResourceProfile"
+KEY = "resourceProfiles"
+
+
+class ProfileEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One profile as it is written."""
+
+    launcher: Literal["static", "process", "docker", "nomad"] = "static"
+    cpu: float = 0.0
+    memory: int | str = 0
+    gpu: Gpu | None = None
+    image: str = ""
+    interpreter: str = ""
+    env: dict[str, str] = {}
+    datacenters: tuple[str, ...] = ()
+    constraints: dict[str, str] = {}
+    inventory: int | None = None
+    start_timeout_seconds: float = 600.0
+
+
+def read_profile(document: Document, path: tuple[str | int, ...], name: str, entry: Any) -> ResourceProfile:
+    """One profile. Raises ConfigurationError."""
+    given: ProfileEntry = convert(document, path, entry if entry is not None else {}, ProfileEntry)
+    if given.launcher in ("docker", "nomad") and not given.image:
+        raise document.place(*path, "image").error(f"the launcher {given.launcher} needs an image")
+    if given.inventory is not None and given.inventory < 0:
+        raise document.place(*path, "inventory").error("must be 0 or more")
+    if given.start_timeout_seconds <= 0:
+        raise document.place(*path, "startTimeoutSeconds").error("must be more than 0")
+    return ResourceProfile(
+        name=name,
+        launcher=given.launcher,
+        cpu=given.cpu,
+        memory_bytes=read_size(document, (*path, "memory"), given.memory),
+        gpu=given.gpu,
+        image=given.image,
+        interpreter=given.interpreter,
+        env=given.env,
+        datacenters=given.datacenters,
+        constraints=given.constraints,
+        inventory=given.inventory,
+        start_timeout_s=given.start_timeout_seconds,
+    )
+
+
+def profile_document(document: Document) -> ResourceProfile:
+    """A `kind: ResourceProfile` document. Raises ConfigurationError."""
+    check_keys(document, (), document.content, ("kind", "apiVersion", "metadata", "spec"))
+    return read_profile(document, ("spec",), document_name(document), document.content.get("spec"))
+
+
+def document_name(document: Document) -> str:
+    """`metadata.name` of a document with a kind. Raises ConfigurationError."""
+    metadata = document.content.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+        raise document.place("metadata", "name").error("missing required field: metadata.name")
+    name: str = metadata["name"]
+    return name

@@ -1,0 +1,315 @@
+"""The autoscaler's decisions: examples for every rule, then thousands of random worlds."""
+
+import itertools
+import math
+import random
+
+import pytest
+
+from schemas.catalog import Spec
+from services.autoscaler.backoff import pause_s
+from services.autoscaler.core import MAX_LAUNCHING
+from services.autoscaler.demand import Demand
+from services.autoscaler.events import ModelChanged
+from services.autoscaler.plan import SETTLE_S
+from tests.unit.simulated_hardware import Hardware, HardwareSimulation, SimReplica, make_model, make_spec
+
+
+def simulate(*specs: Spec, hardware: dict[str, Hardware] | None = None, seed: int = 0) -> HardwareSimulation:
+    found = {spec.name: Hardware() for spec in specs} | (hardware or {})
+    return HardwareSimulation(make_model(*specs), found, seed)
+
+
+def test_nothing_runs_while_nothing_is_asked_for() -> None:
+    world = simulate(make_spec("a"))
+    world.run_for(20)
+    assert world.launches == []
+
+
+def test_a_replica_is_launched_at_once_and_goes_after_the_delay() -> None:
+    world = simulate(make_spec("a", target_requests=10, scale_down_delay_s=30.0))
+    world.run_for(1)
+    world.ask(25)
+    assert [spec for _, spec in world.launches] == ["a"] * 3
+    world.run_for(5)
+    assert len(world.ready("a")) == 3
+    world.ask(5)
+    world.run_for(29)
+    assert len(world.ready("a")) == 3
+    world.run_for(5)
+    assert len(world.ready("a")) == 1
+    world.ask(0)
+    world.run_for(35)
+    assert world.running("a") == []
+
+
+def test_the_race_keeps_the_first_and_drains_the_surplus() -> None:
+    """A is out of stock, B and C come up at different times: the story is told in order."""
+    specs = [make_spec(name, scale_group="g") for name in "abc"]
+    hardware = {"a": Hardware(stock=0), "b": Hardware(start_s=2.0), "c": Hardware(start_s=2.6)}
+    world = simulate(*specs, hardware=hardware)
+    world.ask(50)
+    assert [spec for _, spec in world.launches] == ["a", "b", "c"]
+    world.run_for(10)
+    assert [len(world.running(name)) for name in "abc"] == [0, 1, 0]
+    assert world.told()[:10] == [
+        ("launched", "a"), ("launched", "b"), ("launched", "c"),
+        ("failed", "a"), ("backoff", "a"),
+        ("ready", "b"), ("ready", "c"),
+        ("downscaled", "c"), ("kept", "b"), ("drained", "c"),
+    ]  # fmt: skip
+    condition = world.records["m"].specs[0].condition
+    assert condition is not None
+    assert (condition.reason, condition.failures) == ("OutOfStock", 1)
+
+
+def test_of_two_that_come_up_together_the_first_in_spec_order_stays() -> None:
+    specs = [make_spec(name, scale_group="g") for name in "bc"]
+    world = simulate(*specs, hardware={"b": Hardware(start_s=3.0), "c": Hardware(start_s=2.0)})
+    world.ask(50)
+    world.run_for(10)
+    assert (len(world.ready("b")), len(world.ready("c"))) == (1, 0)
+
+
+def test_what_still_starts_when_another_is_ready_is_stopped() -> None:
+    specs = [make_spec(name, scale_group="g") for name in "bc"]
+    world = simulate(*specs, hardware={"b": Hardware(start_s=25.0), "c": Hardware(start_s=2.0)})
+    world.ask(50)
+    world.run_for(3 + 2 * SETTLE_S)
+    assert (len(world.running("b")), len(world.ready("c"))) == (0, 1)
+    world.run_for(60)
+    assert len(world.launches) == 2
+
+
+def test_without_a_group_specs_are_tried_one_after_another() -> None:
+    specs = [make_spec(name) for name in "abc"]
+    world = simulate(*specs, hardware={"a": Hardware(stock=0), "b": Hardware(fails_to_load=1.0)})
+    world.ask(50)
+    world.run_for(20)
+    assert [spec for _, spec in world.launches][:3] == ["a", "b", "c"]
+    assert len(world.ready("c")) == 1
+
+
+def test_every_spec_has_its_turn_before_the_first_is_tried_again() -> None:
+    slow = Hardware(start_s=10.0, fails_to_load=1.0)
+    specs = [make_spec(name) for name in "abc"]
+    world = simulate(*specs, hardware={"a": Hardware(stock=0), "b": slow})
+    world.ask(50)
+    world.run_for(20)
+    assert [spec for _, spec in world.launches] == ["a", "b", "c"]
+
+
+def test_back_off_grows_with_failures_and_specs() -> None:
+    assert [pause_s(n, 1) for n in (1, 2, 3)] == [2.0, 4.0, 8.0]
+    assert pause_s(1, 3) == 6.0
+    assert pause_s(1000, 1) == 300.0
+    world = simulate(make_spec("a"), hardware={"a": Hardware(stock=0)})
+    world.ask(1)
+    world.run_for(60)
+    pauses = [b - a for (a, _), (b, _) in itertools.pairwise(world.launches)]
+    assert len(pauses) >= 3
+    assert all(later > earlier for earlier, later in itertools.pairwise(pauses))
+
+
+def test_a_replica_that_does_not_come_up_is_stopped_and_counts_as_a_failure() -> None:
+    world = simulate(make_spec("a"), hardware={"a": Hardware(start_s=1e9)})
+    world.ask(1)
+    world.run_for(33)
+    assert ("failed", "a") in world.told()
+    condition = world.records["m"].specs[0].condition
+    assert condition is not None
+    assert condition.reason == "NotReadyInTime"
+    assert "30 s" in condition.message
+
+
+def test_a_crash_is_replaced_after_a_pause_and_forgiven_once_it_is_stable() -> None:
+    world = simulate(make_spec("a", target_requests=1))
+    world.ask(1)
+    world.run_for(5)
+    [first] = world.ready("a")
+    world.crash(first.id)
+    world.run_for(10)
+    [second] = world.ready("a")
+    assert second.id != first.id
+    assert world.records["m"].specs[0].condition is not None
+    world.run_for(40)
+    assert world.records["m"].specs[0].condition is None
+
+
+def test_minimum_and_maximum() -> None:
+    world = simulate(make_spec("a", min_replicas=2, max_replicas=3, target_requests=1))
+    world.run_for(5)
+    assert len(world.ready("a")) == 2
+    world.ask(100)
+    world.run_for(10)
+    assert len(world.ready("a")) == 3
+
+
+def test_launches_in_flight_are_bounded() -> None:
+    world = simulate(make_spec("a", target_requests=1))
+    world.ask(100)
+    assert len(world.launches) == MAX_LAUNCHING
+
+
+def test_the_standby_serves_alone_goes_for_others_and_is_back_before_the_last_goes() -> None:
+    gpu = make_spec("gpu", scale_down_delay_s=20.0)
+    cpu = make_spec("cpu", min_replicas=1, target_requests=0, scale_down_delay_s=3.0)
+    world = simulate(gpu, cpu, hardware={"gpu": Hardware(start_s=8.0), "cpu": Hardware(start_s=5.0)})
+    world.run_for(7)
+    assert len(world.ready("cpu")) == 1
+    world.ask(10)
+    world.run_for(7)
+    assert (len(world.ready("cpu")), len(world.ready("gpu"))) == (1, 0)
+    world.run_for(10)
+    assert (len(world.running("cpu")), len(world.ready("gpu"))) == (0, 1)
+    world.ask(0)
+    for _ in range(120):
+        world.run_for(0.5)
+        assert world.ready("cpu") or world.ready("gpu"), "nobody is there"
+    assert (len(world.ready("cpu")), len(world.running("gpu"))) == (1, 0)
+
+
+def test_replicas_that_somebody_else_started_count() -> None:
+    world = simulate(make_spec("a", target_requests=10))
+    world.beat(SimReplica("theirs", "a", 0.0, is_hot=True))
+    world.ask(10)
+    assert world.launches == []
+    world.ask(11)
+    assert len(world.launches) == 1
+
+
+def test_a_restarted_autoscaler_adopts_what_runs_and_shrinks_nothing_for_a_full_window() -> None:
+    world = simulate(make_spec("a", target_requests=10, scale_down_delay_s=30.0))
+    world.ask(30)
+    world.run_for(5)
+    names = {one.id for one in world.ready("a")}
+    world.demand = 0
+    world.start_autoscaler()
+    world.run_for(29)
+    assert {one.id for one in world.ready("a")} == names
+    world.run_for(10)
+    assert world.running("a") == []
+
+
+def test_what_nobody_has_recorded_is_stopped() -> None:
+    world = simulate(make_spec("a"))
+    world.replicas["stray"] = SimReplica("stray", "a", 0.0)
+    world.run_for(2)
+    assert world.replicas == {}
+
+
+def test_a_model_that_is_removed_takes_its_replicas_along() -> None:
+    world = simulate(make_spec("a", min_replicas=1))
+    world.run_for(5)
+    assert world.ready("a")
+    world.feed(ModelChanged("m", None))
+    world.run_for(3)
+    assert world.replicas == {}
+    assert "m" not in world.records
+
+
+def test_demand_remembers_its_peak_within_the_window() -> None:
+    demand = Demand()
+    demand.note(5, 100.0)
+    demand.note(50, 100.1)
+    demand.note(2, 101.0)
+    demand.note(1, 110.0)
+    assert (demand.peak(5, 110.0), demand.peak(30, 110.0)) == (2, 50)
+    restarted = Demand(known_since=100.0)
+    restarted.note(1, 105.0)
+    assert restarted.peak(30, 110.0) == math.inf
+    assert restarted.recent(30, 110.0) == 1
+    assert restarted.peak(30, 131.0) == 1
+
+
+# Random worlds ----------------------------------------------------------------------------------------
+
+
+def random_world(seed: int) -> HardwareSimulation:
+    """Two to four specs, some in a group, perhaps a standby; at least one of them can always start."""
+    rng = random.Random(seed)
+    names = "abcd"[: rng.randint(2, 4)]
+    specs = [
+        make_spec(
+            name,
+            target_requests=rng.choice([1, 5, 20]),
+            max_replicas=rng.choice([0, 0, 30, 50]),
+            scale_group=rng.choice(["", "g"]),
+            scale_down_delay_s=rng.choice([5.0, 10.0, 20.0]),
+        )
+        for name in names
+    ]
+    if rng.random() < 0.3:
+        specs.append(make_spec("standby", target_requests=0, min_replicas=1, scale_down_delay_s=3.0))
+    hardware = {
+        spec.name: Hardware(
+            start_s=rng.uniform(0.2, 6.0),
+            stock=rng.choice([0, 1, 1000]),
+            refuses=rng.choice([0.0, 0.3, 1.0]),
+            fails_to_load=rng.choice([0.0, 0.0, 0.5]),
+            crash_after_s=rng.choice([math.inf, math.inf, 20.0]),
+        )
+        for spec in specs
+    }
+    hardware[rng.choice(names)] = Hardware(start_s=rng.uniform(0.2, 6.0))
+    if "standby" in hardware:
+        hardware["standby"] = Hardware(start_s=4.0)
+    return HardwareSimulation(make_model(*specs), hardware, seed)
+
+
+def check_every_spec_had_its_turn(world: HardwareSimulation, demand: int) -> None:
+    """Before any spec is tried a third time in a row without success, every spec was tried."""
+    tries: dict[str, int] = {}
+    for event in world.story:
+        spec = event.subject.partition("/")[2]
+        if event.kind == "ready":
+            return
+        if event.kind == "launched" and spec != "standby":
+            tries[spec] = tries.get(spec, 0) + 1
+    needed = {spec.name: -(-demand // max(spec.target_requests, 1)) for spec in world.model.specs}
+    serving = [spec.name for spec in world.model.specs if spec.target_requests]
+    if any(tries.get(name, 0) > 2 * needed[name] for name in serving):
+        assert all(tries.get(name, 0) for name in serving), f"seed {world.seed}: {tries}"
+
+
+def run_world(seed: int) -> None:
+    world = random_world(seed)
+    rng = random.Random(seed + 1)
+    world.run_for(rng.uniform(0, 3))
+    demand = rng.randint(1, 30)
+    world.ask(demand)
+    has_standby = any(spec.is_standby for spec in world.model.specs)
+    steady = all(one.crash_after_s == math.inf for one in world.hardware.values())
+    world.run_for(120.0)
+    check_every_spec_had_its_turn(world, demand)
+    if steady:
+        assert world.capacity() >= demand, f"seed {seed}: {world.capacity()} of {demand} after 120 s"
+        before = len(world.launches)
+        world.run_for(20.0)
+        late = [spec for _, spec in world.launches[before:]]
+        fine = [
+            spec for spec in late if world.hardware[spec].stock == 1000 and not world.hardware[spec].refuses
+        ]
+        assert not fine, f"seed {seed}: it goes on launching {fine}"
+    if rng.random() < 0.3:
+        world.start_autoscaler()
+    world.ask(0)
+    for _ in range(160):
+        world.run_for(0.5)
+        if has_standby and steady and world.now > 1125.0:
+            ready = any(world.ready(spec.name) for spec in world.model.specs)
+            assert ready, f"seed {seed}: nothing is ready although there is a standby"
+    left = [one.spec for one in world.replicas.values() if one.spec != "standby"]
+    assert not left, f"seed {seed}: {left} still run though nothing is asked for"
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_random_worlds(block: int) -> None:
+    for seed in range(block * 30, block * 30 + 30):
+        run_world(seed)
+
+
+@pytest.mark.slow
+def test_ten_thousand_random_worlds() -> None:
+    for seed in range(1000, 11_000):
+        run_world(seed)
