@@ -29,6 +29,12 @@ class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     tool_calls: tuple[dict[str, Any], ...] | None = None
     tool_call_id: str | None = None
 
+    def text(self) -> str:
+        """What it says, its text parts joined."""
+        if self.content is None or isinstance(self.content, str):
+            return self.content or ""
+        return "".join(part.text for part in self.content if isinstance(part, TextPart))
+
 
 class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool = False

@@ -16,6 +16,7 @@ from schemas.catalog import Model, ResourceProfile
 from schemas.subjects import CATALOG_BUCKET, from_token, to_token
 from services.bus.connection import Bus
 from services.bus.logs import get_logger
+from services.bus.watching import watch_bucket
 
 log = get_logger("catalog")
 
@@ -84,49 +85,22 @@ async def watch(
 
     `caught_up` is set when everything that was there at the start has been told.
     """
-    known: dict[str, bytes] = {}
-    while True:
-        try:
-            bucket = await bus.jetstream.key_value(CATALOG_BUCKET)
-            watcher = await bucket.watchall()
-            seen: set[str] = set()
-            is_initial = True
-            async for entry in watcher:
-                if entry is None:  # end of what was there already
-                    for key in known.keys() - seen:
-                        del known[key]
-                        changed(from_token(key), None)
-                    is_initial = False
-                    if caught_up is not None:
-                        caught_up.set()
-                    continue
-                if _is_note(entry.key):
-                    if noted is not None:
-                        kind, name = entry.key.split(".", 1)
-                        noted(kind, from_token(name), (entry.operation is None and entry.value) or b"")
-                    continue
-                if is_initial:
-                    seen.add(entry.key)
-                _take(entry.key, entry.value, entry.operation, known, changed)
-        except (nats.errors.Error, JetStreamError, TimeoutError) as error:
-            log.warning("catalog.not_read", error=str(error) or type(error).__name__)
-            await asyncio.sleep(0.5)
+
+    def take(key: str, value: bytes) -> None:
+        if _is_note(key):
+            if noted is not None:
+                kind, name = key.split(".", 1)
+                noted(kind, from_token(name), value)
+        else:
+            _take_model(from_token(key), value, changed)
+
+    await watch_bucket(bus, CATALOG_BUCKET, take, caught_up)
 
 
-def _take(
-    key: str, value: bytes | None, operation: str | None, known: dict[str, bytes], changed: Changed
-) -> None:
-    name = from_token(key)
-    if operation in ("DEL", "PURGE") or value is None:
-        if known.pop(key, None) is not None:
-            changed(name, None)
-        return
-    if known.get(key) == value:
-        return
+def _take_model(name: str, value: bytes, changed: Changed) -> None:
     try:
-        model = wire.decode(Model, value)
+        model = wire.decode(Model, value) if value else None
     except wire.UnreadableMessage as error:
         log.error("catalog.unreadable", model=name, error=str(error))
         return
-    known[key] = value
     changed(name, model)

@@ -16,6 +16,7 @@ from nats.nuid import NUID
 from services.bus.connection import connect
 from services.bus.discovery import register
 from services.bus.logs import get_logger
+from services.bus.replicas import watch_replicas
 from services.bus.running import exit_with, run_service, until
 from services.bus.settings import BadSetting, BusSettings, read_settings
 from services.bus.streams import declare
@@ -124,6 +125,7 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
             webhooks.deliver(),
             gateway.streams.give_up_overdue(),
             store.watch(bus, gateway.model_changed, gateway.catalog_read, gateway.noted),
+            watch_replicas(bus, gateway.replicas_changed),
             reloading.watch(),
             load_default_mode(gateway),
         )

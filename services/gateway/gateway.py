@@ -18,7 +18,7 @@ from prometheus_client import Counter, Histogram
 from schemas import wire
 from schemas.catalog import Model
 from schemas.discovery import Schema
-from schemas.fleet import CancelAnswer, QueueDepth
+from schemas.fleet import CancelAnswer, ModelReplicas, QueueDepth
 from schemas.job_events import Cancelled, Completed, Expired, Failed, Terminal
 from schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, Job, JobInput, work_units
 from schemas.subjects import ANY, last_name
@@ -75,6 +75,7 @@ class Gateway:
         self.streams = Streams(bus, name)
         self.models: dict[str, Model] = {}
         self.depths: dict[str, QueueDepth] = {}
+        self.replicas: dict[str, ModelReplicas] = {}
         self.workers: dict[str, tuple[Heartbeat, float]] = {}
         self.modes = Modes(self.models)
         self.schemas: dict[str, Schema] = {}
@@ -101,6 +102,13 @@ class Gateway:
             self.depths.pop(name, None)
         else:
             self.models[name] = model
+
+    def replicas_changed(self, model: str, replicas: ModelReplicas | None) -> None:
+        """The autoscaler has recorded something new."""
+        if replicas is not None:
+            self.replicas[model] = replicas
+        else:
+            self.replicas.pop(model, None)
 
     def noted(self, kind: str, name: str, content: bytes) -> None:
         """A note in the catalog: a model's schema, or the current mode."""

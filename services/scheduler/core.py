@@ -15,18 +15,17 @@ No NATS, no clock, no randomness here: `now` is an argument, in seconds since 19
 from typing import assert_never
 
 from schemas.fleet import PlatformEvent
-from schemas.job_events import Cancelled, Ending, Expired, Failed, FailureKind, Timings
 from schemas.workers import HEARTBEAT_INTERVAL_S, Accepted, Finished, Heartbeat, RunningJob
 from services.scheduler.commands import (
     Acknowledge,
     CancelOnWorker,
     CheckResult,
     Command,
-    EndJob,
     Probe,
     Record,
 )
 from services.scheduler.dispatch import Dispatcher
+from services.scheduler.endings import Endings
 from services.scheduler.estimates import Estimates
 from services.scheduler.events import (
     AssignmentAnswered,
@@ -37,6 +36,7 @@ from services.scheduler.events import (
     JobArrived,
     JobFinished,
     ModelChanged,
+    ReplicasChanged,
     ResultChecked,
     Settled,
     Ticked,
@@ -68,6 +68,7 @@ class Scheduler:
         self.dispatcher = Dispatcher(self.ledger, self.fleet, self.estimates)
         self.dispatcher.term = term
         self.term = term
+        self.endings = Endings(self.ledger, term)
         self.is_settling = True
         self._early_cancels: dict[str, float] = {}
         self._claims: dict[str, tuple[str, RunningJob]] = {}
@@ -96,6 +97,9 @@ class Scheduler:
                 return self._checked(event, now)
             case ModelChanged():
                 return self._model_changed(event, now)
+            case ReplicasChanged():
+                self.forecast.replicas_changed(event.model, event.replicas)
+                return []
             case Settled():
                 self.is_settling = False
                 return self._dispatch_all(now)
@@ -136,17 +140,17 @@ class Scheduler:
         record = self.ledger.add(job, event.handle, event.sequence, now)
         if job.id in self._early_cancels:
             del self._early_cancels[job.id]
-            return self._end_cancelled(record, now)
+            return self.endings.cancelled(record, now)
         claim = self._claims.pop(job.id, None)
         if claim is not None and claim[0] in self.fleet.workers:
             self._adopt(record, self.fleet.workers[claim[0]], claim[1], now)
             return []
         if job.model not in self.dispatcher.models and not self.is_settling:
-            return self._fail(record, "impossible", f"there is no model {job.model!r}", now)
+            return self.endings.failed(record, "impossible", f"there is no model {job.model!r}", now)
         commands = self._dispatch(job.model, now)
         if record.status == "queued" and job.wants_events:
             place = len(self.ledger.queue(job.model).waiting) - 1
-            commands.append(self.forecast.position(record, place))
+            commands += self.forecast.position(record, place, now)
         return commands
 
     def _adopt(self, record: JobRecord, worker: Worker, running: RunningJob, now: float) -> None:
@@ -232,7 +236,7 @@ class Scheduler:
         """Return a job that no worker has taken to its place in the queue, and place it again."""
         self._release_elsewhere(record)
         if record.is_cancelled:
-            return self._end_cancelled(record, now)
+            return self.endings.cancelled(record, now)
         self.ledger.requeue(record)
         return self._dispatch(record.job.model, now)
 
@@ -249,7 +253,7 @@ class Scheduler:
                 model=record.job.model,
                 worker=worker,
             )
-            return [*self._fail(record, "worker_lost", message, now), Record(event)]
+            return [*self.endings.failed(record, "worker_lost", message, now), Record(event)]
         return self._take_back(record, now)
 
     def _cancel(self, job: str, now: float) -> list[Command]:
@@ -262,33 +266,8 @@ class Scheduler:
             return []
         record.is_cancelled = True
         if record.status == "queued":
-            return self._end_cancelled(record, now)
+            return self.endings.cancelled(record, now)
         return [CancelOnWorker(record.worker, job, record.attempt)]
-
-    def _end_cancelled(self, record: JobRecord, now: float) -> list[Command]:
-        event = Cancelled(**self._ending(record, now))
-        self.ledger.end(record, "cancelled")
-        return [EndJob(record.job, record.handle, event)]
-
-    def _fail(self, record: JobRecord, kind: FailureKind, message: str, now: float) -> list[Command]:
-        event = Failed(**self._ending(record, now), kind=kind, message=message)
-        self.ledger.end(record, "failed")
-        return [EndJob(record.job, record.handle, event)]
-
-    def _ending(self, record: JobRecord, now: float) -> Ending:
-        job = record.job
-        return {
-            "term": self.term,
-            "attempt": record.attempt,
-            "job": job.id,
-            "model": job.model,
-            "created_at": job.created_at,
-            "finished_at": now,
-            "timings": Timings(queued_s=round(max(now - job.created_at, 0.0), 4)),
-            "fingerprint": job.fingerprint,
-            "webhook": job.webhook,
-            "tenant": job.tenant,
-        }
 
     def _checked(self, event: ResultChecked, now: float) -> list[Command]:
         record = self.ledger.records.get(event.job)
@@ -372,18 +351,16 @@ class Scheduler:
             return []
         message = f"the model {event.name!r} was removed from the configuration"
         waiting = [self.ledger.records[job] for job in queue.waiting.first(len(queue.waiting))]
-        return [c for r in waiting if r.job.spec is None for c in self._fail(r, "impossible", message, now)]
+        return [
+            c for r in waiting if r.job.spec is None for c in self.endings.failed(r, "impossible", message, now)
+        ]
 
     # Time -----------------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> list[Command]:
         commands: list[Command] = []
         for record in self.ledger.overdue(now):
-            waited = now - record.job.created_at
-            message = f"no worker could start it within {waited:.0f} s"
-            event = Expired(**self._ending(record, now), message=message)
-            self.ledger.end(record, "expired")
-            commands.append(EndJob(record.job, record.handle, event))
+            commands += self.endings.expired(record, now)
         for worker in list(self.fleet.workers.values()):
             silent_s = now - worker.seen_at
             if silent_s > GONE_S:
@@ -394,7 +371,7 @@ class Scheduler:
         if self.is_settling:
             return commands
         for record, reason in self.forecast.hopeless(now):
-            commands += self._fail(record, "impossible", reason, now)
+            commands += self.endings.failed(record, "impossible", reason, now)
         self.dispatcher.tidy()
         commands += self._dispatch_all(now)
         return commands + self.forecast.positions(self.ledger.waiting_queues(), now) + self.forecast.depths(now)

@@ -11,13 +11,14 @@ has room, so every worker is scored. Then
   new is sent before this model had its turn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from schemas.catalog import Model, Spec
 from schemas.fleet import Explanation, PlatformEvent
 from schemas.jobs import Job, work_units
 from schemas.workers import Assignment
+from services.scheduler.balance import Balancer, Ready, is_plain
 from services.scheduler.commands import Assign, Command, LoadOnWorker, Record
 from services.scheduler.estimates import Estimates
 from services.scheduler.fleet import Fleet, Held, Worker
@@ -45,6 +46,7 @@ class Dispatcher:
         self.models: dict[str, Model] = {}
         self.term = 0
         self._retired: set[str] = set()
+        self._balancer = Balancer()
 
     def remove(self, name: str) -> None:
         """A model is gone from the catalog; one whose jobs brought their spec along stays until they ended."""
@@ -72,9 +74,10 @@ class Dispatcher:
         if queue is None or model is None:
             return commands
         specs = {spec.name: spec for spec in model.specs}
+        choose = self._ready_replica if is_plain(model) else self._balanced_replica
         while (first := queue.waiting.peek()) is not None:
             record = self.ledger.records[first]
-            found = self._ready_replica(name, specs, record, now)
+            found = choose(model, specs, record, now)
             if found is None:
                 break
             worker, spec = found
@@ -85,27 +88,42 @@ class Dispatcher:
         return commands
 
     def _ready_replica(
-        self, name: str, specs: Mapping[str, Spec], record: JobRecord, now: float
+        self, model: Model, specs: Mapping[str, Spec], record: JobRecord, now: float
     ) -> tuple[Worker, Spec] | None:
         """The least loaded replica with room; loading ones count only where none is hot."""
-        adapter = record.job.adapter
         loading: tuple[Worker, Spec] | None = None
         has_hot = False
+        for replica, is_hot in self._replicas(model.name, specs, record, now):
+            has_hot = has_hot or is_hot
+            if not replica.can_serve:
+                continue
+            if is_hot:
+                return replica.worker, replica.spec
+            loading = loading or (replica.worker, replica.spec)
+        return None if has_hot else loading
+
+    def _balanced_replica(
+        self, model: Model, specs: Mapping[str, Spec], record: JobRecord, now: float
+    ) -> tuple[Worker, Spec] | None:
+        """The replica that targets, standbys and prefixes say (balance.py); as above for loading ones."""
+        found = list(self._replicas(model.name, specs, record, now))
+        ready = [replica for replica, is_hot in found if is_hot]
+        chosen = self._balancer.choose(model, record.job, ready or [replica for replica, _ in found])
+        return (chosen.worker, chosen.spec) if chosen is not None else None
+
+    def _replicas(
+        self, name: str, specs: Mapping[str, Spec], record: JobRecord, now: float
+    ) -> Iterator[tuple[Ready, bool]]:
+        """Replicas that may take a job of the model, least loaded first, and whether they are hot."""
         for worker in self.fleet.replicas(name).by_load():
             resident = worker.residents.get(name)
             is_hot = resident is not None and resident.tier == "hot"
             holder = resident if is_hot else worker.ordered.get(name) or resident
             spec = specs.get(holder.spec) if holder is not None else None
-            if spec is None or not worker.is_open or not has_adapter(spec, adapter):
+            if spec is None or not worker.is_open or not has_adapter(spec, record.job.adapter):
                 continue
-            has_hot = has_hot or is_hot
             usable = worker.reserved_for in ("", name) and not record.avoids(worker.id, now)
-            if not usable or not worker.has_room(name, spec):
-                continue
-            if is_hot:
-                return worker, spec
-            loading = loading or (worker, spec)
-        return None if has_hot else loading
+            yield Ready(worker, spec, usable and worker.has_room(name, spec)), is_hot
 
     def _assign_hot(self, record: JobRecord, worker: Worker, spec: Spec, now: float) -> Command:
         units = work_units(record.job.input)

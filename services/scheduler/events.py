@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from schemas.catalog import Model
+from schemas.fleet import ModelReplicas
 from schemas.jobs import Job
 from schemas.workers import AssignmentAnswer, Finished, Heartbeat
 
@@ -75,6 +76,14 @@ class ModelChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicasChanged:
+    """What the autoscaler has recorded of a model; None: nothing any more."""
+
+    model: str
+    replicas: ModelReplicas | None
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """Everything that was there before this scheduler took office is known: start placing."""
 
@@ -94,6 +103,7 @@ Event = (
     | CancelRequested
     | ResultChecked
     | ModelChanged
+    | ReplicasChanged
     | Settled
     | Ticked
 )

@@ -5,7 +5,8 @@ Pure, like the core whose books it reads. `now` is in seconds since 1970.
 
 import msgspec
 
-from schemas.job_events import Queued
+from schemas.fleet import ModelReplicas
+from schemas.job_events import Provisioning, Queued
 from services.scheduler.commands import Command, Notify, PublishDepth
 from services.scheduler.dispatch import Dispatcher
 from services.scheduler.ledger import ModelQueue
@@ -32,12 +33,39 @@ class Forecast:
         self._fleet = dispatcher.fleet
         self._impossible: dict[str, tuple[float, str]] = {}
         self._notified_at = now
+        self._launched: dict[str, ModelReplicas] = {}
 
-    def eta_s(self, model: str, position: int) -> float | None:
-        """Predicted seconds until the job at this position starts; None without any replica."""
+    def replicas_changed(self, model: str, replicas: ModelReplicas | None) -> None:
+        """The autoscaler has recorded something new."""
+        if replicas is not None:
+            self._launched[model] = replicas
+        else:
+            self._launched.pop(model, None)
+
+    def _start_eta_s(self, model: str, now: float) -> float | None:
+        """Seconds until a replica that is being launched is ready, from measured starts; None if unknown."""
+        launched = self._launched.get(model)
+        if launched is None:
+            return None
+        start_s = {spec.spec: spec.start_s for spec in launched.specs if spec.start_s is not None}
+        under_way = [
+            max(replica.launched_at + start_s[replica.spec] - now, 0.0)
+            for replica in launched.replicas
+            if replica.phase in ("launching", "starting") and replica.spec in start_s
+        ]
+        seconds = under_way or list(start_s.values())
+        return round(min(seconds), 3) if seconds else None
+
+    def _is_provisioned(self, model: str) -> bool:
+        """Whether somebody launches replicas for the model when it needs some."""
+        found = self._dispatcher.models.get(model)
+        return found is not None and any(spec.launcher for spec in found.specs)
+
+    def eta_s(self, model: str, position: int, now: float) -> float | None:
+        """Predicted seconds until the job at this position starts; None where nothing is known of it."""
         replicas = list(self._fleet.replicas(model).by_load())
         if not replicas:
-            return None
+            return self._start_eta_s(model, now)
         held = [held for worker in replicas for held in worker.held.values() if held.model == model]
         mean_run_s = sum(one.run_s for one in held) / len(held) if held else 0.0
         slots = sum(
@@ -47,9 +75,24 @@ class Forecast:
         )
         return round((position + 1) * mean_run_s / max(slots, 1), 3)
 
-    def position(self, record: JobRecord, place: int) -> Command:
+    def position(self, record: JobRecord, place: int, now: float) -> list[Command]:
         """What a waiting job's watchers hear."""
-        return Notify(record.job, Queued(position=place, eta_s=self.eta_s(record.job.model, place)))
+        model = record.job.model
+        eta_s = self.eta_s(model, place, now)
+        queued: list[Command] = [Notify(record.job, Queued(position=place, eta_s=eta_s))]
+        if not len(self._fleet.replicas(model)) and self._is_provisioned(model):
+            queued.append(Notify(record.job, Provisioning(reason=self._why_waiting(model), eta_s=eta_s)))
+        return queued
+
+    def _why_waiting(self, model: str) -> str:
+        launched = self._launched.get(model)
+        replicas = launched.replicas if launched is not None else ()
+        starting = sorted({one.spec for one in replicas if one.phase in ("launching", "starting")})
+        if starting:
+            return f"no replica is ready; starting: {', '.join(starting)}"
+        conditions = [spec for spec in (launched.specs if launched is not None else ()) if spec.condition]
+        last = "; ".join(f"{spec.spec}: {spec.condition.reason}" for spec in conditions if spec.condition)
+        return f"no replica is ready ({last})" if last else "no replica is ready"
 
     def positions(self, queues: list[ModelQueue], now: float) -> list[Command]:
         """Tell those who wait where they stand, once in `NOTIFY_EVERY_S`."""
@@ -57,10 +100,11 @@ class Forecast:
             return []
         self._notified_at = now
         return [
-            self.position(record, place)
+            command
             for queue in queues
             for place, job in enumerate(queue.waiting.first(NOTIFIED_JOBS))
             if (record := self._ledger.records[job]).job.wants_events
+            for command in self.position(record, place, now)
         ]
 
     def hopeless(self, now: float) -> list[tuple[JobRecord, str]]:
@@ -92,7 +136,7 @@ class Forecast:
                 queue.is_changed, queue.published_at = False, now
                 depth = msgspec.structs.replace(
                     self._ledger.depth(queue, now, QUEUE_LIMIT),
-                    eta_s=self.eta_s(name, len(queue.waiting)),
+                    eta_s=self.eta_s(name, len(queue.waiting), now),
                     best_s=self._best_s(name),
                     impossible=self._impossible.get(name, (0.0, ""))[1],
                 )

@@ -192,6 +192,8 @@ def why_impossible(workers: Iterable[Worker], model: Model) -> str:
     """What every worker lacks for every spec of the model, in words; "" when one could run it."""
     reasons: list[str] = []
     for spec in model.specs:
+        if spec.launcher:
+            return ""
         needed = memory_needed_bytes(spec)
         having = [worker for worker in workers if spec.engine in worker.facts.engines]
         if any(worker.can_run(model.name, spec) for worker in having):

@@ -21,13 +21,14 @@ from prometheus_client import Counter, Histogram
 
 from schemas import wire
 from schemas.catalog import Model
-from schemas.fleet import CancelAnswer, JobQuery, JobsQuery
+from schemas.fleet import CancelAnswer, JobQuery, JobsQuery, ModelReplicas
 from schemas.subjects import ANY, from_token, last_name
 from schemas.workers import AssignmentAnswer, Done, Finished, Heartbeat, JobCommand, ModelCommand
 from services.bus.connection import Bus, BusError, NobodyThere
 from services.bus.discovery import register
 from services.bus.leases import Lease, hold
 from services.bus.logs import get_logger
+from services.bus.replicas import watch_replicas
 from services.bus.results import find_result, last_endings, publish_terminal
 from services.bus.running import until
 from services.bus.telemetry import counter, gauge, histogram
@@ -55,6 +56,7 @@ from services.scheduler.events import (
     JobArrived,
     JobFinished,
     ModelChanged,
+    ReplicasChanged,
     ResultChecked,
     Settled,
     Ticked,
@@ -139,6 +141,7 @@ class SchedulerService:
                 self._tick(),
                 self._settle(),
                 store.watch(self.bus, self._model_changed),
+                watch_replicas(self.bus, self._replicas_changed),
             )
         finally:
             self.bus.on_reconnect.remove(self._feed.reopen)
@@ -208,6 +211,9 @@ class SchedulerService:
 
     def _model_changed(self, name: str, model: Model | None) -> None:
         self._put(ModelChanged(name, model))
+
+    def _replicas_changed(self, model: str, replicas: ModelReplicas | None) -> None:
+        self._put(ReplicasChanged(model, replicas))
 
     def _on_question(self, message: Msg) -> None:
         """What people and gateways ask: job, jobs, explain, ping."""

@@ -5,22 +5,45 @@ from litestar import Response, get
 from litestar.datastructures import State
 from litestar.response import Redirect
 
-from schemas.catalog import Model
-from schemas.fleet import QueueDepth
+from schemas.catalog import Model, Spec
+from schemas.fleet import Condition, ModelReplicas, QueueDepth, Replica, SpecReplicas
 from schemas.workers import Heartbeat, Tier
 from services.bus.telemetry import exposition
 from services.gateway.gateway import Gateway
 from services.gateway.http import json_answer
 
 
+class FleetSpec(msgspec.Struct, frozen=True):
+    """One spec, how many replicas of it are wanted and are there, and why not more.
+
+    condition: what went wrong last; None while nothing is wrong. start_s: measured, from launch to ready.
+    """
+
+    name: str
+    engine: str
+    profile: str
+    launcher: str
+    target_requests: int
+    min_replicas: int
+    max_replicas: int | None
+    running: int
+    desired: int = 0
+    ready: int = 0
+    starting: int = 0
+    draining: int = 0
+    start_s: float | None = None
+    condition: Condition | None = None
+
+
 class FleetModel(msgspec.Struct, frozen=True):
-    """A model, its queue, and the workers that have it, by tier."""
+    """A model, its queue, its specs, and the workers that have it, by tier. replicas: the launched ones."""
 
     name: str
     features: tuple[str, ...]
-    specs: tuple[str, ...]
+    specs: tuple[FleetSpec, ...]
     queue: QueueDepth
     workers: dict[str, Tier]
+    replicas: tuple[Replica, ...]
 
 
 class Fleet(msgspec.Struct, frozen=True):
@@ -44,8 +67,31 @@ def _model(gateway: Gateway, workers: list[Heartbeat], model: Model) -> FleetMod
         if resident.model == model.name
     }
     depth = gateway.depths.get(model.name) or QueueDepth(model.name, 0, 0)
-    specs = tuple(spec.name for spec in model.specs)
-    return FleetModel(model.name, model.features, specs, depth, tiers)
+    recorded = gateway.replicas.get(model.name)
+    specs = tuple(_spec(spec, depth, recorded) for spec in model.specs)
+    replicas = recorded.replicas if recorded is not None else ()
+    return FleetModel(model.name, model.features, specs, depth, tiers, replicas)
+
+
+def _spec(spec: Spec, depth: QueueDepth, recorded: ModelReplicas | None) -> FleetSpec:
+    found = recorded.specs if recorded is not None else ()
+    seen = next((one for one in found if one.spec == spec.name), SpecReplicas(spec.name, 0, 0))
+    return FleetSpec(
+        name=spec.name,
+        engine=spec.engine,
+        profile=f"{spec.profile}:{spec.profile_count}" if spec.profile else "",
+        launcher=spec.launcher or "static",
+        target_requests=spec.target_requests,
+        min_replicas=spec.min_replicas,
+        max_replicas=spec.max_replicas or None,
+        running=depth.by_spec.get(spec.name, 0),
+        desired=seen.desired,
+        ready=seen.ready,
+        starting=seen.starting,
+        draining=seen.draining,
+        start_s=seen.start_s,
+        condition=seen.condition,
+    )
 
 
 @get("/health/live", summary="The process answers")

@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import Histogram
 
 from schemas import wire
-from schemas.job_events import Completed, Delta, Queued, Terminal, TextOutput
+from schemas.job_events import Assigned, Completed, Delta, Queued, Terminal, TextOutput
 from schemas.jobs import Job
 from schemas.openai import (
     ChatChoice,
@@ -138,7 +138,8 @@ Chunks = _ChatChunks | _TextChunks
 
 async def _stream(gateway: Gateway, exchange: Exchange, job: Job, chunks: Chunks) -> None:
     gateway.check_admission(job, impossible_status=503)
-    await exchange.stream(gateway, _events(gateway, job, chunks), job_headers(job))
+    headers = job_headers(job)
+    await exchange.stream(gateway, _events(gateway, job, chunks, headers), headers)
 
 
 @cache
@@ -146,8 +147,11 @@ def _time_to_first_token(model: str) -> Histogram:
     return TTFT.labels(model)
 
 
-async def _events(gateway: Gateway, job: Job, chunks: Chunks) -> AsyncGenerator[bytes]:
-    """The SSE body. A client that goes away closes this generator, which cancels the job."""
+async def _events(gateway: Gateway, job: Job, chunks: Chunks, headers: dict[str, str]) -> AsyncGenerator[bytes]:
+    """The SSE body; `headers` go out with its first chunk.
+
+    A client that goes away closes this generator, which cancels the job.
+    """
     last = Queued(position=0)
     has_text = is_begun = False
     with watched(gateway, job) as watcher:
@@ -158,6 +162,8 @@ async def _events(gateway: Gateway, job: Job, chunks: Chunks) -> AsyncGenerator[
                     yield waiting_comment(last)
                 case (Queued() as last, _):
                     pass
+                case (Assigned(spec=spec), _):
+                    headers["x-stoker-spec"] = spec
                 case (Delta(text=text), _):
                     if not has_text:
                         has_text = is_begun = True
