@@ -17,7 +17,18 @@ from services.gateway.gateway import Gateway
 from services.gateway.http import MAX_BODY_BYTES, ClientGone
 from services.gateway.openapi import describe
 from services.gateway.problems import RequestError, answer_body
-from services.gateway.routes import discovery, embeddings, fleet, images, jobs, models, modes, superres, text
+from services.gateway.routes import (
+    discovery,
+    embeddings,
+    events,
+    fleet,
+    images,
+    jobs,
+    models,
+    modes,
+    superres,
+    text,
+)
 
 log = get_logger("http")
 
@@ -76,7 +87,7 @@ def with_header_limit(app: ASGIApp) -> ASGIApp:
 
 
 def create_app(gateway: Gateway) -> Litestar:
-    groups = (models, text, embeddings, images, jobs, fleet, modes, superres, discovery)
+    groups = (models, text, embeddings, images, jobs, fleet, events, modes, superres, discovery)
     app = Litestar(
         route_handlers=[route for group in groups for route in group.ROUTES],
         state=State({"gateway": gateway}),

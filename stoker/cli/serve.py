@@ -2,10 +2,12 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
 
+from schemas.catalog import Spec
 from services.bus.connection import CannotConnect
 from services.bus.embedded import EmbeddedServerError
 from services.bus.settings import BadSetting
@@ -62,15 +64,53 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Files or folders.")]
     """Read a configuration and say what it means, or what is wrong with it."""
     configuration = read_configuration(paths)
     if json:
-        print_json({"models": configuration.models, "workers": configuration.workers})
+        print_json(
+            {
+                "models": configuration.models,
+                "profiles": configuration.profiles,
+                "workers": configuration.workers,
+                "warnings": configuration.warnings,
+            }
+        )
         return
+    for warning in configuration.warnings:
+        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True, highlight=False)
     for model in configuration.models:
+        console.print(f"model [bold]{model.name}[/]: {', '.join(model.features)}", highlight=False)
         for spec in model.specs:
-            size = f", {spec.size_bytes / 1e6:.1f} MB" if spec.size_bytes else ""
-            console.print(f"model [bold]{model.name}[/]: {spec.engine}, {spec.url or 'no weights'}{size}")
+            effective = yaml.safe_dump(
+                [_effective(spec)], sort_keys=False, default_flow_style=False, width=1000
+            )
+            console.print("  " + effective.rstrip().replace("\n", "\n  "), markup=False, soft_wrap=True)
+    for profile in configuration.profiles:
+        inventory = f", {profile.inventory} units" if profile.inventory is not None else ""
+        console.print(f"profile [bold]{profile.name}[/]: {profile.launcher}{inventory}")
     for worker in configuration.workers:
         memory = f", {worker.memory}" if worker.memory else ""
         console.print(f"workers: {worker.count} of profile {worker.profile}{memory}")
+
+
+def _effective(spec: Spec) -> dict[str, Any]:
+    """A spec as it is after everything was merged, in the words of a `kind: Model` document."""
+    written: dict[str, Any] = {
+        "spec": spec.name,
+        "engine": spec.engine,
+        "url": spec.url,
+        "size": f"{spec.size_bytes / 1e6:.1f} MB" if spec.size_bytes else "",
+        "args": list(spec.args),
+        "env": dict(spec.env),
+        "options": dict(spec.options),
+        "resourceProfile": f"{spec.profile}:{spec.profile_count}" if spec.profile else "",
+        "launcher": spec.launcher,
+        "minReplicas": spec.min_replicas,
+        "maxReplicas": spec.max_replicas,
+        "simultaneousScaleUpGroup": spec.scale_group,
+        "adapters": [adapter.name for adapter in spec.adapters],
+    }
+    shown = {key: value for key, value in written.items() if value}
+    if spec.profile:
+        shown |= {"targetRequests": spec.target_requests, "scaleDownDelaySeconds": spec.scale_down_delay_s}
+    return shown
 
 
 _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

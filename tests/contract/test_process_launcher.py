@@ -1,0 +1,71 @@
+"""Workers as processes of this machine."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from schemas.catalog import ResourceProfile
+from services.autoscaler.launchers.base import LaunchError
+from services.autoscaler.launchers.process import REPLICA, ProcessLauncher
+from tests.contract.launcher_conformance import LauncherConformance, order, until
+
+PROFILE = ResourceProfile("cpu", "process")
+
+
+def process_of(replica: str) -> psutil.Process:
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(REPLICA) == replica and os.getsid(process.pid) == process.pid:
+                return process
+        except (psutil.Error, OSError):
+            continue
+    raise AssertionError(f"no process of {replica}")
+
+
+class TestProcessLauncher(LauncherConformance):
+    profile = PROFILE
+
+    @pytest.fixture(autouse=True)
+    def _fixtures(self, tmp_path: Path) -> None:
+        self.make = lambda: ProcessLauncher(f"test-{tmp_path.name}-{os.getpid()}", tmp_path)
+
+        async def end(replica: str) -> None:
+            process_of(replica).send_signal(signal.SIGKILL)
+
+        self.end = end
+
+    async def test_the_reason_of_an_end_is_the_tail_of_its_log(self) -> None:
+        launcher = self.make()
+        wrong = order("r-6", PROFILE)
+        wrong.env["STOKER_GIVE_UP_S"] = "soon"
+        await launcher.launch(wrong)
+        seen = await until(launcher, lambda seen: seen["r-6"].state == "ended", 60)
+        assert "status" in seen["r-6"].message
+        assert "give_up_s" in seen["r-6"].message
+        await launcher.stop("r-6", 0.0)
+
+    async def test_an_interpreter_that_is_not_there_is_said(self) -> None:
+        nowhere = ResourceProfile("cpu", "process", interpreter="/nowhere/python")
+        with pytest.raises(LaunchError, match="/nowhere/python: No such file"):
+            await self.make().launch(order("r-7", nowhere))
+
+    async def test_one_that_does_not_stop_is_ended_with_its_whole_session(self, tmp_path: Path) -> None:
+        stubborn = tmp_path / "python"
+        stubborn.write_text("#!/bin/sh\ntrap '' TERM\nsleep 1000 & \nwhile :; do sleep 0.1; done\n")
+        stubborn.chmod(0o755)
+        launcher = self.make()
+        await launcher.launch(order("r-8", ResourceProfile("cpu", "process", interpreter=str(stubborn))))
+        process = process_of("r-8")
+        while not process.children():
+            await asyncio.sleep(0.02)
+        children = process.children()
+        await launcher.stop("r-8", 0.3)
+        await until(launcher, lambda seen: seen["r-8"].state == "ended")
+        await launcher.stop("r-8", 0.0)
+        gone, alive = psutil.wait_procs(children, 5)
+        assert gone
+        assert not alive
