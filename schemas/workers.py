@@ -137,7 +137,10 @@ class ResidentModel(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the runner process takes, as torch and the system measure it; GPU fields None without a GPU."""
+    """What the runner process takes, as torch and the system measure it; GPU fields None without a GPU.
+
+    engine: figures that an engine has of itself, such as requests_waiting of vLLM.
+    """
 
     cpu_percent: float = 0.0
     rss_bytes: int = 0
@@ -146,6 +149,7 @@ class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
     gpu_total_bytes: int | None = None
     gpu_used_bytes: int | None = None
     gpu_utilization_percent: float | None = None
+    engine: dict[str, float] = {}
 
 
 class RunningJob(msgspec.Struct, frozen=True):

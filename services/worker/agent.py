@@ -51,6 +51,7 @@ from services.worker.runner_messages import (
     ImagesDone,
     Loaded,
     LoadFailed,
+    LoadProgress,
     Message,
     PreviewImage,
     Run,
@@ -282,6 +283,8 @@ class Agent:
                     self.endings.stopped(attempt)
             case Loaded() | LoadFailed():
                 self.loader.take(message)
+            case LoadProgress():
+                self.loader.progressed(message.model, message.percent)
             case Usage():
                 self.heartbeats.resources = message.resources
             case Described():

@@ -149,7 +149,7 @@ class Loader:
             path = await self._fetch(model, spec.url)
             loras = await self.fetch_all(model, spec.loras)
             adapters = await self.fetch_all(model, spec.adapters)
-            load = Load(key, spec.engine, str(path), spec.options, adapters, loras)
+            load = Load(key, spec.engine, str(path), spec.options, adapters, loras, spec.args, spec.env)
             began_as = self.cache.tier(key)
             if began_as != "hot":
                 needed = spec.memory_bytes or int(size_bytes(path) * MEMORY_PER_FILE_BYTE)
@@ -277,6 +277,12 @@ class Loader:
         else:
             kind = OutOfMemory if message.is_out_of_memory else LoadError
             answer.set_exception(kind(message.reason))
+
+    def progressed(self, key: str, percent: float) -> None:
+        """An engine downloads what it loads."""
+        for model, specs in self._specs.items():
+            if any(weights_key(model, spec) == key for spec in specs.values()):
+                self._report(model, percent)
 
     def runner_died(self) -> None:
         """Nothing is in memory any more; loads under way fail."""

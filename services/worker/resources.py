@@ -11,12 +11,12 @@ _process = psutil.Process()
 _process.cpu_percent()  # the first call only starts the clock
 
 
-def measure() -> Resources:
-    """Processor, memory, and the GPU where torch is loaded and sees one."""
+def measure(engine: dict[str, float] | None = None) -> Resources:
+    """Processor, memory, the GPU where torch is loaded and sees one, and an engine's own figures."""
     torch: Any = sys.modules.get("torch")
     cpu, rss = _process.cpu_percent(), int(_process.memory_info().rss)
     if torch is None or not torch.cuda.is_available():
-        return Resources(cpu, rss)
+        return Resources(cpu, rss, engine=engine or {})
     free, total = torch.cuda.mem_get_info()
     try:
         utilization = float(torch.cuda.utilization())
@@ -30,4 +30,5 @@ def measure() -> Resources:
         gpu_total_bytes=total,
         gpu_used_bytes=total - free,
         gpu_utilization_percent=utilization,
+        engine=engine or {},
     )

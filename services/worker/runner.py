@@ -27,6 +27,7 @@ from services.worker.engines.base import (
     Engine,
     EngineError,
     Images,
+    Measured,
     ModelFiles,
     Request,
     RunOutput,
@@ -44,6 +45,7 @@ from services.worker.runner_messages import (
     Load,
     Loaded,
     LoadFailed,
+    LoadProgress,
     Message,
     Prepare,
     PreviewImage,
@@ -65,6 +67,7 @@ from services.worker.runner_messages import (
 )
 
 MAX_REASON_CHARS = 500
+FIGURES_EVERY_S = 1.0
 USAGE_DELAY_S = 0.2
 """Loads and runs within this time share one report of what the process takes."""
 
@@ -192,7 +195,15 @@ class Runner:
 
     async def _load(self, message: Load) -> None:
         model = message.model
-        files = ModelFiles(model, Path(message.path), message.options, message.adapters)
+        files = ModelFiles(
+            model,
+            Path(message.path),
+            message.options,
+            message.adapters,
+            message.args,
+            message.env,
+            lambda percent: self._outbox.put(LoadProgress(model, percent)),
+        )
         began = time.perf_counter()
         skipped: tuple[str, ...] = ()
         try:
@@ -232,7 +243,17 @@ class Runner:
 
     def _tell_usage(self) -> None:
         self._usage = None
-        self._outbox.put(Usage(measure()))
+        self._own(self._measure())
+
+    async def _measure(self) -> None:
+        figures: dict[str, float] = {}
+        for engine in self._engines.values():
+            if isinstance(engine, Measured):
+                figures |= await engine.metrics()
+        self._outbox.put(Usage(measure(figures)))
+        if figures:  # they change by themselves
+            await asyncio.sleep(FIGURES_EVERY_S)
+            self._report_usage()
 
     async def _unload(self, message: Unload) -> None:
         engine = self._engine_of.get(message.model)

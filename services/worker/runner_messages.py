@@ -36,7 +36,10 @@ class Describe(Message, frozen=True):
 
 
 class Load(Message, frozen=True):
-    """Bring weights into device memory, unless they are there, and attach these LoRAs. model: their key."""
+    """Bring weights into device memory, unless they are there, and attach these LoRAs. model: their key.
+
+    args, env: for the engine's own server, verbatim.
+    """
 
     model: str
     engine: str
@@ -44,6 +47,8 @@ class Load(Message, frozen=True):
     options: dict[str, Any]
     adapters: tuple[Adapter, ...] = ()
     loras: tuple[Adapter, ...] = ()
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
 
 
 class Unpark(Message, frozen=True):
@@ -99,6 +104,13 @@ class Loaded(Message, frozen=True):
     load_s: float
     can_park: bool
     skipped: tuple[str, ...] = ()
+
+
+class LoadProgress(Message, frozen=True):
+    """How far the download for a load is, 0 to 100."""
+
+    model: str
+    percent: float
 
 
 class Described(Message, frozen=True):
@@ -174,7 +186,8 @@ class RunCancelled(Message, frozen=True):
 
 
 FromRunner = (
-    Ready | Loaded | Unloaded | LoadFailed | Described | Usage | Text | Step | PreviewImage | TextDone
+    Ready | Loaded | LoadProgress | Unloaded | LoadFailed | Described | Usage | Text | Step | PreviewImage |
+    TextDone
     | ImagesDone | RunFailed | RunCancelled
 )  # fmt: skip
 

@@ -1,6 +1,5 @@
 """Looking at a running system: models, workers, jobs, explain, top, doctor."""
 
-import importlib.util
 import time
 from typing import Annotated, Any
 
@@ -162,14 +161,9 @@ def doctor(url: Url = DEFAULT_URL, json: Json = False) -> None:
         note("nats-server", True, find_binary())
     except EmbeddedServerError as error:
         note("nats-server", False, "missing", str(error))
-    for name, (_, library, extra) in ENGINES.items():
-        is_there = not library or importlib.util.find_spec(library) is not None
-        note(
-            f"engine {name}",
-            is_there,
-            "installed" if is_there else f"no {library}",
-            f"pip install 'stoker[{extra}]'",
-        )
+    for name, entry in ENGINES.items():
+        remedy = entry.missing()
+        note(f"engine {name}", not remedy, "not here" if remedy else "installed", remedy)
     try:
         answer = httpx.get(url + "/health/ready", timeout=3)
         reason = answer.json().get("reason", "ready")

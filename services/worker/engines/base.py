@@ -31,12 +31,18 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """What to load: where the weights are, and how."""
+    """What to load: where the weights are, and how.
+
+    args, env: for the engine's own server. report: hears how far a download is, in percent; from any thread.
+    """
 
     model: str
     path: Path
     options: dict[str, Any]
     adapters: tuple[Adapter, ...] = ()
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    report: Callable[[float], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +143,14 @@ class Describes(Protocol):
 
     def describe(self, files: ModelFiles) -> dict[str, Any]:
         """The model's schema (schemas.catalog.Schema as builtins). Raises EngineError."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """An engine that has figures of its own."""
+
+    async def metrics(self) -> dict[str, float]:
+        """By name; empty while nothing is loaded."""
 
 
 @dataclass(frozen=True, slots=True)

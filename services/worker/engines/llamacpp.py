@@ -13,9 +13,8 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
-import msgspec
 import xllamacpp
 
 from schemas.job_events import EmbeddingOutput, TextOutput
@@ -31,12 +30,12 @@ from services.worker.engines.base import (
     RunOutput,
     Stopped,
 )
+from services.worker.engines.generation import Answer, ToolCalls, chat_body, completion_body
 
 DEFAULT_CONTEXT_TOKENS = 2048
 MAX_THREADS = 64
 GGUF_MAGIC = b"GGUF"
 
-Answer = dict[str, Any]
 Handle = Callable[[Answer, Callable[[Answer], bool | None]], None]
 
 
@@ -100,11 +99,11 @@ class LlamaCppEngine:
         match request.input:
             case ChatInput():
                 server = self._servers[model]
-                body = _chat_body(request.input, request)
+                body = chat_body(request.input, request)
                 run = lambda: _generate(server.handle_chat_completions, body, request, emit, cancelled)  # noqa: E731
             case CompletionInput():
                 server = self._servers[model]
-                body = _completion_body(request.input, request)
+                body = completion_body(request.input, request)
                 run = lambda: _generate(server.handle_completions, body, request, emit, cancelled)  # noqa: E731
             case EmbeddingInput():
                 texts = request.input.texts
@@ -135,34 +134,6 @@ def _check_gguf(files: ModelFiles) -> None:
         raise EngineError(f"{files.path.name} is not a GGUF file", "load_failed")
 
 
-def _common(asked: ChatInput | CompletionInput, request: Request) -> Answer:
-    body: Answer = {"stream": True, "stream_options": {"include_usage": True}, "seed": request.seed}
-    if asked.max_tokens is not None:
-        body["max_tokens"] = asked.max_tokens
-    if asked.stop:
-        body["stop"] = list(asked.stop)
-    body |= cast(Answer, msgspec.to_builtins(asked.sampling))
-    return body
-
-
-def _chat_body(asked: ChatInput, request: Request) -> Answer:
-    messages = cast(list[Answer], msgspec.to_builtins(asked.messages))
-    if request.sent_text:
-        messages.append({"role": "assistant", "content": request.sent_text})
-    body = _common(asked, request) | {"messages": messages}
-    if asked.response_format is not None:
-        body["response_format"] = asked.response_format
-    if asked.tools:
-        body["tools"] = list(asked.tools)
-    if asked.tool_choice is not None:
-        body["tool_choice"] = asked.tool_choice
-    return body
-
-
-def _completion_body(asked: CompletionInput, request: Request) -> Answer:
-    return _common(asked, request) | {"prompt": asked.prompt + request.sent_text}
-
-
 def _checked(answer: Answer) -> Answer:
     """The answer, unless it is an error object."""
     if "error" in answer or "code" in answer:
@@ -172,33 +143,12 @@ def _checked(answer: Answer) -> Answer:
     return answer
 
 
-class _ToolCalls:
-    """Puts streamed fragments of tool calls together; they are delivered whole, at the end."""
-
-    def __init__(self) -> None:
-        self._calls: dict[int, Answer] = {}
-
-    def add(self, fragments: list[Answer]) -> None:
-        for fragment in fragments:
-            call = self._calls.setdefault(
-                fragment.get("index", 0),
-                {"id": "", "type": "function", "function": {"name": "", "arguments": ""}},
-            )
-            call["id"] = fragment.get("id") or call["id"]
-            function = fragment.get("function", {})
-            call["function"]["name"] += function.get("name") or ""
-            call["function"]["arguments"] += function.get("arguments") or ""
-
-    def whole(self) -> tuple[Answer, ...]:
-        return tuple(self._calls[index] for index in sorted(self._calls))
-
-
 def _generate(
     handle: Handle, body: Answer, request: Request, emit: Emitter, cancelled: Cancellation
 ) -> TextOutput:
     """Run one generation in this thread."""
     pieces: list[str] = []
-    calls = _ToolCalls()
+    calls = ToolCalls()
     finish_reason = "stop"
     usage = Usage(0, 0, 0)
     problem: list[EngineError] = []

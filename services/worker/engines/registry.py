@@ -1,19 +1,62 @@
 """Every engine by name. Importing one imports its libraries, so that happens only when it is used."""
 
+import os
+import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 from schemas.workers import EngineCapability
 from services.worker.engines.base import Engine, EngineError
 
-ENGINES: dict[str, tuple[str, str, str]] = {
-    # name: (module with a function `create`, library it needs, extra that installs it)
-    "llamacpp": ("services.worker.engines.llamacpp", "xllamacpp", "llamacpp"),
-    "diffusers": ("services.worker.engines.diffusers", "diffusers", "diffusers"),
-    "spandrel": ("services.worker.engines.spandrel", "spandrel", "superres"),
-    "custom": ("services.worker.engines.custom", "", ""),
-    "synthetic": ("services.worker.engines.synthetic", "", ""),
+VLLM_VARIABLE = "STOKER_VLLM"
+"""Names the `vllm` command where it is neither beside this Python nor on the PATH."""
+
+
+def vllm_command() -> str | None:
+    """The `vllm` command, or None."""
+    if named := os.environ.get(VLLM_VARIABLE):
+        return named
+    beside = Path(sys.executable).parent / "vllm"
+    return str(beside) if beside.exists() else shutil.which("vllm")
+
+
+def _library(name: str, extra: str) -> Callable[[], str]:
+    return lambda: "" if find_spec(name) is not None else f"pip install 'stoker[{extra}]'"
+
+
+def _vllm() -> str:
+    return "" if vllm_command() else f"install vLLM, or set {VLLM_VARIABLE} to its command"
+
+
+def _ollama() -> str:
+    is_there = os.environ.get("OLLAMA_HOST") or shutil.which("ollama")
+    return "" if is_there else "install ollama, or set OLLAMA_HOST to a server's address"
+
+
+def _nothing() -> str:
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEntry:
+    """module: has a function `create`. missing: what to do to have the engine here; "" when it is."""
+
+    module: str
+    missing: Callable[[], str] = _nothing
+
+
+ENGINES: dict[str, EngineEntry] = {
+    "llamacpp": EngineEntry("services.worker.engines.llamacpp", _library("xllamacpp", "llamacpp")),
+    "diffusers": EngineEntry("services.worker.engines.diffusers", _library("diffusers", "diffusers")),
+    "spandrel": EngineEntry("services.worker.engines.spandrel", _library("spandrel", "superres")),
+    "vllm": EngineEntry("services.worker.engines.vllm", _vllm),
+    "ollama": EngineEntry("services.worker.engines.ollama", _ollama),
+    "custom": EngineEntry("services.worker.engines.custom"),
+    "synthetic": EngineEntry("services.worker.engines.synthetic"),
 }
 
 HANDLERS_VARIABLE = "STOKER_HANDLERS"
@@ -25,26 +68,24 @@ CAPABILITIES: dict[str, EngineCapability] = {
     "llamacpp": EngineCapability(4, 2, ("TextGeneration", "TextEmbedding")),
     "diffusers": EngineCapability(1, 1, ("ImageGeneration", "SuperResolution"), lane=DEVICE),
     "spandrel": EngineCapability(1, 1, ("SuperResolution",), lane=DEVICE),
+    "vllm": EngineCapability(256, 0, ("TextGeneration", "TextEmbedding")),
+    "ollama": EngineCapability(4, 2, ("TextGeneration", "TextEmbedding")),
     "custom": EngineCapability(1, 1, ("Function",), lane=DEVICE),
     "synthetic": EngineCapability(256, 0, ("TextGeneration", "ImageGeneration")),
 }
 
 
 def installed() -> dict[str, EngineCapability]:
-    """The engines whose libraries are here, without importing them."""
-    return {
-        name: CAPABILITIES[name]
-        for name, (_, library, _) in ENGINES.items()
-        if not library or find_spec(library) is not None
-    }
+    """The engines that can be used here, without importing them."""
+    return {name: CAPABILITIES[name] for name, entry in ENGINES.items() if not entry.missing()}
 
 
 def create(name: str) -> Engine:
     """Import and make an engine. Raises EngineError when it is unknown or not installed."""
-    if name not in ENGINES:
+    entry = ENGINES.get(name)
+    if entry is None:
         raise EngineError(f"unknown engine {name!r}; there are {', '.join(sorted(ENGINES))}")
-    module, library, extra = ENGINES[name]
-    if library and find_spec(library) is None:
-        raise EngineError(f"engine {name} is not installed: pip install 'stoker[{extra}]'")
-    make: Callable[[EngineCapability], Engine] = import_module(module).create
+    if remedy := entry.missing():
+        raise EngineError(f"engine {name} is not installed: {remedy}")
+    make: Callable[[EngineCapability], Engine] = import_module(entry.module).create
     return make(CAPABILITIES[name])

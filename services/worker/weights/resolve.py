@@ -1,4 +1,7 @@
-"""From a model's url to a path on this machine: `file://`, a plain path, or `hf://owner/name[/file]`."""
+"""From a model's url to a path on this machine: `file://`, a plain path, or `hf://owner/name[/file]`.
+
+`ollama://name` is Ollama's own affair: the path is the name, and the engine pulls it.
+"""
 
 import os
 import threading
@@ -6,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SCHEMES = ("file", "hf")
+SCHEMES = ("file", "hf", "ollama")
+OLLAMA = "ollama://"
 Percent = Callable[[float], None]
 
 
@@ -42,6 +46,8 @@ def resolve(url: str, report: Percent) -> Path:
         return path
     if url.startswith("hf://"):
         return _from_hub(url.removeprefix("hf://"), report)
+    if url.startswith(OLLAMA):
+        return Path(url.removeprefix(OLLAMA))
     scheme = url.split("://", 1)[0]
     raise WeightsError(f"{scheme}:// is not supported; use one of {', '.join(SCHEMES)}")
 
