@@ -52,7 +52,7 @@ CPU. The figures for a GPU (SDXL in fp16, 1024x1024, batches, peak memory) are m
 
 ## From zero (`python -m bench.cold_start`)
 
-A request for a model at zero: the autoscaler decides, a worker process is launched, connects, loads a small GGUF
+A request at zero: the autoscaler decides, a worker process is launched, connects, loads a small GGUF
 and answers. Goal: under 3 s. What shortened it: the decision comes with the queue's depth and not with a tick;
 engines are imported in the runner process only, and only the one that the spec names; a worker that serves one
 spec loads it before it is asked; changes travel in a heartbeat after 20 ms.

@@ -69,7 +69,9 @@ log = get_logger("agent")
 
 STOP_GRACE_S = 10.0
 """An engine that does not stop this long after it was told to is ended with its process."""
-RESTART_DELAY_S = 0.2
+FIRST_RESTART_PAUSE_S, MAX_RESTART_PAUSE_S = 0.2, 10.0
+"""Before a runner that died is started again; doubles while it keeps dying young."""
+YOUNG_S = 30.0
 
 RUN_TIME = histogram("stoker_run_seconds", "Time in the engine", "model")
 
@@ -97,6 +99,8 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: RunnerProcess | None = None
         self._is_stopping = False
+        self._runner_started_at = 0.0
+        self._restart_pause_s = FIRST_RESTART_PAUSE_S / 2
 
     def _changed(self) -> None:
         self.heartbeats.changed()
@@ -116,6 +120,7 @@ class Agent:
         runner = RunnerProcess(self._take, self._runner_died)
         await runner.start()
         self._runner = runner
+        self._runner_started_at = time.monotonic()
 
     def _send(self, message: Message) -> None:
         if self._runner is not None:
@@ -326,6 +331,9 @@ class Agent:
     def _runner_died(self, status: int) -> None:
         log.error("runner.died", status=status, jobs=len(self.core.attempts))
         self._runner = None
+        is_young = time.monotonic() - self._runner_started_at < YOUNG_S
+        doubled = min(self._restart_pause_s * 2, MAX_RESTART_PAUSE_S)
+        self._restart_pause_s = doubled if is_young else FIRST_RESTART_PAUSE_S
         self.loader.runner_died()
         for attempt in list(self.core.attempts.values()):
             if attempt.phase == "ending":
@@ -347,7 +355,7 @@ class Agent:
 
     async def _restart_runner(self) -> None:
         while not self._is_stopping:
-            await asyncio.sleep(RESTART_DELAY_S)
+            await asyncio.sleep(self._restart_pause_s)
             try:
                 await self._start_runner()
             except (OSError, TimeoutError) as error:

@@ -5,6 +5,8 @@ import math
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from schemas.catalog import Spec
 from services.autoscaler.backoff import pause_s
@@ -309,7 +311,43 @@ def test_random_worlds(block: int) -> None:
         run_world(seed)
 
 
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("ask"), st.integers(0, 60)),
+            st.tuples(st.just("wait"), st.floats(0.1, 20.0)),
+            st.tuples(st.just("crash"), st.integers(0, 5)),
+            st.tuples(st.just("stock"), st.integers(0, 3)),
+            st.tuples(st.just("restart"), st.just(0)),
+        ),
+        max_size=12,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_happens_limits_hold_and_idle_goes_to_zero(actions: list[tuple[str, float]]) -> None:
+    specs = [make_spec("a", max_replicas=3, target_requests=5, scale_group="g", scale_down_delay_s=5.0)]
+    specs += [make_spec("b", max_replicas=2, target_requests=20, scale_group="g", scale_down_delay_s=5.0)]
+    world = simulate(*specs)  # every event checks the maximum
+    for action, value in actions:
+        match action:
+            case "ask":
+                world.ask(int(value))
+            case "wait":
+                world.run_for(value)
+            case "crash":
+                for replica in list(world.replicas)[: int(value)]:
+                    world.crash(replica)
+            case "stock":
+                world.hardware["a"].stock = int(value)
+            case "restart":
+                world.start_autoscaler()
+    world.ask(0)
+    world.run_for(60.0)
+    assert world.replicas == {}
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_ten_thousand_random_worlds() -> None:
     for seed in range(1000, 11_000):
         run_world(seed)
