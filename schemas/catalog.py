@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 import msgspec
 
-Feature = Literal["TextGeneration", "TextEmbedding", "ImageGeneration", "SuperResolution", "Function"]
+Feature = Literal[
+    "TextGeneration", "TextEmbedding", "ImageGeneration", "SuperResolution", "Function", "Weights"
+]  # fmt: skip
+"""Weights: a model that functions are given, and that nobody asks for by itself."""
 
 DEFAULT_SPEC = "default"
 
@@ -48,6 +51,25 @@ class Mode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default_steps: int
     default_guidance: float
     metadata: dict[str, Any] = {}
+
+
+class FunctionModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model that a function is given. name: its key (fixed), or the field of the payload that has it."""
+
+    parameter: str
+    src: Literal["fixed", "payload"]
+    name: str
+
+
+class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A user's function: JSON Schemas of what goes in and comes out, and the keys of the models it may use."""
+
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any]
+    description: str = ""
+    streams: bool = False
+    models: tuple[FunctionModel, ...] = ()
+    keys: tuple[str, ...] = ()
 
 
 class LoadBalancing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -145,6 +167,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     mode: Mode | None = None
     styles: tuple[Style, ...] = ()
     load_balancing: LoadBalancing = LoadBalancing()
+    function: Function | None = None
 
     def adapter_names(self) -> tuple[str, ...]:
         return tuple(sorted({adapter.name for spec in self.specs for adapter in spec.adapters}))

@@ -118,10 +118,20 @@ class ImageOutput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", om
     details: dict[str, Any] = {}
 
 
-class ValueOutput(msgspec.Struct, frozen=True, tag="value", tag_field="kind"):
-    """What a function returned."""
+class SavedFile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file of a result. blob: its name in the object store when it did not fit the message."""
+
+    name: str
+    content_type: str
+    image_bytes: int
+    blob: str = ""
+
+
+class ValueOutput(msgspec.Struct, frozen=True, tag="value", tag_field="kind", omit_defaults=True):
+    """What a function returned. The bytes of files without a blob name follow the JSON part, in order."""
 
     value: Any = None
+    files: tuple[SavedFile, ...] = ()
 
 
 Output = TextOutput | EmbeddingOutput | ImageOutput | ValueOutput

@@ -98,7 +98,24 @@ class CallInput(msgspec.Struct, frozen=True, tag="call", tag_field="kind", omit_
     kwargs: dict[str, Any] = {}
 
 
-JobInput = ChatInput | CompletionInput | EmbeddingInput | ImageInput | UpscaleInput | LoadInput | CallInput
+class FunctionInput(msgspec.Struct, frozen=True, tag="function", tag_field="kind", omit_defaults=True):
+    """Call a user's function. models: parameter → key of the model that it is given."""
+
+    function: str
+    payload: dict[str, Any]
+    models: dict[str, str] = {}
+
+
+JobInput = (
+    ChatInput
+    | CompletionInput
+    | EmbeddingInput
+    | ImageInput
+    | UpscaleInput
+    | LoadInput
+    | CallInput
+    | FunctionInput
+)
 
 DEFAULT_ADMISSION_TIMEOUT_S = 900.0
 DEFAULT_RUN_TIMEOUT_S = 600.0
@@ -152,7 +169,7 @@ def work_units(job_input: JobInput) -> float:
             return float(len(job_input.texts))
         case ImageInput():
             return float((job_input.num_inference_steps or 20) * job_input.n)
-        case UpscaleInput() | LoadInput() | CallInput():
+        case UpscaleInput() | LoadInput() | CallInput() | FunctionInput():
             return 1.0
 
 

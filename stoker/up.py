@@ -56,6 +56,8 @@ class Up:
     nats: str = ""
     nats_port: int = 0
     paths: list[Path] = field(default_factory=list)
+    projects: list[Path] = field(default_factory=list)
+    reload: bool = False
     log_level: str = "info"
     _console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
     _children: list[Child] = field(default_factory=list)
@@ -100,6 +102,10 @@ class Up:
         gateway = ["--host", self.host, "--port", str(self.port)]
         if self.paths:
             gateway += ["--config", ",".join(str(path.absolute()) for path in self.paths)]
+        if self.projects:
+            gateway += ["--functions", ",".join(str(path.absolute()) for path in self.projects)]
+        if self.reload:
+            gateway += ["--reload"]
         cluster = f"up-{crc32(str(self.data).encode()):08x}"
         autoscaler = ["--data", str(self.data), "--cluster", cluster, "--stop-replicas"]
         handlers = ",".join(self.configuration.handlers())

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
-from schemas.job_events import Completed, ImageOutput
+from schemas.job_events import ImageOutput, Picture, SavedFile, ValueOutput
 from schemas.jobs import Attachment
 from schemas.subjects import BLOBS_BUCKET
 from services.bus.connection import Bus
@@ -37,11 +37,16 @@ async def put_large(bus: Bus, job: str, images: Sequence[bytes]) -> tuple[list[s
     return names, inline
 
 
-async def get_pictures(bus: Bus, output: ImageOutput, attached: bytes) -> list[bytes]:
-    """The bytes of every picture of an output. Raises BlobGone when one is no longer kept."""
+def attachments(output: ImageOutput | ValueOutput) -> tuple[Picture | SavedFile, ...]:
+    """The pictures or files of an output."""
+    return output.pictures if isinstance(output, ImageOutput) else output.files
+
+
+async def get_pictures(bus: Bus, output: ImageOutput | ValueOutput, attached: bytes) -> list[bytes]:
+    """The bytes of every picture or file of an output. Raises BlobGone when one is no longer kept."""
     found: list[bytes] = []
     offset = 0
-    for picture in output.pictures:
+    for picture in attachments(output):
         if picture.blob:
             found.append(await read_blob(bus, picture.blob))
         else:
@@ -66,10 +71,3 @@ async def read_blob(bus: Bus, name: str) -> bytes:
         return (await store.get(name)).data or b""
     except (NotFoundError, JetStreamError) as error:
         raise BlobGone(f"{name} is no longer kept") from error
-
-
-def pictures_of(event: object) -> ImageOutput | None:
-    """The image output of a terminal event, if it has one."""
-    if isinstance(event, Completed) and isinstance(event.output, ImageOutput):
-        return event.output
-    return None

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from schemas.catalog import Model, ResourceProfile, Style
-from services.catalog import multi_spec, profiles
+from services.catalog import functions, multi_spec, profiles
 from services.catalog.documents import ConfigurationError, Document, check_keys, convert, read, shown
 from services.catalog.modes import is_modes_file, legacy_mode, read_modes, read_styles
 from services.catalog.short_form import read_handler, read_model
@@ -44,7 +44,7 @@ class Configuration:
 
     def handlers(self) -> tuple[str, ...]:
         """The functions that custom jobs may call."""
-        return tuple(model.name for model in self.models if "Function" in model.features)
+        return tuple(model.name for model in self.models if model.specs[0].engine == "custom")
 
 
 _TOP_KEYS = ("models", "workers", "handlers", "styles", profiles.KEY)
@@ -116,11 +116,20 @@ class _Reading:
         self.warnings += found.warnings
 
 
-def load(paths: Sequence[Path], environment: Mapping[str, str] = os.environ) -> Configuration:
-    """Read files and folders. Raises ConfigurationError at the first thing that is wrong."""
+def load(
+    paths: Sequence[Path],
+    environment: Mapping[str, str] = os.environ,
+    projects: Sequence[Path] = (),
+) -> Configuration:
+    """Read files, folders and function projects. Raises ConfigurationError at the first thing that is wrong."""
     reading = _Reading(environment)
     for document in (document for path in paths for file in files_of(path) for document in read(file)):
         reading.take(document)
+    for folder in projects:
+        for model in functions.read_project(folder):
+            if model.name in reading.models:
+                raise ConfigurationError(f"{folder}: a model {model.name!r} is there already")
+            reading.models[model.name] = model
     legacy = legacy_mode(environment) if not reading.default_mode else None
     if legacy is not None and legacy.name not in reading.models:
         reading.models[legacy.name] = legacy

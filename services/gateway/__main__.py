@@ -42,6 +42,8 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     name: Annotated[str, Meta(description="name of the gateway; default: random")] = ""
     max_streams: Annotated[int, Meta(description="open event streams at most", ge=1)] = 2000
     config: Annotated[str, Meta(description="configuration files or folders to watch, by commas")] = ""
+    functions: Annotated[str, Meta(description="folders of function projects, by commas")] = ""
+    reload: Annotated[bool, Meta(description="read function projects again when they change")] = False
     webhook_secret: Annotated[str, Meta(description="key of webhook signatures")] = ""
     webhook_private: Annotated[bool, Meta(description="allow webhooks to private addresses")] = False
 
@@ -90,7 +92,8 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
     try:
         await declare(bus)
         paths = [Path(path) for path in settings.config.split(",") if path]
-        reloading = Reloading(bus, paths)
+        projects = [Path(path) for path in settings.functions.split(",") if path]
+        reloading = Reloading(bus, paths, projects, watch_projects=settings.reload)
         gateway = Gateway(bus, name, settings.max_streams, _queue_max(), reloading)
         await gateway.start()
         await register(bus, "gateway", "HTTP and server-sent events", {"gateway": name})

@@ -22,6 +22,7 @@ from services.gateway.routes import (
     embeddings,
     events,
     fleet,
+    functions,
     images,
     jobs,
     models,
@@ -87,7 +88,7 @@ def with_header_limit(app: ASGIApp) -> ASGIApp:
 
 
 def create_app(gateway: Gateway) -> Litestar:
-    groups = (models, text, embeddings, images, jobs, fleet, events, modes, superres, discovery)
+    groups = (models, text, embeddings, images, jobs, fleet, events, functions, modes, superres, discovery)
     app = Litestar(
         route_handlers=[route for group in groups for route in group.ROUTES],
         state=State({"gateway": gateway}),

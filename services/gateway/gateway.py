@@ -171,6 +171,7 @@ class Gateway:
         adapter: str,
         job_input: JobInput,
         *,
+        place_by: str = "",
         job_id: str = "",
         seed: int | None = None,
         wants_events: bool = False,
@@ -180,10 +181,13 @@ class Gateway:
         admission_timeout_s: float = DEFAULT_ADMISSION_TIMEOUT_S,
         deadline_s: float | None = None,
     ) -> Job:
-        """A job as it will be stored. Without a seed it gets a random one, so that it can be repeated."""
+        """A job as it will be stored. Without a seed it gets a random one, so that it can be repeated.
+
+        place_by: the model that decides where it runs, where that is another (one that a function is given).
+        """
         return Job(
             id=job_id or self._ids.next().decode(),
-            model=model.name,
+            model=place_by or model.name,
             input=job_input,
             gateway=self.name,
             created_at=time.time(),

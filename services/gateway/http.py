@@ -46,7 +46,9 @@ def comment(text: str) -> bytes:
     return f": {text}\n\n".encode()
 
 
-def event_stream(gateway: Gateway, chunks: AsyncIterator[bytes]) -> Stream:
+def event_stream(
+    gateway: Gateway, chunks: AsyncIterator[bytes], headers: dict[str, str] | None = None
+) -> Stream:
     """An SSE answer. Raises RequestError 429 when too many streams are open."""
     gateway.check_streams()
 
@@ -55,7 +57,7 @@ def event_stream(gateway: Gateway, chunks: AsyncIterator[bytes]) -> Stream:
             async for chunk in chunks:
                 yield chunk
 
-    return Stream(counted(), media_type="text/event-stream", headers=SSE_HEADERS)
+    return Stream(counted(), media_type="text/event-stream", headers=SSE_HEADERS | (headers or {}))
 
 
 async def first_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

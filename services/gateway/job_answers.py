@@ -119,7 +119,7 @@ def _result_of(event: Terminal) -> Any:
         case EmbeddingOutput() as embedding:
             return embedding
         case ValueOutput(value):
-            return value
+            return value  # files are named in it, by their URLs
         case ImageOutput(pictures, details):
             shown = {name: details[name] for name in ("latents", "skipped_loras") if name in details}
             return shown | {

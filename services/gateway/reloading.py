@@ -27,10 +27,14 @@ QUIET_MS = 100
 
 
 class Reloading:
-    """The configuration files of this gateway."""
+    """The configuration files of this gateway, and function projects. projects are watched only if asked."""
 
-    def __init__(self, bus: Bus, paths: Sequence[Path]) -> None:
+    def __init__(
+        self, bus: Bus, paths: Sequence[Path], projects: Sequence[Path] = (), *, watch_projects: bool = False
+    ) -> None:
         self._bus = bus
+        self._projects = tuple(path.absolute() for path in projects)
+        self._watched_projects = self._projects if watch_projects else ()
         self._paths = tuple(path.absolute() for path in paths)
         self._turn = asyncio.Lock()
 
@@ -41,7 +45,7 @@ class Reloading:
     async def reload(self) -> Configuration:
         """Read the files and make them the catalog. Raises ConfigurationError, and NATS errors."""
         async with self._turn:
-            found = await asyncio.to_thread(load, self._paths)
+            found = await asyncio.to_thread(load, self._paths, projects=self._projects)
             await store.publish(self._bus, found.models, found.profiles, found.default_mode)
         for warning in found.warnings:
             log.warning("configuration.warning", warning=warning)
@@ -62,7 +66,7 @@ class Reloading:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangups.set)
         on_hangup = asyncio.create_task(self._on_hangup(hangups))
         try:
-            if self._paths:
+            if self._paths or self._watched_projects:
                 await self._on_change()
             await on_hangup
         finally:
@@ -76,10 +80,13 @@ class Reloading:
 
     async def _on_change(self) -> None:
         folders = {path if path.is_dir() else path.parent for path in self._paths}
+        folders |= set(self._watched_projects)
         async for changes in awatch(*folders, debounce=QUIET_MS, step=QUIET_MS // 2, recursive=False):
             if any(self._is_ours(Path(path)) for _, path in changes):
                 await self._reload_or_say_why()
 
     def _is_ours(self, path: Path) -> bool:
+        if path.parent in self._watched_projects and path.suffix in (".py", ".toml"):
+            return True
         is_yaml = path.suffix in (".yaml", ".yml")
         return path in self._paths or (is_yaml and path.parent in self._paths)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
+from jsonschema import Draft202012Validator
 
 from schemas.catalog import Feature, Model
 from schemas.jobs import (
@@ -17,6 +18,7 @@ from schemas.jobs import (
     ChatInput,
     CompletionInput,
     EmbeddingInput,
+    FunctionInput,
     ImageInput,
     JobInput,
     Sampling,
@@ -339,6 +341,8 @@ def job_input(asked: JobRequest, model: Model) -> tuple[JobInput, int | None]:
         within(asked.priority, -MAX_PRIORITY, MAX_PRIORITY, "priority")
     for field in ("timeout_s", "deadline_s"):
         within(getattr(asked, field), 0.001, MAX_TIMEOUT_S, field)
+    if model.function is not None:
+        return function_input(asked.input, model), None
     if "Function" in model.features:
         call = _convert(asked.input, CallJobInput)
         return CallInput(call.args, call.kwargs), None
@@ -362,6 +366,40 @@ def _convert(value: Any, kind: type[T]) -> T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise invalid(error, "input") from error
+
+
+def function_input(payload: Any, model: Model) -> FunctionInput:
+    """A call of a function: the payload fits its schema, and every model key is known.
+
+    Raises RequestError 400 with the field, 422 with the keys.
+    """
+    function = model.function
+    assert function is not None
+    if not isinstance(payload, dict):
+        raise RequestError(400, "the payload must be an object", code="invalid_value")
+    validator = Draft202012Validator(function.input_schema)
+    wrong = next(iter(validator.iter_errors(payload)), None)
+    if wrong is not None:
+        field = ".".join(str(part) for part in wrong.absolute_path)
+        raise RequestError(400, wrong.message, field=field or None, code="validation")
+    keys: dict[str, str] = {}
+    for ref in function.models:
+        default = function.input_schema.get("properties", {}).get(ref.name, {}).get("default")
+        key = ref.name if ref.src == "fixed" else payload.get(ref.name, default)
+        if key not in function.keys:
+            raise RequestError(
+                422,
+                f"{ref.name}: {key!r} is not a model of this deployment; keys are: {', '.join(function.keys)}",
+                field=ref.name,
+                code="unknown_model_key",
+            )
+        keys[ref.parameter] = key
+    return FunctionInput(model.name, payload, keys)
+
+
+def placed_by(asked: JobInput) -> str:
+    """The model that decides where an input runs, "" for the one that was asked: a function's first model."""
+    return next(iter(asked.models.values()), "") if isinstance(asked, FunctionInput) else ""
 
 
 def admission_timeout_s(asked: JobRequest) -> float:

@@ -23,7 +23,7 @@ from schemas.job_events import (
     Started,
     ValueOutput,
 )
-from schemas.jobs import ChatInput, CompletionInput, LoadInput
+from schemas.jobs import ChatInput, CompletionInput, FunctionInput, LoadInput
 from schemas.workers import (
     Accepted,
     Assignment,
@@ -48,6 +48,7 @@ from services.worker.reports import Reports
 from services.worker.runner_messages import (
     Cancel,
     Described,
+    FilesDone,
     ImagesDone,
     Loaded,
     LoadFailed,
@@ -276,6 +277,8 @@ class Agent:
             case ImagesDone():
                 output = ImageOutput(message.pictures, message.details)
                 self._done(message.job, output, list(message.images), message.run_s)
+            case FilesDone():
+                self._done(message.job, message.output, list(message.contents), message.run_s)
             case RunFailed():
                 attempt = self.core.attempts.get(message.job)
                 if attempt is not None and not self._tries_again(attempt, message):
@@ -297,7 +300,8 @@ class Agent:
 
     def _tries_again(self, attempt: Attempt, failure: RunFailed) -> bool:
         """The device ran out of memory for a run: once, free what is idle and run it again."""
-        if failure.kind != "resource" or attempt.has_retried or attempt.stop_reason:
+        is_function = isinstance(attempt.input, FunctionInput)  # what it did besides must not be done twice
+        if failure.kind != "resource" or is_function or attempt.has_retried or attempt.stop_reason:
             return False
         attempt.has_retried = True
         self.loader.evict_idle(attempt.model)
@@ -314,6 +318,8 @@ class Agent:
 
     def _unpin(self, attempt: Attempt) -> None:
         self.loader.unpin(attempt.model, attempt.spec)
+        for model, spec in attempt.companions:
+            self.loader.unpin(model, spec)
 
     def _done(self, job: str, output: Output, images: list[bytes], run_s: float) -> None:
         attempt = self.core.attempts.get(job)

@@ -22,7 +22,7 @@ Phase = Literal["waiting", "running", "ending"]
 
 @dataclass(slots=True)
 class Attempt:
-    """One job in this worker's hands. input, loras: the job's, once what it brings along is here."""
+    """One job in this worker's hands. input, loras, companions: the job's, once what it brings is here."""
 
     assignment: Assignment
     input: JobInput
@@ -38,6 +38,7 @@ class Attempt:
     started_at: float = 0.0
     stop_reason: str = ""
     timer: TimerHandle | None = None
+    companions: list[tuple[str, Spec]] = field(default_factory=list)
 
     @property
     def id(self) -> str:

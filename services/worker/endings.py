@@ -21,10 +21,11 @@ from schemas.job_events import (
     Output,
     Terminal,
     Timings,
+    ValueOutput,
 )
 from schemas.jobs import work_units
 from schemas.workers import Finished, Outcome
-from services.bus.blobs import put_large
+from services.bus.blobs import attachments, put_large
 from services.bus.connection import AlreadyStored, Bus, BusError, PubAck
 from services.bus.logs import get_logger
 from services.bus.results import post_terminal, publish_terminal
@@ -59,25 +60,27 @@ class Endings:
         self._own = own
 
     def completed(self, attempt: Attempt, output: Output, images: list[bytes], run_s: float) -> None:
-        if isinstance(output, ImageOutput):
-            self._own(self._complete_images(attempt, output, images, run_s))
+        if isinstance(output, ImageOutput | ValueOutput) and images:
+            self._own(self._complete_attached(attempt, output, images, run_s))
         else:
             event = Completed(**self._ending(attempt, run_s), output=output)
             self._store(attempt, event, "completed", run_s=run_s)
 
-    async def _complete_images(
-        self, attempt: Attempt, output: ImageOutput, images: list[bytes], run_s: float
+    async def _complete_attached(
+        self, attempt: Attempt, output: ImageOutput | ValueOutput, contents: list[bytes], run_s: float
     ) -> None:
         try:
-            names, inline = await put_large(self._bus, attempt.id, images)
+            names, inline = await put_large(self._bus, attempt.id, contents)
         except (BusError, TimeoutError) as error:
-            self.failed(attempt, "internal", f"the pictures were not stored: {error}")
+            self.failed(attempt, "internal", f"the files were not stored: {error}")
             return
-        pictures = tuple(
-            msgspec.structs.replace(picture, blob=name)
-            for picture, name in zip(output.pictures, names, strict=True)
-        )
-        event = Completed(**self._ending(attempt, run_s), output=ImageOutput(pictures, output.details))
+        stored = [
+            msgspec.structs.replace(attached, blob=name)
+            for attached, name in zip(attachments(output), names, strict=True)
+        ]
+        field = "pictures" if isinstance(output, ImageOutput) else "files"
+        named = msgspec.structs.replace(output, **{field: tuple(stored)})
+        event = Completed(**self._ending(attempt, run_s), output=named)
         self._store(attempt, event, "completed", inline, run_s)
 
     def failed(self, attempt: Attempt, kind: FailureKind, reason: str) -> None:

@@ -1,9 +1,9 @@
-"""What a job brings along besides words: files, LoRAs of its own, the text of its earlier attempts."""
+"""What a job brings along: files, LoRAs, more models, the text of its earlier attempts."""
 
 import msgspec
 
 from schemas import wire
-from schemas.jobs import Attachment, ImageInput, JobInput, UpscaleInput
+from schemas.jobs import Attachment, FunctionInput, ImageInput, JobInput, UpscaleInput
 from schemas.workers import JobCommand, SentText
 from services.bus.blobs import BlobGone, read_blob
 from services.bus.connection import Bus, BusError
@@ -33,6 +33,8 @@ def brings_more(job_input: JobInput) -> bool:
             return bool(loras) or any(file.blob for file in files.values())
         case UpscaleInput(files=files):
             return any(file.blob for file in files.values())
+        case FunctionInput(models=models):
+            return len(set(models.values())) > 1
         case _:
             return False
 
@@ -40,6 +42,9 @@ def brings_more(job_input: JobInput) -> bool:
 async def fetch(bus: Bus, loader: Loader, attempt: Attempt) -> None:
     """Bring them here: the attempt's input has its bytes and paths then. Raises LoadError."""
     asked = attempt.input
+    if isinstance(asked, FunctionInput):
+        await _companions(loader, attempt, asked)
+        return
     assert isinstance(asked, ImageInput | UpscaleInput)
     try:
         files = {name: Attachment(await _content(bus, file)) for name, file in asked.files.items()}
@@ -48,6 +53,17 @@ async def fetch(bus: Bus, loader: Loader, attempt: Attempt) -> None:
             attempt.loras = await loader.fetch_all(attempt.model, asked.loras)
     except (BlobGone, WeightsError) as error:
         raise LoadError(str(error)) from error
+
+
+async def _companions(loader: Loader, attempt: Attempt, asked: FunctionInput) -> None:
+    """The other models that a function is given, hot and kept so while it runs."""
+    for key in sorted(set(asked.models.values()) - {attempt.model}):
+        spec = loader.spec_of(key)
+        if spec is None:
+            raise LoadError(f"this worker does not serve the model {key!r}")
+        await loader.make_hot(key, spec, ())
+        loader.pin(key, spec)
+        attempt.companions.append((key, spec))
 
 
 async def _content(bus: Bus, file: Attachment) -> bytes:

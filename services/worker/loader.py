@@ -81,6 +81,10 @@ class Loader:
     def is_hot(self, model: str, spec: Spec) -> bool:
         return self.tier(model, spec) == "hot"
 
+    def spec_of(self, model: str) -> Spec | None:
+        """The first spec of a model that this worker serves."""
+        return next(iter(self._specs.get(model, {}).values()), None)
+
     def failures(self) -> dict[str, str]:
         """Models whose load failed lately, with the reason."""
         now = time.monotonic()
@@ -152,7 +156,8 @@ class Loader:
             load = Load(key, spec.engine, str(path), spec.options, adapters, loras, spec.args, spec.env)
             began_as = self.cache.tier(key)
             if began_as != "hot":
-                needed = spec.memory_bytes or int(size_bytes(path) * MEMORY_PER_FILE_BYTE)
+                size = await asyncio.to_thread(size_bytes, path) if spec.url else 0
+                needed = spec.memory_bytes or int(size * MEMORY_PER_FILE_BYTE)
                 await self._make_room(key, spec, needed, unneeded)
                 self._changed()
             unparked_s = (await self._ask(key, Unpark(key))).load_s if began_as == "parked" else 0.0

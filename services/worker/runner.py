@@ -26,6 +26,7 @@ from services.worker.engines.base import (
     Describes,
     Engine,
     EngineError,
+    Files,
     Images,
     Measured,
     ModelFiles,
@@ -41,6 +42,7 @@ from services.worker.runner_messages import (
     Cancel,
     Describe,
     Described,
+    FilesDone,
     ImagesDone,
     Load,
     Loaded,
@@ -311,6 +313,8 @@ class Runner:
                 self._outbox.put(TextDone(job, output, run_s))
             case Images():
                 self._outbox.put(ImagesDone(job, output.pictures, output.images, output.details, run_s))
+            case Files():
+                self._outbox.put(FilesDone(job, output.output, output.contents, run_s))
             case Stopped():
                 self._outbox.put(RunCancelled(job))
             case EngineError():

@@ -173,6 +173,15 @@ class ImagesDone(Message, frozen=True):
     run_s: float
 
 
+class FilesDone(Message, frozen=True):
+    """A function has returned, with files."""
+
+    job: str
+    output: ValueOutput
+    contents: tuple[bytes, ...]
+    run_s: float
+
+
 class RunFailed(Message, frozen=True):
     job: str
     kind: FailureKind
@@ -188,7 +197,7 @@ class RunCancelled(Message, frozen=True):
 FromRunner = (
     Ready | Loaded | LoadProgress | Unloaded | LoadFailed | Described | Usage | Text | Step | PreviewImage |
     TextDone
-    | ImagesDone | RunFailed | RunCancelled
+    | ImagesDone | FilesDone | RunFailed | RunCancelled
 )  # fmt: skip
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -25,9 +25,9 @@ DEFAULT_FILES = (Path("stoker.yaml"), Path("modes.yaml"))
 """Read from the current folder when no --config is given."""
 
 
-def read_configuration(paths: list[Path]) -> Configuration:
+def read_configuration(paths: list[Path], projects: list[Path] | None = None) -> Configuration:
     try:
-        return load(paths)
+        return load(paths, projects=projects or [])
     except ConfigurationError as error:
         fail(str(error), 2)
 
@@ -41,18 +41,23 @@ def up(
     nats: Annotated[str, typer.Option(envvar="STOKER_NATS", help="Use this NATS server.")] = "",
     nats_port: Annotated[int, typer.Option(help="Port of the embedded NATS server.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Start this many plain workers.")] = None,
+    functions: Annotated[
+        list[Path] | None, typer.Option("--functions", help="Folder of a function project; repeatable.")
+    ] = None,
+    reload: Annotated[bool, typer.Option("--reload", help="Read projects again when they change.")] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Start NATS, all services and the configured workers; one Ctrl-C stops all."""
     paths = config or [path for path in DEFAULT_FILES if path.exists()]
-    configuration = read_configuration(paths)
+    projects = functions or []
+    configuration = read_configuration(paths, projects)
     for warning in configuration.warnings:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
     if workers is not None:
         configuration.workers = (WorkerEntry(count=workers),)
     elif not configuration.workers:
         configuration.workers = (WorkerEntry(),)
-    system = Up(configuration, data.absolute(), host, port, nats, nats_port, paths, log_level)
+    system = Up(configuration, data.absolute(), host, port, nats, nats_port, paths, projects, reload, log_level)
     try:
         asyncio.run(system.run())
     except (EmbeddedServerError, CannotConnect) as error:

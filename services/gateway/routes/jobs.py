@@ -5,6 +5,7 @@ import base64
 import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from litestar import Request, Response, delete, get, post, put
@@ -19,6 +20,7 @@ from schemas.job_events import (
     JobEvent,
     Preview,
     Terminal,
+    ValueOutput,
 )
 from schemas.jobs import Job
 from schemas.subjects import BadName, check_name
@@ -36,7 +38,14 @@ from services.gateway.http import (
 )
 from services.gateway.job_answers import JobAnswer, JobList, from_result, from_view, status_of, urls_of
 from services.gateway.problems import RequestError
-from services.gateway.requests import JobRequest, admission_timeout_s, decode, job_input, split_adapter
+from services.gateway.requests import (
+    JobRequest,
+    admission_timeout_s,
+    decode,
+    job_input,
+    placed_by,
+    split_adapter,
+)
 from services.gateway.resume import END, BadEventId, Cursor, event_name
 from services.gateway.streams import ASK_TIMEOUT_S, UnknownJob
 
@@ -80,6 +89,7 @@ async def _submit(gateway: Gateway, request: AnyRequest, job_id: str) -> Respons
         model,
         adapter,
         input_,
+        place_by=placed_by(input_),
         job_id=job_id,
         seed=seed,
         wants_events=True,
@@ -271,6 +281,21 @@ async def explain_job(state: State, job: str) -> Response[bytes]:
     return json_answer(found)
 
 
+@get("/v1/jobs/{job:str}/files/{index:int}", summary="A file that a function has saved")
+async def job_file(state: State, job: str, index: int) -> Response[bytes]:
+    gateway: Gateway = state.gateway
+    stored = await _stored(gateway, job)
+    output = stored.event.output if stored and isinstance(stored.event, Completed) else None
+    if stored is None or not isinstance(output, ValueOutput):
+        raise _no_such(job)
+    if not 0 <= index < len(output.files):
+        raise RequestError(404, f"the job has {len(output.files)} files", code="file_not_found")
+    contents = await get_pictures(gateway.bus, output, stored.attached)
+    file = output.files[index]
+    named = {"Content-Disposition": f"inline; filename*=UTF-8''{quote(file.name)}"}
+    return Response(contents[index], media_type=file.content_type, headers=named)
+
+
 @get("/v1/jobs/{job:str}/images/{index:int}", summary="A picture of a result")
 async def job_image(state: State, job: str, index: int) -> Response[bytes]:
     gateway: Gateway = state.gateway
@@ -294,4 +319,5 @@ ROUTES = [
     delete_job,
     explain_job,
     job_image,
+    job_file,
 ]

@@ -15,6 +15,7 @@ async def list_models(state: State) -> Response[bytes]:
     cards = [
         ModelCard(id=name, created=model.created_at, features=model.features)
         for model in gateway.models.values()
+        if model.function is None and "Weights" not in model.features
         for name in (model.name, *(f"{model.name}_{a}" for a in model.adapter_names()))
     ]
     return json_answer(ModelList(tuple(sorted(cards, key=lambda card: card.id))))

@@ -101,7 +101,15 @@ class Images:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-RunOutput = TextOutput | EmbeddingOutput | ValueOutput | Images
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What a function returned, and the bytes of its files, in order."""
+
+    output: ValueOutput
+    contents: tuple[bytes, ...]
+
+
+RunOutput = TextOutput | EmbeddingOutput | ValueOutput | Images | Files
 
 
 class Engine(Protocol):

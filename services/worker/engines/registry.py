@@ -55,6 +55,7 @@ ENGINES: dict[str, EngineEntry] = {
     "spandrel": EngineEntry("services.worker.engines.spandrel", _library("spandrel", "superres")),
     "vllm": EngineEntry("services.worker.engines.vllm", _vllm),
     "ollama": EngineEntry("services.worker.engines.ollama", _ollama),
+    "function": EngineEntry("services.worker.engines.function"),
     "custom": EngineEntry("services.worker.engines.custom"),
     "synthetic": EngineEntry("services.worker.engines.synthetic"),
 }
@@ -70,6 +71,7 @@ CAPABILITIES: dict[str, EngineCapability] = {
     "spandrel": EngineCapability(1, 1, ("SuperResolution",), lane=DEVICE),
     "vllm": EngineCapability(256, 0, ("TextGeneration", "TextEmbedding")),
     "ollama": EngineCapability(4, 2, ("TextGeneration", "TextEmbedding")),
+    "function": EngineCapability(1, 1, ("Function", "Weights")),
     "custom": EngineCapability(1, 1, ("Function",), lane=DEVICE),
     "synthetic": EngineCapability(256, 0, ("TextGeneration", "ImageGeneration")),
 }

@@ -1,0 +1,127 @@
+"""Function projects as models: every function, and every model that functions are given.
+
+A project is imported by a process of its own (stoker.functions.describe), never by a service.
+"""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from schemas.catalog import DEFAULT_SPEC, Function, FunctionModel, Model, Spec
+from services.catalog.documents import ConfigurationError
+from services.catalog.files import size_bytes
+from services.catalog.sizes import parse_size
+
+ENGINE = "function"
+DESCRIBE_TIMEOUT_S = 120.0
+WATCHED = ("*.py", "*.toml")
+
+
+class Weights(msgspec.Struct, frozen=True):
+    """A model of a project. kind: the class that it is loaded as, "" where nothing uses it."""
+
+    url: str
+    kind: str
+
+
+class Described(msgspec.Struct, frozen=True):
+    """A function as its project describes it."""
+
+    name: str
+    description: str
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any]
+    streams: bool
+    models: tuple[FunctionModel, ...]
+    concurrency: int
+    timeout_s: float
+    memory: str
+    vram: str
+    gpu: bool
+    cpu: float
+
+
+class ProjectDescription(msgspec.Struct, frozen=True):
+    """What stoker.functions.describe prints."""
+
+    folder: str
+    debug: bool
+    models: dict[str, Weights]
+    functions: tuple[Described, ...]
+
+
+def read_project(folder: Path) -> list[Model]:
+    """The models of a function project. Raises ConfigurationError with where and what is wrong."""
+    command = [sys.executable, "-P", "-m", "stoker.functions.describe", str(folder.resolve())]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=DESCRIBE_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ConfigurationError(f"{folder}: importing it took longer than {DESCRIBE_TIMEOUT_S:g} s") from error
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ConfigurationError(said[-1] if said else f"{folder}: importing it failed")
+    # what the modules print while they are imported comes before the description, which is one line
+    found = msgspec.json.decode(done.stdout.rsplit(b"\n", 1)[-1], type=ProjectDescription)
+    return models_of(found, _version(folder))
+
+
+def _version(folder: Path) -> str:
+    """Changes when a file of the project does."""
+    digest = hashlib.blake2b(digest_size=6)
+    for file in sorted(file for pattern in WATCHED for file in folder.glob(pattern)):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def models_of(project: ProjectDescription, version: str) -> list[Model]:
+    """One model per function, and one per key that a function may be given."""
+    limit = max((_bytes(one.memory) for one in project.functions), default=0)
+    options = {"project": project.folder, "version": version, "memory_limit": limit}
+    keys = tuple(project.models)
+    found = [_function(one, options, keys) for one in project.functions]
+    using = {key: [one for one in project.functions if _may_use(one, key)] for key in keys}
+    for key, weights in project.models.items():
+        if using[key]:
+            spec = Spec(
+                name=DEFAULT_SPEC,
+                engine=ENGINE,
+                url=weights.url,
+                options=options | {"key": key, "kind": weights.kind},
+                size_bytes=size_bytes(weights.url),
+                memory_bytes=max(_bytes(one.vram) for one in using[key]),
+                slots=min(one.concurrency for one in using[key]),
+            )
+            found.append(Model(name=key, features=("Weights",), specs=(spec,)))
+    return found
+
+
+def _may_use(function: Described, key: str) -> bool:
+    return any(one.src == "payload" or one.name == key for one in function.models)
+
+
+def _bytes(size: str) -> int:
+    try:
+        return parse_size(size) if size else 0
+    except ValueError as error:
+        raise ConfigurationError(f"ResourceRequirements: {error}") from error
+
+
+def _function(one: Described, options: dict[str, Any], keys: tuple[str, ...]) -> Model:
+    return Model(
+        name=one.name,
+        features=("Function",),
+        specs=(Spec(name=DEFAULT_SPEC, engine=ENGINE, url="", options=options, slots=one.concurrency),),
+        run_timeout_s=one.timeout_s,
+        function=Function(
+            input_schema=one.input_schema,
+            output_schema=one.output_schema,
+            description=one.description,
+            streams=one.streams,
+            models=one.models,
+            keys=keys if one.models else (),
+        ),
+    )

@@ -1,0 +1,137 @@
+"""Users' functions: list and look, call and wait, stream, or submit as a job."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, get, post
+from litestar.datastructures import State
+from litestar.response import Stream
+
+from schemas import wire
+from schemas.catalog import Function, Model
+from schemas.job_events import Completed, Delta, Progress, Queued, Terminal, ValueOutput
+from schemas.jobs import FunctionInput, Job
+from services.gateway.exchange import Exchange
+from services.gateway.gateway import Gateway, completed_or_raise, observe_end
+from services.gateway.http import event_stream, first_of, json_answer, sse
+from services.gateway.job_answers import from_result, urls_of
+from services.gateway.own_jobs import finished, job_headers, waiting_comment, watched
+from services.gateway.problems import RequestError, problem
+from services.gateway.requests import decode, function_input, placed_by
+
+EVENT_STREAM = "text/event-stream"
+
+
+class FunctionCard(msgspec.Struct, frozen=True):
+    """A function, its JSON Schemas, and the keys of the models that it may be given."""
+
+    name: str
+    description: str
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any]
+    streams: bool
+    model_keys: tuple[str, ...]
+
+
+class FunctionList(msgspec.Struct, frozen=True):
+    functions: tuple[FunctionCard, ...]
+
+
+def _card(model: Model) -> FunctionCard:
+    function: Function | None = model.function
+    assert function is not None
+    return FunctionCard(
+        model.name, function.description, function.input_schema, function.output_schema, function.streams,
+        function.keys,
+    )  # fmt: skip
+
+
+def _functions(gateway: Gateway) -> dict[str, Model]:
+    return {name: model for name, model in sorted(gateway.models.items()) if model.function is not None}
+
+
+def _find(gateway: Gateway, name: str) -> Model:
+    """Raises RequestError 404 with the known functions."""
+    known = _functions(gateway)
+    if name not in known:
+        listed = ", ".join(known) or "none is configured"
+        raise RequestError(
+            404, f"there is no function {name!r}; known are: {listed}", code="function_not_found"
+        )
+    return known[name]
+
+
+@get("/v1/functions", summary="Functions and their schemas", opt={"answers": FunctionList})
+async def functions(state: State) -> Response[bytes]:
+    return json_answer(FunctionList(tuple(_card(model) for model in _functions(state.gateway).values())))
+
+
+@get("/v1/functions/{name:str}", summary="One function", opt={"answers": FunctionCard})
+async def function_card(state: State, name: str) -> Response[bytes]:
+    return json_answer(_card(_find(state.gateway, name)))
+
+
+def _job(gateway: Gateway, model: Model, asked: FunctionInput, *, wants_events: bool) -> Job:
+    return gateway.make_job(model, "", asked, place_by=placed_by(asked), wants_events=wants_events)
+
+
+def _headers(job: Job, completed: Completed) -> dict[str, str]:
+    return job_headers(job, completed) | {"x-stoker-worker": completed.worker}
+
+
+async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
+    """`delta` with each result of a stream, `progress`, then `completed` or `error`."""
+    last = Queued(position=0)
+    is_begun = False
+    rest = ""
+    with watched(gateway, job) as watcher:
+        async for item in gateway.streams.follow(watcher):
+            match item:
+                case None:
+                    is_begun = True
+                    yield waiting_comment(last)
+                case (Queued() as last, _):
+                    pass
+                case (Progress() as progress, _):
+                    is_begun = True
+                    yield sse(wire.encode({"step": progress.step, "steps": progress.steps}), "progress")
+                case (Delta(text=text), _):
+                    is_begun = True
+                    *lines, rest = (rest + text).split("\n")
+                    for line in lines:
+                        yield sse(line.encode(), "delta")
+                case (event, _) if isinstance(event, Terminal):
+                    observe_end(event)
+                    try:
+                        completed_or_raise(event)
+                    except RequestError as error:
+                        if not is_begun:
+                            raise
+                        yield sse(wire.encode(problem(error)), "error")
+                        return
+                    yield sse(wire.encode(from_result(event)), "completed")
+
+
+@post("/v1/functions/{name:str}", status_code=200, summary="Call a function: wait, stream, or as a job")
+async def call_function(state: State, request: Request[Any, Any, Any], name: str) -> Response[bytes] | Stream:
+    gateway: Gateway = state.gateway
+    exchange = Exchange(request.scope, request.receive, request.send)
+    model = _find(gateway, name)
+    asked = function_input(decode(dict[str, Any], await exchange.body()), model)
+    is_streamed = EVENT_STREAM in request.headers.get("accept", "")
+    job = _job(gateway, model, asked, wants_events=is_streamed)
+    if "respond-async" in request.headers.get("prefer", ""):
+        gateway.check_admission(job, impossible_status=422)
+        await gateway.submit(job)
+        accepted = {"id": job.id, "status": "queued", "function": name, "urls": urls_of(job.id)}
+        return json_answer(accepted, 202, {"Location": urls_of(job.id).self, **job_headers(job)})
+    if is_streamed:
+        gateway.check_admission(job, impossible_status=503)
+        return event_stream(gateway, await first_of(_events(gateway, job)), job_headers(job))
+    completed, _ = await finished(gateway, exchange, job)
+    assert isinstance(completed.output, ValueOutput)
+    return json_answer(completed.output.value, headers=_headers(job, completed))
+
+
+ROUTES = [functions, function_card, call_function]

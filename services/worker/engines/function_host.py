@@ -1,0 +1,207 @@
+"""The host process of one function project, as its worker sees it: loads, calls, its output, its end.
+
+What the host says arrives on a thread; whoever waits is told through a future. When the process ends, everybody
+who waits hears `HostDied`.
+"""
+
+import itertools
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from services.worker.engines.base import EngineError
+from stoker.functions.messages import (
+    Call,
+    CallDone,
+    CallFailed,
+    CallItem,
+    CallProgress,
+    CancelCall,
+    Frames,
+    FromHost,
+    HostReady,
+    LoadModel,
+    Message,
+    ModelLoaded,
+    ModelUnloaded,
+    UnloadModel,
+    frame,
+)
+
+IMPORT_TIMEOUT_S = 120.0
+LOAD_TIMEOUT_S = 1800.0
+READ_BYTES = 256 * 1024
+OUTPUT_BYTES, OUTPUT_WINDOW_S = 256 * 1024, 10.0
+"""How much of what functions print is passed on in a time; the rest is counted and left out."""
+
+
+class HostDied(Exception):
+    """The process ended; status as Popen has it."""
+
+    def __init__(self, status: int | None) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+Hears = Callable[[CallProgress | CallItem], None]
+
+
+class HostProcess:
+    """A running host. Raises EngineError when the project cannot be imported."""
+
+    def __init__(self, folder: str, memory_limit: int) -> None:
+        ours, theirs = socket.socketpair()
+        self._connection = ours
+        command = [sys.executable, "-P", "-u", "-m", "stoker.functions.host", folder, str(theirs.fileno())]
+        self.process = subprocess.Popen(
+            [*command, str(memory_limit)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+        theirs.close()
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._ready: Future[None] = Future()
+        self._loads: dict[str, Future[ModelLoaded]] = {}
+        self._unloads: dict[str, Future[None]] = {}
+        self._calls: dict[str, tuple[Future[CallDone], Hears]] = {}
+        self.is_dead = False
+        threading.Thread(target=self._read, name="function host", daemon=True).start()
+        threading.Thread(target=self._pass_output_on, name="function output", daemon=True).start()
+        try:
+            self._ready.result(IMPORT_TIMEOUT_S)
+        except TimeoutError:
+            self.kill()
+            raise EngineError(f"{folder}: importing it took too long", "load_failed") from None
+
+    def _send(self, message: Message) -> None:
+        try:
+            with self._lock:
+                self._connection.sendall(frame(message))
+        except OSError:
+            pass  # its end is noticed by the reader
+
+    def load(self, key: str, path: Path, kind: str) -> ModelLoaded:
+        """Have it load a model. Raises EngineError."""
+        answer: Future[ModelLoaded] = Future()
+        self._loads[key] = answer
+        self._send(LoadModel(key, str(path), kind))
+        try:
+            loaded = answer.result(LOAD_TIMEOUT_S)
+        except HostDied as error:
+            raise EngineError(f"the process ended while it loaded {key} ({error})", "load_failed") from error
+        if loaded.error:
+            raise EngineError(loaded.error, "resource" if loaded.is_out_of_memory else "load_failed")
+        return loaded
+
+    def unload(self, key: str) -> None:
+        answer: Future[None] = Future()
+        self._unloads[key] = answer
+        self._send(UnloadModel(key))
+        try:
+            answer.result(LOAD_TIMEOUT_S)
+        except HostDied:
+            pass  # so it is unloaded
+
+    def call(
+        self, job: str, function: str, payload: dict[str, Any], models: dict[str, str], seed: int, hears: Hears
+    ) -> tuple[str, "Future[CallDone]"]:
+        """Begin a call; its id, and a future that raises EngineError or HostDied."""
+        number = str(next(self._numbers))
+        answer: Future[CallDone] = Future()
+        self._calls[number] = (answer, hears)
+        self._send(Call(number, job, function, payload, models, seed))
+        if self.is_dead and not answer.done():
+            answer.set_exception(HostDied(self.process.poll()))
+        return number, answer
+
+    def cancel(self, number: str) -> None:
+        self._send(CancelCall(number))
+
+    @property
+    def calls(self) -> int:
+        """Calls under way."""
+        return len(self._calls)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+
+    def stop(self) -> None:
+        """It ends by itself when the connection does."""
+        self._connection.close()
+        try:
+            self.process.wait(2.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+    def _read(self) -> None:
+        frames = Frames(FromHost)
+        try:
+            while chunk := self._connection.recv(READ_BYTES):
+                for message in frames.feed(chunk):
+                    self._take(message)
+        except OSError:
+            pass
+        self._died()
+
+    def _take(self, message: object) -> None:
+        match message:
+            case CallProgress() | CallItem():
+                if (found := self._calls.get(message.call)) is not None:
+                    found[1](message)
+            case CallDone():
+                self._calls.pop(message.call)[0].set_result(message)
+            case CallFailed():
+                error = EngineError(message.message, message.kind)  # type: ignore[arg-type]  # its kinds are ours
+                self._calls.pop(message.call)[0].set_exception(error)
+            case ModelLoaded():
+                self._loads.pop(message.key).set_result(message)
+            case ModelUnloaded():
+                self._unloads.pop(message.key).set_result(None)
+            case HostReady():
+                if message.error:
+                    self._ready.set_exception(EngineError(message.error, "load_failed"))
+                else:
+                    self._ready.set_result(None)
+
+    def _died(self) -> None:
+        try:
+            status: int | None = self.process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            status = self.process.wait()
+        self.is_dead = True
+        died = HostDied(status)
+        waiting: list[Future[Any]] = [*self._loads.values(), *self._unloads.values(), self._ready]
+        waiting += [answer for answer, _ in self._calls.values()]
+        self._calls.clear()
+        for answer in waiting:
+            if not answer.done():
+                answer.set_exception(died)
+
+    def _pass_output_on(self) -> None:
+        """To this process's log, as much as is fit to print."""
+        assert self.process.stdout is not None
+        window_began, passed, left_out = time.monotonic(), 0, 0
+        while chunk := self.process.stdout.read1(READ_BYTES):  # type: ignore[attr-defined]
+            now = time.monotonic()
+            if now - window_began > OUTPUT_WINDOW_S:
+                if left_out:
+                    print(f"… {left_out} bytes of output were left out", file=sys.stderr)
+                window_began, passed, left_out = now, 0, 0
+            shown = chunk[: max(OUTPUT_BYTES - passed, 0)]
+            passed += len(shown)
+            left_out += len(chunk) - len(shown)
+            if shown:
+                sys.stderr.write(shown.decode(errors="replace"))
+                sys.stderr.flush()

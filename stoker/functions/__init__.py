@@ -1,0 +1,35 @@
+"""The function SDK: your own Python, with models injected, run where they are hot.
+
+This package imports nothing else of Stoker, so that it can live in any environment and never meets your own
+modules.
+"""
+
+from stoker.functions.context import ActionContext, FileRef
+from stoker.functions.errors import (
+    AuthError,
+    Cancelled,
+    FatalError,
+    FunctionError,
+    ResourceError,
+    RetryableError,
+    ValidationError,
+)
+from stoker.functions.loading import register_loader
+from stoker.functions.sdk import ModelRef, ResourceRequirements, Src, worker_function
+
+__all__ = [
+    "ActionContext",
+    "AuthError",
+    "Cancelled",
+    "FatalError",
+    "FileRef",
+    "FunctionError",
+    "ModelRef",
+    "ResourceError",
+    "ResourceRequirements",
+    "RetryableError",
+    "Src",
+    "ValidationError",
+    "register_loader",
+    "worker_function",
+]

@@ -1,0 +1,116 @@
+"""What a running function is given beside its payload: progress, cancelling, files, a log, a seed."""
+
+import base64
+import io
+import logging
+import mimetypes
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from stoker.functions.errors import Cancelled, ValidationError
+
+PERCENT = 100
+MAX_FILE_BYTES = 256 * 1024 * 1024
+
+
+class FileRef(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file by reference. url: below the gateway in a result; a `data:` URL in a payload."""
+
+    url: str
+    name: str = ""
+    content_type: str = "application/octet-stream"
+    size_bytes: int = 0
+
+
+class SavedFile(msgspec.Struct, frozen=True):
+    """A file that a call has saved, on its way out."""
+
+    name: str
+    content_type: str
+    content: bytes
+
+
+class ActionContext:
+    """One call. `job` names it. Made by Stoker; a function gets it as its first argument."""
+
+    def __init__(
+        self,
+        job: str = "local",
+        seed: int = 0,
+        report: Callable[[int, int], None] = lambda step, steps: None,
+        cancelled: threading.Event | None = None,
+    ) -> None:
+        self.job = job
+        self.seed = seed
+        self.log = logging.LoggerAdapter(logging.getLogger("stoker.function"), {"job": job})
+        self.files: list[SavedFile] = []
+        self._report = report
+        self._cancelled = cancelled if cancelled is not None else threading.Event()
+        self._folder: Path | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller has gone or the time is over: stop soon, what you return is not read."""
+        return self._cancelled.is_set()
+
+    def raise_if_cancelled(self) -> None:
+        """Raises Cancelled when the call was cancelled."""
+        if self.cancelled:
+            raise Cancelled("the call was cancelled")
+
+    def wait_cancelled(self, seconds: float) -> bool:
+        """Sleep, but wake at once when cancelled; whether it was."""
+        return self._cancelled.wait(seconds)
+
+    def progress(self, done: float, total: float = 1.0) -> None:
+        """Tell how far the call is: `progress(0.4)`, `progress(3, 10)`. Raises ValueError beyond the total."""
+        if not 0 <= done <= total:
+            raise ValueError(f"progress({done:g}, {total:g}): done must be between 0 and the total")
+        if float(done).is_integer() and float(total).is_integer() and total > 1:
+            self._report(int(done), int(total))
+        else:
+            self._report(round(PERCENT * done / total), PERCENT)
+
+    @property
+    def folder(self) -> Path:
+        """A temporary folder of this call; gone when it ends."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="stoker-call-"))
+        return self._folder
+
+    def save_file(self, content: bytes | Path, name: str, content_type: str = "") -> FileRef:
+        """Keep a file with the result, as long as that is kept. Raises ValueError when it is too large."""
+        data = content.read_bytes() if isinstance(content, Path) else content
+        if len(data) > MAX_FILE_BYTES:
+            raise ValueError(f"{name} has {len(data)} bytes; at most {MAX_FILE_BYTES} are kept")
+        kind = content_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
+        url = f"/v1/jobs/{self.job}/files/{len(self.files)}"
+        self.files.append(SavedFile(name, kind, data))
+        return FileRef(url, name, kind, len(data))
+
+    def save_image(self, image: Any, name: str = "image.png", format: str = "PNG") -> FileRef:
+        """Keep a picture (PIL.Image) with the result."""
+        buffer = io.BytesIO()
+        image.save(buffer, format=format)
+        return self.save_file(buffer.getvalue(), name, f"image/{format.lower()}")
+
+    def read_file(self, ref: FileRef) -> bytes:
+        """The bytes of a file of the payload: a `data:` URL. Raises ValidationError."""
+        head, separator, data = ref.url.partition(";base64,")
+        if not separator or not head.startswith("data:"):
+            raise ValidationError("a file of a payload is a data: URL in base64")
+        try:
+            return base64.b64decode(data, validate=True)
+        except ValueError as error:
+            raise ValidationError(f"the file is not base64: {error}") from error
+
+    def close(self) -> None:
+        """Remove the temporary folder; Stoker calls this."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,87 @@
+"""Failures of functions, typed, and what of them may be shown.
+
+Raise one of these for a failure with a kind of its own; anything else that a function raises is `fatal`.
+Messages are redacted (tokens, credentials in URLs, paths) and cut at 500 characters before anyone else sees
+them.
+"""
+
+import re
+import traceback
+
+MAX_MESSAGE_CHARS = 500
+SHOWN_FRAMES = 3
+_SECRETS = (
+    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@]+@"), r"\1***@"),
+    (re.compile(r"(?i)\b(bearer|token|api[_-]?key|password|secret)(\s*[=:]\s*|\s+)\S+"), r"\1\2***"),
+    (re.compile(r"\b(sk|hf|ghp|xox[bp])[-_][A-Za-z0-9_-]{8,}"), "***"),
+    (re.compile(r"(?<![\w:/.])(?:/[\w.+-]+){2,}"), lambda match: "…/" + match[0].rsplit("/", 1)[1]),
+)
+
+
+class FunctionError(Exception):
+    """Base of the failures below. kind: as a job's error shows it."""
+
+    kind = "fatal"
+
+
+class ValidationError(FunctionError):
+    """The payload makes no sense; the caller must change it."""
+
+    kind = "validation"
+
+
+class RetryableError(FunctionError):
+    """It may work the next time."""
+
+    kind = "retryable"
+
+
+class ResourceError(FunctionError):
+    """There is not enough memory, disk or time."""
+
+    kind = "resource"
+
+
+class FatalError(FunctionError):
+    """It will never work."""
+
+    kind = "fatal"
+
+
+class AuthError(FunctionError):
+    """Credentials are missing or wrong."""
+
+    kind = "auth"
+
+
+class Cancelled(FunctionError):
+    """Raised by `ctx.raise_if_cancelled()`; let it pass."""
+
+    kind = "cancelled"
+
+
+def redacted(text: str) -> str:
+    """A message without secrets and paths, at most 500 characters."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text if len(text) <= MAX_MESSAGE_CHARS else text[: MAX_MESSAGE_CHARS - 1] + "…"
+
+
+def kind_of(error: BaseException) -> str:
+    """The kind of a failure."""
+    if isinstance(error, FunctionError):
+        return error.kind
+    return "resource" if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ else "fatal"
+
+
+def message_of(error: BaseException, *, with_trace: bool) -> str:
+    """What the caller reads; with the last frames of the traceback where that was asked for."""
+    if isinstance(error, FunctionError):
+        said = str(error) or type(error).__name__
+    else:
+        said = f"{type(error).__name__}: {error}"
+    if not with_trace:
+        return redacted(said)
+    frames = traceback.extract_tb(error.__traceback__)[-SHOWN_FRAMES:]
+    shown = "".join(f"\n  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames)
+    return (said + shown)[: 4 * MAX_MESSAGE_CHARS]

@@ -1,0 +1,132 @@
+"""What a worker and the host process of a project say to each other: msgpack frames over a socket pair.
+
+The only file that both ends share; it imports nothing of either.
+"""
+
+import struct
+from typing import Any
+
+import msgspec
+
+_LENGTH = struct.Struct("<I")
+MAX_FRAME_BYTES = 1024 * 1024 * 1024
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="t", tag=True):
+    """Base of every frame."""
+
+
+class LoadModel(Message, frozen=True):
+    """Bring the model at `path` into memory as an instance of `kind` (`module:Class`)."""
+
+    key: str
+    path: str
+    kind: str
+
+
+class UnloadModel(Message, frozen=True):
+    key: str
+
+
+class Call(Message, frozen=True):
+    """Run a function. models: parameter → key of a loaded model."""
+
+    call: str
+    job: str
+    function: str
+    payload: dict[str, Any]
+    models: dict[str, str] = {}
+    seed: int = 0
+
+
+class CancelCall(Message, frozen=True):
+    call: str
+
+
+ToHost = LoadModel | UnloadModel | Call | CancelCall
+
+
+class HostReady(Message, frozen=True):
+    """The project is imported. error: why not."""
+
+    error: str = ""
+
+
+class ModelLoaded(Message, frozen=True):
+    """memory_bytes: what the process has taken more, or the device. error: why it could not be loaded."""
+
+    key: str
+    memory_bytes: int = 0
+    error: str = ""
+    is_out_of_memory: bool = False
+
+
+class ModelUnloaded(Message, frozen=True):
+    key: str
+
+
+class CallProgress(Message, frozen=True):
+    call: str
+    step: int
+    steps: int
+
+
+class CallItem(Message, frozen=True):
+    """One of a stream's results, as JSON."""
+
+    call: str
+    item: bytes
+
+
+class File(msgspec.Struct, frozen=True):
+    name: str
+    content_type: str
+    content: bytes
+
+
+class CallDone(Message, frozen=True):
+    """The result as JSON; the list of all items for a stream."""
+
+    call: str
+    result: bytes
+    files: tuple[File, ...] = ()
+
+
+class CallFailed(Message, frozen=True):
+    call: str
+    kind: str
+    message: str
+
+
+FromHost = HostReady | ModelLoaded | ModelUnloaded | CallProgress | CallItem | CallDone | CallFailed
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def frame(message: Message) -> bytes:
+    """A message as it goes over the socket: its length (4 bytes, little-endian), then msgpack."""
+    body = _encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+class Frames:
+    """Cuts a byte stream into messages of one union."""
+
+    def __init__(self, kind: Any) -> None:
+        self._decode = msgspec.msgpack.Decoder(kind).decode
+        self._buffer = bytearray()
+
+    def feed(self, chunk: bytes) -> list[Any]:
+        """The messages that are whole now. Raises msgspec.DecodeError on garbage."""
+        self._buffer += chunk
+        found: list[Any] = []
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            end = _LENGTH.size + length
+            if length > MAX_FRAME_BYTES:
+                raise msgspec.DecodeError(f"a frame of {length} bytes")
+            if len(self._buffer) < end:
+                break
+            found.append(self._decode(bytes(self._buffer[_LENGTH.size : end])))
+            del self._buffer[:end]
+        return found
