@@ -185,7 +185,8 @@ def memory_needed_bytes(spec: Spec) -> int:
 def weights_key(model: str, spec: Spec) -> str:
     """What two specs have in common that can share weights in memory: engine, weights and options."""
     if not spec.url:
-        return model
+        version = spec.options.get("version")
+        return f"{model}@{version}" if version else model
     settings = [part for part in (spec.options, spec.args, spec.env) if part]
     return f"{spec.engine}:{spec.url}" + (
         f"?{msgspec.json.encode(settings, order='sorted').decode()}" if settings else ""

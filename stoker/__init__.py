@@ -1,5 +1,6 @@
 """Stoker keeps models hot. What a program imports: the function SDK, the client, custom jobs."""
 
+from stoker.client import AsyncClient, CallFailed, Client
 from stoker.functions import (
     ActionContext,
     AuthError,
@@ -18,7 +19,10 @@ from stoker.worker_pool import CustomJob, JobFailed, WorkerPool, get_worker_pool
 
 __all__ = [
     "ActionContext",
+    "AsyncClient",
     "AuthError",
+    "CallFailed",
+    "Client",
     "CustomJob",
     "FatalError",
     "FileRef",

@@ -381,7 +381,8 @@ def function_input(payload: Any, model: Model) -> FunctionInput:
     wrong = next(iter(validator.iter_errors(payload)), None)
     if wrong is not None:
         field = ".".join(str(part) for part in wrong.absolute_path)
-        raise RequestError(400, wrong.message, field=field or None, code="validation")
+        message = f"{field}: {wrong.message}" if field else wrong.message
+        raise RequestError(400, message, field=field or None, code="validation")
     keys: dict[str, str] = {}
     for ref in function.models:
         default = function.input_schema.get("properties", {}).get(ref.name, {}).get("default")

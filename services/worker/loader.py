@@ -120,10 +120,14 @@ class Loader:
 
     def model_changed(self, name: str, model: Model | None) -> None:
         """The catalog has changed: learn which of a model's weights are on this machine's disk."""
+        before = self._specs.pop(name, {}).values()
+        if model is not None:
+            self._specs[name] = {spec.name: spec for spec in model.specs}
+        wanted = {weights_key(one, spec) for one, found in self._specs.items() for spec in found.values()}
+        for stale in {weights_key(name, spec) for spec in before} - wanted:
+            self._drop_idle(stale)
         if model is None:
-            self._specs.pop(name, None)
             return
-        self._specs[name] = {spec.name: spec for spec in model.specs}
         for spec in model.specs:
             path = is_cached(spec.url) if spec.url else None
             if path is not None or not spec.url:
@@ -245,14 +249,19 @@ class Loader:
         for spec in self._specs.get(model, {}).values():
             entry = self.cache.entries.get(weights_key(model, spec))
             if entry is not None and entry.tier in ("hot", "parked"):
-                if entry.pins:
-                    return f"{model} is in use"
-                self.cache.dropped(entry.key)
-                self._attached.pop(entry.key, None)
-                self._send(Unload(entry.key, park=False))
-                self._changed()
-                return ""
+                return "" if self._drop_idle(entry.key) else f"{model} is in use"
         return f"{model} is not loaded"
+
+    def _drop_idle(self, key: str) -> bool:
+        """Free weights that no job needs; whether that was so."""
+        entry = self.cache.entries.get(key)
+        if entry is None or entry.pins or entry.tier not in ("hot", "parked"):
+            return False
+        self.cache.dropped(entry.key)
+        self._attached.pop(entry.key, None)
+        self._send(Unload(entry.key, park=False))
+        self._changed()
+        return True
 
     async def _ask_twice(self, key: str, load: Load) -> Loaded:
         """Ask for a load; when the device turns out to be full, evict what is idle and ask once more."""

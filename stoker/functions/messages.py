@@ -65,6 +65,12 @@ class ModelUnloaded(Message, frozen=True):
     key: str
 
 
+class CallStarted(Message, frozen=True):
+    """The function runs now: if the process ends, it may be to blame."""
+
+    call: str
+
+
 class CallProgress(Message, frozen=True):
     call: str
     step: int
@@ -93,12 +99,17 @@ class CallDone(Message, frozen=True):
 
 
 class CallFailed(Message, frozen=True):
+    """ends_process: the function is ending the process, which is nobody else's fault."""
+
     call: str
     kind: str
     message: str
+    ends_process: bool = False
 
 
-FromHost = HostReady | ModelLoaded | ModelUnloaded | CallProgress | CallItem | CallDone | CallFailed
+FromHost = (
+    HostReady | ModelLoaded | ModelUnloaded | CallStarted | CallProgress | CallItem | CallDone | CallFailed
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 

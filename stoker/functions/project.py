@@ -142,17 +142,18 @@ def _declared(module: ModuleType) -> list[Function]:
 def _check(manifest: Manifest, function: Function) -> None:
     """Fixed keys exist, and libraries are installed."""
     keys = ", ".join(sorted(manifest.models)) or "none"
+    where = f"{function.call.__code__.co_filename}: {function.name}"
     for injected in function.models:
         if injected.ref.src is Src.FIXED and injected.ref.name not in manifest.models:
             raise BadProject(
-                f"{function.name}: parameter {injected.parameter} needs the model {injected.ref.name!r}; "
+                f"{where}: parameter {injected.parameter} needs the model {injected.ref.name!r}; "
                 f"pyproject.toml has {keys}"
             )
         if not manifest.models:
-            raise BadProject(f"{function.name}: pyproject.toml has no [tool.stoker.models]")
+            raise BadProject(f"{where}: pyproject.toml has no [tool.stoker.models]")
     for library in function.declaration.requirements.libraries:
         if importlib.util.find_spec(library) is None:
-            raise BadProject(f"{function.name} needs {library}: pip install {library}")
+            raise BadProject(f"{where} needs {library}: pip install {library}")
 
 
 def model_classes(project: Project) -> dict[str, str]:

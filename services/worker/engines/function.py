@@ -167,7 +167,6 @@ class _Call:
         number, answer = host.call(
             self.request.job, asked.function, asked.payload, asked.models, self.request.seed, hears
         )
-        were_others = host.calls > 1
 
         def stop() -> None:
             host.cancel(number)
@@ -185,7 +184,7 @@ class _Call:
         except HostDied as error:
             if self.cancelled.is_set():
                 raise Stopped from error
-            if were_others:
+            if not error.is_blamed:
                 raise _Again(error.status) from error
             raise _ended(error.status) from error
         except EngineError:

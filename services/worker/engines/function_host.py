@@ -22,6 +22,7 @@ from stoker.functions.messages import (
     CallFailed,
     CallItem,
     CallProgress,
+    CallStarted,
     CancelCall,
     Frames,
     FromHost,
@@ -42,11 +43,12 @@ OUTPUT_BYTES, OUTPUT_WINDOW_S = 256 * 1024, 10.0
 
 
 class HostDied(Exception):
-    """The process ended; status as Popen has it."""
+    """The process ended; status as Popen has it. is_blamed: no other call can have ended it."""
 
-    def __init__(self, status: int | None) -> None:
+    def __init__(self, status: int | None, *, is_blamed: bool = False) -> None:
         super().__init__(f"status {status}")
         self.status = status
+        self.is_blamed = is_blamed
 
 
 Hears = Callable[[CallProgress | CallItem], None]
@@ -74,6 +76,8 @@ class HostProcess:
         self._loads: dict[str, Future[ModelLoaded]] = {}
         self._unloads: dict[str, Future[None]] = {}
         self._calls: dict[str, tuple[Future[CallDone], Hears]] = {}
+        self._started: set[str] = set()
+        self._has_confessed = False
         self.is_dead = False
         threading.Thread(target=self._read, name="function host", daemon=True).start()
         threading.Thread(target=self._pass_output_on, name="function output", daemon=True).start()
@@ -127,11 +131,6 @@ class HostProcess:
     def cancel(self, number: str) -> None:
         self._send(CancelCall(number))
 
-    @property
-    def calls(self) -> int:
-        """Calls under way."""
-        return len(self._calls)
-
     def kill(self) -> None:
         """End it at once."""
         self.process.kill()
@@ -159,9 +158,14 @@ class HostProcess:
             case CallProgress() | CallItem():
                 if (found := self._calls.get(message.call)) is not None:
                     found[1](message)
+            case CallStarted():
+                self._started.add(message.call)
             case CallDone():
+                self._started.discard(message.call)
                 self._calls.pop(message.call)[0].set_result(message)
             case CallFailed():
+                self._started.discard(message.call)
+                self._has_confessed = self._has_confessed or message.ends_process
                 error = EngineError(message.message, message.kind)  # type: ignore[arg-type]  # its kinds are ours
                 self._calls.pop(message.call)[0].set_exception(error)
             case ModelLoaded():
@@ -181,7 +185,8 @@ class HostProcess:
             self.process.kill()
             status = self.process.wait()
         self.is_dead = True
-        died = HostDied(status)
+        running = self._calls.keys() & self._started
+        died = HostDied(status, is_blamed=len(running) == 1 and not self._has_confessed)
         waiting: list[Future[Any]] = [*self._loads.values(), *self._unloads.values(), self._ready]
         waiting += [answer for answer, _ in self._calls.values()]
         self._calls.clear()

@@ -1,0 +1,133 @@
+"""Functions on the command line: list them, call them, here or through a gateway."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import msgspec
+import typer
+from rich.progress import Progress
+from rich.table import Table
+
+from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, fail, print_json
+from stoker.client import CallFailed, Client
+
+
+@app.command()
+def functions(url: Url = DEFAULT_URL, json: Json = False) -> None:
+    """Functions, what they take, and the models that they may be given."""
+    found = call("GET", url, "/v1/functions")["functions"]
+    if json:
+        print_json(found)
+        return
+    table = Table(title="functions", title_justify="left")
+    for column in ("function", "takes", "gives", "models", "what it does"):
+        table.add_column(column)
+    for one in found:
+        gives = ", ".join(one["output_schema"].get("properties", {}))
+        table.add_row(
+            one["name"],
+            ", ".join(_field(one["input_schema"], name) for name in one["input_schema"].get("properties", {})),
+            f"stream of {gives}" if one["streams"] else gives,
+            ", ".join(one["model_keys"]) or "-",
+            one["description"].partition("\n")[0],
+        )
+    console.print(table)
+
+
+def _field(schema: dict[str, Any], name: str) -> str:
+    return name if name in schema.get("required", ()) else f"[dim]{name}[/]"
+
+
+def parse_values(pairs: list[str]) -> dict[str, Any]:
+    """key=value pairs; a value is JSON where it can be read as such, else text."""
+    payload: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            fail(f"{pair!r} is not key=value", 2)
+        try:
+            payload[key] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            payload[key] = value
+    return payload
+
+
+@app.command("call")
+def call_function(
+    function: str,
+    values: Annotated[list[str] | None, typer.Argument(help="key=value, a value being JSON or text.")] = None,
+    url: Url = DEFAULT_URL,
+    json: Json = False,
+    local: Annotated[
+        Path | None, typer.Option("--local", help="Run it here, from this project's folder.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for files that it returns.")] = Path(),
+) -> None:
+    """Call a function; results of a stream are printed as they come, files are saved."""
+    payload = parse_values(values or [])
+    with Progress(console=console, transient=True, disable=json) as bar:
+        task = bar.add_task(function, total=None)
+
+        def report(step: int, steps: int) -> None:
+            bar.update(task, completed=step, total=steps)
+
+        if local is not None:
+            result, files = _run_local(local, function, payload, report)
+        else:
+            result, files = _run(url, function, payload, report)
+    for name, content in files:
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        console.print(f"saved {path}", highlight=False)
+    if json or not isinstance(result, list):  # the results of a stream have been printed
+        print_json(result)
+
+
+def _run(url: str, function: str, payload: dict[str, Any], report: Any) -> tuple[Any, list[tuple[str, bytes]]]:
+    client = Client(url)
+    try:
+        job = client.submit(function, **payload)
+        for event in job.events():
+            if event.name == "progress":
+                report(event.data["step"], event.data["steps"])
+            elif event.name == "delta":
+                sys.stdout.write(event.data["text"])
+                sys.stdout.flush()
+        result = job.result()
+    except CallFailed as error:
+        fail(f"{error} ({error.kind})" if error.kind else str(error))
+    except httpx.HTTPError as error:
+        fail(f"no gateway answers at {url} ({error}); is `stoker up` running?", 2)
+    return result, [(Path(one["name"]).name, client.get(one["url"])) for one in files_in(result)]
+
+
+def files_in(value: Any) -> list[dict[str, Any]]:
+    """Every file reference in a result."""
+    if isinstance(value, dict):
+        url = value.get("url")
+        if isinstance(url, str) and url.startswith("/v1/jobs/") and value.get("name"):
+            return [value]
+        return [found for inner in value.values() for found in files_in(inner)]
+    if isinstance(value, list):
+        return [found for inner in value for found in files_in(inner)]
+    return []
+
+
+def _run_local(
+    folder: Path, function: str, payload: dict[str, Any], report: Any
+) -> tuple[Any, list[tuple[str, bytes]]]:
+    from stoker.functions.errors import FunctionError
+    from stoker.functions.local import run_local
+    from stoker.functions.project import BadProject
+
+    def item(one: Any) -> None:
+        sys.stdout.write(msgspec.json.encode(one).decode() + "\n")
+
+    try:
+        result, files = run_local(folder.resolve(), function, payload, report, item)
+    except (BadProject, FunctionError) as error:
+        fail(str(error))
+    return result, [(one.name, one.content) for one in files]

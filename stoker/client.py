@@ -1,0 +1,297 @@
+"""Calling functions and models from Python.
+
+    client = Client()
+    client.run("generate", prompt="a lake", model_key="sdxl-base")          # waits for the result
+    for item in client.stream("write", prompt="once"): …                    # results of a stream as they come
+    job = client.submit("generate", prompt="a lake")                        # a handle
+    for event in job.events(): …
+    job.result(); job.cancel()
+
+`AsyncClient` is the same with `await` and `async for`. A connection that breaks is taken up again where it
+broke.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+TIMEOUT_S = 900.0
+CONNECT_TIMEOUT_S = 10.0
+PAUSE_S = 0.2
+ATTEMPTS = 50
+"""Times that a broken connection is taken up again before it is given up."""
+ENDS = ("completed", "failed", "cancelled", "expired")
+
+
+class CallFailed(RuntimeError):
+    """A call or job did not complete. kind: as in its error. status: of the HTTP answer, 0 for a job's end."""
+
+    def __init__(self, message: str, kind: str = "", status: int = 0, field: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.status = status
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of a job: queued, assigned, loading, started, progress, delta, …, and one of the ends."""
+
+    name: str
+    data: dict[str, Any]
+    id: str = ""
+
+
+class _Parser:
+    """Server-sent events out of lines."""
+
+    def __init__(self) -> None:
+        self._fields: dict[str, str] = {}
+
+    def feed(self, line: str) -> Event | None:
+        if line:
+            name, _, value = line.partition(": ")
+            if name:
+                self._fields[name] = value
+            return None
+        fields, self._fields = self._fields, {}
+        if "data" not in fields:
+            return None
+        data = httpx.Response(200, content=fields["data"]).json()
+        return Event(fields.get("event", "message"), data, fields.get("id", ""))
+
+
+def _check(answer: httpx.Response) -> httpx.Response:
+    """The answer, if it is one. Raises CallFailed."""
+    if answer.status_code < 400:
+        return answer
+    try:
+        said = answer.json()
+    except ValueError:
+        raise CallFailed(answer.text or answer.reason_phrase, "", answer.status_code) from None
+    kind = str(said.get("code") or said.get("type", "")).rpartition(":")[2]
+    raise CallFailed(str(said.get("detail", said)), kind, answer.status_code, str(said.get("field") or ""))
+
+
+def _result(job: dict[str, Any]) -> Any:
+    """The result of an ended job. Raises CallFailed."""
+    if job["status"] == "completed":
+        return job.get("result")
+    error = job.get("error") or {}
+    raise CallFailed(str(error.get("message", job["status"])), str(error.get("kind", job["status"])))
+
+
+def _items(event: Event, given: int) -> list[Any]:
+    """Results of a stream that an event brings; the end has them all, for who came late. Raises CallFailed."""
+    if event.name == "delta":
+        return [httpx.Response(200, content=line).json() for line in event.data["text"].splitlines()]
+    return list(_result(event.data)[given:]) if event.name in ENDS else []
+
+
+def _path(function: str) -> str:
+    return f"/v1/functions/{quote(function, safe='')}"
+
+
+def _address(url: str) -> str:
+    return url or os.environ.get("STOKER_URL", DEFAULT_URL)
+
+
+_TIMEOUT = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+_ASYNC = {"Prefer": "respond-async"}
+
+
+class Job:
+    """A submitted call."""
+
+    def __init__(self, client: httpx.Client, job: dict[str, Any]) -> None:
+        self._client = client
+        self.id: str = job["id"]
+        self._end: dict[str, Any] | None = None
+
+    def events(self) -> Iterator[Event]:
+        """Every event from the first to the end."""
+        last_id = ""
+        for attempt in range(ATTEMPTS):
+            headers = {"Last-Event-ID": last_id} if last_id else {}
+            try:
+                with self._client.stream("GET", f"/v1/jobs/{self.id}/events", headers=headers) as answer:
+                    if answer.status_code >= 400:
+                        answer.read()
+                        _check(answer)
+                    parser = _Parser()
+                    for line in answer.iter_lines():
+                        event = parser.feed(line)
+                        if event is None:
+                            continue
+                        last_id = event.id or last_id
+                        if event.name in ENDS:
+                            self._end = event.data
+                        yield event
+                        if event.name in ENDS:
+                            return
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.ConnectError):
+                if attempt == ATTEMPTS - 1:
+                    raise
+            time.sleep(PAUSE_S)
+
+    def result(self) -> Any:
+        """Wait for the end; the result. Raises CallFailed."""
+        if self._end is None:
+            for _ in self.events():
+                pass
+        return _result(self._end or self._status())
+
+    def _status(self) -> dict[str, Any]:
+        found: dict[str, Any] = _check(self._client.get(f"/v1/jobs/{self.id}")).json()
+        return found
+
+    def cancel(self) -> None:
+        """Stop it, wherever it stands. Raises CallFailed when it has ended."""
+        _check(self._client.post(f"/v1/jobs/{self.id}/cancel"))
+
+    def file(self, index: int = 0) -> bytes:
+        """The bytes of a file that the call has saved."""
+        return _check(self._client.get(f"/v1/jobs/{self.id}/files/{index}")).content
+
+
+class Client:
+    """A gateway: `url`, else STOKER_URL, else the one on this machine."""
+
+    def __init__(self, url: str = "") -> None:
+        self._client = httpx.Client(base_url=_address(url), timeout=_TIMEOUT)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def functions(self) -> list[dict[str, Any]]:
+        """Every function with its schemas."""
+        found: list[dict[str, Any]] = _check(self._client.get("/v1/functions")).json()["functions"]
+        return found
+
+    def run(self, function: str, /, **payload: Any) -> Any:
+        """Call a function and wait for its result. Raises CallFailed."""
+        return _check(self._client.post(_path(function), json=payload)).json()
+
+    def stream(self, function: str, /, **payload: Any) -> Iterator[Any]:
+        """Call a function that streams; its results as they come. Raises CallFailed."""
+        given = 0
+        for event in self.submit(function, **payload).events():
+            for item in _items(event, given):
+                given += 1
+                yield item
+
+    def submit(self, function: str, /, **payload: Any) -> Job:
+        """Submit a call as a job. Raises CallFailed."""
+        answer = _check(self._client.post(_path(function), json=payload, headers=_ASYNC))
+        return Job(self._client, answer.json())
+
+    def get(self, path: str) -> bytes:
+        """The bytes behind a path of the gateway, such as a FileRef's url."""
+        return _check(self._client.get(path)).content
+
+
+class AsyncJob:
+    """A submitted call."""
+
+    def __init__(self, client: httpx.AsyncClient, job: dict[str, Any]) -> None:
+        self._client = client
+        self.id: str = job["id"]
+        self._end: dict[str, Any] | None = None
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Every event from the first to the end."""
+        last_id = ""
+        for attempt in range(ATTEMPTS):
+            headers = {"Last-Event-ID": last_id} if last_id else {}
+            try:
+                async with self._client.stream("GET", f"/v1/jobs/{self.id}/events", headers=headers) as answer:
+                    if answer.status_code >= 400:
+                        await answer.aread()
+                        _check(answer)
+                    parser = _Parser()
+                    async for line in answer.aiter_lines():
+                        event = parser.feed(line)
+                        if event is None:
+                            continue
+                        last_id = event.id or last_id
+                        if event.name in ENDS:
+                            self._end = event.data
+                        yield event
+                        if event.name in ENDS:
+                            return
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.ConnectError):
+                if attempt == ATTEMPTS - 1:
+                    raise
+            await asyncio.sleep(PAUSE_S)
+
+    async def result(self) -> Any:
+        """Wait for the end; the result. Raises CallFailed."""
+        if self._end is None:
+            async for _ in self.events():
+                pass
+        if self._end is None:
+            self._end = _check(await self._client.get(f"/v1/jobs/{self.id}")).json()
+        return _result(self._end or {})
+
+    async def cancel(self) -> None:
+        """Stop it, wherever it stands. Raises CallFailed when it has ended."""
+        _check(await self._client.post(f"/v1/jobs/{self.id}/cancel"))
+
+    async def file(self, index: int = 0) -> bytes:
+        """The bytes of a file that the call has saved."""
+        return _check(await self._client.get(f"/v1/jobs/{self.id}/files/{index}")).content
+
+
+class AsyncClient:
+    """As Client, with `await`."""
+
+    def __init__(self, url: str = "") -> None:
+        self._client = httpx.AsyncClient(base_url=_address(url), timeout=_TIMEOUT)
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def functions(self) -> list[dict[str, Any]]:
+        """Every function with its schemas."""
+        found: list[dict[str, Any]] = _check(await self._client.get("/v1/functions")).json()["functions"]
+        return found
+
+    async def run(self, function: str, /, **payload: Any) -> Any:
+        """Call a function and wait for its result. Raises CallFailed."""
+        return _check(await self._client.post(_path(function), json=payload)).json()
+
+    async def stream(self, function: str, /, **payload: Any) -> AsyncIterator[Any]:
+        """Call a function that streams; its results as they come. Raises CallFailed."""
+        given = 0
+        async for event in (await self.submit(function, **payload)).events():
+            for item in _items(event, given):
+                given += 1
+                yield item
+
+    async def submit(self, function: str, /, **payload: Any) -> AsyncJob:
+        """Submit a call as a job. Raises CallFailed."""
+        answer = _check(await self._client.post(_path(function), json=payload, headers=_ASYNC))
+        return AsyncJob(self._client, answer.json())
+
+    async def get(self, path: str) -> bytes:
+        """The bytes behind a path of the gateway, such as a FileRef's url."""
+        return _check(await self._client.get(path)).content
