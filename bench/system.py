@@ -49,8 +49,8 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(*documents: str) -> Iterator[Running]:
-    """`stoker up` with these configuration documents, until the block ends."""
+def running(*documents: str, functions: Path | None = None) -> Iterator[Running]:
+    """`stoker up` with these configuration documents and a function project, until the block ends."""
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         command = [sys.executable, "-P", "-m", "stoker", "up", "--port", str(port)]
@@ -58,6 +58,7 @@ def running(*documents: str) -> Iterator[Running]:
             path = Path(folder) / f"{index}.yaml"
             path.write_text(document)
             command += ["--config", str(path)]
+        command += ["--functions", str(functions)] if functions is not None else []
         command += ["--data", folder + "/data", "--log-level", "error"]
         process = subprocess.Popen(command, env=os.environ)
         try:

@@ -86,13 +86,14 @@ def models_of(project: ProjectDescription, version: str) -> list[Model]:
     using = {key: [one for one in project.functions if _may_use(one, key)] for key in keys}
     for key, weights in project.models.items():
         if using[key]:
+            reserved = max(_bytes(one.vram) for one in using[key])
             spec = Spec(
                 name=DEFAULT_SPEC,
                 engine=ENGINE,
                 url=weights.url,
-                options=options | {"key": key, "kind": weights.kind},
+                options=options | {"key": key, "kind": weights.kind, "reserved": reserved},
                 size_bytes=size_bytes(weights.url),
-                memory_bytes=max(_bytes(one.vram) for one in using[key]),
+                memory_bytes=reserved,
                 slots=min(one.concurrency for one in using[key]),
             )
             found.append(Model(name=key, features=("Weights",), specs=(spec,)))

@@ -54,6 +54,13 @@ async def publish(
         await note(bus, MODES_NOTE, DEFAULT, default_mode)
 
 
+async def add(bus: Bus, models: Iterable[Model]) -> None:
+    """Add these models, or change them, and leave the others as they are."""
+    bucket = await bus.jetstream.key_value(CATALOG_BUCKET)
+    for model in models:
+        await bucket.put(to_token(model.name), wire.encode(model))
+
+
 def _is_note(key: str) -> bool:
     return "." in key
 

@@ -6,6 +6,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -26,6 +27,8 @@ from services.bus.settings import BadSetting, BusSettings, read_settings
 from services.bus.streams import declare
 from services.bus.telemetry import serve_metrics
 from services.catalog import store
+from services.catalog.documents import ConfigurationError
+from services.catalog.functions import read_project
 from services.catalog.sizes import parse_size
 from services.worker.agent import Agent
 from services.worker.cache import ModelCache
@@ -48,6 +51,7 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     memory: Annotated[str, Meta(description="memory for loaded models, such as 512MB")] = ""
     ram: Annotated[str, Meta(description="memory for parked models, such as 2GB; 0 = none")] = "0"
     engines: Annotated[str, Meta(description="engines to offer, separated by commas")] = ""
+    functions: Annotated[str, Meta(description="folders of function projects to serve, by commas")] = ""
     handlers: Annotated[str, Meta(description="functions that custom jobs may call, by commas")] = ""
     give_up_s: Annotated[float, Meta(description="end after this long without NATS; 0 = never", ge=0)] = 0.0
     drain_timeout_s: Annotated[float, Meta(description="longest wait for running jobs", ge=0)] = 120.0
@@ -173,6 +177,8 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
         agent = Agent(bus, identity, cache, chosen_engines(settings.engines, settings.handlers))
         await register(bus, "worker", "runs jobs on loaded models", {"worker": name, "device": device})
 
+        for folder in filter(None, settings.functions.split(",")):
+            await store.add(bus, await asyncio.to_thread(read_project, Path(folder)))
         await agent.start()
         await _answer_commands(bus, agent, stopping)
         bus.on_reconnect.append(agent.heartbeats.changed)
@@ -202,7 +208,10 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     settings = read_settings(Settings, "stoker worker", arguments)
-    return run_service("worker", settings, main, **({"worker": settings.name} if settings.name else {}))
+    try:
+        return run_service("worker", settings, main, **({"worker": settings.name} if settings.name else {}))
+    except ConfigurationError as error:
+        raise BadSetting(f"functions: {error}") from error
 
 
 if __name__ == "__main__":

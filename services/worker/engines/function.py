@@ -83,7 +83,8 @@ class FunctionEngine:
         host = project.running()
         if options.get("kind"):
             model = _Model(str(options["key"]), files.path, str(options["kind"]))
-            model.memory_bytes = host.load(model.key, model.path, model.kind).memory_bytes
+            measured = host.load(model.key, model.path, model.kind).memory_bytes
+            model.memory_bytes = max(measured, int(options.get("reserved", 0)))
             project.models[files.model] = model
         project.users.add(files.model)
         self._project_of[files.model] = project
