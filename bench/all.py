@@ -61,7 +61,7 @@ spec loads it before it is asked; changes travel in a heartbeat after 20 ms.
 
 ## Functions (`python -m bench.functions`)
 
-Three workers and three checkpoints, one fits per worker; keys drawn from a Zipf law, four callers. Goal: over 95 % hot.
+Three workers and three checkpoints, one fits per worker; keys of a Zipf law, four callers. Goal: over 95 % hot.
 
 {functions}
 """
