@@ -5,6 +5,8 @@ run in threads of their own; a callback that returns True stops the computation 
 A job that lost its worker goes on from what was sent: the text is given back as the beginning of the
 assistant's message, which llama.cpp continues.
 
+Adapters are LoRAs in GGUF, loaded beside the model; a request that names one gets it laid over the weights.
+
 Options of the model: `n_ctx` (per slot, 2048), `n_threads` (half the cores), `n_gpu_layers` (-1: all).
 """
 
@@ -69,6 +71,9 @@ class LlamaCppEngine:
         parameters.warmup = False
         parameters.fit_params = False
         parameters.embedding = is_embedding
+        if files.adapters:
+            parameters.lora_adapters = [_lora(adapter.url) for adapter in files.adapters]
+            parameters.lora_init_without_apply = True  # a request says which
         if is_embedding:
             parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
         try:
@@ -99,11 +104,11 @@ class LlamaCppEngine:
         match request.input:
             case ChatInput():
                 server = self._servers[model]
-                body = chat_body(request.input, request)
+                body = chat_body(request.input, request) | self._chosen(model, request)
                 run = lambda: _generate(server.handle_chat_completions, body, request, emit, cancelled)  # noqa: E731
             case CompletionInput():
                 server = self._servers[model]
-                body = completion_body(request.input, request)
+                body = completion_body(request.input, request) | self._chosen(model, request)
                 run = lambda: _generate(server.handle_completions, body, request, emit, cancelled)  # noqa: E731
             case EmbeddingInput():
                 texts = request.input.texts
@@ -111,6 +116,16 @@ class LlamaCppEngine:
             case _:
                 raise EngineError("llama.cpp makes text and embeddings only", "validation")
         return await loop.run_in_executor(self._threads, run)
+
+    def _chosen(self, model: str, request: Request) -> Answer:
+        """The adapter that a request asks for, as the server's request has it."""
+        adapters = self._files[model].adapters
+        chosen = [
+            {"id": index, "scale": adapter.strength}
+            for index, adapter in enumerate(adapters)
+            if adapter.name == request.adapter
+        ]
+        return {"lora": chosen} if adapters else {}
 
     def _embed(self, model: str, texts: tuple[str, ...]) -> EmbeddingOutput:
         with self._embedder_lock:
@@ -122,6 +137,12 @@ class LlamaCppEngine:
             raise EngineError(f"llama.cpp: {error}", "validation") from error
         vectors = tuple(tuple(row["embedding"]) for row in answer["data"])
         return EmbeddingOutput(vectors, answer["usage"]["prompt_tokens"])
+
+
+def _lora(path: str) -> Any:
+    adapter = xllamacpp.CommonAdapterLoraInfo()
+    adapter.path = path
+    return adapter
 
 
 def _check_gguf(files: ModelFiles) -> None:
