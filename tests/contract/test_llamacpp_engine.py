@@ -57,5 +57,5 @@ async def test_an_adapter_changes_the_answers_that_ask_for_it_and_no_others(tmp_
 
 def test_an_adapter_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "no.gguf").write_text("no")
-    with pytest.raises(EngineError, match="llama.cpp cannot load"):
+    with pytest.raises(EngineError, match=r"llama\.cpp cannot load"):
         create("llamacpp").load(ModelFiles("m", CHAT, {}, (Adapter("no", str(tmp_path / "no.gguf")),)))

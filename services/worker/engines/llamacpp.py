@@ -142,6 +142,7 @@ class LlamaCppEngine:
 def _lora(path: str) -> Any:
     adapter = xllamacpp.CommonAdapterLoraInfo()
     adapter.path = path
+    adapter.scale = 0.0  # off, unless a request says otherwise
     return adapter
 
 
