@@ -178,7 +178,7 @@ class AutoscalerService:
     async def _launch(self, command: Launch) -> None:
         replica = command.replica
         try:
-            launcher = await self._launcher(replica.launcher)
+            launcher = self._launcher(replica.launcher)
             await launcher.launch(self._order(command))
         except LaunchError as error:
             self._put(LaunchFailed(replica.id, error.reason, str(error)))
@@ -203,14 +203,14 @@ class AutoscalerService:
 
     async def _stop(self, command: Stop) -> None:
         try:
-            launcher = await self._launcher(command.launcher)
+            launcher = self._launcher(command.launcher)
             await launcher.stop(command.replica, command.grace_s)
         except LaunchError as error:  # it stays listed and is stopped again
             log.warning("replica.not_stopped", replica=command.replica, error=str(error))
 
     # Launchers ------------------------------------------------------------------------------------
 
-    async def _launcher(self, name: str) -> Launcher:
+    def _launcher(self, name: str) -> Launcher:
         found = self._launchers.get(name)
         if found is None:
             found = self._launchers[name] = create(name, self._cluster, self._folder)
@@ -221,7 +221,7 @@ class AutoscalerService:
         if name == "static" or name in self._launchers:
             return
         try:
-            launcher = await self._launcher(name)
+            launcher = self._launcher(name)
         except Unavailable as error:
             log.error("launcher.unknown", launcher=name, error=str(error))
             return

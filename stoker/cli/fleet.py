@@ -20,10 +20,14 @@ RECONNECT_S = 1.0
 
 @app.command()
 def specs(model: Annotated[str, typer.Argument()] = "", url: Url = DEFAULT_URL, json: Json = False) -> None:
-    """Specs of every model: replicas wanted and there, and why not more."""
-    models = [one for one in call("GET", url, "/v1/fleet")["models"] if model in ("", one["name"])]
-    if not models and model:
-        fail(f"there is no model {model!r}")
+    """Specs of models that have hardware of their own: replicas wanted and there, and why not more."""
+    models = call("GET", url, "/v1/fleet")["models"]
+    if model:
+        models = [one for one in models if one["name"] == model]
+        if not models:
+            fail(f"there is no model {model!r}")
+    else:  # models that any started worker serves have nothing to tell here
+        models = [one for one in models if len(one["specs"]) > 1 or one["specs"][0]["profile"]]
     if json:
         print_json({one["name"]: one["specs"] for one in models})
         return
