@@ -193,6 +193,17 @@ def weights_key(model: str, spec: Spec) -> str:
     )
 
 
+NEEDS_GPU = "needs_gpu"
+"""The option of a spec that must not run on a processor alone."""
+NO_GPU = "cpu"
+"""How the device of a worker without a GPU begins."""
+
+
+def fits_device(spec: Spec, device: str) -> bool:
+    """Whether a worker's device is what the spec needs."""
+    return not spec.options.get(NEEDS_GPU) or not device.startswith(NO_GPU)
+
+
 def batch_limit(spec: Spec) -> int:
     """How many like jobs an engine may run as one: the option `batch`, else 1."""
     batch = spec.options.get("batch", 1)

@@ -128,10 +128,14 @@ class SavedFile(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ValueOutput(msgspec.Struct, frozen=True, tag="value", tag_field="kind", omit_defaults=True):
-    """What a function returned. The bytes of files without a blob name follow the JSON part, in order."""
+    """What a function returned. The bytes of files without a blob name follow the JSON part, in order.
+
+    blob: where the value lies as JSON in the object store when it did not fit the message.
+    """
 
     value: Any = None
     files: tuple[SavedFile, ...] = ()
+    blob: str = ""
 
 
 Output = TextOutput | EmbeddingOutput | ImageOutput | ValueOutput

@@ -88,11 +88,23 @@ def _result(job: dict[str, Any]) -> Any:
     raise CallFailed(str(error.get("message", job["status"])), str(error.get("kind", job["status"])))
 
 
-def _items(event: Event, given: int) -> list[Any]:
-    """Results of a stream that an event brings; the end has them all, for who came late. Raises CallFailed."""
-    if event.name == "delta":
-        return [httpx.Response(200, content=line).json() for line in event.data["text"].splitlines()]
-    return list(_result(event.data)[given:]) if event.name in ENDS else []
+class _Items:
+    """The results of a stream out of a job's events: one a line, however the lines were cut on their way."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+        self._given = 0
+
+    def feed(self, event: Event) -> list[Any]:
+        """Results that an event brings; the end has them all, for who came late. Raises CallFailed."""
+        found: list[Any] = []
+        if event.name == "delta":
+            *lines, self._rest = (self._rest + event.data["text"]).split("\n")
+            found = [httpx.Response(200, content=line).json() for line in lines]
+        elif event.name in ENDS:
+            found = list(_result(event.data)[self._given :])
+        self._given += len(found)
+        return found
 
 
 def _path(function: str) -> str:
@@ -187,11 +199,9 @@ class Client:
 
     def stream(self, function: str, /, **payload: Any) -> Iterator[Any]:
         """Call a function that streams; its results as they come. Raises CallFailed."""
-        given = 0
+        items = _Items()
         for event in self.submit(function, **payload).events():
-            for item in _items(event, given):
-                given += 1
-                yield item
+            yield from items.feed(event)
 
     def submit(self, function: str, /, **payload: Any) -> Job:
         """Submit a call as a job. Raises CallFailed."""
@@ -281,10 +291,9 @@ class AsyncClient:
 
     async def stream(self, function: str, /, **payload: Any) -> AsyncIterator[Any]:
         """Call a function that streams; its results as they come. Raises CallFailed."""
-        given = 0
+        items = _Items()
         async for event in (await self.submit(function, **payload)).events():
-            for item in _items(event, given):
-                given += 1
+            for item in items.feed(event):
                 yield item
 
     async def submit(self, function: str, /, **payload: Any) -> AsyncJob:

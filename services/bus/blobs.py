@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import msgspec
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
-from schemas.job_events import ImageOutput, Picture, SavedFile, ValueOutput
+from schemas import wire
+from schemas.job_events import Completed, ImageOutput, Picture, SavedFile, Terminal, ValueOutput
 from schemas.jobs import Attachment
 from schemas.subjects import BLOBS_BUCKET
 from services.bus.connection import Bus
@@ -53,6 +55,24 @@ async def get_pictures(bus: Bus, output: ImageOutput | ValueOutput, attached: by
             found.append(attached[offset : offset + picture.image_bytes])
             offset += picture.image_bytes
     return found
+
+
+async def store_value(bus: Bus, job: str, output: ValueOutput) -> ValueOutput:
+    """The same output; a value that would fill more than half a message is put into the object store."""
+    content = wire.encode(output.value)
+    if len(content) <= bus.max_payload // 2:
+        return output
+    store = await bus.jetstream.object_store(BLOBS_BUCKET)
+    await store.put(f"{job}/value", content)
+    return msgspec.structs.replace(output, value=None, blob=f"{job}/value")
+
+
+async def with_value(bus: Bus, event: Terminal) -> Terminal:
+    """The same event with its value, wherever that lies. Raises BlobGone."""
+    if not isinstance(event, Completed) or not isinstance(event.output, ValueOutput) or not event.output.blob:
+        return event
+    value = msgspec.json.decode(await read_blob(bus, event.output.blob))
+    return msgspec.structs.replace(event, output=msgspec.structs.replace(event.output, value=value))
 
 
 async def attach(bus: Bus, name: str, content: bytes) -> Attachment:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.catalog import DEFAULT_SPEC, Function, FunctionModel, Model, Spec
+from schemas.catalog import DEFAULT_SPEC, NEEDS_GPU, Function, FunctionModel, Model, Spec
 from services.catalog.documents import ConfigurationError
 from services.catalog.files import size_bytes
 from services.catalog.sizes import parse_size
@@ -80,9 +80,9 @@ def _version(folder: Path) -> str:
 def models_of(project: ProjectDescription, version: str) -> list[Model]:
     """One model per function, and one per key that a function may be given."""
     limit = max((_bytes(one.memory) for one in project.functions), default=0)
-    options = {"project": project.folder, "version": version, "memory_limit": limit}
+    options: dict[str, Any] = {"project": project.folder, "version": version, "memory_limit": limit}
     keys = tuple(project.models)
-    found = [_function(one, options, keys) for one in project.functions]
+    found = [_function(one, options | _gpu([one]), keys) for one in project.functions]
     using = {key: [one for one in project.functions if _may_use(one, key)] for key in keys}
     for key, weights in project.models.items():
         if using[key]:
@@ -91,13 +91,18 @@ def models_of(project: ProjectDescription, version: str) -> list[Model]:
                 name=DEFAULT_SPEC,
                 engine=ENGINE,
                 url=weights.url,
-                options=options | {"key": key, "kind": weights.kind, "reserved": reserved},
+                options=options | _gpu(using[key]) | {"key": key, "kind": weights.kind, "reserved": reserved},
                 size_bytes=size_bytes(weights.url),
                 memory_bytes=reserved,
                 slots=min(one.concurrency for one in using[key]),
             )
             found.append(Model(name=key, features=("Weights",), specs=(spec,)))
     return found
+
+
+def _gpu(functions: list[Described]) -> dict[str, Any]:
+    """Placement keeps what needs a GPU off workers without one."""
+    return {NEEDS_GPU: True} if any(one.gpu for one in functions) else {}
 
 
 def _may_use(function: Described, key: str) -> bool:

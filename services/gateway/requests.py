@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
-from jsonschema import Draft202012Validator
 
 from schemas.catalog import Feature, Model
 from schemas.jobs import (
@@ -18,7 +17,6 @@ from schemas.jobs import (
     ChatInput,
     CompletionInput,
     EmbeddingInput,
-    FunctionInput,
     ImageInput,
     JobInput,
     Sampling,
@@ -31,6 +29,7 @@ from schemas.openai import (
     ImageGenerationRequest,
 )
 from schemas.subjects import BadName, check_name
+from services.gateway.function_calls import function_input
 from services.gateway.problems import RequestError
 
 MAX_TOKENS = 1_000_000
@@ -366,41 +365,6 @@ def _convert(value: Any, kind: type[T]) -> T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise invalid(error, "input") from error
-
-
-def function_input(payload: Any, model: Model) -> FunctionInput:
-    """A call of a function: the payload fits its schema, and every model key is known.
-
-    Raises RequestError 400 with the field, 422 with the keys.
-    """
-    function = model.function
-    assert function is not None
-    if not isinstance(payload, dict):
-        raise RequestError(400, "the payload must be an object", code="invalid_value")
-    validator = Draft202012Validator(function.input_schema)
-    wrong = next(iter(validator.iter_errors(payload)), None)
-    if wrong is not None:
-        field = ".".join(str(part) for part in wrong.absolute_path)
-        message = f"{field}: {wrong.message}" if field else wrong.message
-        raise RequestError(400, message, field=field or None, code="validation")
-    keys: dict[str, str] = {}
-    for ref in function.models:
-        default = function.input_schema.get("properties", {}).get(ref.name, {}).get("default")
-        key = ref.name if ref.src == "fixed" else payload.get(ref.name, default)
-        if key not in function.keys:
-            raise RequestError(
-                422,
-                f"{ref.name}: {key!r} is not a model of this deployment; keys are: {', '.join(function.keys)}",
-                field=ref.name,
-                code="unknown_model_key",
-            )
-        keys[ref.parameter] = key
-    return FunctionInput(model.name, payload, keys)
-
-
-def placed_by(asked: JobInput) -> str:
-    """The model that decides where an input runs, "" for the one that was asked: a function's first model."""
-    return next(iter(asked.models.values()), "") if isinstance(asked, FunctionInput) else ""
 
 
 def admission_timeout_s(asked: JobRequest) -> float:

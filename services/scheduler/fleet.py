@@ -7,7 +7,7 @@ load keeps choosing the least loaded at O(1) however many workers there are.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from schemas.catalog import Spec, batch_limit, memory_needed_bytes
+from schemas.catalog import Spec, batch_limit, fits_device, memory_needed_bytes
 from schemas.workers import Heartbeat, ResidentModel, Tier
 
 LOAD_BELIEVED_S = 3.0
@@ -78,6 +78,7 @@ class Worker:
             and (not capability.models or model in capability.models)
             and (not spec.profile or spec.profile == facts.profile)
             and (not facts.spec or facts.spec == f"{model}/{spec.name}")
+            and fits_device(spec, facts.device)
             and memory_needed_bytes(spec) <= facts.memory_total_bytes
         )
 

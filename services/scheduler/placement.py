@@ -13,7 +13,7 @@ Ties go hot, then loading, parked, warm, cold, then to the least loaded. Pure: n
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from schemas.catalog import Model, Spec, memory_needed_bytes
+from schemas.catalog import Model, Spec, fits_device, memory_needed_bytes
 from schemas.fleet import Candidate
 from schemas.workers import ResidentModel, Tier
 from services.scheduler.estimates import Estimates
@@ -202,6 +202,8 @@ def why_impossible(workers: Iterable[Worker], model: Model) -> str:
             reasons.append(f"spec {spec.name}: no worker has the engine {spec.engine}")
         elif spec.profile and all(worker.facts.profile != spec.profile for worker in having):
             reasons.append(f"spec {spec.name}: no worker has the profile {spec.profile}")
+        elif not any(fits_device(spec, worker.facts.device) for worker in having):
+            reasons.append(f"spec {spec.name}: it needs a GPU and no worker has one")
         else:
             most = max(worker.facts.memory_total_bytes for worker in having)
             reasons.append(

@@ -25,7 +25,7 @@ from schemas.job_events import (
 )
 from schemas.jobs import work_units
 from schemas.workers import Finished, Outcome
-from services.bus.blobs import attachments, put_large
+from services.bus.blobs import attachments, put_large, store_value
 from services.bus.connection import AlreadyStored, Bus, BusError, PubAck
 from services.bus.logs import get_logger
 from services.bus.results import post_terminal, publish_terminal
@@ -60,7 +60,8 @@ class Endings:
         self._own = own
 
     def completed(self, attempt: Attempt, output: Output, images: list[bytes], run_s: float) -> None:
-        if isinstance(output, ImageOutput | ValueOutput) and images:
+        is_value = isinstance(output, ValueOutput) and output.value is not None
+        if isinstance(output, ImageOutput | ValueOutput) and (images or is_value):
             self._own(self._complete_attached(attempt, output, images, run_s))
         else:
             event = Completed(**self._ending(attempt, run_s), output=output)
@@ -70,9 +71,11 @@ class Endings:
         self, attempt: Attempt, output: ImageOutput | ValueOutput, contents: list[bytes], run_s: float
     ) -> None:
         try:
+            if isinstance(output, ValueOutput):
+                output = await store_value(self._bus, attempt.id, output)
             names, inline = await put_large(self._bus, attempt.id, contents)
-        except (BusError, TimeoutError) as error:
-            self.failed(attempt, "internal", f"the files were not stored: {error}")
+        except Exception as error:  # whatever the store raises, the job must end
+            self.failed(attempt, "internal", f"the result was not stored: {error or type(error).__name__}")
             return
         stored = [
             msgspec.structs.replace(attached, blob=name)

@@ -8,6 +8,8 @@ from services.bus.connection import Bus
 from services.worker.core import Attempt
 from services.worker.runner_messages import PreviewImage, Text
 
+MAX_DELTA_CHARS = 128 * 1024
+
 
 class Reports:
     """Events are always noted; they are published where somebody watches."""
@@ -24,10 +26,15 @@ class Reports:
             self._publish(attempt, wire.encode(numbered))
 
     def text(self, attempt: Attempt, message: Text) -> None:
-        """More of the answer."""
-        delta = attempt.log.delta(message.text, message.tokens)
-        if attempt.wants_events:
-            self._publish(attempt, wire.encode(delta))
+        """More of the answer; what is too long for one message travels in several."""
+        pieces = [message.text]
+        if len(message.text) > MAX_DELTA_CHARS:
+            starts = range(0, len(message.text), MAX_DELTA_CHARS)
+            pieces = [message.text[start : start + MAX_DELTA_CHARS] for start in starts]
+        for piece in pieces:
+            delta = attempt.log.delta(piece, message.tokens if piece is pieces[-1] else 0)
+            if attempt.wants_events:
+                self._publish(attempt, wire.encode(delta))
 
     def preview(self, attempt: Attempt, message: PreviewImage) -> None:
         """A picture as it is by now: for who watches now, never replayed."""

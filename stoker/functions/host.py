@@ -190,13 +190,21 @@ async def serve(folder: Path, connection: socket.socket) -> None:
     host = Host(project, connection)
     _confess(host)
     host.send(HostReady())
-    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    reading = threading.Thread(target=_read, args=(connection, host, asyncio.get_running_loop(), ended))
+    reading.daemon = True
+    reading.start()
+    await ended.wait()
+
+
+def _read(connection: socket.socket, host: Host, loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
+    """Hand frames on until the connection ends. On a thread: sending blocks, so the socket must."""
     frames = Frames(ToHost)
-    reading = connection.dup()
-    reading.setblocking(False)
-    while chunk := await loop.sock_recv(reading, READ_BYTES):
-        for message in frames.feed(chunk):
-            host.take(message)
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        while chunk := connection.recv(READ_BYTES):
+            for message in frames.feed(chunk):
+                loop.call_soon_threadsafe(host.take, message)
+    loop.call_soon_threadsafe(ended.set)
 
 
 def main() -> None:

@@ -70,6 +70,15 @@ def wait(ctx: ActionContext, payload: Ask) -> Said:
     return Said("waited")
 
 @worker_function()
+def large(ctx: ActionContext, payload: Ask) -> Iterator[Said]:
+    yield Said("x" * 300_000)
+    yield Said("y" * 6_000_000)
+
+@worker_function(ResourceRequirements(gpu=True))
+def needs_gpu(ctx: ActionContext, payload: Ask) -> Said:
+    return Said("on a GPU")
+
+@worker_function()
 def steps(ctx: ActionContext, payload: Ask) -> Iterator[Said]:
     for index in range(5):
         ctx.progress(index + 1, 5)
@@ -111,7 +120,7 @@ def failed(client: Client, function: str, **payload: Any) -> CallFailed:
 
 def test_functions_are_listed_with_their_schemas(system: System) -> None:
     names = {one["name"] for one in system.get("/v1/functions")["functions"]}
-    assert names == {"echo", "misbehave", "wait", "steps", "tell", "shrink", "compose"}
+    assert names == {"echo", "misbehave", "wait", "steps", "large", "needs_gpu", "tell", "shrink", "compose"}
     card = system.get("/v1/functions/compose")
     assert card["input_schema"]["properties"]["count"]["default"] == 2
     assert card["model_keys"] == ["words", "rules"]
@@ -205,6 +214,17 @@ def test_a_cancel_stops_the_function_and_the_next_call_works(
     assert refused.value.kind == "cancelled"
     assert time.monotonic() - began < within_s
     assert client.run("echo", text="next") == {"text": "next"}
+
+
+def test_large_results_are_never_cut(client: Client) -> None:
+    sizes = [(item["text"][0], len(item["text"])) for item in client.stream("large")]
+    assert sizes == [("x", 300_000), ("y", 6_000_000)]
+    assert [len(one["text"]) for one in client.run("large")] == [300_000, 6_000_000]
+
+
+def test_a_function_that_needs_a_gpu_says_so_where_there_is_none(client: Client) -> None:
+    error = failed(client, "needs_gpu")
+    assert (error.kind, "it needs a GPU and no worker has one" in str(error)) == ("impossible", True)
 
 
 def test_files_go_in_and_out(client: Client, system: System, tmp_path: Path) -> None:
@@ -328,8 +348,12 @@ def test_the_requests_of_document_000(checkpoints: System, request_body: dict[st
         result = client.run("generate", **request_body)
         assert result["model_key"] == request_body["model_key"]
         assert Image.open(io.BytesIO(client.get(result["image"]["url"]))).format == "PNG"
-    keys = {key for worker in checkpoints.get("/v1/fleet")["workers"] for key in worker.get("vram_models", [])}
-    assert request_body["model_key"] in keys
+
+    def is_hot() -> bool:
+        workers = checkpoints.get("/v1/fleet")["workers"]
+        return any(request_body["model_key"] in worker.get("vram_models", []) for worker in workers)
+
+    wait_for(is_hot, 5, "the heartbeat that shows it")
 
 
 def test_an_unknown_key_or_a_full_id_is_refused_with_the_keys(checkpoints: System) -> None:

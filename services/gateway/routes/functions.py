@@ -12,13 +12,15 @@ from schemas import wire
 from schemas.catalog import Function, Model
 from schemas.job_events import Completed, Delta, Progress, Queued, Terminal, ValueOutput
 from schemas.jobs import FunctionInput, Job
+from services.bus.blobs import with_value
 from services.gateway.exchange import Exchange
+from services.gateway.function_calls import function_input, placed_by
 from services.gateway.gateway import Gateway, completed_or_raise, observe_end
 from services.gateway.http import event_stream, first_of, json_answer, sse
 from services.gateway.job_answers import from_result, urls_of
 from services.gateway.own_jobs import finished, job_headers, waiting_comment, watched
 from services.gateway.problems import RequestError, problem
-from services.gateway.requests import decode, function_input, placed_by
+from services.gateway.requests import decode
 
 EVENT_STREAM = "text/event-stream"
 
@@ -110,7 +112,7 @@ async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
                             raise
                         yield sse(wire.encode(problem(error)), "error")
                         return
-                    yield sse(wire.encode(from_result(event)), "completed")
+                    yield sse(wire.encode(from_result(await with_value(gateway.bus, event))), "completed")
 
 
 @post("/v1/functions/{name:str}", status_code=200, summary="Call a function: wait, stream, or as a job")
@@ -129,7 +131,9 @@ async def call_function(state: State, request: Request[Any, Any, Any], name: str
     if is_streamed:
         gateway.check_admission(job, impossible_status=503)
         return event_stream(gateway, await first_of(_events(gateway, job)), job_headers(job))
-    completed, _ = await finished(gateway, exchange, job)
+    ended, _ = await finished(gateway, exchange, job)
+    completed = await with_value(gateway.bus, ended)
+    assert isinstance(completed, Completed)
     assert isinstance(completed.output, ValueOutput)
     return json_answer(completed.output.value, headers=_headers(job, completed))
 

@@ -24,9 +24,10 @@ from schemas.job_events import (
 )
 from schemas.jobs import Job
 from schemas.subjects import BadName, check_name
-from services.bus.blobs import get_pictures
+from services.bus.blobs import get_pictures, with_value
 from services.bus.connection import BusError
 from services.bus.results import Result, find_result
+from services.gateway.function_calls import placed_by
 from services.gateway.gateway import Gateway, fingerprint_of
 from services.gateway.http import (
     comment,
@@ -43,7 +44,6 @@ from services.gateway.requests import (
     admission_timeout_s,
     decode,
     job_input,
-    placed_by,
     split_adapter,
 )
 from services.gateway.resume import END, BadEventId, Cursor, event_name
@@ -66,7 +66,8 @@ def _check_id(job: str) -> str:
 
 async def _stored(gateway: Gateway, job: str) -> Result | None:
     try:
-        return await find_result(gateway.bus, _check_id(job))
+        found = await find_result(gateway.bus, _check_id(job))
+        return Result(await with_value(gateway.bus, found.event), found.attached) if found is not None else None
     except (BusError, wire.UnreadableMessage) as error:
         raise RequestError(503, str(error), retry_after_s=1) from error
 
@@ -111,7 +112,7 @@ async def _submit(gateway: Gateway, request: AnyRequest, job_id: str) -> Respons
         if wait_s:
             await asyncio.wait([ended], timeout=wait_s)
             if ended.done():
-                return _answer(from_result(ended.result().event), 200)
+                return _answer(from_result(await with_value(gateway.bus, ended.result().event)), 200)
     finally:
         gateway.streams.forget(job.id)
     return _answer(_accepted(job), 202)
@@ -227,6 +228,8 @@ async def _event_stream(gateway: Gateway, job: str, cursor: Cursor) -> AsyncIter
             yield comment("waiting")
         else:
             event, attached = item
+            if isinstance(event, Terminal):
+                event = await with_value(gateway.bus, event)
             event_id = END if isinstance(event, Terminal) else cursor.id()
             yield sse(_event_data(event, attached), event_name(event), event_id)
 
