@@ -29,6 +29,7 @@ test: setup lint
 	$(V)/python -P -m pytest -m "not slow"
 
 test-all: setup lint $(VLLM_STAMP)
+	$(V)/uv pip install -q -p $(V)/python -c constraints.txt --override overrides.txt -e '.[browser]'
 	$(V)/python -P -m pytest
 
 # vLLM in an environment of its own, on the CPU: it wants other versions than we do, and CUDA builds of what it

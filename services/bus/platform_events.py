@@ -19,6 +19,14 @@ WAIT_S = 5.0
 """How long a follower waits for the next event before it hears None, so that it can say it lives."""
 
 
+async def newest_number(bus: Bus) -> int:
+    """The number of the newest event, 0 when there is none. Raises BusError."""
+    try:
+        return int((await bus.jetstream.stream_info(EVENTS_STREAM)).state.last_seq)
+    except (nats.errors.Error, JetStreamError, TimeoutError) as error:
+        raise BusError(f"the events cannot be read: {error or type(error).__name__}") from error
+
+
 async def read_events(bus: Bus, after: int, *, follow: bool) -> AsyncIterator[tuple[int, PlatformEvent] | None]:
     """Events with their numbers in the stream, those after number `after`.
 
@@ -26,10 +34,10 @@ async def read_events(bus: Bus, after: int, *, follow: bool) -> AsyncIterator[tu
     BusError.
     """
     config = ConsumerConfig(deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=after + 1)
+    newest = await newest_number(bus)
+    if not follow and newest <= after:
+        return
     try:
-        newest = (await bus.jetstream.stream_info(EVENTS_STREAM)).state.last_seq
-        if not follow and newest <= after:
-            return
         subscription = await bus.jetstream.subscribe(
             bus.subjects.every("events", ANY, ANY), ordered_consumer=True, config=config
         )

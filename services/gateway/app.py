@@ -18,6 +18,7 @@ from services.gateway.http import MAX_BODY_BYTES, ClientGone
 from services.gateway.openapi import describe
 from services.gateway.problems import RequestError, answer_body
 from services.gateway.routes import (
+    dashboard,
     discovery,
     embeddings,
     events,
@@ -88,7 +89,20 @@ def with_header_limit(app: ASGIApp) -> ASGIApp:
 
 
 def create_app(gateway: Gateway) -> Litestar:
-    groups = (models, text, embeddings, images, jobs, fleet, events, functions, modes, superres, discovery)
+    groups = (
+        models,
+        text,
+        embeddings,
+        images,
+        jobs,
+        fleet,
+        events,
+        functions,
+        modes,
+        superres,
+        discovery,
+        dashboard,
+    )
     app = Litestar(
         route_handlers=[route for group in groups for route in group.ROUTES],
         state=State({"gateway": gateway}),

@@ -44,7 +44,7 @@ async def events(
     if not last.isdecimal():
         raise RequestError(400, "must be a number", field="Last-Event-ID", code="invalid_value")
     if "text/event-stream" in request.headers.get("accept", ""):
-        return event_stream(gateway, _stream(gateway.bus, int(last), model, kind))
+        return event_stream(gateway, follow_events(gateway.bus, int(last), model, kind))
     found: list[PlatformEvent] = []
     try:
         async for item in read_events(gateway.bus, int(last), follow=False):
@@ -55,7 +55,8 @@ async def events(
     return json_answer(Events(tuple(found[-limit:])))
 
 
-async def _stream(bus: Bus, after: int, model: str, kind: str) -> AsyncIterator[bytes]:
+async def follow_events(bus: Bus, after: int, model: str = "", kind: str = "") -> AsyncIterator[bytes]:
+    """Server-sent events of the platform after number `after`, for ever."""
     yield comment("events")
     async for item in read_events(bus, after, follow=True):
         if item is None:

@@ -3,7 +3,6 @@
 import msgspec
 from litestar import Response, get
 from litestar.datastructures import State
-from litestar.response import Redirect
 
 from schemas.catalog import Model, Spec
 from schemas.fleet import Condition, ModelReplicas, QueueDepth, Replica, SpecReplicas
@@ -53,10 +52,14 @@ class Fleet(msgspec.Struct, frozen=True):
 
 @get("/v1/fleet", summary="Workers, models and queues", opt={"answers": Fleet})
 async def fleet(state: State) -> Response[bytes]:
-    gateway: Gateway = state.gateway
+    return json_answer(fleet_of(state.gateway))
+
+
+def fleet_of(gateway: Gateway) -> Fleet:
+    """Everything as it is now."""
     workers = gateway.live_workers()
     models = [_model(gateway, workers, model) for model in gateway.models.values()]
-    return json_answer(Fleet(tuple(workers), tuple(sorted(models, key=lambda model: model.name))))
+    return Fleet(tuple(workers), tuple(sorted(models, key=lambda model: model.name)))
 
 
 def _model(gateway: Gateway, workers: list[Heartbeat], model: Model) -> FleetModel:
@@ -114,9 +117,4 @@ async def metrics() -> Response[bytes]:
     return Response(text, media_type=media_type)
 
 
-@get("/", include_in_schema=False)
-async def root() -> Redirect:
-    return Redirect("/schema")
-
-
-ROUTES = [fleet, live, ready, metrics, root]
+ROUTES = [fleet, live, ready, metrics]
