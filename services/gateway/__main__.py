@@ -21,6 +21,7 @@ from services.bus.running import exit_with, run_service, until
 from services.bus.settings import BadSetting, BusSettings, read_settings
 from services.bus.streams import declare
 from services.catalog import store
+from services.catalog.documents import ConfigurationError
 from services.gateway.app import create_app, with_header_limit
 from services.gateway.gateway import Gateway
 from services.gateway.reloading import Reloading
@@ -42,6 +43,7 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     name: Annotated[str, Meta(description="name of the gateway; default: random")] = ""
     max_streams: Annotated[int, Meta(description="open event streams at most", ge=1)] = 2000
     config: Annotated[str, Meta(description="configuration files or folders to watch, by commas")] = ""
+    publish: Annotated[bool, Meta(description="make the configuration the catalog at the start")] = False
     functions: Annotated[str, Meta(description="folders of function projects, by commas")] = ""
     reload: Annotated[bool, Meta(description="read function projects again when they change")] = False
     webhook_secret: Annotated[str, Meta(description="key of webhook signatures")] = ""
@@ -95,6 +97,8 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
         projects = [Path(path) for path in settings.functions.split(",") if path]
         reloading = Reloading(bus, paths, projects, watch_projects=settings.reload)
         gateway = Gateway(bus, name, settings.max_streams, _queue_max(), reloading)
+        if settings.publish:
+            await reloading.reload()
         await gateway.start()
         await register(bus, "gateway", "HTTP and server-sent events", {"gateway": name})
         server = uvicorn.Server(
@@ -137,7 +141,10 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    return run_service("gateway", read_settings(Settings, "stoker gateway", arguments), main)
+    try:
+        return run_service("gateway", read_settings(Settings, "stoker gateway", arguments), main)
+    except ConfigurationError as error:
+        raise BadSetting(f"config: {error}") from error
 
 
 if __name__ == "__main__":
