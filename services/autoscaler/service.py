@@ -40,6 +40,7 @@ from services.bus.connection import Bus
 from services.bus.leases import Lease
 from services.bus.logs import get_logger
 from services.bus.running import until
+from services.bus.telemetry import counter, gauge
 from services.catalog import store
 
 log = get_logger("autoscaler")
@@ -52,6 +53,15 @@ INBOX_LIMIT = 100_000
 GIVE_UP_S = 60.0
 """A worker that cannot reach NATS for this long ends itself: nobody would ever stop it."""
 STOP_ALL_TIMEOUT_S = 120.0
+
+SCALE_EVENTS = counter("stoker_scale_events_total", "What happened to replicas", "kind")
+REPLICAS = gauge("stoker_replicas", "Replicas by what they do", "model", "spec", "phase")
+
+
+def _count_replicas(record: ModelReplicas) -> None:
+    for spec in record.specs:
+        for phase in ("desired", "ready", "starting", "draining"):
+            REPLICAS.labels(record.model, spec.spec, phase).set(getattr(spec, phase))
 
 
 class AutoscalerService:
@@ -160,6 +170,7 @@ class AutoscalerService:
         match command:
             case Record(replicas):
                 await bucket.put(to_token(replicas.model), wire.encode(replicas))
+                _count_replicas(replicas)
             case Forget(name):
                 await bucket.delete(to_token(name))
             case Launch():
@@ -167,6 +178,7 @@ class AutoscalerService:
             case Stop():
                 self._spawn(self._stop(command))
             case Announce(event):
+                SCALE_EVENTS.labels(event.kind).inc()
                 log.info(f"replica.{event.kind}", replica=event.worker, reason=event.reason)
                 self.bus.tell(self.bus.subjects.event(event.kind, event.subject), event)
 

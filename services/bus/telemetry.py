@@ -1,5 +1,6 @@
 """Prometheus metrics of a service. Every name begins with `stoker_` and ends with its unit."""
 
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -18,6 +19,13 @@ def gauge(name: str, description: str, *labels: str) -> Gauge:
 
 def histogram(name: str, description: str, *labels: str) -> Histogram:
     return Histogram(name, description, labels, registry=REGISTRY, buckets=SECONDS)
+
+
+def _resident_bytes() -> float:
+    return float(psutil.Process().memory_info().rss)
+
+
+gauge("stoker_resident_memory_bytes", "Memory of this process").set_function(_resident_bytes)
 
 
 def exposition() -> tuple[bytes, str]:

@@ -1,0 +1,37 @@
+"""Grafana panels and alert rules name metrics that exist."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+import services.autoscaler.service
+import services.gateway.gateway
+import services.scheduler.service
+import services.worker.agent
+import services.worker.endings
+import services.worker.loader
+from services.bus.telemetry import exposition
+from tests.conftest import ROOT
+
+SERVICES = (services.autoscaler, services.gateway, services.scheduler, services.worker)
+"""Importing them registers their metrics."""
+
+
+def expressions() -> list[str]:
+    dashboard = json.loads((ROOT / "deploy/grafana/stoker.json").read_text())
+    found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())
+    return found + [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_a_query_names_metrics_that_exist(expression: str) -> None:
+    text = exposition()[0].decode()
+    families = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    named = set(re.findall(r"\bstoker_\w+", expression))
+    assert named or "up{" in expression
+    for name in named:
+        family = re.sub(r"_(bucket|count|sum)$", "", name)
+        assert {name, family} & families, f"{name} is no metric"
