@@ -7,7 +7,6 @@ so that the `stoker` command finds a running system by its `--data`.
 
 import asyncio
 import fcntl
-import os
 import shutil
 import signal
 import socket
@@ -142,11 +141,3 @@ async def embedded_server(data: Path, port: int = 0) -> AsyncIterator[str]:
                         process.kill()
         finally:
             lock.close()
-
-
-def url_of(data: Path) -> str | None:
-    """URL of the server that runs on this data directory, if one does."""
-    try:
-        return (data / URL_FILE).read_text().strip() or None
-    except OSError:
-        return os.environ.get("STOKER_NATS")

@@ -83,18 +83,3 @@ def to_environment(settings: msgspec.Struct, kind: type[msgspec.Struct]) -> dict
         for field in msgspec.structs.fields(kind)
         if getattr(settings, field.name) != field.default and field.name != "metrics_port"
     }
-
-
-def to_arguments(settings: msgspec.Struct) -> list[str]:
-    """Flags that give these settings again; used to start a service as a process of its own."""
-    arguments: list[str] = []
-    for field in msgspec.structs.fields(type(settings)):
-        value = getattr(settings, field.name)
-        if value == field.default:
-            continue
-        flag = "--" + field.name.replace("_", "-")
-        if isinstance(value, bool):
-            arguments.append(flag if value else flag.replace("--", "--no-", 1))
-        else:
-            arguments += [flag, str(value)]
-    return arguments
