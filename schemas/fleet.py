@@ -77,9 +77,10 @@ class JobView(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class JobsQuery(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Newest first; `cursor` is the last job of the page before."""
+    """Newest first; `cursor` is the last job of the page before. tenant: only its jobs."""
 
     status: str = ""
+    tenant: str = ""
     model: str = ""
     limit: int = 50
     cursor: str = ""

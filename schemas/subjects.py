@@ -60,6 +60,7 @@ WEBHOOKS_STREAM = "STOKER_WEBHOOKS"
 CATALOG_BUCKET = "stoker_catalog"
 LEASES_BUCKET = "stoker_leases"
 REPLICAS_BUCKET = "stoker_replicas"
+KEYS_BUCKET = "stoker_keys"
 BLOBS_BUCKET = "stoker_blobs"
 
 

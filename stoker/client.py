@@ -115,6 +115,11 @@ def _address(url: str) -> str:
     return url or os.environ.get("STOKER_URL", DEFAULT_URL)
 
 
+def _key(api_key: str) -> dict[str, str]:
+    key = api_key or os.environ.get("STOKER_API_KEY", "")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
 _TIMEOUT = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
 _ASYNC = {"Prefer": "respond-async"}
 
@@ -174,10 +179,10 @@ class Job:
 
 
 class Client:
-    """A gateway: `url`, else STOKER_URL, else the one on this machine."""
+    """A gateway: `url`, else STOKER_URL, else the one on this machine. api_key: else STOKER_API_KEY."""
 
-    def __init__(self, url: str = "") -> None:
-        self._client = httpx.Client(base_url=_address(url), timeout=_TIMEOUT)
+    def __init__(self, url: str = "", api_key: str = "") -> None:
+        self._client = httpx.Client(base_url=_address(url), timeout=_TIMEOUT, headers=_key(api_key))
 
     def __enter__(self) -> "Client":
         return self
@@ -268,8 +273,8 @@ class AsyncJob:
 class AsyncClient:
     """As Client, with `await`."""
 
-    def __init__(self, url: str = "") -> None:
-        self._client = httpx.AsyncClient(base_url=_address(url), timeout=_TIMEOUT)
+    def __init__(self, url: str = "", api_key: str = "") -> None:
+        self._client = httpx.AsyncClient(base_url=_address(url), timeout=_TIMEOUT, headers=_key(api_key))
 
     async def __aenter__(self) -> "AsyncClient":
         return self

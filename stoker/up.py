@@ -58,6 +58,8 @@ class Up:
     paths: list[Path] = field(default_factory=list)
     projects: list[Path] = field(default_factory=list)
     reload: bool = False
+    insecure: bool = False
+    require_keys: bool = False
     log_level: str = "info"
     _console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
     _children: list[Child] = field(default_factory=list)
@@ -104,8 +106,9 @@ class Up:
             gateway += ["--config", ",".join(str(path.absolute()) for path in self.paths)]
         if self.projects:
             gateway += ["--functions", ",".join(str(path.absolute()) for path in self.projects)]
-        if self.reload:
-            gateway += ["--reload"]
+        for flag in ("reload", "insecure", "require_keys"):
+            if getattr(self, flag):
+                gateway += ["--" + flag.replace("_", "-")]
         cluster = f"up-{crc32(str(self.data).encode()):08x}"
         autoscaler = ["--data", str(self.data), "--cluster", cluster, "--stop-replicas"]
         handlers = ",".join(self.configuration.handlers())

@@ -90,7 +90,11 @@ async def declare(bus: Bus) -> None:
         try:
             for config in stream_configs(bus.subjects):
                 await _declare_stream(bus, config)
-            for bucket, ttl_s in ((names.CATALOG_BUCKET, 0.0), (names.REPLICAS_BUCKET, 0.0)):
+            for bucket, ttl_s in (
+                (names.CATALOG_BUCKET, 0.0),
+                (names.REPLICAS_BUCKET, 0.0),
+                (names.KEYS_BUCKET, 0.0),
+            ):
                 await _declare_bucket(bus, bucket, ttl_s)
             await _declare_bucket(bus, names.LEASES_BUCKET, LEASE_TTL_S)
             await _declare_blobs(bus)

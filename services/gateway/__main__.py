@@ -6,6 +6,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from nats.nuid import NUID
 
 from services.bus.connection import connect
 from services.bus.discovery import register
+from services.bus.keys import watch_keys
 from services.bus.logs import get_logger
 from services.bus.replicas import watch_replicas
 from services.bus.running import exit_with, run_service, until
@@ -22,7 +24,9 @@ from services.bus.settings import BadSetting, BusSettings, read_settings
 from services.bus.streams import declare
 from services.catalog import store
 from services.catalog.documents import ConfigurationError
-from services.gateway.app import create_app, with_header_limit
+from services.gateway.access import Access
+from services.gateway.app import OPENAI_PATHS, create_app, with_header_limit
+from services.gateway.doorkeeper import with_access
 from services.gateway.gateway import Gateway
 from services.gateway.reloading import Reloading
 from services.gateway.routes.modes import load_mode
@@ -41,6 +45,8 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(description="port to listen on", ge=0, le=65535)] = 8000
     name: Annotated[str, Meta(description="name of the gateway; default: random")] = ""
+    require_keys: Annotated[bool, Meta(description="ask for API keys on loopback too")] = False
+    insecure: Annotated[bool, Meta(description="ask for no API keys though others can reach this")] = False
     max_streams: Annotated[int, Meta(description="open event streams at most", ge=1)] = 2000
     config: Annotated[str, Meta(description="configuration files or folders to watch, by commas")] = ""
     publish: Annotated[bool, Meta(description="make the configuration the catalog at the start")] = False
@@ -72,6 +78,21 @@ def _queue_max() -> int:
         raise BadSetting(f"QUEUE_MAX must be a number, not {os.environ['QUEUE_MAX']!r}") from error
 
 
+def needs_keys(settings: Settings) -> bool:
+    """As soon as others than this machine can reach the gateway, unless that is wanted."""
+    is_local = settings.host == "localhost" or _is_loopback(settings.host)
+    if settings.insecure and not is_local:
+        log.warning("gateway.insecure", host=settings.host, remedy="anybody who reaches it may use it")
+    return settings.require_keys or not (is_local or settings.insecure)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 async def load_default_mode(gateway: Gateway) -> None:
     """Have the default mode loaded, once a worker is there that can; then sleep for ever."""
     await gateway.catalog_read.wait()
@@ -101,9 +122,10 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
             await reloading.reload()
         await gateway.start()
         await register(bus, "gateway", "HTTP and server-sent events", {"gateway": name})
+        access = Access(is_required=needs_keys(settings))
         server = uvicorn.Server(
             uvicorn.Config(
-                with_header_limit(create_app(gateway)),
+                with_header_limit(with_access(create_app(gateway), access, OPENAI_PATHS)),
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,
@@ -133,6 +155,7 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
             gateway.streams.give_up_overdue(),
             store.watch(bus, gateway.model_changed, gateway.catalog_read, gateway.noted),
             watch_replicas(bus, gateway.replicas_changed),
+            watch_keys(bus, access.changed),
             reloading.watch(),
             load_default_mode(gateway),
         )

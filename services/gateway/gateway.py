@@ -28,6 +28,7 @@ from services.bus.logs import get_logger
 from services.bus.results import Result
 from services.bus.telemetry import counter, gauge, histogram
 from services.catalog import store
+from services.gateway.access import check_model, current_key
 from services.gateway.modes import Modes
 from services.gateway.problems import RequestError
 from services.gateway.reloading import Reloading
@@ -185,7 +186,10 @@ class Gateway:
 
         place_by: the model that decides where it runs, where that is another (one that a function is given).
         """
+        check_model(model.name)
+        key = current_key.get()
         return Job(
+            tenant=key.id if key is not None else "",
             id=job_id or self._ids.next().decode(),
             model=place_by or model.name,
             input=job_input,
@@ -193,7 +197,7 @@ class Gateway:
             created_at=time.time(),
             seed=self._random.getrandbits(32) if seed is None else seed & MAX_SEED,
             adapter=adapter,
-            priority=priority,
+            priority=priority or (key.priority if key is not None else 0),
             wants_events=wants_events,
             is_client_named=bool(job_id),
             fingerprint=fingerprint,

@@ -223,6 +223,7 @@ class Ledger:
             for view in views
             if (not query.status or view.status == query.status)
             and (not query.model or view.model == query.model)
+            and (not query.tenant or view.tenant == query.tenant)
         ]
         views.sort(key=lambda view: (view.created_at, view.id), reverse=True)
         start = 0

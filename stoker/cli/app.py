@@ -40,10 +40,17 @@ def problem_of(answer: httpx.Response) -> str:
     return str(body.get("detail", body))
 
 
+def key_header() -> dict[str, str]:
+    """The API key of STOKER_API_KEY, if there is one."""
+    key = os.environ.get("STOKER_API_KEY", "")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
 def call(method: str, url: str, path: str, **options: Any) -> Any:
     """The JSON answer of the gateway; prints what went wrong and ends otherwise."""
     try:
-        answer = httpx.request(method, url + path, timeout=TIMEOUT_S, **options)
+        headers = {**key_header(), **options.pop("headers", {})}
+        answer = httpx.request(method, url + path, timeout=TIMEOUT_S, headers=headers, **options)
     except httpx.HTTPError as error:
         fail(f"no gateway answers at {url} ({error}); is `stoker up` running?", 2)
     if answer.status_code >= 400:

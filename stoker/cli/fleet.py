@@ -9,7 +9,7 @@ import msgspec
 import typer
 from rich.table import Table
 
-from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, fail, print_json
+from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, fail, key_header, print_json
 
 KIND_COLOURS = {
     "launched": "cyan", "ready": "green", "kept": "green", "joined": "green", "failed": "red", "lost": "red",
@@ -95,7 +95,7 @@ def _show(event: dict[str, Any], json: bool) -> None:
 
 def _follow(url: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Events for ever; a broken connection is resumed where it broke."""
-    headers = {"Accept": "text/event-stream"}
+    headers = {"Accept": "text/event-stream", **key_header()}
     while True:
         try:
             with httpx.stream("GET", url + "/v1/events", params=query, headers=headers, timeout=30) as answer:

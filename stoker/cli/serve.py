@@ -45,6 +45,8 @@ def up(
         list[Path] | None, typer.Option("--functions", help="Folder of a function project; repeatable.")
     ] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Read projects again when they change.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="No API keys on a public address.")] = False,
+    require_keys: Annotated[bool, typer.Option("--require-keys", help="API keys on loopback too.")] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Start NATS, all services and the configured workers; one Ctrl-C stops all."""
@@ -57,7 +59,20 @@ def up(
         configuration.workers = (WorkerEntry(count=workers),)
     elif not configuration.workers:
         configuration.workers = (WorkerEntry(),)
-    system = Up(configuration, data.absolute(), host, port, nats, nats_port, paths, projects, reload, log_level)
+    system = Up(
+        configuration=configuration,
+        data=data.absolute(),
+        host=host,
+        port=port,
+        nats=nats,
+        nats_port=nats_port,
+        paths=paths,
+        projects=projects,
+        reload=reload,
+        insecure=insecure,
+        require_keys=require_keys,
+        log_level=log_level,
+    )
     try:
         asyncio.run(system.run())
     except (EmbeddedServerError, CannotConnect) as error:

@@ -9,7 +9,7 @@ import msgspec
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, fail, print_json, problem_of
+from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, fail, key_header, print_json, problem_of
 
 
 @app.command()
@@ -50,7 +50,7 @@ def run(
     images = (ended["result"] or {}).get("images", []) if isinstance(ended["result"], dict) else []
     for index, image in enumerate(images):
         path = out or Path(f"{accepted['id']}-{index}.png")
-        path.write_bytes(httpx.get(url + image["url"], timeout=30).content)
+        path.write_bytes(httpx.get(url + image["url"], timeout=30, headers=key_header()).content)
         if not json:
             console.print(f"saved {path} (seed {image['seed']})")
     if json:
@@ -67,7 +67,7 @@ def _follow(url: str, accepted: dict[str, Any], *, is_quiet: bool) -> dict[str, 
     last_id, has_text = "", False
     try:
         while True:
-            headers = {"Last-Event-ID": last_id} if last_id else {}
+            headers = key_header() | ({"Last-Event-ID": last_id} if last_id else {})
             try:
                 with httpx.stream(
                     "GET", url + accepted["urls"]["events"], headers=headers, timeout=60
@@ -95,7 +95,7 @@ def _follow(url: str, accepted: dict[str, Any], *, is_quiet: bool) -> dict[str, 
             except (httpx.RemoteProtocolError, httpx.ReadError, httpx.ConnectError):
                 continue
     except KeyboardInterrupt:
-        httpx.post(f"{url}{accepted['urls']['cancel']}", timeout=5)
+        httpx.post(f"{url}{accepted['urls']['cancel']}", timeout=5, headers=key_header())
         fail("cancelled", 130)
     finally:
         bar.stop()

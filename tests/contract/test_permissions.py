@@ -11,15 +11,13 @@ import nats.errors
 import pytest
 from nats.js.errors import Error as JetStreamError
 
-from schemas.subjects import CATALOG_BUCKET, REPLICAS_BUCKET
+from schemas.subjects import CATALOG_BUCKET, KEYS_BUCKET, REPLICAS_BUCKET
 from services.bus.connection import connect
 from services.bus.embedded import find_binary
 from services.bus.settings import BusSettings
 from services.bus.streams import declare
 from tests.conftest import ROOT, free_port, wait_for
 
-KEYS_BUCKET = "stoker_keys"
-"""Not used yet: API keys, hashed, will lie there."""
 USERS = ("gateway", "scheduler", "worker", "autoscaler", "operator")
 
 
@@ -101,8 +99,7 @@ async def test_a_service_publishes_its_own_subjects_and_no_others(server: str, u
 async def can_read(server: str, user: str, bucket: str) -> bool:
     """Whether a user gets the value of a key that the operator has put."""
     operator = await Client("operator").open(server)
-    await (await operator.jetstream().create_key_value(bucket=bucket) if bucket == KEYS_BUCKET
-           else await operator.jetstream().key_value(bucket)).put("x", b"secret")  # fmt: skip
+    await (await operator.jetstream().key_value(bucket)).put("x", b"secret")
     await operator.close()
     client = await Client(user).open(server)
     try:

@@ -27,6 +27,7 @@ from schemas.subjects import BadName, check_name
 from services.bus.blobs import get_pictures, with_value
 from services.bus.connection import BusError
 from services.bus.results import Result, find_result
+from services.gateway.access import current_key, is_visible, owner
 from services.gateway.function_calls import placed_by
 from services.gateway.gateway import Gateway, fingerprint_of
 from services.gateway.http import (
@@ -67,6 +68,8 @@ def _check_id(job: str) -> str:
 async def _stored(gateway: Gateway, job: str) -> Result | None:
     try:
         found = await find_result(gateway.bus, _check_id(job))
+        if found is not None and not is_visible(found.event.tenant):
+            raise _no_such(job)
         return Result(await with_value(gateway.bus, found.event), found.attached) if found is not None else None
     except (BusError, wire.UnreadableMessage) as error:
         raise RequestError(503, str(error), retry_after_s=1) from error
@@ -132,6 +135,8 @@ async def _known(gateway: Gateway, job: str) -> tuple[JobAnswer, str] | None:
     """A job of this id and its fingerprint, if there is one."""
     view = await gateway.streams.job_view(job)
     if view is not None and view.status in ("queued", "assigned", "running"):
+        if not is_visible(view.tenant):
+            raise _no_such(job)
         return from_view(view), view.fingerprint
     stored = await _stored(gateway, job)
     if stored is not None:
@@ -161,7 +166,8 @@ async def submit_job(state: State, request: AnyRequest) -> Response[bytes]:
     key = request.headers.get("idempotency-key", "")
     if len(key) > MAX_KEY_CHARS:
         raise RequestError(400, f"Idempotency-Key has at most {MAX_KEY_CHARS} characters")
-    job_id = "k" + hashlib.blake2b(key.encode(), digest_size=15).hexdigest() if key else ""
+    named = f"{owner()} {key}".encode()  # the same key of another tenant names another job
+    job_id = "k" + hashlib.blake2b(named, digest_size=15).hexdigest() if key else ""
     return await _submit(state.gateway, request, job_id)
 
 
@@ -182,7 +188,7 @@ async def list_jobs(
     gateway: Gateway = state.gateway
     if not 1 <= limit <= MAX_PAGE:
         raise RequestError(400, f"limit must be 1 to {MAX_PAGE}", field="limit", code="invalid_value")
-    query = JobsQuery(status=status, model=model, limit=limit, cursor=cursor)
+    query = JobsQuery(status, owner(), model, limit, cursor)
     try:
         subject = gateway.bus.subjects.scheduler("jobs")
         page: JobsPage = await gateway.bus.ask(subject, query, JobsPage, ASK_TIMEOUT_S)
@@ -206,6 +212,7 @@ def _no_such(job: str) -> RequestError:
 @get("/v1/jobs/{job:str}/events", summary="Watch a job (SSE)")
 async def job_events(state: State, request: AnyRequest, job: str) -> Response[bytes] | Stream:
     gateway: Gateway = state.gateway
+    await _check_owner(gateway, job)
     last = request.headers.get("last-event-id", "") or request.query_params.get("last_event_id", "")
     if last == END:
         return Response(b"", status_code=204)
@@ -253,7 +260,14 @@ async def delete_job(state: State, job: str) -> Response[bytes]:
     return await _cancel(state.gateway, _check_id(job))
 
 
+async def _check_owner(gateway: Gateway, job: str) -> None:
+    """Raises RequestError 404 when the job is another key's."""
+    if current_key.get() is not None:
+        await _known(gateway, _check_id(job))
+
+
 async def _cancel(gateway: Gateway, job: str) -> Response[bytes]:
+    await _check_owner(gateway, job)
     stored = await _stored(gateway, job)
     if stored is None and not await gateway.cancel(job):
         stored = await _stored(gateway, job)
@@ -270,6 +284,7 @@ async def _cancel(gateway: Gateway, job: str) -> Response[bytes]:
 @get("/v1/jobs/{job:str}/explain", summary="Why a job went where it went", opt={"answers": Explanation})
 async def explain_job(state: State, job: str) -> Response[bytes]:
     gateway: Gateway = state.gateway
+    await _check_owner(gateway, job)
     try:
         subject = gateway.bus.subjects.scheduler("explain")
         found: Explanation | None = await gateway.bus.ask(

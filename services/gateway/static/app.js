@@ -224,8 +224,16 @@ $("modes").addEventListener("submit", async (event) => {
   $("told").textContent = said.message || said.status || messageOf(said);
 });
 
+// Where keys are asked for: a cookie, for event streams send no headers. Only this site gets it.
+$("door").addEventListener("submit", (event) => {
+  event.preventDefault();
+  document.cookie = `stoker_key=${encodeURIComponent($("key").value)}; path=/; SameSite=Strict`;
+  location.reload();
+});
+
 async function showModes() {
   const answer = await fetch("/api/modes");
+  $("door").hidden = answer.status !== 401;
   if (!answer.ok) return;
   const { modes } = await answer.json();
   const names = Object.keys(modes || {});

@@ -1,0 +1,105 @@
+"""API keys: made, listed and revoked over NATS, by whoever may write the bucket."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from rich.table import Table
+
+from schemas.keys import ApiKey
+from services.bus import keys
+from services.bus.connection import Bus, CannotConnect, connect
+from services.bus.embedded import URL_FILE
+from services.bus.settings import BusSettings, read_settings
+from services.bus.streams import declare
+from stoker.cli.app import Json, app, console, fail, print_json
+
+T = TypeVar("T")
+
+group = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+app.add_typer(group, name="keys")
+CONNECT_S = 3.0
+
+Data = Annotated[Path, typer.Option(help="The --data of a running `stoker up`; or set STOKER_NATS.")]
+
+
+def _with_bus(data: Path, work: Callable[[Bus], Awaitable[T]]) -> T:
+    """Do something on the bus of a running system."""
+    settings = read_settings(BusSettings, "stoker keys", [])
+    address = data / URL_FILE
+    if settings.nats == BusSettings().nats and address.exists():
+        settings = BusSettings(nats=address.read_text().strip())
+
+    async def run() -> T:
+        bus = await connect(settings, "stoker-keys", CONNECT_S)
+        try:
+            await declare(bus)
+            return await work(bus)
+        finally:
+            await bus.close()
+
+    try:
+        return asyncio.run(run())
+    except CannotConnect as error:
+        fail(str(error), 2)
+
+
+@group.command()
+def create(
+    name: str,
+    data: Data = Path(".stoker"),
+    json: Json = False,
+    priority: Annotated[int, typer.Option(help="Of its jobs, -10 to 10.", min=-10, max=10)] = 0,
+    per_minute: Annotated[int, typer.Option(help="Requests a minute; 0 = no limit.", min=0)] = 0,
+    per_day: Annotated[int, typer.Option(help="Requests a day; 0 = no limit.", min=0)] = 0,
+    concurrency: Annotated[int, typer.Option(help="Requests at a time; 0 = no limit.", min=0)] = 0,
+    model: Annotated[list[str] | None, typer.Option(help="The only model it may use; repeatable.")] = None,
+) -> None:
+    """Make a key; its secret is shown once and never kept."""
+    key_id, secret = keys.new_secret()
+    key = ApiKey(
+        id=key_id,
+        name=name,
+        sha256=keys.digest(secret),
+        created_at=time.time(),
+        priority=priority,
+        requests_per_minute=per_minute,
+        requests_per_day=per_day,
+        concurrency=concurrency,
+        models=tuple(model or ()),
+    )
+    _with_bus(data, lambda bus: keys.put_key(bus, key))
+    if json:
+        print_json({"id": key_id, "key": secret})
+    else:
+        console.print(f"{secret}\n[dim]id {key_id}; this is shown once[/]", highlight=False, soft_wrap=True)
+
+
+@group.command("list")
+def list_keys(data: Data = Path(".stoker"), json: Json = False) -> None:
+    """Every key, without its secret."""
+    found = _with_bus(data, keys.list_keys)
+    if json:
+        print_json([{"id": key.id, "name": key.name, "revoked": bool(key.revoked_at)} for key in found])
+        return
+    table = Table()
+    for column in ("id", "name", "made", "per minute", "per day", "at a time", "models", ""):
+        table.add_column(column)
+    for key in found:
+        limits = (key.requests_per_minute, key.requests_per_day, key.concurrency)
+        made = time.strftime("%Y-%m-%d", time.localtime(key.created_at))
+        state = "[red]revoked[/]" if key.revoked_at else ""
+        shown = [str(limit or "-") for limit in limits]
+        table.add_row(key.id, key.name, made, *shown, ", ".join(key.models) or "any", state)
+    console.print(table)
+
+
+@group.command()
+def revoke(key_id: str, data: Data = Path(".stoker")) -> None:
+    """Make a key useless, at once and everywhere."""
+    if _with_bus(data, lambda bus: keys.revoke_key(bus, key_id, time.time())) is None:
+        fail(f"there is no key {key_id!r}; `stoker keys list` shows them")
+    console.print(f"{key_id} is revoked")

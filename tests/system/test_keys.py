@@ -1,0 +1,124 @@
+"""API keys on a running system."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.conftest import SYNTHETIC, System, wait_for
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    folder: Path = tmp_path_factory.mktemp("keys")
+    found = System(folder, SYNTHETIC, "--require-keys")
+    try:
+        wait_for(lambda: up(found), 60, "a gateway")
+        yield found
+    finally:
+        found.stop()
+
+
+def up(system: System) -> bool:
+    try:
+        return httpx.get(system.url + "/health/ready").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def keys(system: System, *arguments: str) -> Any:
+    command = [sys.executable, "-P", "-m", "stoker", "keys", *arguments, "--data", str(system.data)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout) if "--json" in arguments else done.stdout
+
+
+def client(system: System, *limits: str) -> tuple[httpx.Client, str]:
+    made = keys(system, "create", "test", "--json", *limits)
+    found = httpx.Client(base_url=system.url, headers={"Authorization": f"Bearer {made['key']}"}, timeout=30)
+    wait_for(lambda: found.get("/v1/models").status_code == 200, 10, "the key to be known")
+    return found, made["id"]
+
+
+BODY = {"model": "echo", "input": {"prompt": "x"}}
+
+
+def test_no_key_and_a_wrong_key_are_401_and_a_good_one_serves_the_openai_client(system: System) -> None:
+    for headers in ({}, {"Authorization": "Bearer sk-stoker-wrong"}):
+        answer = httpx.get(system.url + "/v1/models", headers=headers)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+        assert httpx.post(system.url + "/v1/jobs", json=BODY, headers=headers).status_code == 401
+    assert httpx.get(system.url + "/health/live").status_code == 200
+    secret = keys(system, "create", "openai", "--json")["key"]
+    ask = openai.OpenAI(base_url=system.url + "/v1", api_key=secret, max_retries=5)
+
+    def answers() -> Any:
+        try:
+            return ask.chat.completions.create(model="echo", messages=[{"role": "user", "content": "hi"}])
+        except openai.AuthenticationError:
+            return None
+
+    assert wait_for(answers, 10, "the key").choices[0].message.content
+    assert secret not in keys(system, "list")
+    cookie = httpx.get(system.url + "/v1/models", headers={"Cookie": f"stoker_key={secret}"})
+    assert cookie.status_code == 200
+
+
+def test_a_job_of_another_key_is_not_there(system: System) -> None:
+    one, _ = client(system)
+    other, _ = client(system)
+    job = one.post("/v1/jobs", json=BODY, headers={"Idempotency-Key": "same"}).json()["id"]
+    wait_for(lambda: one.get(f"/v1/jobs/{job}").json().get("finished_at"), 20, "its end")
+    for path in ("", "/events", "/explain"):
+        assert one.get(f"/v1/jobs/{job}{path}").status_code == 200
+        assert other.get(f"/v1/jobs/{job}{path}").status_code == 404
+    assert other.post(f"/v1/jobs/{job}/cancel").status_code == 404
+    assert [found["id"] for found in one.get("/v1/jobs").json()["jobs"]] == [job]
+    assert other.get("/v1/jobs").json()["jobs"] == []
+    assert other.post("/v1/jobs", json=BODY, headers={"Idempotency-Key": "same"}).json()["id"] != job
+
+
+def test_quotas_and_allow_lists(system: System) -> None:
+    limited, _ = client(system, "--per-minute", "4", "--model", "echo")
+    answers = [limited.post("/v1/jobs", json=BODY, headers={"Prefer": "wait=10"}) for _ in range(5)]
+    assert answers[-1].status_code == 429
+    assert int(answers[-1].headers["retry-after"]) > 0
+    assert answers[0].headers["x-ratelimit-limit-requests"] == "4"
+    listed, _ = client(system, "--model", "echo")
+    refused = listed.post("/v1/jobs", json={"model": "slow", "input": {"prompt": "x"}})
+    assert (refused.status_code, refused.json()["field"]) == (403, "model")
+
+
+def test_a_revoked_key_is_refused_at_once(system: System) -> None:
+    held, key_id = client(system)
+    keys(system, "revoke", key_id)
+    wait_for(lambda: held.get("/v1/models").status_code == 401, 10, "the refusal")
+
+
+def test_a_light_tenant_is_not_drowned_by_a_heavy_one(system: System) -> None:
+    """Two keys, loads 10:1, on a model that runs one job at a time: the light one waits about as if alone."""
+    heavy, _ = client(system)
+    light, _ = client(system)
+    body = {"model": "single", "input": {"prompt": "x", "max_tokens": 1}}
+
+    def submit(one: httpx.Client) -> str:
+        job: str = one.post("/v1/jobs", json=body).json()["id"]
+        return job
+
+    with ThreadPoolExecutor(8) as pool:
+        flood = list(pool.map(lambda _: submit(heavy), range(40)))
+        mine = [submit(light) for _ in range(4)]
+
+    def ended(one: httpx.Client, job: str) -> Any:
+        return wait_for(lambda: one.get(f"/v1/jobs/{job}").json().get("finished_at"), 60, job)
+
+    last_of_mine = max(ended(light, job) for job in mine)
+    behind = sum(ended(heavy, job) > last_of_mine for job in flood)
+    assert behind >= 20, f"only {behind} of the heavy tenant's jobs came after the light one's last"
