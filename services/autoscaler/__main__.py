@@ -32,7 +32,23 @@ class Settings(BusSettings, frozen=True, kw_only=True):
 
     cluster: Annotated[str, Meta(description="name under which launchers find our workers again")] = "stoker"
     data: Annotated[str, Meta(description="folder for the logs of workers that are processes")] = ".stoker"
+    worker_nats: Annotated[
+        str, Meta(description="NATS as launched workers reach it; default: the same")
+    ] = ""
+    worker_nats_user: Annotated[str, Meta(description="NATS user of launched workers")] = ""
+    worker_nats_password: Annotated[str, Meta(description="its password")] = ""
     stop_replicas: Annotated[bool, Meta(description="stop all launched workers at a clean stop")] = False
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """How launched workers reach NATS: as this process does, or as users of their own."""
+    found = to_environment(settings, BusSettings)
+    own = {
+        "STOKER_NATS": settings.worker_nats,
+        "STOKER_NATS_USER": settings.worker_nats_user,
+        "STOKER_NATS_PASSWORD": settings.worker_nats_password,
+    }
+    return found | {name: value for name, value in own.items() if value}
 
 
 async def _terms(bus: Bus, settings: Settings, stopping: asyncio.Event, in_office: asyncio.Event) -> None:
@@ -40,7 +56,7 @@ async def _terms(bus: Bus, settings: Settings, stopping: asyncio.Event, in_offic
     identity = NUID().next().decode()[-8:]
     await register(bus, "autoscaler", "decides how many replicas of each spec run", {"id": identity})
     folder = Path(settings.data) / "replicas"
-    environment = to_environment(settings, BusSettings)
+    environment = worker_environment(settings)
     while not stopping.is_set():
         async with hold(bus, OFFICE, identity) as lease:
             in_office.set()

@@ -1,0 +1,115 @@
+# NATS, gateway, scheduler and autoscaler on one node; workers are launched by the autoscaler.
+#
+#   nomad job run -var-file=passwords.hcl stoker.nomad.hcl
+
+variable "datacenters" {
+  type        = list(string)
+  default     = ["*"]
+  description = "Where it may run."
+}
+variable "image" {
+  type        = string
+  default     = "stoker"
+  description = "Image with the services: target `services` of deploy/Dockerfile."
+}
+variable "nats_image" {
+  type        = string
+  default     = "stoker-nats"
+  description = "Image with NATS: target `nats` of deploy/Dockerfile."
+}
+variable "config" {
+  type        = string
+  description = "Folder on the node with stoker.yaml, profiles and models."
+}
+variable "port" {
+  type        = number
+  default     = 8000
+  description = "Port of the gateway."
+}
+variable "passwords" {
+  type        = map(string)
+  description = "gateway, scheduler, worker, autoscaler, operator: of the NATS users."
+}
+variable "nomad_token" {
+  type        = string
+  default     = ""
+  description = "Token with which the autoscaler submits jobs."
+}
+
+job "stoker" {
+  type        = "service"
+  datacenters = var.datacenters
+
+  group "stoker" {
+    count = 1
+
+    task "nats" {
+      driver = "docker"
+      lifecycle {
+        hook    = "prestart"
+        sidecar = true
+      }
+      config {
+        image        = var.nats_image
+        network_mode = "host"
+      }
+      env {
+        NATS_LISTEN          = "0.0.0.0:4222"
+        NATS_STORE           = "/alloc/data/nats"
+        GATEWAY_PASSWORD     = var.passwords["gateway"]
+        SCHEDULER_PASSWORD   = var.passwords["scheduler"]
+        WORKER_PASSWORD      = var.passwords["worker"]
+        AUTOSCALER_PASSWORD  = var.passwords["autoscaler"]
+        OPERATOR_PASSWORD    = var.passwords["operator"]
+      }
+    }
+
+    task "gateway" {
+      driver = "docker"
+      config {
+        image        = var.image
+        args         = ["gateway", "--host", "0.0.0.0", "--port", "${var.port}", "--config", "/etc/stoker", "--publish"]
+        network_mode = "host"
+        volumes      = ["${var.config}:/etc/stoker:ro"]
+      }
+      env {
+        STOKER_NATS          = "nats://127.0.0.1:4222"
+        STOKER_NATS_USER     = "gateway"
+        STOKER_NATS_PASSWORD = var.passwords["gateway"]
+      }
+    }
+
+    task "scheduler" {
+      driver = "docker"
+      config {
+        image        = var.image
+        args         = ["scheduler"]
+        network_mode = "host"
+      }
+      env {
+        STOKER_NATS          = "nats://127.0.0.1:4222"
+        STOKER_NATS_USER     = "scheduler"
+        STOKER_NATS_PASSWORD = var.passwords["scheduler"]
+      }
+    }
+
+    task "autoscaler" {
+      driver = "docker"
+      config {
+        image        = var.image
+        args         = ["autoscaler", "--data", "/alloc/data"]
+        network_mode = "host"
+      }
+      env {
+        STOKER_NATS          = "nats://127.0.0.1:4222"
+        STOKER_NATS_USER     = "autoscaler"
+        STOKER_NATS_PASSWORD = var.passwords["autoscaler"]
+        STOKER_WORKER_NATS_USER     = "worker"
+        STOKER_WORKER_NATS_PASSWORD = var.passwords["worker"]
+        STOKER_WORKER_NATS   = "nats://${attr.unique.network.ip-address}:4222"
+        NOMAD_ADDR           = "http://127.0.0.1:4646"
+        NOMAD_TOKEN          = var.nomad_token
+      }
+    }
+  }
+}

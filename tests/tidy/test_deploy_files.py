@@ -1,0 +1,74 @@
+"""Files of deploy/: they parse, every variable is described, and the worker's job is the launcher's."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import hcl2
+import pytest
+import yaml
+
+from schemas.catalog import ResourceProfile, Spec
+from services.autoscaler.launchers.base import Order
+from services.autoscaler.launchers.nomad import KILL_TIMEOUT_S, NomadLauncher
+from tests.conftest import ROOT
+
+NOMAD = sorted((ROOT / "deploy" / "nomad").glob("*.nomad.hcl"))
+
+
+def plain(value: Any) -> Any:
+    """Without the parser's marks: quotes around strings, blocks as lists."""
+    if isinstance(value, dict):
+        return {plain(key): plain(inner) for key, inner in value.items() if not key.startswith("__")}
+    if isinstance(value, list):
+        return [plain(inner) for inner in value]
+    return value.strip('"') if isinstance(value, str) else value
+
+
+def read(path: Path) -> Any:
+    with path.open() as file:
+        return plain(hcl2.load(file))
+
+
+@pytest.mark.parametrize("path", NOMAD, ids=lambda path: path.name)
+def test_every_variable_is_declared_and_described(path: Path) -> None:
+    declared = {name: body for block in read(path)["variable"] for name, body in block.items()}
+    used = set(re.findall(r"\bvar\.(\w+)", path.read_text()))
+    assert used == declared.keys()
+    assert all(body.get("description") for body in declared.values())
+
+
+def test_the_workers_job_is_the_launchers() -> None:
+    [job] = read(ROOT / "deploy" / "nomad" / "worker.nomad.hcl")["job"]
+    group = job["stoker-worker"]["group"][0]["worker"]
+    task = group["task"][0]["worker"]
+    profile = ResourceProfile("cpu", "nomad", cpu=2.0, memory_bytes=2048 * 10**6, image="i")
+    order = Order("r", "m", Spec("s", "llamacpp", ""), profile, ("--name", "r"))
+    launched = NomadLauncher("c", {}).job(order)
+    theirs = launched["TaskGroups"][0]
+    assert job["stoker-worker"]["type"] == launched["Type"]
+    assert group["restart"][0] == {"attempts": theirs["RestartPolicy"]["Attempts"], "mode": "fail"}
+    assert group["reschedule"][0] == {"attempts": 0, "unlimited": theirs["ReschedulePolicy"]["Unlimited"]}
+    assert task["driver"] == theirs["Tasks"][0]["Driver"]
+    assert task["kill_timeout"] == f"{KILL_TIMEOUT_S}s"
+    config = theirs["Tasks"][0]["Config"]
+    assert task["config"][0]["command"] == config["command"]
+    assert task["config"][0]["network_mode"] == config["network_mode"]
+    assert task["config"][0]["args"][:3] == config["args"][:3]
+    assert theirs["Tasks"][0]["Resources"] == {"CPU": 2000, "MemoryMB": 2048}
+
+
+def test_compose_starts_every_service_as_its_own_nats_user() -> None:
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+    users = {
+        name: service["environment"].get("STOKER_NATS_USER")
+        for name, service in compose["services"].items()
+        if isinstance(service.get("environment"), dict)
+    }
+    assert users == {
+        "nats": None, "gateway": "gateway", "scheduler": "scheduler", "autoscaler": "autoscaler",
+        "worker": "worker", "gpu-worker": "worker",
+    }  # fmt: skip
+    written = set(re.findall(r"\$\{(\w+_PASSWORD)\}", (ROOT / "deploy" / "compose.yaml").read_text()))
+    listed = set(re.findall(r"^(\w+)=", (ROOT / "deploy" / "env.example").read_text(), re.M))
+    assert written == listed
