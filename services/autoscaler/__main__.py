@@ -32,9 +32,7 @@ class Settings(BusSettings, frozen=True, kw_only=True):
 
     cluster: Annotated[str, Meta(description="name under which launchers find our workers again")] = "stoker"
     data: Annotated[str, Meta(description="folder for the logs of workers that are processes")] = ".stoker"
-    worker_nats: Annotated[
-        str, Meta(description="NATS URLs of launched workers; default: the same")
-    ] = ""
+    worker_nats: Annotated[str, Meta(description="NATS URLs of launched workers; default: the same")] = ""
     worker_nats_user: Annotated[str, Meta(description="NATS user of launched workers")] = ""
     worker_nats_password: Annotated[str, Meta(description="its password")] = ""
     stop_replicas: Annotated[bool, Meta(description="stop all launched workers at a clean stop")] = False
