@@ -55,10 +55,11 @@ class TestProcessLauncher(LauncherConformance):
 
     async def test_one_that_does_not_stop_is_ended_with_its_whole_session(self, tmp_path: Path) -> None:
         stubborn = tmp_path / "python"
-        stubborn.write_text("#!/bin/sh\ntrap '' TERM\nsleep 1000 & \nwhile :; do sleep 0.1; done\n")
+        stubborn.write_text("#!/bin/sh\ntrap '' TERM\nsleep 1000 &\nwait\n")
         stubborn.chmod(0o755)
         launcher = self.make()
         await launcher.launch(order("r-8", ResourceProfile("cpu", "process", interpreter=str(stubborn))))
+        await until(launcher, lambda seen: seen["r-8"].state == "running")
         process = process_of("r-8")
         while not process.children():
             await asyncio.sleep(0.02)
