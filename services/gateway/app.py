@@ -6,7 +6,6 @@ from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from schemas import wire
@@ -16,6 +15,7 @@ from services.bus.logs import get_logger
 from services.gateway.gateway import Gateway
 from services.gateway.http import MAX_BODY_BYTES, ClientGone
 from services.gateway.openapi import describe
+from services.gateway.openapi_functions import FunctionsJson, FunctionsPage
 from services.gateway.problems import RequestError, answer_body
 from services.gateway.routes import (
     dashboard,
@@ -115,7 +115,9 @@ def create_app(gateway: Gateway) -> Litestar:
             BlobGone: on_blob_gone,
             Exception: on_any_error,
         },
-        openapi_config=OpenAPIConfig(title="Stoker", version=VERSION, render_plugins=[SwaggerRenderPlugin()]),
+        openapi_config=OpenAPIConfig(
+            title="Stoker", version=VERSION, render_plugins=[FunctionsPage(), FunctionsJson()]
+        ),
     )
     describe(app)
     return app

@@ -124,6 +124,13 @@ def test_functions_are_listed_with_their_schemas(system: System) -> None:
     card = system.get("/v1/functions/compose")
     assert card["input_schema"]["properties"]["count"]["default"] == 2
     assert card["model_keys"] == ["words", "rules"]
+    document = system.get("/schema/openapi.json")
+    asked = document["paths"]["/v1/functions/shrink"]["post"]["requestBody"]["content"]["application/json"][
+        "schema"
+    ]
+    file = asked["properties"]["picture"]["$ref"].removeprefix("#/components/schemas/")
+    assert document["components"]["schemas"][file]["required"] == ["url"]
+    assert "shrink" in httpx.get(system.url + "/schema").text
     assert system.get("/v1/functions/nothing")["status"] == 404
     assert [model["id"] for model in system.get("/v1/models")["data"]] == []
 
