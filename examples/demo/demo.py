@@ -34,7 +34,7 @@ Now try:
   curl {url}/generate -d '{{"mode": "quick", "prompt": "red two", "seed": 1}}' -o two.png -D -
   .venv/bin/stoker top --url {url}
 
-API page: {url}/schema          Ctrl-C stops everything.
+Dashboard: {url}/          API page: {url}/schema          Ctrl-C stops everything.
 """
 
 
