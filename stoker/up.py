@@ -190,7 +190,9 @@ class Up:
                 self._say(f"not ready after {READY_TIMEOUT_S:g} s: see the lines above")
                 return
         seconds = time.monotonic() - began
-        self._say(f"ready on {base} (dashboard) after {seconds:.1f} s; API page: {base}/schema; Ctrl-C stops all")
+        self._say(
+            f"ready on {base} (dashboard) after {seconds:.1f} s; API page: {base}/schema; Ctrl-C stops all"
+        )
         if started is not None:
             started.set()
 
