@@ -307,7 +307,7 @@ def run_world(seed: int) -> None:
 
 @pytest.mark.parametrize("block", range(10))
 def test_random_worlds(block: int) -> None:
-    for seed in range(block * 30, block * 30 + 30):
+    for seed in range(block * 15, block * 15 + 15):
         run_world(seed)
 
 
