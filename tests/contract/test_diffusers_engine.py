@@ -150,6 +150,7 @@ def test_a_picture_to_start_from_needs_a_pipeline_that_can(engine: DiffusersEngi
     assert draw(engine, "kandinsky22", parameters={"prior_num_inference_steps": 2}).images
 
 
+@pytest.mark.slow
 def test_switching_fifty_times_leaks_nothing(engine: DiffusersEngine, root: Path) -> None:
     process = psutil.Process()
 
