@@ -40,6 +40,11 @@ class Access:
         self._ids: dict[str, str] = {}
         self._uses: dict[str, _Use] = {}
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to look at: no key is needed and none was made."""
+        return not self.is_required and not self._by_digest
+
     def changed(self, key_id: str, key: ApiKey | None) -> None:
         """A key was made, changed or removed."""
         before = self._ids.pop(key_id, None)

@@ -18,6 +18,9 @@ def with_access(app: ASGIApp, access: Access, openai_paths: tuple[str, ...]) -> 
     """The same application for those who may come in."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        if access.is_idle:
+            await app(scope, receive, send)
+            return
         path = str(scope.get("path", ""))
         if scope["type"] != ScopeType.HTTP or path == "/" or path.startswith(OPEN_PATHS):
             await app(scope, receive, send)

@@ -93,28 +93,30 @@ class Dispatcher:
         """The least loaded replica with room; loading ones count only where none is hot."""
         loading: tuple[Worker, Spec] | None = None
         has_hot = False
-        for replica, is_hot in self._replicas(model.name, specs, record, now):
+        for worker, spec, can_serve, is_hot in self._replicas(model.name, specs, record, now):
             has_hot = has_hot or is_hot
-            if not replica.can_serve:
+            if not can_serve:
                 continue
             if is_hot:
-                return replica.worker, replica.spec
-            loading = loading or (replica.worker, replica.spec)
+                return worker, spec
+            loading = loading or (worker, spec)
         return None if has_hot else loading
 
     def _balanced_replica(
         self, model: Model, specs: Mapping[str, Spec], record: JobRecord, now: float
     ) -> tuple[Worker, Spec] | None:
         """The replica that targets, standbys and prefixes say (balance.py); as above for loading ones."""
-        found = list(self._replicas(model.name, specs, record, now))
-        ready = [replica for replica, is_hot in found if is_hot]
-        chosen = self._balancer.choose(model, record.job, ready or [replica for replica, _ in found])
+        hot: list[Ready] = []
+        loading: list[Ready] = []
+        for worker, spec, can_serve, is_hot in self._replicas(model.name, specs, record, now):
+            (hot if is_hot else loading).append(Ready(worker, spec, can_serve))
+        chosen = self._balancer.choose(model, record.job, hot or loading)
         return (chosen.worker, chosen.spec) if chosen is not None else None
 
     def _replicas(
         self, name: str, specs: Mapping[str, Spec], record: JobRecord, now: float
-    ) -> Iterator[tuple[Ready, bool]]:
-        """Replicas that may take a job of the model, least loaded first, and whether they are hot."""
+    ) -> Iterator[tuple[Worker, Spec, bool, bool]]:
+        """Replicas of the model, least loaded first: whether they may take the job now, and are hot."""
         for worker in self.fleet.replicas(name).by_load():
             resident = worker.residents.get(name)
             is_hot = resident is not None and resident.tier == "hot"
@@ -123,7 +125,7 @@ class Dispatcher:
             if spec is None or not worker.is_open or not has_adapter(spec, record.job.adapter):
                 continue
             usable = worker.reserved_for in ("", name) and not record.avoids(worker.id, now)
-            yield Ready(worker, spec, usable and worker.has_room(name, spec)), is_hot
+            yield worker, spec, usable and worker.has_room(name, spec), is_hot
 
     def _assign_hot(self, record: JobRecord, worker: Worker, spec: Spec, now: float) -> Command:
         units = work_units(record.job.input)
