@@ -22,6 +22,7 @@ REPLICA, CLUSTER, UNITS = "STOKER_REPLICA", "STOKER_CLUSTER", "STOKER_UNITS"
 """Variables in a worker's environment: its id, whose it is, and `profile:units`."""
 LOG_TAIL_BYTES = 4096
 LOG_TAIL_LINES = 3
+MARKING_S = 0.005
 
 
 @dataclass(slots=True)
@@ -41,6 +42,12 @@ class _Process:
         if self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE:
             return None
         return "it ended"
+
+    def is_marked(self) -> bool:
+        """Whether another launcher would find it: Linux shows the environment a moment after the start."""
+        with contextlib.suppress(psutil.Error, OSError):
+            return REPLICA in self.process.environ()
+        return False
 
 
 class ProcessLauncher:
@@ -71,8 +78,10 @@ class ProcessLauncher:
             child = self._spawn(command, environment, self._log(order.replica))
         except OSError as error:
             raise LaunchError(f"{interpreter}: {error.strerror}") from error
-        process = psutil.Process(child.pid)
-        processes[order.replica] = _Process(process, order.profile.name, order.units, child)
+        process = _Process(psutil.Process(child.pid), order.profile.name, order.units, child)
+        processes[order.replica] = process
+        while process.ended() is None and not process.is_marked():
+            await asyncio.sleep(MARKING_S)
 
     @staticmethod
     def _spawn(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
