@@ -7,6 +7,7 @@ and stops run on the side, and their outcome comes back as an event.
 import asyncio
 import time
 from collections.abc import Awaitable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,17 +84,13 @@ class AutoscalerService:
         """Keep the replicas as they should be until `stopping`, or until the lease is lost."""
         every = self.bus.subjects.every
         subscriptions = [
-            await self.bus.listen(every("heartbeat", ANY), self._on_heartbeat),
-            await self.bus.listen(every("queue", ANY), self._on_depth),
+            await self.bus.listen(every(word, ANY), partial(self._on_report, kind))
+            for word, kind in (("heartbeat", Heartbeat), ("queue", QueueDepth))
         ]
         watching = store.watch(self.bus, self._on_model, self._catalog_read, self._on_note)
-        either = asyncio.create_task(_first(stopping, self.lease.lost))
         try:
-            ended = asyncio.Event()
-            either.add_done_callback(lambda _: ended.set())
-            await until(ended, self._work(), self._tick(), watching)
+            await until(stopping, self.lease.lost.wait(), self._work(), self._tick(), watching)
         finally:
-            either.cancel()
             for task in self._tasks:
                 task.cancel()
             for subscription in subscriptions:
@@ -101,19 +98,19 @@ class AutoscalerService:
                     await subscription.unsubscribe()
 
     def _put(self, event: Event) -> None:
-        self._inbox.put_nowait(event)
-
-    def _on_heartbeat(self, message: Msg) -> None:
         try:
-            self._put(HeartbeatSeen(wire.decode(Heartbeat, message.data)))
+            self._inbox.put_nowait(event)
+        except asyncio.QueueFull:
+            log.error("inbox.full", dropped=type(event).__name__)
+            self.lease.lost.set()  # the next time in office begins with what is recorded and what is there
+
+    def _on_report(self, kind: type[Heartbeat | QueueDepth], message: Msg) -> None:
+        try:
+            seen = wire.decode(kind, message.data)
         except wire.UnreadableMessage as error:
             log.warning("message.unreadable", subject=message.subject, error=str(error))
-
-    def _on_depth(self, message: Msg) -> None:
-        try:
-            self._put(DepthSeen(wire.decode(QueueDepth, message.data)))
-        except wire.UnreadableMessage as error:
-            log.warning("message.unreadable", subject=message.subject, error=str(error))
+            return
+        self._put(HeartbeatSeen(seen) if isinstance(seen, Heartbeat) else DepthSeen(seen))
 
     def _on_model(self, name: str, model: Model | None) -> None:
         self._put(ModelChanged(name, model))
@@ -194,8 +191,11 @@ class AutoscalerService:
             await launcher.launch(self._order(command))
         except LaunchError as error:
             self._put(LaunchFailed(replica.id, error.reason, str(error)))
-            return
-        self._put(Launched(replica.id))
+        except Exception as error:  # a launcher may be anybody's
+            log.exception("launcher.broken", launcher=replica.launcher, replica=replica.id)
+            self._put(LaunchFailed(replica.id, LaunchError.reason, repr(error)))
+        else:
+            self._put(Launched(replica.id))
 
     def _order(self, command: Launch) -> Order:
         spec, profile = command.spec, command.profile
@@ -219,6 +219,8 @@ class AutoscalerService:
             await launcher.stop(command.replica, command.grace_s)
         except LaunchError as error:  # it stays listed and is stopped again
             log.warning("replica.not_stopped", replica=command.replica, error=str(error))
+        except Exception:
+            log.exception("launcher.broken", launcher=command.launcher, replica=command.replica)
 
     # Launchers ------------------------------------------------------------------------------------
 
@@ -244,8 +246,11 @@ class AutoscalerService:
         began_at = time.time()
         try:
             seen = await launcher.look()
-        except Unavailable as error:
+        except LaunchError as error:
             log.warning("launcher.unavailable", launcher=launcher.name, error=str(error))
+            return False
+        except Exception:
+            log.exception("launcher.broken", launcher=launcher.name)
             return False
         self._put(LauncherLooked(launcher.name, began_at, seen))
         return True
@@ -259,11 +264,15 @@ class AutoscalerService:
         deadline = time.monotonic() + STOP_ALL_TIMEOUT_S
         bucket = await self.bus.jetstream.key_value(REPLICAS_BUCKET)
         for launcher in self._launchers.values():
+            told: set[str] = set()
             try:
                 while (seen := await launcher.look()) and time.monotonic() < deadline:
                     for replica, found in seen.items():
-                        grace_s = 0.0 if found.state == "ended" else STOP_ALL_TIMEOUT_S
-                        await launcher.stop(replica, grace_s)
+                        if found.state == "ended":
+                            await launcher.stop(replica, 0.0)
+                        elif replica not in told:
+                            told.add(replica)
+                            await launcher.stop(replica, STOP_ALL_TIMEOUT_S)
                     await asyncio.sleep(0.1)
             except LaunchError as error:
                 log.warning("launcher.unavailable", launcher=launcher.name, error=str(error))
@@ -274,13 +283,3 @@ class AutoscalerService:
     async def close(self) -> None:
         for launcher in self._launchers.values():
             await launcher.close()
-
-
-async def _first(*events: asyncio.Event) -> None:
-    """Return when one of these is set."""
-    waiting = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in waiting:
-            task.cancel()
