@@ -197,6 +197,7 @@ async def test_a_leader_that_cannot_renew_knows_that_it_has_lost(connected: Conn
             bucket = await two.jetstream.key_value("stoker_leases")
             await bucket.put("office", b"usurper")
             await asyncio.wait_for(lease.lost.wait(), PATIENCE_S)
+            assert lease.lost.is_set()
 
 
 async def test_the_connection_outlives_a_restart_of_the_server(tmp_path: Path) -> None:

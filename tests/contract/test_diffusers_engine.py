@@ -18,6 +18,7 @@ from services.worker.engines.base import Cancellation, EngineError, Images, Mode
 from services.worker.engines.diffusers import DiffusersEngine, create
 from services.worker.engines.registry import CAPABILITIES
 from tests.fixtures import checkpoints
+from tests.fixtures.single_files import single_file
 
 
 class Heard:
@@ -90,7 +91,7 @@ def test_the_same_seed_gives_the_same_bytes(engine: DiffusersEngine, root: Path,
 def test_a_single_file_draws_what_its_directory_draws(
     engine: DiffusersEngine, root: Path, tmp_path: Path, model: str, suffix: str
 ) -> None:
-    file = checkpoints.single_file(root / model, tmp_path / f"other{suffix}")
+    file = single_file(root / model, tmp_path / f"other{suffix}")
     engine.load(ModelFiles("file", file, {"config": str(root / model)}))
     assert draw(engine, "file").pictures == draw(engine, model).pictures
     one, other = (Image.open(io.BytesIO(draw(engine, name).images[0])) for name in ("file", model))

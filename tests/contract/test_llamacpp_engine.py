@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from schemas.catalog import Adapter
+from schemas.job_events import TextOutput
 from schemas.jobs import ChatInput, Sampling
 from schemas.openai import ChatMessage
 from services.worker.engines.base import Cancellation, EngineError, ModelFiles, Request
@@ -46,7 +47,8 @@ async def test_an_adapter_changes_the_answers_that_ask_for_it_and_no_others(tmp_
     async def answer(adapter: str) -> str:
         request = Request(job="j", input=asked, seed=1, adapter=adapter)
         output = await engine.run("m", request, Heard(), Cancellation())
-        return str(output.text)  # type: ignore[union-attr]
+        assert isinstance(output, TextOutput)
+        return output.text
 
     plain = await answer("")
     assert plain.startswith("NATS is the messaging server")

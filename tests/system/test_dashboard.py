@@ -118,6 +118,7 @@ def test_a_cancel_and_the_death_of_a_worker(tmp_path: Path, browser: Any, errors
         page.get_by_role("button", name="Cancel").click()
         page.locator("#told", has_text="cancelled").wait_for()
         page.locator("#jobs tbody tr", has_text="cancelled").first.wait_for()
+        assert [job["status"] for job in system.get("/v1/jobs")["jobs"]] == ["cancelled"]
         system.kill("worker-2")
         page.locator("#events li", has_text="lost").wait_for(timeout=15_000)
     finally:

@@ -100,6 +100,7 @@ def test_a_revoked_key_is_refused_at_once(system: System) -> None:
     held, key_id = client(system)
     keys(system, "revoke", key_id)
     wait_for(lambda: held.get("/v1/models").status_code == 401, 10, "the refusal")
+    assert held.post("/v1/jobs", json=BODY).status_code == 401
 
 
 def test_a_light_tenant_is_not_drowned_by_a_heavy_one(system: System) -> None:

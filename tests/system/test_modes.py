@@ -5,7 +5,6 @@ import io
 import os
 import re
 import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +12,12 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 from PIL import Image
 
 from tests.conftest import System, wait_for
 from tests.fixtures import checkpoints
+from tests.fixtures.single_files import single_file
+from tests.system.drawing import generate, size_of
 
 DOCUMENT = """\
 model_root: {root}
@@ -66,9 +66,9 @@ workers: [{count: 1, memory: 2GB, engines: [diffusers, spandrel]}]
 
 def make_models(root: Path) -> None:
     sdxl = checkpoints.sdxl(root / "sdxl" / "sdxl-base-1.0")
-    checkpoints.single_file(sdxl, root / "sdxl" / "sdxl-base-1.0.safetensors")
+    single_file(sdxl, root / "sdxl" / "sdxl-base-1.0.safetensors")
     sd15 = checkpoints.sd15(root / "sd15" / "dreamshaper-lcm")
-    checkpoints.single_file(sd15, root / "sd15" / "dreamshaper-lcm.safetensors")
+    single_file(sd15, root / "sd15" / "dreamshaper-lcm.safetensors")
     checkpoints.lora(root / "loras" / "portrait.safetensors", 2048)
     checkpoints.lora(root / "loras" / "sd15.safetensors", 768)
     checkpoints.upscaler(root / "upscaler.pth")
@@ -96,14 +96,6 @@ def modes(folder: Path) -> Iterator[System]:
 
 def status(system: System) -> Any:
     return system.get("/api/models/status")
-
-
-def generate(system: System, **body: Any) -> httpx.Response:
-    return system.post("/generate", {"prompt": "a beautiful landscape", **body})
-
-
-def size_of(answer: httpx.Response) -> tuple[int, int]:
-    return Image.open(io.BytesIO(answer.content)).size
 
 
 def fast_size(system: System) -> str:
@@ -404,81 +396,3 @@ def test_example_2_custom_jobs_are_called_by_name_and_only_allowed_ones(modes: S
     wrong = pool.submit_job(CustomJob(handler="os.path:basename", args=("a", "b")))
     with pytest.raises(Exception, match="too many positional"):
         wrong.result(30)
-
-
-def test_more_than_queue_max_waiting_is_429(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("QUEUE_MAX", "2")
-    config = yaml.safe_load((folder / "modes.yaml").read_text()) | {"default_mode": "sd15-fast"}
-    (tmp_path / "modes.yaml").write_text(yaml.safe_dump(config))
-    system = System(tmp_path / "system", tmp_path / "modes.yaml")
-    try:
-        system.wait_ready()
-        answers: list[httpx.Response] = []
-        threads = [
-            threading.Thread(target=lambda: answers.append(generate(system, size="64x64"))) for _ in range(12)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted({answer.status_code for answer in answers}) == [200, 429]
-        assert all(a.headers["retry-after"] for a in answers if a.status_code == 429)
-        late = generate(system, superres=True)
-        assert late.status_code == 503  # no upscaler: said before anything is drawn
-    finally:
-        system.stop()
-
-
-def test_without_a_modes_file_the_environment_makes_one_mode(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MODEL_ROOT", str(folder / "models" / "sd15"))
-    monkeypatch.setenv("MODEL", "dreamshaper-lcm.safetensors")
-    monkeypatch.setenv("DEFAULT_SIZE", "64x64")
-    monkeypatch.setenv("DEFAULT_STEPS", "2")
-    system = System(tmp_path, "workers: [{count: 1, memory: 1GB}]\n")
-    try:
-        system.wait_ready()
-        answer = generate(system)
-        assert answer.status_code == 200, answer.text
-        assert size_of(answer) == (64, 64)
-        assert "Steps: 2," in Image.open(io.BytesIO(answer.content)).info["parameters"]
-        assert "modes.yaml" in system.log.read_text()
-    finally:
-        system.stop()
-
-
-def test_like_requests_are_drawn_at_once_and_each_is_what_it_is_alone(folder: Path, tmp_path: Path) -> None:
-    directory = folder / "models" / "sd15" / "dreamshaper-lcm"
-    tiny = {
-        "engine": "diffusers",
-        "url": f"file://{directory}",
-        "options": {"batch": 4},
-        "defaults": {"width": 64, "height": 64, "num_inference_steps": 8},
-    }
-    worker = {"count": 1, "memory": "1GB", "engines": ["diffusers"]}
-    system = System(tmp_path, yaml.safe_dump({"models": {"tiny": tiny}, "workers": [worker]}))
-    try:
-        system.wait_ready()
-        alone = [_pixels(system, seed) for seed in range(4)]
-        first = system.submit("tiny", "warm", num_inference_steps=60)
-        with ThreadPoolExecutor(4) as pool:
-            together = list(pool.map(lambda seed: _pixels(system, seed), range(4)))
-        system.ended(first)
-    finally:
-        system.stop()
-    for one, other in zip(alone, together, strict=True):
-        # single precision sums in another order in a batch: at most two of 255 levels
-        assert max(abs(a - b) for a, b in zip(one, other, strict=True)) <= 2
-    assert len(set(alone)) == 4
-
-
-def _pixels(system: System, seed: int) -> bytes:
-    answer = system.post(
-        "/v1/images/generations",
-        {"model": "tiny", "prompt": f"p{seed}", "seed": seed, "response_format": "url"},
-    )
-    url = answer.json()["data"][0]["url"]
-    return Image.open(io.BytesIO(httpx.get(url, timeout=30).content)).tobytes()

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from services.worker.weights.detect import UnknownCheckpoint, detect
 from services.worker.weights.lora import cross_attention_dim, why_unfit
 from tests.fixtures import checkpoints
+from tests.fixtures.single_files import single_file
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make(root / make.__name__)
     for name in ("sd15", "sdxl"):
         for suffix in (".safetensors", ".ckpt"):
-            checkpoints.single_file(root / name, root / f"{name}{suffix}")
+            single_file(root / name, root / f"{name}{suffix}")
     return root
 
 

@@ -1,0 +1,17 @@
+"""Asking a system for pictures the way document 001 does."""
+
+import io
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from tests.conftest import System
+
+
+def generate(system: System, **body: Any) -> httpx.Response:
+    return system.post("/generate", {"prompt": "a beautiful landscape", **body})
+
+
+def size_of(answer: httpx.Response) -> tuple[int, int]:
+    return Image.open(io.BytesIO(answer.content)).size

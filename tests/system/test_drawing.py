@@ -1,0 +1,99 @@
+"""Drawing with one tiny checkpoint: a queue that is full, the legacy environment, a batch of like requests."""
+
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from PIL import Image
+
+from tests.conftest import System
+from tests.fixtures import checkpoints
+from tests.fixtures.single_files import single_file
+from tests.system.drawing import generate, size_of
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A single file, beside the directory that it was made of."""
+    directory = checkpoints.sd15(tmp_path_factory.mktemp("models") / "tiny")
+    return single_file(directory, directory.with_suffix(".safetensors"))
+
+
+def test_more_than_queue_max_waiting_is_429(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUEUE_MAX", "2")
+    fast = {"model": model.name, "default_size": "64x64", "default_steps": 4}
+    config = {"model_root": str(model.parent), "default_mode": "fast", "modes": {"fast": fast}}
+    (tmp_path / "modes.yaml").write_text(yaml.safe_dump(config))
+    system = System(tmp_path / "system", tmp_path / "modes.yaml")
+    try:
+        system.wait_ready()
+        answers: list[httpx.Response] = []
+        threads = [threading.Thread(target=lambda: answers.append(generate(system))) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted({answer.status_code for answer in answers}) == [200, 429]
+        assert all(a.headers["retry-after"] for a in answers if a.status_code == 429)
+        late = generate(system, superres=True)
+        assert late.status_code == 503  # no upscaler: said before anything is drawn
+    finally:
+        system.stop()
+
+
+def test_without_a_modes_file_the_environment_makes_one_mode(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_ROOT", str(model.parent))
+    monkeypatch.setenv("MODEL", model.name)
+    monkeypatch.setenv("DEFAULT_SIZE", "64x64")
+    monkeypatch.setenv("DEFAULT_STEPS", "2")
+    system = System(tmp_path, "workers: [{count: 1, memory: 1GB}]\n")
+    try:
+        system.wait_ready()
+        answer = generate(system)
+        assert answer.status_code == 200, answer.text
+        assert size_of(answer) == (64, 64)
+        assert "Steps: 2," in Image.open(io.BytesIO(answer.content)).info["parameters"]
+        assert "modes.yaml" in system.log.read_text()
+    finally:
+        system.stop()
+
+
+def test_like_requests_are_drawn_at_once_and_each_is_what_it_is_alone(model: Path, tmp_path: Path) -> None:
+    tiny = {
+        "engine": "diffusers",
+        "url": f"file://{model.with_suffix('')}",
+        "options": {"batch": 4},
+        "defaults": {"width": 64, "height": 64, "num_inference_steps": 8},
+    }
+    worker = {"count": 1, "memory": "1GB", "engines": ["diffusers"]}
+    system = System(tmp_path, yaml.safe_dump({"models": {"tiny": tiny}, "workers": [worker]}))
+    try:
+        system.wait_ready()
+        alone = [_pixels(system, seed) for seed in range(4)]
+        first = system.submit("tiny", "warm", num_inference_steps=60)
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(lambda seed: _pixels(system, seed), range(4)))
+        system.ended(first)
+    finally:
+        system.stop()
+    for one, other in zip(alone, together, strict=True):
+        # single precision sums in another order in a batch: at most two of 255 levels
+        assert max(abs(a - b) for a, b in zip(one, other, strict=True)) <= 2
+    assert len(set(alone)) == 4
+
+
+def _pixels(system: System, seed: int) -> bytes:
+    answer = system.post(
+        "/v1/images/generations",
+        {"model": "tiny", "prompt": f"p{seed}", "seed": seed, "response_format": "url"},
+    )
+    url = answer.json()["data"][0]["url"]
+    return Image.open(io.BytesIO(httpx.get(url, timeout=30).content)).tobytes()
