@@ -101,13 +101,16 @@ class CancelAnswer(msgspec.Struct, frozen=True):
     known: bool
 
 
+EventKind = Literal[
+    "assigned", "evicted", "launched", "ready", "kept", "downscaled", "failed", "backoff",
+    "joined", "lost", "drained", "elected", "loaded",
+]  # fmt: skip
+
+
 class PlatformEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """Something an operator may want to know, with its reason; kept in the stream STOKER_EVENTS."""
 
-    kind: Literal[
-        "assigned", "evicted", "launched", "ready", "kept", "downscaled", "failed", "backoff",
-        "joined", "lost", "drained", "elected", "loaded",
-    ]  # fmt: skip
+    kind: EventKind
     subject: str
     at: float
     reason: str

@@ -1,6 +1,8 @@
 """Stoker keeps models hot. What a program imports: the function SDK, the client, custom jobs."""
 
-from stoker.client import AsyncClient, CallFailed, Client
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from stoker.functions import (
     ActionContext,
     AuthError,
@@ -15,7 +17,10 @@ from stoker.functions import (
     register_loader,
     worker_function,
 )
-from stoker.worker_pool import CustomJob, JobFailed, WorkerPool, get_worker_pool
+
+if TYPE_CHECKING:
+    from stoker.client import AsyncClient, CallFailed, Client
+    from stoker.worker_pool import CustomJob, JobFailed, WorkerPool, get_worker_pool
 
 __all__ = [
     "ActionContext",
@@ -38,3 +43,11 @@ __all__ = [
     "register_loader",
     "worker_function",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs an HTTP library, which functions and workers do without: imported when it is asked for."""
+    for home in ("stoker.client", "stoker.worker_pool"):
+        if name in __all__ and hasattr(module := import_module(home), name):
+            return getattr(module, name)
+    raise AttributeError(f"module 'stoker' has no attribute {name!r}")

@@ -15,11 +15,13 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import httpx
+import msgspec
+
+from stoker.sse import ENDS, Event, EventReader
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 900.0
@@ -27,7 +29,8 @@ CONNECT_TIMEOUT_S = 10.0
 PAUSE_S = 0.2
 ATTEMPTS = 50
 """Times that a broken connection is taken up again before it is given up."""
-ENDS = ("completed", "failed", "cancelled", "expired")
+BROKEN = (httpx.RemoteProtocolError, httpx.ReadError, httpx.ConnectError)
+"""What a connection does that is taken up again."""
 
 
 class CallFailed(RuntimeError):
@@ -38,34 +41,6 @@ class CallFailed(RuntimeError):
         self.kind = kind
         self.status = status
         self.field = field
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event of a job: queued, assigned, loading, started, progress, delta, …, and one of the ends."""
-
-    name: str
-    data: dict[str, Any]
-    id: str = ""
-
-
-class _Parser:
-    """Server-sent events out of lines."""
-
-    def __init__(self) -> None:
-        self._fields: dict[str, str] = {}
-
-    def feed(self, line: str) -> Event | None:
-        if line:
-            name, _, value = line.partition(": ")
-            if name:
-                self._fields[name] = value
-            return None
-        fields, self._fields = self._fields, {}
-        if "data" not in fields:
-            return None
-        data = httpx.Response(200, content=fields["data"]).json()
-        return Event(fields.get("event", "message"), data, fields.get("id", ""))
 
 
 def _check(answer: httpx.Response) -> httpx.Response:
@@ -100,7 +75,7 @@ class _Items:
         found: list[Any] = []
         if event.name == "delta":
             *lines, self._rest = (self._rest + event.data["text"]).split("\n")
-            found = [httpx.Response(200, content=line).json() for line in lines]
+            found = [msgspec.json.decode(line) for line in lines]
         elif event.name in ENDS:
             found = list(_result(event.data)[self._given :])
         self._given += len(found)
@@ -127,33 +102,28 @@ _ASYNC = {"Prefer": "respond-async"}
 class Job:
     """A submitted call."""
 
-    def __init__(self, client: httpx.Client, job: dict[str, Any]) -> None:
+    def __init__(self, client: httpx.Client, job: str) -> None:
         self._client = client
-        self.id: str = job["id"]
+        self.id = job
+        self._events = f"/v1/jobs/{job}/events"
         self._end: dict[str, Any] | None = None
 
     def events(self) -> Iterator[Event]:
         """Every event from the first to the end."""
-        last_id = ""
+        reader = EventReader()
         for attempt in range(ATTEMPTS):
-            headers = {"Last-Event-ID": last_id} if last_id else {}
             try:
-                with self._client.stream("GET", f"/v1/jobs/{self.id}/events", headers=headers) as answer:
+                with self._client.stream("GET", self._events, headers=reader.resume()) as answer:
                     if answer.status_code >= 400:
                         answer.read()
                         _check(answer)
-                    parser = _Parser()
                     for line in answer.iter_lines():
-                        event = parser.feed(line)
-                        if event is None:
-                            continue
-                        last_id = event.id or last_id
-                        if event.name in ENDS:
-                            self._end = event.data
-                        yield event
-                        if event.name in ENDS:
-                            return
-            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.ConnectError):
+                        if event := reader.feed(line):
+                            self._end = reader.end
+                            yield event
+                            if reader.end:
+                                return
+            except BROKEN:
                 if attempt == ATTEMPTS - 1:
                     raise
             time.sleep(PAUSE_S)
@@ -163,11 +133,7 @@ class Job:
         if self._end is None:
             for _ in self.events():
                 pass
-        return _result(self._end or self._status())
-
-    def _status(self) -> dict[str, Any]:
-        found: dict[str, Any] = _check(self._client.get(f"/v1/jobs/{self.id}")).json()
-        return found
+        return _result(self._end or _check(self._client.get(f"/v1/jobs/{self.id}")).json())
 
     def cancel(self) -> None:
         """Stop it, wherever it stands. Raises CallFailed when it has ended."""
@@ -211,7 +177,11 @@ class Client:
     def submit(self, function: str, /, **payload: Any) -> Job:
         """Submit a call as a job. Raises CallFailed."""
         answer = _check(self._client.post(_path(function), json=payload, headers=_ASYNC))
-        return Job(self._client, answer.json())
+        return Job(self._client, answer.json()["id"])
+
+    def job(self, job: str) -> Job:
+        """The handle of a job by its id, whoever has submitted it."""
+        return Job(self._client, job)
 
     def get(self, path: str) -> bytes:
         """The bytes behind a path of the gateway, such as a FileRef's url."""
@@ -221,33 +191,28 @@ class Client:
 class AsyncJob:
     """A submitted call."""
 
-    def __init__(self, client: httpx.AsyncClient, job: dict[str, Any]) -> None:
+    def __init__(self, client: httpx.AsyncClient, job: str) -> None:
         self._client = client
-        self.id: str = job["id"]
+        self.id = job
+        self._events = f"/v1/jobs/{job}/events"
         self._end: dict[str, Any] | None = None
 
     async def events(self) -> AsyncIterator[Event]:
         """Every event from the first to the end."""
-        last_id = ""
+        reader = EventReader()
         for attempt in range(ATTEMPTS):
-            headers = {"Last-Event-ID": last_id} if last_id else {}
             try:
-                async with self._client.stream("GET", f"/v1/jobs/{self.id}/events", headers=headers) as answer:
+                async with self._client.stream("GET", self._events, headers=reader.resume()) as answer:
                     if answer.status_code >= 400:
                         await answer.aread()
                         _check(answer)
-                    parser = _Parser()
                     async for line in answer.aiter_lines():
-                        event = parser.feed(line)
-                        if event is None:
-                            continue
-                        last_id = event.id or last_id
-                        if event.name in ENDS:
-                            self._end = event.data
-                        yield event
-                        if event.name in ENDS:
-                            return
-            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.ConnectError):
+                        if event := reader.feed(line):
+                            self._end = reader.end
+                            yield event
+                            if reader.end:
+                                return
+            except BROKEN:
                 if attempt == ATTEMPTS - 1:
                     raise
             await asyncio.sleep(PAUSE_S)
@@ -257,9 +222,7 @@ class AsyncJob:
         if self._end is None:
             async for _ in self.events():
                 pass
-        if self._end is None:
-            self._end = _check(await self._client.get(f"/v1/jobs/{self.id}")).json()
-        return _result(self._end or {})
+        return _result(self._end or _check(await self._client.get(f"/v1/jobs/{self.id}")).json())
 
     async def cancel(self) -> None:
         """Stop it, wherever it stands. Raises CallFailed when it has ended."""
@@ -304,7 +267,11 @@ class AsyncClient:
     async def submit(self, function: str, /, **payload: Any) -> AsyncJob:
         """Submit a call as a job. Raises CallFailed."""
         answer = _check(await self._client.post(_path(function), json=payload, headers=_ASYNC))
-        return AsyncJob(self._client, answer.json())
+        return AsyncJob(self._client, answer.json()["id"])
+
+    def job(self, job: str) -> AsyncJob:
+        """The handle of a job by its id, whoever has submitted it."""
+        return AsyncJob(self._client, job)
 
     async def get(self, path: str) -> bytes:
         """The bytes behind a path of the gateway, such as a FileRef's url."""

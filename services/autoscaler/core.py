@@ -16,7 +16,7 @@ from typing import assert_never
 import msgspec
 
 from schemas.catalog import ResourceProfile, Spec
-from schemas.fleet import ModelReplicas, PlatformEvent, Replica, SpecReplicas
+from schemas.fleet import EventKind, ModelReplicas, PlatformEvent, Replica, SpecReplicas
 from schemas.workers import Heartbeat
 from services.autoscaler.backoff import STABLE_S
 from services.autoscaler.commands import Announce, Command, Forget, Launch, Record, Stop
@@ -360,10 +360,12 @@ class Autoscaler:
             condition=state.health_of(spec.name).condition,
         )
 
-    def _announce(self, kind: str, state: ModelState, replica: Replica, reason: str, now: float) -> Command:
+    def _announce(
+        self, kind: EventKind, state: ModelState, replica: Replica, reason: str, now: float
+    ) -> Command:
         return Announce(
             PlatformEvent(
-                kind=kind,  # type: ignore[arg-type]  # one of ours
+                kind=kind,
                 subject=f"{state.name}/{replica.spec}",
                 at=now,
                 reason=reason,

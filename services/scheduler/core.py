@@ -14,7 +14,7 @@ No NATS, no clock, no randomness here: `now` is an argument, in seconds since 19
 
 from typing import assert_never
 
-from schemas.fleet import PlatformEvent
+from schemas.fleet import EventKind, PlatformEvent
 from schemas.workers import HEARTBEAT_INTERVAL_S, Accepted, Finished, Heartbeat, RunningJob
 from services.scheduler.commands import (
     Acknowledge,
@@ -321,8 +321,8 @@ class Scheduler:
         if worker is None:
             return []
         commands: list[Command] = []
-        kind_of_loss = "drained" if worker.facts.is_draining and not worker.held else "lost"
-        commands.append(self._about_worker(kind_of_loss, worker_id, reason, now))
+        kind: EventKind = "drained" if worker.facts.is_draining and not worker.held else "lost"
+        commands.append(self._about_worker(kind, worker_id, reason, now))
         self._claims = {job: claim for job, claim in self._claims.items() if claim[0] != worker_id}
         for held in worker.held.values():
             record = self.ledger.records.get(held.job)
@@ -335,10 +335,8 @@ class Scheduler:
                 commands += self._lost(record, worker_id, now)
         return commands
 
-    def _about_worker(self, kind: str, worker: str, reason: str, now: float) -> Command:
-        return Record(
-            PlatformEvent(kind=kind, subject=worker, at=now, reason=reason, worker=worker)  # type: ignore[arg-type]
-        )
+    def _about_worker(self, kind: EventKind, worker: str, reason: str, now: float) -> Command:
+        return Record(PlatformEvent(kind=kind, subject=worker, at=now, reason=reason, worker=worker))
 
     def _model_changed(self, event: ModelChanged, now: float) -> list[Command]:
         if event.model is not None:

@@ -14,7 +14,9 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -64,9 +66,9 @@ from services.worker.runner_messages import (
     Unloaded,
     Unpark,
     Usage,
-    frame,
     messages,
 )
+from stoker.functions.frames import frame
 
 MAX_REASON_CHARS = 500
 FIGURES_EVERY_S = 1.0
@@ -170,8 +172,8 @@ class Runner:
             case Unload():
                 self._own(self._unload(message))
 
-    def _own(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work)  # type: ignore[arg-type]
+    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -1,8 +1,7 @@
-"""What the agent and its runner process say to each other: msgpack frames over a socket pair."""
+"""What the agent and its runner process say to each other, in frames over a socket pair."""
 
 import asyncio
-import struct
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -11,9 +10,10 @@ from schemas.catalog import Adapter
 from schemas.job_events import EmbeddingOutput, FailureKind, Picture, TextOutput, ValueOutput
 from schemas.jobs import JobInput
 from schemas.workers import Resources
+from stoker.functions.frames import Frames
 
 MAX_FRAME_BYTES = 512 * 1024 * 1024
-_LENGTH = struct.Struct("<I")
+READ_BYTES = 256 * 1024
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="t", tag=True, array_like=False):
@@ -200,48 +200,10 @@ FromRunner = (
     | ImagesDone | FilesDone | RunFailed | RunCancelled
 )  # fmt: skip
 
-_encode = msgspec.msgpack.Encoder().encode
-
-
-def frame(message: Message) -> bytes:
-    """A message as it goes over the socket: its length (4 bytes, little-endian), then msgpack."""
-    body = _encode(message)
-    return _LENGTH.pack(len(body)) + body
-
-
-class Frames:
-    """Cuts a byte stream into messages of one union."""
-
-    def __init__(self, kind: Any) -> None:
-        self._decode = msgspec.msgpack.Decoder(kind).decode
-        self._buffer = bytearray()
-
-    def feed(self, chunk: bytes) -> Iterable[Any]:
-        """The messages that are whole now. Raises msgspec.DecodeError on garbage."""
-        buffer = self._buffer
-        buffer += chunk
-        start = 0
-        found: list[Any] = []
-        while len(buffer) - start >= 4:
-            (length,) = _LENGTH.unpack_from(buffer, start)
-            if length > MAX_FRAME_BYTES:
-                raise msgspec.DecodeError(f"a frame of {length} bytes")
-            end = start + 4 + length
-            if len(buffer) < end:
-                break
-            found.append(self._decode(memoryview(buffer)[start + 4 : end]))
-            start = end
-        if start:
-            del buffer[:start]
-        return found
-
-
-READ_BYTES = 256 * 1024
-
 
 async def messages(reader: asyncio.StreamReader, kind: Any) -> AsyncIterator[Any]:
     """Iterate over the messages of a stream until it ends."""
-    frames = Frames(kind)
+    frames = Frames(kind, MAX_FRAME_BYTES)
     while chunk := await reader.read(READ_BYTES):
         for message in frames.feed(chunk):
             yield message

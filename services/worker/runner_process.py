@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from services.bus.logs import get_logger
-from services.worker.runner_messages import FromRunner, Message, Ready, frame, messages
+from services.worker.runner_messages import FromRunner, Message, Ready, messages
+from stoker.functions.frames import frame
 
 log = get_logger("runner")
 

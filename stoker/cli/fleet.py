@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import httpx
-import msgspec
 import typer
 from rich.table import Table
 
 from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, fail, key_header, print_json
+from stoker.sse import EventReader
 
 KIND_COLOURS = {
     "launched": "cyan", "ready": "green", "kept": "green", "joined": "green", "failed": "red", "lost": "red",
@@ -95,15 +95,14 @@ def _show(event: dict[str, Any], json: bool) -> None:
 
 def _follow(url: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Events for ever; a broken connection is resumed where it broke."""
-    headers = {"Accept": "text/event-stream", **key_header()}
+    reader = EventReader()
     while True:
+        headers = {"Accept": "text/event-stream", **key_header(), **reader.resume()}
         try:
             with httpx.stream("GET", url + "/v1/events", params=query, headers=headers, timeout=30) as answer:
                 answer.raise_for_status()
                 for line in answer.iter_lines():
-                    if line.startswith("id: "):
-                        headers["Last-Event-ID"] = line.removeprefix("id: ")
-                    elif line.startswith("data: "):
-                        yield msgspec.json.decode(line.removeprefix("data: "))
+                    if event := reader.feed(line):
+                        yield event.data
         except httpx.HTTPError:
             time.sleep(RECONNECT_S)

@@ -1,6 +1,7 @@
 """Starting things: up, check, and the services one by one."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,9 +137,9 @@ def _effective(spec: Spec) -> dict[str, Any]:
 _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
-def _forward(run: "object", arguments: list[str]) -> None:
+def _forward(run: Callable[[list[str]], int], arguments: list[str]) -> None:
     try:
-        raise typer.Exit(run(arguments))  # type: ignore[operator]
+        raise typer.Exit(run(arguments))
     except BadSetting as error:
         fail(str(error), 2)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
-import msgspec
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, fail, key_header, print_json, problem_of
+from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, fail, print_json
+from stoker.client import CallFailed, Client, Job
 
 
 @app.command()
@@ -44,71 +44,48 @@ def run(
         given |= {"messages": [message], "max_tokens": max_tokens, "temperature": temperature}
     job_input = {name: value for name, value in given.items() if value is not None}
     accepted = call("POST", url, "/v1/jobs", json={"model": model, "input": job_input})
-    ended = _follow(url, accepted, is_quiet=json)
+    client = Client(url)
+    _follow(url, client.job(accepted["id"]), is_quiet=json)
+    ended = call("GET", url, f"/v1/jobs/{accepted['id']}")
     if ended["status"] != "completed":
         fail(f"{ended['status']}: {ended.get('error', {}).get('message', '')}")
     images = (ended["result"] or {}).get("images", []) if isinstance(ended["result"], dict) else []
     for index, image in enumerate(images):
         path = out or Path(f"{accepted['id']}-{index}.png")
-        path.write_bytes(httpx.get(url + image["url"], timeout=30, headers=key_header()).content)
+        path.write_bytes(client.get(image["url"]))
         if not json:
             console.print(f"saved {path} (seed {image['seed']})")
     if json:
         print_json(ended)
 
 
-def _follow(url: str, accepted: dict[str, Any], *, is_quiet: bool) -> dict[str, Any]:
-    """Show a job's events as they come; its terminal event. A broken stream is taken up again."""
+def _follow(url: str, job: Job, *, is_quiet: bool) -> None:
+    """Show a job's events as they come, to its end."""
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(), console=console, disable=is_quiet, transient=True,
     )  # fmt: skip
     task = None
-    last_id, has_text = "", False
+    has_text = False
     try:
-        while True:
-            headers = key_header() | ({"Last-Event-ID": last_id} if last_id else {})
-            try:
-                with httpx.stream(
-                    "GET", url + accepted["urls"]["events"], headers=headers, timeout=60
-                ) as answer:
-                    if answer.status_code != 200:
-                        answer.read()
-                        fail(problem_of(answer))
-                    for name, event_id, data in _events(answer):
-                        last_id = event_id or last_id
-                        match name:
-                            case "delta" if not is_quiet:
-                                has_text = True
-                                sys.stdout.write(data["text"])
-                                sys.stdout.flush()
-                            case "progress":
-                                if task is None:
-                                    bar.start()
-                                    task = bar.add_task("drawing", total=data["steps"])
-                                bar.update(task, completed=data["step"])
-                            case "completed" | "failed" | "cancelled" | "expired":
-                                if has_text:
-                                    sys.stdout.write("\n")
-                                result: dict[str, Any] = data
-                                return result
-            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.ConnectError):
-                continue
+        for event in job.events():
+            if event.name == "delta" and not is_quiet:
+                has_text = True
+                sys.stdout.write(event.data["text"])
+                sys.stdout.flush()
+            elif event.name == "progress":
+                if task is None:
+                    bar.start()
+                    task = bar.add_task("drawing", total=event.data["steps"])
+                bar.update(task, completed=event.data["step"])
     except KeyboardInterrupt:
-        httpx.post(f"{url}{accepted['urls']['cancel']}", timeout=5, headers=key_header())
+        job.cancel()
         fail("cancelled", 130)
+    except CallFailed as error:
+        fail(str(error))
+    except httpx.HTTPError as error:
+        fail(f"no gateway answers at {url} ({error}); `stoker job {job.id}` shows the job", 2)
     finally:
         bar.stop()
-
-
-def _events(answer: httpx.Response) -> Any:
-    """(name, id, data) of each server-sent event."""
-    name = event_id = ""
-    for line in answer.iter_lines():
-        field, _, value = line.partition(": ")
-        if field == "event":
-            name = value
-        elif field == "id":
-            event_id = value
-        elif field == "data":
-            yield name, event_id, msgspec.json.decode(value)
+    if has_text:
+        sys.stdout.write("\n")

@@ -7,6 +7,10 @@ them.
 
 import re
 import traceback
+from typing import Literal, get_args
+
+CallFailure = Literal["validation", "retryable", "resource", "fatal", "auth", "cancelled"]
+"""What the failure of a call is, of the kinds that a job's error shows."""
 
 MAX_MESSAGE_CHARS = 500
 SHOWN_FRAMES = 3
@@ -21,7 +25,7 @@ _SECRETS = (
 class FunctionError(Exception):
     """Base of the failures below. kind: as a job's error shows it."""
 
-    kind = "fatal"
+    kind: CallFailure = "fatal"
 
 
 class ValidationError(FunctionError):
@@ -67,10 +71,10 @@ def redacted(text: str) -> str:
     return text if len(text) <= MAX_MESSAGE_CHARS else text[: MAX_MESSAGE_CHARS - 1] + "…"
 
 
-def kind_of(error: BaseException) -> str:
-    """The kind of a failure."""
+def kind_of(error: BaseException) -> CallFailure:
+    """The kind of a failure; a project's own failure with a kind of its own making is `fatal`."""
     if isinstance(error, FunctionError):
-        return error.kind
+        return error.kind if error.kind in get_args(CallFailure) else "fatal"
     return "resource" if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ else "fatal"
 
 

@@ -2,7 +2,7 @@
 
     python -P -m stoker.functions.host FOLDER DESCRIPTOR [MEMORY_LIMIT_BYTES]
 
-Frames (messages.py) come and go over the socket whose number is DESCRIPTOR; the process ends when that
+Messages (messages.py) come and go over the socket whose number is DESCRIPTOR; the process ends when that
 closes. What functions print goes to stderr, never into the frames.
 """
 
@@ -15,17 +15,20 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Coroutine
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
 from stoker.functions.calling import call, read_payload
 from stoker.functions.context import ActionContext
 from stoker.functions.errors import kind_of, message_of
+from stoker.functions.frames import Frames, frame
 from stoker.functions.loading import load_model
 from stoker.functions.messages import (
+    MAX_FRAME_BYTES,
     Call,
     CallDone,
     CallFailed,
@@ -34,7 +37,6 @@ from stoker.functions.messages import (
     CallStarted,
     CancelCall,
     File,
-    Frames,
     HostReady,
     LoadModel,
     Message,
@@ -42,7 +44,6 @@ from stoker.functions.messages import (
     ModelUnloaded,
     ToHost,
     UnloadModel,
-    frame,
 )
 from stoker.functions.project import BadProject, Project, load_project
 
@@ -86,7 +87,7 @@ class Host:
             case UnloadModel():
                 self._own(self._unload(message.key))
 
-    def _own(self, work: Any) -> asyncio.Task[None]:
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -150,13 +151,13 @@ def _confess(host: Host) -> None:
     """A function that calls os._exit says so first: the other calls of this process are not to blame."""
     leave = os._exit
 
-    def exit_with_a_word(status: int) -> None:
+    def exit_with_a_word(status: int) -> NoReturn:
         with contextlib.suppress(LookupError, OSError):
             said = f"the function ended its process with status {status}"
             host.send(CallFailed(_current.get(), "fatal", said, ends_process=True))
         leave(status)
 
-    os._exit = exit_with_a_word  # type: ignore[assignment]
+    os._exit = exit_with_a_word
 
 
 def _memory_bytes() -> int:
@@ -164,8 +165,8 @@ def _memory_bytes() -> int:
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return int(torch.cuda.memory_allocated())
-    with open("/proc/self/statm") as status:  # noqa: PTH123
-        return int(status.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _free() -> None:
@@ -199,7 +200,7 @@ async def serve(folder: Path, connection: socket.socket) -> None:
 
 def _read(connection: socket.socket, host: Host, loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
     """Hand frames on until the connection ends. On a thread: sending blocks, so the socket must."""
-    frames = Frames(ToHost)
+    frames = Frames(ToHost, MAX_FRAME_BYTES)
     with contextlib.suppress(OSError, msgspec.DecodeError):
         while chunk := connection.recv(READ_BYTES):
             for message in frames.feed(chunk):

@@ -1,14 +1,14 @@
-"""What a worker and the host process of a project say to each other: msgpack frames over a socket pair.
+"""What a worker and the host process of a project say to each other, in frames over a socket pair.
 
-The only file that both ends share; it imports nothing of either.
+Both ends share it; it imports nothing of either.
 """
 
-import struct
 from typing import Any
 
 import msgspec
 
-_LENGTH = struct.Struct("<I")
+from stoker.functions.errors import CallFailure
+
 MAX_FRAME_BYTES = 1024 * 1024 * 1024
 
 
@@ -102,7 +102,7 @@ class CallFailed(Message, frozen=True):
     """ends_process: the function is ending the process, which is nobody else's fault."""
 
     call: str
-    kind: str
+    kind: CallFailure
     message: str
     ends_process: bool = False
 
@@ -110,34 +110,3 @@ class CallFailed(Message, frozen=True):
 FromHost = (
     HostReady | ModelLoaded | ModelUnloaded | CallStarted | CallProgress | CallItem | CallDone | CallFailed
 )
-
-_encode = msgspec.msgpack.Encoder().encode
-
-
-def frame(message: Message) -> bytes:
-    """A message as it goes over the socket: its length (4 bytes, little-endian), then msgpack."""
-    body = _encode(message)
-    return _LENGTH.pack(len(body)) + body
-
-
-class Frames:
-    """Cuts a byte stream into messages of one union."""
-
-    def __init__(self, kind: Any) -> None:
-        self._decode = msgspec.msgpack.Decoder(kind).decode
-        self._buffer = bytearray()
-
-    def feed(self, chunk: bytes) -> list[Any]:
-        """The messages that are whole now. Raises msgspec.DecodeError on garbage."""
-        self._buffer += chunk
-        found: list[Any] = []
-        while len(self._buffer) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer)
-            end = _LENGTH.size + length
-            if length > MAX_FRAME_BYTES:
-                raise msgspec.DecodeError(f"a frame of {length} bytes")
-            if len(self._buffer) < end:
-                break
-            found.append(self._decode(bytes(self._buffer[_LENGTH.size : end])))
-            del self._buffer[:end]
-        return found

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ import pytest
 from PIL import Image
 
 from stoker import AsyncClient, CallFailed, Client
+from stoker.client import Job
 from tests.conftest import ROOT, System, wait_for
 from tests.system.launched import wait_up
 
 EXAMPLES = ROOT / "examples"
 BEHAVIOURS = """\
-import os, sys, time
+import asyncio, os, sys, time
 from collections.abc import Iterator
 import msgspec
 from stoker import ActionContext, ResourceRequirements, RetryableError, worker_function
@@ -54,10 +54,9 @@ def misbehave(ctx: ActionContext, payload: Ask) -> Said:
         case "print":
             print("x" * 5_000_000, flush=True)
         case "type":
-            return "not a Struct"  # type: ignore
+            return "not a Struct"  # against its own annotation, as users do
         case "eat":
-            held = bytearray(20_000_000_000)
-            return Said(str(len(held)))
+            return Said(str(len(bytearray(20_000_000_000))))
     return Said("fine")
 
 @worker_function(ResourceRequirements(concurrency=4, timeout_s=60.0, memory="3GB"))
@@ -68,6 +67,11 @@ def wait(ctx: ActionContext, payload: Ask) -> Said:
             ctx.raise_if_cancelled()
         time.sleep(0.01)
     return Said("waited")
+
+@worker_function()
+async def leaves_a_task(ctx: ActionContext, payload: Ask) -> Said:
+    asyncio.get_running_loop().call_later(payload.seconds, os._exit, 5)
+    return Said("left")
 
 @worker_function()
 def large(ctx: ActionContext, payload: Ask) -> Iterator[Said]:
@@ -118,9 +122,14 @@ def failed(client: Client, function: str, **payload: Any) -> CallFailed:
     return refused.value
 
 
+def wait_started(job: Job) -> None:
+    assert "started" in (event.name for event in job.events())
+
+
 def test_functions_are_listed_with_their_schemas(system: System) -> None:
     names = {one["name"] for one in system.get("/v1/functions")["functions"]}
-    assert names == {"echo", "misbehave", "wait", "steps", "large", "needs_gpu", "tell", "shrink", "compose"}
+    own = {"echo", "misbehave", "wait", "leaves_a_task", "steps", "large", "needs_gpu"}
+    assert names == own | {"tell", "shrink", "compose"}
     card = system.get("/v1/functions/compose")
     assert card["input_schema"]["properties"]["count"]["default"] == 2
     assert card["model_keys"] == ["words", "rules"]
@@ -199,11 +208,17 @@ def test_printing_megabytes_harms_nobody(client: Client, system: System) -> None
 
 
 def test_a_process_that_ends_takes_no_other_calls_results_along(client: Client) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        others = [pool.submit(client.run, "wait", seconds=0.8) for _ in range(2)]
-        time.sleep(0.2)  # they run now, in the same process
-        assert failed(client, "misbehave", text="exit").kind == "fatal"
-        assert [other.result() for other in others] == [{"text": "waited"}] * 2
+    others = [client.submit("wait", seconds=1.0) for _ in range(2)]
+    for other in others:
+        wait_started(other)  # in the same process
+    assert failed(client, "misbehave", text="exit").kind == "fatal"
+    assert [other.result() for other in others] == [{"text": "waited"}] * 2
+
+
+def test_what_a_call_leaves_behind_may_end_the_process_later(client: Client) -> None:
+    assert client.run("leaves_a_task", seconds=0.3) == {"text": "left"}
+    assert client.run("wait", seconds=1.0) == {"text": "waited"}
+    assert client.run("echo", text="after") == {"text": "after"}
 
 
 @pytest.mark.parametrize(("text", "within_s"), [("cooperative", 0.6), ("stubborn", 3.0)])
@@ -211,9 +226,7 @@ def test_a_cancel_stops_the_function_and_the_next_call_works(
     client: Client, text: str, within_s: float
 ) -> None:
     job = client.submit("wait", text=text, seconds=60.0)
-    for event in job.events():
-        if event.name == "started":
-            break
+    wait_started(job)
     began = time.monotonic()
     job.cancel()
     with pytest.raises(CallFailed) as refused:

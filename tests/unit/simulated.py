@@ -144,9 +144,9 @@ class Simulation:
             action()
         self.now = until
 
-    def submit(self, model: str, **fields: float) -> str:
+    def submit(self, model: str, priority: int = 0, admission_timeout_s: float = 1e9) -> str:
         self.submitted += 1
-        job = make_job(f"j{self.submitted}", model, self.now, **fields)  # type: ignore[arg-type]
+        job = make_job(f"j{self.submitted}", model, self.now, priority, admission_timeout_s)
         self.feed(events.JobArrived(job, f"h{self.submitted}", self.submitted))
         return job.id
 

@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from schemas.catalog import Model, ResourceProfile, Spec
 from schemas.fleet import ModelReplicas, PlatformEvent, QueueDepth
@@ -44,15 +45,8 @@ class SimReplica:
     seq: int = 0
 
 
-def make_spec(name: str, **fields: object) -> Spec:
-    return Spec(
-        name=name,
-        engine="text",
-        url="file:///x",
-        profile=name,
-        launcher=LAUNCHER,
-        **fields,  # type: ignore[arg-type]
-    )
+def make_spec(name: str, **fields: Any) -> Spec:
+    return Spec(name=name, engine="text", url="file:///x", profile=name, launcher=LAUNCHER, **fields)
 
 
 def make_model(*specs: Spec) -> Model:

@@ -1,11 +1,12 @@
 """Which ready replica takes a job: targets, standbys, prefixes, adapters."""
 
 from collections import Counter
+from functools import partial
 
 from schemas.catalog import Adapter, LoadBalancing, Model, Spec
 from schemas.jobs import ChatInput, CompletionInput, Job
 from schemas.openai import ChatMessage, TextPart
-from schemas.workers import EngineCapability, Heartbeat, ResidentModel
+from schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
 from services.scheduler import commands, events
 from services.scheduler.balance import prefix_of
 from services.scheduler.core import Scheduler
@@ -13,7 +14,7 @@ from services.scheduler.core import Scheduler
 SLOTS = 1000
 
 
-def beat(worker: str, spec: str, seq: int = 1, tier: str = "hot") -> Heartbeat:
+def beat(worker: str, spec: str, seq: int = 1, tier: Tier = "hot") -> Heartbeat:
     return Heartbeat(
         worker=worker,
         started_at=1.0,
@@ -25,7 +26,7 @@ def beat(worker: str, spec: str, seq: int = 1, tier: str = "hot") -> Heartbeat:
         engines={"text": EngineCapability(SLOTS, 0, ("TextGeneration",))},
         memory_total_bytes=10**9,
         memory_used_bytes=0,
-        models=(ResidentModel("m", spec, "text", tier),),  # type: ignore[arg-type]
+        models=(ResidentModel("m", spec, "text", tier),),
     )
 
 
@@ -38,8 +39,7 @@ def scheduler(model: Model, **workers: str) -> Scheduler:
     return core
 
 
-def spec(name: str, **fields: object) -> Spec:
-    return Spec(name=name, engine="text", url="", **fields)  # type: ignore[arg-type]
+spec = partial(Spec, engine="text", url="")
 
 
 def submit(core: Scheduler, prompts: list[str], adapter: str = "") -> list[str]:

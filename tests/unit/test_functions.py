@@ -12,7 +12,7 @@ import pytest
 from stoker.functions import ActionContext, Cancelled, ResourceError, ResourceRequirements, ValidationError
 from stoker.functions.context import FileRef
 from stoker.functions.describe import described
-from stoker.functions.errors import kind_of, message_of, redacted
+from stoker.functions.errors import FunctionError, kind_of, message_of, redacted
 from stoker.functions.local import run_local
 from stoker.functions.project import BadProject, load_project, read_manifest
 
@@ -159,6 +159,11 @@ def test_failures_are_typed_and_redacted() -> None:
     assert [kind_of(error) for error in (ValidationError(), ResourceError(), MemoryError(), KeyError())] == [
         "validation", "resource", "resource", "fatal",
     ]  # fmt: skip
+
+    class QuotaError(FunctionError):
+        kind = "quota"
+
+    assert kind_of(QuotaError()) == "fatal"
     said = redacted("GET https://user:pw@host/x token=abc123 in /home/me/secret/file.py with hf_abcdefghijkl")
     assert "pw" not in said
     assert "abc123" not in said

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.job_events import Completed, Delta, JobEvent, Progress, Started, TextOutput
+from schemas.job_events import Completed, Delta, JobEvent, LiveEvent, Progress, Started, TextOutput
 from schemas.openai import Usage
 from services.gateway.resume import BadEventId, Cursor, Gap
 from services.worker.event_log import EventLog
@@ -68,14 +68,14 @@ def test_text_arrives_exactly_once_whatever_is_lost(
     whole = "".join(pieces)
     cursor, given_events = Cursor(), list[JobEvent]()
 
-    def deliver(event: JobEvent, log: EventLog, lost: bool) -> None:
+    def deliver(event: LiveEvent, log: EventLog, lost: bool) -> None:
         nonlocal cursor
         if lost:
             return
         if len(given_events) == cut_at:
             cursor = Cursor.parse(cursor.id())
         try:
-            taken = cursor.take(event)  # type: ignore[arg-type]
+            taken = cursor.take(event)
         except Gap:
             for missed in log.replay(cursor.term, cursor.attempt, cursor.seq, cursor.chars):
                 if (replayed := cursor.take(missed, is_replayed=True)) is not None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from schemas.job_events import Failed
 from schemas.workers import Finished, RunningJob
 from services.scheduler import commands, events
 from services.scheduler.core import Scheduler
@@ -106,7 +107,8 @@ def test_a_job_whose_workers_die_twice_is_never_given_to_a_third() -> None:
     assert simulation.ended[job] == "failed"
     assert [number for number, _ in simulation.attempts[job]] == [1, 2]
     [end] = [c for c in simulation.commands if isinstance(c, commands.EndJob)]
-    assert end.event.kind == "worker_lost"  # type: ignore[union-attr]
+    assert isinstance(end.event, Failed)
+    assert end.event.kind == "worker_lost"
 
 
 def test_a_new_leader_adopts_running_jobs_and_places_the_rest_after_settling() -> None:

@@ -4,6 +4,7 @@ What the host says arrives on a thread; whoever waits is told through a future. 
 who waits hears `HostDied`.
 """
 
+import io
 import itertools
 import socket
 import subprocess
@@ -15,8 +16,12 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from services.worker.engines.base import EngineError
+from stoker.functions.frames import Frames, frame
 from stoker.functions.messages import (
+    MAX_FRAME_BYTES,
     Call,
     CallDone,
     CallFailed,
@@ -24,7 +29,6 @@ from stoker.functions.messages import (
     CallProgress,
     CallStarted,
     CancelCall,
-    Frames,
     FromHost,
     HostReady,
     LoadModel,
@@ -32,7 +36,6 @@ from stoker.functions.messages import (
     ModelLoaded,
     ModelUnloaded,
     UnloadModel,
-    frame,
 )
 
 IMPORT_TIMEOUT_S = 120.0
@@ -144,13 +147,15 @@ class HostProcess:
             self.process.kill()
 
     def _read(self) -> None:
-        frames = Frames(FromHost)
+        frames = Frames(FromHost, MAX_FRAME_BYTES)
         try:
             while chunk := self._connection.recv(READ_BYTES):
                 for message in frames.feed(chunk):
                     self._take(message)
         except OSError:
             pass
+        except msgspec.DecodeError:  # something else has written to the connection
+            self.kill()
         self._died()
 
     def _take(self, message: object) -> None:
@@ -161,13 +166,10 @@ class HostProcess:
             case CallStarted():
                 self._started.add(message.call)
             case CallDone():
-                self._started.discard(message.call)
-                self._calls.pop(message.call)[0].set_result(message)
+                self._answer_of(message.call).set_result(message)
             case CallFailed():
-                self._started.discard(message.call)
                 self._has_confessed = self._has_confessed or message.ends_process
-                error = EngineError(message.message, message.kind)  # type: ignore[arg-type]  # its kinds are ours
-                self._calls.pop(message.call)[0].set_exception(error)
+                self._answer_of(message.call).set_exception(EngineError(message.message, message.kind))
             case ModelLoaded():
                 self._loads.pop(message.key).set_result(message)
             case ModelUnloaded():
@@ -177,6 +179,12 @@ class HostProcess:
                     self._ready.set_exception(EngineError(message.error, "load_failed"))
                 else:
                     self._ready.set_result(None)
+
+    def _answer_of(self, call: str) -> Future[CallDone]:
+        """What waits for a call that has ended; nobody, where a task it left behind speaks in its name."""
+        self._started.discard(call)
+        found = self._calls.pop(call, None)
+        return found[0] if found is not None else Future()
 
     def _died(self) -> None:
         try:
@@ -196,9 +204,10 @@ class HostProcess:
 
     def _pass_output_on(self) -> None:
         """To this process's log, as much as is fit to print."""
-        assert self.process.stdout is not None
+        output = self.process.stdout
+        assert isinstance(output, io.BufferedReader)
         window_began, passed, left_out = time.monotonic(), 0, 0
-        while chunk := self.process.stdout.read1(READ_BYTES):  # type: ignore[attr-defined]
+        while chunk := output.read1(READ_BYTES):
             now = time.monotonic()
             if now - window_began > OUTPUT_WINDOW_S:
                 if left_out:

@@ -19,7 +19,7 @@ from typing import Any
 
 import xllamacpp
 
-from schemas.job_events import EmbeddingOutput, TextOutput
+from schemas.job_events import EmbeddingOutput, FailureKind, TextOutput
 from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput
 from schemas.openai import Usage
 from schemas.workers import EngineCapability
@@ -103,19 +103,17 @@ class LlamaCppEngine:
         loop = asyncio.get_running_loop()
         match request.input:
             case ChatInput():
-                server = self._servers[model]
+                handle = self._servers[model].handle_chat_completions
                 body = chat_body(request.input, request) | self._chosen(model, request)
-                run = lambda: _generate(server.handle_chat_completions, body, request, emit, cancelled)  # noqa: E731
             case CompletionInput():
-                server = self._servers[model]
+                handle = self._servers[model].handle_completions
                 body = completion_body(request.input, request) | self._chosen(model, request)
-                run = lambda: _generate(server.handle_completions, body, request, emit, cancelled)  # noqa: E731
             case EmbeddingInput():
                 texts = request.input.texts
                 return await loop.run_in_executor(self._threads, self._embed, model, texts)
             case _:
                 raise EngineError("llama.cpp makes text and embeddings only", "validation")
-        return await loop.run_in_executor(self._threads, run)
+        return await loop.run_in_executor(self._threads, _generate, handle, body, request, emit, cancelled)
 
     def _chosen(self, model: str, request: Request) -> Answer:
         """The adapter that a request asks for, as the server's request has it."""
@@ -160,8 +158,8 @@ def _checked(answer: Answer) -> Answer:
     """The answer, unless it is an error object."""
     if "error" in answer or "code" in answer:
         error = answer.get("error", answer)
-        kind = "validation" if error.get("type") == "invalid_request_error" else "fatal"
-        raise EngineError(f"llama.cpp: {error.get('message', error)}", kind)  # type: ignore[arg-type]
+        kind: FailureKind = "validation" if error.get("type") == "invalid_request_error" else "fatal"
+        raise EngineError(f"llama.cpp: {error.get('message', error)}", kind)
     return answer
 
 

@@ -7,6 +7,7 @@ only the inner part of each is kept. Options of the model: `tile` (edge in pixel
 import asyncio
 import sys
 import threading
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -36,7 +37,7 @@ OVERLAP_PX = 16
 def _import_spandrel() -> Any:
     """spandrel wants torchvision for two architectures that are no upscalers; the others do without."""
     try:
-        import torchvision  # noqa: F401
+        import_module("torchvision")
     except ImportError:
         functional = ModuleType("torchvision.transforms.functional")
         for name in ("InterpolationMode", "rotate", "normalize"):
