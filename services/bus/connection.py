@@ -23,6 +23,7 @@ from nats.js import JetStreamContext
 
 from schemas import wire
 from schemas.subjects import Subjects
+from services.bus.lag import watch_lag
 from services.bus.logs import get_logger
 from services.bus.quick_client import Handler, QuickClient
 from services.bus.settings import BusSettings
@@ -103,7 +104,7 @@ class Bus:
         self.on_reconnect: list[Callable[[], None]] = []
         self.dropped_messages = 0
         self._acks: dict[str, tuple[float, str, Answered]] = {}
-        self._sweeping: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._ack_inbox = client.new_inbox()
         self._next_ack = 0
 
@@ -119,7 +120,7 @@ class Bus:
         return size
 
     async def start(self) -> None:
-        self._sweeping = asyncio.create_task(self._sweep_acks())
+        self._tasks += [asyncio.create_task(work) for work in (self._sweep_acks(), watch_lag(self.client))]
         await self.listen(self._ack_inbox + ".*", self._take_ack)
 
     def post(
@@ -250,8 +251,8 @@ class Bus:
             if self.client.is_connected:
                 await self.client.flush(timeout=1)
             await self.client.close()
-            if self._sweeping is not None:
-                self._sweeping.cancel()
+            for task in self._tasks:
+                task.cancel()
 
         try:
             await asyncio.shield(asyncio.wait_for(flush_and_close(), CLOSE_TIMEOUT_S))

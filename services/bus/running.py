@@ -14,6 +14,7 @@ import uvloop
 from services.bus.connection import CannotConnect
 from services.bus.logs import configure_logs, get_logger
 from services.bus.settings import BadSetting, BusSettings
+from services.bus.tracing import close_tracing, configure_tracing
 
 S = TypeVar("S", bound=BusSettings)
 
@@ -42,6 +43,7 @@ def run_service(
     Returns an exit status: 0, or 2 when NATS could not be reached.
     """
     configure_logs(settings.log_level, settings.log_format, service=name, **context)
+    configure_tracing(settings.otlp, name, **context)
     log = get_logger("process")
 
     async def main() -> None:
@@ -57,6 +59,8 @@ def run_service(
     except (CannotConnect, BadSetting) as error:
         log.error("service.not_started", reason=str(error))
         return 2
+    finally:
+        close_tracing()
     return 0
 
 

@@ -27,6 +27,7 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True):
     prefix: Annotated[str, Meta(description="first token of every subject")] = "stoker"
     log_level: Annotated[str, Meta(description="debug, info, warning or error")] = "info"
     log_format: Annotated[str, Meta(description="console or json")] = "console"
+    otlp: Annotated[str, Meta(description="OpenTelemetry collector for traces, as http://host:4318")] = ""
     metrics_port: Annotated[
         int, Meta(description="port of /metrics on 127.0.0.1; 0 = none", ge=0, le=65535)
     ] = 0

@@ -22,6 +22,7 @@ from services.bus.replicas import watch_replicas
 from services.bus.running import exit_with, run_service, until
 from services.bus.settings import BadSetting, BusSettings, read_settings
 from services.bus.streams import declare
+from services.bus.tracing import recorder
 from services.catalog import store
 from services.catalog.documents import ConfigurationError
 from services.gateway.access import Access
@@ -30,6 +31,7 @@ from services.gateway.doorkeeper import with_access
 from services.gateway.gateway import Gateway
 from services.gateway.reloading import Reloading
 from services.gateway.routes.modes import load_mode
+from services.gateway.traced import with_traces
 from services.gateway.webhooks import Webhooks
 
 log = get_logger("gateway")
@@ -123,9 +125,10 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
         await gateway.start()
         await register(bus, "gateway", "HTTP and server-sent events", {"gateway": name})
         access = Access(is_required=needs_keys(settings))
+        app = create_app(gateway)
         server = uvicorn.Server(
             uvicorn.Config(
-                with_header_limit(with_access(create_app(gateway), access, OPENAI_PATHS)),
+                with_traces(with_header_limit(with_access(app, access, OPENAI_PATHS)), recorder()),
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,

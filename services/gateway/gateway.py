@@ -27,6 +27,7 @@ from services.bus.connection import Bus, BusError, NobodyThere, PubAck, StreamFu
 from services.bus.logs import get_logger
 from services.bus.results import Result
 from services.bus.telemetry import counter, gauge, histogram
+from services.bus.tracing import current_trace, trace_headers
 from services.catalog import store
 from services.gateway.access import check_model, current_key
 from services.gateway.modes import Modes
@@ -273,8 +274,10 @@ class Gateway:
                 is_repeat = True
                 post()
 
+        headers = trace_headers(current_trace.get())
+
         def post() -> None:
-            self.bus.post_stored(subject, payload, on_ack, message_id=job.id)
+            self.bus.post_stored(subject, payload, on_ack, message_id=job.id, headers=headers)
 
         post()
 

@@ -11,8 +11,11 @@ from schemas.workers import Assignment
 
 @dataclass(frozen=True, slots=True)
 class Assign:
+    """trace: the context that the job came with."""
+
     worker: str
     assignment: Assignment
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

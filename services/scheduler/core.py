@@ -137,7 +137,7 @@ class Scheduler:
                 known.handle = event.handle
                 return []
             return [Acknowledge(event.handle)]  # the same id stored twice: the first one stands
-        record = self.ledger.add(job, event.handle, event.sequence, now)
+        record = self.ledger.add(job, event.handle, event.sequence, now, event.trace)
         if job.id in self._early_cancels:
             del self._early_cancels[job.id]
             return self.endings.cancelled(record, now)

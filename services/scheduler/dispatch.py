@@ -174,6 +174,7 @@ class Dispatcher:
                 queued_s=record.queued_s,
                 evict=() if chosen.tier == "hot" else self._unneeded(worker),
             ),
+            record.trace,
         )
 
     def _unneeded(self, worker: Worker) -> tuple[str, ...]:

@@ -10,11 +10,15 @@ from schemas.workers import AssignmentAnswer, Finished, Heartbeat
 
 @dataclass(frozen=True, slots=True)
 class JobArrived:
-    """An accepted job was delivered. handle: acks the stored message; sequence: its place in the stream."""
+    """An accepted job was delivered.
+
+    handle: acks the stored message; sequence: its place in the stream; trace: the context it came with.
+    """
 
     job: Job
     handle: str
     sequence: int
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

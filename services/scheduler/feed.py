@@ -21,6 +21,7 @@ from services.bus.connection import Bus, BusError
 from services.bus.logs import get_logger
 from services.bus.results import find_result
 from services.bus.streams import MAX_JOBS
+from services.bus.tracing import trace_of
 from services.scheduler.events import JobArrived
 
 log = get_logger("scheduler")
@@ -100,7 +101,7 @@ class JobFeed:
             self._bus.post(message.reply, b"+TERM")
             self._count_old(sequence)
             return
-        event = JobArrived(job, message.reply, sequence)
+        event = JobArrived(job, message.reply, sequence, trace_of(message))
         if sequence <= self._old_sequence or job.is_client_named:
             self._own(self._look_up(event))
         else:

@@ -33,6 +33,7 @@ class Record:
     handle: str
     sequence: int
     key: Key
+    trace: str = ""
     status: Status = "queued"
     attempt: int = 0
     worker: str = ""
@@ -110,12 +111,12 @@ class Ledger:
         record = self.records[first] if first is not None else None
         return (record.key[0], record.job.created_at) if record is not None else (0, 0.0)
 
-    def add(self, job: Job, handle: str, sequence: int, now: float) -> Record:
+    def add(self, job: Job, handle: str, sequence: int, now: float, trace: str = "") -> Record:
         """Enter an arrived job and put it into its queue."""
         queue = self.queue(job.model)
         queue.count_arrival(now)
         key = queue.waiting.push(job.id, job.priority, job.tenant)
-        record = Record(job, handle, sequence, key)
+        record = Record(job, handle, sequence, key, trace)
         self.records[job.id] = record
         waits_until = job.created_at + job.admission_timeout_s
         if job.deadline_s is not None:

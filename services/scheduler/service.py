@@ -32,6 +32,7 @@ from services.bus.replicas import watch_replicas
 from services.bus.results import find_result, last_endings, publish_terminal
 from services.bus.running import until
 from services.bus.telemetry import counter, gauge, histogram
+from services.bus.tracing import record, trace_headers
 from services.catalog import store
 from services.scheduler.commands import (
     Acknowledge,
@@ -297,7 +298,12 @@ class SchedulerService:
         _assignments(assignment.tier).inc()
         _queue_wait(job.model).observe(assignment.queued_s)
         subject = self.bus.subjects.worker(command.worker, "assign")
-        self.bus.post(subject, wire.encode(assignment), f"{self._answers}.{token}")
+        headers = trace_headers(command.trace)
+        self.bus.post(subject, wire.encode(assignment), f"{self._answers}.{token}", headers)
+        if command.trace:
+            named = {"job": job.id, "model": job.model, "worker": command.worker, "tier": assignment.tier}
+            until_at = job.created_at + assignment.queued_s
+            record("queue", command.trace, job.created_at, until_at, attempt=assignment.attempt, **named)
 
     async def _end(self, command: EndJob) -> None:
         while True:

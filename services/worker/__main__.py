@@ -26,6 +26,7 @@ from services.bus.running import exit_with, run_service, until
 from services.bus.settings import BadSetting, BusSettings, read_settings
 from services.bus.streams import declare
 from services.bus.telemetry import serve_metrics
+from services.bus.tracing import trace_of
 from services.catalog import store
 from services.catalog.documents import ConfigurationError
 from services.catalog.functions import read_project
@@ -105,10 +106,11 @@ def chosen_engines(listed: str, handlers: str) -> dict[str, Any]:
 async def _answer_commands(bus: Bus, agent: Agent, stopping: asyncio.Event) -> None:
     """Subscribe to the worker's subjects; every command is answered."""
 
-    def answering(kind: Any, act: Callable[[Any], object]) -> Callable[[Msg], None]:
+    def answering(kind: Any, act: Callable[..., object]) -> Callable[[Msg], None]:
         def answer(message: Msg) -> None:
             try:
-                result = act(wire.decode(kind, message.data))
+                content = wire.decode(kind, message.data)
+                result = act(content, trace_of(message)) if kind is Assignment else act(content)
             except wire.UnreadableMessage as error:
                 log.warning("message.unreadable", subject=message.subject, error=str(error))
                 result = Done(ok=False, reason=str(error))

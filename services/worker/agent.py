@@ -135,9 +135,9 @@ class Agent:
 
     # Commands -------------------------------------------------------------------------------------
 
-    def assign(self, assignment: Assignment) -> AssignmentAnswer:
-        """Take a job or refuse it; a taken one begins by itself."""
-        answer = self.core.assign(assignment, time.time())
+    def assign(self, assignment: Assignment, trace: str = "") -> AssignmentAnswer:
+        """Take a job or refuse it; a taken one begins by itself. trace: the context that it came with."""
+        answer = self.core.assign(assignment, time.time(), trace)
         attempt = self.core.attempts.get(assignment.job.id)
         if isinstance(answer, Accepted) and attempt is not None and not attempt.ready_at:
             attempt.ready_at = -1.0

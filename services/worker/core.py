@@ -22,7 +22,10 @@ Phase = Literal["waiting", "running", "ending"]
 
 @dataclass(slots=True)
 class Attempt:
-    """One job in this worker's hands. input, loras, companions: the job's, once what it brings is here."""
+    """One job in this worker's hands. input, loras, companions: the job's, once what it brings is here.
+
+    trace: the context that it came with. text_at: when it last made text, on the monotonic clock.
+    """
 
     assignment: Assignment
     input: JobInput
@@ -39,6 +42,8 @@ class Attempt:
     stop_reason: str = ""
     timer: TimerHandle | None = None
     companions: list[tuple[str, Spec]] = field(default_factory=list)
+    trace: str = ""
+    text_at: float = 0.0
 
     @property
     def id(self) -> str:
@@ -64,7 +69,7 @@ class WorkerCore:
     _running: dict[str, int] = field(default_factory=dict)
     _ready: dict[str, deque[str]] = field(default_factory=dict)
 
-    def assign(self, assignment: Assignment, now: float) -> AssignmentAnswer:
+    def assign(self, assignment: Assignment, now: float, trace: str = "") -> AssignmentAnswer:
         """Take a job, or say why not."""
         job, spec = assignment.job, assignment.spec
         if assignment.term < self._term:
@@ -88,6 +93,7 @@ class WorkerCore:
             lane=lane,
             accepted_at=now,
             wants_events=job.wants_events,
+            trace=trace,
         )
         return Accepted(len(self.attempts))
 

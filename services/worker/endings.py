@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import cache
+from typing import Any
 
 import msgspec
 from prometheus_client import Counter
@@ -30,6 +31,7 @@ from services.bus.connection import AlreadyStored, Bus, BusError, PubAck
 from services.bus.logs import get_logger
 from services.bus.results import post_terminal, publish_terminal
 from services.bus.telemetry import counter
+from services.bus.tracing import record
 from services.worker.core import Attempt
 
 log = get_logger("endings")
@@ -162,6 +164,7 @@ class Endings:
     def _finish(self, attempt: Attempt, outcome: Outcome, run_s: float) -> None:
         job = attempt.assignment.job
         _runs(job.model, outcome).inc()
+        self._trace(attempt, outcome, run_s)
         self._forget(attempt)
         finished = Finished(
             job=job.id,
@@ -172,3 +175,25 @@ class Endings:
             units=work_units(job.input),
         )
         self._bus.tell(self._bus.subjects.finished(self._worker), finished)
+
+    def _trace(self, attempt: Attempt, outcome: Outcome, run_s: float) -> None:
+        """What the attempt's time went into."""
+        if not attempt.trace:
+            return
+        now = time.time()
+        error = "" if outcome == "completed" else outcome
+        named: dict[str, Any] = {
+            "job": attempt.id,
+            "model": attempt.model,
+            "spec": attempt.spec.name,
+            "engine": attempt.spec.engine,
+            "worker": self._worker,
+            "attempt": attempt.assignment.attempt,
+        }
+        if attempt.ready_at > 0:
+            record("load", attempt.trace, attempt.accepted_at, attempt.ready_at, **named)
+        else:
+            record("load", attempt.trace, attempt.accepted_at, now, error, **named)
+        if attempt.started_at:
+            ended_at = attempt.started_at + run_s if run_s else now
+            record("run", attempt.trace, attempt.started_at, ended_at, error, **named)

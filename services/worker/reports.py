@@ -1,14 +1,27 @@
 """What a worker says of its attempts: events to the gateway, numbered and kept for replays."""
 
+import time
+from functools import cache
+
 import msgspec
+from prometheus_client import Histogram
 
 from schemas import wire
 from schemas.job_events import Preview, SmallEvent
 from services.bus.connection import Bus
+from services.bus.telemetry import histogram
 from services.worker.core import Attempt
 from services.worker.runner_messages import PreviewImage, Text
 
 MAX_DELTA_CHARS = 128 * 1024
+
+
+INTER_TOKEN = histogram("stoker_inter_token_seconds", "Between output tokens, leaving the worker", "model")
+
+
+@cache  # finding a label costs more than observing
+def _inter_token(model: str) -> Histogram:
+    return INTER_TOKEN.labels(model)
 
 
 class Reports:
@@ -27,6 +40,10 @@ class Reports:
 
     def text(self, attempt: Attempt, message: Text) -> None:
         """More of the answer; what is too long for one message travels in several."""
+        now = time.monotonic()
+        if attempt.text_at and message.tokens:
+            _inter_token(attempt.model).observe((now - attempt.text_at) / message.tokens)
+        attempt.text_at = now
         pieces = [message.text]
         if len(message.text) > MAX_DELTA_CHARS:
             starts = range(0, len(message.text), MAX_DELTA_CHARS)
