@@ -38,6 +38,8 @@ log = get_logger("gateway")
 
 BACKLOG = 2048
 STOP_GRACE_S = 5
+KEEP_ALIVE_S = 75
+"""Longer than clients keep idle connections: who closes first must not be hit by a request under way."""
 DEFAULT_QUEUE_MAX = 64
 
 
@@ -134,6 +136,7 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
                 proxy_headers=False,
                 ws="none",
                 timeout_graceful_shutdown=STOP_GRACE_S,
+                timeout_keep_alive=KEEP_ALIVE_S,
                 lifespan="off",
                 server_header=False,
             )

@@ -1,0 +1,1 @@
+"""Load tests of a running system: what to ask when, asking it, and a report with plots."""
