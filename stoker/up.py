@@ -19,7 +19,7 @@ from rich.console import Console
 from services.bus.connection import connect
 from services.bus.embedded import embedded_server
 from services.bus.running import die_with_parent
-from services.bus.settings import BusSettings
+from services.bus.settings import BusSettings, read_settings
 from services.bus.streams import declare
 from services.catalog import store
 from services.catalog.load import Configuration
@@ -82,7 +82,7 @@ class Up:
         began = time.monotonic()
         self._children = self._plan(url)
         keepers = [asyncio.create_task(self._keep(child)) for child in self._children]
-        bus = await connect(BusSettings(nats=url), "stoker-up")
+        bus = await connect(read_settings(BusSettings, "stoker up", ["--nats", url]), "stoker-up")
         try:
             await declare(bus)
             found = self.configuration

@@ -95,11 +95,15 @@ _STREAM_LIMITS = (10077, 10122)
 
 
 class Bus:
-    """A NATS connection with the subjects of this installation. Make one with `connect`."""
+    """A NATS connection with the subjects of this installation. Make one with `connect`.
 
-    def __init__(self, client: QuickClient, subjects: Subjects) -> None:
+    replicas: servers that hold each stream.
+    """
+
+    def __init__(self, client: QuickClient, subjects: Subjects, replicas: int) -> None:
         self.client = client
         self.subjects = subjects
+        self.replicas = replicas
         self.jetstream: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
         self.on_reconnect: list[Callable[[], None]] = []
         self.dropped_messages = 0
@@ -366,6 +370,6 @@ async def connect(settings: BusSettings, name: str, wait_s: float = CONNECT_TIME
         await client.close()
         reason = last_error if isinstance(error, TimeoutError) else error
         raise CannotConnect(f"NATS at {settings.nats} refused: {reason}") from error
-    bus = Bus(client, Subjects(settings.prefix))
+    bus = Bus(client, Subjects(settings.prefix), settings.nats_replicas)
     await bus.start()
     return bus

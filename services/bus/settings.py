@@ -24,6 +24,12 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True):
     nats_ca: Annotated[str, Meta(description="CA certificate file; switches TLS on")] = ""
     nats_cert: Annotated[str, Meta(description="client certificate file")] = ""
     nats_key: Annotated[str, Meta(description="client key file")] = ""
+    nats_replicas: Annotated[
+        int,
+        Meta(
+            description="servers of a NATS cluster that hold each stream; the same for all services", ge=1, le=5
+        ),
+    ] = 1
     prefix: Annotated[str, Meta(description="first token of every subject")] = "stoker"
     log_level: Annotated[str, Meta(description="debug, info, warning or error")] = "info"
     log_format: Annotated[str, Meta(description="console or json")] = "console"

@@ -19,7 +19,6 @@ from nats.js.errors import (
     ServiceUnavailableError,
 )
 from nats.js.kv import KeyValue
-from nats.js.object_store import ObjectStore
 
 from schemas import subjects as names
 from schemas.subjects import Subjects
@@ -89,7 +88,7 @@ async def declare(bus: Bus) -> None:
     while True:
         try:
             for config in stream_configs(bus.subjects):
-                await _declare_stream(bus, config)
+                await _declare_stream(bus, config.evolve(num_replicas=bus.replicas))
             for bucket, ttl_s in (
                 (names.CATALOG_BUCKET, 0.0),
                 (names.REPLICAS_BUCKET, 0.0),
@@ -121,26 +120,27 @@ async def _declare_bucket(bus: Bus, bucket: str, ttl_s: float) -> KeyValue:
     try:
         found = await bus.jetstream.key_value(bucket)
         status = await found.status()
-        if (status.ttl or 0.0) == ttl_s:
-            return found
         info = await bus.jetstream.stream_info(f"KV_{bucket}")
-        await bus.jetstream.update_stream(info.config.evolve(max_age=ttl_s))
+        if (status.ttl or 0.0) != ttl_s or info.config.num_replicas != bus.replicas:
+            changed = info.config.evolve(max_age=ttl_s, num_replicas=bus.replicas)
+            await bus.jetstream.update_stream(changed)
         return found
     except (BucketNotFoundError, NotFoundError):
         return await bus.jetstream.create_key_value(
-            api.KeyValueConfig(bucket=bucket, ttl=ttl_s or None, history=1, direct=True)
+            api.KeyValueConfig(bucket=bucket, ttl=ttl_s or None, history=1, direct=True, replicas=bus.replicas)
         )
 
 
-async def _declare_blobs(bus: Bus) -> ObjectStore:
+async def _declare_blobs(bus: Bus) -> None:
+    stream = f"OBJ_{names.BLOBS_BUCKET}"
     try:
-        return await bus.jetstream.object_store(names.BLOBS_BUCKET)
-    except (BucketNotFoundError, NotFoundError):
+        info = await bus.jetstream.stream_info(stream)
+        if info.config.num_replicas != bus.replicas:
+            await bus.jetstream.update_stream(info.config.evolve(num_replicas=bus.replicas))
+    except NotFoundError:
+        config = api.ObjectStoreConfig(bucket=names.BLOBS_BUCKET, ttl=RESULT_TTL_S, replicas=bus.replicas)
         try:
-            return await bus.jetstream.create_object_store(
-                names.BLOBS_BUCKET, api.ObjectStoreConfig(bucket=names.BLOBS_BUCKET, ttl=RESULT_TTL_S)
-            )
+            await bus.jetstream.create_object_store(names.BLOBS_BUCKET, config)
         except APIError as error:
             if error.err_code != _NAME_IN_USE:
                 raise
-            return await bus.jetstream.object_store(names.BLOBS_BUCKET)

@@ -1,4 +1,4 @@
-"""The NATS users of deploy/nats/nats.conf: a system runs with them, and none can do what is not its work."""
+"""The NATS users of deploy/nats/users.conf: a system runs with them, and none can do what is not its work."""
 
 import asyncio
 import os
@@ -24,14 +24,12 @@ USERS = ("gateway", "scheduler", "worker", "autoscaler", "operator")
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[str]:
     port = free_port()
-    config = (ROOT / "deploy" / "nats" / "nats.conf").read_text()
-    (tmp_path / "nats.conf").write_text(config)
     environment = {f"{user.upper()}_PASSWORD": f"pw-{user}" for user in USERS}
     environment |= {"NATS_NAME": "test", "NATS_STORE": str(tmp_path / "store")}
     environment |= {"NATS_LISTEN": f"127.0.0.1:{port}"}
     with (tmp_path / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            find_binary(), "--config", str(tmp_path / "nats.conf"), env={**os.environ, **environment},
+            find_binary(), "--config", str(ROOT / "deploy/nats/nats.conf"), env={**os.environ, **environment},
             stdout=log, stderr=log,
         )  # fmt: skip
     try:

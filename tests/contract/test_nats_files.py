@@ -1,0 +1,130 @@
+"""The server configurations of deploy/nats: TLS with certificates from the script, and three servers as one."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from schemas.subjects import JOBS_STREAM
+from services.bus.connection import Bus, BusError, CannotConnect, connect
+from services.bus.embedded import find_binary
+from services.bus.settings import BusSettings
+from services.bus.streams import declare, stream_configs
+from tests.conftest import ROOT, free_port, wait_for
+
+NATS = ROOT / "deploy" / "nats"
+PASSWORDS = {
+    f"{user}_PASSWORD": f"pw{user.lower()}"
+    for user in ("GATEWAY", "SCHEDULER", "WORKER", "AUTOSCALER", "OPERATOR")
+}
+WORD = "Server is ready"
+
+
+@contextmanager
+def server(folder: Path, config: str, port: int, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    folder.mkdir(parents=True, exist_ok=True)
+    environment |= PASSWORDS | {"NATS_NAME": folder.name, "NATS_STORE": str(folder / "store")}
+    environment |= {"NATS_LISTEN": f"127.0.0.1:{port}"}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [find_binary(), "--config", str(NATS / config)],
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(20)
+
+
+def operator(url: str, **more: str) -> BusSettings:
+    return BusSettings(nats=url, nats_user="operator", nats_password="pwoperator", **more)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
+async def test_tls_with_certificates_of_the_script(tmp_path: Path) -> None:
+    made = tmp_path / "certificates"
+    await anyio.run_process([str(NATS / "make-certificates.sh"), str(made), "nats.example", "10.0.0.7"])
+    assert (made / "server-key.pem").stat().st_mode & 0o077 == 0
+    shown = ["openssl", "x509", "-in", str(made / "server.pem"), "-noout", "-text"]
+    text = (await anyio.run_process(shown)).stdout.decode()
+    assert "DNS:localhost, IP Address:127.0.0.1, DNS:nats.example, IP Address:10.0.0.7" in text
+    files = {"NATS_CERT": "server.pem", "NATS_KEY": "server-key.pem", "NATS_CA": "ca.pem"}
+    environment = {name: str(made / file) for name, file in files.items()}
+    port = free_port()
+    url = f"tls://127.0.0.1:{port}"
+    own = {"nats_cert": str(made / "client.pem"), "nats_key": str(made / "client-key.pem")}
+    with server(tmp_path / "n", "tls.conf", port, **environment, NATS_VERIFY="true"):
+        wait_for(lambda: WORD in (tmp_path / "n" / "log").read_text(), 10, "nats-server")
+        bus = await connect(operator(url, nats_ca=str(made / "ca.pem"), **own), "test")
+        await declare(bus)
+        await bus.close()
+        for fewer in ({}, {"nats_ca": str(made / "ca.pem")}):
+            with pytest.raises(CannotConnect):
+                await connect(operator(url, **fewer), "test")
+
+
+async def store(bus: Bus, content: bytes) -> None:
+    """Store a message, as soon as the stream has a leader."""
+    async with asyncio.timeout(40):
+        while True:
+            try:
+                await bus.publish_stored(bus.subjects.job("m"), content, message_id=content.decode())
+                return
+            except BusError:
+                await asyncio.sleep(0.2)
+
+
+async def test_three_servers_go_on_without_the_one_that_led(tmp_path: Path) -> None:
+    ports = [free_port() for _ in range(3)]
+    routes = [free_port() for _ in range(3)]
+    environment = {"NATS_ROUTE_PASSWORD": "pwroute"}
+    environment |= {
+        f"NATS_ROUTE_{n + 1}": f"nats://route:pwroute@127.0.0.1:{port}" for n, port in enumerate(routes)
+    }
+    servers = [
+        server(
+            tmp_path / f"n{n}",
+            "cluster.conf",
+            port,
+            **environment,
+            NATS_CLUSTER_LISTEN=f"127.0.0.1:{routes[n]}",
+        )
+        for n, port in enumerate(ports)
+    ]
+    with servers[0] as one, servers[1] as two, servers[2] as three:
+        processes = {"n0": one, "n1": two, "n2": three}
+        wait_for(
+            lambda: all(WORD in (tmp_path / n / "log").read_text() for n in processes), 20, "three servers"
+        )
+        settings = operator(",".join(f"nats://127.0.0.1:{port}" for port in ports))
+        alone = await connect(settings, "alone")
+        await declare(alone)
+        await alone.close()
+        bus = await connect(BusSettings(**{**_fields(settings), "nats_replicas": 3}), "test")
+        await declare(bus)  # upgrades what was declared for one
+        for config in stream_configs(bus.subjects):
+            assert (await bus.jetstream.stream_info(config.name)).config.num_replicas == 3
+        await store(bus, b"kept")
+        info = await bus.jetstream.stream_info(JOBS_STREAM)
+        processes[info.cluster.leader].send_signal(signal.SIGKILL)
+        await store(bus, b"later")
+        after = await bus.jetstream.stream_info(JOBS_STREAM)
+        assert after.cluster.leader != info.cluster.leader
+        assert after.state.messages == 2
+        assert (await bus.jetstream.get_msg(JOBS_STREAM, 1)).data == b"kept"
+        await bus.close()
+
+
+def _fields(settings: BusSettings) -> dict[str, object]:
+    return {name: getattr(settings, name) for name in settings.__struct_fields__}
