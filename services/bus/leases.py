@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 import nats.errors
 from nats.js.errors import APIError, KeyWrongLastSequenceError
 from nats.js.errors import Error as JetStreamError
+from nats.js.kv import KeyValue
 
 from schemas.subjects import LEASES_BUCKET, to_token
 from services.bus.connection import Bus
@@ -24,6 +25,7 @@ log = get_logger("leases")
 
 RENEWALS_PER_TTL = 3
 POLL_S = 0.1
+ASK_AGAIN_S = 1.0
 _ERRORS = (nats.errors.Error, JetStreamError, APIError, TimeoutError)
 
 
@@ -35,11 +37,22 @@ class Lease:
         self.lost = asyncio.Event()
 
 
+async def _bucket(bus: Bus) -> KeyValue:
+    """The bucket, as soon as JetStream answers: while servers of a cluster elect a leader it does not."""
+    while True:
+        try:
+            async with asyncio.timeout(ASK_AGAIN_S):
+                return await bus.jetstream.key_value(LEASES_BUCKET)
+        except _ERRORS as error:
+            log.warning("leases.not_there", error=str(error) or type(error).__name__)
+            await asyncio.sleep(POLL_S)
+
+
 @asynccontextmanager
 async def hold(bus: Bus, office: str, holder: str) -> AsyncIterator[Lease]:
     """Wait for the lease on `office`, hold and renew it inside the block, release it after."""
-    bucket = await bus.jetstream.key_value(LEASES_BUCKET)
     key = to_token(office)
+    bucket = await _bucket(bus)
     while True:
         try:
             revision = await bucket.create(key, holder.encode())

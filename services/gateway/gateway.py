@@ -42,6 +42,8 @@ WORKER_SILENT_S = 6.0
 CANCEL_TIMEOUT_S = 1.0
 CANCEL_PATIENCE_S = 5.0
 RETRY_AFTER_S = 1
+STORE_PATIENCE_S, STORE_AGAIN_S = 10.0, 0.1
+"""How long storing a job is tried, and how often: three NATS servers need seconds to elect a leader."""
 MAX_URL_CHARS = 2048
 RESULT_MARGIN_S = 30.0
 """Beyond a job's own limits, before a waiting request gives up on hearing of its end."""
@@ -253,14 +255,14 @@ class Gateway:
         """Store the job: from now on it is accepted.
 
         `answered` hears True when it was stored, False when its id was stored before, or RequestError: 429 when
-        the stream is full, 503 when NATS does not answer.
+        the stream is full, 503 when NATS could not store it for STORE_PATIENCE_S.
         """
         subject = self.bus.subjects.job(job.model)
         payload = wire.encode(job)
-        is_repeat = False
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + STORE_PATIENCE_S
 
         def on_ack(ack: PubAck | BusError) -> None:
-            nonlocal is_repeat
             if isinstance(ack, PubAck):
                 _requests(job.model, type(job.input).__name__).inc()
                 answered(not ack.duplicate)
@@ -268,11 +270,10 @@ class Gateway:
                 answered(
                     RequestError(429, "the job stream is full", code="queue_full", retry_after_s=RETRY_AFTER_S)
                 )
-            elif is_repeat:
-                answered(RequestError(503, f"the job could not be stored: {ack}"))
-            else:
-                is_repeat = True
-                post()
+            elif loop.time() > give_up_at:
+                answered(RequestError(503, f"the job could not be stored: {ack}", retry_after_s=RETRY_AFTER_S))
+            else:  # its id keeps it from being stored twice
+                loop.call_later(STORE_AGAIN_S, post)
 
         headers = trace_headers(current_trace.get())
 

@@ -190,6 +190,15 @@ async def test_one_leads_and_the_next_takes_over_with_a_higher_epoch(connected: 
         assert second.epoch > first.epoch
 
 
+async def test_an_office_is_waited_for_until_its_bucket_is_there(connected: Connect) -> None:
+    async with connected() as bus:
+        waiting = asyncio.create_task(hold(bus, "office", "one").__aenter__())
+        done, _ = await asyncio.wait([waiting], timeout=0.5)
+        assert not done
+        await declare(bus)
+        assert (await asyncio.wait_for(waiting, PATIENCE_S)).epoch > 0
+
+
 async def test_a_leader_that_cannot_renew_knows_that_it_has_lost(connected: Connect, server: str) -> None:
     async with connected("one") as one, connected("two") as two:
         await declare(one)
