@@ -2,6 +2,7 @@
 # make demo     set up, start Stoker on port 8000, stream an answer, draw an image, stay up
 # make test     lint, then the tests (under 12 minutes);  make test-all adds the slow ones
 # make lint     ruff, mypy --strict, import-linter
+# make docs     the documentation site, in site/
 # make bench    measurements, written to bench/RESULTS.md
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ V := .venv/bin
 STAMP := .venv/.ready
 VLLM_STAMP := .venv-vllm/.ready
 
-.PHONY: setup demo test test-all lint bench clean
+.PHONY: setup demo test test-all lint docs bench clean
 
 setup: $(STAMP)
 
@@ -48,8 +49,12 @@ lint: setup
 	$(V)/mypy --no-error-summary
 	$(V)/lint-imports --no-logo > .lint-imports.log || (cat .lint-imports.log; false)
 
+# The documentation site, in site/; its reference pages are made from the code.
+docs: setup
+	PYTHONPATH=. $(V)/mkdocs build -q --strict
+
 bench: setup
 	$(V)/python -m bench.all
 
 clean:
-	rm -rf .venv .stoker .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info .lint-imports.log
+	rm -rf .venv .stoker site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info .lint-imports.log

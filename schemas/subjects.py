@@ -80,15 +80,19 @@ class Subjects:
     prefix: str = "stoker"
 
     def job(self, model: str) -> str:
+        """Accepted jobs (stream STOKER_JOBS)."""
         return f"{self.prefix}.jobs.{to_token(model)}"
 
     def out(self, gateway: str, job: str) -> str:
+        """Deltas, progress, previews and queue positions of a job, on their way to its gateway."""
         return f"{self.prefix}.out.{to_token(gateway)}.{to_token(job)}"
 
     def result(self, gateway: str, job: str) -> str:
+        """Terminal events, one per job (stream STOKER_RESULTS, one hour)."""
         return f"{self.prefix}.result.{to_token(gateway)}.{to_token(job)}"
 
     def webhook(self, job: str) -> str:
+        """Terminal events that somebody wants posted (stream STOKER_WEBHOOKS)."""
         return f"{self.prefix}.webhook.{to_token(job)}"
 
     def worker(self, worker: str, verb: str) -> str:
@@ -104,6 +108,7 @@ class Subjects:
         return f"{self.prefix}.scheduler.{verb}"
 
     def heartbeat(self, worker: str) -> str:
+        """A worker's state, every second and on change."""
         return f"{self.prefix}.heartbeat.{to_token(worker)}"
 
     def solicit(self) -> str:
@@ -111,15 +116,19 @@ class Subjects:
         return f"{self.prefix}.solicit"
 
     def finished(self, worker: str) -> str:
+        """A job of a worker has ended, and its result is stored."""
         return f"{self.prefix}.finished.{to_token(worker)}"
 
     def cancel(self, job: str) -> str:
+        """Cancel a job, wherever it stands."""
         return f"{self.prefix}.cancel.{to_token(job)}"
 
     def queue(self, model: str) -> str:
+        """Depth, running, waits and estimates of a model, on change."""
         return f"{self.prefix}.queue.{to_token(model)}"
 
     def event(self, kind: str, identity: str) -> str:
+        """What happened and why (stream STOKER_EVENTS, a day)."""
         return f"{self.prefix}.events.{to_token(kind)}.{to_token(identity)}"
 
     def every(self, *tokens: str | Wildcard) -> str:

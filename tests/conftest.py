@@ -51,7 +51,9 @@ def wait_for(condition: Callable[[], Any], seconds: float = 15.0, what: str = ""
 class System:
     """`stoker up` as a child of the test."""
 
-    def __init__(self, folder: Path, config: str | Path, *arguments: str) -> None:
+    def __init__(
+        self, folder: Path, config: str | Path | None, *arguments: str, cwd: Path | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.data = folder / "data"
         self.port = free_port()
@@ -61,13 +63,24 @@ class System:
             config = folder / "stoker.yaml"
         self.log = folder / "up.log"
         self._output = self.log.open("wb")
-        command = [sys.executable, "-P", "-m", "stoker", "up"]
-        command += ["--config", str(config), "--data", str(self.data), "--port", str(self.port)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "stoker",
+            "up",
+            "--data",
+            str(self.data),
+            "--port",
+            str(self.port),
+        ]
+        if config is not None:
+            command += ["--config", str(config)]
         self.process = subprocess.Popen(
             [*command, *arguments],
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            cwd=folder,
+            cwd=cwd or folder,
             env={**os.environ, "NO_COLOR": "1", "COLUMNS": "250"},
             start_new_session=True,
         )

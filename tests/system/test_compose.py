@@ -1,9 +1,13 @@
-"""deploy/compose.yaml on a real Docker Engine: up, a streamed answer, a killed worker, down leaves nothing."""
+"""deploy/compose.yaml on a real Docker Engine: up, a streamed answer and an image, a killed worker, down leaves
+nothing. Wheels that pip finds on this machine (the CPU build of torch) go into the images."""
 
+import base64
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -28,6 +32,19 @@ def containers() -> list[str]:
     return docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={PROJECT}").split()
 
 
+@contextmanager
+def local_wheels() -> Iterator[None]:
+    found = [
+        path for folder in os.environ.get("PIP_FIND_LINKS", "").split() for path in Path(folder).glob("*.whl")
+    ]
+    copies = [Path(shutil.copy(path, ROOT / "deploy" / "wheels")) for path in found]
+    try:
+        yield
+    finally:
+        for copy in copies:
+            copy.unlink()
+
+
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
     port = free_port()
@@ -36,8 +53,10 @@ def url(tmp_path: Path) -> Iterator[str]:
         for user in ("GATEWAY", "SCHEDULER", "WORKER", "AUTOSCALER", "OPERATOR")
     }
     env |= {"STOKER_PORT": str(port), "STOKER_NATS_PORT": str(free_port()), "STOKER_MODELS": str(DEMO)}
-    env |= {"DOCKER_BUILDKIT": "0", "COMPOSE_DOCKER_CLI_BUILD": "0"}
-    with docker_engine(tmp_path):
+    env |= {"DOCKER_BUILDKIT": "0", "COMPOSE_DOCKER_CLI_BUILD": "0", "COMPOSE_PROFILES": "cpu"}
+    metered = ("SCHEDULER", "AUTOSCALER", "WORKER", "IMAGE_WORKER")
+    env |= {f"{service}_METRICS_PORT": str(free_port()) for service in metered}
+    with docker_engine(tmp_path), local_wheels():
         worker_image(tmp_path)  # makes the base image where none can be pulled
         try:
             compose("up", "-d", "--build", env=env)
@@ -56,25 +75,33 @@ def ask(url: str) -> str:
         return "".join(answer.iter_lines())
 
 
-def workers(url: str) -> list[float]:
+def draw(url: str) -> bytes:
+    body = {"model": "demo-image", "prompt": "red seven", "response_format": "b64_json"}
+    answer = httpx.post(url + "/v1/images/generations", json=body, timeout=120)
+    assert answer.status_code == 200, answer.text
+    return base64.b64decode(answer.json()["data"][0]["b64_json"])
+
+
+def workers(url: str) -> dict[str, float]:
     """When each worker that is there was started."""
     try:
-        return [one["started_at"] for one in httpx.get(url + "/v1/fleet", timeout=5).json()["workers"]]
+        found = httpx.get(url + "/v1/fleet", timeout=5).json()["workers"]
     except httpx.HTTPError:
-        return []
+        return {}
+    return {one["worker"]: one["started_at"] for one in found}
 
 
 def test_up_serve_lose_a_worker_down(url: str) -> None:
-    wait_for(lambda: len(workers(url)) == 1, 120, "a worker")
+    wait_for(lambda: len(workers(url)) == 2, 120, "both workers")
     assert "[DONE]" in ask(url)
-    [before] = workers(url)
+    assert draw(url).startswith(b"\x89PNG")
     worker = docker("ps", "-q", "--filter", "label=com.docker.compose.service=worker").strip()
     began = time.time()
     docker("kill", worker)
     docker("start", worker)  # `restart: unless-stopped` leaves a container alone that was killed by hand
-    wait_for(lambda: any(one > max(before, began) for one in workers(url)), 60, "the worker's next life")
+    wait_for(lambda: workers(url).get("worker-1", 0.0) > began, 60, "the worker's next life")
     assert "[DONE]" in ask(url)
-    for service in ("gateway", "scheduler", "autoscaler", "nats", "worker"):
+    for service in ("gateway", "scheduler", "autoscaler", "nats", "worker", "image-worker"):
         found = docker("ps", "-q", "--filter", f"label=com.docker.compose.service={service}").strip()
         user, read_only = docker(
             "inspect", "-f", "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}}", found

@@ -67,8 +67,21 @@ def test_compose_starts_every_service_as_its_own_nats_user() -> None:
     }
     assert users == {
         "nats": None, "gateway": "gateway", "scheduler": "scheduler", "autoscaler": "autoscaler",
-        "worker": "worker", "gpu-worker": "worker",
+        "worker": "worker", "image-worker": "worker", "gpu-worker": "worker", "grafana": None,
     }  # fmt: skip
-    written = set(re.findall(r"\$\{(\w+_PASSWORD)\}", (ROOT / "deploy" / "compose.yaml").read_text()))
+
+
+def test_every_password_is_in_the_example_of_the_environment() -> None:
+    texts = "".join(path.read_text() for path in (ROOT / "deploy").glob("compose*.yaml"))
+    written = set(re.findall(r"\$\{(\w+_PASSWORD)\}", texts))
     listed = set(re.findall(r"^(\w+)=", (ROOT / "deploy" / "env.example").read_text(), re.M))
-    assert written == listed
+    assert listed == written | {"COMPOSE_PROFILES"}
+
+
+def test_the_variants_of_compose_name_services_that_there_are() -> None:
+    services = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"].keys()
+    for variant, more in (("tls", set()), ("cluster", {"nats-2", "nats-3"})):
+        named = yaml.safe_load((ROOT / f"deploy/compose.{variant}.yaml").read_text())["services"].keys()
+        assert named - services == more
+        using_nats = services - {"prometheus", "grafana", "jaeger"}
+        assert using_nats <= named

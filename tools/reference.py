@@ -1,0 +1,195 @@
+"""Reference pages of the documentation, made from the code when the site is built (mkdocs.yml names this file).
+
+make docs        # site/index.html
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
+
+import msgspec
+import typer.cli
+import typer.main
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+import services.autoscaler.__main__
+import services.gateway.__main__
+import services.scheduler.__main__
+import services.worker.__main__
+from schemas.subjects import Subjects
+from services.bus.settings import BusSettings
+from services.bus.telemetry import REGISTRY
+from services.catalog.load import WorkerEntry
+from services.catalog.modes import LoraEntry, ModeEntry, StyleEntry
+from services.catalog.multi_spec import SpecEntry
+from services.catalog.profiles import ProfileEntry
+from services.catalog.short_form import ModelEntry
+from services.gateway.app import create_app
+from services.gateway.gateway import Gateway
+from stoker.cli.main import app
+
+SETTINGS = {
+    "gateway": services.gateway.__main__.Settings,
+    "scheduler": services.scheduler.__main__.Settings,
+    "worker": services.worker.__main__.Settings,
+    "autoscaler": services.autoscaler.__main__.Settings,
+}
+ENTRIES = {
+    "models": ("`models.NAME`", ModelEntry),
+    "workers": ("`workers[]`", WorkerEntry),
+    "specs": ("`specs[]` of `kind: Model`", SpecEntry),
+    "profiles": ("`resourceProfiles.NAME`, or `spec` of `kind: ResourceProfile`", ProfileEntry),
+    "modes": ("`modes.NAME`", ModeEntry),
+    "loras": ("`modes.NAME.loras[]`", LoraEntry),
+    "styles": ("`styles[]`", StyleEntry),
+}
+CONFIGURATION = """# Configuration
+
+What the keys mean: [models and workers](../operating.md), [specs and profiles](../scaling.md),
+[modes](../modes.md). `stoker check FILE…` says what is wrong with a file, and where.
+
+"""
+ROUTES = """# Routes
+
+A running gateway shows the same with every field at `/schema`. What fails is an OpenAI error on OpenAI routes,
+and RFC 9457 problem details elsewhere.
+
+"""
+METHODS = ("get", "post", "put", "patch", "delete")
+
+
+def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    heads = list(heads)
+    lines = [heads, ["---"] * len(heads), *rows]
+    return (
+        "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines) + "\n"
+    )
+
+
+def _shown(kind: Any) -> str:
+    """A type as people write it."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return re.sub(
+        r"\b(?:\w+\.)+(?=\w)", "", str(kind) if get_args(kind) else getattr(kind, "__name__", str(kind))
+    )
+
+
+def _default(field: Any) -> str:
+    if field.default is not msgspec.NODEFAULT:
+        return f"`{field.default!r}`" if field.default not in ("", 0, ()) else ""
+    return "required" if field.default_factory is msgspec.NODEFAULT else ""
+
+
+def configuration() -> str:
+    """Every key of the configuration files."""
+    page = CONFIGURATION
+    for title, kind in ENTRIES.values():
+        hints = get_type_hints(kind, include_extras=True)
+        rows = [
+            (f"`{field.encode_name}`", f"`{_shown(hints[field.name])}`", _default(field))
+            for field in msgspec.structs.fields(kind)
+        ]
+        page += f"## {title}\n\n{inspect.getdoc(kind)}\n\n" + table(("key", "type", "default"), rows)
+    return page
+
+
+def settings() -> str:
+    """Flags and variables of every service."""
+    page = "# Settings of services\n\nFlags win over variables. The first table holds for every service.\n\n"
+    page += "## all\n\n" + _settings_table(BusSettings, set())
+    common = {field.name for field in msgspec.structs.fields(BusSettings)}
+    for service, kind in SETTINGS.items():
+        page += f"## {service}\n\n{inspect.getdoc(kind)}\n\n" + _settings_table(kind, common)
+    return page
+
+
+def _settings_table(kind: type[msgspec.Struct], left_out: set[str]) -> str:
+    hints = get_type_hints(kind, include_extras=True)
+    rows = [
+        (
+            f"`--{field.name.replace('_', '-')}`",
+            f"`STOKER_{field.name.upper()}`",
+            _default(field),
+            get_args(hints[field.name])[1].description,
+        )
+        for field in msgspec.structs.fields(kind)
+        if field.name not in left_out
+    ]
+    return table(("flag", "variable", "default", ""), rows) if rows else "Nothing of its own.\n\n"
+
+
+def routes() -> str:
+    """Every route, from the OpenAPI document."""
+    document = create_app(cast("Gateway", None)).openapi_schema.to_schema()
+    rows = []
+    for path, item in sorted(document["paths"].items()):
+        for method in METHODS:
+            if operation := item.get(method):
+                asks = operation.get("requestBody", {}).get("content", {})
+                names = [_reference(content["schema"]) for content in asks.values()]
+                good = ", ".join(status for status in operation["responses"] if status < "400") or "200"
+                rows.append(
+                    (f"`{method.upper()} {path}`", operation.get("summary", ""), ", ".join(names), good)
+                )
+    return ROUTES + table(("route", "", "body", "success"), rows)
+
+
+def _reference(schema: dict[str, Any]) -> str:
+    return f"`{schema['$ref'].rpartition('/')[2]}`" if "$ref" in schema else ""
+
+
+def subjects() -> str:
+    """Every NATS subject."""
+    own = Subjects()
+    rows = []
+    for name, method in inspect.getmembers(own, inspect.ismethod):
+        if name == "every" or name.startswith("_"):
+            continue
+        parameters = [parameter.upper() for parameter in inspect.signature(method).parameters]
+        rows.append((f"`{method(*parameters)}`", (inspect.getdoc(method) or "").replace("\n", " ")))
+    page = "# Subjects\n\nA dot, space, `*` or `>` in a name travels as `=XX`. `stoker` is `--prefix`.\n\n"
+    return page + table(("subject", "carries"), sorted(rows))
+
+
+def metrics() -> str:
+    """Every Prometheus metric."""
+    rows = []
+    for family in REGISTRY.collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = getattr(REGISTRY._names_to_collectors.get(family.name), "_labelnames", ())
+        rows.append((f"`{name}`", family.type, ", ".join(labels), family.documentation))
+    page = "# Metrics\n\nThe gateway has them at `/metrics`, the other services with `--metrics-port`.\n\n"
+    return page + table(("metric", "type", "labels", ""), sorted(rows))
+
+
+def command_line() -> str:
+    """Every command, from typer."""
+    command = typer.main.get_command(app)
+    context = typer.Context(command)  # type: ignore[arg-type]  # typer's own page does the same
+    made = typer.cli.get_docs_for_click(obj=command, ctx=context, name="stoker", title="The stoker command")
+    return made.replace("\n# ", "\n## ")
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "configuration": configuration,
+    "settings": settings,
+    "routes": routes,
+    "subjects": subjects,
+    "metrics": metrics,
+    "command-line": command_line,
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Called by mkdocs: add the pages."""
+    for name, make in PAGES.items():
+        files.append(File.generated(config, f"reference/{name}.md", content=make()))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Called by mkdocs: files outside of docs/ are named, not linked."""
+    return re.sub(r"\[([^\]]+)\]\(\.\./((?!reference)[^)]+)\)", r"\1 (`\2`)", markdown)
