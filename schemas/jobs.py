@@ -99,11 +99,15 @@ class CallInput(msgspec.Struct, frozen=True, tag="call", tag_field="kind", omit_
 
 
 class FunctionInput(msgspec.Struct, frozen=True, tag="function", tag_field="kind", omit_defaults=True):
-    """Call a user's function. models: parameter → key of the model that it is given."""
+    """Call a user's function. models: parameter → key of the model that it is given.
+
+    files: files of other jobs that the payload names, by their URLs.
+    """
 
     function: str
     payload: dict[str, Any]
     models: dict[str, str] = {}
+    files: dict[str, Attachment] = {}
 
 
 JobInput = (

@@ -1,5 +1,8 @@
 """What a job brings along: files, LoRAs, more models, the text of its earlier attempts."""
 
+import base64
+from typing import Any
+
 import msgspec
 
 from schemas import wire
@@ -33,8 +36,8 @@ def brings_more(job_input: JobInput) -> bool:
             return bool(loras) or any(file.blob for file in files.values())
         case UpscaleInput(files=files):
             return any(file.blob for file in files.values())
-        case FunctionInput(models=models):
-            return len(set(models.values())) > 1
+        case FunctionInput(models=models, files=files):
+            return len(set(models.values())) > 1 or bool(files)
         case _:
             return False
 
@@ -43,6 +46,7 @@ async def fetch(bus: Bus, loader: Loader, attempt: Attempt) -> None:
     """Bring them here: the attempt's input has its bytes and paths then. Raises LoadError."""
     asked = attempt.input
     if isinstance(asked, FunctionInput):
+        attempt.input = await _with_files(bus, asked)
         await _companions(loader, attempt, asked)
         return
     assert isinstance(asked, ImageInput | UpscaleInput)
@@ -53,6 +57,26 @@ async def fetch(bus: Bus, loader: Loader, attempt: Attempt) -> None:
             attempt.loras = await loader.fetch_all(attempt.model, asked.loras)
     except (BlobGone, WeightsError) as error:
         raise LoadError(str(error)) from error
+
+
+async def _with_files(bus: Bus, asked: FunctionInput) -> FunctionInput:
+    """The same call with the bytes of the files that its payload names, as data: URLs. Raises LoadError."""
+    try:
+        contents = {url: await _content(bus, file) for url, file in asked.files.items()}
+    except BlobGone as error:
+        raise LoadError(str(error)) from error
+    urls = {url: f"data:;base64,{base64.b64encode(content).decode()}" for url, content in contents.items()}
+    return msgspec.structs.replace(asked, payload=_renamed(asked.payload, urls), files={})
+
+
+def _renamed(value: Any, urls: dict[str, str]) -> Any:
+    """A payload with other URLs."""
+    if isinstance(value, dict):
+        return {
+            key: urls.get(inner, inner) if key == "url" and isinstance(inner, str) else _renamed(inner, urls)
+            for key, inner in value.items()
+        }
+    return [_renamed(inner, urls) for inner in value] if isinstance(value, list) else value
 
 
 async def _companions(loader: Loader, attempt: Attempt, asked: FunctionInput) -> None:

@@ -20,7 +20,7 @@ MAX_FILE_BYTES = 256 * 1024 * 1024
 
 
 class FileRef(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A file by reference. url: below the gateway in a result; a `data:` URL in a payload."""
+    """A file by reference. url: below the gateway in a result; that, or a `data:` URL, in a payload."""
 
     url: str
     name: str = ""
@@ -101,10 +101,11 @@ class ActionContext:
         return self.save_file(buffer.getvalue(), name, f"image/{format.lower()}")
 
     def read_file(self, ref: FileRef) -> bytes:
-        """The bytes of a file of the payload: a `data:` URL. Raises ValidationError."""
+        """The bytes of a file of the payload: a `data:` URL, or (through a gateway) the `url` of a file or a
+        picture of an earlier job. Raises ValidationError."""
         head, separator, data = ref.url.partition(";base64,")
         if not separator or not head.startswith("data:"):
-            raise ValidationError("a file of a payload is a data: URL in base64")
+            raise ValidationError("a file of a payload is a data: URL in base64, or the url of a job's file")
         try:
             return base64.b64decode(data, validate=True)
         except ValueError as error:

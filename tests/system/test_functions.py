@@ -18,77 +18,10 @@ from PIL import Image
 from stoker import AsyncClient, CallFailed, Client
 from stoker.client import Job
 from tests.conftest import ROOT, System, wait_for
+from tests.fixtures.behaviours import BEHAVIOURS
 from tests.system.launched import wait_up
 
 EXAMPLES = ROOT / "examples"
-BEHAVIOURS = """\
-import asyncio, os, sys, time
-from collections.abc import Iterator
-import msgspec
-from stoker import ActionContext, ResourceRequirements, RetryableError, worker_function
-
-class Ask(msgspec.Struct):
-    text: str = ""
-    seconds: float = 0.0
-
-class Said(msgspec.Struct):
-    text: str
-
-@worker_function(ResourceRequirements(concurrency=64))
-def echo(ctx: ActionContext, payload: Ask) -> Said:
-    return Said(payload.text)
-
-@worker_function(ResourceRequirements(concurrency=4, timeout_s=1.0))
-def misbehave(ctx: ActionContext, payload: Ask) -> Said:
-    match payload.text:
-        case "raise":
-            raise RuntimeError("with token=abc123 in /home/me/private/x.py")
-        case "retry":
-            raise RetryableError("try later")
-        case "exit":
-            os._exit(3)
-        case "sys.exit":
-            sys.exit(4)
-        case "hang":
-            time.sleep(1000)
-        case "print":
-            print("x" * 5_000_000, flush=True)
-        case "type":
-            return "not a Struct"  # against its own annotation, as users do
-        case "eat":
-            return Said(str(len(bytearray(20_000_000_000))))
-    return Said("fine")
-
-@worker_function(ResourceRequirements(concurrency=4, timeout_s=60.0, memory="3GB"))
-def wait(ctx: ActionContext, payload: Ask) -> Said:
-    began = time.monotonic()
-    while time.monotonic() - began < payload.seconds:
-        if payload.text == "cooperative":
-            ctx.raise_if_cancelled()
-        time.sleep(0.01)
-    return Said("waited")
-
-@worker_function()
-async def leaves_a_task(ctx: ActionContext, payload: Ask) -> Said:
-    asyncio.get_running_loop().call_later(payload.seconds, os._exit, 5)
-    return Said("left")
-
-@worker_function()
-def large(ctx: ActionContext, payload: Ask) -> Iterator[Said]:
-    yield Said("x" * 300_000)
-    yield Said("y" * 6_000_000)
-
-@worker_function(ResourceRequirements(gpu=True))
-def needs_gpu(ctx: ActionContext, payload: Ask) -> Said:
-    return Said("on a GPU")
-
-@worker_function()
-def steps(ctx: ActionContext, payload: Ask) -> Iterator[Said]:
-    for index in range(5):
-        ctx.progress(index + 1, 5)
-        yield Said(str(index))
-        time.sleep(payload.seconds)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +187,12 @@ def test_files_go_in_and_out(client: Client, system: System, tmp_path: Path) -> 
     result = client.run("shrink", picture={"url": url}, edge=50)
     assert (result["width"], result["height"]) == (50, 25)
     assert Image.open(io.BytesIO(client.get(result["picture"]["url"]))).size == (50, 25)
+    again = client.run("shrink", picture=result["picture"], edge=10)  # a file of a job, by reference
+    assert Image.open(io.BytesIO(client.get(again["picture"]["url"]))).size == (10, 5)
+    gone = failed(client, "shrink", picture={"url": "/v1/jobs/nobody/files/0"})
+    assert (gone.status, gone.field) == (404, "url")
+    job = result["picture"]["url"].split("/")[3]
+    assert "1 files" in str(failed(client, "shrink", picture={"url": f"/v1/jobs/{job}/files/7"}))
     command = [sys.executable, "-P", "-m", "stoker", "call", "shrink", f'picture={{"url": "{url}"}}', "edge=20"]
     done = subprocess.run(
         [*command, "--url", system.url, "--out", str(tmp_path)], capture_output=True, check=True

@@ -18,6 +18,7 @@ from services.gateway.function_calls import function_input, placed_by
 from services.gateway.gateway import Gateway, completed_or_raise, observe_end
 from services.gateway.http import event_stream, first_of, json_answer, sse
 from services.gateway.job_answers import from_result, urls_of
+from services.gateway.job_files import with_files
 from services.gateway.own_jobs import finished, job_headers, waiting_comment, watched
 from services.gateway.problems import RequestError, problem
 from services.gateway.requests import decode
@@ -122,7 +123,7 @@ async def call_function(state: State, request: Request[Any, Any, Any], name: str
     model = _find(gateway, name)
     asked = function_input(decode(dict[str, Any], await exchange.body()), model)
     is_streamed = EVENT_STREAM in request.headers.get("accept", "")
-    job = _job(gateway, model, asked, wants_events=is_streamed)
+    job = await with_files(gateway, _job(gateway, model, asked, wants_events=is_streamed))
     if "respond-async" in request.headers.get("prefer", ""):
         gateway.check_admission(job, impossible_status=422)
         await gateway.submit(job)

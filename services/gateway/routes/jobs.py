@@ -4,29 +4,25 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
 from litestar import Request, Response, delete, get, post, put
 from litestar.datastructures import State
+from litestar.params import Parameter
 from litestar.response import Stream
 
 from schemas import wire
 from schemas.fleet import Explanation, JobQuery, JobsPage, JobsQuery
 from schemas.job_events import (
-    Completed,
-    ImageOutput,
     JobEvent,
     Preview,
     Terminal,
-    ValueOutput,
 )
 from schemas.jobs import Job
-from schemas.subjects import BadName, check_name
-from services.bus.blobs import get_pictures, with_value
+from services.bus.blobs import with_value
 from services.bus.connection import BusError
-from services.bus.results import Result, find_result
 from services.gateway.access import current_key, is_visible, owner
 from services.gateway.function_calls import placed_by
 from services.gateway.gateway import Gateway, fingerprint_of
@@ -39,6 +35,7 @@ from services.gateway.http import (
     sse,
 )
 from services.gateway.job_answers import JobAnswer, JobList, from_result, from_view, status_of, urls_of
+from services.gateway.job_files import check_id, file_of, no_such_job, picture_of, stored_result, with_files
 from services.gateway.problems import RequestError
 from services.gateway.requests import (
     JobRequest,
@@ -56,23 +53,6 @@ MAX_WAIT_S = 60.0
 MAX_PAGE = 200
 MAX_KEY_CHARS = 200
 CONFLICT_WAIT_S = 2.0
-
-
-def _check_id(job: str) -> str:
-    try:
-        return check_name(job)
-    except BadName as error:
-        raise RequestError(400, f"job id: {error}", field="id", code="invalid_value") from error
-
-
-async def _stored(gateway: Gateway, job: str) -> Result | None:
-    try:
-        found = await find_result(gateway.bus, _check_id(job))
-        if found is not None and not is_visible(found.event.tenant):
-            raise _no_such(job)
-        return Result(await with_value(gateway.bus, found.event), found.attached) if found is not None else None
-    except (BusError, wire.UnreadableMessage) as error:
-        raise RequestError(503, str(error), retry_after_s=1) from error
 
 
 def _prefer_wait_s(request: AnyRequest) -> float:
@@ -106,6 +86,7 @@ async def _submit(gateway: Gateway, request: AnyRequest, job_id: str) -> Respons
     if job_id and (known := await _known(gateway, job_id)) is not None:
         return _same_job(known, fingerprint)
     gateway.check_admission(job, impossible_status=422)
+    job = await with_files(gateway, job)
     ended = gateway.streams.expect(job.id, MAX_WAIT_S + 1)
     try:
         is_new = await gateway.submit(job)
@@ -136,9 +117,9 @@ async def _known(gateway: Gateway, job: str) -> tuple[JobAnswer, str] | None:
     view = await gateway.streams.job_view(job)
     if view is not None and view.status in ("queued", "assigned", "running"):
         if not is_visible(view.tenant):
-            raise _no_such(job)
+            raise no_such_job(job)
         return from_view(view), view.fingerprint
-    stored = await _stored(gateway, job)
+    stored = await stored_result(gateway, job)
     if stored is not None:
         return from_result(stored.event), stored.event.fingerprint
     return None
@@ -178,7 +159,7 @@ async def submit_job(state: State, request: AnyRequest) -> Response[bytes]:
     opt={"asks": JobRequest, "answers": JobAnswer},
 )
 async def put_job(state: State, request: AnyRequest, job: str) -> Response[bytes]:
-    return await _submit(state.gateway, request, _check_id(job))
+    return await _submit(state.gateway, request, check_id(job))
 
 
 @get("/v1/jobs", summary="List jobs, newest first", opt={"answers": JobList})
@@ -199,14 +180,10 @@ async def list_jobs(
 
 @get("/v1/jobs/{job:str}", summary="One job", opt={"answers": JobAnswer})
 async def show_job(state: State, job: str) -> Response[bytes]:
-    known = await _known(state.gateway, _check_id(job))
+    known = await _known(state.gateway, check_id(job))
     if known is None:
-        raise _no_such(job)
+        raise no_such_job(job)
     return json_answer(known[0])
-
-
-def _no_such(job: str) -> RequestError:
-    return RequestError(404, f"there is no job {job!r}, or its result is no longer kept", code="job_not_found")
 
 
 @get("/v1/jobs/{job:str}/events", summary="Watch a job (SSE)")
@@ -221,9 +198,9 @@ async def job_events(state: State, request: AnyRequest, job: str) -> Response[by
     except BadEventId as error:
         raise RequestError(400, str(error), field="Last-Event-ID", code="invalid_value") from error
     try:
-        body = await first_of(_event_stream(gateway, _check_id(job), cursor))
+        body = await first_of(_event_stream(gateway, check_id(job), cursor))
     except UnknownJob:
-        raise _no_such(job) from None
+        raise no_such_job(job) from None
     except StopAsyncIteration:
         return Response(b"", status_code=204)
     return event_stream(gateway, body)
@@ -252,27 +229,27 @@ def _event_data(event: JobEvent, attached: bytes) -> bytes:
 
 @post("/v1/jobs/{job:str}/cancel", status_code=202, summary="Cancel a job", opt={"answers": JobAnswer})
 async def cancel_job(state: State, job: str) -> Response[bytes]:
-    return await _cancel(state.gateway, _check_id(job))
+    return await _cancel(state.gateway, check_id(job))
 
 
 @delete("/v1/jobs/{job:str}", status_code=202, summary="Cancel a job", opt={"answers": JobAnswer})
 async def delete_job(state: State, job: str) -> Response[bytes]:
-    return await _cancel(state.gateway, _check_id(job))
+    return await _cancel(state.gateway, check_id(job))
 
 
 async def _check_owner(gateway: Gateway, job: str) -> None:
     """Raises RequestError 404 when the job is another key's."""
     if current_key.get() is not None:
-        await _known(gateway, _check_id(job))
+        await _known(gateway, check_id(job))
 
 
 async def _cancel(gateway: Gateway, job: str) -> Response[bytes]:
     await _check_owner(gateway, job)
-    stored = await _stored(gateway, job)
+    stored = await stored_result(gateway, job)
     if stored is None and not await gateway.cancel(job):
-        stored = await _stored(gateway, job)
+        stored = await stored_result(gateway, job)
         if stored is None:
-            raise _no_such(job)
+            raise no_such_job(job)
     if stored is not None:
         status = status_of(stored.event)
         raise RequestError(409, f"the job has ended already: {status}", code="already_ended")
@@ -288,7 +265,7 @@ async def explain_job(state: State, job: str) -> Response[bytes]:
     try:
         subject = gateway.bus.subjects.scheduler("explain")
         found: Explanation | None = await gateway.bus.ask(
-            subject, JobQuery(_check_id(job)), Explanation | None, ASK_TIMEOUT_S
+            subject, JobQuery(check_id(job)), Explanation | None, ASK_TIMEOUT_S
         )
     except (BusError, wire.UnreadableMessage) as error:
         raise RequestError(503, "no scheduler answers; try again", retry_after_s=1) from error
@@ -300,31 +277,16 @@ async def explain_job(state: State, job: str) -> Response[bytes]:
 
 
 @get("/v1/jobs/{job:str}/files/{index:int}", summary="A file that a function has saved")
-async def job_file(state: State, job: str, index: int) -> Response[bytes]:
-    gateway: Gateway = state.gateway
-    stored = await _stored(gateway, job)
-    output = stored.event.output if stored and isinstance(stored.event, Completed) else None
-    if stored is None or not isinstance(output, ValueOutput):
-        raise _no_such(job)
-    if not 0 <= index < len(output.files):
-        raise RequestError(404, f"the job has {len(output.files)} files", code="file_not_found")
-    contents = await get_pictures(gateway.bus, output, stored.attached)
-    file = output.files[index]
+async def job_file(state: State, job: str, index: Annotated[int, Parameter(ge=0)]) -> Response[bytes]:
+    content, file = await file_of(state.gateway, job, index)
     named = {"Content-Disposition": f"inline; filename*=UTF-8''{quote(file.name)}"}
-    return Response(contents[index], media_type=file.content_type, headers=named)
+    return Response(content, media_type=file.content_type, headers=named)
 
 
 @get("/v1/jobs/{job:str}/images/{index:int}", summary="A picture of a result")
-async def job_image(state: State, job: str, index: int) -> Response[bytes]:
-    gateway: Gateway = state.gateway
-    stored = await _stored(gateway, job)
-    output = stored.event.output if stored and isinstance(stored.event, Completed) else None
-    if stored is None or not isinstance(output, ImageOutput):
-        raise _no_such(job)
-    if not 0 <= index < len(output.pictures):
-        raise RequestError(404, f"the job has {len(output.pictures)} pictures", code="image_not_found")
-    pictures = await get_pictures(gateway.bus, output, stored.attached)
-    return Response(pictures[index], media_type=output.pictures[index].content_type)
+async def job_image(state: State, job: str, index: Annotated[int, Parameter(ge=0)]) -> Response[bytes]:
+    content, picture = await picture_of(state.gateway, job, index)
+    return Response(content, media_type=picture.content_type)
 
 
 ROUTES = [
