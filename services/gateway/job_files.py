@@ -1,7 +1,7 @@
 """Files and pictures of ended jobs: for who asks for them, and for calls of functions that name them."""
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -9,7 +9,7 @@ from schemas import wire
 from schemas.job_events import Completed, ImageOutput, Picture, SavedFile, ValueOutput
 from schemas.jobs import FunctionInput, Job
 from schemas.subjects import BadName, check_name
-from services.bus.blobs import BlobGone, attach, get_pictures, with_value
+from services.bus.blobs import BlobGone, attach, attachments, get_pictures, with_value
 from services.bus.connection import BusError
 from services.bus.results import Result, find_result
 from services.gateway.access import is_visible
@@ -18,6 +18,7 @@ from services.gateway.problems import RequestError
 
 MAX_REFERENCES = 16
 """Files of other jobs that one payload may name."""
+Kind = Literal["files", "images"]
 _REFERENCE = re.compile(r"/v1/jobs/([^/]+)/(files|images)/(\d{1,4})")
 
 
@@ -44,26 +45,16 @@ async def stored_result(gateway: Gateway, job: str) -> Result | None:
         raise RequestError(503, str(error), retry_after_s=1) from error
 
 
-async def file_of(gateway: Gateway, job: str, index: int) -> tuple[bytes, SavedFile]:
-    """A file that a function has saved. Raises RequestError 404, BlobGone."""
+async def attached_to(gateway: Gateway, job: str, kind: Kind, index: int) -> tuple[bytes, SavedFile | Picture]:
+    """A file that a function has saved, or a picture of a result. Raises RequestError 404, BlobGone."""
     stored = await stored_result(gateway, job)
     output = stored.event.output if stored and isinstance(stored.event, Completed) else None
-    if stored is None or not isinstance(output, ValueOutput):
+    if stored is None or not isinstance(output, ValueOutput if kind == "files" else ImageOutput):
         raise no_such_job(job)
-    if index >= len(output.files):
-        raise RequestError(404, f"the job has {len(output.files)} files", code="file_not_found")
-    return (await get_pictures(gateway.bus, output, stored.attached))[index], output.files[index]
-
-
-async def picture_of(gateway: Gateway, job: str, index: int) -> tuple[bytes, Picture]:
-    """A picture of a result. Raises RequestError 404, BlobGone."""
-    stored = await stored_result(gateway, job)
-    output = stored.event.output if stored and isinstance(stored.event, Completed) else None
-    if stored is None or not isinstance(output, ImageOutput):
-        raise no_such_job(job)
-    if index >= len(output.pictures):
-        raise RequestError(404, f"the job has {len(output.pictures)} pictures", code="image_not_found")
-    return (await get_pictures(gateway.bus, output, stored.attached))[index], output.pictures[index]
+    there = attachments(output)
+    if index >= len(there):
+        raise RequestError(404, f"the job has {len(there)} {kind}", code=f"{kind[:-1]}_not_found")
+    return (await get_pictures(gateway.bus, output, stored.attached))[index], there[index]
 
 
 def references(value: Any) -> set[str]:
@@ -94,9 +85,9 @@ async def with_files(gateway: Gateway, job: Job) -> Job:
 async def _referenced(gateway: Gateway, url: str) -> bytes:
     found = _REFERENCE.fullmatch(url)
     assert found is not None
-    job, kind, index = found[1], found[2], int(found[3])
+    kind: Kind = "files" if found[2] == "files" else "images"
     try:
-        content, _ = await (file_of if kind == "files" else picture_of)(gateway, job, index)
+        content, _ = await attached_to(gateway, found[1], kind, int(found[3]))
     except RequestError as error:
         raise RequestError(error.status, f"{url}: {error}", field="url", code=error.code) from error
     except BlobGone as error:

@@ -85,6 +85,7 @@ async def store(bus: Bus, content: bytes) -> None:
                 await asyncio.sleep(0.2)
 
 
+@pytest.mark.slow
 async def test_three_servers_go_on_without_the_one_that_led(tmp_path: Path) -> None:
     ports = [free_port() for _ in range(3)]
     routes = [free_port() for _ in range(3)]

@@ -78,7 +78,7 @@ def test_like_requests_are_drawn_at_once_and_each_is_what_it_is_alone(model: Pat
     try:
         system.wait_ready()
         alone = [_pixels(system, seed) for seed in range(4)]
-        first = system.submit("tiny", "warm", num_inference_steps=60)
+        first = system.submit("tiny", "warm", num_inference_steps=30)
         with ThreadPoolExecutor(4) as pool:
             together = list(pool.map(lambda seed: _pixels(system, seed), range(4)))
         system.ended(first)

@@ -18,6 +18,7 @@ from schemas.fleet import Explanation, JobQuery, JobsPage, JobsQuery
 from schemas.job_events import (
     JobEvent,
     Preview,
+    SavedFile,
     Terminal,
 )
 from schemas.jobs import Job
@@ -35,7 +36,7 @@ from services.gateway.http import (
     sse,
 )
 from services.gateway.job_answers import JobAnswer, JobList, from_result, from_view, status_of, urls_of
-from services.gateway.job_files import check_id, file_of, no_such_job, picture_of, stored_result, with_files
+from services.gateway.job_files import attached_to, check_id, no_such_job, stored_result, with_files
 from services.gateway.problems import RequestError
 from services.gateway.requests import (
     JobRequest,
@@ -278,14 +279,15 @@ async def explain_job(state: State, job: str) -> Response[bytes]:
 
 @get("/v1/jobs/{job:str}/files/{index:int}", summary="A file that a function has saved")
 async def job_file(state: State, job: str, index: Annotated[int, Parameter(ge=0)]) -> Response[bytes]:
-    content, file = await file_of(state.gateway, job, index)
+    content, file = await attached_to(state.gateway, job, "files", index)
+    assert isinstance(file, SavedFile)
     named = {"Content-Disposition": f"inline; filename*=UTF-8''{quote(file.name)}"}
     return Response(content, media_type=file.content_type, headers=named)
 
 
 @get("/v1/jobs/{job:str}/images/{index:int}", summary="A picture of a result")
 async def job_image(state: State, job: str, index: Annotated[int, Parameter(ge=0)]) -> Response[bytes]:
-    content, picture = await picture_of(state.gateway, job, index)
+    content, picture = await attached_to(state.gateway, job, "images", index)
     return Response(content, media_type=picture.content_type)
 
 
