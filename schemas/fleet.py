@@ -134,7 +134,10 @@ ReplicaPhase = Literal["launching", "starting", "ready", "draining"]
 
 
 class Replica(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One worker that the autoscaler has launched for one spec. id: the worker's name."""
+    """One worker that the autoscaler has launched for one spec. id: the worker's name.
+
+    launched_as: hash of the settings that it was launched with ("" = by an autoscaler that did not note it).
+    """
 
     id: str
     spec: str
@@ -145,6 +148,7 @@ class Replica(msgspec.Struct, frozen=True, omit_defaults=True):
     ready_at: float = 0.0
     draining_at: float = 0.0
     reason: str = ""
+    launched_as: str = ""
 
 
 class SpecReplicas(msgspec.Struct, frozen=True, omit_defaults=True):

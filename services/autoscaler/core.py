@@ -84,12 +84,15 @@ class Autoscaler:
             case ModelChanged():
                 state = self._state(event.name)
                 state.model = event.model
+                state.take(self.profiles)
                 return self._reconcile(state, now)
             case ProfileChanged():
                 if event.profile is not None:
                     self.profiles[event.name] = event.profile
                 else:
                     self.profiles.pop(event.name, None)
+                for state in self.models.values():
+                    state.take(self.profiles)
                 return []
             case Settled():
                 self.is_settled = True
@@ -249,8 +252,7 @@ class Autoscaler:
             for other in self.models.values()
             for replica in other.replicas.values()
         )
-        launchable = {spec.name for spec in state.specs if spec.launcher and spec.profile in self.profiles}
-        plan = Planner(state, launchable, MAX_LAUNCHING - launching, now).make()
+        plan = Planner(state, MAX_LAUNCHING - launching, now).make()
         actions = self._act(state, plan, now)
         return [*commands, *self._record(state, plan, now), *actions]
 
@@ -278,7 +280,7 @@ class Autoscaler:
             one.model == state.name and one.spec == replica.spec and one.tier == "hot" for one in beat.models
         )
         if replica.phase == "ready":
-            if now - replica.ready_at >= STABLE_S:
+            if now - replica.ready_at >= STABLE_S and not state.is_outdated(replica):
                 state.health_of(replica.spec).proved()
             if not is_hot:  # it may come back; until then it does not count, and it has its time to start
                 back = msgspec.structs.replace(replica, phase="starting", launched_at=now, ready_at=0.0)
@@ -328,6 +330,7 @@ class Autoscaler:
             phase="launching",
             launched_at=now,
             reason=why,
+            launched_as=state.launch_keys[spec.name],
         )
         state.replicas[replica.id] = replica
         return [

@@ -9,11 +9,14 @@
 - **Standby** (target 0): serves while nothing else is ready. It may go while another is ready, and the last
   other one goes only when it is back.
 
+- **Replaced**: ready replicas that were launched with other settings than the spec has now, one at a time: a
+  new one is launched, and once it is ready it counts before the old ones, which are the surplus then. At the
+  maximum the old one goes first.
+
 A spec never has more replicas than its maximum, those that are draining included.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from schemas.catalog import Spec
@@ -37,18 +40,22 @@ class Plan:
 
 
 class Planner:
-    """One plan in the making; see the file's opening. launchable: specs that have somebody to launch them."""
+    """One plan in the making; see the file's opening. budget: replicas that may be launched."""
 
-    def __init__(self, state: ModelState, launchable: Iterable[str], budget: int, now: float) -> None:
+    def __init__(self, state: ModelState, budget: int, now: float) -> None:
         self.state = state
-        self.launchable = frozenset(launchable)
         self.budget = budget
         self.now = now
         self.plan = Plan()
         self.serving = [spec for spec in state.specs if not spec.is_standby]
         self.standby = [spec for spec in state.specs if spec.is_standby]
-        self.ready = {spec.name: state.in_phase(spec.name, "ready") for spec in state.specs}
+        self.ready = {
+            spec.name: sorted(state.in_phase(spec.name, "ready"), key=state.is_outdated) for spec in state.specs
+        }
         self.coming = {spec.name: state.in_phase(spec.name, "launching", "starting") for spec in state.specs}
+        self.replacements = {
+            coming[0].id for name, coming in self.coming.items() if coming and self._outdated(name)
+        }
         self.asked = state.demand.recent(LAUNCH_WINDOW_S, now)
         self._surplus: dict[str, float] = {}
 
@@ -60,6 +67,7 @@ class Planner:
         self._balance_standby(kept)
         self._launch_for_minimum()
         self._launch_for_demand(capacity)
+        self._replace_outdated()
         self._settle()
         return self.plan
 
@@ -143,6 +151,8 @@ class Planner:
         )
 
     def _mark_surplus(self, replica: Replica, delay_s: float, why: str) -> None:
+        if replica.id in self.replacements:
+            return
         since = self.state.surplus_since.get(replica.id, self.now)
         self._surplus[replica.id] = since
         if self.now - since >= delay_s:
@@ -155,7 +165,7 @@ class Planner:
 
     def _room(self, spec: Spec) -> int:
         """Replicas of a spec that may be launched now."""
-        if spec.name not in self.launchable or self.state.health_of(spec.name).is_resting(self.now):
+        if spec.name not in self.state.launch_keys or self.state.health_of(spec.name).is_resting(self.now):
             return 0
         ordered = sum(launched.name == spec.name for launched, _ in self.plan.launches)
         limit = spec.max_replicas - self.state.count(spec.name) - ordered if spec.max_replicas else self.budget
@@ -200,6 +210,25 @@ class Planner:
                     self._race(spec, missing - elsewhere)
                     held = float(self._on_the_way(spec) * spec.target_requests)
                     coming[group] = max(coming[group], held)
+
+    # Replacing ------------------------------------------------------------------------------------
+
+    def _outdated(self, spec: str) -> list[Replica]:
+        return [replica for replica in self.ready[spec] if self.state.is_outdated(replica)]
+
+    def _replace_outdated(self) -> None:
+        for spec in self.state.specs:
+            stays = [replica for replica in self._outdated(spec.name) if replica.id not in self._surplus]
+            is_resting = self.state.health_of(spec.name).is_resting(self.now)
+            if not stays or is_resting or self._on_the_way(spec):
+                continue
+            is_full = spec.max_replicas and self.state.count(spec.name) >= spec.max_replicas
+            if is_full and not self.state.in_phase(spec.name, "draining"):
+                self.plan.stops.append(
+                    (stays[-1], "its settings are of before, and there is no room for another")
+                )
+            else:
+                self._launch(spec, 1, f"the settings of {stays[-1].id} are of before")
 
     def _race(self, spec: Spec, missing: float) -> None:
         """Launch as many of one spec as would hold by themselves what is missing."""

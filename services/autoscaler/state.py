@@ -1,11 +1,22 @@
 """What the autoscaler knows of one model: facts only, everything else is derived from them in plan.py."""
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from schemas.catalog import Model, Spec
+import msgspec
+
+from schemas.catalog import Model, ResourceProfile, Spec
 from schemas.fleet import Replica, ReplicaPhase
 from services.autoscaler.backoff import Health
 from services.autoscaler.demand import Demand
+
+
+def launch_key(spec: Spec, profile: ResourceProfile) -> str:
+    """Hash of what a launch depends on; a spec's other settings reach a running worker."""
+    hardware = msgspec.structs.replace(profile, inventory=None, start_timeout_s=0.0)
+    settings = (spec.engine, sorted(spec.env.items()), spec.profile_count, hardware)
+    return hashlib.blake2b(msgspec.msgpack.encode(settings), digest_size=8).hexdigest()
 
 
 @dataclass(slots=True)
@@ -15,6 +26,7 @@ class ModelState:
     health, start_s, outside: by spec; outside counts replicas that somebody else has started.
     acknowledged_at: when the launcher took the order for a replica. surplus_since: since when it is not needed.
     kept: those of which it was told. restored: from a record, not seen at their launcher yet.
+    launch_keys: by spec, of those that somebody can launch.
     """
 
     name: str
@@ -28,10 +40,24 @@ class ModelState:
     surplus_since: dict[str, float] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
     restored: set[str] = field(default_factory=set)
+    launch_keys: dict[str, str] = field(default_factory=dict)
 
     @property
     def specs(self) -> tuple[Spec, ...]:
         return self.model.specs if self.model is not None else ()
+
+    def take(self, profiles: Mapping[str, ResourceProfile]) -> None:
+        """Another model or other profiles: see anew what can be launched, and how."""
+        self.launch_keys = {
+            spec.name: launch_key(spec, profiles[spec.profile])
+            for spec in self.specs
+            if spec.launcher and spec.profile in profiles
+        }
+
+    def is_outdated(self, replica: Replica) -> bool:
+        """Whether it was launched with other settings than its spec has now."""
+        current = self.launch_keys.get(replica.spec)
+        return bool(current and replica.launched_as) and replica.launched_as != current
 
     def health_of(self, spec: str) -> Health:
         return self.health.setdefault(spec, Health())

@@ -89,6 +89,10 @@ class HardwareSimulation:
         self._look()
         self.feed(events.Settled())
 
+    def reconfigure(self, *specs: Spec) -> None:
+        self.model = make_model(*specs)
+        self.feed(events.ModelChanged("m", self.model))
+
     def after(self, delay_s: float, action: Callable[[], None]) -> None:
         self._count += 1
         heapq.heappush(self._due, (self.now + delay_s, self._count, action))
@@ -226,3 +230,8 @@ class HardwareSimulation:
             assert not spec.max_replicas or count <= spec.max_replicas, (
                 f"seed {self.seed}: {count} of {spec.name}"
             )
+
+
+def simulate(*specs: Spec, hardware: dict[str, Hardware] | None = None, seed: int = 0) -> HardwareSimulation:
+    found = {spec.name: Hardware() for spec in specs} | (hardware or {})
+    return HardwareSimulation(make_model(*specs), found, seed)
