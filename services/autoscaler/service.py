@@ -200,7 +200,7 @@ class AutoscalerService:
     def _order(self, command: Launch) -> Order:
         spec, profile = command.spec, command.profile
         arguments = ["--name", command.replica.id, "--profile", profile.name]
-        arguments += ["--spec", f"{command.model}/{spec.name}", "--engines", spec.engine]
+        arguments += ["--spec", f"{command.model}/{spec.name}", "--pinned", "--engines", spec.engine]
         arguments += ["--give-up-s", f"{GIVE_UP_S:g}", "--drain-timeout-s", f"{DRAIN_LIMIT_S:g}"]
         if profile.memory_bytes:
             arguments += ["--memory", str(profile.memory_bytes * spec.profile_count)]

@@ -11,12 +11,22 @@ from schemas.fleet import Replica, ReplicaPhase
 from services.autoscaler.backoff import Health
 from services.autoscaler.demand import Demand
 
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+
 
 def launch_key(spec: Spec, profile: ResourceProfile) -> str:
-    """Hash of what a launch depends on; a spec's other settings reach a running worker."""
+    """Hash of everything that a replica is: its spec without what says how many there are, and its hardware."""
     hardware = msgspec.structs.replace(profile, inventory=None, start_timeout_s=0.0)
-    settings = (spec.engine, sorted(spec.env.items()), spec.profile_count, hardware)
-    return hashlib.blake2b(msgspec.msgpack.encode(settings), digest_size=8).hexdigest()
+    alone = msgspec.structs.replace(
+        spec,
+        min_replicas=0,
+        max_replicas=0,
+        target_requests=0,
+        scale_down_delay_s=0.0,
+        scale_group="",
+        size_bytes=0,
+    )
+    return hashlib.blake2b(_encode((alone, hardware)), digest_size=8).hexdigest()
 
 
 @dataclass(slots=True)

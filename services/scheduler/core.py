@@ -289,7 +289,9 @@ class Scheduler:
             commands += self._lose(heartbeat.worker, "it was started again", now)
             known = None
         if heartbeat.is_leaving:
-            return commands + (self._lose(heartbeat.worker, "it has stopped", now) if known else [])
+            return commands + (
+                self._lose(heartbeat.worker, "it has stopped", now, says_so=True) if known else []
+            )
         before = {one.model: one for one in known.facts.models} if known is not None else {}
         worker = self.fleet.update(heartbeat, now)
         if worker is None:
@@ -316,12 +318,14 @@ class Scheduler:
                 commands.append(CheckResult(held.job, record.attempt, record.job.gateway))
         return commands + self._dispatch_on(worker, now)
 
-    def _lose(self, worker_id: str, reason: str, now: float) -> list[Command]:
+    def _lose(self, worker_id: str, reason: str, now: float, *, says_so: bool = False) -> list[Command]:
+        """A worker is gone. says_so: it has said that it goes, itself."""
         worker = self.fleet.remove(worker_id)
         if worker is None:
             return []
         commands: list[Command] = []
-        kind: EventKind = "drained" if worker.facts.is_draining and not worker.held else "lost"
+        is_drained = (says_so or worker.facts.is_draining) and not worker.held
+        kind: EventKind = "drained" if is_drained else "lost"
         commands.append(self._about_worker(kind, worker_id, reason, now))
         self._claims = {job: claim for job, claim in self._claims.items() if claim[0] != worker_id}
         for held in worker.held.values():

@@ -49,6 +49,10 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     name: Annotated[str, Meta(description="name of the worker; default: host and a random part")] = ""
     profile: Annotated[str, Meta(description="resource profile that this worker is of")] = "cpu"
     spec: Annotated[str, Meta(description="serve only this spec, model/spec")] = ""
+    pinned: Annotated[
+        bool,
+        Meta(description="with --spec: keep its settings as they were at the start"),
+    ] = False
     memory: Annotated[str, Meta(description="memory for loaded models, such as 512MB")] = ""
     ram: Annotated[str, Meta(description="memory for parked models, such as 2GB; 0 = none")] = "0"
     engines: Annotated[str, Meta(description="engines to offer, separated by commas")] = ""
@@ -175,7 +179,7 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
     bus = await connect(settings, f"stoker-worker-{name}")
     try:
         await declare(bus)
-        identity = Identity(name, settings.profile, settings.spec, device)
+        identity = Identity(name, settings.profile, settings.spec, device, settings.pinned)
         agent = Agent(bus, identity, cache, chosen_engines(settings.engines, settings.handlers))
         await register(bus, "worker", "runs jobs on loaded models", {"worker": name, "device": device})
 

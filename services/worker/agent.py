@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable
 from functools import cache
 
+import msgspec
 from prometheus_client import Histogram
 
 from schemas.catalog import Spec, weights_key
@@ -137,6 +138,9 @@ class Agent:
 
     def assign(self, assignment: Assignment, trace: str = "") -> AssignmentAnswer:
         """Take a job or refuse it; a taken one begins by itself. trace: the context that it came with."""
+        pinned = self.readiness.pinned(assignment.job.model, assignment.spec)
+        if pinned is not assignment.spec:
+            assignment = msgspec.structs.replace(assignment, spec=pinned)
         answer = self.core.assign(assignment, time.time(), trace)
         attempt = self.core.attempts.get(assignment.job.id)
         if isinstance(answer, Accepted) and attempt is not None and not attempt.ready_at:

@@ -20,12 +20,16 @@ CHANGE_DELAY_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a worker is called, and what it runs on. spec: the only one it serves, or ""."""
+    """What a worker is called, and what it runs on.
+
+    spec: the only one it serves, or "". is_pinned: it serves it as it was when the worker started.
+    """
 
     name: str
     profile: str
     spec: str
     device: str
+    is_pinned: bool = False
 
 
 class Heartbeats:

@@ -1,6 +1,7 @@
 """Ahead of need: which specs this worker serves, their engines imported, their schemas told.
 
-A worker that serves a single spec loads it as soon as it knows it, and again when its runner was lost.
+A worker that serves a single spec loads it as soon as it knows it, and again when its runner was lost. One that
+was launched keeps the settings that it began with: replicas are replaced one by one, not reloaded all at once.
 """
 
 from collections.abc import Callable, Container
@@ -35,6 +36,8 @@ class Readiness:
 
     def model_changed(self, name: str, model: Model | None) -> None:
         """The catalog has changed: look for the weights, get ready for the engine, learn what it takes."""
+        if self._identity.is_pinned and self._dedicated is not None:
+            return
         specs = tuple(spec for spec in model.specs if self._serves(name, spec)) if model is not None else ()
         mine = msgspec.structs.replace(model, specs=specs) if model is not None and specs else None
         self._loader.model_changed(name, mine)
@@ -48,6 +51,11 @@ class Readiness:
             if self._identity.spec:
                 self._dedicated = (name, spec)
                 self._load(name, spec)
+
+    def pinned(self, model: str, spec: Spec) -> Spec:
+        """A spec as this worker has it."""
+        own = self._dedicated if self._identity.is_pinned else None
+        return own[1] if own is not None and (model, spec.name) == (own[0], own[1].name) else spec
 
     def _serves(self, model: str, spec: Spec) -> bool:
         identity = self._identity

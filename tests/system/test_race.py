@@ -215,3 +215,25 @@ def test_the_race_runs_through_nomad(tmp_path: Path, monkeypatch: pytest.MonkeyP
         finally:
             system.stop()
             stub.close()
+
+
+@pytest.mark.slow
+def test_other_settings_replace_the_replicas_without_a_gap(tmp_path: Path) -> None:
+    system = make_system(tmp_path, delay=60.0)
+    try:
+        wait_up(system)
+        assert ask(system).status_code == 200
+        before = {process.pid for process in replicas_of(system)}
+        file = tmp_path / "stoker.yaml"
+        file.write_text(file.read_text().replace("n_ctx: 256", "n_ctx: 128"))
+
+        def asked_on() -> bool:
+            answer = ask(system)
+            assert answer.status_code == 200
+            assert answer.elapsed.total_seconds() < 1.0
+            return not before & {process.pid for process in replicas_of(system)}
+
+        wait_for(asked_on, 40, "others")
+        assert len(replicas_of(system)) >= 1
+    finally:
+        system.stop()
