@@ -59,9 +59,11 @@ def generate(
         yield Ask(round(at, 4), model, rng.choice(PROMPTS), max_tokens)
 
 
-def repeat(models: Sequence[str], count: int, max_tokens: int = 32, zipf: float = 0.0) -> Iterator[Ask]:
+def repeat(
+    models: Sequence[str], count: int, max_tokens: int = 32, zipf: float = 0.0, seed: int = 0
+) -> Iterator[Ask]:
     """`count` requests without times, for a closed loop."""
-    endless = generate(models, 1.0, float("inf"), zipf=zipf, max_tokens=max_tokens)
+    endless = generate(models, 1.0, float("inf"), zipf=zipf, max_tokens=max_tokens, seed=seed)
     return itertools.islice(endless, count)
 
 

@@ -28,7 +28,7 @@ def bench(
     rate: Annotated[float, typer.Option(min=0.0, help="Open loop: requests a second, by chance.")] = 0.0,
     duration: Annotated[float, typer.Option(min=0.1, help="Open loop: seconds.")] = 30.0,
     zipf: Annotated[float, typer.Option(min=0.0, help="Popularity falls as rank to the minus this.")] = 0.0,
-    burst: Annotated[float, typer.Option(min=0.0, help="Open loop: the rate x this, one second in ten.")] = 1.0,
+    burst: Annotated[float, typer.Option(min=0.1, help="Open loop: the rate x this, one second in ten.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of a text model.")] = 32,
     trace: Annotated[Path | None, typer.Option(help="Ask what this file says, when it says so.")] = None,
     save_trace: Annotated[Path | None, typer.Option(help="Write down what is asked.")] = None,
@@ -47,7 +47,7 @@ def bench(
         made = traces.generate(models, rate, duration, zipf=zipf, burst=burst, max_tokens=max_tokens, seed=seed)
         asks = list(made)
     else:
-        asks = list(traces.repeat(models, requests, max_tokens, zipf))
+        asks = list(traces.repeat(models, requests, max_tokens, zipf, seed))
     if not asks:
         fail("there is nothing to ask", 2)
     if save_trace is not None:
