@@ -3,7 +3,10 @@
 import logging
 import sys
 
-import structlog
+from services import without
+
+with without("rich"):
+    import structlog
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 

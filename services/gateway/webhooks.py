@@ -13,7 +13,6 @@ import socket
 import time
 from urllib.parse import urlsplit
 
-import httpx
 import nats.errors
 from nats.aio.msg import Msg
 from nats.js import api
@@ -22,9 +21,13 @@ from nats.js.errors import Error as JetStreamError
 from schemas import wire
 from schemas.job_events import Terminal
 from schemas.subjects import ANY, WEBHOOKS_STREAM
+from services import without
 from services.bus.connection import Bus
 from services.bus.logs import get_logger
 from services.gateway.job_answers import from_result
+
+with without("click"):  # no command line
+    import httpx
 
 log = get_logger("webhooks")
 
