@@ -151,8 +151,6 @@ models:
 workers:
   - {{count: 1, memory: 512MB}}
 """
-    system = System(tmp_path / "system", "")
-    system.stop()
     (tmp_path / "stoker.yaml").write_text(config)
     system = System(tmp_path / "again", tmp_path / "stoker.yaml")
     try:

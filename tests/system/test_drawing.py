@@ -1,7 +1,7 @@
 """Drawing with one tiny checkpoint: a queue that is full, the legacy environment, a batch of like requests."""
 
 import io
-import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,47 +23,38 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return single_file(directory, directory.with_suffix(".safetensors"))
 
 
-def test_more_than_queue_max_waiting_is_429(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("QUEUE_MAX", "2")
-    fast = {"model": model.name, "default_size": "64x64", "default_steps": 4}
-    config = {"model_root": str(model.parent), "default_mode": "fast", "modes": {"fast": fast}}
-    (tmp_path / "modes.yaml").write_text(yaml.safe_dump(config))
-    system = System(tmp_path / "system", tmp_path / "modes.yaml")
+@pytest.fixture(scope="module")
+def legacy(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """No modes file: variables of the environment say what is served."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MODEL_ROOT", str(model.parent))
+        environment.setenv("MODEL", model.name)
+        environment.setenv("DEFAULT_SIZE", "64x64")
+        environment.setenv("DEFAULT_STEPS", "4")
+        environment.setenv("QUEUE_MAX", "2")
+        system = System(tmp_path_factory.mktemp("legacy"), "workers: [{count: 1, memory: 1GB}]\n")
     try:
         system.wait_ready()
-        answers: list[httpx.Response] = []
-        threads = [threading.Thread(target=lambda: answers.append(generate(system))) for _ in range(12)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted({answer.status_code for answer in answers}) == [200, 429]
-        assert all(a.headers["retry-after"] for a in answers if a.status_code == 429)
-        late = generate(system, superres=True)
-        assert late.status_code == 503  # no upscaler: said before anything is drawn
+        yield system
     finally:
         system.stop()
 
 
-def test_without_a_modes_file_the_environment_makes_one_mode(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MODEL_ROOT", str(model.parent))
-    monkeypatch.setenv("MODEL", model.name)
-    monkeypatch.setenv("DEFAULT_SIZE", "64x64")
-    monkeypatch.setenv("DEFAULT_STEPS", "2")
-    system = System(tmp_path, "workers: [{count: 1, memory: 1GB}]\n")
-    try:
-        system.wait_ready()
-        answer = generate(system)
-        assert answer.status_code == 200, answer.text
-        assert size_of(answer) == (64, 64)
-        assert "Steps: 2," in Image.open(io.BytesIO(answer.content)).info["parameters"]
-        assert "modes.yaml" in system.log.read_text()
-    finally:
-        system.stop()
+def test_without_a_modes_file_the_environment_makes_one_mode(legacy: System) -> None:
+    answer = generate(legacy)
+    assert answer.status_code == 200, answer.text
+    assert size_of(answer) == (64, 64)
+    assert "Steps: 4," in Image.open(io.BytesIO(answer.content)).info["parameters"]
+    assert "modes.yaml" in legacy.log.read_text()
+
+
+def test_more_than_queue_max_waiting_is_429(legacy: System) -> None:
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: generate(legacy), range(12)))
+    assert sorted({answer.status_code for answer in answers}) == [200, 429]
+    assert all(answer.headers["retry-after"] for answer in answers if answer.status_code == 429)
+    late = generate(legacy, superres=True)
+    assert late.status_code == 503  # no upscaler: said before anything is drawn
 
 
 def test_like_requests_are_drawn_at_once_and_each_is_what_it_is_alone(model: Path, tmp_path: Path) -> None:
