@@ -18,7 +18,7 @@ from rich.console import Console
 
 from services.bus.connection import connect
 from services.bus.embedded import embedded_server
-from services.bus.running import die_with_parent
+from services.bus.running import cancel_all, die_with_parent
 from services.bus.settings import BusSettings, read_settings
 from services.bus.streams import declare
 from services.catalog import store
@@ -95,9 +95,7 @@ class Up:
         self._is_stopping = True
         announcer.cancel()
         await self._stop_children()
-        for keeper in keepers:
-            keeper.cancel()
-        await asyncio.gather(announcer, *keepers, return_exceptions=True)
+        await cancel_all(announcer, *keepers)
 
     def _plan(self, url: str) -> list[Child]:
         common = ["--nats", url, "--log-level", self.log_level]

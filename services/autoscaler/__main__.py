@@ -16,7 +16,7 @@ from services.bus.connection import Bus, connect
 from services.bus.discovery import register
 from services.bus.leases import hold
 from services.bus.logs import get_logger
-from services.bus.running import exit_with, run_service
+from services.bus.running import cancel_all, exit_with, run_service
 from services.bus.settings import BusSettings, read_settings, to_environment
 from services.bus.streams import declare
 from services.bus.telemetry import serve_metrics
@@ -81,9 +81,7 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
         await asyncio.wait([terms, asked], return_when=asyncio.FIRST_COMPLETED)
         if in_office.is_set():  # it ends by itself; one that only waits for the office does not
             await asyncio.wait([terms], timeout=STOP_TIMEOUT_S)
-        asked.cancel()
-        terms.cancel()
-        await asyncio.gather(terms, asked, return_exceptions=True)
+        await cancel_all(asked, terms)
         if not stopping.is_set():
             terms.result()
     finally:

@@ -260,7 +260,7 @@ class Bus:
 
         try:
             await asyncio.shield(asyncio.wait_for(flush_and_close(), CLOSE_TIMEOUT_S))
-        except (TimeoutError, nats.errors.Error):
+        except (TimeoutError, nats.errors.Error, OSError, RuntimeError):  # uvloop: the handler is closed
             log.warning("connection.not_flushed")
 
 

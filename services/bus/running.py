@@ -19,6 +19,7 @@ from services.bus.tracing import close_tracing, configure_tracing
 S = TypeVar("S", bound=BusSettings)
 
 _PR_SET_PDEATHSIG = 1
+CANCEL_AGAIN_S = 2.0
 
 
 def die_with_parent() -> None:
@@ -74,12 +75,22 @@ async def until(stopping: asyncio.Event, *work: Coroutine[Any, Any, Any]) -> Non
     try:
         done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (waiting, *tasks):
-            task.cancel()
-        await asyncio.gather(waiting, *tasks, return_exceptions=True)
+        await cancel_all(waiting, *tasks)
     for task in done:
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error
+
+
+async def cancel_all(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks and wait until they have ended.
+
+    They are told again every CANCEL_AGAIN_S: Python 3.11's `wait_for` loses a cancellation that comes together
+    with what it waits for, and then the task goes on as if nothing had been said.
+    """
+    while going_on := [task for task in tasks if not task.done()]:
+        for task in going_on:
+            task.cancel()
+        await asyncio.wait(going_on, timeout=CANCEL_AGAIN_S)
 
 
 def exit_with(status: int) -> None:

@@ -22,7 +22,7 @@ from schemas.workers import Assignment, Done, JobCommand, ModelCommand, ReplayRe
 from services.bus.connection import Bus, connect
 from services.bus.discovery import register
 from services.bus.logs import get_logger
-from services.bus.running import exit_with, run_service, until
+from services.bus.running import cancel_all, exit_with, run_service, until
 from services.bus.settings import BadSetting, BusSettings, read_settings
 from services.bus.streams import declare
 from services.bus.telemetry import serve_metrics
@@ -205,9 +205,7 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
         await agent.drain(settings.drain_timeout_s if bus.is_connected else 0.0)
-        stop.cancel()
-        work.cancel()
-        await asyncio.gather(work, stop, return_exceptions=True)
+        await cancel_all(work, stop)
     finally:
         await bus.close()
 
