@@ -102,7 +102,13 @@ class System:
 
     def pid(self, child: str) -> int:
         path = self.data / ("nats/pid" if child == "nats" else f"{child}.pid")
-        return int(wait_for(lambda: path.exists() and path.read_text(), what=f"the pid of {child}"))
+
+        def read() -> str:
+            with contextlib.suppress(FileNotFoundError):  # between two lives
+                return path.read_text()
+            return ""
+
+        return int(wait_for(read, what=f"the pid of {child}"))
 
     def kill(self, child: str) -> int:
         """kill -9 one process of the system; its pid."""
