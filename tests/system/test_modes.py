@@ -336,7 +336,7 @@ def test_editing_the_file_changes_later_requests_and_not_those_in_flight(modes: 
     before = file.read_text()
     try:
         with ThreadPoolExecutor(20) as pool:
-            flying = [pool.submit(generate, modes, mode="sd15-fast", num_inference_steps=8) for _ in range(20)]
+            flying = [pool.submit(generate, modes, mode="sd15-fast", num_inference_steps=20) for _ in range(20)]
             wait_for(lambda: status(modes)["queue_size"] >= 5, what="a queue")
             temporary = folder / "modes.yaml.tmp"
             temporary.write_text(before.replace('default_size: "64x64"', 'default_size: "128x64"'))
