@@ -15,3 +15,8 @@ def generate(system: System, **body: Any) -> httpx.Response:
 
 def size_of(answer: httpx.Response) -> tuple[int, int]:
     return Image.open(io.BytesIO(answer.content)).size
+
+
+def jobs(system: System) -> set[str]:
+    """The ids of the latest jobs."""
+    return {job["id"] for job in system.get("/v1/jobs?limit=200")["jobs"]}

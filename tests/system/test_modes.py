@@ -17,7 +17,7 @@ from PIL import Image
 from tests.conftest import System, wait_for
 from tests.fixtures import checkpoints
 from tests.fixtures.single_files import single_file
-from tests.system.drawing import generate, size_of
+from tests.system.drawing import generate, jobs, size_of
 
 DOCUMENT = """\
 model_root: {root}
@@ -333,11 +333,12 @@ def test_edits_start_from_a_picture_and_keep_what_the_mask_covers(modes: System)
 
 def test_editing_the_file_changes_later_requests_and_not_those_in_flight(modes: System, folder: Path) -> None:
     file = folder / "modes.yaml"
-    before = file.read_text()
+    before, known = file.read_text(), jobs(modes)
     try:
         with ThreadPoolExecutor(20) as pool:
             flying = [pool.submit(generate, modes, mode="sd15-fast", num_inference_steps=20) for _ in range(20)]
-            wait_for(lambda: status(modes)["queue_size"] >= 5, what="a queue")
+            wait_for(lambda: len(jobs(modes) - known) == 20, what="twenty accepted generations")
+            assert status(modes)["queue_size"] > 0
             temporary = folder / "modes.yaml.tmp"
             temporary.write_text(before.replace('default_size: "64x64"', 'default_size: "128x64"'))
             temporary.rename(file)  # as editors do
