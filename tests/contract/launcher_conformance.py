@@ -57,6 +57,7 @@ class LauncherConformance:
         await until(launcher, lambda seen: "r-1" not in seen or seen["r-1"].state == "ended")
         await launcher.stop("r-1", 0.0)
         await until(launcher, lambda seen: seen == {})
+        assert await launcher.look() == {}
         await launcher.close()
 
     async def test_a_new_launcher_finds_what_an_earlier_one_started(self) -> None:
@@ -69,6 +70,7 @@ class LauncherConformance:
         await until(second, lambda seen: "r-2" not in seen or seen["r-2"].state == "ended")
         await second.stop("r-2", 0.0)
         await until(second, lambda seen: seen == {})
+        assert await second.look() == {}
         await second.close()
 
     async def test_one_that_died_is_seen_with_a_reason_until_it_is_cleared_away(self) -> None:

@@ -135,6 +135,9 @@ def test_garbage_on_every_subject_is_survived(synthetic: System) -> None:
         await client.close()
 
     asyncio.run(throw())
+    assert (
+        synthetic.ended(synthetic.submit("echo"))["status"] == "completed"
+    )  # by the same processes: see above
 
 
 def test_broken_weights_and_missing_files_are_said_clearly(tmp_path: Path) -> None:

@@ -96,7 +96,9 @@ BEFORE: dict[str, Callable[[Workbench], None]] = {
 def test_a_page_does_what_it_says(page: str, bench: Workbench) -> None:
     if page in BEFORE:
         BEFORE[page](bench)
-    for block in blocks_of(page):
+    blocks = blocks_of(page)
+    assert len(blocks) == (ROOT / page).read_text().count("\n```") // 2  # none is overlooked
+    for block in blocks:
         if f"{page}: {block.text}".startswith(tuple(SNIPPETS_ELSEWHERE)):
             continue
         for command, output in bench.run_block(block, tuple(ELSEWHERE)):

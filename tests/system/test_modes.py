@@ -382,6 +382,7 @@ def test_sighup_reloads(modes: System) -> None:
     count = modes.log.read_text().count("configuration.reloaded")
     os.kill(modes.pid("gateway"), signal.SIGHUP)
     wait_for(lambda: modes.log.read_text().count("configuration.reloaded") > count, 5, "the reload")
+    assert fast_size(modes) == "64x64"
 
 
 def test_example_2_custom_jobs_are_called_by_name_and_only_allowed_ones(modes: System) -> None:

@@ -15,7 +15,7 @@ async def test_a_task_that_loses_its_cancellation_is_told_again(monkeypatch: pyt
         nonlocal lost
         while True:
             try:
-                await asyncio.sleep(60)
+                await asyncio.Event().wait()
             except asyncio.CancelledError:
                 lost += 1
                 if lost == 2:
@@ -33,4 +33,4 @@ async def test_an_error_is_raised_as_it_is() -> None:
         raise KeyError("x")
 
     with pytest.raises(KeyError, match="x"):
-        await running.until(asyncio.Event(), wrong(), asyncio.sleep(60))
+        await running.until(asyncio.Event(), wrong(), asyncio.Event().wait())
