@@ -10,8 +10,8 @@ import time
 from schemas.catalog import Model, Spec
 from schemas.jobs import CompletionInput, Job
 from schemas.workers import Accepted, EngineCapability, Finished, Heartbeat, ResidentModel
-from services.scheduler import commands, events
 from services.scheduler.core import Scheduler
+from services.scheduler.protocol import commands, events
 
 ENGINES = {"text": EngineCapability(slots=4, prefetch=2, features=("TextGeneration",))}
 HOT_PER_WORKER = 4

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from services.bus.embedded import free_port
+from services.process.embedded import free_port
 
 CONFIG = """\
 models:

@@ -17,12 +17,12 @@ from zlib import crc32
 from rich.console import Console
 
 from services.bus.connection import connect
-from services.bus.embedded import embedded_server
-from services.bus.running import cancel_all, die_with_parent
-from services.bus.settings import BusSettings, read_settings
 from services.bus.streams import declare
 from services.catalog import store
 from services.catalog.load import Configuration
+from services.process.embedded import embedded_server
+from services.process.running import cancel_all, die_with_parent
+from services.process.settings import BusSettings, read_settings
 
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 10.0

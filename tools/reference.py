@@ -19,8 +19,6 @@ import services.gateway.__main__
 import services.scheduler.__main__
 import services.worker.__main__
 from schemas.subjects import Subjects
-from services.bus.settings import BusSettings
-from services.bus.telemetry import REGISTRY
 from services.catalog.load import WorkerEntry
 from services.catalog.modes import LoraEntry, ModeEntry, StyleEntry
 from services.catalog.multi_spec import SpecEntry
@@ -28,6 +26,8 @@ from services.catalog.profiles import ProfileEntry
 from services.catalog.short_form import ModelEntry
 from services.gateway.app import create_app
 from services.gateway.gateway import Gateway
+from services.process.settings import BusSettings
+from services.process.telemetry import REGISTRY
 from stoker.cli.main import app
 
 SETTINGS = {

@@ -15,11 +15,11 @@ from services.autoscaler.service import STOP_ALL_TIMEOUT_S, AutoscalerService
 from services.bus.connection import Bus, connect
 from services.bus.discovery import register
 from services.bus.leases import hold
-from services.bus.logs import get_logger
-from services.bus.running import cancel_all, exit_with, run_service
-from services.bus.settings import BusSettings, read_settings, to_environment
 from services.bus.streams import declare
-from services.bus.telemetry import serve_metrics
+from services.process.logs import get_logger
+from services.process.running import cancel_all, exit_with, run_service
+from services.process.settings import BusSettings, read_settings, to_environment
+from services.process.telemetry import serve_metrics
 
 log = get_logger("autoscaler")
 

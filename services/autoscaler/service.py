@@ -39,10 +39,10 @@ from services.autoscaler.launchers.base import Launcher, LaunchError, Order, Una
 from services.autoscaler.launchers.registry import create
 from services.bus.connection import Bus
 from services.bus.leases import Lease
-from services.bus.logs import get_logger
-from services.bus.running import until
-from services.bus.telemetry import counter, gauge
 from services.catalog import store
+from services.process.logs import get_logger
+from services.process.running import until
+from services.process.telemetry import counter, gauge
 
 log = get_logger("autoscaler")
 

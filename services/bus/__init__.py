@@ -1,1 +1,4 @@
-"""The NATS plumbing that the services share: connecting, streams, leases, discovery, logs, metrics."""
+"""Transport: one NATS connection, its streams and buckets, leases, service discovery.
+
+May touch: NATS. Every error of NATS and JetStream is given a name of ours here, once. Knows no job, no model.
+"""

@@ -24,9 +24,10 @@ from nats.js import JetStreamContext
 from schemas import wire
 from schemas.subjects import Subjects
 from services.bus.lag import watch_lag
-from services.bus.logs import get_logger
 from services.bus.quick_client import Handler, QuickClient
-from services.bus.settings import BusSettings
+from services.process.logs import get_logger
+from services.process.running import CannotStart
+from services.process.settings import BusSettings
 
 log = get_logger("bus")
 
@@ -46,7 +47,7 @@ class BusError(Exception):
     """Something on the way over NATS went wrong."""
 
 
-class CannotConnect(BusError):
+class CannotConnect(BusError, CannotStart):
     """No NATS server answered in time; says which and what to do."""
 
 

@@ -6,7 +6,7 @@ import time
 import nats.errors
 from nats.aio.client import Client
 
-from services.bus.telemetry import gauge
+from services.process.telemetry import gauge
 
 EVERY_S = 5.0
 PATIENCE_S = 5

@@ -18,8 +18,8 @@ from nats.js.kv import KeyValue
 
 from schemas.subjects import LEASES_BUCKET, to_token
 from services.bus.connection import Bus
-from services.bus.logs import get_logger
 from services.bus.streams import LEASE_TTL_S
+from services.process.logs import get_logger
 
 log = get_logger("leases")
 

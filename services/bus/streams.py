@@ -23,7 +23,7 @@ from nats.js.kv import KeyValue
 from schemas import subjects as names
 from schemas.subjects import Subjects
 from services.bus.connection import Bus, CannotConnect
-from services.bus.logs import get_logger
+from services.process.logs import get_logger
 
 log = get_logger("streams")
 

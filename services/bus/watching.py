@@ -7,7 +7,7 @@ import nats.errors
 from nats.js.errors import Error as JetStreamError
 
 from services.bus.connection import Bus
-from services.bus.logs import get_logger
+from services.process.logs import get_logger
 
 log = get_logger("buckets")
 

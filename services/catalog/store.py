@@ -15,8 +15,8 @@ from schemas import wire
 from schemas.catalog import Model, ResourceProfile
 from schemas.subjects import CATALOG_BUCKET, from_token, to_token
 from services.bus.connection import Bus
-from services.bus.logs import get_logger
 from services.bus.watching import watch_bucket
+from services.process.logs import get_logger
 
 log = get_logger("catalog")
 

@@ -16,23 +16,23 @@ from nats.nuid import NUID
 
 from services.bus.connection import connect
 from services.bus.discovery import register
-from services.bus.keys import watch_keys
-from services.bus.logs import get_logger
-from services.bus.replicas import watch_replicas
-from services.bus.running import exit_with, run_service, until
-from services.bus.settings import BadSetting, BusSettings, read_settings
 from services.bus.streams import declare
-from services.bus.tracing import recorder
 from services.catalog import store
 from services.catalog.documents import ConfigurationError
-from services.gateway.access import Access
 from services.gateway.app import OPENAI_PATHS, create_app, with_header_limit
-from services.gateway.doorkeeper import with_access
+from services.gateway.edge.access import Access
+from services.gateway.edge.doorkeeper import with_access
+from services.gateway.edge.traced import with_traces
 from services.gateway.gateway import Gateway
 from services.gateway.reloading import Reloading
 from services.gateway.routes.modes import load_mode
-from services.gateway.traced import with_traces
 from services.gateway.webhooks import Webhooks
+from services.process.logs import get_logger
+from services.process.running import exit_with, run_service, until
+from services.process.settings import BadSetting, BusSettings, read_settings
+from services.process.tracing import recorder
+from services.records.keys import watch_keys
+from services.records.replicas import watch_replicas
 
 log = get_logger("gateway")
 

@@ -9,14 +9,12 @@ from litestar.openapi import OpenAPIConfig
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from schemas import wire
-from services.bus.blobs import BlobGone
 from services.bus.discovery import VERSION
-from services.bus.logs import get_logger
+from services.gateway.edge.http import MAX_BODY_BYTES, ClientGone
+from services.gateway.edge.openapi import describe
+from services.gateway.edge.openapi_functions import FunctionsJson, FunctionsPage
+from services.gateway.edge.problems import RequestError, answer_body
 from services.gateway.gateway import Gateway
-from services.gateway.http import MAX_BODY_BYTES, ClientGone
-from services.gateway.openapi import describe
-from services.gateway.openapi_functions import FunctionsJson, FunctionsPage
-from services.gateway.problems import RequestError, answer_body
 from services.gateway.routes import (
     dashboard,
     discovery,
@@ -31,6 +29,8 @@ from services.gateway.routes import (
     superres,
     text,
 )
+from services.process.logs import get_logger
+from services.records.blobs import BlobGone
 
 log = get_logger("http")
 

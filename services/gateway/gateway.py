@@ -24,17 +24,17 @@ from schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, Job, JobInput, work_units
 from schemas.subjects import ANY, last_name
 from schemas.workers import Done, Heartbeat, JobCommand
 from services.bus.connection import Bus, BusError, NobodyThere, PubAck, StreamFull
-from services.bus.logs import get_logger
-from services.bus.results import Result
-from services.bus.telemetry import counter, gauge, histogram
-from services.bus.tracing import current_trace, trace_headers
 from services.catalog import store
-from services.gateway.access import check_model, current_key
+from services.gateway.edge.access import check_model, current_key
+from services.gateway.edge.problems import RequestError
+from services.gateway.jobs.requests import MAX_SEED
 from services.gateway.modes import Modes
-from services.gateway.problems import RequestError
 from services.gateway.reloading import Reloading
-from services.gateway.requests import MAX_SEED
-from services.gateway.streams import Streams
+from services.gateway.watching.streams import Streams
+from services.process.logs import get_logger
+from services.process.telemetry import counter, gauge, histogram
+from services.process.tracing import current_trace, trace_headers
+from services.records.results import Result
 
 log = get_logger("gateway")
 

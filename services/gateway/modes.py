@@ -11,7 +11,7 @@ from typing import Any
 from schemas.catalog import Adapter, Model
 from schemas.workers import Heartbeat, ResidentModel
 from services.catalog.store import CURRENT, DEFAULT
-from services.gateway.problems import RequestError
+from services.gateway.edge.problems import RequestError
 
 GB = 1e9
 

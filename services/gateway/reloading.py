@@ -15,10 +15,10 @@ from nats.js.errors import Error as JetStreamError
 from watchfiles import awatch
 
 from services.bus.connection import Bus
-from services.bus.logs import get_logger
 from services.catalog import store
 from services.catalog.documents import ConfigurationError
 from services.catalog.load import Configuration, load
+from services.process.logs import get_logger
 
 log = get_logger("configuration")
 

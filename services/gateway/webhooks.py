@@ -23,8 +23,8 @@ from schemas.job_events import Terminal
 from schemas.subjects import ANY, WEBHOOKS_STREAM
 from services import without
 from services.bus.connection import Bus
-from services.bus.logs import get_logger
-from services.gateway.job_answers import from_result
+from services.gateway.jobs.answers import from_result
+from services.process.logs import get_logger
 
 with without("click"):  # no command line
     import httpx

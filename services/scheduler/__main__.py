@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from nats.nuid import NUID
 
 from services.bus.connection import connect
-from services.bus.running import exit_with, run_service
-from services.bus.settings import BusSettings, read_settings
 from services.bus.streams import declare
-from services.bus.telemetry import serve_metrics
+from services.process.running import exit_with, run_service
+from services.process.settings import BusSettings, read_settings
+from services.process.telemetry import serve_metrics
 from services.scheduler.service import serve
 
 

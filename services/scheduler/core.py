@@ -16,7 +16,13 @@ from typing import assert_never
 
 from schemas.fleet import EventKind, PlatformEvent
 from schemas.workers import HEARTBEAT_INTERVAL_S, Accepted, Finished, Heartbeat, RunningJob
-from services.scheduler.commands import (
+from services.scheduler.fleet.estimates import Estimates
+from services.scheduler.fleet.workers import Fleet, Held, Worker
+from services.scheduler.forecast import Forecast
+from services.scheduler.jobs.ledger import Ledger
+from services.scheduler.jobs.ledger import Record as JobRecord
+from services.scheduler.placing.dispatch import Dispatcher
+from services.scheduler.protocol.commands import (
     Acknowledge,
     CancelOnWorker,
     CheckResult,
@@ -24,10 +30,8 @@ from services.scheduler.commands import (
     Probe,
     Record,
 )
-from services.scheduler.dispatch import Dispatcher
-from services.scheduler.endings import Endings
-from services.scheduler.estimates import Estimates
-from services.scheduler.events import (
+from services.scheduler.protocol.endings import Endings
+from services.scheduler.protocol.events import (
     AssignmentAnswered,
     AssignmentFailed,
     CancelRequested,
@@ -42,10 +46,6 @@ from services.scheduler.events import (
     Ticked,
     WorkerGone,
 )
-from services.scheduler.fleet import Fleet, Held, Worker
-from services.scheduler.forecast import Forecast
-from services.scheduler.ledger import Ledger
-from services.scheduler.ledger import Record as JobRecord
 
 MAX_LOST_WORKERS = 2
 SILENT_S = 1.5 * HEARTBEAT_INTERVAL_S

@@ -18,11 +18,11 @@ from schemas import wire
 from schemas.jobs import Job
 from schemas.subjects import JOBS_STREAM
 from services.bus.connection import Bus, BusError
-from services.bus.logs import get_logger
-from services.bus.results import find_result
 from services.bus.streams import MAX_JOBS
-from services.bus.tracing import trace_of
-from services.scheduler.events import JobArrived
+from services.process.logs import get_logger
+from services.process.tracing import trace_of
+from services.records.results import find_result
+from services.scheduler.protocol.events import JobArrived
 
 log = get_logger("scheduler")
 

@@ -7,11 +7,11 @@ import msgspec
 
 from schemas.fleet import ModelReplicas
 from schemas.job_events import Provisioning, Queued
-from services.scheduler.commands import Command, Notify, PublishDepth
-from services.scheduler.dispatch import Dispatcher
-from services.scheduler.ledger import ModelQueue
-from services.scheduler.ledger import Record as JobRecord
-from services.scheduler.placement import why_impossible
+from services.scheduler.jobs.ledger import ModelQueue
+from services.scheduler.jobs.ledger import Record as JobRecord
+from services.scheduler.placing.dispatch import Dispatcher
+from services.scheduler.placing.placement import why_impossible
+from services.scheduler.protocol.commands import Command, Notify, PublishDepth
 
 QUEUE_LIMIT = 10_000
 """Jobs of one model that may wait before the gateway answers 429."""

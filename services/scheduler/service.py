@@ -27,14 +27,16 @@ from schemas.workers import AssignmentAnswer, Done, Finished, Heartbeat, JobComm
 from services.bus.connection import Bus, BusError, NobodyThere
 from services.bus.discovery import register
 from services.bus.leases import Lease, hold
-from services.bus.logs import get_logger
-from services.bus.replicas import watch_replicas
-from services.bus.results import find_result, last_endings, publish_terminal
-from services.bus.running import until
-from services.bus.telemetry import counter, gauge, histogram
-from services.bus.tracing import record, trace_headers
 from services.catalog import store
-from services.scheduler.commands import (
+from services.process.logs import get_logger
+from services.process.running import until
+from services.process.telemetry import counter, gauge, histogram
+from services.process.tracing import record, trace_headers
+from services.records.replicas import watch_replicas
+from services.records.results import find_result, last_endings, publish_terminal
+from services.scheduler.core import Scheduler
+from services.scheduler.feed import JobFeed
+from services.scheduler.protocol.commands import (
     Acknowledge,
     Assign,
     CancelOnWorker,
@@ -47,8 +49,7 @@ from services.scheduler.commands import (
     PublishDepth,
     Record,
 )
-from services.scheduler.core import Scheduler
-from services.scheduler.events import (
+from services.scheduler.protocol.events import (
     AssignmentAnswered,
     AssignmentFailed,
     CancelRequested,
@@ -63,7 +64,6 @@ from services.scheduler.events import (
     Ticked,
     WorkerGone,
 )
-from services.scheduler.feed import JobFeed
 
 log = get_logger("scheduler")
 

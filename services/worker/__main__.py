@@ -21,20 +21,20 @@ from schemas.subjects import check_name
 from schemas.workers import Assignment, Done, JobCommand, ModelCommand, ReplayRequest
 from services.bus.connection import Bus, connect
 from services.bus.discovery import register
-from services.bus.logs import get_logger
-from services.bus.running import cancel_all, exit_with, run_service, until
-from services.bus.settings import BadSetting, BusSettings, read_settings
 from services.bus.streams import declare
-from services.bus.telemetry import serve_metrics
-from services.bus.tracing import trace_of
 from services.catalog import store
 from services.catalog.documents import ConfigurationError
 from services.catalog.functions import read_project
 from services.catalog.sizes import parse_size
+from services.process.logs import get_logger
+from services.process.running import cancel_all, exit_with, run_service, until
+from services.process.settings import BadSetting, BusSettings, read_settings
+from services.process.telemetry import serve_metrics
+from services.process.tracing import trace_of
 from services.worker.agent import Agent
-from services.worker.cache import ModelCache
 from services.worker.engines.registry import HANDLERS_VARIABLE, installed
 from services.worker.heartbeats import Identity
+from services.worker.models.cache import ModelCache
 
 log = get_logger("worker")
 

@@ -35,18 +35,18 @@ from schemas.workers import (
     ReplayRequest,
 )
 from services.bus.connection import Bus
-from services.bus.logs import get_logger
-from services.bus.telemetry import histogram
 from services.catalog import store
-from services.worker.cache import ModelCache
-from services.worker.core import Attempt, WorkerCore
-from services.worker.endings import Endings
+from services.process.logs import get_logger
+from services.process.telemetry import histogram
 from services.worker.heartbeats import Heartbeats, Identity
-from services.worker.inputs import ask_sent, brings_more, fetch
-from services.worker.loader import Loader, LoadError
-from services.worker.readiness import Readiness
-from services.worker.reports import Reports
-from services.worker.runner_messages import (
+from services.worker.jobs.core import Attempt, WorkerCore
+from services.worker.jobs.endings import Endings
+from services.worker.jobs.inputs import ask_sent, brings_more, fetch
+from services.worker.jobs.reports import Reports
+from services.worker.models.cache import ModelCache
+from services.worker.models.loader import Loader, LoadError
+from services.worker.models.readiness import Readiness
+from services.worker.runner.messages import (
     Cancel,
     Described,
     FilesDone,
@@ -65,7 +65,7 @@ from services.worker.runner_messages import (
     TextDone,
     Usage,
 )
-from services.worker.runner_process import RunnerProcess
+from services.worker.runner.process import RunnerProcess
 
 log = get_logger("agent")
 
@@ -101,6 +101,7 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: RunnerProcess | None = None
         self._is_stopping = False
+        self._limits: dict[str, asyncio.TimerHandle] = {}
         self._runner_started_at = 0.0
         self._restart_pause_s = FIRST_RESTART_PAUSE_S / 2
 
@@ -201,7 +202,7 @@ class Agent:
         self.reports.tell(attempt, Started(worker=self.name))
         loop = asyncio.get_running_loop()
         limit_s = attempt.assignment.job.run_timeout_s
-        attempt.timer = loop.call_later(limit_s, self._stop, attempt, "timeout")
+        self._limits[attempt.id] = loop.call_later(limit_s, self._stop, attempt, "timeout")
 
     def _run(self, attempt: Attempt) -> Run:
         job = attempt.assignment.job
@@ -314,11 +315,14 @@ class Agent:
 
     def _leave_runner(self, attempt: Attempt) -> None:
         """The engine is done with the job: free its slot and start the next."""
-        if attempt.timer is not None:
-            attempt.timer.cancel()
+        self._end_limit(attempt)
         self.core.stop_running(attempt)
         self._unpin(attempt)
         self._run_next(attempt.lane)
+
+    def _end_limit(self, attempt: Attempt) -> None:
+        if (limit := self._limits.pop(attempt.id, None)) is not None:
+            limit.cancel()
 
     def _unpin(self, attempt: Attempt) -> None:
         self.loader.unpin(attempt.model, attempt.spec)
@@ -349,8 +353,7 @@ class Agent:
             if attempt.phase == "ending":
                 continue
             if attempt.phase == "running":
-                if attempt.timer is not None:
-                    attempt.timer.cancel()
+                self._end_limit(attempt)
                 self.core.stop_running(attempt)
                 if attempt.stop_reason:
                     self.endings.stopped(attempt)

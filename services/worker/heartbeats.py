@@ -11,8 +11,8 @@ import psutil
 
 from schemas.workers import HEARTBEAT_INTERVAL_S, Heartbeat, Resources, RunningJob
 from services.bus.connection import Bus
-from services.worker.core import WorkerCore
-from services.worker.loader import Loader
+from services.worker.jobs.core import WorkerCore
+from services.worker.models.loader import Loader
 
 CHANGE_DELAY_S = 0.02
 """Changes within this time share one heartbeat."""

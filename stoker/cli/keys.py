@@ -10,11 +10,11 @@ import typer
 from rich.table import Table
 
 from schemas.keys import ApiKey
-from services.bus import keys
 from services.bus.connection import Bus, CannotConnect, connect
-from services.bus.embedded import URL_FILE
-from services.bus.settings import BusSettings, read_settings
 from services.bus.streams import declare
+from services.process.embedded import URL_FILE
+from services.process.settings import BusSettings, read_settings
+from services.records import keys
 from stoker.cli.app import Json, app, console, fail, print_json
 
 T = TypeVar("T")

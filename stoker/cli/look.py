@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
-from services.bus.embedded import EmbeddedServerError, find_binary
+from services.process.embedded import EmbeddedServerError, find_binary
 from services.worker.engines.registry import ENGINES
 from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, print_json
 

@@ -10,10 +10,10 @@ import yaml
 
 from schemas.catalog import Spec
 from services.bus.connection import CannotConnect
-from services.bus.embedded import EmbeddedServerError
-from services.bus.settings import BadSetting
 from services.catalog.documents import ConfigurationError
 from services.catalog.load import Configuration, WorkerEntry, load
+from services.process.embedded import EmbeddedServerError
+from services.process.settings import BadSetting
 from stoker.cli.app import Json, app, console, fail, print_json
 from stoker.up import Up
 

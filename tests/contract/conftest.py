@@ -8,8 +8,8 @@ from typing import Protocol
 import pytest
 
 from services.bus.connection import Bus, connect
-from services.bus.embedded import embedded_server
-from services.bus.settings import BusSettings
+from services.process.embedded import embedded_server
+from services.process.settings import BusSettings
 
 
 class Connect(Protocol):

@@ -21,12 +21,12 @@ from services.bus.connection import (
     StreamFull,
     connect,
 )
-from services.bus.embedded import EmbeddedServerError, embedded_server
 from services.bus.leases import hold
 from services.bus.quick_client import _parse_headers
-from services.bus.results import find_result, last_endings, publish_terminal
-from services.bus.settings import BusSettings
 from services.bus.streams import declare
+from services.process.embedded import EmbeddedServerError, embedded_server
+from services.process.settings import BusSettings
+from services.records.results import find_result, last_endings, publish_terminal
 from tests.contract.conftest import Connect
 
 PATIENCE_S = 10.0

@@ -10,8 +10,8 @@ import nkeys
 import pytest
 
 from services.bus.connection import CannotConnect, connect
-from services.bus.embedded import find_binary, free_port
-from services.bus.settings import BusSettings
+from services.process.embedded import find_binary, free_port
+from services.process.settings import BusSettings
 
 StartServer = Callable[[str], int]
 

@@ -15,7 +15,7 @@ from PIL import Image
 from schemas.catalog import Adapter
 from schemas.jobs import ImageInput
 from services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request, Stopped, Task
-from services.worker.engines.diffusers import DiffusersEngine, create
+from services.worker.engines.images.diffusers import DiffusersEngine, create
 from services.worker.engines.registry import CAPABILITIES
 from tests.fixtures import checkpoints
 from tests.fixtures.single_files import single_file
@@ -170,7 +170,7 @@ def test_document_003_draws_as_its_examples_do(root: Path, monkeypatch: pytest.M
     """ "2. Using in Server Code", and the list of what its suite covers."""
     import time
 
-    from services.worker.standalone import DiffusersSDXLCudaWorker, GenerateRequest, Job
+    from stoker.standalone import DiffusersSDXLCudaWorker, GenerateRequest, Job
 
     monkeypatch.setenv("SDXL_MODEL_ROOT", str(root))
     monkeypatch.setenv("SDXL_MODEL", "sdxl")

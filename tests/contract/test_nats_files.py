@@ -14,9 +14,9 @@ import pytest
 
 from schemas.subjects import JOBS_STREAM
 from services.bus.connection import Bus, BusError, CannotConnect, connect
-from services.bus.embedded import find_binary
-from services.bus.settings import BusSettings
 from services.bus.streams import declare, stream_configs
+from services.process.embedded import find_binary
+from services.process.settings import BusSettings
 from tests.conftest import ROOT, free_port, wait_for
 
 NATS = ROOT / "deploy" / "nats"

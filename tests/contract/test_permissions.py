@@ -13,9 +13,9 @@ from nats.js.errors import Error as JetStreamError
 
 from schemas.subjects import CATALOG_BUCKET, KEYS_BUCKET, REPLICAS_BUCKET
 from services.bus.connection import connect
-from services.bus.embedded import find_binary
-from services.bus.settings import BusSettings
 from services.bus.streams import declare
+from services.process.embedded import find_binary
+from services.process.settings import BusSettings
 from tests.conftest import ROOT, free_port, wait_for
 
 USERS = ("gateway", "scheduler", "worker", "autoscaler", "operator")

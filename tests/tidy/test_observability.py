@@ -10,9 +10,9 @@ import services.autoscaler.service
 import services.gateway.gateway
 import services.scheduler.service
 import services.worker.agent
-import services.worker.endings
-import services.worker.loader
-from services.bus.telemetry import exposition
+import services.worker.jobs.endings
+import services.worker.models.loader
+from services.process.telemetry import exposition
 from tests.conftest import ROOT
 
 SERVICES = (services.autoscaler, services.gateway, services.scheduler, services.worker)

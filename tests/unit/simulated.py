@@ -20,8 +20,8 @@ from schemas.workers import (
     ResidentModel,
     RunningJob,
 )
-from services.scheduler import commands, events
 from services.scheduler.core import Scheduler
+from services.scheduler.protocol import commands, events
 
 ENGINES = {
     "text": EngineCapability(4, 2, ("TextGeneration",)),

@@ -4,9 +4,9 @@ import pytest
 from msgspec.structs import replace
 
 from schemas.keys import ApiKey
-from services.bus.keys import digest, new_secret
-from services.gateway.access import Access, check_model, current_key, is_visible
-from services.gateway.problems import RequestError
+from services.gateway.edge.access import Access, check_model, current_key, is_visible
+from services.gateway.edge.problems import RequestError
+from services.records.keys import digest, new_secret
 
 SECRET = "sk-stoker-abc"
 KEY = ApiKey("k1", "test", digest(SECRET), 0.0)

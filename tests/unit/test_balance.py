@@ -7,9 +7,9 @@ from schemas.catalog import Adapter, LoadBalancing, Model, Spec
 from schemas.jobs import ChatInput, CompletionInput, Job
 from schemas.openai import ChatMessage, TextPart
 from schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
-from services.scheduler import commands, events
-from services.scheduler.balance import prefix_of
 from services.scheduler.core import Scheduler
+from services.scheduler.placing.balance import prefix_of
+from services.scheduler.protocol import commands, events
 
 SLOTS = 1000
 

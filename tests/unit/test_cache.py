@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.worker.cache import DoesNotFit, Eviction, ModelCache, NoRoomNow
+from services.worker.models.cache import DoesNotFit, Eviction, ModelCache, NoRoomNow
 
 GB = 10**9
 

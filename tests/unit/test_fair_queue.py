@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.fair_queue import FairQueue
+from services.scheduler.jobs.fair_queue import FairQueue
 
 
 def drain(queue: FairQueue) -> list[str]:

@@ -7,8 +7,8 @@ import pytest
 
 from schemas.catalog import Adapter, Feature, Model, Spec
 from schemas.openai import ChatCompletionRequest, ImageGenerationRequest
-from services.gateway.problems import RequestError, openai_error, problem
-from services.gateway.requests import (
+from services.gateway.edge.problems import RequestError, openai_error, problem
+from services.gateway.jobs.requests import (
     JobRequest,
     chat_input,
     decode,

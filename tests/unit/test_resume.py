@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from schemas.job_events import Completed, Delta, JobEvent, LiveEvent, Progress, Started, TextOutput
 from schemas.openai import Usage
-from services.gateway.resume import BadEventId, Cursor, Gap
-from services.worker.event_log import EventLog
+from services.gateway.watching.resume import BadEventId, Cursor, Gap
+from services.worker.jobs.event_log import EventLog
 
 
 def completed(log: EventLog) -> Completed:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from services.bus import running
+from services.process import running
 
 
 async def test_a_task_that_loses_its_cancellation_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,8 @@ import pytest
 
 from schemas.job_events import Failed
 from schemas.workers import Finished, RunningJob
-from services.scheduler import commands, events
 from services.scheduler.core import Scheduler
+from services.scheduler.protocol import commands, events
 from tests.unit.simulated import Simulation, SimWorker, make_job, make_model
 
 

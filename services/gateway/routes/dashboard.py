@@ -13,12 +13,12 @@ from litestar.response import Stream
 
 from schemas import wire
 from services.bus.connection import BusError
-from services.bus.platform_events import newest_number
+from services.gateway.edge.http import comment, event_stream, sse
+from services.gateway.edge.problems import RequestError
 from services.gateway.gateway import Gateway
-from services.gateway.http import comment, event_stream, sse
-from services.gateway.problems import RequestError
 from services.gateway.routes.events import follow_events
 from services.gateway.routes.fleet import fleet_of
+from services.records.platform_events import newest_number
 
 STATIC = Path(__file__).parent.parent / "static"
 FILES = {"app.js": "text/javascript", "style.css": "text/css"}

@@ -15,14 +15,14 @@ from schemas.catalog import Model
 from schemas.discovery import Schema
 from schemas.job_events import ImageOutput
 from schemas.jobs import LoadInput
-from services.bus.blobs import attach, get_pictures
-from services.gateway.discovered import discovered_input
-from services.gateway.exchange import Exchange
+from services.gateway.edge.exchange import Exchange
+from services.gateway.edge.http import json_answer
+from services.gateway.edge.problems import RequestError
 from services.gateway.gateway import Gateway, LoadAttempt, completed_or_raise
-from services.gateway.http import json_answer
-from services.gateway.own_jobs import finished, job_headers
-from services.gateway.problems import RequestError
-from services.gateway.requests import decode
+from services.gateway.jobs.discovered import discovered_input
+from services.gateway.jobs.own_jobs import finished, job_headers
+from services.gateway.jobs.requests import decode
+from services.records.blobs import attach, get_pictures
 
 KANDINSKY_PREFIX = "kandinsky-"
 MB = 1e6

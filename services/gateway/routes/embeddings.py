@@ -5,10 +5,10 @@ import struct
 
 from schemas.job_events import EmbeddingOutput
 from schemas.openai import Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage
-from services.gateway.exchange import Exchange, openai_post
+from services.gateway.edge.exchange import Exchange, openai_post
 from services.gateway.gateway import Gateway
-from services.gateway.own_jobs import finished, job_headers
-from services.gateway.requests import embedding_input, split_adapter
+from services.gateway.jobs.own_jobs import finished, job_headers
+from services.gateway.jobs.requests import embedding_input, split_adapter
 
 
 async def embed(gateway: Gateway, exchange: Exchange, asked: EmbeddingRequest) -> None:

@@ -12,10 +12,10 @@ from litestar.response import Stream
 from schemas import wire
 from schemas.fleet import PlatformEvent
 from services.bus.connection import Bus, BusError
-from services.bus.platform_events import read_events
+from services.gateway.edge.http import comment, event_stream, json_answer, sse
+from services.gateway.edge.problems import RequestError
 from services.gateway.gateway import Gateway
-from services.gateway.http import comment, event_stream, json_answer, sse
-from services.gateway.problems import RequestError
+from services.records.platform_events import read_events
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000

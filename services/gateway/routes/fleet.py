@@ -7,9 +7,9 @@ from litestar.datastructures import State
 from schemas.catalog import Model, Spec
 from schemas.fleet import Condition, ModelReplicas, QueueDepth, Replica, SpecReplicas
 from schemas.workers import Heartbeat, Tier
-from services.bus.telemetry import exposition
+from services.gateway.edge.http import json_answer
 from services.gateway.gateway import Gateway
-from services.gateway.http import json_answer
+from services.process.telemetry import exposition
 
 
 class FleetSpec(msgspec.Struct, frozen=True):

@@ -12,16 +12,16 @@ from schemas import wire
 from schemas.catalog import Function, Model
 from schemas.job_events import Completed, Delta, Progress, Queued, Terminal, ValueOutput
 from schemas.jobs import FunctionInput, Job
-from services.bus.blobs import with_value
-from services.gateway.exchange import Exchange
-from services.gateway.function_calls import function_input, placed_by
+from services.gateway.edge.exchange import Exchange
+from services.gateway.edge.http import event_stream, first_of, json_answer, sse
+from services.gateway.edge.problems import RequestError, problem
 from services.gateway.gateway import Gateway, completed_or_raise, observe_end
-from services.gateway.http import event_stream, first_of, json_answer, sse
-from services.gateway.job_answers import from_result, urls_of
-from services.gateway.job_files import with_files
-from services.gateway.own_jobs import finished, job_headers, waiting_comment, watched
-from services.gateway.problems import RequestError, problem
-from services.gateway.requests import decode
+from services.gateway.jobs.answers import from_result, urls_of
+from services.gateway.jobs.files import with_files
+from services.gateway.jobs.function_calls import function_input, placed_by
+from services.gateway.jobs.own_jobs import finished, job_headers, waiting_comment, watched
+from services.gateway.jobs.requests import decode
+from services.records.blobs import with_value
 
 EVENT_STREAM = "text/event-stream"
 

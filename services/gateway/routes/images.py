@@ -10,14 +10,14 @@ from schemas import wire
 from schemas.job_events import Completed, ImageOutput, Preview, Queued, Terminal
 from schemas.jobs import Job
 from schemas.openai import GeneratedImage, ImageEditRequest, ImageGenerationRequest, ImageList
-from services.bus.blobs import attach, get_pictures
-from services.gateway.exchange import Exchange, openai_post, post_route
-from services.gateway.forms import read_form
+from services.gateway.edge.exchange import Exchange, openai_post, post_route
+from services.gateway.edge.forms import read_form
+from services.gateway.edge.http import sse
+from services.gateway.edge.problems import RequestError
 from services.gateway.gateway import Gateway, completed_or_raise, observe_end
-from services.gateway.http import sse
-from services.gateway.own_jobs import error_event, finished, job_headers, waiting_comment, watched
-from services.gateway.problems import RequestError
-from services.gateway.requests import edit_input, generation_input, split_adapter
+from services.gateway.jobs.own_jobs import error_event, finished, job_headers, waiting_comment, watched
+from services.gateway.jobs.requests import edit_input, generation_input, split_adapter
+from services.records.blobs import attach, get_pictures
 
 
 async def generate(gateway: Gateway, exchange: Exchange, asked: ImageGenerationRequest) -> None:

@@ -22,12 +22,9 @@ from schemas.job_events import (
     Terminal,
 )
 from schemas.jobs import Job
-from services.bus.blobs import with_value
 from services.bus.connection import BusError
-from services.gateway.access import current_key, is_visible, owner
-from services.gateway.function_calls import placed_by
-from services.gateway.gateway import Gateway, fingerprint_of
-from services.gateway.http import (
+from services.gateway.edge.access import current_key, is_visible, owner
+from services.gateway.edge.http import (
     comment,
     event_stream,
     first_of,
@@ -35,18 +32,21 @@ from services.gateway.http import (
     read_body,
     sse,
 )
-from services.gateway.job_answers import JobAnswer, JobList, from_result, from_view, status_of, urls_of
-from services.gateway.job_files import attached_to, check_id, no_such_job, stored_result, with_files
-from services.gateway.problems import RequestError
-from services.gateway.requests import (
+from services.gateway.edge.problems import RequestError
+from services.gateway.gateway import Gateway, fingerprint_of
+from services.gateway.jobs.answers import JobAnswer, JobList, from_result, from_view, status_of, urls_of
+from services.gateway.jobs.files import attached_to, check_id, no_such_job, stored_result, with_files
+from services.gateway.jobs.function_calls import placed_by
+from services.gateway.jobs.requests import (
     JobRequest,
     admission_timeout_s,
     decode,
     job_input,
     split_adapter,
 )
-from services.gateway.resume import END, BadEventId, Cursor, event_name
-from services.gateway.streams import ASK_TIMEOUT_S, UnknownJob
+from services.gateway.watching.resume import END, BadEventId, Cursor, event_name
+from services.gateway.watching.streams import ASK_TIMEOUT_S, UnknownJob
+from services.records.blobs import with_value
 
 AnyRequest = Request[Any, Any, Any]
 

@@ -4,9 +4,9 @@ from litestar import Response, get
 from litestar.datastructures import State
 
 from schemas.openai import ModelCard, ModelList
+from services.gateway.edge.http import json_answer
 from services.gateway.gateway import Gateway
-from services.gateway.http import json_answer
-from services.gateway.requests import split_adapter
+from services.gateway.jobs.requests import split_adapter
 
 
 @get(["/v1/models", "/openai/v1/models"], summary="List models", opt={"answers": ModelList, "is_openai": True})

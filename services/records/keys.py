@@ -1,0 +1,71 @@
+"""The bucket `stoker_keys`: making keys, revoking them, hearing of every change. Secrets are never stored."""
+
+import hashlib
+import secrets
+from collections.abc import Callable
+
+import msgspec
+from nats.js.errors import NoKeysError, NotFoundError
+
+from schemas import wire
+from schemas.keys import ApiKey
+from schemas.subjects import KEYS_BUCKET, to_token
+from services.bus.connection import Bus
+from services.bus.watching import watch_bucket
+from services.process.logs import get_logger
+
+log = get_logger("keys")
+
+PREFIX = "sk-stoker-"
+SECRET_BYTES = 32
+ID_BYTES = 4
+
+
+def digest(secret: str) -> str:
+    """What is kept of a secret. It is 32 random bytes, so a plain hash is as good as a slow one."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def new_secret() -> tuple[str, str]:
+    """A key's id and its secret."""
+    return secrets.token_hex(ID_BYTES), PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+
+
+async def put_key(bus: Bus, key: ApiKey) -> None:
+    bucket = await bus.jetstream.key_value(KEYS_BUCKET)
+    await bucket.put(to_token(key.id), wire.encode(key))
+
+
+async def list_keys(bus: Bus) -> list[ApiKey]:
+    """Every key, the oldest first."""
+    bucket = await bus.jetstream.key_value(KEYS_BUCKET)
+    try:
+        names = await bucket.keys()
+    except NoKeysError:
+        return []
+    found: list[ApiKey] = [wire.decode(ApiKey, (await bucket.get(name)).value) for name in names]
+    return sorted(found, key=lambda key: key.created_at)
+
+
+async def revoke_key(bus: Bus, key_id: str, now: float) -> ApiKey | None:
+    """The key, which is of no use any more; None when there is none."""
+    bucket = await bus.jetstream.key_value(KEYS_BUCKET)
+    try:
+        key: ApiKey = wire.decode(ApiKey, (await bucket.get(to_token(key_id))).value)
+    except NotFoundError:
+        return None
+    revoked = msgspec.structs.replace(key, revoked_at=now)
+    await put_key(bus, revoked)
+    return revoked
+
+
+async def watch_keys(bus: Bus, changed: Callable[[str, ApiKey | None], None]) -> None:
+    """Call `changed` with every key, and every change of one, until cancelled."""
+
+    def take(name: str, value: bytes) -> None:
+        try:
+            changed(name, wire.decode(ApiKey, value) if value else None)
+        except wire.UnreadableMessage as error:
+            log.warning("key.unreadable", key=name, error=str(error))
+
+    await watch_bucket(bus, KEYS_BUCKET, take)

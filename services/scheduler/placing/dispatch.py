@@ -1,0 +1,299 @@
+"""Placing: takes jobs from the queues to workers, and orders loads ahead of need.
+
+Two paths. The quick one: a replica of the model is hot and has room, so the least loaded takes the next job;
+O(1) in the number of workers. The slow one (`expand`, at most every `EXPAND_EVERY_S` per model): nothing hot
+has room, so every worker is scored. Then
+
+- with no replica anywhere, the next job itself goes to the best worker and loads the model there;
+- with replicas, a load is ordered on the best other worker as soon as working off the queue takes longer
+  than loading; the jobs stay in the queue, where priorities, cancels and better placements still count;
+- a model that waited `STARVING_S` in vain gets the best worker reserved: what runs there ends, and nothing
+  new is sent before this model had its turn.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+from schemas.catalog import Model, Spec
+from schemas.fleet import Explanation, PlatformEvent
+from schemas.jobs import Job, work_units
+from schemas.workers import Assignment
+from services.scheduler.fleet.estimates import Estimates
+from services.scheduler.fleet.workers import Fleet, Held, Worker
+from services.scheduler.jobs.ledger import Ledger, ModelQueue
+from services.scheduler.jobs.ledger import Record as JobRecord
+from services.scheduler.placing.balance import Balancer, Ready, is_plain
+from services.scheduler.placing.placement import Option, has_adapter, option, rank, victims
+from services.scheduler.protocol.commands import Assign, Command, LoadOnWorker, Record
+
+EXPAND_EVERY_S = 0.1
+EXPLAINED_CANDIDATES = 8
+EXPLAINED_WHEN_HOT = 3
+"""Candidates recorded for a job: of a full ranking, and of a quick placement."""
+STARVING_S = 3.0
+STARVING_LOADS = 4.0
+"""A model starves after waiting this long, and this many times its own load time."""
+DEMAND_HORIZON_S = 60.0
+
+
+class Dispatcher:
+    """Decides where queued jobs go. Shares the books and the fleet with the core."""
+
+    def __init__(self, ledger: Ledger, fleet: Fleet, estimates: Estimates) -> None:
+        self.ledger = ledger
+        self.fleet = fleet
+        self.estimates = estimates
+        self.models: dict[str, Model] = {}
+        self.term = 0
+        self._retired: set[str] = set()
+        self._balancer = Balancer()
+
+    def remove(self, name: str) -> None:
+        """A model is gone from the catalog; one whose jobs brought their spec along stays until they ended."""
+        queue = self.ledger.queues.get(name)
+        waiting = queue.waiting.first(len(queue.waiting)) if queue is not None else []
+        if any(self.ledger.records[job].job.spec is not None for job in waiting):
+            self._retired.add(name)
+        else:
+            self.models.pop(name, None)
+
+    def demand(self, model: str) -> float:
+        """Expected need of a model within the horizon: 1 when it is waited for or used."""
+        queue = self.ledger.queues.get(model)
+        if queue is None:
+            return 0.0
+        if len(queue.waiting) or queue.running:
+            return 1.0
+        return min(queue.arrival_rate * DEMAND_HORIZON_S, 1.0)
+
+    def dispatch(self, name: str, now: float) -> list[Command]:
+        """Place as many waiting jobs of a model as have a good place now."""
+        queue = self.ledger.queues.get(name)
+        model = self.models.get(name)
+        commands: list[Command] = []
+        if queue is None or model is None:
+            return commands
+        specs = {spec.name: spec for spec in model.specs}
+        choose = self._ready_replica if is_plain(model) else self._balanced_replica
+        while (first := queue.waiting.peek()) is not None:
+            record = self.ledger.records[first]
+            found = choose(model, specs, record, now)
+            if found is None:
+                break
+            worker, spec = found
+            commands.append(self._assign_hot(record, worker, spec, now))
+        if len(queue.waiting) and now >= queue.expand_at:
+            queue.expand_at = now + EXPAND_EVERY_S
+            commands += self._expand(model, queue, now)
+        return commands
+
+    def _ready_replica(
+        self, model: Model, specs: Mapping[str, Spec], record: JobRecord, now: float
+    ) -> tuple[Worker, Spec] | None:
+        """The least loaded replica with room; loading ones count only where none is hot."""
+        loading: tuple[Worker, Spec] | None = None
+        has_hot = False
+        for worker, spec, can_serve, is_hot in self._replicas(model.name, specs, record, now):
+            has_hot = has_hot or is_hot
+            if not can_serve:
+                continue
+            if is_hot:
+                return worker, spec
+            loading = loading or (worker, spec)
+        return None if has_hot else loading
+
+    def _balanced_replica(
+        self, model: Model, specs: Mapping[str, Spec], record: JobRecord, now: float
+    ) -> tuple[Worker, Spec] | None:
+        """The replica that targets, standbys and prefixes say (balance.py); as above for loading ones."""
+        hot: list[Ready] = []
+        loading: list[Ready] = []
+        for worker, spec, can_serve, is_hot in self._replicas(model.name, specs, record, now):
+            (hot if is_hot else loading).append(Ready(worker, spec, can_serve))
+        chosen = self._balancer.choose(model, record.job, hot or loading)
+        return (chosen.worker, chosen.spec) if chosen is not None else None
+
+    def _replicas(
+        self, name: str, specs: Mapping[str, Spec], record: JobRecord, now: float
+    ) -> Iterator[tuple[Worker, Spec, bool, bool]]:
+        """Replicas of the model, least loaded first: whether they may take the job now, and are hot."""
+        for worker in self.fleet.replicas(name).by_load():
+            resident = worker.residents.get(name)
+            is_hot = resident is not None and resident.tier == "hot"
+            holder = resident if is_hot else worker.ordered.get(name) or resident
+            spec = specs.get(holder.spec) if holder is not None else None
+            if spec is None or not worker.is_open or not has_adapter(spec, record.job.adapter):
+                continue
+            usable = worker.reserved_for in ("", name) and not record.avoids(worker.id, now)
+            yield worker, spec, usable and worker.has_room(name, spec), is_hot
+
+    def _assign_hot(self, record: JobRecord, worker: Worker, spec: Spec, now: float) -> Command:
+        units = work_units(record.job.input)
+        model = record.job.model
+        chosen = option(worker, model, spec, units, self.estimates, self.demand, now)
+        others: list[Option] = []
+        for other in self.fleet.workers.values():
+            if other is not worker and other.is_open and other.can_run(model, spec):
+                others.append(option(other, model, spec, units, self.estimates, self.demand, now))
+                if len(others) == EXPLAINED_WHEN_HOT:
+                    break
+        reason = "hot here, least loaded" if chosen.tier == "hot" else "being loaded here already"
+        return self._assign(record, chosen, others, reason, now)
+
+    def _assign(
+        self, record: JobRecord, chosen: Option, others: list[Option], reason: str, now: float
+    ) -> Command:
+        job, worker, spec = record.job, chosen.worker, chosen.spec
+        record.attempt += 1
+        self.ledger.start(record, worker.id, spec.name, now)
+        held = Held(
+            job=job.id,
+            model=job.model,
+            spec=spec.name,
+            lane=worker.lane(job.model, spec.engine),
+            attempt=record.attempt,
+            since=now,
+            run_s=chosen.load_s + chosen.run_s,
+        )
+        if worker.replica_engine(job.model) is None:
+            self.fleet.order_load(worker, job.model, spec, now)
+        self.fleet.hold(worker, held)
+        if worker.reserved_for == job.model:
+            worker.reserved_for = ""
+        considered = len(self.fleet.workers)
+        explain = partial(_explanation, job, record.attempt, chosen, others, reason, considered, now)
+        self.ledger.decided(job.id, explain)
+        return Assign(
+            worker.id,
+            Assignment(
+                job=job,
+                attempt=record.attempt,
+                term=self.term,
+                spec=job.spec or spec,
+                tier=chosen.tier,
+                queued_s=record.queued_s,
+                evict=() if chosen.tier == "hot" else self._unneeded(worker),
+            ),
+            record.trace,
+        )
+
+    def _unneeded(self, worker: Worker) -> tuple[str, ...]:
+        idle = victims(worker, worker.facts.memory_total_bytes + 1, self.demand) or []
+        return tuple(resident.model for resident in idle if self.demand(resident.model) < 1.0)
+
+    def _expand(self, model: Model, queue: ModelQueue, now: float) -> list[Command]:
+        first = queue.waiting.peek()
+        if first is None:
+            return []
+        record = self.ledger.records[first]
+        units = work_units(record.job.input)
+        options = [
+            found
+            for found in rank(
+                self.fleet.workers.values(),
+                model,
+                record.job.adapter,
+                units,
+                self.estimates,
+                self.demand,
+                now,
+            )
+            if not record.avoids(found.worker.id, now)
+        ]
+        able = [found for found in options if model.name not in found.worker.facts.failed_loads]
+        options = able or options  # where it failed everywhere, the next job tries again
+        replicas = [found for found in options if found.tier in ("hot", "loading")]
+        startable = [
+            found for found in options if found.tier not in ("hot", "loading") and found.is_possible_now
+        ]
+        if not replicas:
+            ready = [found for found in startable if found.worker.has_room(model.name, found.spec)]
+            if ready:
+                reason = f"no replica is loaded; {ready[0].tier} here, the quickest to get"
+                command = self._assign(record, ready[0], options, reason, now)
+                return [command, self._record_assigned(record, now)]
+            self._reserve(record, options, now)
+            if startable:
+                return [self._order(startable[0], model.name, now)]
+            return []
+        if not startable:
+            return []
+        slots = sum(found.worker.slots(found.spec) for found in replicas)
+        soonest = min(found.wait_s + found.load_s for found in replicas)
+        backlog_s = soonest + len(queue.waiting) * replicas[0].run_s / max(slots, 1)
+        best = startable[0]
+        if backlog_s <= best.load_s + best.eviction_s + best.wait_s:
+            return []
+        return [self._order(best, model.name, now)]
+
+    def _order(self, best: Option, model: str, now: float) -> Command:
+        self.fleet.order_load(best.worker, model, best.spec, now)
+        return LoadOnWorker(best.worker.id, model, best.spec, self._unneeded(best.worker))
+
+    def _reserve(self, record: JobRecord, options: list[Option], now: float) -> None:
+        """Keep the best worker free for a model that waits in vain."""
+        if not options or any(found.worker.reserved_for == record.job.model for found in options):
+            return
+        best = options[0]
+        waited = now - record.job.created_at
+        if waited > max(STARVING_S, STARVING_LOADS * best.load_s) and not best.worker.reserved_for:
+            best.worker.reserved_for = record.job.model
+
+    def tidy(self) -> None:
+        """Free the workers that were kept for a model which waits no longer; let go of retired models."""
+        for name in [name for name in self._retired if not len(self.ledger.queue(name).waiting)]:
+            self._retired.discard(name)
+            self.models.pop(name, None)
+        for worker in self.fleet.workers.values():
+            queue = self.ledger.queues.get(worker.reserved_for) if worker.reserved_for else None
+            if queue is not None and not len(queue.waiting):
+                worker.reserved_for = ""
+
+    def _record_assigned(self, record: JobRecord, now: float) -> Command:
+        explanation = self.ledger.explanation(record.job.id)
+        return Record(
+            PlatformEvent(
+                kind="assigned",
+                subject=record.job.id,
+                at=now,
+                reason=explanation.reason if explanation is not None else "",
+                model=record.job.model,
+                worker=record.worker,
+                details=explanation,
+            )
+        )
+
+
+def _explanation(
+    job: Job, attempt: int, chosen: Option, others: list[Option], reason: str, considered: int, now: float
+) -> Explanation:
+    candidates = [chosen.candidate("chosen: " + reason)]
+    for other in others:
+        if other.worker is chosen.worker and other.spec is chosen.spec:
+            continue
+        if len(candidates) == EXPLAINED_CANDIDATES:
+            break
+        candidates.append(other.candidate(_why_lost(other, chosen)))
+    return Explanation(
+        job=job.id,
+        model=job.model,
+        attempt=attempt,
+        decided_at=now,
+        chosen=chosen.worker.id,
+        reason=reason,
+        considered=considered,
+        candidates=tuple(candidates),
+    )
+
+
+def _why_lost(other: Option, chosen: Option) -> str:
+    slower = other.total_s - chosen.total_s
+    if slower > 0.0005:
+        terms = {
+            "waiting": other.wait_s - chosen.wait_s,
+            "loading": other.load_s - chosen.load_s,
+            "making room": other.eviction_s - chosen.eviction_s,
+            "running": other.run_s - chosen.run_s,
+        }
+        return f"lost: {slower:.3g} s later, by {max(terms, key=lambda term: terms[term])}"
+    return "lost: a tie that went to the hotter, then the less loaded"

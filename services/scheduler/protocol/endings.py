@@ -1,0 +1,46 @@
+"""Jobs that end without a worker: cancelled in the queue, expired, impossible, or given up. Pure."""
+
+from schemas.job_events import Cancelled, Ending, Expired, Failed, FailureKind, Timings
+from services.scheduler.jobs.ledger import Ledger, Record
+from services.scheduler.protocol.commands import Command, EndJob
+
+
+class Endings:
+    """Takes a job out of the books and says how it ended. `term` names this time in office."""
+
+    def __init__(self, ledger: Ledger, term: int) -> None:
+        self._ledger = ledger
+        self._term = term
+
+    def cancelled(self, record: Record, now: float) -> list[Command]:
+        event = Cancelled(**self._ending(record, now))
+        self._ledger.end(record, "cancelled")
+        return [EndJob(record.job, record.handle, event)]
+
+    def failed(self, record: Record, kind: FailureKind, message: str, now: float) -> list[Command]:
+        event = Failed(**self._ending(record, now), kind=kind, message=message)
+        self._ledger.end(record, "failed")
+        return [EndJob(record.job, record.handle, event)]
+
+    def expired(self, record: Record, now: float) -> list[Command]:
+        """It waited longer than it was allowed to."""
+        waited = now - record.job.created_at
+        message = f"no worker could start it within {waited:.0f} s"
+        event = Expired(**self._ending(record, now), message=message)
+        self._ledger.end(record, "expired")
+        return [EndJob(record.job, record.handle, event)]
+
+    def _ending(self, record: Record, now: float) -> Ending:
+        job = record.job
+        return {
+            "term": self._term,
+            "attempt": record.attempt,
+            "job": job.id,
+            "model": job.model,
+            "created_at": job.created_at,
+            "finished_at": now,
+            "timings": Timings(queued_s=round(max(now - job.created_at, 0.0), 4)),
+            "fingerprint": job.fingerprint,
+            "webhook": job.webhook,
+            "tenant": job.tenant,
+        }

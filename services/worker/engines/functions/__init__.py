@@ -1,0 +1,1 @@
+"""Engines that call users' Python: function projects in a host process, custom jobs by name."""

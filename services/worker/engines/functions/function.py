@@ -1,0 +1,210 @@
+"""Users' functions, with models injected: one host process per project (function_host.py).
+
+Models that functions are given are loaded like any others, so placement sends a call to where its model is
+hot. A call that is cancelled and does not stop within `CANCEL_GRACE_S` has its process ended; so does one
+that ends the process itself. The other calls of that process are run again: in a new one, and one at a time
+where it is not known who was to blame.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from schemas.job_events import SavedFile, ValueOutput
+from schemas.jobs import FunctionInput
+from schemas.workers import EngineCapability
+from services.worker.engines.base import (
+    Cancellation,
+    Emitter,
+    EngineError,
+    Files,
+    ModelFiles,
+    Request,
+    RunOutput,
+    Stopped,
+)
+from services.worker.engines.functions.function_host import HostDied, HostProcess
+from stoker.functions.messages import CallDone, CallItem, CallProgress
+
+CANCEL_GRACE_S = 1.0
+"""How long a cancelled call may take to notice."""
+
+
+@dataclass(slots=True)
+class _Model:
+    """A model that a host has loaded."""
+
+    key: str
+    path: Path
+    kind: str
+    memory_bytes: int = 0
+
+
+@dataclass(slots=True)
+class _Project:
+    """One project at one version. users: weights keys that need its host."""
+
+    folder: str
+    memory_limit: int
+    host: HostProcess | None = None
+    models: dict[str, _Model] = field(default_factory=dict)
+    users: set[str] = field(default_factory=set)
+    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    alone: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def running(self) -> HostProcess:
+        """Its host, started anew with its models where it has died. Raises EngineError."""
+        if self.host is None or self.host.is_dead:
+            self.host = HostProcess(self.folder, self.memory_limit)
+            for model in self.models.values():
+                self.host.load(model.key, model.path, model.kind)
+        return self.host
+
+
+class FunctionEngine:
+    """See the file's opening."""
+
+    can_park = False
+
+    def __init__(self, capability: EngineCapability) -> None:
+        self.capability = capability
+        self._projects: dict[tuple[str, str], _Project] = {}
+        self._project_of: dict[str, _Project] = {}
+
+    def load(self, files: ModelFiles) -> None:
+        options = files.options
+        place = (str(options["project"]), str(options.get("version", "")))
+        project = self._projects.get(place)
+        if project is None:
+            project = self._projects[place] = _Project(place[0], int(options.get("memory_limit", 0)))
+        host = project.running()
+        if options.get("kind"):
+            model = _Model(str(options["key"]), files.path, str(options["kind"]))
+            measured = host.load(model.key, model.path, model.kind).memory_bytes
+            model.memory_bytes = max(measured, int(options.get("reserved", 0)))
+            project.models[files.model] = model
+        project.users.add(files.model)
+        self._project_of[files.model] = project
+
+    def unload(self, model: str) -> None:
+        project = self._project_of.pop(model, None)
+        if project is None:
+            return
+        loaded = project.models.pop(model, None)
+        if loaded is not None and project.host is not None and not project.host.is_dead:
+            project.host.unload(loaded.key)
+        project.users.discard(model)
+        if not project.users:
+            self._projects = {place: one for place, one in self._projects.items() if one is not project}
+            if project.host is not None:
+                project.host.stop()
+
+    def park(self, model: str) -> None:
+        raise EngineError("models of functions are not parked")
+
+    def unpark(self, model: str) -> None:
+        raise EngineError("models of functions are not parked")
+
+    def memory_bytes(self, model: str) -> int:
+        loaded = self._project_of[model].models.get(model)
+        return loaded.memory_bytes if loaded is not None else 0
+
+    async def run(self, model: str, request: Request, emit: Emitter, cancelled: Cancellation) -> RunOutput:
+        asked = request.input
+        if not isinstance(asked, FunctionInput):
+            raise EngineError("a function takes a payload", "validation")
+        project = self._project_of[model]
+        call = _Call(project, request, asked, emit, cancelled)
+        try:
+            return await call.run()
+        except _Again:  # another call's end took this one along
+            pass
+        async with project.alone:
+            try:
+                return await call.run()
+            except _Again as error:
+                raise _ended(error.status) from error
+
+
+class _Again(Exception):
+    """The process ended, perhaps not through this call."""
+
+    def __init__(self, status: int | None) -> None:
+        super().__init__()
+        self.status = status
+
+
+@dataclass(slots=True)
+class _Call:
+    """One call on its way through a host."""
+
+    project: _Project
+    request: Request
+    asked: FunctionInput
+    emit: Emitter
+    cancelled: Cancellation
+    items: int = 0
+
+    async def run(self) -> RunOutput:
+        """Raises EngineError, Stopped, or _Again when the process ended under several calls."""
+        async with self.project.starting:
+            host = await asyncio.to_thread(self.project.running)
+        loop = asyncio.get_running_loop()
+        skipped = self.items
+        self.items = 0
+
+        def hears(message: CallProgress | CallItem) -> None:
+            if isinstance(message, CallProgress):
+                self.emit.step(message.step, message.steps)
+                return
+            self.items += 1
+            if self.items > skipped:
+                self.emit.text(message.item.decode() + "\n")
+
+        asked = self.asked
+        number, answer = host.call(
+            self.request.job, asked.function, asked.payload, asked.models, self.request.seed, hears
+        )
+
+        def stop() -> None:
+            host.cancel(number)
+            loop.call_soon_threadsafe(loop.call_later, CANCEL_GRACE_S, end_stubborn)
+
+        def end_stubborn() -> None:
+            if not answer.done():
+                host.kill()
+
+        self.cancelled.on_set(stop)
+        if self.cancelled.is_set():
+            stop()
+        try:
+            done: CallDone = await asyncio.wrap_future(answer)
+        except HostDied as error:
+            if self.cancelled.is_set():
+                raise Stopped from error
+            if not error.is_blamed:
+                raise _Again(error.status) from error
+            raise _ended(error.status) from error
+        except EngineError:
+            if self.cancelled.is_set():
+                raise Stopped from None
+            raise
+        value: Any = msgspec.json.decode(done.result)
+        if not done.files:
+            return ValueOutput(value)
+        files = tuple(SavedFile(one.name, one.content_type, len(one.content)) for one in done.files)
+        return Files(ValueOutput(value, files), tuple(one.content for one in done.files))
+
+
+def _ended(status: int | None) -> EngineError:
+    if status is not None and status < 0:
+        cause = "out of memory?" if status == -9 else "it crashed"
+        return EngineError(f"the function's process was ended by signal {-status} ({cause})", "resource")
+    return EngineError(f"the function ended its process with status {status}", "fatal")
+
+
+def create(capability: EngineCapability) -> FunctionEngine:
+    return FunctionEngine(capability)

@@ -1,0 +1,1 @@
+"""Engines that draw and enlarge pictures: diffusers and spandrel, and what they share."""

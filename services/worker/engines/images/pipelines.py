@@ -1,0 +1,184 @@
+"""Making a diffusers pipeline of a checkpoint: a directory, a single file, or Kandinsky's two halves.
+
+A single file holds weights only. What else it needs (tokenizers, configurations) is a pipeline directory
+without weights: the option `config`, or a folder beside the file named like it (`x/`, `x.config/`), or
+`config/`. With none of these diffusers asks the hub for it.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline, LCMScheduler
+
+from services.worker.engines.base import EngineError
+from services.worker.models.weights.detect import Checkpoint, UnknownCheckpoint, detect, read_pickle
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def device_of(options: dict[str, Any]) -> str:
+    """The option `device`, else CUDA_DEVICE, else the GPU where there is one."""
+    if "device" in options:
+        return str(options["device"])
+    return os.environ.get("CUDA_DEVICE", "cuda:0") if torch.cuda.is_available() else "cpu"
+
+
+def dtype_of(options: dict[str, Any], device: str) -> torch.dtype:
+    """The option `dtype`, else CUDA_DTYPE, else half precision on a GPU. Raises EngineError."""
+    is_cuda = device.startswith("cuda")
+    name = options.get("dtype") or (os.environ.get("CUDA_DTYPE", "fp16") if is_cuda else "fp32")
+    if name not in DTYPES:
+        raise EngineError(f"dtype is one of {', '.join(DTYPES)}, not {name!r}", "load_failed")
+    return DTYPES[str(name)]
+
+
+def examine(path: Path) -> Checkpoint:
+    """What a checkpoint is. Raises EngineError."""
+    try:
+        return detect(path)
+    except UnknownCheckpoint as error:
+        raise EngineError(str(error), "load_failed") from error
+
+
+def build(checkpoint: Checkpoint, options: dict[str, Any], dtype: torch.dtype) -> Any:
+    """The pipeline on the CPU. Raises EngineError with what is wrong with the weights."""
+    try:
+        if checkpoint.architecture == "kandinsky22":
+            pipeline = _kandinsky22(checkpoint, options, dtype)
+        elif checkpoint.is_directory:
+            pipeline = _from_directory(checkpoint.path, dtype)
+        elif checkpoint.architecture == "kandinsky3":
+            pipeline = _with_unet_of(checkpoint, _from_directory(_rest_of(checkpoint, options), dtype))
+        else:
+            pipeline = _from_file(checkpoint, options, dtype)
+    except UnknownCheckpoint as error:
+        raise EngineError(str(error), "load_failed") from error
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+        raise EngineError(f"{checkpoint.path.name} cannot be loaded: {error}", "load_failed") from error
+    _apply(pipeline, options)
+    return pipeline
+
+
+def _from_directory(path: Path, dtype: torch.dtype) -> Any:
+    given = {"dtype": dtype, "local_files_only": True, **_unless_safe(path)}
+    return DiffusionPipeline.from_pretrained(path, **given)
+
+
+def _unless_safe(path: Path) -> dict[str, Any]:
+    """The safety checker, where a pipeline knows one, is left out: what is drawn is the operator's business."""
+    index = path / "model_index.json"
+    return {"safety_checker": None} if index.is_file() and "safety_checker" in index.read_text() else {}
+
+
+def _from_file(checkpoint: Checkpoint, options: dict[str, Any], dtype: torch.dtype) -> Any:
+    kind = getattr(diffusers, checkpoint.pipeline_class)
+    config = _config_beside(checkpoint.path, options)
+    source = {"config": str(config), "local_files_only": True} if config is not None else {}
+    parts = {"safety_checker": None} if checkpoint.architecture == "sd15" else {}
+    return kind.from_single_file(str(checkpoint.path), torch_dtype=dtype, **source, **parts)
+
+
+def _config_beside(path: Path, options: dict[str, Any]) -> Path | None:
+    """The pipeline directory that completes a single file. Raises EngineError when the named one is missing."""
+    named = options.get("config")
+    if named:
+        config = Path(str(named).removeprefix("file://")).expanduser()
+        config = config if config.is_absolute() else path.parent / config
+        if not (config / "model_index.json").is_file():
+            raise EngineError(f"option config: {config} has no model_index.json", "load_failed")
+        return config
+    beside = (path.with_suffix(""), path.with_suffix(".config"), path.parent / "config")
+    return next((found for found in beside if (found / "model_index.json").is_file()), None)
+
+
+def _rest_of(checkpoint: Checkpoint, options: dict[str, Any]) -> Path:
+    config = _config_beside(checkpoint.path, options)
+    if config is None:
+        raise EngineError(
+            f"{checkpoint.path.name} holds the UNet of a Kandinsky model only; put the pipeline's directory "
+            f"beside it as {checkpoint.path.stem}/, or name it with the option config",
+            "load_failed",
+        )
+    return config
+
+
+def _with_unet_of(checkpoint: Checkpoint, pipeline: Any) -> Any:
+    """Put the UNet of a single Kandinsky file into the pipeline that holds the rest."""
+    if checkpoint.path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        weights = load_file(checkpoint.path)
+    else:
+        weights = read_pickle(checkpoint.path)
+    own = {key.removeprefix("unet."): value for key, value in weights.items() if not key.startswith("movq.")}
+    decoder = getattr(pipeline, "unet", None)
+    if decoder is None:
+        raise ValueError(f"{type(pipeline).__name__} has no unet")
+    decoder.load_state_dict(own)
+    return pipeline
+
+
+def _kandinsky22(checkpoint: Checkpoint, options: dict[str, Any], dtype: torch.dtype) -> Any:
+    """Prior and decoder in one: a combined directory, or a decoder with its prior (option, or beside it)."""
+    path = checkpoint.path if checkpoint.is_directory else _rest_of(checkpoint, options)
+    pipeline = _from_directory(path, dtype)
+    if type(pipeline).__name__ == "KandinskyV22Pipeline":
+        named = options.get("prior")
+        beside = (path / "prior", path.with_name(path.name + "-prior"))
+        priors = (Path(str(named)),) if named else beside
+        found = next((prior for prior in priors if (prior / "model_index.json").is_file()), None)
+        if found is None:
+            raise EngineError(
+                f"{path.name} is a Kandinsky 2.2 decoder; its prior is missing: put it at {beside[0]}, or name "
+                "it with the option prior",
+                "load_failed",
+            )
+        prior = _from_directory(found, dtype)
+        parts = {f"prior_{name}": part for name, part in prior.components.items()}
+        pipeline = diffusers.KandinskyV22CombinedPipeline(**pipeline.components, **parts)
+    if not checkpoint.is_directory:
+        pipeline = _with_unet_of(checkpoint, pipeline)
+    return pipeline
+
+
+def _apply(pipeline: Any, options: dict[str, Any]) -> None:
+    """Options that hold for every picture. Raises EngineError for a scheduler that is not known."""
+    pipeline.set_progress_bar_config(disable=True)
+    scheduler = options.get("scheduler")
+    if scheduler == "lcm":
+        pipeline.scheduler = LCMScheduler.from_config(pipeline.scheduler.config)
+    elif scheduler is not None:
+        kind = getattr(diffusers, str(scheduler), None)
+        if kind is None or not hasattr(kind, "from_config"):
+            raise EngineError(
+                f"option scheduler: diffusers has no {scheduler!r}; write lcm or a class such as "
+                "EulerDiscreteScheduler",
+                "load_failed",
+            )
+        pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+    if options.get("attention_slicing", _is_on("CUDA_ATTENTION_SLICING")):
+        pipeline.enable_attention_slicing()
+    if options.get("xformers", _is_on("CUDA_ENABLE_XFORMERS")) and torch.cuda.is_available():
+        try:
+            pipeline.enable_xformers_memory_efficient_attention()
+        except ModuleNotFoundError as error:
+            raise EngineError(f"xformers is asked for: {error}; pip install xformers", "load_failed") from error
+    if options.get("compile") and getattr(pipeline, "unet", None) is not None:
+        pipeline.unet = torch.compile(pipeline.unet, mode="reduce-overhead")
+
+
+def _is_on(variable: str) -> bool:
+    return os.environ.get(variable, "0").lower() in ("1", "true", "yes")
+
+
+def weights_bytes(pipeline: Any) -> int:
+    """Bytes of all weights of a pipeline."""
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for part in pipeline.components.values()
+        if isinstance(part, torch.nn.Module)
+        for tensor in (*part.parameters(), *part.buffers())
+    )

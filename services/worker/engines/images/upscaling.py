@@ -1,0 +1,60 @@
+"""Enlarging a picture in passes: limits, order, and the file that comes out; engines bring the pass itself."""
+
+import io
+from collections.abc import Callable
+
+from PIL import Image
+
+from schemas.job_events import Picture
+from schemas.jobs import UpscaleInput
+from services.worker.engines.base import Cancellation, EngineError, Images, Stopped
+from services.worker.engines.images.drawing import open_image
+
+MAX_OUTPUT_PIXELS = 24_000_000
+
+OnePass = Callable[[Image.Image], Image.Image]
+
+
+def enlarged(
+    asked: UpscaleInput, one_pass: OnePass, cancelled: Cancellation, scale: int | None = None
+) -> Images:
+    """`magnitude` passes over the picture. scale: of one pass where it is known before.
+
+    Raises EngineError when the result would be too large, Stopped.
+    """
+    image = open_image(asked.files["image"], "file")
+    factor = scale or 1
+    _check(image.width, image.height, factor**asked.magnitude)
+    for _ in range(asked.magnitude):
+        if cancelled.is_set():
+            raise Stopped
+        _check(image.width, image.height, factor)
+        larger = one_pass(image)
+        factor, image = larger.width // image.width, larger
+    content = _file(image, asked)
+    picture = Picture(
+        seed=0,
+        width=image.width,
+        height=image.height,
+        image_bytes=len(content),
+        content_type=f"image/{asked.output_format}",
+    )
+    return Images((picture,), (content,), {"passes": asked.magnitude, "scale_per_pass": factor})
+
+
+def _check(width: int, height: int, factor: int) -> None:
+    if width * height * factor**2 > MAX_OUTPUT_PIXELS:
+        raise EngineError(
+            f"{width}x{height} enlarged {factor} times is more than {MAX_OUTPUT_PIXELS // 10**6} megapixels; "
+            "ask for a lower magnitude",
+            "validation",
+        )
+
+
+def _file(image: Image.Image, asked: UpscaleInput) -> bytes:
+    buffer = io.BytesIO()
+    if asked.output_format == "jpeg":
+        image.save(buffer, "JPEG", quality=asked.quality)
+    else:
+        image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,215 @@
+"""llama.cpp through the xllamacpp wheel: text and embeddings on any processor.
+
+Each model is one llama.cpp server object inside this process; its slots batch continuously. Calls block and
+run in threads of their own; a callback that returns True stops the computation at the next token.
+A job that lost its worker goes on from what was sent: the text is given back as the beginning of the
+assistant's message, which llama.cpp continues.
+
+Adapters are LoRAs in GGUF, loaded beside the model; a request that names one gets it laid over the weights.
+
+Options of the model: `n_ctx` (per slot, 2048), `n_threads` (half the cores), `n_gpu_layers` (-1: all).
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import xllamacpp
+
+from schemas.job_events import EmbeddingOutput, FailureKind, TextOutput
+from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput
+from schemas.openai import Usage
+from schemas.workers import EngineCapability
+from services.worker.engines.base import (
+    Cancellation,
+    Emitter,
+    EngineError,
+    ModelFiles,
+    Request,
+    RunOutput,
+    Stopped,
+)
+from services.worker.engines.text.generation import Answer, ToolCalls, chat_body, completion_body
+
+DEFAULT_CONTEXT_TOKENS = 2048
+MAX_THREADS = 64
+GGUF_MAGIC = b"GGUF"
+
+Handle = Callable[[Answer, Callable[[Answer], bool | None]], None]
+
+
+class LlamaCppEngine:
+    """See the file's opening."""
+
+    can_park = False
+
+    def __init__(self, capability: EngineCapability) -> None:
+        self.capability = capability
+        self._servers: dict[str, Any] = {}
+        self._embedders: dict[str, Any] = {}
+        self._files: dict[str, ModelFiles] = {}
+        self._threads = ThreadPoolExecutor(MAX_THREADS, "llamacpp")
+        self._embedder_lock = threading.Lock()
+
+    def load(self, files: ModelFiles) -> None:
+        _check_gguf(files)
+        self._files[files.model] = files
+        self._servers[files.model] = self._serve(files, is_embedding=False)
+
+    def _serve(self, files: ModelFiles, *, is_embedding: bool) -> Any:
+        options = files.options
+        parameters = xllamacpp.CommonParams()
+        parameters.model.path = str(files.path)
+        parameters.n_parallel = self.capability.slots
+        parameters.n_ctx = int(options.get("n_ctx", DEFAULT_CONTEXT_TOKENS)) * self.capability.slots
+        parameters.cpuparams.n_threads = int(options.get("n_threads", max((os.cpu_count() or 2) // 2, 1)))
+        parameters.n_gpu_layers = int(options.get("n_gpu_layers", -1))
+        parameters.verbosity = 0
+        parameters.warmup = False
+        parameters.fit_params = False
+        parameters.embedding = is_embedding
+        if files.adapters:
+            parameters.lora_adapters = [_lora(adapter.url) for adapter in files.adapters]
+            parameters.lora_init_without_apply = True  # a request says which
+        if is_embedding:
+            parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        try:
+            return xllamacpp.Server(parameters)
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(
+                f"llama.cpp cannot load {files.path.name}: {error}; the file may be truncated or of a "
+                "kind that this llama.cpp does not know",
+                "load_failed",
+            ) from error
+
+    def unload(self, model: str) -> None:
+        self._servers.pop(model, None)
+        self._embedders.pop(model, None)
+        self._files.pop(model, None)
+
+    def park(self, model: str) -> None:
+        raise EngineError("llama.cpp models are not parked")
+
+    def unpark(self, model: str) -> None:
+        raise EngineError("llama.cpp models are not parked")
+
+    def memory_bytes(self, model: str) -> int:
+        return int(self._files[model].path.stat().st_size * 1.2)
+
+    async def run(self, model: str, request: Request, emit: Emitter, cancelled: Cancellation) -> RunOutput:
+        loop = asyncio.get_running_loop()
+        match request.input:
+            case ChatInput():
+                handle = self._servers[model].handle_chat_completions
+                body = chat_body(request.input, request) | self._chosen(model, request)
+            case CompletionInput():
+                handle = self._servers[model].handle_completions
+                body = completion_body(request.input, request) | self._chosen(model, request)
+            case EmbeddingInput():
+                texts = request.input.texts
+                return await loop.run_in_executor(self._threads, self._embed, model, texts)
+            case _:
+                raise EngineError("llama.cpp makes text and embeddings only", "validation")
+        return await loop.run_in_executor(self._threads, _generate, handle, body, request, emit, cancelled)
+
+    def _chosen(self, model: str, request: Request) -> Answer:
+        """The adapter that a request asks for, as the server's request has it."""
+        adapters = self._files[model].adapters
+        chosen = [
+            {"id": index, "scale": adapter.strength}
+            for index, adapter in enumerate(adapters)
+            if adapter.name == request.adapter
+        ]
+        return {"lora": chosen} if adapters else {}
+
+    def _embed(self, model: str, texts: tuple[str, ...]) -> EmbeddingOutput:
+        with self._embedder_lock:
+            if model not in self._embedders:
+                self._embedders[model] = self._serve(self._files[model], is_embedding=True)
+        try:
+            answer = _checked(self._embedders[model].handle_embeddings({"input": list(texts)}))
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(f"llama.cpp: {error}", "validation") from error
+        vectors = tuple(tuple(row["embedding"]) for row in answer["data"])
+        return EmbeddingOutput(vectors, answer["usage"]["prompt_tokens"])
+
+
+def _lora(path: str) -> Any:
+    adapter = xllamacpp.CommonAdapterLoraInfo()
+    adapter.path = path
+    adapter.scale = 0.0  # off, unless a request says otherwise
+    return adapter
+
+
+def _check_gguf(files: ModelFiles) -> None:
+    try:
+        with files.path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise EngineError(f"{files.path}: {error.strerror}", "load_failed") from error
+    if magic != GGUF_MAGIC:
+        raise EngineError(f"{files.path.name} is not a GGUF file", "load_failed")
+
+
+def _checked(answer: Answer) -> Answer:
+    """The answer, unless it is an error object."""
+    if "error" in answer or "code" in answer:
+        error = answer.get("error", answer)
+        kind: FailureKind = "validation" if error.get("type") == "invalid_request_error" else "fatal"
+        raise EngineError(f"llama.cpp: {error.get('message', error)}", kind)
+    return answer
+
+
+def _generate(
+    handle: Handle, body: Answer, request: Request, emit: Emitter, cancelled: Cancellation
+) -> TextOutput:
+    """Run one generation in this thread."""
+    pieces: list[str] = []
+    calls = ToolCalls()
+    finish_reason = "stop"
+    usage = Usage(0, 0, 0)
+    problem: list[EngineError] = []
+
+    def take(answer: Answer) -> bool:
+        nonlocal finish_reason, usage
+        if cancelled.is_set():
+            return True
+        try:
+            _checked(answer)
+        except EngineError as error:
+            problem.append(error)
+            return True
+        for choice in answer.get("choices", ()):
+            delta = choice.get("delta", {})
+            text = choice.get("text") if "text" in choice else delta.get("content")
+            if text:
+                pieces.append(text)
+                emit.text(text)
+            if delta.get("tool_calls"):
+                calls.add(delta["tool_calls"])
+            finish_reason = choice.get("finish_reason") or finish_reason
+        if (counts := answer.get("usage")) is not None:
+            usage = Usage(counts["prompt_tokens"], counts["completion_tokens"], counts["total_tokens"])
+        return False
+
+    try:
+        handle(body, take)
+    except (RuntimeError, ValueError) as error:
+        raise EngineError(f"llama.cpp: {error}", "validation") from error
+    if problem:
+        raise problem[0]
+    if cancelled.is_set():
+        raise Stopped
+    return TextOutput(
+        text=request.sent_text + "".join(pieces),
+        finish_reason=finish_reason,
+        usage=usage,
+        tool_calls=calls.whole(),
+    )
+
+
+def create(capability: EngineCapability) -> LlamaCppEngine:
+    return LlamaCppEngine(capability)

@@ -1,0 +1,235 @@
+"""Ollama, over its HTTP API: chat, generate, embeddings; models pulled with progress.
+
+Talks to the server at OLLAMA_HOST, and starts one (`ollama serve`, with the spec's env) where none answers
+and the command is installed. A model's url is `ollama://name[:tag]`. Closing a request's connection makes
+Ollama stop it.
+
+Options of the model: `keep_alive` (-1: until it is unloaded), and any of Ollama's own (`num_ctx`, `num_gpu`,
+…).
+"""
+
+import os
+import shutil
+from typing import Any
+
+import httpx
+import msgspec
+
+from schemas.job_events import EmbeddingOutput, TextOutput
+from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, Sampling
+from schemas.openai import Usage
+from schemas.workers import EngineCapability
+from services.worker.engines.base import (
+    Cancellation,
+    Emitter,
+    EngineError,
+    ModelFiles,
+    Request,
+    RunOutput,
+)
+from services.worker.engines.text.generation import Answer
+from services.worker.engines.text.http_stream import lines_of, make_client, post, refusal, unless_cancelled
+from services.worker.engines.text.server_process import ServerProcess
+
+DEFAULT_HOST = "127.0.0.1:11434"
+START_TIMEOUT_S = 60.0
+PULL_TIMEOUT_S = 3600.0
+ANSWER_TIMEOUT_S = 600.0
+SAMPLING = {
+    "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p",
+    "presence_penalty": "presence_penalty", "frequency_penalty": "frequency_penalty",
+    "repeat_penalty": "repeat_penalty",
+}  # fmt: skip
+"""Fields of schemas.jobs.Sampling and Ollama's options."""
+NOT_MODEL_OPTIONS = ("keep_alive",)
+
+
+def address() -> str:
+    """The server's URL, from OLLAMA_HOST as the `ollama` command reads it."""
+    host = os.environ.get("OLLAMA_HOST") or DEFAULT_HOST
+    return host if host.startswith("http") else f"http://{host.replace('0.0.0.0', '127.0.0.1')}"
+
+
+class OllamaEngine:
+    """See the file's opening."""
+
+    can_park = False
+
+    def __init__(self, capability: EngineCapability) -> None:
+        self.capability = capability
+        self._url = address()
+        self._models: dict[str, ModelFiles] = {}
+        self._server: ServerProcess | None = None
+        self._client: httpx.AsyncClient | None = None
+
+    def load(self, files: ModelFiles) -> None:
+        with httpx.Client(base_url=self._url, timeout=ANSWER_TIMEOUT_S) as client:
+            self._ensure_server(client, files)
+            if client.post("/api/show", json={"model": str(files.path)}).status_code == 404:
+                _pull(client, files)
+            keep_alive = files.options.get("keep_alive", -1)
+            answer = client.post("/api/generate", json={"model": str(files.path), "keep_alive": keep_alive})
+            if answer.status_code >= 400:
+                raise EngineError(str(refusal("Ollama", answer)), "load_failed")
+        self._models[files.model] = files
+
+    def _ensure_server(self, client: httpx.Client, files: ModelFiles) -> None:
+        try:
+            client.get("/api/version").raise_for_status()
+            return
+        except httpx.HTTPError as error:
+            command = shutil.which("ollama")
+            if command is None:
+                raise EngineError(
+                    f"no Ollama answers at {self._url} ({error}) and the ollama command is not installed; "
+                    "start one, or set OLLAMA_HOST",
+                    "load_failed",
+                ) from error
+        env = {**files.env, "OLLAMA_HOST": self._url.removeprefix("http://")}
+        self._server = ServerProcess("ollama serve", [command, "serve", *files.args], env, lambda _: None)
+        self._server.wait_ready(f"{self._url}/api/version", START_TIMEOUT_S)
+
+    def unload(self, model: str) -> None:
+        files = self._models.pop(model, None)
+        if files is not None:
+            with httpx.Client(base_url=self._url, timeout=ANSWER_TIMEOUT_S) as client:
+                client.post("/api/generate", json={"model": str(files.path), "keep_alive": 0})
+        if not self._models and self._server is not None:
+            self._server.stop()
+            self._server = None
+
+    def park(self, model: str) -> None:
+        raise EngineError("Ollama models are not parked")
+
+    def unpark(self, model: str) -> None:
+        raise EngineError("Ollama models are not parked")
+
+    def memory_bytes(self, model: str) -> int:
+        name = str(self._models[model].path)
+        with httpx.Client(base_url=self._url, timeout=ANSWER_TIMEOUT_S) as client:
+            running = client.get("/api/ps").json().get("models", [])
+        family = name.split(":")[0]
+        sizes = [one.get("size", 0) for one in running if one.get("name", "").split(":")[0] == family]
+        return int(max(sizes, default=0))
+
+    async def run(self, model: str, request: Request, emit: Emitter, cancelled: Cancellation) -> RunOutput:
+        if self._client is None:
+            self._client = make_client(self._url)
+        files = self._models[model]
+        name = str(files.path)
+        match request.input:
+            case ChatInput():
+                body = _chat_body(request.input, request, files) | {"model": name}
+                work = _generate(self._client, "/api/chat", body, request, emit)
+            case CompletionInput():
+                body = _completion_body(request.input, request, files) | {"model": name}
+                work = _generate(self._client, "/api/generate", body, request, emit)
+            case EmbeddingInput():
+                return await unless_cancelled(_embed(self._client, name, request.input), cancelled)
+            case _:
+                raise EngineError("Ollama makes text and embeddings only", "validation")
+        return await unless_cancelled(work, cancelled)
+
+
+def _pull(client: httpx.Client, files: ModelFiles) -> None:
+    """Download a model, telling how far it is."""
+    body = {"model": str(files.path), "stream": True}
+    with client.stream("POST", "/api/pull", json=body, timeout=PULL_TIMEOUT_S) as answer:
+        if answer.status_code >= 400:
+            answer.read()
+            raise EngineError(str(refusal("Ollama", answer)), "load_failed")
+        for line in answer.iter_lines():
+            said: dict[str, Any] = msgspec.json.decode(line) if line else {}
+            if "error" in said:
+                raise EngineError(f"Ollama: {said['error']}", "load_failed")
+            if said.get("total"):
+                files.report(min(100.0 * said.get("completed", 0) / said["total"], 100.0))
+
+
+def _options(asked: ChatInput | CompletionInput, request: Request, files: ModelFiles) -> Answer:
+    own = {key: value for key, value in files.options.items() if key not in NOT_MODEL_OPTIONS}
+    options: Answer = own | {"seed": request.seed}
+    sampling: Sampling = asked.sampling
+    for ours, theirs in SAMPLING.items():
+        if (value := getattr(sampling, ours)) is not None:
+            options[theirs] = value
+    if asked.max_tokens is not None:
+        options["num_predict"] = asked.max_tokens
+    if asked.stop:
+        options["stop"] = list(asked.stop)
+    keep_alive = files.options.get("keep_alive", -1)
+    return {"options": options, "stream": True, "keep_alive": keep_alive}
+
+
+def _chat_body(asked: ChatInput, request: Request, files: ModelFiles) -> Answer:
+    messages: list[Answer] = []
+    for message in asked.messages:
+        entry: Answer = {"role": message.role, "content": message.text()}
+        if message.tool_calls:
+            entry["tool_calls"] = [_with_arguments(call) for call in message.tool_calls]
+        messages.append(entry)
+    if request.sent_text:  # a last message of the assistant is gone on with
+        messages.append({"role": "assistant", "content": request.sent_text})
+    body = _options(asked, request, files) | {"messages": messages}
+    if asked.tools:
+        body["tools"] = list(asked.tools)
+    if asked.response_format is not None:
+        kind = asked.response_format.get("type")
+        schema = asked.response_format.get("json_schema", {}).get("schema")
+        body |= {"format": schema} if schema else {"format": "json"} if kind == "json_object" else {}
+    return body
+
+
+def _with_arguments(call: Answer) -> Answer:
+    """A tool call with its arguments as an object, as Ollama has them."""
+    function = call.get("function", {})
+    arguments = function.get("arguments") or "{}"
+    return {"function": {"name": function.get("name"), "arguments": msgspec.json.decode(arguments)}}
+
+
+def _completion_body(asked: CompletionInput, request: Request, files: ModelFiles) -> Answer:
+    return _options(asked, request, files) | {"prompt": asked.prompt + request.sent_text, "raw": True}
+
+
+async def _generate(
+    client: httpx.AsyncClient, path: str, body: Answer, request: Request, emit: Emitter
+) -> TextOutput:
+    pieces: list[str] = []
+    calls: list[Answer] = []
+    finish_reason, usage = "stop", Usage(0, 0, 0)
+    async for line in lines_of(client, path, body, "Ollama"):
+        said: dict[str, Any] = msgspec.json.decode(line)
+        if "error" in said:
+            raise EngineError(f"Ollama: {said['error']}")
+        message = said.get("message", {})
+        text = message.get("content") if "message" in said else said.get("response")
+        if text:
+            pieces.append(text)
+            emit.text(text)
+        for call in message.get("tool_calls") or ():
+            calls.append(_tool_call(request, len(calls), call))
+        if said.get("done"):
+            finish_reason = "tool_calls" if calls else said.get("done_reason") or "stop"
+            prompt, made = said.get("prompt_eval_count", 0), said.get("eval_count", 0)
+            usage = Usage(prompt, made, prompt + made)
+    return TextOutput(request.sent_text + "".join(pieces), finish_reason, usage, tuple(calls))
+
+
+def _tool_call(request: Request, index: int, call: Answer) -> Answer:
+    function = call.get("function", {})
+    arguments = msgspec.json.encode(function.get("arguments") or {}).decode()
+    return {
+        "id": f"call_{request.job}_{index}",
+        "type": "function",
+        "function": {"name": function.get("name", ""), "arguments": arguments},
+    }
+
+
+async def _embed(client: httpx.AsyncClient, name: str, asked: EmbeddingInput) -> EmbeddingOutput:
+    answer = await post(client, "/api/embed", {"model": name, "input": list(asked.texts)}, "Ollama")
+    vectors = tuple(tuple(vector) for vector in answer["embeddings"])
+    return EmbeddingOutput(vectors, answer.get("prompt_eval_count", 0))
+
+
+def create(capability: EngineCapability) -> OllamaEngine:
+    return OllamaEngine(capability)

@@ -1,0 +1,194 @@
+"""vLLM: `vllm serve` with the spec's args and env verbatim, spoken to over its own HTTP API.
+
+The `vllm` command may live in another environment: STOKER_VLLM names it, else it is looked for beside this
+Python and on the PATH. Closing a request's connection makes vLLM abort it. A server that dies ends this
+process too: the agent reports its jobs as lost, so they are tried again, and starts a new one.
+
+Options of the model: `start_timeout_s` (600). Adapters become `--lora-modules`.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import msgspec
+import psutil
+
+from schemas.job_events import EmbeddingOutput, TextOutput
+from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput
+from schemas.openai import Usage
+from schemas.workers import EngineCapability
+from services.process.embedded import free_port
+from services.worker.engines.base import (
+    Cancellation,
+    Emitter,
+    EngineError,
+    ModelFiles,
+    Request,
+    RunOutput,
+)
+from services.worker.engines.registry import VLLM_VARIABLE, vllm_command
+from services.worker.engines.text.generation import Answer, ToolCalls, chat_body, completion_body
+from services.worker.engines.text.http_stream import (
+    lines_of,
+    make_client,
+    post,
+    refusal_of_event,
+    unless_cancelled,
+)
+from services.worker.engines.text.server_process import ServerProcess
+
+MODEL = "model"
+"""What the server calls the one model it serves."""
+START_TIMEOUT_S = 600.0
+METRICS_TIMEOUT_S = 1.0
+DIED_STATUS = 70
+METRICS = {
+    "vllm:num_requests_running": "requests_running",
+    "vllm:num_requests_waiting": "requests_waiting",
+    "vllm:kv_cache_usage_perc": "kv_cache_usage",
+    "vllm:prefix_cache_queries_total": "prefix_cache_queries",
+    "vllm:prefix_cache_hits_total": "prefix_cache_hits",
+}
+"""vLLM's names and ours."""
+
+
+@dataclass(slots=True)
+class _Served:
+    """A running server. client: made in the loop that uses it."""
+
+    process: ServerProcess
+    url: str
+    client: httpx.AsyncClient | None = None
+
+
+class VllmEngine:
+    """See the file's opening."""
+
+    can_park = False
+
+    def __init__(self, capability: EngineCapability) -> None:
+        self.capability = capability
+        self._servers: dict[str, _Served] = {}
+
+    def load(self, files: ModelFiles) -> None:
+        command = vllm_command()
+        if command is None:
+            raise EngineError(f"there is no vllm command; install vLLM or set {VLLM_VARIABLE}", "load_failed")
+        port = free_port()
+        arguments = ["serve", str(files.path), "--host", "127.0.0.1", "--port", str(port)]
+        arguments += ["--served-model-name", MODEL, *files.args]
+        if files.adapters:
+            arguments += ["--enable-lora", "--lora-modules"]
+            arguments += [f"{adapter.name}={adapter.url}" for adapter in files.adapters]
+        process = ServerProcess("vllm serve", [command, *arguments], files.env, self._died)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            limit_s = float(files.options.get("start_timeout_s", START_TIMEOUT_S))
+            process.wait_ready(f"{url}/health", limit_s)
+        except EngineError:
+            process.stop()
+            raise
+        self._servers[files.model] = _Served(process, url)
+
+    @staticmethod
+    def _died(ending: str) -> None:
+        print(ending, file=sys.stderr, flush=True)
+        os._exit(DIED_STATUS)
+
+    def unload(self, model: str) -> None:
+        served = self._servers.pop(model, None)
+        if served is not None:
+            served.process.stop()
+
+    def park(self, model: str) -> None:
+        raise EngineError("vLLM models are not parked")
+
+    def unpark(self, model: str) -> None:
+        raise EngineError("vLLM models are not parked")
+
+    def memory_bytes(self, model: str) -> int:
+        root = psutil.Process(self._servers[model].process.process.pid)
+        return sum(int(one.memory_info().rss) for one in (root, *root.children(recursive=True)))
+
+    async def metrics(self) -> dict[str, float]:
+        """What its servers say of themselves, summed."""
+        found: dict[str, float] = {}
+        for served in self._servers.values():
+            try:
+                answer = await self._client(served).get("/metrics", timeout=METRICS_TIMEOUT_S)
+            except httpx.HTTPError:
+                continue
+            for line in answer.text.splitlines():
+                ours = METRICS.get(line.partition("{")[0].partition(" ")[0])
+                if ours is not None:
+                    found[ours] = found.get(ours, 0.0) + float(line.rpartition(" ")[2])
+        return found
+
+    @staticmethod
+    def _client(served: _Served) -> httpx.AsyncClient:
+        if served.client is None:
+            served.client = make_client(served.url)
+        return served.client
+
+    async def run(self, model: str, request: Request, emit: Emitter, cancelled: Cancellation) -> RunOutput:
+        client = self._client(self._servers[model])
+        name = request.adapter or MODEL
+        match request.input:
+            case ChatInput():
+                body = chat_body(request.input, request) | {"model": name}
+                if request.sent_text:
+                    body |= {"continue_final_message": True, "add_generation_prompt": False}
+                work = _generate(client, "/v1/chat/completions", body, request, emit)
+            case CompletionInput():
+                body = completion_body(request.input, request) | {"model": name}
+                work = _generate(client, "/v1/completions", body, request, emit)
+            case EmbeddingInput():
+                return await unless_cancelled(_embed(client, name, request.input), cancelled)
+            case _:
+                raise EngineError("vLLM makes text and embeddings only", "validation")
+        return await unless_cancelled(work, cancelled)
+
+
+async def _generate(
+    client: httpx.AsyncClient, path: str, body: Answer, request: Request, emit: Emitter
+) -> TextOutput:
+    pieces: list[str] = []
+    calls = ToolCalls()
+    finish_reason, usage = "stop", Usage(0, 0, 0)
+    async for line in lines_of(client, path, body, "vLLM"):
+        data = line.removeprefix("data: ")
+        if data == line or data == "[DONE]":
+            continue
+        chunk: dict[str, Any] = msgspec.json.decode(data)
+        if "error" in chunk:
+            raise refusal_of_event("vLLM", chunk["error"])
+        for choice in chunk.get("choices", ()):
+            delta = choice.get("delta", {})
+            text = choice.get("text") if "text" in choice else delta.get("content")
+            if text:
+                pieces.append(text)
+                emit.text(text)
+            if delta.get("tool_calls"):
+                calls.add(delta["tool_calls"])
+            finish_reason = choice.get("finish_reason") or finish_reason
+        if (counts := chunk.get("usage")) is not None:
+            usage = Usage(counts["prompt_tokens"], counts.get("completion_tokens") or 0, counts["total_tokens"])
+    return TextOutput(
+        text=request.sent_text + "".join(pieces),
+        finish_reason=finish_reason,
+        usage=usage,
+        tool_calls=calls.whole(),
+    )
+
+
+async def _embed(client: httpx.AsyncClient, name: str, asked: EmbeddingInput) -> EmbeddingOutput:
+    answer = await post(client, "/v1/embeddings", {"model": name, "input": list(asked.texts)}, "vLLM")
+    vectors = tuple(tuple(row["embedding"]) for row in answer["data"])
+    return EmbeddingOutput(vectors, answer["usage"]["prompt_tokens"])
+
+
+def create(capability: EngineCapability) -> VllmEngine:
+    return VllmEngine(capability)

@@ -1,0 +1,199 @@
+"""How attempts end: the terminal event is stored first, then the scheduler hears `Finished`.
+
+While NATS is away an ending is kept and tried again; the attempt stays in the worker's hands until then.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import cache
+from typing import Any
+
+import msgspec
+from prometheus_client import Counter
+
+from schemas.job_events import (
+    Cancelled,
+    Completed,
+    Ending,
+    Failed,
+    FailureKind,
+    ImageOutput,
+    Output,
+    Terminal,
+    Timings,
+    ValueOutput,
+)
+from schemas.jobs import work_units
+from schemas.workers import Finished, Outcome
+from services.bus.connection import AlreadyStored, Bus, BusError, PubAck
+from services.process.logs import get_logger
+from services.process.telemetry import counter
+from services.process.tracing import record
+from services.records.blobs import attachments, put_large, store_value
+from services.records.results import post_terminal, publish_terminal
+from services.worker.jobs.core import Attempt
+
+log = get_logger("endings")
+
+RETRY_S = 0.5
+
+RUNS = counter("stoker_runs_total", "Attempts by how they ended", "model", "outcome")
+
+
+@cache  # finding a label costs more than counting
+def _runs(model: str, outcome: Outcome) -> Counter:
+    return RUNS.labels(model, outcome)
+
+
+class Endings:
+    """`forget` hears of an attempt when nothing is left to do; `own` runs work on the side."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        worker: str,
+        forget: Callable[[Attempt], None],
+        own: Callable[[Awaitable[None]], None],
+    ) -> None:
+        self._bus = bus
+        self._worker = worker
+        self._forget = forget
+        self._own = own
+
+    def completed(self, attempt: Attempt, output: Output, images: list[bytes], run_s: float) -> None:
+        is_value = isinstance(output, ValueOutput) and output.value is not None
+        if isinstance(output, ImageOutput | ValueOutput) and (images or is_value):
+            self._own(self._complete_attached(attempt, output, images, run_s))
+        else:
+            event = Completed(**self._ending(attempt, run_s), output=output)
+            self._store(attempt, event, "completed", run_s=run_s)
+
+    async def _complete_attached(
+        self, attempt: Attempt, output: ImageOutput | ValueOutput, contents: list[bytes], run_s: float
+    ) -> None:
+        try:
+            if isinstance(output, ValueOutput):
+                output = await store_value(self._bus, attempt.id, output)
+            names, inline = await put_large(self._bus, attempt.id, contents)
+        except Exception as error:  # whatever the store raises, the job must end
+            self.failed(attempt, "internal", f"the result was not stored: {error or type(error).__name__}")
+            return
+        stored = [
+            msgspec.structs.replace(attached, blob=name)
+            for attached, name in zip(attachments(output), names, strict=True)
+        ]
+        field = "pictures" if isinstance(output, ImageOutput) else "files"
+        named = msgspec.structs.replace(output, **{field: tuple(stored)})
+        event = Completed(**self._ending(attempt, run_s), output=named)
+        self._store(attempt, event, "completed", inline, run_s)
+
+    def failed(self, attempt: Attempt, kind: FailureKind, reason: str) -> None:
+        self._store(attempt, Failed(**self._ending(attempt), kind=kind, message=reason), "failed")
+
+    def stopped(self, attempt: Attempt) -> None:
+        """It was told to stop: by a client, or because its time was over."""
+        if attempt.stop_reason == "timeout":
+            limit = attempt.assignment.job.run_timeout_s
+            self.failed(attempt, "timeout", f"it ran longer than {limit:g} s")
+        else:
+            self._store(attempt, Cancelled(**self._ending(attempt)), "cancelled")
+
+    def lost(self, attempt: Attempt) -> None:
+        """The runner died under it: no terminal event, the scheduler tries elsewhere."""
+        self._finish(attempt, "lost", 0.0)
+
+    def _ending(self, attempt: Attempt, run_s: float = 0.0) -> Ending:
+        job = attempt.assignment.job
+        load_s = max(attempt.ready_at - attempt.accepted_at, 0.0) if attempt.ready_at > 0 else 0.0
+        return {
+            "term": attempt.log.term,
+            "attempt": attempt.log.attempt,
+            "seq": attempt.log.next_seq(),
+            "job": job.id,
+            "model": job.model,
+            "created_at": job.created_at,
+            "finished_at": time.time(),
+            "timings": Timings(
+                queued_s=round(attempt.assignment.queued_s, 4),
+                load_s=round(load_s, 4),
+                run_s=round(run_s, 4),
+            ),
+            "worker": self._worker,
+            "spec": attempt.assignment.spec.name,
+            "fingerprint": job.fingerprint,
+            "webhook": job.webhook,
+            "tenant": job.tenant,
+            "history": attempt.log.history(),
+        }
+
+    def _store(
+        self,
+        attempt: Attempt,
+        event: Terminal,
+        outcome: Outcome,
+        images: list[bytes] | None = None,
+        run_s: float = 0.0,
+    ) -> None:
+        """Store the terminal event, then say that the job is finished."""
+        if event.webhook:
+            self._own(self._insist(attempt, event, outcome, images, run_s))
+            return
+
+        def answered(found: PubAck | BusError) -> None:
+            if isinstance(found, PubAck | AlreadyStored):
+                self._finish(attempt, outcome, run_s)
+            else:
+                self._own(self._insist(attempt, event, outcome, images, run_s))
+
+        post_terminal(self._bus, attempt.assignment.job.gateway, event, images or [], answered)
+
+    async def _insist(
+        self, attempt: Attempt, event: Terminal, outcome: Outcome, images: list[bytes] | None, run_s: float
+    ) -> None:
+        """Store it however long that takes, and its webhook's order with it."""
+        while True:
+            try:
+                await publish_terminal(self._bus, attempt.assignment.job.gateway, event, images)
+                break
+            except BusError as error:
+                log.warning("result.not_stored", job=event.job, error=str(error))
+                await asyncio.sleep(RETRY_S)
+        self._finish(attempt, outcome, run_s)
+
+    def _finish(self, attempt: Attempt, outcome: Outcome, run_s: float) -> None:
+        job = attempt.assignment.job
+        _runs(job.model, outcome).inc()
+        self._trace(attempt, outcome, run_s)
+        self._forget(attempt)
+        finished = Finished(
+            job=job.id,
+            model=job.model,
+            attempt=attempt.assignment.attempt,
+            outcome=outcome,
+            run_s=round(run_s, 4),
+            units=work_units(job.input),
+        )
+        self._bus.tell(self._bus.subjects.finished(self._worker), finished)
+
+    def _trace(self, attempt: Attempt, outcome: Outcome, run_s: float) -> None:
+        """What the attempt's time went into."""
+        if not attempt.trace:
+            return
+        now = time.time()
+        error = "" if outcome == "completed" else outcome
+        named: dict[str, Any] = {
+            "job": attempt.id,
+            "model": attempt.model,
+            "spec": attempt.spec.name,
+            "engine": attempt.spec.engine,
+            "worker": self._worker,
+            "attempt": attempt.assignment.attempt,
+        }
+        if attempt.ready_at > 0:
+            record("load", attempt.trace, attempt.accepted_at, attempt.ready_at, **named)
+        else:
+            record("load", attempt.trace, attempt.accepted_at, now, error, **named)
+        if attempt.started_at:
+            ended_at = attempt.started_at + run_s if run_s else now
+            record("run", attempt.trace, attempt.started_at, ended_at, error, **named)

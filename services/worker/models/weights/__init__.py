@@ -1,0 +1,1 @@
+"""Weights as files: where they are (`resolve.py`), what they are (`detect.py`), which LoRAs fit (`lora.py`)."""

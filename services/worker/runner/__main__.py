@@ -1,0 +1,41 @@
+"""`python -m services.worker.runner SOCKET`: the runner process, started by the agent and by nobody else.
+
+It reads frames (messages.py) from the socket whose number is its argument, and ends when that socket closes.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+
+import uvloop
+
+from services.process.running import die_with_parent
+from services.worker.runner.messages import Ready, ToRunner, messages
+from services.worker.runner.runner import Outbox, Runner
+
+
+async def serve(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):  # the agent decides when this process ends
+        loop.add_signal_handler(number, lambda: None)
+    connection = socket.socket(fileno=descriptor)
+    reader, writer = await asyncio.open_connection(sock=connection)
+    outbox = Outbox(writer, loop)
+    runner = Runner(outbox)
+    outbox.put(Ready())
+    with contextlib.suppress(ConnectionError):
+        async for message in messages(reader, ToRunner):
+            runner.take(message)
+
+
+def main() -> None:
+    die_with_parent()
+    uvloop.run(serve(int(sys.argv[1])))
+    os._exit(0)  # engine threads may still compute: nobody waits for them
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,325 @@
+"""The runner: the child process that holds the engines. Its crash never takes the agent down.
+
+It knows nothing of NATS and takes frames (messages.py) from the agent. What engines emit from their threads is
+collected and sent by the loop in as few writes as possible: the first token leaves at once, later ones join
+what is waiting.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from schemas.job_events import EmbeddingOutput, TextOutput, ValueOutput
+from services.worker.engines.base import (
+    AttachesLoras,
+    Cancellation,
+    Describes,
+    Engine,
+    EngineError,
+    Files,
+    Images,
+    Measured,
+    ModelFiles,
+    Request,
+    RunOutput,
+    RunsTogether,
+    Stopped,
+    Task,
+)
+from services.worker.engines.registry import create
+from services.worker.runner.messages import (
+    Cancel,
+    Describe,
+    Described,
+    FilesDone,
+    ImagesDone,
+    Load,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    Message,
+    Prepare,
+    PreviewImage,
+    Run,
+    RunCancelled,
+    RunFailed,
+    RunTogether,
+    Step,
+    Text,
+    TextDone,
+    Unload,
+    Unloaded,
+    Unpark,
+    Usage,
+)
+from services.worker.runner.resources import measure
+from stoker.functions.frames import frame
+
+MAX_REASON_CHARS = 500
+FIGURES_EVERY_S = 1.0
+USAGE_DELAY_S = 0.2
+"""Loads and runs within this time share one report of what the process takes."""
+
+
+class Outbox:
+    """Frames on their way to the agent; may be filled from any thread, is emptied by the loop."""
+
+    def __init__(self, writer: asyncio.StreamWriter, loop: asyncio.AbstractEventLoop) -> None:
+        self._writer = writer
+        self._loop = loop
+        self._waiting: deque[Message] = deque()
+        self._is_scheduled = False
+        self._thread = threading.get_ident()
+
+    def put(self, message: Message) -> None:
+        self._waiting.append(message)
+        if self._is_scheduled:
+            return
+        self._is_scheduled = True
+        if threading.get_ident() == self._thread:
+            self._loop.call_soon(self._flush)
+        else:
+            self._loop.call_soon_threadsafe(self._flush)
+
+    def _flush(self) -> None:
+        self._is_scheduled = False
+        frames: list[bytes] = []
+        text: Text | None = None
+        while self._waiting:
+            message = self._waiting.popleft()
+            if isinstance(message, Text):
+                if text is not None and text.job == message.job:
+                    text = Text(text.job, text.text + message.text, text.tokens + message.tokens)
+                    continue
+                if text is not None:
+                    frames.append(frame(text))
+                text = message
+                continue
+            if text is not None:
+                frames.append(frame(text))
+                text = None
+            frames.append(frame(message))
+        if text is not None:
+            frames.append(frame(text))
+        self._writer.write(b"".join(frames))
+
+
+class JobEmitter:
+    """Where one run sends what it makes (services.worker.engines.base.Emitter)."""
+
+    def __init__(self, job: str, outbox: Outbox) -> None:
+        self._job = job
+        self._outbox = outbox
+
+    def text(self, text: str, tokens: int = 1) -> None:
+        self._outbox.put(Text(self._job, text, tokens))
+
+    def step(self, step: int, steps: int) -> None:
+        self._outbox.put(Step(self._job, step, steps))
+
+    def preview(self, index: int, step: int, width: int, height: int, png: bytes) -> None:
+        self._outbox.put(PreviewImage(self._job, index, step, width, height, png))
+
+
+class Runner:
+    """Engines by name, the engine of each model, and the runs under way."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._engines: dict[str, Engine] = {}
+        self._engine_of: dict[str, Engine] = {}
+        self._running: dict[str, Cancellation] = {}
+        self._loading = asyncio.Lock()
+        self._importing: dict[str, asyncio.Lock] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._usage: asyncio.TimerHandle | None = None
+
+    def take(self, message: object) -> None:
+        match message:
+            case Run():
+                self._running[message.job] = Cancellation()
+                self._own(self._run(message))
+            case RunTogether():
+                for run in message.runs:
+                    self._running[run.job] = Cancellation()
+                self._own(self._run_together(message.runs))
+            case Describe():
+                self._own(self._describe(message))
+            case Cancel():
+                if (cancellation := self._running.get(message.job)) is not None:
+                    cancellation.set()
+            case Load():
+                self._own(self._load(message))
+            case Prepare():
+                self._own(self._prepare(message.engine))
+            case Unpark():
+                self._own(self._unpark(message.model))
+            case Unload():
+                self._own(self._unload(message))
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _engine(self, name: str) -> Engine:
+        async with self._importing.setdefault(name, asyncio.Lock()):
+            if name not in self._engines:
+                self._engines[name] = await asyncio.to_thread(create, name)
+            return self._engines[name]
+
+    async def _prepare(self, name: str) -> None:
+        with contextlib.suppress(EngineError, ImportError):  # the first load will say what is wrong
+            await self._engine(name)
+
+    async def _describe(self, message: Describe) -> None:
+        files = ModelFiles(message.model, Path(message.path), message.options)
+        try:
+            engine = await self._engine(message.engine)
+            if isinstance(engine, Describes):
+                schema = await asyncio.to_thread(engine.describe, files)
+                self._outbox.put(Described(message.model, schema))
+        except Exception:  # the first load will say what is wrong
+            return
+
+    async def _load(self, message: Load) -> None:
+        model = message.model
+        files = ModelFiles(
+            model,
+            Path(message.path),
+            message.options,
+            message.adapters,
+            message.args,
+            message.env,
+            lambda percent: self._outbox.put(LoadProgress(model, percent)),
+        )
+        began = time.perf_counter()
+        skipped: tuple[str, ...] = ()
+        try:
+            engine = await self._engine(message.engine)
+            async with self._loading:
+                if model not in self._engine_of:
+                    await asyncio.to_thread(engine.load, files)
+                    self._engine_of[model] = engine
+                if message.loras:
+                    if not isinstance(engine, AttachesLoras):
+                        raise EngineError(f"engine {message.engine} has no LoRAs", "load_failed")
+                    skipped = await asyncio.to_thread(engine.attach, model, message.loras)
+        except Exception as error:  # whatever a library raises, the agent must hear of it
+            self._outbox.put(_load_failed(model, error))
+            return
+        self._report_loaded(model, engine, time.perf_counter() - began, skipped)
+
+    async def _unpark(self, model: str) -> None:
+        engine = self._engine_of[model]
+        began = time.perf_counter()
+        try:
+            async with self._loading:
+                await asyncio.to_thread(engine.unpark, model)
+        except Exception as error:  # as above
+            self._outbox.put(_load_failed(model, error))
+            return
+        self._report_loaded(model, engine, time.perf_counter() - began)
+
+    def _report_loaded(self, model: str, engine: Engine, load_s: float, skipped: tuple[str, ...] = ()) -> None:
+        self._outbox.put(Loaded(model, engine.memory_bytes(model), load_s, engine.can_park, skipped))
+        self._report_usage()
+
+    def _report_usage(self) -> None:
+        """Tell soon what this process takes."""
+        if self._usage is None:
+            self._usage = asyncio.get_running_loop().call_later(USAGE_DELAY_S, self._tell_usage)
+
+    def _tell_usage(self) -> None:
+        self._usage = None
+        self._own(self._measure())
+
+    async def _measure(self) -> None:
+        figures: dict[str, float] = {}
+        for engine in self._engines.values():
+            if isinstance(engine, Measured):
+                figures |= await engine.metrics()
+        self._outbox.put(Usage(measure(figures)))
+        if figures:  # they change by themselves
+            await asyncio.sleep(FIGURES_EVERY_S)
+            self._report_usage()
+
+    async def _unload(self, message: Unload) -> None:
+        engine = self._engine_of.get(message.model)
+        if engine is not None:
+            async with self._loading:
+                if message.park:
+                    await asyncio.to_thread(engine.park, message.model)
+                else:
+                    del self._engine_of[message.model]
+                    await asyncio.to_thread(engine.unload, message.model)
+        self._outbox.put(Unloaded(message.model))
+        self._report_usage()
+
+    async def _run(self, message: Run) -> None:
+        began = time.perf_counter()
+        output: RunOutput | Exception
+        try:
+            engine = self._engine_of[message.model]
+            task = self._task(message)
+            output = await engine.run(message.model, task.request, task.emit, task.cancelled)
+        except Exception as error:  # a bug in an engine fails this job alone
+            output = error
+        self._report_run(message.job, output, time.perf_counter() - began)
+
+    async def _run_together(self, runs: tuple[Run, ...]) -> None:
+        began = time.perf_counter()
+        outputs: list[RunOutput | Exception]
+        model = runs[0].model
+        try:
+            engine = self._engine_of[model]
+            assert isinstance(engine, RunsTogether)
+            outputs = await engine.run_together(model, [self._task(run) for run in runs])
+        except Exception as error:  # as above
+            outputs = [error] * len(runs)
+        for run, output in zip(runs, outputs, strict=True):
+            self._report_run(run.job, output, time.perf_counter() - began)
+
+    def _task(self, run: Run) -> Task:
+        request = Request(
+            job=run.job,
+            input=run.input,
+            seed=run.seed,
+            title=run.title,
+            adapter=run.adapter,
+            loras=run.loras,
+            sent_text=run.sent_text,
+            wants_events=run.wants_events,
+        )
+        return Task(request, JobEmitter(run.job, self._outbox), self._running[run.job])
+
+    def _report_run(self, job: str, output: RunOutput | Exception, run_s: float) -> None:
+        del self._running[job]
+        match output:
+            case TextOutput() | EmbeddingOutput() | ValueOutput():
+                self._outbox.put(TextDone(job, output, run_s))
+            case Images():
+                self._outbox.put(ImagesDone(job, output.pictures, output.images, output.details, run_s))
+            case Files():
+                self._outbox.put(FilesDone(job, output.output, output.contents, run_s))
+            case Stopped():
+                self._outbox.put(RunCancelled(job))
+            case EngineError():
+                self._outbox.put(RunFailed(job, output.kind, _reason(output)))
+            case Exception():
+                self._outbox.put(RunFailed(job, "internal", _reason(output)))
+        self._report_usage()
+
+
+def _load_failed(model: str, error: Exception) -> LoadFailed:
+    return LoadFailed(model, _reason(error), isinstance(error, EngineError) and error.kind == "resource")
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    return text if isinstance(error, EngineError) else f"{type(error).__name__}: {text}"[:MAX_REASON_CHARS]
