@@ -96,7 +96,7 @@ class Subjects:
         return f"{self.prefix}.webhook.{to_token(job)}"
 
     def worker(self, worker: str, verb: str) -> str:
-        """Commands to one worker: assign, cancel, load, unload, drain, replay, ping."""
+        """Commands to one worker: assign, cancel, revoke, load, unload, drain, replay, ping."""
         return f"{self.prefix}.worker.{to_token(worker)}.{verb}"
 
     def gateway(self, gateway: str, verb: str) -> str:

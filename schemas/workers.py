@@ -14,8 +14,9 @@ on disk, or nowhere."""
 
 
 class Assignment(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Run this job. term: the scheduler's term of office; a worker refuses an older one.
+    """Run this job. term: of the scheduler's lease; a worker refuses an older one.
 
+    life: `started_at` of the worker that is meant; another process under its name must not take it (0: any).
     evict: models to evict first where room is needed: those that nothing waits for.
     """
 
@@ -26,6 +27,7 @@ class Assignment(msgspec.Struct, frozen=True, omit_defaults=True):
     tier: Tier = "hot"
     queued_s: float = 0.0
     evict: tuple[str, ...] = ()
+    life: float = 0.0
 
 
 class Accepted(msgspec.Struct, frozen=True, tag="accepted", tag_field="answer"):
@@ -49,6 +51,14 @@ class JobCommand(msgspec.Struct, frozen=True):
 
     job: str
     attempt: int = 0
+
+
+class Revocation(msgspec.Struct, frozen=True):
+    """Take this attempt back: stop it, free its slot, and store nothing. The job itself goes on elsewhere."""
+
+    job: str
+    term: int
+    attempt: int
 
 
 class ModelCommand(msgspec.Struct, frozen=True):
@@ -93,7 +103,10 @@ Outcome = Literal["completed", "failed", "cancelled", "lost"]
 
 
 class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The terminal event of a job is stored, the slot is free. `lost`: its runner died, try elsewhere."""
+    """The terminal event of a job is stored, the slot is free. `lost`: its runner died, try elsewhere.
+
+    term, attempt: which attempt it was. reason: why it is lost.
+    """
 
     job: str
     model: str
@@ -102,6 +115,8 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
     load_s: float = 0.0
     run_s: float = 0.0
     units: float = 1.0
+    term: int = 0
+    reason: str = ""
 
 
 class EngineCapability(msgspec.Struct, frozen=True):
@@ -152,11 +167,14 @@ class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
     engine: dict[str, float] = {}
 
 
-class RunningJob(msgspec.Struct, frozen=True):
+class RunningJob(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An attempt that a worker has: waiting for its model or a slot, running, or having its end stored."""
+
     job: str
     model: str
     spec: str
     attempt: int
+    term: int = 0
 
 
 class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -16,13 +16,14 @@ from zlib import crc32
 
 from rich.console import Console
 
-from services.bus.connection import connect
+from services.bus.connection import open_bus
 from services.bus.streams import declare
 from services.catalog import store
 from services.catalog.load import Configuration
 from services.process.embedded import embedded_server
-from services.process.running import cancel_all, die_with_parent
+from services.process.running import die_with_parent
 from services.process.settings import BusSettings, read_settings
+from services.process.tasks import TaskOwner
 
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 10.0
@@ -81,21 +82,18 @@ class Up:
     async def _serve(self, url: str, stopping: asyncio.Event, started: asyncio.Event | None) -> None:
         began = time.monotonic()
         self._children = self._plan(url)
-        keepers = [asyncio.create_task(self._keep(child)) for child in self._children]
-        bus = await connect(read_settings(BusSettings, "stoker up", ["--nats", url]), "stoker-up")
-        try:
-            await declare(bus)
-            found = self.configuration
-            await store.publish(bus, found.models, found.profiles, found.default_mode)
-        finally:
-            await bus.close()
-        announcer = asyncio.create_task(self._announce(began, started))
-        await stopping.wait()
-        self._say("stopping …")
-        self._is_stopping = True
-        announcer.cancel()
-        await self._stop_children()
-        await cancel_all(announcer, *keepers)
+        async with TaskOwner("up") as tasks:
+            for child in self._children:
+                tasks.start(self._keep, child)
+            async with open_bus(read_settings(BusSettings, "stoker up", ["--nats", url]), "stoker-up") as bus:
+                await declare(bus)
+                found = self.configuration
+                await store.publish(bus, found.models, found.profiles, found.default_mode)
+            tasks.start(self._announce, began, started)
+            await stopping.wait()
+            self._say("stopping …")
+            self._is_stopping = True
+            await self._stop_children()
 
     def _plan(self, url: str) -> list[Child]:
         common = ["--nats", url, "--log-level", self.log_level]

@@ -1,4 +1,4 @@
-"""`python -m services.autoscaler`, `stoker autoscaler`: one autoscaler process; of several one is in office."""
+"""`python -m services.autoscaler`, `stoker autoscaler`: one autoscaler process; of several one leads."""
 
 import asyncio
 import sys
@@ -6,24 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import nats.errors
+from anyio import move_on_after
 from msgspec import Meta
-from nats.js.errors import Error as JetStreamError
 from nats.nuid import NUID
 
 from services.autoscaler.service import STOP_ALL_TIMEOUT_S, AutoscalerService
-from services.bus.connection import Bus, connect
+from services.bus.connection import Bus, open_bus
 from services.bus.discovery import register
+from services.bus.errors import BusError
 from services.bus.leases import hold
 from services.bus.streams import declare
 from services.process.logs import get_logger
-from services.process.running import cancel_all, exit_with, run_service
+from services.process.running import exit_with, run_service
 from services.process.settings import BusSettings, read_settings, to_environment
+from services.process.tasks import until
 from services.process.telemetry import serve_metrics
 
 log = get_logger("autoscaler")
 
-OFFICE = "autoscaler"
+ROLE = "autoscaler"
 STOP_TIMEOUT_S = STOP_ALL_TIMEOUT_S + 5.0
 
 
@@ -49,43 +50,45 @@ def worker_environment(settings: Settings) -> dict[str, str]:
     return found | {name: value for name, value in own.items() if value}
 
 
-async def _terms(bus: Bus, settings: Settings, stopping: asyncio.Event, in_office: asyncio.Event) -> None:
-    """Stand for office again and again until `stopping`."""
+async def _lead(bus: Bus, settings: Settings, stopping: asyncio.Event, leading: asyncio.Event) -> None:
+    """Wait for the lease and lead while it is held, again and again until `stopping`."""
     identity = NUID().next().decode()[-8:]
     await register(bus, "autoscaler", "decides how many replicas of each spec run", {"id": identity})
     folder = Path(settings.data) / "replicas"
     environment = worker_environment(settings)
     while not stopping.is_set():
-        async with hold(bus, OFFICE, identity) as lease:
-            in_office.set()
+        async with hold(bus, ROLE, identity) as lease:
+            leading.set()
             service = AutoscalerService(bus, lease, settings.cluster, folder, environment)
             try:
                 await service.serve(stopping)
                 if stopping.is_set() and settings.stop_replicas:
                     await service.stop_all()
-            except (nats.errors.Error, JetStreamError, TimeoutError) as error:
-                log.warning("office.left", error=str(error) or type(error).__name__)
+            except BusError as error:
+                log.warning("leadership.given_up", error=str(error))
             finally:
-                in_office.clear()
+                leading.clear()
                 await service.close()
 
 
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
     serve_metrics(settings.metrics_port)
-    bus = await connect(settings, "stoker-autoscaler")
-    try:
+    async with open_bus(settings, "stoker-autoscaler") as bus:
         await declare(bus)
-        in_office = asyncio.Event()
-        terms = asyncio.create_task(_terms(bus, settings, stopping, in_office))
-        asked = asyncio.create_task(stopping.wait())
-        await asyncio.wait([terms, asked], return_when=asyncio.FIRST_COMPLETED)
-        if in_office.is_set():  # it ends by itself; one that only waits for the office does not
-            await asyncio.wait([terms], timeout=STOP_TIMEOUT_S)
-        await cancel_all(asked, terms)
-        if not stopping.is_set():
-            terms.result()
-    finally:
-        await bus.close()
+        leading = asyncio.Event()
+        ended = asyncio.Event()
+
+        async def lead() -> None:
+            await _lead(bus, settings, stopping, leading)
+            ended.set()
+
+        async def wait_to_stop() -> None:
+            await stopping.wait()
+            if leading.is_set():  # it ends by itself; one that only waits for the lease does not
+                with move_on_after(STOP_TIMEOUT_S):
+                    await ended.wait()
+
+        await until(asyncio.Event(), lead, wait_to_stop)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -6,14 +6,11 @@ and stops run on the side, and their outcome comes back as an event.
 
 import asyncio
 import time
-from collections.abc import Awaitable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from nats.aio.msg import Msg
-from nats.js.errors import NoKeysError
 
 from schemas import wire
 from schemas.catalog import Model, ResourceProfile
@@ -37,11 +34,12 @@ from services.autoscaler.events import (
 )
 from services.autoscaler.launchers.base import Launcher, LaunchError, Order, Unavailable
 from services.autoscaler.launchers.registry import create
+from services.bus.buckets import Bucket, open_bucket
 from services.bus.connection import Bus
 from services.bus.leases import Lease
 from services.catalog import store
 from services.process.logs import get_logger
-from services.process.running import until
+from services.process.tasks import TaskOwner, until
 from services.process.telemetry import counter, gauge
 
 log = get_logger("autoscaler")
@@ -71,31 +69,25 @@ class AutoscalerService:
     def __init__(self, bus: Bus, lease: Lease, cluster: str, folder: Path, environment: dict[str, str]) -> None:
         self.bus = bus
         self.lease = lease
-        self.core = Autoscaler(lease.epoch)
+        self.core = Autoscaler(lease.term)
         self._cluster = cluster
         self._folder = folder
         self._environment = environment
         self._launchers: dict[str, Launcher] = {}
         self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_LIMIT)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskOwner("autoscaler")
         self._catalog_read = asyncio.Event()
 
     async def serve(self, stopping: asyncio.Event) -> None:
         """Keep the replicas as they should be until `stopping`, or until the lease is lost."""
         every = self.bus.subjects.every
-        subscriptions = [
-            await self.bus.listen(every(word, ANY), partial(self._on_report, kind))
+        reports = [
+            (every(word, ANY), partial(self._on_report, kind))
             for word, kind in (("heartbeat", Heartbeat), ("queue", QueueDepth))
         ]
-        watching = store.watch(self.bus, self._on_model, self._catalog_read, self._on_note)
-        try:
-            await until(stopping, self.lease.lost.wait(), self._work(), self._tick(), watching)
-        finally:
-            for task in self._tasks:
-                task.cancel()
-            for subscription in subscriptions:
-                if self.bus.is_connected:
-                    await subscription.unsubscribe()
+        watching = partial(store.watch, self.bus, self._on_model, self._catalog_read, self._on_note)
+        async with self.bus.listening(*reports), self._tasks:
+            await until(stopping, self.lease.lost.wait, self._work, self._tick, watching)
 
     def _put(self, event: Event) -> None:
         try:
@@ -131,7 +123,7 @@ class AutoscalerService:
             self._put(Ticked())
 
     async def _work(self) -> None:
-        bucket = await self.bus.jetstream.key_value(REPLICAS_BUCKET)
+        bucket = await open_bucket(self.bus, REPLICAS_BUCKET)
         await self._restore(bucket)
         while True:
             event = await self._inbox.get()
@@ -141,19 +133,18 @@ class AutoscalerService:
             if not self.core.is_settled and self._catalog_read.is_set() and self._inbox.empty():
                 await self._handle(Settled(), bucket)
 
-    async def _handle(self, event: Event, bucket: Any) -> None:
+    async def _handle(self, event: Event, bucket: Bucket) -> None:
         for command in self.core.handle(event, time.time()):
             await self._carry_out(command, bucket)
 
-    async def _restore(self, bucket: Any) -> None:
+    async def _restore(self, bucket: Bucket) -> None:
         """Read what an earlier autoscaler recorded, and ask its launchers what is there."""
-        try:
-            keys = await bucket.keys()
-        except NoKeysError:
-            keys = []
-        for key in keys:
+        for key in await bucket.keys():
+            entry = await bucket.get(key)
+            if entry is None:
+                continue
             try:
-                record: ModelReplicas = wire.decode(ModelReplicas, (await bucket.get(key)).value)
+                record: ModelReplicas = wire.decode(ModelReplicas, entry.value)
             except wire.UnreadableMessage as error:
                 log.warning("record.unreadable", key=key, error=str(error))
                 continue
@@ -163,7 +154,7 @@ class AutoscalerService:
 
     # Commands -------------------------------------------------------------------------------------
 
-    async def _carry_out(self, command: Command, bucket: Any) -> None:
+    async def _carry_out(self, command: Command, bucket: Bucket) -> None:
         match command:
             case Record(replicas):
                 await bucket.put(to_token(replicas.model), wire.encode(replicas))
@@ -171,18 +162,13 @@ class AutoscalerService:
             case Forget(name):
                 await bucket.delete(to_token(name))
             case Launch():
-                self._spawn(self._launch(command))
+                self._tasks.start(self._launch, command)
             case Stop():
-                self._spawn(self._stop(command))
+                self._tasks.start(self._stop, command)
             case Announce(event):
                 SCALE_EVENTS.labels(event.kind).inc()
                 log.info(f"replica.{event.kind}", replica=event.worker, reason=event.reason)
                 self.bus.tell(self.bus.subjects.event(event.kind, event.subject), event)
-
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _launch(self, command: Launch) -> None:
         replica = command.replica
@@ -240,7 +226,7 @@ class AutoscalerService:
             log.error("launcher.unknown", launcher=name, error=str(error))
             return
         await self._look(launcher)
-        self._spawn(self._watch(launcher))
+        self._tasks.start(self._watch, launcher)
 
     async def _look(self, launcher: Launcher) -> bool:
         began_at = time.time()
@@ -262,7 +248,7 @@ class AutoscalerService:
     async def stop_all(self) -> None:
         """Have every replica finish and end, and record that none is there."""
         deadline = time.monotonic() + STOP_ALL_TIMEOUT_S
-        bucket = await self.bus.jetstream.key_value(REPLICAS_BUCKET)
+        bucket = await open_bucket(self.bus, REPLICAS_BUCKET)
         for launcher in self._launchers.values():
             told: set[str] = set()
             try:

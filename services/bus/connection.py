@@ -1,33 +1,33 @@
 """One NATS connection as the services use it.
 
 Theory of operation. Reconnecting is for ever and quick; what is published meanwhile waits in the client's
-buffer. Handlers are called by the read loop and only hand messages on (quick_client.py).
-JetStream publishing is a request whose answers come to one inbox (`publish_stored`): cheaper than the
-client's own, and it gives errors names.
+buffer. Callbacks are called by the read loop and only hand messages on (quick_client.py). Publishing into
+streams is publishing.py's, the names of errors are errors.py's. The connection owns what runs beside it, for as
+long as the block of `open_bus` lasts.
 """
 
 import asyncio
 import ssl
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import msgspec
 import nats
 import nats.errors
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
 from schemas import wire
 from schemas.subjects import Subjects
+from services.bus.errors import CannotConnect, named
 from services.bus.lag import watch_lag
+from services.bus.publishing import PUBLISH_TIMEOUT_S, Answered, PubAck, Publisher, into
 from services.bus.quick_client import Handler, QuickClient
 from services.process.logs import get_logger
-from services.process.running import CannotStart
 from services.process.settings import BusSettings
+from services.process.tasks import TaskOwner, cleanup
 
 log = get_logger("bus")
 
@@ -38,67 +38,13 @@ CONNECT_TIMEOUT_S = 30.0
 RECONNECT_WAIT_S = 0.1
 PORT_POLL_S = 0.02
 BUFFER_WHILE_RECONNECTING_BYTES = 32 * 1024 * 1024
-PUBLISH_TIMEOUT_S = 5.0
-ACK_SWEEP_S = 0.25
 CLOSE_TIMEOUT_S = 2.0
 
 
-class BusError(Exception):
-    """Something on the way over NATS went wrong."""
-
-
-class CannotConnect(BusError, CannotStart):
-    """No NATS server answered in time; says which and what to do."""
-
-
-class NobodyThere(BusError):
-    """A request found no responder: the service or worker is not running."""
-
-
-class NoAnswer(BusError):
-    """A request or a publication was not answered in time."""
-
-
-class StreamFull(BusError):
-    """The stream holds as much as it may (`discard=new`)."""
-
-
-class AlreadyStored(BusError):
-    """The subject has a message already, and the publisher asked to be the first."""
-
-
-class NotStored(BusError):
-    """JetStream refused a message for another reason."""
-
-
-Answered = Callable[["PubAck | BusError"], None]
-"""Hears once how a publication went."""
-
-
-class _PubAckError(msgspec.Struct):
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
-class PubAck(msgspec.Struct):
-    """JetStream's answer to a publication."""
-
-    stream: str = ""
-    seq: int = 0
-    duplicate: bool = False
-    error: _PubAckError | None = None
-
-
-_decode_ack = msgspec.json.Decoder(PubAck).decode
-_WRONG_LAST_SEQUENCE = 10071
-_STREAM_LIMITS = (10077, 10122)
-
-
 class Bus:
-    """A NATS connection with the subjects of this installation. Make one with `connect`.
+    """A NATS connection with the subjects of this installation. Make one with `open_bus`.
 
-    replicas: servers that hold each stream.
+    replicas: servers that hold each stream. on_reconnect: called after every reconnection.
     """
 
     def __init__(self, client: QuickClient, subjects: Subjects, replicas: int) -> None:
@@ -108,10 +54,7 @@ class Bus:
         self.jetstream: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
         self.on_reconnect: list[Callable[[], None]] = []
         self.dropped_messages = 0
-        self._acks: dict[str, tuple[float, str, Answered]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-        self._ack_inbox = client.new_inbox()
-        self._next_ack = 0
+        self._publisher = Publisher(client, self.post)
 
     @property
     def is_connected(self) -> bool:
@@ -124,9 +67,10 @@ class Bus:
         size: int = self.client.max_payload
         return size
 
-    async def start(self) -> None:
-        self._tasks += [asyncio.create_task(work) for work in (self._sweep_acks(), watch_lag(self.client))]
-        await self.listen(self._ack_inbox + ".*", self._take_ack)
+    async def start(self, tasks: TaskOwner) -> None:
+        tasks.start(self._publisher.sweep)
+        tasks.start(watch_lag, self.client)
+        await self.listen(self._publisher.inbox + ".*", self._publisher.take)
 
     def post(
         self,
@@ -154,20 +98,32 @@ class Bus:
         """Subscribe; `handler` is called by the read loop and must only hand the message on."""
         return await self.client.subscribe_direct(subject, handler, queue)
 
+    @asynccontextmanager
+    async def listening(self, *pairs: tuple[str, Handler]) -> AsyncIterator[None]:
+        """Subscribe to several subjects, each with its handler, for as long as the block lasts."""
+        subscriptions: list[Subscription] = []
+        try:
+            for subject, handler in pairs:
+                subscriptions.append(await self.listen(subject, handler))
+            yield
+        finally:
+            async with cleanup("unsubscribing", CLOSE_TIMEOUT_S):
+                for subscription in subscriptions:
+                    await self.unlisten(subscription)
+
+    async def unlisten(self, subscription: Subscription) -> None:
+        """End a subscription; where the connection is away or closed it has ended already."""
+        with suppress(nats.errors.Error, OSError):
+            await subscription.unsubscribe()
+
     def tell(self, subject: str, message: object, *, is_urgent: bool = True) -> None:
         """Publish a Struct."""
         self.post(subject, wire.encode(message), is_urgent=is_urgent)
 
     async def ask(self, subject: str, message: object, kind: type[T] | Any, timeout_s: float) -> Any:
         """Request; the answer as `kind`. Raises NobodyThere, NoAnswer, wire.UnreadableMessage."""
-        try:
+        with named(f"asking {subject} for {timeout_s:g} s"):
             answer = await self.client.request(subject, wire.encode(message), timeout=timeout_s)
-        except nats.errors.NoRespondersError:
-            raise NobodyThere(subject) from None
-        except (nats.errors.TimeoutError, TimeoutError):
-            raise NoAnswer(f"no answer on {subject} in {timeout_s:g} s") from None
-        except nats.errors.Error as error:
-            raise BusError(f"{subject}: {error}") from error
         return wire.decode(kind, answer.data)
 
     def post_stored(
@@ -180,23 +136,14 @@ class Bus:
         must_be_first: bool = False,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Publish into a stream; `answered` hears once whether the server has stored it.
+        """Publish into a stream; `answered` is called once with how that went.
 
         message_id: the server drops another message with the same id (within its duplicate window).
-        must_be_first: refuse when the subject has a message already.
+        must_be_first: Conflict when the subject has a message already.
         """
-        if len(payload) > self.max_payload:
-            answered(NotStored(f"{len(payload)} bytes are over the server's limit of {self.max_payload}"))
-            return
-        sent = dict(headers) if headers else {}
-        if message_id:
-            sent["Nats-Msg-Id"] = message_id
-        if must_be_first:
-            sent["Nats-Expected-Last-Subject-Sequence"] = "0"
-        self._next_ack += 1
-        token = str(self._next_ack)
-        self._acks[token] = (time.monotonic() + PUBLISH_TIMEOUT_S, subject, answered)
-        self.post(subject, payload, f"{self._ack_inbox}.{token}", sent or None)
+        self._publisher.publish(
+            subject, payload, answered, message_id=message_id, must_be_first=must_be_first, headers=headers
+        )
 
     async def publish_stored(
         self,
@@ -209,7 +156,7 @@ class Bus:
     ) -> PubAck:
         """Publish into a stream and wait until the server has stored it (see `post_stored`).
 
-        Raises StreamFull, AlreadyStored, NotStored, NoAnswer.
+        Raises Conflict, StreamFull, Refused, NoAnswer.
         """
         answer: asyncio.Future[PubAck] = asyncio.get_running_loop().create_future()
         self.post_stored(
@@ -222,69 +169,16 @@ class Bus:
         )
         return await answer
 
-    async def _sweep_acks(self) -> None:
-        """Tell who waits in vain; publications wait equally long, so the first ones are the oldest."""
-        while True:
-            await asyncio.sleep(ACK_SWEEP_S)
-            now = time.monotonic()
-            while self._acks:
-                token, (deadline, subject, answered) = next(iter(self._acks.items()))
-                if now < deadline:
-                    break
-                del self._acks[token]
-                answered(NoAnswer(f"{subject} was not stored in {PUBLISH_TIMEOUT_S:g} s"))
-
-    def _take_ack(self, message: Msg) -> None:
-        waiting = self._acks.pop(message.subject.rsplit(".", 1)[1], None)
-        if waiting is None:
-            return
-        answered = waiting[2]
-        if not message.data:  # no responders: JetStream is not there (yet)
-            answered(NoAnswer("JetStream does not answer"))
-            return
-        try:
-            ack = _decode_ack(message.data)
-        except msgspec.DecodeError as error:
-            answered(NotStored(f"unreadable answer of JetStream: {error}"))
-            return
-        answered(ack if ack.error is None else _named(ack.error))
-
     async def close(self) -> None:
-        """Send what is waiting, then disconnect; bounded, and safe in a cancelled task."""
-
-        async def flush_and_close() -> None:
-            if self.client.is_connected:
-                await self.client.flush(timeout=1)
-            await self.client.close()
-            for task in self._tasks:
-                task.cancel()
-
-        try:
-            await asyncio.shield(asyncio.wait_for(flush_and_close(), CLOSE_TIMEOUT_S))
-        except (TimeoutError, nats.errors.Error, OSError, RuntimeError):  # uvloop: the handler is closed
-            log.warning("connection.not_flushed")
-
-
-def into(future: "asyncio.Future[PubAck]") -> Answered:
-    """A hearer of one publication that sets a future."""
-
-    def answered(found: PubAck | BusError) -> None:
-        if future.done():
-            return
-        if isinstance(found, PubAck):
-            future.set_result(found)
-        else:
-            future.set_exception(found)
-
-    return answered
-
-
-def _named(error: _PubAckError) -> BusError:
-    if error.err_code == _WRONG_LAST_SEQUENCE:
-        return AlreadyStored(error.description)
-    if error.err_code in _STREAM_LIMITS or "maximum" in error.description:
-        return StreamFull(error.description)
-    return NotStored(f"{error.description} ({error.err_code})")
+        """Send what is waiting, then disconnect; bounded."""
+        async with cleanup("closing the NATS connection", CLOSE_TIMEOUT_S):
+            try:
+                if self.client.is_connected:
+                    await self.client.flush(timeout=1)
+                await self.client.close()
+            except (TimeoutError, nats.errors.Error, OSError, RuntimeError) as error:  # uvloop: already closed
+                log.warning("connection.not_flushed", error=str(error) or type(error).__name__)
+        self._publisher.close()
 
 
 def _tls_context(settings: BusSettings) -> ssl.SSLContext | None:
@@ -316,8 +210,22 @@ async def _wait_for_port(urls: list[str], timeout_s: float) -> None:
         await asyncio.sleep(PORT_POLL_S)
 
 
-async def connect(settings: BusSettings, name: str, wait_s: float = CONNECT_TIMEOUT_S) -> Bus:
-    """Connect and reconnect for ever. Raises CannotConnect when no server is there in `wait_s`."""
+@asynccontextmanager
+async def open_bus(settings: BusSettings, name: str, wait_s: float = CONNECT_TIMEOUT_S) -> AsyncIterator[Bus]:
+    """A connection that reconnects for ever inside the block, and is flushed and closed after it.
+
+    Raises CannotConnect when no server is there in `wait_s`.
+    """
+    bus = await _connect(settings, name, wait_s)
+    try:
+        async with TaskOwner("bus") as tasks:
+            await bus.start(tasks)
+            yield bus
+    finally:
+        await bus.close()
+
+
+async def _connect(settings: BusSettings, name: str, wait_s: float) -> Bus:
     urls = [url.strip() for url in settings.nats.split(",") if url.strip()]
     await _wait_for_port(urls, wait_s)
 
@@ -372,5 +280,4 @@ async def connect(settings: BusSettings, name: str, wait_s: float = CONNECT_TIME
         reason = last_error if isinstance(error, TimeoutError) else error
         raise CannotConnect(f"NATS at {settings.nats} refused: {reason}") from error
     bus = Bus(client, Subjects(settings.prefix), settings.nats_replicas)
-    await bus.start()
     return bus

@@ -1,91 +1,138 @@
-"""Leader leases: one key of the TTL bucket `stoker_leases` per office, held by whoever created it.
+"""Leader leases: one key of the TTL bucket `stoker_leases` for each role, held by whoever created it.
 
 Theory. Creating a key succeeds for one contender only. The holder renews it three times per TTL with the
-revision it knows; when that fails it is no longer the holder and must stop acting before the TTL is over,
-which is why the last third of the TTL is left for it. A clean stop deletes the key, so that a successor
-need not wait. The lease decides who tries to lead; what keeps an old leader from doing harm is the
-fencing at the consumer (services/scheduler/service.py), not this clock.
+revision it knows. The server counts the TTL from when it took the write, which is later than when the holder
+began to write; so the holder trusts its lease for TTL seconds from the *beginning* of the last write that
+succeeded, less a margin, and never longer: whatever a slow answer, a paused process or a lost connection does
+to it, it stops before the server lets a successor in. A clean stop deletes the key, so that a successor need
+not wait.
+
+`term` is the revision of the key's creation: it grows with every holder. The lease decides who tries to lead.
+What keeps an earlier leader from doing harm are the fences at what it writes (the scheduler's consumer, the
+revisions of the autoscaler's records, the term in every assignment), not this clock.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import nats.errors
-from nats.js.errors import APIError, KeyWrongLastSequenceError
-from nats.js.errors import Error as JetStreamError
-from nats.js.kv import KeyValue
-
 from schemas.subjects import LEASES_BUCKET, to_token
+from services.bus.buckets import Bucket, open_bucket
 from services.bus.connection import Bus
+from services.bus.errors import BusError, Conflict
 from services.bus.streams import LEASE_TTL_S
 from services.process.logs import get_logger
+from services.process.tasks import LimitExceeded, TaskOwner, cleanup, limit
 
 log = get_logger("leases")
 
 RENEWALS_PER_TTL = 3
+MARGIN_S = LEASE_TTL_S / 6
+"""How long before the TTL is over the holder stops trusting its lease."""
+TRUSTED_S = LEASE_TTL_S - MARGIN_S
 POLL_S = 0.1
 ASK_AGAIN_S = 1.0
-_ERRORS = (nats.errors.Error, JetStreamError, APIError, TimeoutError)
+RELEASE_TIMEOUT_S = 1.0
 
 
 class Lease:
-    """A held lease. `epoch` grows with every holder; `lost` is set when it is no longer held."""
+    """A held lease. `lost` is set when it is no longer held."""
 
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
+    def __init__(self, term: int, trusted_until: float) -> None:
+        self.term = term
         self.lost = asyncio.Event()
+        self.trusted_until = trusted_until
+        """On the event loop's clock. Past it the lease may be another's."""
+
+    def is_trusted(self, now: float) -> bool:
+        """Whether nobody else can hold the lease yet. now: of the event loop's clock."""
+        return not self.lost.is_set() and now < self.trusted_until
 
 
-async def _bucket(bus: Bus) -> KeyValue:
+async def _bucket(bus: Bus) -> Bucket:
     """The bucket, as soon as JetStream answers: while servers of a cluster elect a leader it does not."""
     while True:
         try:
-            async with asyncio.timeout(ASK_AGAIN_S):
-                return await bus.jetstream.key_value(LEASES_BUCKET)
-        except _ERRORS as error:
-            log.warning("leases.not_there", error=str(error) or type(error).__name__)
+            with limit("opening the bucket of leases", ASK_AGAIN_S):
+                return await open_bucket(bus, LEASES_BUCKET)
+        except (BusError, LimitExceeded) as error:
+            log.warning("leases.unavailable", error=str(error))
             await asyncio.sleep(POLL_S)
 
 
 @asynccontextmanager
-async def hold(bus: Bus, office: str, holder: str) -> AsyncIterator[Lease]:
-    """Wait for the lease on `office`, hold and renew it inside the block, release it after."""
-    key = to_token(office)
-    bucket = await _bucket(bus)
-    while True:
-        try:
-            revision = await bucket.create(key, holder.encode())
-            break
-        except _ERRORS:
-            await asyncio.sleep(POLL_S)
-    lease = Lease(epoch=revision)
+async def hold(bus: Bus, role: str, holder: str) -> AsyncIterator[Lease]:
+    """Wait for the lease on `role`, hold and renew it inside the block, release it after."""
+    keeper = _Keeper(await _bucket(bus), role, holder)
+    lease = await keeper.acquire()
+    try:
+        async with TaskOwner("lease") as tasks:
+            tasks.start(keeper.keep, lease)
+            yield lease
+    finally:
+        if not lease.lost.is_set() and bus.is_connected:
+            await keeper.release()
 
-    async def renew() -> None:
-        nonlocal revision
+
+class _Keeper:
+    """Acquires, renews and releases one lease."""
+
+    def __init__(self, bucket: Bucket, role: str, holder: str) -> None:
+        self._bucket = bucket
+        self._role = role
+        self._key = to_token(role)
+        self._holder = holder.encode()
+        self._revision = 0
+
+    async def acquire(self) -> Lease:
         loop = asyncio.get_running_loop()
-        renewed_at = loop.time()
         while True:
-            await asyncio.sleep(LEASE_TTL_S / RENEWALS_PER_TTL)
+            began = loop.time()
             try:
-                async with asyncio.timeout(LEASE_TTL_S / RENEWALS_PER_TTL):
-                    revision = await bucket.update(key, holder.encode(), last=revision)
-                renewed_at = loop.time()
-            except KeyWrongLastSequenceError:
+                self._revision = await self._bucket.create(self._key, self._holder)
+            except BusError:
+                await asyncio.sleep(POLL_S)
+                continue
+            if loop.time() < began + TRUSTED_S:
+                return Lease(self._revision, began + TRUSTED_S)
+            log.warning("lease.too_slow", role=self._role)  # by now it may be another's
+
+    async def keep(self, lease: Lease) -> None:
+        """Renew until that fails; `lease.lost` is set before a successor can hold it."""
+        loop = asyncio.get_running_loop()
+        interval_s = LEASE_TTL_S / RENEWALS_PER_TTL
+        while True:
+            await asyncio.sleep(min(interval_s, max(lease.trusted_until - loop.time(), 0.0)))
+            began = loop.time()
+            if began >= lease.trusted_until:
                 break
-            except _ERRORS:
-                if loop.time() - renewed_at > LEASE_TTL_S * (RENEWALS_PER_TTL - 1) / RENEWALS_PER_TTL:
+            try:
+                with limit("renewing a lease", min(interval_s, lease.trusted_until - began)):
+                    self._revision = await self._bucket.update(self._key, self._holder, self._revision)
+                lease.trusted_until = began + TRUSTED_S
+            except Conflict:
+                if not await self._is_ours(lease):
                     break
-        log.warning("lease.lost", office=office)
+            except (BusError, LimitExceeded) as error:
+                log.warning("lease.not_renewed", role=self._role, error=str(error))
+        log.warning("lease.lost", role=self._role)
         lease.lost.set()
 
-    renewal = asyncio.create_task(renew())
-    try:
-        yield lease
-    finally:
-        renewal.cancel()
-        if not lease.lost.is_set() and bus.is_connected:
+    async def _is_ours(self, lease: Lease) -> bool:
+        """After a conflict: whether it was a renewal of our own whose answer never came."""
+        try:
+            with limit("reading a lease", max(lease.trusted_until - asyncio.get_running_loop().time(), 0.0)):
+                found = await self._bucket.get(self._key)
+        except (BusError, LimitExceeded):
+            return True  # it could not be found out: trust ends by itself
+        if found is None or found.value != self._holder:
+            return False
+        self._revision = found.revision
+        return True
+
+    async def release(self) -> None:
+        async with cleanup("releasing a lease", RELEASE_TIMEOUT_S):
             try:
-                await asyncio.shield(asyncio.wait_for(bucket.delete(key, last=revision), 1.0))
-            except _ERRORS:
-                log.warning("lease.not_released", office=office)
+                await self._bucket.delete(self._key, self._revision)
+            except BusError as error:
+                log.warning("lease.not_released", role=self._role, error=str(error))

@@ -3,8 +3,8 @@
 nats-py queues each subscription's messages for a task of its own, drops them past a limit, and writes from
 yet another task. Here a *direct* subscription's handler is called by the read loop itself, synchronously, so
 nothing is queued or dropped; and posted messages are written once per turn of the loop. It overrides and uses
-private parts of nats-py (`_process_msg`, `_pending`, `_transport`), which is why pyproject pins its minor
-version; the contract tests of the bus would show a change.
+private parts of nats-py (`_process_msg`, `_remove_sub`, `_pending`, `_flush_queue`, `_transport`), which is
+why pyproject pins its minor version; the contract tests of the bus would show a change.
 
 Handlers must only hand the message on: decode, set a future, put into a queue. What one raises is reported.
 """
@@ -29,7 +29,7 @@ MAX_UNSENT_BYTES = 8 * 1024 * 1024
 
 
 class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictly
-    """`on_handler_error` hears what a handler raised."""
+    """`on_handler_error` is called with what a handler raised."""
 
     def __init__(self, on_handler_error: Callable[[str, Exception], None]) -> None:
         super().__init__()
@@ -52,13 +52,15 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         self._direct[subscription._id] = handler
         return subscription
 
+    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
+        """A subscription has ended: its handler goes with it."""
+        self._direct.pop(sid, None)
+        super()._remove_sub(sid, max_msgs)
+
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         handler = self._direct.get(sid)
         if handler is None:
             await super()._process_msg(sid, subject, reply, data, headers)
-            return
-        if sid not in self._subs:
-            del self._direct[sid]
             return
         parsed = _parse_headers(headers) if headers else None
         message = Msg(
@@ -113,7 +115,7 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         self._written_at = asyncio.get_running_loop().time()
         writer = self._transport._io_writer
         if writer is None or writer.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            asyncio.ensure_future(self._flush_pending())
+            self._wake_flusher()
             return
         pending: list[bytes] = self._pending
         self._pending = []
@@ -123,6 +125,11 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         except (OSError, RuntimeError):
             self._pending = pending + self._pending  # the read loop will notice the loss
             self._pending_data_size = sum(map(len, self._pending))
+
+    def _wake_flusher(self) -> None:
+        """Have nats-py's own flusher write what is pending, waiting for the server; one request is enough."""
+        if self._flush_queue is not None and self._flush_queue.empty():
+            self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 
 
 def _parse_headers(raw: bytes) -> dict[str, str]:

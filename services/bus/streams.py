@@ -9,20 +9,14 @@
 """
 
 import asyncio
+from contextlib import suppress
 
 from nats.js import api
-from nats.js.errors import (
-    APIError,
-    BadRequestError,
-    BucketNotFoundError,
-    NotFoundError,
-    ServiceUnavailableError,
-)
-from nats.js.kv import KeyValue
 
 from schemas import subjects as names
 from schemas.subjects import Subjects
-from services.bus.connection import Bus, CannotConnect
+from services.bus.connection import Bus
+from services.bus.errors import CannotConnect, Missing, NoAnswer, Refused, named
 from services.process.logs import get_logger
 
 log = get_logger("streams")
@@ -36,7 +30,7 @@ DUPLICATE_WINDOW_S = 30.0
 MAX_JOBS = 200_000
 MAX_RESULTS_BYTES = 8 * 1024**3
 READY_TIMEOUT_S = 30.0
-_NAME_IN_USE = 10058
+READY_POLL_S = 0.05
 
 
 def stream_configs(subjects: Subjects) -> list[api.StreamConfig]:
@@ -83,64 +77,66 @@ def stream_configs(subjects: Subjects) -> list[api.StreamConfig]:
 
 
 async def declare(bus: Bus) -> None:
-    """Create or upgrade every stream and bucket. Raises CannotConnect when JetStream is not ready."""
+    """Create or upgrade every stream and bucket. Raises CannotConnect when JetStream is not ready, BusError."""
     deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_S
     while True:
         try:
-            for config in stream_configs(bus.subjects):
-                await _declare_stream(bus, config.evolve(num_replicas=bus.replicas))
-            for bucket, ttl_s in (
-                (names.CATALOG_BUCKET, 0.0),
-                (names.REPLICAS_BUCKET, 0.0),
-                (names.KEYS_BUCKET, 0.0),
-            ):
-                await _declare_bucket(bus, bucket, ttl_s)
-            await _declare_bucket(bus, names.LEASES_BUCKET, LEASE_TTL_S)
-            await _declare_blobs(bus)
+            await _declare_all(bus)
             return
-        except (ServiceUnavailableError, TimeoutError) as error:
+        except NoAnswer as error:
             if asyncio.get_running_loop().time() > deadline:
                 raise CannotConnect(
                     f"JetStream does not answer ({error}); start nats-server with JetStream enabled"
                 ) from error
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(READY_POLL_S)
+
+
+async def _declare_all(bus: Bus) -> None:
+    for config in stream_configs(bus.subjects):
+        await _declare_stream(bus, config.evolve(num_replicas=bus.replicas))
+    for bucket in (names.CATALOG_BUCKET, names.REPLICAS_BUCKET, names.KEYS_BUCKET):
+        await _declare_bucket(bus, bucket, 0.0)
+    await _declare_bucket(bus, names.LEASES_BUCKET, LEASE_TTL_S)
+    await _declare_blobs(bus)
 
 
 async def _declare_stream(bus: Bus, config: api.StreamConfig) -> None:
     try:
-        await bus.jetstream.add_stream(config)
-    except BadRequestError as error:
-        if error.err_code != _NAME_IN_USE:
-            raise
-        await bus.jetstream.update_stream(config)
+        with named(f"making the stream {config.name}"):
+            await bus.jetstream.add_stream(config)
+    except Refused:  # it is there, in another form
+        with named(f"upgrading the stream {config.name}"):
+            await bus.jetstream.update_stream(config)
         log.info("stream.upgraded", stream=config.name)
 
 
-async def _declare_bucket(bus: Bus, bucket: str, ttl_s: float) -> KeyValue:
+async def _declare_bucket(bus: Bus, bucket: str, ttl_s: float) -> None:
+    """ttl_s: how long a value is kept; 0 = for ever."""
     try:
-        found = await bus.jetstream.key_value(bucket)
-        status = await found.status()
-        info = await bus.jetstream.stream_info(f"KV_{bucket}")
-        if (status.ttl or 0.0) != ttl_s or info.config.num_replicas != bus.replicas:
-            changed = info.config.evolve(max_age=ttl_s, num_replicas=bus.replicas)
-            await bus.jetstream.update_stream(changed)
-        return found
-    except (BucketNotFoundError, NotFoundError):
-        return await bus.jetstream.create_key_value(
-            api.KeyValueConfig(bucket=bucket, ttl=ttl_s or None, history=1, direct=True, replicas=bus.replicas)
+        with named(f"reading the bucket {bucket}"):
+            found = (await bus.jetstream.stream_info(f"KV_{bucket}")).config
+    except Missing:
+        config = api.KeyValueConfig(
+            bucket=bucket, ttl=ttl_s or None, history=1, direct=True, replicas=bus.replicas
         )
+        with named(f"making the bucket {bucket}"):
+            await bus.jetstream.create_key_value(config)
+        return
+    if (found.max_age or 0.0) != ttl_s or found.num_replicas != bus.replicas:
+        with named(f"upgrading the bucket {bucket}"):
+            await bus.jetstream.update_stream(found.evolve(max_age=ttl_s, num_replicas=bus.replicas))
 
 
 async def _declare_blobs(bus: Bus) -> None:
     stream = f"OBJ_{names.BLOBS_BUCKET}"
     try:
-        info = await bus.jetstream.stream_info(stream)
-        if info.config.num_replicas != bus.replicas:
-            await bus.jetstream.update_stream(info.config.evolve(num_replicas=bus.replicas))
-    except NotFoundError:
+        with named("reading the object store"):
+            found = (await bus.jetstream.stream_info(stream)).config
+    except Missing:
         config = api.ObjectStoreConfig(bucket=names.BLOBS_BUCKET, ttl=RESULT_TTL_S, replicas=bus.replicas)
-        try:
+        with suppress(Refused), named("making the object store"):  # another service was first
             await bus.jetstream.create_object_store(names.BLOBS_BUCKET, config)
-        except APIError as error:
-            if error.err_code != _NAME_IN_USE:
-                raise
+        return
+    if found.num_replicas != bus.replicas:
+        with named("upgrading the object store"):
+            await bus.jetstream.update_stream(found.evolve(num_replicas=bus.replicas))

@@ -3,10 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
-import nats.errors
-from nats.js.errors import Error as JetStreamError
-
 from services.bus.connection import Bus
+from services.bus.errors import BusError, named
 from services.process.logs import get_logger
 
 log = get_logger("buckets")
@@ -33,21 +31,29 @@ async def watch_bucket(bus: Bus, name: str, changed: Changed, caught_up: asyncio
 
     while True:
         try:
-            bucket = await bus.jetstream.key_value(name)
-            watcher = await bucket.watchall()
-            seen: set[str] = set()
-            is_initial = True
-            async for entry in watcher:
-                if entry is None:  # end of what was there already
-                    for key in known.keys() - seen:
-                        tell(key, b"")
-                    is_initial = False
-                    if caught_up is not None:
-                        caught_up.set()
-                    continue
-                if is_initial:
-                    seen.add(entry.key)
-                tell(entry.key, (entry.operation is None and entry.value) or b"")
-        except (nats.errors.Error, JetStreamError, TimeoutError) as error:
-            log.warning("bucket.not_read", bucket=name, error=str(error) or type(error).__name__)
+            with named(f"watching the bucket {name}"):
+                await _watch(bus, name, tell, known, caught_up)
+        except BusError as error:
+            log.warning("bucket.not_read", bucket=name, error=str(error))
             await asyncio.sleep(RETRY_S)
+
+
+async def _watch(
+    bus: Bus, name: str, tell: Changed, known: dict[str, bytes], caught_up: asyncio.Event | None
+) -> None:
+    """One watch, until it breaks. Keys that are known and not there any more have been removed meanwhile."""
+    bucket = await bus.jetstream.key_value(name)
+    watcher = await bucket.watchall()
+    seen: set[str] = set()
+    is_initial = True
+    async for entry in watcher:
+        if entry is None:  # end of what was there already
+            for key in known.keys() - seen:
+                tell(key, b"")
+            is_initial = False
+            if caught_up is not None:
+                caught_up.set()
+            continue
+        if is_initial:
+            seen.add(entry.key)
+        tell(entry.key, (entry.operation is None and entry.value) or b"")

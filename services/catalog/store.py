@@ -7,14 +7,12 @@ Beside the models lie notes, under keys of two tokens: `schema.<model>` (what it
 import asyncio
 from collections.abc import Callable, Iterable
 
-import nats.errors
-from nats.js.errors import Error as JetStreamError
-from nats.js.errors import NoKeysError, NotFoundError
-
 from schemas import wire
 from schemas.catalog import Model, ResourceProfile
 from schemas.subjects import CATALOG_BUCKET, from_token, to_token
+from services.bus.buckets import open_bucket
 from services.bus.connection import Bus
+from services.bus.errors import BusError
 from services.bus.watching import watch_bucket
 from services.process.logs import get_logger
 
@@ -36,19 +34,17 @@ async def publish(
     profiles: Iterable[ResourceProfile] = (),
     default_mode: str = "",
 ) -> None:
-    """Make the catalog these and no others; what is unchanged is not written again."""
-    bucket = await bus.jetstream.key_value(CATALOG_BUCKET)
+    """Make the catalog these and no others; what is unchanged is not written again. Raises BusError."""
+    bucket = await open_bucket(bus, CATALOG_BUCKET)
     wanted = {f"{PROFILE_NOTE}.{to_token(profile.name)}": wire.encode(profile) for profile in profiles}
     wanted |= {to_token(model.name): wire.encode(model) for model in models}
-    try:
-        present = await bucket.keys()
-    except NoKeysError:
-        present = []
+    present = await bucket.keys()
     for key in present:
         if key not in wanted and (not _is_note(key) or key.startswith(f"{PROFILE_NOTE}.")):
             await bucket.delete(key)
     for key, value in wanted.items():
-        if key not in present or (await bucket.get(key)).value != value:
+        known = await bucket.get(key) if key in present else None
+        if known is None or known.value != value:
             await bucket.put(key, value)
     if default_mode or f"{MODES_NOTE}.{DEFAULT}" in present:
         await note(bus, MODES_NOTE, DEFAULT, default_mode)
@@ -56,7 +52,7 @@ async def publish(
 
 async def add(bus: Bus, models: Iterable[Model]) -> None:
     """Add these models, or change them, and leave the others as they are."""
-    bucket = await bus.jetstream.key_value(CATALOG_BUCKET)
+    bucket = await open_bucket(bus, CATALOG_BUCKET)
     for model in models:
         await bucket.put(to_token(model.name), wire.encode(model))
 
@@ -67,22 +63,19 @@ def _is_note(key: str) -> bool:
 
 async def note(bus: Bus, kind: str, name: str, content: object) -> None:
     """Keep a note, unless it is there already."""
-    bucket = await bus.jetstream.key_value(CATALOG_BUCKET)
+    bucket = await open_bucket(bus, CATALOG_BUCKET)
     key, value = f"{kind}.{to_token(name)}", wire.encode(content)
-    try:
-        if (await bucket.get(key)).value == value:
-            return
-    except NotFoundError:
-        pass
-    await bucket.put(key, value)
+    known = await bucket.get(key)
+    if known is None or known.value != value:
+        await bucket.put(key, value)
 
 
 async def publish_schema(bus: Bus, model: str, schema: object) -> None:
     """Keep what a model takes; a failure is logged, the next worker will tell it again."""
     try:
         await note(bus, SCHEMA_NOTE, model, schema)
-    except (nats.errors.Error, JetStreamError, TimeoutError) as error:
-        log.warning("schema.not_stored", model=model, error=str(error) or type(error).__name__)
+    except BusError as error:
+        log.warning("schema.not_stored", model=model, error=str(error))
 
 
 async def watch(

@@ -6,6 +6,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ import uvicorn
 from msgspec import Meta
 from nats.nuid import NUID
 
-from services.bus.connection import connect
+from services.bus.connection import open_bus
 from services.bus.discovery import register
 from services.bus.streams import declare
 from services.catalog import store
@@ -28,8 +29,9 @@ from services.gateway.reloading import Reloading
 from services.gateway.routes.modes import load_mode
 from services.gateway.webhooks import Webhooks
 from services.process.logs import get_logger
-from services.process.running import exit_with, run_service, until
+from services.process.running import exit_with, run_service
 from services.process.settings import BadSetting, BusSettings, read_settings
+from services.process.tasks import until
 from services.process.tracing import recorder
 from services.records.keys import watch_keys
 from services.records.replicas import watch_replicas
@@ -115,8 +117,7 @@ async def load_default_mode(gateway: Gateway) -> None:
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
     listener = _listen(settings.host, settings.port)
     name = settings.name or "gw-" + NUID().next().decode()[-8:]
-    bus = await connect(settings, f"stoker-gateway-{name}")
-    try:
+    async with open_bus(settings, f"stoker-gateway-{name}") as bus:
         await declare(bus)
         paths = [Path(path) for path in settings.config.split(",") if path]
         projects = [Path(path) for path in settings.functions.split(",") if path]
@@ -155,18 +156,16 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
 
         await until(
             asyncio.Event(),
-            serve(),
-            stop(),
-            webhooks.deliver(),
-            gateway.streams.give_up_overdue(),
-            store.watch(bus, gateway.model_changed, gateway.catalog_read, gateway.noted),
-            watch_replicas(bus, gateway.replicas_changed),
-            watch_keys(bus, access.changed),
-            reloading.watch(),
-            load_default_mode(gateway),
+            serve,
+            stop,
+            webhooks.deliver,
+            gateway.streams.give_up_overdue,
+            partial(store.watch, bus, gateway.model_changed, gateway.catalog_read, gateway.noted),
+            partial(watch_replicas, bus, gateway.replicas_changed),
+            partial(watch_keys, bus, access.changed),
+            reloading.watch,
+            partial(load_default_mode, gateway),
         )
-    finally:
-        await bus.close()
 
 
 def run(arguments: Sequence[str]) -> int:

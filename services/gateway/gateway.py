@@ -23,7 +23,9 @@ from schemas.job_events import Cancelled, Completed, Expired, Failed, Terminal
 from schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, Job, JobInput, work_units
 from schemas.subjects import ANY, last_name
 from schemas.workers import Done, Heartbeat, JobCommand
-from services.bus.connection import Bus, BusError, NobodyThere, PubAck, StreamFull
+from services.bus.connection import Bus
+from services.bus.errors import BusError, NobodyThere, StreamFull
+from services.bus.publishing import PubAck
 from services.catalog import store
 from services.gateway.edge.access import check_model, current_key
 from services.gateway.edge.problems import RequestError

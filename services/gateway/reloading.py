@@ -10,11 +10,10 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-import nats.errors
-from nats.js.errors import Error as JetStreamError
 from watchfiles import awatch
 
 from services.bus.connection import Bus
+from services.bus.errors import BusError
 from services.catalog import store
 from services.catalog.documents import ConfigurationError
 from services.catalog.load import Configuration, load
@@ -43,7 +42,7 @@ class Reloading:
         return bool(self._paths)
 
     async def reload(self) -> Configuration:
-        """Read the files and make them the catalog. Raises ConfigurationError, and NATS errors."""
+        """Read the files and make them the catalog. Raises ConfigurationError, BusError."""
         async with self._turn:
             found = await asyncio.to_thread(load, self._paths, projects=self._projects)
             await store.publish(self._bus, found.models, found.profiles, found.default_mode)
@@ -57,8 +56,8 @@ class Reloading:
             await self.reload()
         except ConfigurationError as error:
             log.error("configuration.invalid", reason=str(error))
-        except (nats.errors.Error, JetStreamError, TimeoutError) as error:
-            log.error("configuration.not_published", reason=str(error) or type(error).__name__)
+        except BusError as error:
+            log.error("configuration.not_published", reason=str(error))
 
     async def watch(self) -> None:
         """Reload on every change of a file and on SIGHUP, until cancelled."""

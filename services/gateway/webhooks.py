@@ -13,16 +13,15 @@ import socket
 import time
 from urllib.parse import urlsplit
 
-import nats.errors
 from nats.aio.msg import Msg
 from nats.js import api
-from nats.js.errors import Error as JetStreamError
 
 from schemas import wire
 from schemas.job_events import Terminal
 from schemas.subjects import ANY, WEBHOOKS_STREAM
 from services import without
 from services.bus.connection import Bus
+from services.bus.errors import BusError, NoAnswer, named
 from services.gateway.jobs.answers import from_result
 from services.process.logs import get_logger
 
@@ -61,20 +60,22 @@ class Webhooks:
         async with httpx.AsyncClient(timeout=POST_TIMEOUT_S, follow_redirects=False) as client:
             while True:
                 try:
-                    consumer = await self._bus.jetstream.pull_subscribe(
-                        self._bus.subjects.every("webhook", ANY),
-                        durable=CONSUMER,
-                        stream=WEBHOOKS_STREAM,
-                        config=api.ConsumerConfig(ack_wait=60.0, max_deliver=MAX_DELIVERIES),
-                    )
+                    with named("subscribing to webhooks"):
+                        consumer = await self._bus.jetstream.pull_subscribe(
+                            self._bus.subjects.every("webhook", ANY),
+                            durable=CONSUMER,
+                            stream=WEBHOOKS_STREAM,
+                            config=api.ConsumerConfig(ack_wait=60.0, max_deliver=MAX_DELIVERIES),
+                        )
                     while True:
                         try:
-                            messages = await consumer.fetch(FETCH_AT_ONCE, timeout=FETCH_TIMEOUT_S)
-                        except (nats.errors.TimeoutError, TimeoutError):
+                            with named("waiting for webhooks"):
+                                messages = await consumer.fetch(FETCH_AT_ONCE, timeout=FETCH_TIMEOUT_S)
+                        except NoAnswer:
                             continue
                         await asyncio.gather(*(self._post(client, one) for one in messages))
-                except (nats.errors.Error, JetStreamError) as error:
-                    log.warning("webhooks.interrupted", error=str(error) or type(error).__name__)
+                except BusError as error:
+                    log.warning("webhooks.interrupted", error=str(error))
                     await asyncio.sleep(1.0)
 
     async def _post(self, client: httpx.AsyncClient, message: Msg) -> None:

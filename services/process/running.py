@@ -6,8 +6,8 @@ import ctypes
 import gc
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import uvloop
 
@@ -18,7 +18,6 @@ from services.process.tracing import close_tracing, configure_tracing
 S = TypeVar("S", bound=BusSettings)
 
 _PR_SET_PDEATHSIG = 1
-CANCEL_AGAIN_S = 2.0
 
 
 class CannotStart(Exception):
@@ -66,34 +65,6 @@ def run_service(
     finally:
         close_tracing()
     return 0
-
-
-async def until(stopping: asyncio.Event, *work: Coroutine[Any, Any, Any]) -> None:
-    """Run `work` until `stopping` is set or one of them ends; what is left is cancelled.
-
-    An error in one of them is raised as it is.
-    """
-    waiting = asyncio.create_task(stopping.wait())
-    tasks = [asyncio.create_task(coroutine) for coroutine in work]
-    try:
-        done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await cancel_all(waiting, *tasks)
-    for task in done:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            raise error
-
-
-async def cancel_all(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel tasks and wait until they have ended.
-
-    They are told again every CANCEL_AGAIN_S: Python 3.11's `wait_for` loses a cancellation that comes together
-    with what it waits for, and then the task goes on as if nothing had been said.
-    """
-    while going_on := [task for task in tasks if not task.done()]:
-        for task in going_on:
-            task.cancel()
-        await asyncio.wait(going_on, timeout=CANCEL_AGAIN_S)
 
 
 def exit_with(status: int) -> None:

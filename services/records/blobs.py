@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 import msgspec
-from nats.js.errors import Error as JetStreamError
-from nats.js.errors import NotFoundError
 
 from schemas import wire
 from schemas.job_events import Completed, ImageOutput, Picture, SavedFile, Terminal, ValueOutput
 from schemas.jobs import Attachment
 from schemas.subjects import BLOBS_BUCKET
 from services.bus.connection import Bus
+from services.bus.errors import Missing, named
 
 MAX_INLINE_INPUT_BYTES = 256 * 1024
 """A larger file of an input goes to the object store instead of into the job."""
@@ -23,7 +22,10 @@ class BlobGone(LookupError):
 
 
 async def put_large(bus: Bus, job: str, images: Sequence[bytes]) -> tuple[list[str], list[bytes]]:
-    """Blob names for the images that do not fit a message ("" for the others), and the others' bytes."""
+    """Blob names for the images that do not fit a message ("" for the others), and the others' bytes.
+
+    Raises BusError.
+    """
     room = bus.max_payload - MESSAGE_MARGIN_BYTES
     names: list[str] = []
     inline: list[bytes] = []
@@ -33,9 +35,8 @@ async def put_large(bus: Bus, job: str, images: Sequence[bytes]) -> tuple[list[s
             names.append("")
             inline.append(image)
         else:
-            store = await bus.jetstream.object_store(BLOBS_BUCKET)
             names.append(f"{job}/{index}")
-            await store.put(names[-1], image)
+            await write_blob(bus, names[-1], image)
     return names, inline
 
 
@@ -62,8 +63,7 @@ async def store_value(bus: Bus, job: str, output: ValueOutput) -> ValueOutput:
     content = wire.encode(output.value)
     if len(content) <= bus.max_payload // 2:
         return output
-    store = await bus.jetstream.object_store(BLOBS_BUCKET)
-    await store.put(f"{job}/value", content)
+    await write_blob(bus, f"{job}/value", content)
     return msgspec.structs.replace(output, value=None, blob=f"{job}/value")
 
 
@@ -79,15 +79,22 @@ async def attach(bus: Bus, name: str, content: bytes) -> Attachment:
     """A file of an input as it travels: with the job where it is small, else by its name."""
     if len(content) <= MAX_INLINE_INPUT_BYTES:
         return Attachment(content)
-    store = await bus.jetstream.object_store(BLOBS_BUCKET)
-    await store.put(name, content)
+    await write_blob(bus, name, content)
     return Attachment(blob=name)
 
 
-async def read_blob(bus: Bus, name: str) -> bytes:
-    """The bytes of a blob. Raises BlobGone."""
-    try:
+async def write_blob(bus: Bus, name: str, content: bytes) -> None:
+    """Keep bytes under a name for as long as results are kept. Raises BusError."""
+    with named(f"storing {name}"):
         store = await bus.jetstream.object_store(BLOBS_BUCKET)
-        return (await store.get(name)).data or b""
-    except (NotFoundError, JetStreamError) as error:
+        await store.put(name, content)
+
+
+async def read_blob(bus: Bus, name: str) -> bytes:
+    """The bytes of a blob. Raises BlobGone when it is certain that they are not kept, BusError otherwise."""
+    try:
+        with named(f"reading {name}"):
+            store = await bus.jetstream.object_store(BLOBS_BUCKET)
+            return (await store.get(name)).data or b""
+    except Missing as error:
         raise BlobGone(f"{name} is no longer kept") from error

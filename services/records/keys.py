@@ -1,15 +1,15 @@
-"""The bucket `stoker_keys`: making keys, revoking them, hearing of every change. Secrets are never stored."""
+"""The bucket `stoker_keys`: making keys, revoking them, watching them. Secrets are never stored."""
 
 import hashlib
 import secrets
 from collections.abc import Callable
 
 import msgspec
-from nats.js.errors import NoKeysError, NotFoundError
 
 from schemas import wire
 from schemas.keys import ApiKey
 from schemas.subjects import KEYS_BUCKET, to_token
+from services.bus.buckets import open_bucket
 from services.bus.connection import Bus
 from services.bus.watching import watch_bucket
 from services.process.logs import get_logger
@@ -32,28 +32,25 @@ def new_secret() -> tuple[str, str]:
 
 
 async def put_key(bus: Bus, key: ApiKey) -> None:
-    bucket = await bus.jetstream.key_value(KEYS_BUCKET)
+    bucket = await open_bucket(bus, KEYS_BUCKET)
     await bucket.put(to_token(key.id), wire.encode(key))
 
 
 async def list_keys(bus: Bus) -> list[ApiKey]:
-    """Every key, the oldest first."""
-    bucket = await bus.jetstream.key_value(KEYS_BUCKET)
-    try:
-        names = await bucket.keys()
-    except NoKeysError:
-        return []
-    found: list[ApiKey] = [wire.decode(ApiKey, (await bucket.get(name)).value) for name in names]
+    """Every key, the oldest first. Raises BusError."""
+    bucket = await open_bucket(bus, KEYS_BUCKET)
+    entries = [await bucket.get(name) for name in await bucket.keys()]
+    found: list[ApiKey] = [wire.decode(ApiKey, entry.value) for entry in entries if entry is not None]
     return sorted(found, key=lambda key: key.created_at)
 
 
 async def revoke_key(bus: Bus, key_id: str, now: float) -> ApiKey | None:
-    """The key, which is of no use any more; None when there is none."""
-    bucket = await bus.jetstream.key_value(KEYS_BUCKET)
-    try:
-        key: ApiKey = wire.decode(ApiKey, (await bucket.get(to_token(key_id))).value)
-    except NotFoundError:
+    """The key, which is of no use any more; None when there is none. Raises BusError."""
+    bucket = await open_bucket(bus, KEYS_BUCKET)
+    entry = await bucket.get(to_token(key_id))
+    if entry is None:
         return None
+    key: ApiKey = wire.decode(ApiKey, entry.value)
     revoked = msgspec.structs.replace(key, revoked_at=now)
     await put_key(bus, revoked)
     return revoked

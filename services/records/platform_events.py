@@ -1,30 +1,28 @@
 """Reading the stream STOKER_EVENTS: what happened and why, oldest first."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
-import nats.errors
 from nats.js.api import ConsumerConfig, DeliverPolicy
-from nats.js.errors import Error as JetStreamError
 
 from schemas import wire
 from schemas.fleet import PlatformEvent
 from schemas.subjects import ANY, EVENTS_STREAM
-from services.bus.connection import Bus, BusError
+from services.bus.connection import Bus
+from services.bus.errors import NoAnswer, named
 from services.process.logs import get_logger
+from services.process.tasks import cleanup
 
 log = get_logger("events")
 
+UNSUBSCRIBE_TIMEOUT_S = 2.0
 WAIT_S = 5.0
-"""How long a follower waits for the next event before it hears None, so that it can say it lives."""
+"""How long a follower waits for an event before it is given None, so that its client hears that it lives."""
 
 
 async def newest_number(bus: Bus) -> int:
     """The number of the newest event, 0 when there is none. Raises BusError."""
-    try:
+    with named("reading the platform events"):
         return int((await bus.jetstream.stream_info(EVENTS_STREAM)).state.last_seq)
-    except (nats.errors.Error, JetStreamError, TimeoutError) as error:
-        raise BusError(f"the events cannot be read: {error or type(error).__name__}") from error
 
 
 async def read_events(bus: Bus, after: int, *, follow: bool) -> AsyncIterator[tuple[int, PlatformEvent] | None]:
@@ -37,18 +35,17 @@ async def read_events(bus: Bus, after: int, *, follow: bool) -> AsyncIterator[tu
     newest = await newest_number(bus)
     if not follow and newest <= after:
         return
-    try:
+    with named("reading the platform events"):
         subscription = await bus.jetstream.subscribe(
             bus.subjects.every("events", ANY, ANY), ordered_consumer=True, config=config
         )
-    except (nats.errors.Error, JetStreamError, TimeoutError) as error:
-        raise BusError(f"the events cannot be read: {error or type(error).__name__}") from error
     try:
         number = after
         while follow or number < newest:
             try:
-                message = await subscription.next_msg(WAIT_S)
-            except (nats.errors.TimeoutError, TimeoutError):
+                with named("waiting for a platform event"):
+                    message = await subscription.next_msg(WAIT_S)
+            except NoAnswer:
                 yield None
                 if not follow:
                     return
@@ -59,5 +56,5 @@ async def read_events(bus: Bus, after: int, *, follow: bool) -> AsyncIterator[tu
             except wire.UnreadableMessage as error:
                 log.warning("message.unreadable", subject=message.subject, error=str(error))
     finally:
-        if bus.is_connected:
-            await asyncio.shield(subscription.unsubscribe())
+        async with cleanup("unsubscribing", UNSUBSCRIBE_TIMEOUT_S):
+            await bus.unlisten(subscription)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nats.nuid import NUID
 
-from services.bus.connection import connect
+from services.bus.connection import open_bus
 from services.bus.streams import declare
 from services.process.running import exit_with, run_service
 from services.process.settings import BusSettings, read_settings
@@ -20,12 +20,9 @@ class Settings(BusSettings, frozen=True, kw_only=True):
 
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
     serve_metrics(settings.metrics_port)
-    bus = await connect(settings, "stoker-scheduler")
-    try:
+    async with open_bus(settings, "stoker-scheduler") as bus:
         await declare(bus)
         await serve(bus, NUID().next().decode()[-8:], stopping)
-    finally:
-        await bus.close()
 
 
 def run(arguments: Sequence[str]) -> int:

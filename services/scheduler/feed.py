@@ -6,22 +6,22 @@ before our time may have ended already: its result is looked up before it goes o
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import suppress
 
-import nats.errors
 from nats.aio.msg import Msg
 from nats.js import api
-from nats.js.errors import Error as JetStreamError
-from nats.js.errors import NotFoundError
 
 from schemas import wire
 from schemas.jobs import Job
 from schemas.subjects import JOBS_STREAM
-from services.bus.connection import Bus, BusError
+from services.bus.connection import Bus
+from services.bus.errors import BusError, Missing, named
 from services.bus.streams import MAX_JOBS
 from services.process.logs import get_logger
+from services.process.tasks import TaskOwner
 from services.process.tracing import trace_of
-from services.records.results import find_result
+from services.records.results import NotStored, Stored, Unknown, Unreadable, find_result
 from services.scheduler.protocol.events import JobArrived
 
 log = get_logger("scheduler")
@@ -34,19 +34,19 @@ ACK_WAIT_S = 24 * 3600.0
 
 
 class JobFeed:
-    """`arrived` gets each job; `is_known` tells whether the core has it; `own` runs work on the side."""
+    """`arrived` gets each job; `is_known` tells whether the core has it; `tasks` owns the lookups."""
 
     def __init__(
         self,
         bus: Bus,
         arrived: Callable[[JobArrived], None],
         is_known: Callable[[str], bool],
-        own: Callable[[Awaitable[None]], None],
+        tasks: TaskOwner,
     ) -> None:
         self._bus = bus
         self._arrived = arrived
         self._is_known = is_known
-        self._own = own
+        self._tasks = tasks
         self.deliveries = bus.client.new_inbox()
         self.has_old_checked = asyncio.Event()
         """Set when every job from before our time has come and is looked up."""
@@ -56,40 +56,38 @@ class JobFeed:
         self._lookups = asyncio.Semaphore(LOOKUPS_AT_ONCE)
 
     async def open(self) -> None:
-        """Make the consumer; listen on `deliveries` before. Raises nats and JetStream errors."""
-        try:
+        """Make the consumer; subscribe to `deliveries` before. Raises BusError."""
+        with suppress(Missing), named("removing the consumer of before"):
             await self._bus.jetstream.delete_consumer(JOBS_STREAM, CONSUMER)
-        except NotFoundError:
-            pass
-        info = await self._bus.jetstream.stream_info(JOBS_STREAM)
+        with named("reading the stream of jobs"):
+            info = await self._bus.jetstream.stream_info(JOBS_STREAM)
         self._old_sequence = info.state.last_seq
         self._old_expected, self._old_seen = info.state.messages, 0
         if not self._old_expected:
             self.has_old_checked.set()
-        await self._bus.jetstream.add_consumer(
-            JOBS_STREAM,
-            api.ConsumerConfig(
-                durable_name=CONSUMER,
-                deliver_subject=self.deliveries,
-                ack_policy=api.AckPolicy.EXPLICIT,
-                ack_wait=ACK_WAIT_S,
-                max_ack_pending=MAX_JOBS,
-            ),
+        config = api.ConsumerConfig(
+            durable_name=CONSUMER,
+            deliver_subject=self.deliveries,
+            ack_policy=api.AckPolicy.EXPLICIT,
+            ack_wait=ACK_WAIT_S,
+            max_ack_pending=MAX_JOBS,
         )
+        with named("making the consumer of jobs"):
+            await self._bus.jetstream.add_consumer(JOBS_STREAM, config)
 
     def reopen(self) -> None:
         """After a reconnection: what was under way to us would come again only after its ack_wait."""
 
-        async def until_open() -> None:
-            while True:
-                try:
-                    await self.open()
-                    return
-                except (nats.errors.Error, JetStreamError, TimeoutError) as error:
-                    log.warning("consumer.not_made", error=str(error) or type(error).__name__)
-                    await asyncio.sleep(RETRY_S)
+        self._tasks.start(self._open_again)
 
-        self._own(until_open())
+    async def _open_again(self) -> None:
+        while True:
+            try:
+                await self.open()
+                return
+            except BusError as error:
+                log.warning("consumer.not_made", error=str(error))
+                await asyncio.sleep(RETRY_S)
 
     def on_job(self, message: Msg) -> None:
         """A delivery."""
@@ -103,7 +101,7 @@ class JobFeed:
             return
         event = JobArrived(job, message.reply, sequence, trace_of(message))
         if sequence <= self._old_sequence or job.is_client_named:
-            self._own(self._look_up(event))
+            self._tasks.start(self._look_up, event)
         else:
             self._arrived(event)
 
@@ -119,11 +117,14 @@ class JobFeed:
     async def _has_result(self, job: Job) -> bool:
         async with self._lookups:
             while True:
-                try:
-                    return await find_result(self._bus, job.id, job.gateway) is not None
-                except (BusError, wire.UnreadableMessage) as error:
-                    log.warning("result.not_looked_up", job=job.id, error=str(error))
-                    await asyncio.sleep(RETRY_S)
+                match await find_result(self._bus, job.id, job.gateway):
+                    case Stored() | Unreadable():
+                        return True
+                    case NotStored():
+                        return False
+                    case Unknown(reason):
+                        log.warning("result.not_looked_up", job=job.id, error=reason)
+                        await asyncio.sleep(RETRY_S)
 
     def _count_old(self, sequence: int) -> None:
         if sequence <= self._old_sequence:

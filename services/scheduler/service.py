@@ -10,13 +10,10 @@ waiting; their answers come back as events. Taking office:
 
 import asyncio
 import time
-from collections.abc import Awaitable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-import nats.errors
 from nats.aio.msg import Msg
-from nats.js.errors import Error as JetStreamError
 from prometheus_client import Counter, Histogram
 
 from schemas import wire
@@ -24,16 +21,17 @@ from schemas.catalog import Model
 from schemas.fleet import CancelAnswer, JobQuery, JobsQuery, ModelReplicas
 from schemas.subjects import ANY, from_token, last_name
 from schemas.workers import AssignmentAnswer, Done, Finished, Heartbeat, JobCommand, ModelCommand
-from services.bus.connection import Bus, BusError, NobodyThere
+from services.bus.connection import Bus
 from services.bus.discovery import register
+from services.bus.errors import BusError, NobodyThere
 from services.bus.leases import Lease, hold
 from services.catalog import store
 from services.process.logs import get_logger
-from services.process.running import until
+from services.process.tasks import TaskOwner, until
 from services.process.telemetry import counter, gauge, histogram
 from services.process.tracing import record, trace_headers
 from services.records.replicas import watch_replicas
-from services.records.results import find_result, last_endings, publish_terminal
+from services.records.results import Stored, Unreadable, find_result, last_endings, publish_terminal
 from services.scheduler.core import Scheduler
 from services.scheduler.feed import JobFeed
 from services.scheduler.protocol.commands import (
@@ -67,7 +65,7 @@ from services.scheduler.protocol.events import (
 
 log = get_logger("scheduler")
 
-OFFICE = "scheduler"
+ROLE = "scheduler"
 TICK_S = 0.05
 SETTLE_S = 0.25
 INBOX_LIMIT = 500_000
@@ -104,13 +102,13 @@ class SchedulerService:
     def __init__(self, bus: Bus, lease: Lease, started_at: str) -> None:
         self.bus = bus
         self.lease = lease
-        self.core = Scheduler(lease.epoch, time.time())
+        self.core = Scheduler(lease.term, time.time())
         self.identity = started_at
         self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_LIMIT)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskOwner("scheduler")
         self._assigning: dict[str, tuple[str, int, str, float]] = {}
         self._answers = bus.client.new_inbox()
-        self._feed = JobFeed(bus, self._on_arrived, self._is_known, self._spawn)
+        self._feed = JobFeed(bus, self._on_arrived, self._is_known, self._tasks)
         self._next_token = 0
 
     def _is_known(self, job: str) -> bool:
@@ -121,42 +119,35 @@ class SchedulerService:
         for view in await last_endings(self.bus, LISTED_ENDINGS):
             self.core.ledger.note_ending(view)
         subjects = self.bus.subjects
-        subscriptions = [
-            await self.bus.listen(subject, callback)
-            for subject, callback in (
-                (subjects.every("heartbeat", ANY), self._on_heartbeat),
-                (subjects.every("finished", ANY), self._on_finished),
-                (subjects.every("cancel", ANY), self._on_cancel),
-                (subjects.every("scheduler", ANY), self._on_question),
-                (self._answers + ".*", self._on_answer),
-                (self._feed.deliveries, self._feed.on_job),
-            )
-        ]
-        self.bus.on_reconnect.append(self._feed.reopen)
-        try:
-            self.bus.post(subjects.solicit(), b"{}")
-            await self._feed.open()
-            await until(
-                self.lease.lost,
-                self._work(),
-                self._tick(),
-                self._settle(),
-                store.watch(self.bus, self._model_changed),
-                watch_replicas(self.bus, self._replicas_changed),
-            )
-        finally:
-            self.bus.on_reconnect.remove(self._feed.reopen)
-            for task in self._tasks:
-                task.cancel()
-            for subscription in subscriptions:
-                if self.bus.is_connected:
-                    await subscription.unsubscribe()
+        subscribed = (
+            (subjects.every("heartbeat", ANY), self._on_heartbeat),
+            (subjects.every("finished", ANY), self._on_finished),
+            (subjects.every("cancel", ANY), self._on_cancel),
+            (subjects.every("scheduler", ANY), self._on_question),
+            (self._answers + ".*", self._on_answer),
+            (self._feed.deliveries, self._feed.on_job),
+        )
+        async with self._tasks, self.bus.listening(*subscribed):
+            self.bus.on_reconnect.append(self._feed.reopen)
+            try:
+                self.bus.post(subjects.solicit(), b"{}")
+                await self._feed.open()
+                await until(
+                    self.lease.lost,
+                    self._work,
+                    self._tick,
+                    self._settle,
+                    partial(store.watch, self.bus, self._model_changed),
+                    partial(watch_replicas, self.bus, self._replicas_changed),
+                )
+            finally:
+                self.bus.on_reconnect.remove(self._feed.reopen)
 
     async def _settle(self) -> None:
         await asyncio.sleep(SETTLE_S)
         await self._feed.has_old_checked.wait()
         self._put(Settled())
-        log.info("office.settled", jobs=len(self.core.ledger.records), workers=len(self.core.fleet.workers))
+        log.info("leadership.settled", jobs=len(self.core.ledger.records), workers=len(self.core.fleet.workers))
         await asyncio.Event().wait()
 
     # Messages become events -----------------------------------------------------------------------
@@ -271,17 +262,17 @@ class SchedulerService:
                 job = command.job
                 bus.tell(bus.subjects.out(job.gateway, job.id), command.event)
             case EndJob():
-                self._spawn(self._end(command))
+                self._tasks.start(self._end, command)
             case CancelOnWorker():
                 order = JobCommand(command.job, command.attempt)
-                self._spawn(self._command(command.worker, "cancel", order))
+                self._tasks.start(self._command, command.worker, "cancel", order)
             case LoadOnWorker():
                 load = ModelCommand(command.model, command.spec, command.evict)
-                self._spawn(self._command(command.worker, "load", load))
+                self._tasks.start(self._command, command.worker, "load", load)
             case Probe():
-                self._spawn(self._probe(command.worker))
+                self._tasks.start(self._probe, command.worker)
             case CheckResult():
-                self._spawn(self._check_result(command))
+                self._tasks.start(self._check_result, command)
             case Record():
                 event = command.event
                 log.info(f"{event.kind}", subject=event.subject, reason=event.reason)
@@ -335,31 +326,21 @@ class SchedulerService:
             pass  # it listens but does not answer: silence decides
 
     async def _check_result(self, command: CheckResult) -> None:
-        try:
-            found = await find_result(self.bus, command.job, command.gateway)
-        except (BusError, wire.UnreadableMessage) as error:
-            log.warning("result.not_looked_up", job=command.job, error=str(error))
-            found = None
-        self._put(ResultChecked(command.job, command.attempt, is_stored=found is not None))
-
-    def _spawn(self, work: Awaitable[None]) -> None:
-        """Run a command on the side; owned by this service, cancelled with it."""
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        found = await find_result(self.bus, command.job, command.gateway)
+        self._put(ResultChecked(command.job, command.attempt, is_stored=isinstance(found, Stored | Unreadable)))
 
 
 async def serve(bus: Bus, identity: str, stopping: asyncio.Event) -> None:
-    """Stand for office again and again until `stopping`."""
+    """Wait for the lease and lead while it is held, again and again until `stopping`."""
     await register(bus, "scheduler", "decides which worker runs each job", {"id": identity})
 
-    async def terms() -> None:
+    async def lead() -> None:
         while True:
-            async with hold(bus, OFFICE, identity) as lease:
-                log.info("office.taken", term=lease.epoch)
+            async with hold(bus, ROLE, identity) as lease:
+                log.info("leadership.taken", term=lease.term)
                 try:
                     await SchedulerService(bus, lease, identity).serve()
-                except (nats.errors.Error, JetStreamError, TimeoutError) as error:
-                    log.warning("office.left", error=str(error) or type(error).__name__)
+                except BusError as error:
+                    log.warning("leadership.given_up", error=str(error))
 
-    await until(stopping, terms())
+    await until(stopping, lead)

@@ -6,6 +6,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from schemas import wire
 from schemas.catalog import Model
 from schemas.subjects import check_name
 from schemas.workers import Assignment, Done, JobCommand, ModelCommand, ReplayRequest
-from services.bus.connection import Bus, connect
+from services.bus.connection import Bus, open_bus
 from services.bus.discovery import register
 from services.bus.streams import declare
 from services.catalog import store
@@ -27,8 +28,9 @@ from services.catalog.documents import ConfigurationError
 from services.catalog.functions import read_project
 from services.catalog.sizes import parse_size
 from services.process.logs import get_logger
-from services.process.running import cancel_all, exit_with, run_service, until
+from services.process.running import exit_with, run_service
 from services.process.settings import BadSetting, BusSettings, read_settings
+from services.process.tasks import until
 from services.process.telemetry import serve_metrics
 from services.process.tracing import trace_of
 from services.worker.agent import Agent
@@ -176,8 +178,7 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
     if settings.memory:
         memory = parse_bytes(settings.memory, "memory")
     cache = ModelCache(memory, parse_bytes(settings.ram, "ram"))
-    bus = await connect(settings, f"stoker-worker-{name}")
-    try:
+    async with open_bus(settings, f"stoker-worker-{name}") as bus:
         await declare(bus)
         identity = Identity(name, settings.profile, settings.spec, device, settings.pinned)
         agent = Agent(bus, identity, cache, chosen_engines(settings.engines, settings.handlers))
@@ -194,20 +195,17 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
             agent.readiness.model_changed(name, model)
             agent.heartbeats.changed()
 
-        work = asyncio.create_task(
-            until(
-                asyncio.Event(),
-                agent.heartbeats.run(),
-                store.watch(bus, catalog_changed),
-                _give_up(bus, settings.give_up_s, stopping),
-            )
+        async def drain() -> None:
+            await stopping.wait()
+            await agent.drain(settings.drain_timeout_s if bus.is_connected else 0.0)
+
+        await until(
+            asyncio.Event(),
+            agent.heartbeats.run,
+            partial(store.watch, bus, catalog_changed),
+            partial(_give_up, bus, settings.give_up_s, stopping),
+            drain,
         )
-        stop = asyncio.create_task(stopping.wait())
-        await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
-        await agent.drain(settings.drain_timeout_s if bus.is_connected else 0.0)
-        await cancel_all(work, stop)
-    finally:
-        await bus.close()
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from schemas.keys import ApiKey
-from services.bus.connection import Bus, CannotConnect, connect
+from services.bus.connection import Bus, open_bus
+from services.bus.errors import CannotConnect
 from services.bus.streams import declare
 from services.process.embedded import URL_FILE
 from services.process.settings import BusSettings, read_settings
@@ -34,12 +35,9 @@ def _with_bus(data: Path, work: Callable[[Bus], Awaitable[T]]) -> T:
         settings = BusSettings(nats=address.read_text().strip())
 
     async def run() -> T:
-        bus = await connect(settings, "stoker-keys", CONNECT_S)
-        try:
+        async with open_bus(settings, "stoker-keys", CONNECT_S) as bus:
             await declare(bus)
             return await work(bus)
-        finally:
-            await bus.close()
 
     try:
         return asyncio.run(run())

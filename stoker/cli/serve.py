@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from schemas.catalog import Spec
-from services.bus.connection import CannotConnect
+from services.bus.errors import CannotConnect
 from services.catalog.documents import ConfigurationError
 from services.catalog.load import Configuration, WorkerEntry, load
 from services.process.embedded import EmbeddedServerError

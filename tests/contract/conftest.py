@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pytest
 
-from services.bus.connection import Bus, connect
+from services.bus.connection import Bus, open_bus
 from services.process.embedded import embedded_server
 from services.process.settings import BusSettings
 
@@ -26,10 +26,7 @@ async def server(tmp_path: Path) -> AsyncIterator[str]:
 def connected(server: str) -> Connect:
     @asynccontextmanager
     async def connecting(name: str = "test") -> AsyncIterator[Bus]:
-        bus = await connect(BusSettings(nats=server), name)
-        try:
+        async with open_bus(BusSettings(nats=server), name) as bus:
             yield bus
-        finally:
-            await bus.close()
 
     return connecting

@@ -13,20 +13,14 @@ from nats.js.errors import NotFoundError
 from schemas.job_events import Cancelled, Completed, TextOutput
 from schemas.openai import Usage
 from schemas.subjects import JOBS_STREAM
-from services.bus.connection import (
-    AlreadyStored,
-    Bus,
-    NoAnswer,
-    NobodyThere,
-    StreamFull,
-    connect,
-)
+from services.bus.connection import Bus, open_bus
+from services.bus.errors import Conflict, NoAnswer, NobodyThere, StreamFull
 from services.bus.leases import hold
 from services.bus.quick_client import _parse_headers
 from services.bus.streams import declare
 from services.process.embedded import EmbeddedServerError, embedded_server
 from services.process.settings import BusSettings
-from services.records.results import find_result, last_endings, publish_terminal
+from services.records.results import NotStored, Stored, find_result, last_endings, publish_terminal
 from tests.contract.conftest import Connect
 
 PATIENCE_S = 10.0
@@ -152,9 +146,9 @@ async def test_a_job_has_one_terminal_event_whoever_comes_second(connected: Conn
             bus, "gw", Cancelled(job="j", model="m", created_at=1.0, finished_at=3.0)
         )
         found = await find_result(bus, "j")
-        assert found is not None and found.event == completed("j")
-        assert await find_result(bus, "other") is None
-        with pytest.raises(AlreadyStored):
+        assert isinstance(found, Stored) and found.result.event == completed("j")
+        assert await find_result(bus, "other") == NotStored()
+        with pytest.raises(Conflict):
             await bus.publish_stored(bus.subjects.result("gw", "j"), b"{}", must_be_first=True)
 
 
@@ -179,54 +173,63 @@ async def test_declaring_twice_changes_nothing_and_an_older_stream_is_upgraded(c
         assert info.state.messages == 1
 
 
-async def test_one_leads_and_the_next_takes_over_with_a_higher_epoch(connected: Connect) -> None:
+async def test_one_leads_and_the_next_takes_over_with_a_higher_term(connected: Connect) -> None:
     async with connected("one") as one, connected("two") as two:
         await declare(one)
-        async with hold(one, "office", "one") as first:
-            waiting = asyncio.create_task(hold(two, "office", "two").__aenter__())
-            done, _ = await asyncio.wait([waiting], timeout=0.5)
-            assert not done and not first.lost.is_set()
-        second = await asyncio.wait_for(waiting, PATIENCE_S)
-        assert second.epoch > first.epoch
+        async with hold(one, "role", "one") as first:
+            leads = asyncio.Event()
+
+            async def succeed() -> None:
+                async with hold(two, "role", "two") as second:
+                    assert second.term > first.term
+                    leads.set()
+
+            waiting = asyncio.create_task(succeed())
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(leads.wait(), 0.5)
+            assert not first.lost.is_set()
+        await asyncio.wait_for(waiting, PATIENCE_S)
+        assert leads.is_set()
 
 
-async def test_an_office_is_waited_for_until_its_bucket_is_there(connected: Connect) -> None:
+async def test_a_lease_is_waited_for_until_its_bucket_is_there(connected: Connect) -> None:
     async with connected() as bus:
-        waiting = asyncio.create_task(hold(bus, "office", "one").__aenter__())
+
+        async def lead() -> int:
+            async with hold(bus, "role", "one") as lease:
+                return lease.term
+
+        waiting = asyncio.create_task(lead())
         done, _ = await asyncio.wait([waiting], timeout=0.5)
         assert not done
         await declare(bus)
-        assert (await asyncio.wait_for(waiting, PATIENCE_S)).epoch > 0
+        assert await asyncio.wait_for(waiting, PATIENCE_S) > 0
 
 
 async def test_a_leader_that_cannot_renew_knows_that_it_has_lost(connected: Connect, server: str) -> None:
     async with connected("one") as one, connected("two") as two:
         await declare(one)
-        async with hold(one, "office", "one") as lease:
+        async with hold(one, "role", "one") as lease:
             bucket = await two.jetstream.key_value("stoker_leases")
-            await bucket.put("office", b"usurper")
+            await bucket.put("role", b"usurper")
             await asyncio.wait_for(lease.lost.wait(), PATIENCE_S)
             assert lease.lost.is_set()
 
 
 async def test_the_connection_outlives_a_restart_of_the_server(tmp_path: Path) -> None:
-    async with embedded_server(tmp_path) as url:
-        bus = await connect(BusSettings(nats=url), "test")
-        try:
-            await declare(bus)
-            box = await listening(bus, "a")
-            back = asyncio.Event()
-            bus.on_reconnect.append(back.set)
-            os.kill(int((tmp_path / "nats" / "pid").read_text()), signal.SIGKILL)
-            bus.post("a", b"sent while it was away, or just before")
-            await asyncio.wait_for(back.wait(), PATIENCE_S)
-            bus.post("a", b"after")
-            async with asyncio.timeout(PATIENCE_S):
-                while b"after" not in [message.data for message in box.messages]:
-                    await asyncio.sleep(0.01)
-            assert (await bus.jetstream.stream_info(JOBS_STREAM)).state.messages == 0
-        finally:
-            await bus.close()
+    async with embedded_server(tmp_path) as url, open_bus(BusSettings(nats=url), "test") as bus:
+        await declare(bus)
+        box = await listening(bus, "a")
+        back = asyncio.Event()
+        bus.on_reconnect.append(back.set)
+        os.kill(int((tmp_path / "nats" / "pid").read_text()), signal.SIGKILL)
+        bus.post("a", b"sent while it was away, or just before")
+        await asyncio.wait_for(back.wait(), PATIENCE_S)
+        bus.post("a", b"after")
+        async with asyncio.timeout(PATIENCE_S):
+            while b"after" not in [message.data for message in box.messages]:
+                await asyncio.sleep(0.01)
+        assert (await bus.jetstream.stream_info(JOBS_STREAM)).state.messages == 0
 
 
 async def test_a_second_server_on_one_folder_is_refused(tmp_path: Path) -> None:

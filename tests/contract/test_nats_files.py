@@ -13,7 +13,8 @@ import anyio
 import pytest
 
 from schemas.subjects import JOBS_STREAM
-from services.bus.connection import Bus, BusError, CannotConnect, connect
+from services.bus.connection import Bus, open_bus
+from services.bus.errors import BusError, CannotConnect
 from services.bus.streams import declare, stream_configs
 from services.process.embedded import find_binary
 from services.process.settings import BusSettings
@@ -66,12 +67,12 @@ async def test_tls_with_certificates_of_the_script(tmp_path: Path) -> None:
     own = {"nats_cert": str(made / "client.pem"), "nats_key": str(made / "client-key.pem")}
     with server(tmp_path / "n", "tls.conf", port, **environment, NATS_VERIFY="true"):
         wait_for(lambda: WORD in (tmp_path / "n" / "log").read_text(), 10, "nats-server")
-        bus = await connect(operator(url, nats_ca=str(made / "ca.pem"), **own), "test")
-        await declare(bus)
-        await bus.close()
+        async with open_bus(operator(url, nats_ca=str(made / "ca.pem"), **own), "test") as bus:
+            await declare(bus)
         for fewer in ({}, {"nats_ca": str(made / "ca.pem")}):
             with pytest.raises(CannotConnect):
-                await connect(operator(url, **fewer), "test")
+                async with open_bus(operator(url, **fewer), "test"):
+                    pass
 
 
 async def store(bus: Bus, content: bytes) -> None:
@@ -109,22 +110,21 @@ async def test_three_servers_go_on_without_the_one_that_led(tmp_path: Path) -> N
             lambda: all(WORD in (tmp_path / n / "log").read_text() for n in processes), 20, "three servers"
         )
         settings = operator(",".join(f"nats://127.0.0.1:{port}" for port in ports))
-        alone = await connect(settings, "alone")
-        await declare(alone)
-        await alone.close()
-        bus = await connect(BusSettings(**{**_fields(settings), "nats_replicas": 3}), "test")
-        await declare(bus)  # upgrades what was declared for one
-        for config in stream_configs(bus.subjects):
-            assert (await bus.jetstream.stream_info(config.name)).config.num_replicas == 3
-        await store(bus, b"kept")
-        info = await bus.jetstream.stream_info(JOBS_STREAM)
-        processes[info.cluster.leader].send_signal(signal.SIGKILL)
-        await store(bus, b"later")
-        after = await bus.jetstream.stream_info(JOBS_STREAM)
-        assert after.cluster.leader != info.cluster.leader
-        assert after.state.messages == 2
-        assert (await bus.jetstream.get_msg(JOBS_STREAM, 1)).data == b"kept"
-        await bus.close()
+        async with open_bus(settings, "alone") as alone:
+            await declare(alone)
+        replicated = BusSettings(**{**_fields(settings), "nats_replicas": 3})
+        async with open_bus(replicated, "test") as bus:
+            await declare(bus)  # upgrades what was declared for one
+            for config in stream_configs(bus.subjects):
+                assert (await bus.jetstream.stream_info(config.name)).config.num_replicas == 3
+            await store(bus, b"kept")
+            info = await bus.jetstream.stream_info(JOBS_STREAM)
+            processes[info.cluster.leader].send_signal(signal.SIGKILL)
+            await store(bus, b"later")
+            after = await bus.jetstream.stream_info(JOBS_STREAM)
+            assert after.cluster.leader != info.cluster.leader
+            assert after.state.messages == 2
+            assert (await bus.jetstream.get_msg(JOBS_STREAM, 1)).data == b"kept"
 
 
 def _fields(settings: BusSettings) -> dict[str, object]:

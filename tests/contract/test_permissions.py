@@ -12,7 +12,7 @@ import pytest
 from nats.js.errors import Error as JetStreamError
 
 from schemas.subjects import CATALOG_BUCKET, KEYS_BUCKET, REPLICAS_BUCKET
-from services.bus.connection import connect
+from services.bus.connection import open_bus
 from services.bus.streams import declare
 from services.process.embedded import find_binary
 from services.process.settings import BusSettings
@@ -35,9 +35,8 @@ async def server(tmp_path: Path) -> AsyncIterator[str]:
     try:
         wait_for(lambda: "Server is ready" in (tmp_path / "log").read_text(), 10, "nats-server")
         for user in USERS:
-            bus = await connect(settings(f"nats://127.0.0.1:{port}", user), user)
-            await declare(bus)
-            await bus.close()
+            async with open_bus(settings(f"nats://127.0.0.1:{port}", user), user) as bus:
+                await declare(bus)
         yield f"nats://127.0.0.1:{port}"
     finally:
         process.terminate()

@@ -5,16 +5,15 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas import wire
 from schemas.job_events import Completed, ImageOutput, Picture, SavedFile, ValueOutput
 from schemas.jobs import FunctionInput, Job
 from schemas.subjects import BadName, check_name
-from services.bus.connection import BusError
+from services.bus.errors import BusError
 from services.gateway.edge.access import is_visible
 from services.gateway.edge.problems import RequestError
 from services.gateway.gateway import Gateway
 from services.records.blobs import BlobGone, attach, attachments, get_pictures, with_value
-from services.records.results import Result, find_result
+from services.records.results import NotStored, Result, Stored, Unknown, Unreadable, find_result
 
 MAX_REFERENCES = 16
 """Files of other jobs that one payload may name."""
@@ -36,12 +35,19 @@ def no_such_job(job: str) -> RequestError:
 
 async def stored_result(gateway: Gateway, job: str) -> Result | None:
     """The result of an ended job. Raises RequestError 404 when it is another key's, 503."""
+    match await find_result(gateway.bus, check_id(job)):
+        case NotStored():
+            return None
+        case Unknown(reason):
+            raise RequestError(503, reason, retry_after_s=1)
+        case Unreadable(reason):
+            raise RequestError(500, reason, code="unreadable_result")
+        case Stored(found):
+            if not is_visible(found.event.tenant):
+                raise no_such_job(job)
     try:
-        found = await find_result(gateway.bus, check_id(job))
-        if found is not None and not is_visible(found.event.tenant):
-            raise no_such_job(job)
-        return Result(await with_value(gateway.bus, found.event), found.attached) if found is not None else None
-    except (BusError, wire.UnreadableMessage) as error:
+        return Result(await with_value(gateway.bus, found.event), found.attached)
+    except BusError as error:
         raise RequestError(503, str(error), retry_after_s=1) from error
 
 

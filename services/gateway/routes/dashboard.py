@@ -12,7 +12,7 @@ from litestar.params import Parameter
 from litestar.response import Stream
 
 from schemas import wire
-from services.bus.connection import BusError
+from services.bus.errors import BusError
 from services.gateway.edge.http import comment, event_stream, sse
 from services.gateway.edge.problems import RequestError
 from services.gateway.gateway import Gateway

@@ -11,7 +11,8 @@ from litestar.response import Stream
 
 from schemas import wire
 from schemas.fleet import PlatformEvent
-from services.bus.connection import Bus, BusError
+from services.bus.connection import Bus
+from services.bus.errors import BusError
 from services.gateway.edge.http import comment, event_stream, json_answer, sse
 from services.gateway.edge.problems import RequestError
 from services.gateway.gateway import Gateway

@@ -22,7 +22,7 @@ from schemas.job_events import (
     Terminal,
 )
 from schemas.jobs import Job
-from services.bus.connection import BusError
+from services.bus.errors import BusError
 from services.gateway.edge.access import current_key, is_visible, owner
 from services.gateway.edge.http import (
     comment,

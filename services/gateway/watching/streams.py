@@ -23,12 +23,13 @@ from schemas.job_events import (
 )
 from schemas.subjects import ANY, last_name
 from schemas.workers import JobCommand, Replay, ReplayRequest, SentText
-from services.bus.connection import Bus, BusError, NobodyThere
+from services.bus.connection import Bus
+from services.bus.errors import BusError, NobodyThere
 from services.gateway.edge.problems import RequestError
 from services.gateway.watching.resume import Cursor, Gap
 from services.gateway.watching.watcher import Watcher
 from services.process.logs import get_logger
-from services.records.results import Result, find_result, read_result
+from services.records.results import Result, Stored, find_result, read_result
 
 log = get_logger("streams")
 
@@ -130,13 +131,13 @@ class Streams:
         """After a reconnection: results may have passed unheard."""
         for job, (future, _) in list(self._results.items()):
             found = await find_result(self.bus, job, self.gateway)
-            if found is not None and not future.done():
-                future.set_result(found)
+            if isinstance(found, Stored) and not future.done():
+                future.set_result(found.result)
         for job, watchers in list(self._watchers.items()):
             found = await find_result(self.bus, job)
-            if found is not None:
+            if isinstance(found, Stored):
                 for watcher in watchers:
-                    watcher.put(found.event, found.attached)
+                    watcher.put(found.result.event, found.result.attached)
 
     async def job_view(self, job: str) -> JobView | None:
         """The scheduler's view of a job; None when it knows none, or none leads at the moment."""
@@ -194,8 +195,8 @@ class Streams:
         deadline = loop.time() + UNKNOWN_JOB_WAIT_S
         while True:
             stored = await find_result(self.bus, watcher.job)
-            if stored is not None:
-                return stored
+            if isinstance(stored, Stored):
+                return stored.result
             view = await self.job_view(watcher.job)
             if view is not None and view.status in ("queued", "assigned", "running"):
                 watcher.worker = view.worker
@@ -235,10 +236,8 @@ class Streams:
                 yield taken, attached
 
     async def _ended_unheard(self, watcher: Watcher) -> Result | None:
-        try:
-            return await find_result(self.bus, watcher.job)
-        except (BusError, wire.UnreadableMessage):
-            return None
+        found = await find_result(self.bus, watcher.job)
+        return found.result if isinstance(found, Stored) else None
 
     async def _replay(self, watcher: Watcher) -> AsyncIterator[LiveEvent]:
         """Ask the worker for what is missing; nothing when the job has ended or moved meanwhile."""

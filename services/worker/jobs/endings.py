@@ -26,7 +26,9 @@ from schemas.job_events import (
 )
 from schemas.jobs import work_units
 from schemas.workers import Finished, Outcome
-from services.bus.connection import AlreadyStored, Bus, BusError, PubAck
+from services.bus.connection import Bus
+from services.bus.errors import BusError, Conflict
+from services.bus.publishing import PubAck
 from services.process.logs import get_logger
 from services.process.telemetry import counter
 from services.process.tracing import record
@@ -141,7 +143,7 @@ class Endings:
             return
 
         def answered(found: PubAck | BusError) -> None:
-            if isinstance(found, PubAck | AlreadyStored):
+            if isinstance(found, PubAck | Conflict):
                 self._finish(attempt, outcome, run_s)
             else:
                 self._own(self._insist(attempt, event, outcome, images, run_s))

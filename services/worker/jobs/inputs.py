@@ -8,7 +8,8 @@ import msgspec
 from schemas import wire
 from schemas.jobs import Attachment, FunctionInput, ImageInput, JobInput, UpscaleInput
 from schemas.workers import JobCommand, SentText
-from services.bus.connection import Bus, BusError
+from services.bus.connection import Bus
+from services.bus.errors import BusError
 from services.records.blobs import BlobGone, read_blob
 from services.worker.jobs.core import Attempt
 from services.worker.models.loader import Loader, LoadError
