@@ -1,6 +1,6 @@
-"""The stream of jobs as the scheduler in office hears it.
+"""The stream of jobs, as the leading scheduler reads it.
 
-The durable consumer on STOKER_JOBS is deleted and made anew on taking office and after a reconnection: every
+The durable consumer on STOKER_JOBS is deleted and made anew on taking over and after a reconnection: every
 unfinished job comes again at once, and a leader of before is fenced off, as its consumer is gone. A job from
 before our time may have ended already: its result is looked up before it goes on.
 """

@@ -7,8 +7,8 @@ import msgspec
 
 from schemas.fleet import ModelReplicas
 from schemas.job_events import Provisioning, Queued
-from services.scheduler.jobs.ledger import ModelQueue
-from services.scheduler.jobs.ledger import Record as JobRecord
+from services.scheduler.jobs.queues import ModelQueue
+from services.scheduler.jobs.record import Record as JobRecord
 from services.scheduler.placing.dispatch import Dispatcher
 from services.scheduler.placing.placement import why_impossible
 from services.scheduler.protocol.commands import Command, Notify, PublishDepth
@@ -19,13 +19,13 @@ DEPTH_EVERY_S = 0.05
 DEPTH_ANYWAY_S = 1.0
 NOTIFY_EVERY_S = 1.0
 NOTIFIED_JOBS = 200
-"""How many waiting jobs of a model hear of their position every second."""
+"""How many waiting jobs of a model are told their position every second."""
 IMPOSSIBLE_GRACE_S = 10.0
 """How long a model must have been impossible before its waiting jobs fail: workers restart."""
 
 
 class Forecast:
-    """Reads the dispatcher's books and fleet; its own state is when it spoke last."""
+    """Reads the dispatcher's books and fleet; its own state is when it published last."""
 
     def __init__(self, dispatcher: Dispatcher, now: float) -> None:
         self._dispatcher = dispatcher
@@ -69,14 +69,14 @@ class Forecast:
         held = [held for worker in replicas for held in worker.held.values() if held.model == model]
         mean_run_s = sum(one.run_s for one in held) / len(held) if held else 0.0
         slots = sum(
-            worker.facts.engines[engine].slots
+            capability.slots
             for worker in replicas
-            if (engine := worker.replica_engine(model)) in worker.facts.engines
+            if (capability := worker.capability(worker.replica_engine(model) or "")) is not None
         )
         return round((position + 1) * mean_run_s / max(slots, 1), 3)
 
     def position(self, record: JobRecord, place: int, now: float) -> list[Command]:
-        """What a waiting job's watchers hear."""
+        """What a waiting job's watchers are told."""
         model = record.job.model
         eta_s = self.eta_s(model, place, now)
         queued: list[Command] = [Notify(record.job, Queued(position=place, eta_s=eta_s))]
@@ -121,8 +121,7 @@ class Forecast:
                 continue
             self._impossible[name] = (since, reason)
             if now - since > IMPOSSIBLE_GRACE_S:
-                waiting = self._ledger.queue(name).waiting
-                found += [(self._ledger.records[job], reason) for job in waiting.first(len(waiting))]
+                found += [(record, reason) for record in self._ledger.waiting(name)]
         return found
 
     def depths(self, now: float) -> list[Command]:

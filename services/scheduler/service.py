@@ -1,15 +1,14 @@
 """The shell around the core: messages become events, commands become messages. No policy here.
 
 One bounded inbox, one loop (`_work`) that alone touches the core. Questions to workers are sent without
-waiting; their answers come back as events. Taking office:
+waiting; their answers come back as events. Taking over:
 
-1. win the lease, listen to everything that workers and clients say, and ask every worker for a heartbeat;
+1. win the lease, subscribe to everything that workers and clients say, and ask every worker for a heartbeat;
 2. open the feed of jobs (feed.py): every unfinished job comes again at once;
 3. when all of them are in and the workers had `SETTLE_S` to answer, start placing (`Settled`).
 """
 
 import asyncio
-import time
 from functools import cache, partial
 from typing import Any
 
@@ -20,24 +19,34 @@ from schemas import wire
 from schemas.catalog import Model
 from schemas.fleet import CancelAnswer, JobQuery, JobsQuery, ModelReplicas
 from schemas.subjects import ANY, from_token, last_name
-from schemas.workers import AssignmentAnswer, Done, Finished, Heartbeat, JobCommand, ModelCommand
+from schemas.workers import AssignmentAnswer, Done, Finished, Heartbeat, JobCommand, ModelCommand, Revocation
 from services.bus.connection import Bus
 from services.bus.discovery import register
 from services.bus.errors import BusError, NobodyThere
 from services.bus.leases import Lease, hold
 from services.catalog import store
+from services.process.clock import steady_now
 from services.process.logs import get_logger
 from services.process.tasks import TaskOwner, until
 from services.process.telemetry import counter, gauge, histogram
 from services.process.tracing import record, trace_headers
 from services.records.replicas import watch_replicas
-from services.records.results import Stored, Unreadable, find_result, last_endings, publish_terminal
+from services.records.results import (
+    NotStored,
+    Stored,
+    Unknown,
+    Unreadable,
+    find_result,
+    last_endings,
+    publish_terminal,
+)
 from services.scheduler.core import Scheduler
 from services.scheduler.feed import JobFeed
+from services.scheduler.protocol import events
 from services.scheduler.protocol.commands import (
     Acknowledge,
     Assign,
-    CancelOnWorker,
+    Cancel,
     CheckResult,
     Command,
     EndJob,
@@ -46,6 +55,7 @@ from services.scheduler.protocol.commands import (
     Probe,
     PublishDepth,
     Record,
+    Revoke,
 )
 from services.scheduler.protocol.events import (
     AssignmentAnswered,
@@ -73,12 +83,22 @@ LISTED_ENDINGS = 2_000
 ASSIGN_TIMEOUT_S = 2.0
 COMMAND_TIMEOUT_S = 2.0
 PROBE_TIMEOUT_S = 1.0
+ALWAYS_ANSWERED = ("cancel", "load")
+"""Verbs of every version of a worker: where nobody listens to one of them, the worker is not there."""
 
 JOBS = counter("stoker_jobs_total", "Jobs that came to the scheduler", "model")
 ASSIGNMENTS = counter("stoker_assignments_total", "Assignments by tier of the model", "tier")
 QUEUE_WAIT = histogram("stoker_queue_wait_seconds", "Accepted until assigned", "model")
 QUEUED = gauge("stoker_queued_jobs", "Jobs that wait", "model")
 RUNNING = gauge("stoker_running_jobs", "Jobs on workers", "model")
+
+
+FOUND: dict[type, events.Stored] = {
+    Stored: "stored",
+    Unreadable: "stored",
+    NotStored: "not_stored",
+    Unknown: "unknown",
+}
 
 
 @cache  # finding a label costs more than counting
@@ -97,12 +117,12 @@ def _queue_wait(model: str) -> Histogram:
 
 
 class SchedulerService:
-    """One time in office. Make a new one for the next."""
+    """One term as the leader. Make a new one for the next."""
 
     def __init__(self, bus: Bus, lease: Lease, started_at: str) -> None:
         self.bus = bus
         self.lease = lease
-        self.core = Scheduler(lease.term, time.time())
+        self.core = Scheduler(lease.term, steady_now())
         self.identity = started_at
         self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_LIMIT)
         self._tasks = TaskOwner("scheduler")
@@ -110,6 +130,7 @@ class SchedulerService:
         self._answers = bus.client.new_inbox()
         self._feed = JobFeed(bus, self._on_arrived, self._is_known, self._tasks)
         self._next_token = 0
+        self._ticks_waiting = 0
 
     def _is_known(self, job: str) -> bool:
         return job in self.core.ledger.records
@@ -117,7 +138,7 @@ class SchedulerService:
     async def serve(self) -> None:
         """Lead until cancelled or the lease is lost."""
         for view in await last_endings(self.bus, LISTED_ENDINGS):
-            self.core.ledger.note_ending(view)
+            self.core.ledger.history.note_ending(view)
         subjects = self.bus.subjects
         subscribed = (
             (subjects.every("heartbeat", ANY), self._on_heartbeat),
@@ -157,7 +178,7 @@ class SchedulerService:
             self._inbox.put_nowait(event)
         except asyncio.QueueFull:
             log.error("inbox.full", dropped=type(event).__name__)
-            self.lease.lost.set()  # what was dropped comes again to the next time in office
+            self.lease.lost.set()  # what was dropped comes again to the next leader
 
     def _on_arrived(self, event: JobArrived) -> None:
         _jobs(event.job.model).inc()
@@ -218,7 +239,7 @@ class SchedulerService:
                 case "jobs":
                     answer = ledger.page(wire.decode(JobsQuery, message.data))
                 case "explain":
-                    answer = ledger.explanation(wire.decode(JobQuery, message.data).job)
+                    answer = ledger.history.explanation(wire.decode(JobQuery, message.data).job)
                 case "ping":
                     answer = Done(ok=not self.core.is_settling, reason=self.identity)
                 case unknown:
@@ -233,18 +254,24 @@ class SchedulerService:
     async def _work(self) -> None:
         while True:
             event = await self._inbox.get()
-            for command in self.core.handle(event, time.time()):
+            if isinstance(event, Ticked):
+                self._ticks_waiting -= 1
+            for command in self.core.handle(event, steady_now()):
                 self._carry_out(command)
 
     async def _tick(self) -> None:
+        """At most one tick waits in the inbox: while the core lags, more of them would only add to it."""
         while True:
             await asyncio.sleep(TICK_S)
-            self._put(Ticked())
-            now = time.monotonic()
+            if not self._ticks_waiting:
+                self._ticks_waiting += 1
+                self._put(Ticked())
+            now = steady_now()
             for token, (job, attempt, worker, deadline) in list(self._assigning.items()):
-                if now > deadline:
-                    del self._assigning[token]
-                    self._put(AssignmentFailed(job, attempt, worker, is_gone=False))
+                if now <= deadline:
+                    break  # all wait equally long: the first ones are the oldest
+                del self._assigning[token]
+                self._put(AssignmentFailed(job, attempt, worker, is_gone=False))
 
     def _carry_out(self, command: Command) -> None:
         bus = self.bus
@@ -263,9 +290,12 @@ class SchedulerService:
                 bus.tell(bus.subjects.out(job.gateway, job.id), command.event)
             case EndJob():
                 self._tasks.start(self._end, command)
-            case CancelOnWorker():
+            case Cancel():
                 order = JobCommand(command.job, command.attempt)
                 self._tasks.start(self._command, command.worker, "cancel", order)
+            case Revoke():
+                revocation = Revocation(command.job, command.term, command.attempt)
+                self._tasks.start(self._command, command.worker, "revoke", revocation)
             case LoadOnWorker():
                 load = ModelCommand(command.model, command.spec, command.evict)
                 self._tasks.start(self._command, command.worker, "load", load)
@@ -284,7 +314,7 @@ class SchedulerService:
         job = assignment.job
         self._next_token += 1
         token = str(self._next_token)
-        deadline = time.monotonic() + ASSIGN_TIMEOUT_S
+        deadline = steady_now() + ASSIGN_TIMEOUT_S
         self._assigning[token] = (job.id, assignment.attempt, command.worker, deadline)
         _assignments(assignment.tier).inc()
         _queue_wait(job.model).observe(assignment.queued_s)
@@ -313,7 +343,8 @@ class SchedulerService:
             if not answer.ok:
                 log.debug("command.refused", worker=worker, verb=verb, reason=answer.reason)
         except NobodyThere:
-            self._put(WorkerGone(worker))
+            if verb in ALWAYS_ANSWERED:
+                self._put(WorkerGone(worker))
         except (BusError, wire.UnreadableMessage) as error:
             log.warning("command.failed", worker=worker, verb=verb, error=str(error))
 
@@ -327,7 +358,7 @@ class SchedulerService:
 
     async def _check_result(self, command: CheckResult) -> None:
         found = await find_result(self.bus, command.job, command.gateway)
-        self._put(ResultChecked(command.job, command.attempt, is_stored=isinstance(found, Stored | Unreadable)))
+        self._put(ResultChecked(command.job, command.attempt, FOUND[type(found)]))
 
 
 async def serve(bus: Bus, identity: str, stopping: asyncio.Event) -> None:

@@ -39,6 +39,11 @@ class Estimates:
         key = (model, spec)
         self._runs[key] = _blend(self._runs.get(key), seconds / max(units, 1.0))
 
+    def forget(self, model: str) -> None:
+        """A model is gone: nobody needs its times. O(everything that was learned)."""
+        self._loads = {key: seconds for key, seconds in self._loads.items() if key[0] != model}
+        self._runs = {key: seconds for key, seconds in self._runs.items() if key[0] != model}
+
     def load_s(self, model: str, spec: Spec, tier: Tier) -> float:
         """Seconds until the model is in device memory when it is now in `tier`."""
         if tier in ("hot", "loading"):

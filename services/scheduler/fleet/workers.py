@@ -1,22 +1,38 @@
 """The workers as the scheduler knows them: what they said in heartbeats, and what it gave them since.
 
+A worker is `present` while it speaks. One that said nothing for a while is `silent`: it is asked whether it is
+there. One of which the server says that nobody listens is `away`: it gets nothing new, and keeps what it has
+for a moment, since a short disconnection looks like that. Then it is gone, and its jobs move on; one that says
+goodbye has left, which is nobody's fault. Gone and left workers are not in the books.
+
+    present ──▶ silent ──▶ away        a heartbeat: back to present, from anywhere
+       └───────────────────▶┘
+
 Assigning takes the slot here and now, not when the worker says so. For each model an index of its replicas by
 load keeps choosing the least loaded at O(1) however many workers there are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from schemas.catalog import Spec, batch_limit, fits_device, memory_needed_bytes
-from schemas.workers import Heartbeat, ResidentModel, Tier
+from schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
 
 LOAD_BELIEVED_S = 3.0
 """How long a load that was ordered counts as under way though no heartbeat shows it."""
 
+Presence = Literal["present", "silent", "away"]
+TRANSITIONS: dict[Presence, frozenset[Presence]] = {
+    "present": frozenset({"silent", "away"}),
+    "silent": frozenset({"present", "away"}),
+    "away": frozenset({"present"}),
+}
+
 
 @dataclass(slots=True)
 class Held:
-    """A job that a worker has, or is being asked to take (accepted_at None)."""
+    """A slot that a job takes up. run_s: how long it is predicted to, from `since`."""
 
     job: str
     model: str
@@ -24,7 +40,6 @@ class Held:
     lane: str
     attempt: int
     since: float
-    accepted_at: float | None = None
     run_s: float = 0.0
 
 
@@ -39,17 +54,30 @@ class OrderedLoad:
 
 @dataclass(slots=True)
 class Worker:
-    """One worker. `lanes` counts held jobs by lane: the one that the engine names, else the model."""
+    """One worker. `lanes` counts held jobs by lane: the one that the engine names, else the model.
+
+    presence, since: its state and when that began. revoked: attempts that it was told to drop, and when, until
+    its heartbeats no longer mention them.
+    """
 
     id: str
     facts: Heartbeat
     seen_at: float
+    presence: Presence = "present"
+    since: float = 0.0
     held: dict[str, Held] = field(default_factory=dict)
     lanes: dict[str, int] = field(default_factory=dict)
     residents: dict[str, ResidentModel] = field(default_factory=dict)
     ordered: dict[str, OrderedLoad] = field(default_factory=dict)
+    revoked: dict[tuple[str, int], float] = field(default_factory=dict)
     reserved_for: str = ""
-    is_probed: bool = False
+
+    def turn(self, to: Presence, now: float) -> bool:
+        """Change its presence; False, and nothing changes, where the table has no such move."""
+        if to not in TRANSITIONS[self.presence]:
+            return False
+        self.presence, self.since = to, now
+        return True
 
     def tier(self, model: str, spec: str) -> Tier:
         """Where this spec of the model is here; a load that was ordered counts as loading."""
@@ -69,10 +97,14 @@ class Worker:
         order = self.ordered.get(model)
         return order.engine if order is not None else None
 
+    def capability(self, engine: str) -> EngineCapability | None:
+        """What it says of an engine; None while it has none of this name, such as between two runners."""
+        return self.facts.engines.get(engine)
+
     def can_run(self, model: str, spec: Spec) -> bool:
         """Whether this worker could ever run the spec: engine, profile and memory."""
         facts = self.facts
-        capability = facts.engines.get(spec.engine)
+        capability = self.capability(spec.engine)
         return (
             capability is not None
             and (not capability.models or model in capability.models)
@@ -84,14 +116,17 @@ class Worker:
 
     @property
     def is_open(self) -> bool:
-        return not (self.facts.is_draining or self.facts.is_leaving)
+        """Whether it may be given jobs and loads."""
+        return self.presence != "away" and not (self.facts.is_draining or self.facts.is_leaving)
 
     def lane(self, model: str, engine: str) -> str:
-        capability = self.facts.engines.get(engine)
+        capability = self.capability(engine)
         return f"lane:{capability.lane}" if capability is not None and capability.lane else model
 
     def slots(self, spec: Spec) -> int:
-        return spec.slots or self.facts.engines[spec.engine].slots
+        """Jobs at a time; 0 while the engine is not there."""
+        capability = self.capability(spec.engine)
+        return (spec.slots or capability.slots) if capability is not None else 0
 
     def load(self, model: str, engine: str) -> int:
         """Jobs in the lane that a job of this model would join."""
@@ -99,7 +134,10 @@ class Worker:
 
     def has_room(self, model: str, spec: Spec) -> bool:
         """Whether one more job may be sent here now, the prefetch included."""
-        limit = self.slots(spec) + self.facts.engines[spec.engine].prefetch
+        capability = self.capability(spec.engine)
+        if capability is None:
+            return False
+        limit = self.slots(spec) + capability.prefetch
         return self.load(model, spec.engine) < max(limit, 2 * batch_limit(spec))
 
     def in_use(self, model: str) -> bool:
@@ -141,6 +179,9 @@ class Replicas:
             yield from bucket.values()
 
 
+_NO_REPLICAS = Replicas()
+
+
 class Fleet:
     """All workers, and the replicas of each model."""
 
@@ -149,23 +190,21 @@ class Fleet:
         self._replicas: dict[str, Replicas] = {}
 
     def replicas(self, model: str) -> Replicas:
-        found = self._replicas.get(model)
-        if found is None:
-            found = self._replicas[model] = Replicas()
-        return found
+        """The replicas of a model; to be read only."""
+        return self._replicas.get(model, _NO_REPLICAS)
 
     def update(self, heartbeat: Heartbeat, now: float) -> Worker | None:
         """Take in a heartbeat; None when it is older than one already seen."""
         worker = self.workers.get(heartbeat.worker)
         if worker is None:
-            worker = self.workers[heartbeat.worker] = Worker(heartbeat.worker, heartbeat, now)
+            worker = self.workers[heartbeat.worker] = Worker(heartbeat.worker, heartbeat, now, since=now)
         else:
             known = worker.facts
             if (heartbeat.started_at, heartbeat.seq) <= (known.started_at, known.seq):
                 return None
             worker.facts = heartbeat
             worker.seen_at = now
-        worker.is_probed = False
+        worker.turn("present", now)
         before = {model for model in self._models_of(worker) if worker.replica_engine(model)}
         worker.residents = {resident.model: resident for resident in heartbeat.models}
         for model, order in list(worker.ordered.items()):
@@ -183,9 +222,16 @@ class Fleet:
         return worker.residents.keys() | worker.ordered.keys()
 
     def remove(self, worker: str) -> Worker | None:
-        for replicas in self._replicas.values():
-            replicas.drop(worker)
+        for model in list(self._replicas):
+            self._drop(model, worker)
         return self.workers.pop(worker, None)
+
+    def _drop(self, model: str, worker: str) -> None:
+        replicas = self._replicas.get(model)
+        if replicas is not None:
+            replicas.drop(worker)
+            if not len(replicas):
+                del self._replicas[model]
 
     def order_load(self, worker: Worker, model: str, spec: Spec, now: float) -> None:
         """Remember that the worker was told to load this model."""
@@ -207,6 +253,8 @@ class Fleet:
         held = worker.held.pop(job, None)
         if held is not None:
             worker.lanes[held.lane] -= 1
+            if not worker.lanes[held.lane]:
+                del worker.lanes[held.lane]
             self._reindex_lane(worker, held)
         return held
 
@@ -219,7 +267,25 @@ class Fleet:
 
     def _reindex(self, worker: Worker, model: str) -> None:
         engine = worker.replica_engine(model)
-        if engine is not None:
-            self.replicas(model).put(worker, worker.load(model, engine))
-        elif (replicas := self._replicas.get(model)) is not None:
-            replicas.drop(worker.id)
+        if engine is None:
+            self._drop(model, worker.id)
+            return
+        replicas = self._replicas.get(model)
+        if replicas is None:
+            replicas = self._replicas[model] = Replicas()
+        replicas.put(worker, worker.load(model, engine))
+
+    def validate(self, holders: Mapping[str, str]) -> None:
+        """Raise AssertionError where counts, index and slots disagree. holders: the worker of each live job."""
+        for worker in self.workers.values():
+            lanes: dict[str, int] = {}
+            for held in worker.held.values():
+                assert holders.get(held.job) == worker.id, (
+                    f"{worker.id} holds {held.job}, the books do not say so"
+                )
+                lanes[held.lane] = lanes.get(held.lane, 0) + 1
+            assert worker.lanes == lanes, f"{worker.id}: lanes {worker.lanes}, held {lanes}"
+        for model, replicas in self._replicas.items():
+            listed = {worker.id for worker in replicas.by_load()}
+            there = {name for name, worker in self.workers.items() if worker.replica_engine(model)}
+            assert listed == there, f"replicas of {model}: listed {listed}, there {there}"

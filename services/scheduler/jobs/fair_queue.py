@@ -7,6 +7,7 @@ Pure: no clock, no randomness.
 
 import heapq
 from collections.abc import Iterator
+from itertools import islice
 
 Key = tuple[int, float, int]
 
@@ -55,22 +56,44 @@ class FairQueue:
         job = self.peek()
         if job is None:
             raise IndexError("the queue is empty")
-        key, _ = heapq.heappop(self._heap)
-        del self._keys[job]
-        self._virtual_time = max(self._virtual_time, key[1])
-        if not self._keys:
-            self._finish_tags.clear()
-            self._virtual_time = 0.0
+        self.take(job)
         return job
 
+    def take(self, job: str) -> None:
+        """Serve a job, wherever it stands: the queue's virtual time moves on. Raises KeyError."""
+        key = self._keys.pop(job)
+        self._virtual_time = max(self._virtual_time, key[1])
+        self._tidy()
+
     def remove(self, job: str) -> bool:
-        """Forget a job wherever it stands; False when it is not here."""
-        return self._keys.pop(job, None) is not None
+        """Forget a job that is not served; False when it is not here."""
+        is_here = self._keys.pop(job, None) is not None
+        self._tidy()
+        return is_here
+
+    def _tidy(self) -> None:
+        if not self._keys:
+            self._heap.clear()
+            self._finish_tags.clear()
+            self._virtual_time = 0.0
+
+    def in_order(self) -> Iterator[str]:
+        """The jobs in order; O(log n) for each that is looked at. Jobs may be taken meanwhile, none pushed."""
+        heap = self._heap
+        frontier = [(heap[0], 0)] if heap else []
+        seen: set[str] = set()
+        while frontier:
+            (key, job), index = heapq.heappop(frontier)
+            for child in (2 * index + 1, 2 * index + 2):
+                if child < len(heap):
+                    heapq.heappush(frontier, (heap[child], child))
+            if self._keys.get(job) == key and job not in seen:
+                seen.add(job)
+                yield job
 
     def first(self, count: int) -> Iterator[str]:
         """The next `count` jobs in order."""
-        for _, job in heapq.nsmallest(count, ((key, job) for job, key in self._keys.items())):
-            yield job
+        return islice(self.in_order(), count)
 
     def position(self, job: str) -> int | None:
         """Jobs ahead of this one, or None when it is not here."""

@@ -1,103 +1,50 @@
-"""The scheduler's books: every live job, the queue of each model, and the last decisions and endings.
+"""The scheduler's books: every live job, the queue of each model, deadlines, and the last decisions and
+endings.
 
-Pure state without policy: what is stored here are facts; positions and depths are derived.
+`move` is the one function that changes the state of a job (record.py has the table). It raises IllegalMove and
+changes nothing where the table has no such move. Entering and leaving do the rest: a waiting job stands in its
+queue and has a deadline; any other holds a slot of its worker and is counted as running. So no slot, count or
+place in a queue can outlive the state that it belongs to. `validate` checks all of that, for tests and replays.
 """
 
 import heapq
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
-from schemas.fleet import Explanation, JobsPage, JobsQuery, JobView, QueueDepth
+import msgspec
+
+from schemas.fleet import JobsPage, JobsQuery, JobView, QueueDepth
 from schemas.jobs import Job, Status
-from services.scheduler.jobs.fair_queue import FairQueue, Key
+from schemas.workers import RunningJob
+from services.scheduler.fleet.workers import Fleet, Held, Worker
+from services.scheduler.jobs.history import History
+from services.scheduler.jobs.queues import ModelQueue
+from services.scheduler.jobs.record import HOLDS_SLOT, STATUS, TRANSITIONS, IllegalMove, Phase, Record
 
-KEPT_EXPLANATIONS = 20_000
-KEPT_ENDINGS = 10_000
-"""How many of the last decisions and endings can be asked for."""
 KEPT_DEADLINES = 10_000
-"""Deadlines of ended jobs that may lie about until they are swept out together."""
-RATE_WINDOW_S = 10.0
-REFUSAL_REMEMBERED_S = 1.0
-"""A worker that refused a job is asked again after this, when no other takes it."""
-
-
-@dataclass(slots=True)
-class Record:
-    """One live job. attempt: assignments so far.
-
-    lost_on: the workers that died under it. refused_at: when a worker did not take it.
-    """
-
-    job: Job
-    handle: str
-    sequence: int
-    key: Key
-    trace: str = ""
-    status: Status = "queued"
-    attempt: int = 0
-    worker: str = ""
-    spec: str = ""
-    queued_s: float = 0.0
-    lost_on: list[str] = field(default_factory=list)
-    refused_at: dict[str, float] = field(default_factory=dict)
-    is_cancelled: bool = False
-    is_checking: bool = False
-
-    def avoids(self, worker: str, now: float) -> bool:
-        """Whether this worker must not be tried now."""
-        if worker in self.lost_on:
-            return True
-        refused_at = self.refused_at.get(worker)
-        return refused_at is not None and now - refused_at < REFUSAL_REMEMBERED_S
-
-
-@dataclass(slots=True)
-class ModelQueue:
-    """The waiting jobs of one model, and what is measured of it."""
-
-    name: str
-    waiting: FairQueue = field(default_factory=FairQueue)
-    running: int = 0
-    by_spec: dict[str, int] = field(default_factory=dict)
-    arrival_rate: float = 0.0
-    arrived: int = 0
-    rate_at: float = 0.0
-    published_at: float = 0.0
-    is_changed: bool = True
-    expand_at: float = 0.0
-
-    def count_arrival(self, now: float) -> None:
-        self.arrived += 1
-        self.is_changed = True
-        if not self.rate_at:
-            self.rate_at = now
-
-    def settle_rate(self, now: float) -> None:
-        """Fold the arrivals since the last call into the rate (jobs a second, over `RATE_WINDOW_S`)."""
-        elapsed = now - self.rate_at
-        if elapsed < 1.0:
-            return
-        share = min(elapsed / RATE_WINDOW_S, 1.0)
-        self.arrival_rate += share * (self.arrived / elapsed - self.arrival_rate)
-        self.arrived, self.rate_at = 0, now
+"""Deadlines that are void and may lie about until they are swept out together."""
 
 
 class Ledger:
     """All books. Methods are O(log n) unless they say otherwise."""
 
-    def __init__(self) -> None:
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
         self.records: dict[str, Record] = {}
         self.queues: dict[str, ModelQueue] = {}
-        self.endings: OrderedDict[str, JobView] = OrderedDict()
-        self._explanations: OrderedDict[str, Callable[[], Explanation]] = OrderedDict()
+        self.history = History()
         self._deadlines: list[tuple[float, str]] = []
+        self._returned: set[str] = set()
 
     def queue(self, model: str) -> ModelQueue:
         found = self.queues.get(model)
         if found is None:
             found = self.queues[model] = ModelQueue(model)
         return found
+
+    def forget_queue(self, model: str) -> None:
+        """Let go of the queue of a model that is no longer there, once no job of it is live."""
+        queue = self.queues.get(model)
+        if queue is not None and queue.is_idle:
+            del self.queues[model]
 
     def waiting_queues(self) -> list[ModelQueue]:
         """Queues with waiting jobs; the one whose first job came first is first. O(models log models)."""
@@ -111,80 +58,120 @@ class Ledger:
         record = self.records[first] if first is not None else None
         return (record.key[0], record.job.created_at) if record is not None else (0, 0.0)
 
+    def has_waiting(self, model: str) -> bool:
+        queue = self.queues.get(model)
+        return queue is not None and len(queue.waiting) > 0
+
+    def waiting(self, model: str) -> list[Record]:
+        """Every waiting job of a model, in order: O(jobs log jobs)."""
+        queue = self.queues.get(model)
+        return [self.records[job] for job in queue.waiting.in_order()] if queue is not None else []
+
+    # States ---------------------------------------------------------------------------------------
+
     def add(self, job: Job, handle: str, sequence: int, now: float, trace: str = "") -> Record:
-        """Enter an arrived job and put it into its queue."""
+        """Enter an arrived job: it is waiting."""
         queue = self.queue(job.model)
         queue.count_arrival(now)
         key = queue.waiting.push(job.id, job.priority, job.tenant)
-        record = Record(job, handle, sequence, key, trace)
+        record = Record(job, handle, sequence, key, now, trace)
         self.records[job.id] = record
+        self._set_deadline(record)
+        return record
+
+    def offer(self, record: Record, worker: Worker, held: Held, term: int, now: float) -> None:
+        """A worker is asked to take the job: the slot is taken now, not when the worker answers."""
+        self._check(record, "offered")
+        self._enter_worker(record, worker, held, term, now)
+        self.move(record, "offered", now)
+
+    def adopt(self, record: Record, worker: Worker, running: RunningJob, now: float) -> None:
+        """A worker has the job already: from an earlier leader, or from before it was away."""
+        self._check(record, "running")
+        resident = worker.residents.get(running.model)
+        lane = worker.lane(running.model, resident.engine if resident is not None else "")
+        held = Held(running.job, running.model, running.spec, lane, running.attempt, since=now)
+        self._enter_worker(record, worker, held, running.term, now)
+        self.move(record, "running", now)
+
+    def _enter_worker(self, record: Record, worker: Worker, held: Held, term: int, now: float) -> None:
+        record.worker, record.spec = worker.id, held.spec
+        record.attempt, record.term = held.attempt, term
+        record.queued_s = max(now - record.job.created_at, 0.0)
+        self.fleet.hold(worker, held)
+
+    def move(self, record: Record, to: Phase, now: float) -> None:
+        """Change the state of a job. Raises IllegalMove, and changes nothing, where the table forbids it."""
+        self._check(record, to)
+        before = record.phase
+        record.phase, record.mentioned_at = to, now
+        queue = self.queue(record.job.model)
+        queue.is_changed = True
+        if before == "waiting":
+            queue.waiting.remove(record.id) if to == "ended" else queue.waiting.take(record.id)
+        if before not in HOLDS_SLOT and to in HOLDS_SLOT:
+            queue.running += 1
+            queue.by_spec[record.spec] = queue.by_spec.get(record.spec, 0) + 1
+        elif before in HOLDS_SLOT and to not in HOLDS_SLOT:
+            self._leave_worker(record, queue)
+        if to == "waiting":
+            queue.waiting.push_back(record.id, record.key)
+            self._set_deadline(record)
+            self._returned.add(record.job.model)
+
+    def _leave_worker(self, record: Record, queue: ModelQueue) -> None:
+        queue.running -= 1
+        queue.by_spec[record.spec] -= 1
+        if not queue.by_spec[record.spec]:
+            del queue.by_spec[record.spec]
+        worker = self.fleet.workers.get(record.worker)
+        if worker is not None:
+            self.fleet.release(worker, record.id)
+            self.fleet.doubt_load(worker, record.job.model)
+        if record.phase == "waiting":
+            record.worker, record.spec = "", ""
+
+    def take_returned(self) -> list[str]:
+        """The models to whose queues jobs have come back since the last call, in a fixed order."""
+        if not self._returned:
+            return []
+        returned, self._returned = sorted(self._returned), set()
+        return returned
+
+    @staticmethod
+    def _check(record: Record, to: Phase) -> None:
+        if to not in TRANSITIONS[record.phase]:
+            raise IllegalMove(f"job {record.id}, attempt {record.attempt}: {record.phase} -> {to}")
+
+    def end(self, record: Record, status: Status, now: float) -> None:
+        """Forget a job that has ended, but for what a listing shows."""
+        self.move(record, "ended", now)
+        del self.records[record.id]
+        self.history.ended(self._view(record, status))
+
+    # Deadlines ------------------------------------------------------------------------------------
+
+    def _set_deadline(self, record: Record) -> None:
+        job = record.job
         waits_until = job.created_at + job.admission_timeout_s
         if job.deadline_s is not None:
             waits_until = min(waits_until, job.created_at + job.deadline_s)
         heapq.heappush(self._deadlines, (waits_until, job.id))
         if len(self._deadlines) > 2 * len(self.records) + KEPT_DEADLINES:
-            self._deadlines = [one for one in self._deadlines if one[1] in self.records]
+            self._deadlines = list({one for one in self._deadlines if one[1] in self.records})
             heapq.heapify(self._deadlines)
-        return record
-
-    def start(self, record: Record, worker: str, spec: str, now: float) -> None:
-        """Take a job out of its queue: it is assigned now."""
-        queue = self.queue(record.job.model)
-        queue.waiting.remove(record.job.id)
-        queue.running += 1
-        queue.by_spec[spec] = queue.by_spec.get(spec, 0) + 1
-        queue.is_changed = True
-        record.status, record.worker, record.spec = "assigned", worker, spec
-        record.queued_s = max(now - record.job.created_at, 0.0)
-
-    def requeue(self, record: Record) -> None:
-        """Put a job back to the place it had."""
-        self._stop(record)
-        queue = self.queue(record.job.model)
-        queue.waiting.push_back(record.job.id, record.key)
-        record.status, record.worker, record.spec = "queued", "", ""
-
-    def _stop(self, record: Record) -> None:
-        queue = self.queue(record.job.model)
-        queue.is_changed = True
-        if record.status == "queued":
-            queue.waiting.remove(record.job.id)
-        else:
-            queue.running -= 1
-            queue.by_spec[record.spec] -= 1
-
-    def end(self, record: Record, status: Status) -> None:
-        """Forget a job that has ended, but for what a listing shows."""
-        self._stop(record)
-        del self.records[record.job.id]
-        self.endings[record.job.id] = self._view(record, status)
-        if len(self.endings) > KEPT_ENDINGS:
-            self.endings.popitem(last=False)
-
-    def note_ending(self, view: JobView) -> None:
-        """Enter an ending from before this scheduler's time."""
-        self.endings.setdefault(view.id, view)
-
-    def decided(self, job: str, explain: Callable[[], Explanation]) -> None:
-        """Keep a decision; it is put into words when somebody asks, which few do."""
-        self._explanations[job] = explain
-        if len(self._explanations) > KEPT_EXPLANATIONS:
-            self._explanations.popitem(last=False)
-
-    def explanation(self, job: str) -> Explanation | None:
-        """Why a job went where it went last; None when it waits, or is long over."""
-        explain = self._explanations.get(job)
-        return explain() if explain is not None else None
 
     def overdue(self, now: float) -> list[Record]:
-        """Queued jobs whose waiting time is over."""
-        found: list[Record] = []
+        """Waiting jobs whose time to wait is over, each once. One that comes back has its deadline again."""
+        found: dict[str, Record] = {}
         while self._deadlines and self._deadlines[0][0] <= now:
             _, job = heapq.heappop(self._deadlines)
             record = self.records.get(job)
-            if record is not None and record.status == "queued":
-                found.append(record)
-        return found
+            if record is not None and record.phase == "waiting":
+                found[job] = record
+        return list(found.values())
+
+    # Looking --------------------------------------------------------------------------------------
 
     def _view(self, record: Record, status: Status) -> JobView:
         job = record.job
@@ -206,19 +193,17 @@ class Ledger:
         """A live job with its position (O(queue)), or one of the last that ended."""
         record = self.records.get(job)
         if record is None:
-            return self.endings.get(job)
-        view = self._view(record, record.status)
-        if record.status != "queued":
+            return self.history.endings.get(job)
+        view = self._view(record, STATUS[record.phase])
+        if record.phase != "waiting":
             return view
         position = self.queue(record.job.model).waiting.position(job)
-        return JobView(
-            **{field: getattr(view, field) for field in view.__struct_fields__} | {"position": position}
-        )
+        return msgspec.structs.replace(view, position=position)
 
     def page(self, query: JobsQuery) -> JobsPage:
         """Jobs that match, newest first: O(jobs), for people."""
-        views = [self._view(record, record.status) for record in self.records.values()]
-        views += self.endings.values()
+        views = [self._view(record, STATUS[record.phase]) for record in self.records.values()]
+        views += self.history.endings.values()
         views = [
             view
             for view in views
@@ -244,6 +229,29 @@ class Ledger:
             running=queue.running,
             oldest_wait_s=round(max(now - oldest, 0.0), 3),
             arrival_rate=round(queue.arrival_rate, 3),
-            by_spec={spec: count for spec, count in queue.by_spec.items() if count},
+            by_spec=dict(queue.by_spec),
             limit=limit,
         )
+
+    def validate(self) -> None:
+        """Raise AssertionError where the books contradict each other. O(everything), for tests and replays."""
+        running: dict[str, dict[str, int]] = {}
+        for job, record in self.records.items():
+            assert record.phase != "ended", f"{job} has ended and is still in the books"
+            queue = self.queues[record.job.model]
+            assert (record.phase == "waiting") == (job in queue.waiting), (
+                f"{job} {record.phase}: place in queue"
+            )
+            worker = self.fleet.workers.get(record.worker)
+            held = worker.held.get(job) if worker is not None else None
+            if record.phase in HOLDS_SLOT:
+                assert held is not None and held.attempt == record.attempt, f"{job} {record.phase}: no slot"
+                specs = running.setdefault(record.job.model, {})
+                specs[record.spec] = specs.get(record.spec, 0) + 1
+            else:
+                assert not record.worker and not record.spec, f"{job} waits and has a worker"
+        for name, queue in self.queues.items():
+            assert queue.by_spec == running.get(name, {}), f"{name}: {queue.by_spec} counted as running"
+            assert queue.running == sum(queue.by_spec.values())
+            assert all(job in self.records for job in queue.waiting.in_order())
+        self.fleet.validate({job: record.worker for job, record in self.records.items()})

@@ -7,7 +7,7 @@ has room, so every worker is scored. Then
 - with no replica anywhere, the next job itself goes to the best worker and loads the model there;
 - with replicas, a load is ordered on the best other worker as soon as working off the queue takes longer
   than loading; the jobs stay in the queue, where priorities, cancels and better placements still count;
-- a model that waited `STARVING_S` in vain gets the best worker reserved: what runs there ends, and nothing
+- a model that has waited for `STARVING_S` gets the best worker reserved: what runs there ends, and nothing
   new is sent before this model had its turn.
 """
 
@@ -20,13 +20,16 @@ from schemas.jobs import Job, work_units
 from schemas.workers import Assignment
 from services.scheduler.fleet.estimates import Estimates
 from services.scheduler.fleet.workers import Fleet, Held, Worker
-from services.scheduler.jobs.ledger import Ledger, ModelQueue
-from services.scheduler.jobs.ledger import Record as JobRecord
+from services.scheduler.jobs.ledger import Ledger
+from services.scheduler.jobs.queues import ModelQueue
+from services.scheduler.jobs.record import Record as JobRecord
 from services.scheduler.placing.balance import Balancer, Ready, is_plain
 from services.scheduler.placing.placement import Option, has_adapter, option, rank, victims
 from services.scheduler.protocol.commands import Assign, Command, LoadOnWorker, Record
 
 EXPAND_EVERY_S = 0.1
+MAX_PASSED = 32
+"""Jobs with needs of their own (an adapter, a worker to avoid) that others may pass in one look at a queue."""
 EXPLAINED_CANDIDATES = 8
 EXPLAINED_WHEN_HOT = 3
 """Candidates recorded for a job: of a full ranking, and of a quick placement."""
@@ -39,20 +42,18 @@ DEMAND_HORIZON_S = 60.0
 class Dispatcher:
     """Decides where queued jobs go. Shares the books and the fleet with the core."""
 
-    def __init__(self, ledger: Ledger, fleet: Fleet, estimates: Estimates) -> None:
+    def __init__(self, ledger: Ledger, fleet: Fleet, estimates: Estimates, term: int) -> None:
         self.ledger = ledger
         self.fleet = fleet
         self.estimates = estimates
         self.models: dict[str, Model] = {}
-        self.term = 0
+        self.term = term
         self._retired: set[str] = set()
         self._balancer = Balancer()
 
     def remove(self, name: str) -> None:
         """A model is gone from the catalog; one whose jobs brought their spec along stays until they ended."""
-        queue = self.ledger.queues.get(name)
-        waiting = queue.waiting.first(len(queue.waiting)) if queue is not None else []
-        if any(self.ledger.records[job].job.spec is not None for job in waiting):
+        if any(record.job.spec is not None for record in self.ledger.waiting(name)):
             self._retired.add(name)
         else:
             self.models.pop(name, None)
@@ -75,17 +76,35 @@ class Dispatcher:
             return commands
         specs = {spec.name: spec for spec in model.specs}
         choose = self._ready_replica if is_plain(model) else self._balanced_replica
-        while (first := queue.waiting.peek()) is not None:
-            record = self.ledger.records[first]
+        passed = 0
+        for job in queue.waiting.in_order():
+            record = self.ledger.records[job]
             found = choose(model, specs, record, now)
-            if found is None:
+            if found is not None:
+                commands.append(self._assign_hot(record, *found, now))
+            elif not record.is_particular:
+                break  # there is no room for anybody
+            elif (passed := passed + 1) == MAX_PASSED:
                 break
-            worker, spec = found
-            commands.append(self._assign_hot(record, worker, spec, now))
         if len(queue.waiting) and now >= queue.expand_at:
             queue.expand_at = now + EXPAND_EVERY_S
             commands += self._expand(model, queue, now)
         return commands
+
+    def _avoids(self, record: JobRecord, worker: Worker, model: Model, now: float) -> bool:
+        """Whether a job must not go to a worker: it was refused there a moment ago, or lost there.
+
+        Where it was lost it is tried again only when no other worker could run it.
+        """
+        if record.refused_lately(worker.id, now):
+            return True
+        if worker.id not in record.lost_on:
+            return False
+        return any(
+            other.is_open and other.id not in record.lost_on and other.can_run(model.name, spec)
+            for other in self.fleet.workers.values()
+            for spec in model.specs
+        )
 
     def _ready_replica(
         self, model: Model, specs: Mapping[str, Spec], record: JobRecord, now: float
@@ -93,7 +112,7 @@ class Dispatcher:
         """The least loaded replica with room; loading ones count only where none is hot."""
         loading: tuple[Worker, Spec] | None = None
         has_hot = False
-        for worker, spec, can_serve, is_hot in self._replicas(model.name, specs, record, now):
+        for worker, spec, can_serve, is_hot in self._replicas(model, specs, record, now):
             has_hot = has_hot or is_hot
             if not can_serve:
                 continue
@@ -108,15 +127,16 @@ class Dispatcher:
         """The replica that targets, standbys and prefixes say (balance.py); as above for loading ones."""
         hot: list[Ready] = []
         loading: list[Ready] = []
-        for worker, spec, can_serve, is_hot in self._replicas(model.name, specs, record, now):
+        for worker, spec, can_serve, is_hot in self._replicas(model, specs, record, now):
             (hot if is_hot else loading).append(Ready(worker, spec, can_serve))
         chosen = self._balancer.choose(model, record.job, hot or loading)
         return (chosen.worker, chosen.spec) if chosen is not None else None
 
     def _replicas(
-        self, name: str, specs: Mapping[str, Spec], record: JobRecord, now: float
+        self, model: Model, specs: Mapping[str, Spec], record: JobRecord, now: float
     ) -> Iterator[tuple[Worker, Spec, bool, bool]]:
         """Replicas of the model, least loaded first: whether they may take the job now, and are hot."""
+        name = model.name
         for worker in self.fleet.replicas(name).by_load():
             resident = worker.residents.get(name)
             is_hot = resident is not None and resident.tier == "hot"
@@ -124,7 +144,7 @@ class Dispatcher:
             spec = specs.get(holder.spec) if holder is not None else None
             if spec is None or not worker.is_open or not has_adapter(spec, record.job.adapter):
                 continue
-            usable = worker.reserved_for in ("", name) and not record.avoids(worker.id, now)
+            usable = worker.reserved_for in ("", name) and not self._avoids(record, worker, model, now)
             yield worker, spec, usable and worker.has_room(name, spec), is_hot
 
     def _assign_hot(self, record: JobRecord, worker: Worker, spec: Spec, now: float) -> Command:
@@ -144,25 +164,23 @@ class Dispatcher:
         self, record: JobRecord, chosen: Option, others: list[Option], reason: str, now: float
     ) -> Command:
         job, worker, spec = record.job, chosen.worker, chosen.spec
-        record.attempt += 1
-        self.ledger.start(record, worker.id, spec.name, now)
         held = Held(
             job=job.id,
             model=job.model,
             spec=spec.name,
             lane=worker.lane(job.model, spec.engine),
-            attempt=record.attempt,
+            attempt=record.attempt + 1,
             since=now,
             run_s=chosen.load_s + chosen.run_s,
         )
         if worker.replica_engine(job.model) is None:
             self.fleet.order_load(worker, job.model, spec, now)
-        self.fleet.hold(worker, held)
+        self.ledger.offer(record, worker, held, self.term, now)
         if worker.reserved_for == job.model:
             worker.reserved_for = ""
         considered = len(self.fleet.workers)
         explain = partial(_explanation, job, record.attempt, chosen, others, reason, considered, now)
-        self.ledger.decided(job.id, explain)
+        self.ledger.history.decided(job.id, explain)
         return Assign(
             worker.id,
             Assignment(
@@ -173,6 +191,7 @@ class Dispatcher:
                 tier=chosen.tier,
                 queued_s=record.queued_s,
                 evict=() if chosen.tier == "hot" else self._unneeded(worker),
+                life=worker.facts.started_at,
             ),
             record.trace,
         )
@@ -182,26 +201,27 @@ class Dispatcher:
         return tuple(resident.model for resident in idle if self.demand(resident.model) < 1.0)
 
     def _expand(self, model: Model, queue: ModelQueue, now: float) -> list[Command]:
-        first = queue.waiting.peek()
-        if first is None:
-            return []
-        record = self.ledger.records[first]
+        """Look wider for the first job that has a place at all: load the model for it, or another replica."""
+        for job in queue.waiting.first(MAX_PASSED):
+            record = self.ledger.records[job]
+            options = self._options(record, model, now)
+            if options or not record.is_particular:
+                return self._expand_for(record, options, model, queue, now)
+        return []
+
+    def _options(self, record: JobRecord, model: Model, now: float) -> list[Option]:
+        """Where a job could run, best first."""
         units = work_units(record.job.input)
-        options = [
-            found
-            for found in rank(
-                self.fleet.workers.values(),
-                model,
-                record.job.adapter,
-                units,
-                self.estimates,
-                self.demand,
-                now,
-            )
-            if not record.avoids(found.worker.id, now)
+        workers = [
+            worker for worker in self.fleet.workers.values() if not self._avoids(record, worker, model, now)
         ]
-        able = [found for found in options if model.name not in found.worker.facts.failed_loads]
-        options = able or options  # where it failed everywhere, the next job tries again
+        ranked = rank(workers, model, record.job.adapter, units, self.estimates, self.demand, now)
+        able = [found for found in ranked if model.name not in found.worker.facts.failed_loads]
+        return able or ranked  # where it failed everywhere, the next job tries again
+
+    def _expand_for(
+        self, record: JobRecord, options: list[Option], model: Model, queue: ModelQueue, now: float
+    ) -> list[Command]:
         replicas = [found for found in options if found.tier in ("hot", "loading")]
         startable = [
             found for found in options if found.tier not in ("hot", "loading") and found.is_possible_now
@@ -213,9 +233,7 @@ class Dispatcher:
                 command = self._assign(record, ready[0], options, reason, now)
                 return [command, self._record_assigned(record, now)]
             self._reserve(record, options, now)
-            if startable:
-                return [self._order(startable[0], model.name, now)]
-            return []
+            return [self._order(startable[0], model.name, now)] if startable else []
         if not startable:
             return []
         slots = sum(found.worker.slots(found.spec) for found in replicas)
@@ -231,7 +249,7 @@ class Dispatcher:
         return LoadOnWorker(best.worker.id, model, best.spec, self._unneeded(best.worker))
 
     def _reserve(self, record: JobRecord, options: list[Option], now: float) -> None:
-        """Keep the best worker free for a model that waits in vain."""
+        """Keep the best worker free for a model that finds no place."""
         if not options or any(found.worker.reserved_for == record.job.model for found in options):
             return
         best = options[0]
@@ -240,17 +258,18 @@ class Dispatcher:
             best.worker.reserved_for = record.job.model
 
     def tidy(self) -> None:
-        """Free the workers that were kept for a model which waits no longer; let go of retired models."""
-        for name in [name for name in self._retired if not len(self.ledger.queue(name).waiting)]:
+        """Free the workers that were kept for a model which waits no longer; let go of models that are gone."""
+        for name in [name for name in self._retired if not self.ledger.has_waiting(name)]:
             self._retired.discard(name)
             self.models.pop(name, None)
+        for name in [name for name in self.ledger.queues if name not in self.models]:
+            self.ledger.forget_queue(name)
         for worker in self.fleet.workers.values():
-            queue = self.ledger.queues.get(worker.reserved_for) if worker.reserved_for else None
-            if queue is not None and not len(queue.waiting):
+            if worker.reserved_for and not self.ledger.has_waiting(worker.reserved_for):
                 worker.reserved_for = ""
 
     def _record_assigned(self, record: JobRecord, now: float) -> Command:
-        explanation = self.ledger.explanation(record.job.id)
+        explanation = self.ledger.history.explanation(record.job.id)
         return Record(
             PlatformEvent(
                 kind="assigned",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from schemas.catalog import Model, Spec, fits_device, memory_needed_bytes
 from schemas.fleet import Candidate
+from schemas.jobs import Job
 from schemas.workers import ResidentModel, Tier
 from services.scheduler.fleet.estimates import Estimates
 from services.scheduler.fleet.workers import Worker
@@ -65,7 +66,7 @@ def wait_s(worker: Worker, model: str, spec: Spec, estimates: Estimates, now: fl
     """Seconds until the worker has a free slot for the model."""
     slots = worker.slots(spec)
     load = worker.load(model, spec.engine)
-    if load < slots:
+    if load < slots or not slots:
         return 0.0
     lane = worker.lane(model, spec.engine)
     ahead = [held for held in worker.held.values() if held.lane == lane]
@@ -186,6 +187,15 @@ def rank(
 
 def has_adapter(spec: Spec, adapter: str) -> bool:
     return not adapter or any(declared.name == adapter for declared in spec.adapters)
+
+
+def why_never(job: Job, model: Model | None) -> str:
+    """Why a job can never run though its model could; "" when it can."""
+    if model is None:
+        return f"there is no model {job.model!r}"
+    if any(has_adapter(spec, job.adapter) for spec in model.specs):
+        return ""
+    return f"the model {model.name!r} has no adapter {job.adapter!r}"
 
 
 def why_impossible(workers: Iterable[Worker], model: Model) -> str:

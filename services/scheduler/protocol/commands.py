@@ -1,6 +1,10 @@
-"""What comes out of the scheduler's core: instructions for the shell, which holds no policy."""
+"""What comes out of the scheduler's core: instructions for the shell, which holds no policy.
 
-from dataclasses import dataclass
+`Revoke` takes an attempt back and says nothing about the job; only `Cancel`, which somebody asked for, makes a
+worker end the job as cancelled.
+"""
+
+import msgspec
 
 from schemas.catalog import Spec
 from schemas.fleet import PlatformEvent, QueueDepth
@@ -9,8 +13,11 @@ from schemas.jobs import Job
 from schemas.workers import Assignment
 
 
-@dataclass(frozen=True, slots=True)
-class Assign:
+class Instruction(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Base of all commands."""
+
+
+class Assign(Instruction, frozen=True):
     """trace: the context that the job came with."""
 
     worker: str
@@ -18,15 +25,13 @@ class Assign:
     trace: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledge:
+class Acknowledge(Instruction, frozen=True):
     """The job's result is stored: take it out of the stream."""
 
     handle: str
 
 
-@dataclass(frozen=True, slots=True)
-class EndJob:
+class EndJob(Instruction, frozen=True):
     """Store this terminal event, then take the job out of the stream."""
 
     job: Job
@@ -34,38 +39,44 @@ class EndJob:
     event: Terminal
 
 
-@dataclass(frozen=True, slots=True)
-class Notify:
+class Notify(Instruction, frozen=True):
     """Tell who watches the job where it stands."""
 
     job: Job
     event: Queued | Provisioning
 
 
-@dataclass(frozen=True, slots=True)
-class CancelOnWorker:
+class Cancel(Instruction, frozen=True):
+    """Have a worker end a job as cancelled: somebody asked for that."""
+
     worker: str
     job: str
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class LoadOnWorker:
+class Revoke(Instruction, frozen=True):
+    """Have a worker drop an attempt without a word about the job."""
+
+    worker: str
+    job: str
+    term: int
+    attempt: int
+
+
+class LoadOnWorker(Instruction, frozen=True):
     worker: str
     model: str
     spec: Spec
     evict: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(Instruction, frozen=True):
     """Ask a silent worker whether it is there."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
+class CheckResult(Instruction, frozen=True):
     """Look whether a job that its worker no longer mentions has ended."""
 
     job: str
@@ -73,13 +84,11 @@ class CheckResult:
     gateway: str
 
 
-@dataclass(frozen=True, slots=True)
-class PublishDepth:
+class PublishDepth(Instruction, frozen=True):
     depth: QueueDepth
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Instruction, frozen=True):
     """Keep an event for operators."""
 
     event: PlatformEvent
@@ -90,7 +99,8 @@ Command = (
     | Acknowledge
     | EndJob
     | Notify
-    | CancelOnWorker
+    | Cancel
+    | Revoke
     | LoadOnWorker
     | Probe
     | CheckResult

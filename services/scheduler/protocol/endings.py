@@ -1,12 +1,13 @@
 """Jobs that end without a worker: cancelled in the queue, expired, impossible, or given up. Pure."""
 
 from schemas.job_events import Cancelled, Ending, Expired, Failed, FailureKind, Timings
-from services.scheduler.jobs.ledger import Ledger, Record
+from services.scheduler.jobs.ledger import Ledger
+from services.scheduler.jobs.record import Record
 from services.scheduler.protocol.commands import Command, EndJob
 
 
 class Endings:
-    """Takes a job out of the books and says how it ended. `term` names this time in office."""
+    """Takes a job out of the books and says how it ended. `term`: of this leader's lease."""
 
     def __init__(self, ledger: Ledger, term: int) -> None:
         self._ledger = ledger
@@ -14,12 +15,12 @@ class Endings:
 
     def cancelled(self, record: Record, now: float) -> list[Command]:
         event = Cancelled(**self._ending(record, now))
-        self._ledger.end(record, "cancelled")
+        self._ledger.end(record, "cancelled", now)
         return [EndJob(record.job, record.handle, event)]
 
     def failed(self, record: Record, kind: FailureKind, message: str, now: float) -> list[Command]:
         event = Failed(**self._ending(record, now), kind=kind, message=message)
-        self._ledger.end(record, "failed")
+        self._ledger.end(record, "failed", now)
         return [EndJob(record.job, record.handle, event)]
 
     def expired(self, record: Record, now: float) -> list[Command]:
@@ -27,7 +28,7 @@ class Endings:
         waited = now - record.job.created_at
         message = f"no worker could start it within {waited:.0f} s"
         event = Expired(**self._ending(record, now), message=message)
-        self._ledger.end(record, "expired")
+        self._ledger.end(record, "expired", now)
         return [EndJob(record.job, record.handle, event)]
 
     def _ending(self, record: Record, now: float) -> Ending:

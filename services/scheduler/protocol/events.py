@@ -1,15 +1,23 @@
 """What goes into the scheduler's core. Each says which question it answers: job, attempt, worker."""
 
-from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
 
 from schemas.catalog import Model
 from schemas.fleet import ModelReplicas
 from schemas.jobs import Job
 from schemas.workers import AssignmentAnswer, Finished, Heartbeat
 
+Stored = Literal["stored", "not_stored", "unknown"]
+"""Whether a job's terminal event is stored; unknown: that could not be found out, and says nothing."""
 
-@dataclass(frozen=True, slots=True)
-class JobArrived:
+
+class Stimulus(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Base of all events."""
+
+
+class JobArrived(Stimulus, frozen=True):
     """An accepted job was delivered.
 
     handle: acks the stored message; sequence: its place in the stream; trace: the context it came with.
@@ -21,23 +29,20 @@ class JobArrived:
     trace: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class JobFinished:
+class JobFinished(Stimulus, frozen=True):
     worker: str
     finished: Finished
 
 
-@dataclass(frozen=True, slots=True)
-class AssignmentAnswered:
+class AssignmentAnswered(Stimulus, frozen=True):
     job: str
     attempt: int
     worker: str
     answer: AssignmentAnswer
 
 
-@dataclass(frozen=True, slots=True)
-class AssignmentFailed:
-    """No answer. is_gone: nobody listens at the worker's subject any more."""
+class AssignmentFailed(Stimulus, frozen=True):
+    """No answer. is_gone: nobody listens at the worker's subject at this moment."""
 
     job: str
     attempt: int
@@ -45,55 +50,47 @@ class AssignmentFailed:
     is_gone: bool
 
 
-@dataclass(frozen=True, slots=True)
-class HeartbeatSeen:
+class HeartbeatSeen(Stimulus, frozen=True):
     heartbeat: Heartbeat
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerGone:
-    """A probe found nobody at the worker's subject."""
+class WorkerGone(Stimulus, frozen=True):
+    """The server says that nobody listens at the worker's subject, at this moment."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class CancelRequested:
+class CancelRequested(Stimulus, frozen=True):
     job: str
 
 
-@dataclass(frozen=True, slots=True)
-class ResultChecked:
-    """Answer to CheckResult: whether the job's terminal event is stored."""
+class ResultChecked(Stimulus, frozen=True):
+    """Answer to CheckResult."""
 
     job: str
     attempt: int
-    is_stored: bool
+    found: Stored
 
 
-@dataclass(frozen=True, slots=True)
-class ModelChanged:
+class ModelChanged(Stimulus, frozen=True):
     """A model was added or changed; None: removed."""
 
     name: str
     model: Model | None
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicasChanged:
+class ReplicasChanged(Stimulus, frozen=True):
     """What the autoscaler has recorded of a model; None: nothing any more."""
 
     model: str
     replicas: ModelReplicas | None
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """Everything that was there before this scheduler took office is known: start placing."""
+class Settled(Stimulus, frozen=True):
+    """Everything that was there before this scheduler took the lease is known: start placing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ticked:
+class Ticked(Stimulus, frozen=True):
     pass
 
 

@@ -1,0 +1,94 @@
+"""One job in the scheduler, and the states that it goes through.
+
+A job arrives and is `waiting` in the queue of its model. It is `offered` to a worker, which takes it
+(`running`) or does not (`waiting` again). When its worker stops mentioning it, it is `checking`: its result is
+looked up, and the answer says whether it has ended or must run again. A job that somebody cancelled while a
+worker has it is `cancelling` until the worker says how it ended, and never runs again. `ended` is final: the
+job leaves the books.
+
+    waiting ──▶ offered ──▶ running ◀──▶ checking
+       ▲           │           │             │
+       └───────────┴───────────┴─────────────┘        every state ──▶ ended
+    offered, running, checking ──▶ cancelling ──▶ ended
+
+In every state but `waiting` a job holds a slot of its worker. `Ledger.move` is the only writer of a state:
+leaving a state gives back what it held, whichever way the job goes (ledger.py).
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from schemas.jobs import Job, Status
+from services.scheduler.jobs.fair_queue import Key
+
+Phase = Literal["waiting", "offered", "running", "checking", "cancelling", "ended"]
+
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    "waiting": frozenset({"offered", "running", "ended"}),  # running: adopted from a worker that has it
+    "offered": frozenset({"running", "waiting", "cancelling", "ended"}),
+    "running": frozenset({"waiting", "checking", "cancelling", "ended"}),
+    "checking": frozenset({"running", "waiting", "cancelling", "ended"}),
+    "cancelling": frozenset({"ended"}),
+    "ended": frozenset(),
+}
+HOLDS_SLOT: frozenset[Phase] = frozenset({"offered", "running", "checking", "cancelling"})
+"""The states in which a job takes up a slot of its worker."""
+
+STATUS: dict[Phase, Status] = {
+    "waiting": "queued",
+    "offered": "assigned",
+    "running": "running",
+    "checking": "running",
+    "cancelling": "running",
+}
+"""What people are told of a live job."""
+
+REFUSAL_REMEMBERED_S = 1.0
+"""A worker that refused a job is asked again after this, when no other takes it."""
+
+
+class IllegalMove(Exception):
+    """A job was to go from a state to one that the table does not allow; nothing was changed."""
+
+
+@dataclass(slots=True)
+class Record:
+    """One live job.
+
+    phase: its state. mentioned_at: when that began, or its worker last mentioned the job; seconds. attempt,
+    term: of the newest assignment, and of the leader that made it. worker, spec: who has it; "" while it waits.
+    lost_on: the workers that died under it. refused_at: when a worker did not take it. handle: acknowledges the
+    stored message.
+    """
+
+    job: Job
+    handle: str
+    sequence: int
+    key: Key
+    mentioned_at: float
+    trace: str = ""
+    phase: Phase = "waiting"
+    attempt: int = 0
+    term: int = 0
+    worker: str = ""
+    spec: str = ""
+    queued_s: float = 0.0
+    lost_on: list[str] = field(default_factory=list)
+    refused_at: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return self.job.id
+
+    @property
+    def is_particular(self) -> bool:
+        """Whether it may have to wait where other jobs of its model need not: those behind it may pass."""
+        return bool(self.job.adapter or self.lost_on or self.refused_at)
+
+    def is_attempt(self, worker: str, attempt: int) -> bool:
+        """Whether this is the attempt that the books know as the current one, at the worker that has it."""
+        return self.phase in HOLDS_SLOT and (self.worker, self.attempt) == (worker, attempt)
+
+    def refused_lately(self, worker: str, now: float) -> bool:
+        refused_at = self.refused_at.get(worker)
+        return refused_at is not None and now - refused_at < REFUSAL_REMEMBERED_S

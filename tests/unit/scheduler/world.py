@@ -1,0 +1,402 @@
+"""A simulated world around the real scheduler core: seeded, in virtual time, and unkind.
+
+Every way that a message takes may lose it, delay it, double it or let another overtake it (`Unkindness`). Workers
+are killed, paused, cut off and come back, say goodbye, lose their runner; leaders change; lookups fail. After each event
+the core validates its books, and the world checks its promises: one terminal event for each job, attempts that only grow,
+`cancelled` only for who asked. Nothing here sleeps or reads a clock; the same seed makes the same story.
+"""
+
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from schemas.catalog import Adapter, Model, Spec
+from schemas.jobs import CompletionInput, Job
+from schemas.workers import AssignmentAnswer, Finished, Outcome, RunningJob
+from services.scheduler.core import Scheduler
+from services.scheduler.protocol import commands, events
+from tests.unit.scheduler.workers import MB, SimWorker
+
+TICK_S = 0.05
+BEAT_S = 1.0
+ANSWER_TIMEOUT_S = 2.0
+SETTLE_S = 0.25
+
+
+def make_model(
+    name: str, engine: str = "text", memory_mb: int = 100, slots: int = 0, adapters: tuple[str, ...] = ()
+) -> Model:
+    spec = Spec(
+        name="default",
+        engine=engine,
+        url="file:///x",
+        memory_bytes=memory_mb * MB,
+        slots=slots,
+        adapters=tuple(Adapter(adapter, "file:///a") for adapter in adapters),
+    )
+    return Model(name=name, features=("TextGeneration",), specs=(spec,))
+
+
+def make_job(
+    name: str,
+    model: str,
+    now: float,
+    priority: int = 0,
+    admission_timeout_s: float = 1e9,
+    adapter: str = "",
+) -> Job:
+    return Job(
+        id=name,
+        model=model,
+        input=CompletionInput("x"),
+        gateway="gw",
+        created_at=now,
+        priority=priority,
+        admission_timeout_s=admission_timeout_s,
+        adapter=adapter,
+    )
+
+
+@dataclass
+class Unkindness:
+    """Probabilities for each message, and the longest extra delay, seconds. All 0: a kind world."""
+
+    lose: float = 0.0
+    double: float = 0.0
+    delay_s: float = 0.0
+    lookups_fail: float = 0.0
+
+
+class World:
+    """The core, its workers, and everything that is under way between them."""
+
+    def __init__(self, seed: int, workers: list[SimWorker], models: list[Model]) -> None:
+        self.random = random.Random(seed)
+        self.unkind = Unkindness()
+        self.now = 1000.0
+        self.core = Scheduler(term=1, now=self.now)
+        self.workers = {worker.name: worker for worker in workers}
+        self.models = {model.name: model for model in models}
+        self.stream: dict[str, Job] = {}
+        """Jobs that are stored and not acknowledged, by handle."""
+        self.ended: dict[str, str] = {}
+        """The stored terminal events: the first of a job is the only one."""
+        self.cancelled: set[str] = set()
+        self.deaths: dict[str, int] = {}
+        """How often a process died while it ran the job."""
+        self.attempts: dict[str, list[tuple[int, str]]] = {}
+        self._order: dict[str, tuple[int, int]] = {}
+        self.commands: list[commands.Command] = []
+        self.submitted = 0
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+        for model in models:
+            self.feed(events.ModelChanged(model.name, model))
+        for worker in workers:
+            self.feed(events.HeartbeatSeen(worker.heartbeat()))
+            self._beat(worker)
+        self.feed(events.Settled())
+        self._tick()
+
+    # Time and messages ----------------------------------------------------------------------------
+
+    def after(self, delay_s: float, action: Callable[[], None]) -> None:
+        self._count += 1
+        heapq.heappush(self._due, (self.now + delay_s, self._count, action))
+
+    def run_for(self, seconds: float) -> None:
+        """Advance virtual time."""
+        until = self.now + seconds
+        while self._due and self._due[0][0] <= until:
+            self.now, _, action = heapq.heappop(self._due)
+            action()
+        self.now = until
+
+    def send(self, action: Callable[[], None], *, may_be_lost: bool = True) -> None:
+        """A message: delivered a moment later, or late, twice, or never."""
+        if may_be_lost and self.random.random() < self.unkind.lose:
+            return
+        copies = 2 if self.random.random() < self.unkind.double else 1
+        for _ in range(copies):
+            self.after(0.001 + self.random.random() * self.unkind.delay_s, action)
+
+    def tell(self, event: events.Event, *, may_be_lost: bool = True) -> None:
+        """A message to the leader of this moment."""
+        leader = self.core
+        self.send(lambda: self.feed(event) if self.core is leader else None, may_be_lost=may_be_lost)
+
+    def feed(self, event: events.Event) -> None:
+        """Hand an event to the core now, and carry out what it says."""
+        for command in self.core.handle(event, self.now):
+            self.commands.append(command)
+            self._carry_out(command)
+        self.core.validate()
+
+    def _tick(self) -> None:
+        self.feed(events.Ticked())
+        self.after(TICK_S, self._tick)
+
+    def _beat(self, worker: SimWorker) -> None:
+        self.beat_now(worker)
+        self.after(BEAT_S, partial(self._beat, worker))
+
+    def beat_now(self, worker: SimWorker) -> None:
+        if worker.listens and not worker.is_paused:
+            self.tell(events.HeartbeatSeen(worker.heartbeat()))
+
+    # What people do -------------------------------------------------------------------------------
+
+    def submit(self, model: str, priority: int = 0, admission_timeout_s: float = 1e9, adapter: str = "") -> str:
+        self.submitted += 1
+        job = make_job(f"j{self.submitted}", model, self.now, priority, admission_timeout_s, adapter)
+        self.stream[f"h{self.submitted}"] = job
+        self.feed(events.JobArrived(job, f"h{self.submitted}", self.submitted))
+        return job.id
+
+    def cancel(self, job: str) -> None:
+        self.cancelled.add(job)
+        self.feed(events.CancelRequested(job))
+
+    # What befalls workers -------------------------------------------------------------------------
+
+    def kill(self, name: str, restart_after_s: float | None = None) -> None:
+        """kill -9: what it ran is gone; it may come back as a new process."""
+        worker = self.workers[name]
+        worker.is_alive = False
+        for lost in worker.lose_memory():
+            self.deaths[lost.job] = self.deaths.get(lost.job, 0) + 1
+        if restart_after_s is not None:
+            self.after(restart_after_s, partial(self.start_again, name))
+
+    def start_again(self, name: str) -> None:
+        worker = self.workers[name]
+        worker.start_again(self.now)
+        self.beat_now(worker)
+
+    def kill_runner(self, name: str, restart_after_s: float = 0.5) -> None:
+        """The runner dies alone: the agent says so for each job, and starts another."""
+        worker = self.workers[name]
+        if not worker.has_runner or not worker.is_alive:
+            return
+        worker.has_runner = False
+        for lost in worker.lose_memory():
+            self.deaths[lost.job] = self.deaths.get(lost.job, 0) + 1
+            self._finished(worker, lost, "lost")
+        self.beat_now(worker)
+        life = worker.life
+
+        def restart() -> None:
+            if worker.life == life:
+                worker.has_runner = True
+                self.beat_now(worker)
+
+        self.after(restart_after_s, restart)
+
+    def pause(self, name: str, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT later."""
+        worker = self.workers[name]
+        worker.is_paused = True
+
+        def resume() -> None:
+            worker.is_paused = False
+            self.beat_now(worker)
+
+        self.after(seconds, resume)
+
+    def cut_off(self, name: str, seconds: float) -> None:
+        """Its connection breaks, and stands again later; what it sends meanwhile waits."""
+        worker = self.workers[name]
+        worker.is_cut_off = True
+
+        def heal() -> None:
+            worker.is_cut_off = False
+            self.beat_now(worker)
+
+        self.after(seconds, heal)
+
+    def say_goodbye(self, name: str, restart_after_s: float | None = None) -> None:
+        """It stops, as in a rolling update: what it runs it drops, and says so."""
+        worker = self.workers[name]
+        if not worker.listens or worker.is_paused:
+            return
+        self.tell(events.HeartbeatSeen(worker.heartbeat(is_leaving=True)))
+        worker.is_alive = False
+        worker.running.clear()
+        if restart_after_s is not None:
+            self.after(restart_after_s, partial(self.start_again, name))
+
+    def forget_model(self, name: str, seconds: float) -> None:
+        """The model leaves the catalog, and is there again later."""
+        model = self.models.pop(name, None)
+        if model is None:
+            return
+        self.feed(events.ModelChanged(name, None))
+
+        def back() -> None:
+            self.models[name] = model
+            self.feed(events.ModelChanged(name, model))
+
+        self.after(seconds, back)
+
+    def change_leader(self) -> None:
+        """The leader is gone; the next one knows the stream, the results, and what workers say."""
+        self.core = Scheduler(self.core.term + 1, self.now)
+        for model in self.models.values():
+            self.feed(events.ModelChanged(model.name, model))
+        for worker in self.workers.values():
+            self.beat_now(worker)
+        for handle, job in list(self.stream.items()):
+            if job.id in self.ended:
+                del self.stream[handle]
+            else:
+                self.feed(events.JobArrived(job, handle, int(handle[1:])))
+        leader = self.core
+        self.after(SETTLE_S, lambda: self.feed(events.Settled()) if self.core is leader else None)
+
+    # Commands -------------------------------------------------------------------------------------
+
+    def _carry_out(self, command: commands.Command) -> None:
+        match command:
+            case commands.Assign():
+                self._assign(command)
+            case commands.EndJob():
+                self._store(command.job.id, type(command.event).__name__.lower())
+                self._acknowledge(command.handle)
+            case commands.Acknowledge():
+                self._acknowledge(command.handle)
+            case commands.Probe():
+                worker = self.workers[command.worker]
+                if not worker.listens:
+                    self.tell(events.WorkerGone(command.worker))
+            case commands.LoadOnWorker():
+                self._load(command)
+            case commands.Cancel():
+                self.send(partial(self._cancel, command))
+            case commands.Revoke():
+                self.send(partial(self._revoke, command))
+            case commands.CheckResult():
+                self._look_up(command)
+            case _:
+                pass
+
+    def _store(self, job: str, end: str) -> None:
+        if end == "cancelled":
+            assert job in self.cancelled, f"{job} was cancelled and nobody asked for it"
+        self.ended.setdefault(job, end)
+
+    def _acknowledge(self, handle: str) -> None:
+        job = self.stream.pop(handle, None)
+        assert job is not None, f"{handle} was acknowledged twice"
+        assert job.id in self.ended, f"{job.id} was acknowledged before its end was stored"
+
+    def _look_up(self, command: commands.CheckResult) -> None:
+        found: events.Stored = "stored" if command.job in self.ended else "not_stored"
+        if self.random.random() < self.unkind.lookups_fail:
+            found = "unknown"
+        self.tell(events.ResultChecked(command.job, command.attempt, found), may_be_lost=False)
+
+    def _assign(self, command: commands.Assign) -> None:
+        assignment = command.assignment
+        job, attempt = assignment.job, assignment.attempt
+        order = (assignment.term, attempt)
+        assert order > self._order.get(job.id, (0, 0)), f"{job.id}: attempts only grow"
+        self._order[job.id] = order
+        self.attempts.setdefault(job.id, []).append((attempt, command.worker))
+        worker = self.workers[command.worker]
+        answered = False
+
+        def answer(found: AssignmentAnswer) -> None:
+            nonlocal answered
+            if not answered:
+                answered = True
+                self.feed(events.AssignmentAnswered(job.id, attempt, worker.name, found))
+
+        def fail(is_gone: bool) -> None:
+            nonlocal answered
+            if not answered:
+                answered = True
+                self.feed(events.AssignmentFailed(job.id, attempt, worker.name, is_gone))
+
+        leader = self.core
+
+        def arrive() -> None:
+            if not worker.listens:
+                self.send(lambda: fail(True) if self.core is leader else None)
+                return
+            if worker.is_paused:
+                self.after(0.1, arrive)  # it lies in the socket until the process goes on
+                return
+            known = worker.running.get(job.id)
+            found = worker.assign(assignment)
+            if found is None:
+                return
+            if worker.running.get(job.id) is not known:
+                self._run(worker, assignment.spec, worker.running[job.id])
+            self.send(lambda: answer(found) if self.core is leader else None)
+
+        self.send(arrive)
+        self.after(ANSWER_TIMEOUT_S, lambda: fail(False) if self.core is leader else None)
+
+    # Workers at work ------------------------------------------------------------------------------
+
+    def _run(self, worker: SimWorker, spec: Spec, running: RunningJob) -> None:
+        needed_load = worker.make_hot(running.model, spec)
+        life = worker.life
+
+        def done() -> None:
+            if worker.life != life or worker.running.get(running.job) is not running:
+                return
+            if worker.is_paused:
+                self.after(0.05, done)
+                return
+            del worker.running[running.job]
+            self._end(worker, running, "completed")
+
+        self.after(worker.run_s + (worker.load_s if needed_load else 0.0), done)
+
+    def _end(self, worker: SimWorker, running: RunningJob, outcome: Outcome) -> None:
+        """Store the terminal event, as soon as the network is there; then say so."""
+        if worker.is_cut_off:
+            self.after(0.1, partial(self._end, worker, running, outcome))
+            return
+        self._store(running.job, outcome)
+        self._finished(worker, running, outcome)
+
+    def _finished(self, worker: SimWorker, running: RunningJob, outcome: Outcome) -> None:
+        finished = Finished(
+            running.job,
+            running.model,
+            running.attempt,
+            outcome,
+            run_s=worker.run_s,
+            units=256.0,
+            term=running.term,
+        )
+        self.tell(events.JobFinished(worker.name, finished))
+
+    def _load(self, command: commands.LoadOnWorker) -> None:
+        worker = self.workers[command.worker]
+
+        def done() -> None:
+            if worker.listens and worker.has_runner:
+                worker.make_hot(command.model, command.spec)
+                self.beat_now(worker)
+
+        self.after(worker.load_s, done)
+
+    def _cancel(self, command: commands.Cancel) -> None:
+        worker = self.workers[command.worker]
+        running = worker.running.get(command.job)
+        if worker.listens and running is not None and running.attempt == command.attempt:
+            del worker.running[command.job]
+            self._end(worker, running, "cancelled")
+
+    def _revoke(self, command: commands.Revoke) -> None:
+        worker = self.workers[command.worker]
+        running = worker.running.get(command.job)
+        if running is None or not worker.listens:
+            return
+        if (running.term, running.attempt) == (command.term, command.attempt):
+            del worker.running[command.job]
