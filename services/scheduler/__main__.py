@@ -3,7 +3,10 @@
 import asyncio
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
+from msgspec import Meta
 from nats.nuid import NUID
 
 from services.bus.connection import open_bus
@@ -17,12 +20,18 @@ from services.scheduler.service import serve
 class Settings(BusSettings, frozen=True, kw_only=True):
     """The scheduler: decides which worker runs each job."""
 
+    record: Annotated[
+        str,
+        Meta(description="file for a recording of every decision, with prompts; see `stoker replay`"),
+    ] = ""
+
 
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
     serve_metrics(settings.metrics_port)
     async with open_bus(settings, "stoker-scheduler") as bus:
         await declare(bus)
-        await serve(bus, NUID().next().decode()[-8:], stopping)
+        record = Path(settings.record) if settings.record else None
+        await serve(bus, NUID().next().decode()[-8:], stopping, record)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -127,7 +127,7 @@ class Forecast:
     def depths(self, now: float) -> list[Command]:
         """The queues that have changed, and each one once in `DEPTH_ANYWAY_S`."""
         commands: list[Command] = []
-        for name in self._dispatcher.models.keys() | self._ledger.queues.keys():
+        for name in dict.fromkeys((*self._dispatcher.models, *self._ledger.queues)):
             queue = self._ledger.queue(name)
             queue.settle_rate(now)
             age = now - queue.published_at

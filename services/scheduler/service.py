@@ -10,6 +10,7 @@ waiting; their answers come back as events. Taking over:
 
 import asyncio
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -27,6 +28,7 @@ from services.bus.leases import Lease, hold
 from services.catalog import store
 from services.process.clock import steady_now
 from services.process.logs import get_logger
+from services.process.recording import Head, Recorder
 from services.process.tasks import TaskOwner, until
 from services.process.telemetry import counter, gauge, histogram
 from services.process.tracing import record, trace_headers
@@ -72,6 +74,7 @@ from services.scheduler.protocol.events import (
     Ticked,
     WorkerGone,
 )
+from services.scheduler.replaying import CORE, describe
 
 log = get_logger("scheduler")
 
@@ -119,11 +122,13 @@ def _queue_wait(model: str) -> Histogram:
 class SchedulerService:
     """One term as the leader. Make a new one for the next."""
 
-    def __init__(self, bus: Bus, lease: Lease, started_at: str) -> None:
+    def __init__(self, bus: Bus, lease: Lease, identity: str, record: Path | None = None) -> None:
         self.bus = bus
         self.lease = lease
-        self.core = Scheduler(lease.term, steady_now())
-        self.identity = started_at
+        now = steady_now()
+        self.core = Scheduler(lease.term, now)
+        self.identity = identity
+        self._recorder = Recorder(record, Head(CORE, lease.term, now), describe) if record is not None else None
         self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_LIMIT)
         self._tasks = TaskOwner("scheduler")
         self._assigning: dict[str, tuple[str, int, str, float]] = {}
@@ -163,6 +168,8 @@ class SchedulerService:
                 )
             finally:
                 self.bus.on_reconnect.remove(self._feed.reopen)
+                if self._recorder is not None:
+                    self._recorder.close()
 
     async def _settle(self) -> None:
         await asyncio.sleep(SETTLE_S)
@@ -256,7 +263,11 @@ class SchedulerService:
             event = await self._inbox.get()
             if isinstance(event, Ticked):
                 self._ticks_waiting -= 1
-            for command in self.core.handle(event, steady_now()):
+            now = steady_now()
+            commands = self.core.handle(event, now)
+            if self._recorder is not None:
+                self._recorder.step(event, now, commands)
+            for command in commands:
                 self._carry_out(command)
 
     async def _tick(self) -> None:
@@ -361,7 +372,7 @@ class SchedulerService:
         self._put(ResultChecked(command.job, command.attempt, FOUND[type(found)]))
 
 
-async def serve(bus: Bus, identity: str, stopping: asyncio.Event) -> None:
+async def serve(bus: Bus, identity: str, stopping: asyncio.Event, record: Path | None = None) -> None:
     """Wait for the lease and lead while it is held, again and again until `stopping`."""
     await register(bus, "scheduler", "decides which worker runs each job", {"id": identity})
 
@@ -370,7 +381,7 @@ async def serve(bus: Bus, identity: str, stopping: asyncio.Event) -> None:
             async with hold(bus, ROLE, identity) as lease:
                 log.info("leadership.taken", term=lease.term)
                 try:
-                    await SchedulerService(bus, lease, identity).serve()
+                    await SchedulerService(bus, lease, identity, record).serve()
                 except BusError as error:
                     log.warning("leadership.given_up", error=str(error))
 

@@ -205,21 +205,23 @@ class Fleet:
             worker.facts = heartbeat
             worker.seen_at = now
         worker.turn("present", now)
-        before = {model for model in self._models_of(worker) if worker.replica_engine(model)}
+        before = [model for model in self._models_of(worker) if worker.replica_engine(model)]
         worker.residents = {resident.model: resident for resident in heartbeat.models}
         for model, order in list(worker.ordered.items()):
             resident = worker.residents.get(model)
             is_there = resident is not None and resident.tier in ("hot", "loading")
             if is_there or model in heartbeat.failed_loads or now - order.at > LOAD_BELIEVED_S:
                 del worker.ordered[model]
-        after = {model for model in self._models_of(worker) if worker.replica_engine(model)}
-        for model in before ^ after:
-            self._reindex(worker, model)
+        after = [model for model in self._models_of(worker) if worker.replica_engine(model)]
+        for model in (*before, *after):
+            if (model in before) != (model in after):
+                self._reindex(worker, model)
         return worker
 
     @staticmethod
-    def _models_of(worker: Worker) -> set[str]:
-        return worker.residents.keys() | worker.ordered.keys()
+    def _models_of(worker: Worker) -> list[str]:
+        """In a fixed order, so that a replay chooses as it was chosen."""
+        return list(dict.fromkeys((*worker.residents, *worker.ordered)))
 
     def remove(self, worker: str) -> Worker | None:
         for model in list(self._replicas):

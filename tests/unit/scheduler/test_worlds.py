@@ -61,11 +61,11 @@ def check_all_ended(world: World) -> None:
         assert queue.is_idle and not queue.by_spec
 
 
-def unkind_world(seed: int, count: int) -> World:
+def unkind_world(seed: int, count: int, kind: type[World] = World) -> World:
     workers = [SimWorker(f"w{number}") for number in range(count)]
     models = [make_model("a", memory_mb=90, adapters=("style",))]
     models += [make_model(name, memory_mb=90) for name in "bcd"] + [make_model("i", "image", 120)]
-    world = World(seed, workers, models)
+    world = kind(seed, workers, models)
     chance = world.random
     world.unkind = Unkindness(
         lose=chance.choice([0.0, 0.05]),

@@ -129,10 +129,13 @@ class World:
 
     def feed(self, event: events.Event) -> None:
         """Hand an event to the core now, and carry out what it says."""
-        for command in self.core.handle(event, self.now):
+        for command in self.decide(event):
             self.commands.append(command)
             self._carry_out(command)
         self.core.validate()
+
+    def decide(self, event: events.Event) -> list[commands.Command]:
+        return self.core.handle(event, self.now)
 
     def _tick(self) -> None:
         self.feed(events.Ticked())

@@ -1,0 +1,51 @@
+"""`stoker replay FILE`: what was recorded, through the core of today."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.process.recording import BadRecording, Difference, Head, read_head
+from services.scheduler import replaying as scheduler
+from stoker.cli.app import Json, app, console, fail, print_json
+
+CORES: dict[str, Callable[[Head, Iterator[bytes]], Iterator[Difference]]] = {scheduler.CORE: scheduler.replayed}
+SHOWN = 20
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="A recording: made with `--record` of a service.")],
+    json: Json = False,
+) -> None:
+    """Run the core over a recording, check every invariant, and say where it decides otherwise."""
+    try:
+        with file.open("rb") as lines:
+            head = read_head(lines)
+            replayed = CORES.get(head.core)
+            if replayed is None:
+                fail(f"{file} is of the core {head.core!r}; known are {', '.join(sorted(CORES))}")
+            differences = list(replayed(head, lines))
+    except (OSError, BadRecording) as error:
+        fail(f"{file}: {error}", 2)
+    if json:
+        print_json(differences)
+    else:
+        _show(differences)
+    if differences:
+        raise typer.Exit(1)
+
+
+def _show(differences: list[Difference]) -> None:
+    if not differences:
+        console.print("every decision is the same, and every invariant holds")
+    for one in differences[:SHOWN]:
+        console.print(f"[bold]step {one.step}[/], {one.event} at {one.now:.3f}", highlight=False)
+        if one.broken:
+            console.print(f"  [red]broken:[/] {one.broken}", highlight=False, soft_wrap=True)
+        for sign, described in (("-", one.recorded), ("+", one.replayed)):
+            for command in described:
+                console.print(f"  {sign} {command}", highlight=False, markup=False, soft_wrap=True)
+    if len(differences) > SHOWN:
+        console.print(f"… and {len(differences) - SHOWN} more")
