@@ -27,7 +27,7 @@ from services.bus.publishing import PUBLISH_TIMEOUT_S, Answered, PubAck, Publish
 from services.bus.quick_client import Handler, QuickClient
 from services.process.logs import get_logger
 from services.process.settings import BusSettings
-from services.process.tasks import TaskOwner, cleanup
+from services.process.tasks import TaskOwner, cleanup, limit
 
 log = get_logger("bus")
 
@@ -181,6 +181,18 @@ class Bus:
         self._publisher.close()
 
 
+def _credentials(settings: BusSettings) -> dict[str, Any]:
+    """nats-py's options for who we are."""
+    options: dict[str, Any] = {}
+    if settings.nats_user:
+        options |= {"user": settings.nats_user, "password": settings.nats_password}
+    if settings.nats_nkey:
+        options["nkeys_seed"] = str(Path(settings.nats_nkey).expanduser())
+    if settings.nats_creds:
+        options["user_credentials"] = str(Path(settings.nats_creds).expanduser())
+    return options
+
+
 def _tls_context(settings: BusSettings) -> ssl.SSLContext | None:
     if not settings.nats_ca:
         return None
@@ -253,15 +265,9 @@ async def _connect(settings: BusSettings, name: str, wait_s: float) -> Bus:
         for callback in bus.on_reconnect if bus else ():
             callback()
 
-    options: dict[str, Any] = {}
-    if settings.nats_user:
-        options |= {"user": settings.nats_user, "password": settings.nats_password}
-    if settings.nats_nkey:
-        options["nkeys_seed"] = str(Path(settings.nats_nkey).expanduser())
-    if settings.nats_creds:
-        options["user_credentials"] = str(Path(settings.nats_creds).expanduser())
+    options = _credentials(settings)
     try:
-        async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+        with limit("the handshake", HANDSHAKE_TIMEOUT_S):
             await client.connect(
                 servers=urls,
                 name=name,

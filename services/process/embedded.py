@@ -18,6 +18,7 @@ from typing import IO
 
 from services.process.logs import get_logger
 from services.process.running import die_with_parent
+from services.process.tasks import TaskOwner, cleanup
 
 log = get_logger("nats")
 
@@ -81,6 +82,10 @@ async def _listens(port: int) -> bool:
     return True
 
 
+def _tail(log_file: str) -> str:
+    return "\n".join(Path(log_file).read_text(errors="replace").splitlines()[-5:])
+
+
 async def _start(config: Path, port: int, output: IO[bytes]) -> asyncio.subprocess.Process:
     process = await asyncio.create_subprocess_exec(
         find_binary(),
@@ -94,13 +99,24 @@ async def _start(config: Path, port: int, output: IO[bytes]) -> asyncio.subproce
     deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
     while not await _listens(port):
         if process.returncode is not None:
-            tail = "\n".join(Path(output.name).read_text(errors="replace").splitlines()[-5:])
-            raise EmbeddedServerError(f"nats-server ended with status {process.returncode}:\n{tail}")
+            raise EmbeddedServerError(
+                f"nats-server ended with status {process.returncode}:\n{_tail(output.name)}"
+            )
         if asyncio.get_running_loop().time() > deadline:
             process.kill()
             raise EmbeddedServerError(f"nats-server did not listen on port {port} in {START_TIMEOUT_S:g} s")
         await asyncio.sleep(PORT_POLL_S)
     return process
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    async with cleanup("stopping nats-server", STOP_TIMEOUT_S):
+        await process.wait()
+    if process.returncode is None:
+        process.kill()
 
 
 @asynccontextmanager
@@ -126,18 +142,13 @@ async def embedded_server(data: Path, port: int = 0) -> AsyncIterator[str]:
                     (folder / "pid").write_text(str(process.pid))
                     log.info("nats.restarted", pid=process.pid)
 
-            keeper = asyncio.create_task(keep_running())
             (data / URL_FILE).write_text(f"nats://127.0.0.1:{port}")
             try:
-                yield f"nats://127.0.0.1:{port}"
+                async with TaskOwner("embedded server") as tasks:
+                    tasks.start(keep_running)
+                    yield f"nats://127.0.0.1:{port}"
             finally:
-                keeper.cancel()
                 (data / URL_FILE).unlink(missing_ok=True)
-                if process.returncode is None:
-                    process.send_signal(signal.SIGTERM)
-                    try:
-                        await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
-                    except TimeoutError:
-                        process.kill()
+                await _stop(process)
         finally:
             lock.close()

@@ -10,6 +10,7 @@ import pytest
 from services.bus.connection import Bus, open_bus
 from services.process.embedded import embedded_server
 from services.process.settings import BusSettings
+from tests.waiting import in_own_task
 
 
 class Connect(Protocol):
@@ -18,7 +19,7 @@ class Connect(Protocol):
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[str]:
-    async with embedded_server(tmp_path) as url:
+    async with in_own_task(embedded_server(tmp_path)) as url:
         yield url
 
 

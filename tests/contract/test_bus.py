@@ -22,6 +22,7 @@ from services.process.embedded import EmbeddedServerError, embedded_server
 from services.process.settings import BusSettings
 from services.records.results import NotStored, Stored, find_result, last_endings, publish_terminal
 from tests.contract.conftest import Connect
+from tests.waiting import eventually
 
 PATIENCE_S = 10.0
 
@@ -226,9 +227,7 @@ async def test_the_connection_outlives_a_restart_of_the_server(tmp_path: Path) -
         bus.post("a", b"sent while it was away, or just before")
         await asyncio.wait_for(back.wait(), PATIENCE_S)
         bus.post("a", b"after")
-        async with asyncio.timeout(PATIENCE_S):
-            while b"after" not in [message.data for message in box.messages]:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: b"after" in [message.data for message in box.messages], PATIENCE_S)
         assert (await bus.jetstream.stream_info(JOBS_STREAM)).state.messages == 0
 
 

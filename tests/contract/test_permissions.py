@@ -17,6 +17,7 @@ from services.bus.streams import declare
 from services.process.embedded import find_binary
 from services.process.settings import BusSettings
 from tests.conftest import ROOT, free_port, wait_for
+from tests.waiting import eventually
 
 USERS = ("gateway", "scheduler", "worker", "autoscaler", "operator")
 
@@ -70,9 +71,7 @@ class Client:
         self.refused.clear()
         await self.nats.publish(subject, b"{}")
         await self.nats.publish(NOBODYS, b"{}")
-        async with asyncio.timeout(PATIENCE_S):
-            while not any(NOBODYS in error for error in self.refused):
-                await asyncio.sleep(0.01)
+        await eventually(lambda: any(NOBODYS in error for error in self.refused), PATIENCE_S)
         return any("permissions violation" in error and subject.lower() in error for error in self.refused)
 
 

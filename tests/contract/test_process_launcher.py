@@ -1,6 +1,5 @@
 """Workers as processes of this machine."""
 
-import asyncio
 import os
 import signal
 from pathlib import Path
@@ -12,6 +11,7 @@ from schemas.catalog import ResourceProfile
 from services.autoscaler.launchers.base import LaunchError
 from services.autoscaler.launchers.process import REPLICA, ProcessLauncher
 from tests.contract.launcher_conformance import LauncherConformance, order, until
+from tests.waiting import eventually
 
 PROFILE = ResourceProfile("cpu", "process")
 
@@ -61,9 +61,7 @@ class TestProcessLauncher(LauncherConformance):
         await launcher.launch(order("r-8", ResourceProfile("cpu", "process", interpreter=str(stubborn))))
         await until(launcher, lambda seen: seen["r-8"].state == "running")
         process = process_of("r-8")
-        while not process.children():
-            await asyncio.sleep(0.02)
-        children = process.children()
+        children = await eventually(process.children)
         await launcher.stop("r-8", 0.3)
         await until(launcher, lambda seen: seen["r-8"].state == "ended")
         await launcher.stop("r-8", 0.0)

@@ -1,6 +1,5 @@
 """Engines that speak to a server of their own: Ollama (a stub that follows its API document) and real vLLM."""
 
-import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from tests.conftest import ROOT
 from tests.fixtures.ollama_server import OllamaStub
 from tests.fixtures.serving import serving
 from tests.fixtures.tiny_llama import tiny_llama
+from tests.waiting import eventually
 
 VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
 NAME = "llama-3.1-3b"
@@ -143,9 +143,7 @@ async def test_a_cancel_breaks_the_request_off(ollama: Engine, stub: OllamaStub)
     with pytest.raises(Stopped):
         await run(ollama, chat("word " * 500), Heard(cancelled))
     assert time.monotonic() - began < 5
-    async with asyncio.timeout(5):
-        while not stub.broken_off:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: stub.broken_off)
 
 
 # vLLM -------------------------------------------------------------------------------------------------
@@ -192,9 +190,11 @@ async def test_vllm_streams_repeats_itself_and_stops_when_told(vllm: Engine) -> 
     assert time.monotonic() - began < 10
     assert isinstance(vllm, Measured)
     assert {"requests_running", "requests_waiting"} <= (await vllm.metrics()).keys()
-    async with asyncio.timeout(10):  # its figures lag; an aborted request is no longer among them
-        while (await vllm.metrics())["requests_running"]:
-            await asyncio.sleep(0.1)
+
+    async def is_idle() -> bool:
+        return not (await vllm.metrics())["requests_running"]
+
+    assert await eventually(is_idle)  # its figures lag; an aborted request is no longer among them
     assert vllm.memory_bytes("m") > 10**8
 
 

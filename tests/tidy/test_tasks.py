@@ -1,0 +1,40 @@
+"""Every task has an owner: what makes a task stands in services/process/tasks.py, and here are the exceptions."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.tidy.test_budgets import SOURCES
+
+MAKES_TASKS = {
+    "create_task",
+    "ensure_future",
+    "gather",
+    "run_coroutine_threadsafe",
+    "create_task_group",
+    "TaskGroup",
+}
+REASONED = {
+    "services/process/tasks.py": "the owner of tasks",
+}
+"""Files that may make tasks themselves, and why."""
+
+
+def calls(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name in MAKES_TASKS:
+                found.append(f"line {node.lineno}: {name}")
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_task_without_an_owner(path: Path) -> None:
+    if str(path.relative_to(ROOT)) in REASONED:
+        assert calls(path), "an exception that is not needed any more"
+    else:
+        assert calls(path) == []
