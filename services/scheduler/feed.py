@@ -1,14 +1,16 @@
 """The stream of jobs, as the leading scheduler reads it.
 
 The durable consumer on STOKER_JOBS is deleted and made anew on taking over and after a reconnection: every
-unfinished job comes again at once, and a leader of before is fenced off, as its consumer is gone. A job from
-before our time may have ended already: its result is looked up before it goes on.
+unfinished job comes again at once. It is named by the term, and the name is part of every acknowledgement: what
+an earlier leader still says has no effect, as its consumer is gone. A job from before our term may have ended
+already: its result is looked up before it goes on.
 """
 
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
+from anyio import move_on_after
 from nats.aio.msg import Msg
 from nats.js import api
 
@@ -26,9 +28,10 @@ from services.scheduler.protocol.events import JobArrived
 
 log = get_logger("scheduler")
 
-CONSUMER = "scheduler"
 LOOKUPS_AT_ONCE = 64
 RETRY_S = 0.2
+LOOK_EVERY_S = 1.0
+"""How often it is asked whether everything from before this term has come, beside what deliveries say."""
 ACK_WAIT_S = 24 * 3600.0
 """Longer than any job may take: a leader that dies is replaced by making the consumer anew instead."""
 
@@ -42,42 +45,48 @@ class JobFeed:
         arrived: Callable[[JobArrived], None],
         is_known: Callable[[str], bool],
         tasks: TaskOwner,
+        term: int,
     ) -> None:
         self._bus = bus
+        self.consumer = f"scheduler-{term}"
         self._arrived = arrived
         self._is_known = is_known
         self._tasks = tasks
         self.deliveries = bus.client.new_inbox()
-        self.has_old_checked = asyncio.Event()
-        """Set when every job from before our time has come and is looked up."""
         self._old_sequence = 0
-        self._old_expected = 0
-        self._old_seen = 0
+        self._has_old_come = False
+        self._looking_up = 0
+        self._changed = asyncio.Event()
         self._lookups = asyncio.Semaphore(LOOKUPS_AT_ONCE)
 
     async def open(self) -> None:
         """Make the consumer; subscribe to `deliveries` before. Raises BusError."""
-        with suppress(Missing), named("removing the consumer of before"):
-            await self._bus.jetstream.delete_consumer(JOBS_STREAM, CONSUMER)
+        await self._remove_consumers()
         with named("reading the stream of jobs"):
             info = await self._bus.jetstream.stream_info(JOBS_STREAM)
         self._old_sequence = info.state.last_seq
-        self._old_expected, self._old_seen = info.state.messages, 0
-        if not self._old_expected:
-            self.has_old_checked.set()
         config = api.ConsumerConfig(
-            durable_name=CONSUMER,
+            durable_name=self.consumer,
             deliver_subject=self.deliveries,
             ack_policy=api.AckPolicy.EXPLICIT,
             ack_wait=ACK_WAIT_S,
             max_ack_pending=MAX_JOBS,
         )
         with named("making the consumer of jobs"):
-            await self._bus.jetstream.add_consumer(JOBS_STREAM, config)
+            made = await self._bus.jetstream.add_consumer(JOBS_STREAM, config)
+        if not made.num_pending:
+            self._old_has_come()
+
+    async def _remove_consumers(self) -> None:
+        """Those of earlier leaders, and our own of before a reconnection: the stream takes one at a time."""
+        with named("listing the consumers of jobs"):
+            consumers = await self._bus.jetstream.consumers_info(JOBS_STREAM)
+        for consumer in consumers:
+            with suppress(Missing), named("removing the consumer of before"):
+                await self._bus.jetstream.delete_consumer(JOBS_STREAM, consumer.name)
 
     def reopen(self) -> None:
         """After a reconnection: what was under way to us would come again only after its ack_wait."""
-
         self._tasks.start(self._open_again)
 
     async def _open_again(self) -> None:
@@ -89,32 +98,62 @@ class JobFeed:
                 log.warning("consumer.not_made", error=str(error))
                 await asyncio.sleep(RETRY_S)
 
+    async def wait_for_old(self) -> None:
+        """Return when every job from before this term has come, and its result is looked up."""
+        while not (self._has_old_come and not self._looking_up):
+            self._changed.clear()
+            with move_on_after(LOOK_EVERY_S) as scope:
+                await self._changed.wait()
+            if scope.cancelled_caught:
+                await self._look()
+
+    async def _look(self) -> None:
+        """Ask the server whether everything was delivered: the last jobs may have been lost, or removed."""
+        try:
+            with named("asking for the consumer of jobs"):
+                info = await self._bus.jetstream.consumer_info(JOBS_STREAM, self.consumer)
+        except BusError as error:
+            log.warning("consumer.not_seen", error=str(error))
+            return
+        if not info.num_pending:
+            self._old_has_come()
+
+    def _old_has_come(self) -> None:
+        self._has_old_come = True
+        self._changed.set()
+
     def on_job(self, message: Msg) -> None:
-        """A delivery."""
-        sequence = int(message.reply.split(".")[-4])
+        """A delivery. Its reply subject tells its place in the stream, and how many are still to come."""
+        parts = message.reply.split(".")
+        sequence, pending = int(parts[-4]), int(parts[-1])
         try:
             job: Job = wire.decode(Job, message.data)
         except wire.UnreadableMessage as error:
             log.error("job.unreadable", subject=message.subject, error=str(error))
             self._bus.post(message.reply, b"+TERM")
-            self._count_old(sequence)
-            return
-        event = JobArrived(job, message.reply, sequence, trace_of(message))
-        if sequence <= self._old_sequence or job.is_client_named:
-            self._tasks.start(self._look_up, event)
         else:
-            self._arrived(event)
+            event = JobArrived(job, message.reply, sequence, trace_of(message))
+            if sequence <= self._old_sequence or job.is_client_named:
+                self._looking_up += 1
+                self._tasks.start(self._look_up, event)
+            else:
+                self._arrived(event)
+        if sequence >= self._old_sequence or not pending:
+            self._old_has_come()
 
     async def _look_up(self, event: JobArrived) -> None:
         """Take in a job that may have ended before it came here (again)."""
-        job = event.job
-        if not self._is_known(job.id) and await self._has_result(job):
-            self._bus.post(event.handle, b"+ACK")
-        else:
-            self._arrived(event)
-        self._count_old(event.sequence)
+        try:
+            if not self._is_known(event.job.id) and await self._has_ended(event.job):
+                self._bus.post(event.handle, b"+ACK")
+            else:
+                self._arrived(event)
+        finally:
+            self._looking_up -= 1
+            self._changed.set()
 
-    async def _has_result(self, job: Job) -> bool:
+    async def _has_ended(self, job: Job) -> bool:
+        """Asked until there is an answer. An end that cannot be read is an end."""
         async with self._lookups:
             while True:
                 match await find_result(self._bus, job.id, job.gateway):
@@ -125,9 +164,3 @@ class JobFeed:
                     case Unknown(reason):
                         log.warning("result.not_looked_up", job=job.id, error=reason)
                         await asyncio.sleep(RETRY_S)
-
-    def _count_old(self, sequence: int) -> None:
-        if sequence <= self._old_sequence:
-            self._old_seen += 1
-            if self._old_seen >= self._old_expected:
-                self.has_old_checked.set()

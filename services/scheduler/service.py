@@ -133,7 +133,7 @@ class SchedulerService:
         self._tasks = TaskOwner("scheduler")
         self._assigning: dict[str, tuple[str, int, str, float]] = {}
         self._answers = bus.client.new_inbox()
-        self._feed = JobFeed(bus, self._on_arrived, self._is_known, self._tasks)
+        self._feed = JobFeed(bus, self._on_arrived, self._is_known, self._tasks, lease.term)
         self._next_token = 0
         self._ticks_waiting = 0
 
@@ -173,7 +173,7 @@ class SchedulerService:
 
     async def _settle(self) -> None:
         await asyncio.sleep(SETTLE_S)
-        await self._feed.has_old_checked.wait()
+        await self._feed.wait_for_old()
         self._put(Settled())
         log.info("leadership.settled", jobs=len(self.core.ledger.records), workers=len(self.core.fleet.workers))
         await asyncio.Event().wait()

@@ -1,0 +1,175 @@
+"""The stream of jobs on a real server: everything comes once to the leader, what has ended is acknowledged."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from schemas import wire
+from schemas.job_events import Cancelled
+from schemas.jobs import CompletionInput, Job
+from schemas.subjects import JOBS_STREAM, RESULTS_STREAM
+from services.bus.connection import Bus
+from services.bus.streams import declare
+from services.process.tasks import TaskOwner
+from services.records.results import publish_terminal
+from services.scheduler.feed import JobFeed
+from services.scheduler.protocol.events import JobArrived
+from tests.contract.conftest import Connect
+from tests.waiting import eventually
+
+LIMIT_S = 10.0
+
+
+def job(name: str, **fields: object) -> Job:
+    return Job(id=name, model="m", input=CompletionInput("x"), gateway="gw", created_at=1.0, **fields)
+
+
+async def store(bus: Bus, *names: str) -> None:
+    for name in names:
+        await bus.publish_stored(bus.subjects.job("m"), wire.encode(job(name)))
+
+
+class Fed:
+    """A feed and what came through it."""
+
+    def __init__(self, bus: Bus, tasks: TaskOwner, term: int) -> None:
+        self.arrived: list[JobArrived] = []
+        self.feed = JobFeed(bus, self.arrived.append, lambda _: False, tasks, term)
+
+    def names(self) -> list[str]:
+        return sorted(event.job.id for event in self.arrived)
+
+
+@asynccontextmanager
+async def fed(bus: Bus, term: int = 1) -> AsyncIterator[Fed]:
+    async with TaskOwner("test") as tasks:
+        found = Fed(bus, tasks, term)
+        async with bus.listening((found.feed.deliveries, found.feed.on_job)):
+            yield found
+
+
+async def messages(bus: Bus) -> int:
+    return int((await bus.jetstream.stream_info(JOBS_STREAM)).state.messages)
+
+
+async def test_jobs_of_before_come_and_the_ended_ones_are_acknowledged(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        await store(bus, "a", "b", "c")
+        await publish_terminal(bus, "gw", Cancelled(job="b", model="m", created_at=1.0, finished_at=2.0))
+        async with fed(bus) as found:
+            await found.feed.open()
+            await asyncio.wait_for(found.feed.wait_for_old(), LIMIT_S)
+            assert found.names() == ["a", "c"]
+
+            async def b_is_gone() -> bool:
+                return await messages(bus) == 2
+
+            assert await eventually(b_is_gone)
+
+
+async def test_an_empty_stream_is_complete_at_once(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        async with fed(bus) as found:
+            await found.feed.open()
+            await asyncio.wait_for(found.feed.wait_for_old(), LIMIT_S)
+            await store(bus, "later")
+            await eventually(lambda: found.names() == ["later"])
+            assert found.arrived[0].handle
+
+
+@pytest.mark.parametrize(
+    "content", [b"not json", b'{"event": "completed", "job": 7}', b'{"event": "of tomorrow"}']
+)
+async def test_a_result_that_cannot_be_read_is_an_end_and_holds_nobody_up(
+    connected: Connect, content: bytes
+) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        await store(bus, "a", "b")
+        await bus.publish_stored(bus.subjects.result("gw", "a"), content)
+        async with fed(bus) as found:
+            await found.feed.open()
+            await asyncio.wait_for(found.feed.wait_for_old(), LIMIT_S)
+            assert found.names() == ["b"]
+
+
+async def test_a_job_that_cannot_be_read_is_taken_out_and_holds_nobody_up(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        await bus.publish_stored(bus.subjects.job("m"), b"not a job")
+        await store(bus, "b")
+        async with fed(bus) as found:
+            await found.feed.open()
+            await asyncio.wait_for(found.feed.wait_for_old(), LIMIT_S)
+            assert found.names() == ["b"]
+
+
+async def test_a_lookup_that_fails_is_asked_again_until_it_is_answered(connected: Connect) -> None:
+    async with connected() as bus, connected() as operator:
+        await declare(bus)
+        await store(bus, "a")
+        config = (await operator.jetstream.stream_info(RESULTS_STREAM)).config
+        await operator.jetstream.delete_stream(RESULTS_STREAM)
+        async with fed(bus) as found:
+            await found.feed.open()
+            await eventually(lambda: found.feed._looking_up == 1)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(found.feed.wait_for_old(), 0.5)
+            assert found.names() == [], "nobody knows whether it has ended: it is not run again"
+            await operator.jetstream.add_stream(config)
+            await asyncio.wait_for(found.feed.wait_for_old(), LIMIT_S)
+            assert found.names() == ["a"]
+
+
+async def test_a_leader_of_before_gets_nothing_more(connected: Connect) -> None:
+    async with connected("old") as one, connected("new") as two:
+        await declare(one)
+        await store(one, "a")
+        async with fed(one, 1) as old, fed(two, 2) as new:
+            await old.feed.open()
+            await eventually(lambda: old.names() == ["a"])
+            await new.feed.open()
+            await asyncio.wait_for(new.feed.wait_for_old(), LIMIT_S)
+            assert new.names() == ["a"], "it was not acknowledged: it comes again"
+            await store(two, "b")
+            await eventually(lambda: new.names() == ["a", "b"])
+            assert old.names() == ["a"]
+            one.post(old.arrived[0].handle, b"+ACK")  # its consumer is gone: this has no effect
+            await one.client.flush()
+            assert await messages(two) == 2
+            two.post(new.arrived[0].handle, b"+ACK")
+
+            async def a_is_gone() -> bool:
+                return await messages(two) == 1
+
+            assert await eventually(a_is_gone)
+
+
+async def test_jobs_that_vanish_while_a_leader_takes_over_do_not_hold_it_up(connected: Connect) -> None:
+    async with connected() as bus, connected() as operator:
+        await declare(bus)
+        await store(bus, "a", "b")
+        async with TaskOwner("test") as tasks:
+            found = Fed(bus, tasks, 1)
+            await found.feed.open()  # nobody subscribes: the deliveries are lost
+            await operator.jetstream.purge_stream(JOBS_STREAM)
+            await asyncio.wait_for(found.feed.wait_for_old(), LIMIT_S)
+            assert found.names() == []
+
+
+async def test_after_a_reconnection_the_consumer_is_made_anew(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        await store(bus, "a")
+        async with fed(bus) as found:
+            await found.feed.open()
+            await asyncio.wait_for(found.feed.wait_for_old(), LIMIT_S)
+            before = (await bus.jetstream.consumer_info(JOBS_STREAM, found.feed.consumer)).created
+            found.feed.reopen()
+            await eventually(lambda: len(found.arrived) == 2)
+            assert [event.sequence for event in found.arrived] == [1, 1]
+            assert (await bus.jetstream.consumer_info(JOBS_STREAM, found.feed.consumer)).created != before
