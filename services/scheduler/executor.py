@@ -1,0 +1,201 @@
+"""Commands of the core become messages; answers come back as events. No policy here.
+
+Nothing waits for a worker here: an assignment goes out with a reply subject of its own, and its answer, or that
+none came in time, is an event like any other.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import cache
+
+from nats.aio.msg import Msg
+from prometheus_client import Counter, Histogram
+
+from schemas import wire
+from schemas.workers import AssignmentAnswer, Done, JobCommand, ModelCommand, Revocation
+from services.bus.connection import Bus
+from services.bus.errors import BusError, NobodyThere
+from services.process.clock import steady_now
+from services.process.logs import get_logger
+from services.process.tasks import TaskOwner
+from services.process.telemetry import counter, gauge, histogram
+from services.process.tracing import record, trace_headers
+from services.records.results import NotStored, Stored, Unknown, Unreadable, find_result, publish_terminal
+from services.scheduler.protocol import events
+from services.scheduler.protocol.commands import (
+    Acknowledge,
+    Assign,
+    Cancel,
+    CheckResult,
+    Command,
+    EndJob,
+    LoadOnWorker,
+    Notify,
+    Probe,
+    PublishDepth,
+    Record,
+    Revoke,
+)
+from services.scheduler.protocol.events import (
+    AssignmentAnswered,
+    AssignmentFailed,
+    Event,
+    ResultChecked,
+    WorkerGone,
+)
+
+log = get_logger("scheduler")
+
+ASSIGN_TIMEOUT_S = 2.0
+COMMAND_TIMEOUT_S = 2.0
+PROBE_TIMEOUT_S = 1.0
+ALWAYS_ANSWERED = ("cancel", "load")
+"""Verbs of every version of a worker: where nobody listens to one of them, the worker is not there."""
+STORE_AGAIN_S = 0.5
+
+ASSIGNMENTS = counter("stoker_assignments_total", "Assignments by tier of the model", "tier")
+QUEUE_WAIT = histogram("stoker_queue_wait_seconds", "Accepted until assigned", "model")
+QUEUED = gauge("stoker_queued_jobs", "Jobs that wait", "model")
+RUNNING = gauge("stoker_running_jobs", "Jobs on workers", "model")
+
+FOUND: dict[type, events.Stored] = {
+    Stored: "stored",
+    Unreadable: "stored",
+    NotStored: "not_stored",
+    Unknown: "unknown",
+}
+
+
+@cache
+def _assignments(tier: str) -> Counter:
+    return ASSIGNMENTS.labels(tier)
+
+
+@cache
+def _queue_wait(model: str) -> Histogram:
+    return QUEUE_WAIT.labels(model)
+
+
+class Executor:
+    """Carries out commands. `put` takes the events that come of them; `tasks` owns what waits for an answer."""
+
+    def __init__(self, bus: Bus, put: Callable[[Event], None], tasks: TaskOwner) -> None:
+        self._bus = bus
+        self._put = put
+        self._tasks = tasks
+        self.answers: str = bus.client.new_inbox()
+        self._assigning: dict[str, tuple[str, int, str, float]] = {}
+        self._next_token = 0
+
+    def carry_out(self, command: Command) -> None:
+        bus = self._bus
+        match command:
+            case Assign():
+                self._assign(command)
+            case Acknowledge():
+                bus.post(command.handle, b"+ACK", is_urgent=False)
+            case PublishDepth():
+                depth = command.depth
+                QUEUED.labels(depth.model).set(depth.queued)
+                RUNNING.labels(depth.model).set(depth.running)
+                bus.tell(bus.subjects.queue(depth.model), depth)
+            case Notify():
+                job = command.job
+                bus.tell(bus.subjects.out(job.gateway, job.id), command.event)
+            case EndJob():
+                self._tasks.start(self._end, command)
+            case Cancel():
+                order = JobCommand(command.job, command.attempt)
+                self._tasks.start(self._command, command.worker, "cancel", order)
+            case Revoke():
+                revocation = Revocation(command.job, command.term, command.attempt)
+                self._tasks.start(self._command, command.worker, "revoke", revocation)
+            case LoadOnWorker():
+                load = ModelCommand(command.model, command.spec, command.evict)
+                self._tasks.start(self._command, command.worker, "load", load)
+            case Probe():
+                self._tasks.start(self._probe, command.worker)
+            case CheckResult():
+                self._tasks.start(self._check_result, command)
+            case Record():
+                event = command.event
+                log.info(f"{event.kind}", subject=event.subject, reason=event.reason)
+                subject = bus.subjects.event(event.kind, event.subject)
+                bus.post(subject, wire.encode(event))
+
+    def _assign(self, command: Assign) -> None:
+        assignment = command.assignment
+        job = assignment.job
+        self._next_token += 1
+        token = str(self._next_token)
+        deadline = steady_now() + ASSIGN_TIMEOUT_S
+        self._assigning[token] = (job.id, assignment.attempt, command.worker, deadline)
+        _assignments(assignment.tier).inc()
+        _queue_wait(job.model).observe(assignment.queued_s)
+        subject = self._bus.subjects.worker(command.worker, "assign")
+        headers = trace_headers(command.trace)
+        self._bus.post(subject, wire.encode(assignment), f"{self.answers}.{token}", headers)
+        if command.trace:
+            named = {"job": job.id, "model": job.model, "worker": command.worker, "tier": assignment.tier}
+            until_at = job.created_at + assignment.queued_s
+            record("queue", command.trace, job.created_at, until_at, attempt=assignment.attempt, **named)
+
+    async def _end(self, command: EndJob) -> None:
+        while True:
+            try:
+                await publish_terminal(self._bus, command.job.gateway, command.event)
+                break
+            except BusError as error:
+                log.warning("result.not_stored", job=command.job.id, error=str(error))
+                await asyncio.sleep(STORE_AGAIN_S)
+        self._bus.post(command.handle, b"+ACK")
+
+    async def _command(self, worker: str, verb: str, order: object) -> None:
+        try:
+            subject = self._bus.subjects.worker(worker, verb)
+            answer = await self._bus.ask(subject, order, Done, COMMAND_TIMEOUT_S)
+            if not answer.ok:
+                log.debug("command.refused", worker=worker, verb=verb, reason=answer.reason)
+        except NobodyThere:
+            if verb in ALWAYS_ANSWERED:
+                self._put(WorkerGone(worker))
+        except (BusError, wire.UnreadableMessage) as error:
+            log.warning("command.failed", worker=worker, verb=verb, error=str(error))
+
+    async def _probe(self, worker: str) -> None:
+        try:
+            await self._bus.ask(self._bus.subjects.worker(worker, "ping"), None, Done, PROBE_TIMEOUT_S)
+        except NobodyThere:
+            self._put(WorkerGone(worker))
+        except (BusError, wire.UnreadableMessage):
+            pass  # it listens but does not answer: silence decides
+
+    async def _check_result(self, command: CheckResult) -> None:
+        found = await find_result(self._bus, command.job, command.gateway)
+        self._put(ResultChecked(command.job, command.attempt, FOUND[type(found)]))
+
+    def on_answer(self, message: Msg) -> None:
+        """A worker's answer to an assignment."""
+        waiting = self._assigning.pop(message.subject.rsplit(".", 1)[1], None)
+        if waiting is None:
+            return
+        job, attempt, worker, _ = waiting
+        if not message.data:  # the server's own word: no responders
+            self._put(AssignmentFailed(job, attempt, worker, is_gone=True))
+            return
+        try:
+            answer = wire.decode(AssignmentAnswer, message.data)
+        except wire.UnreadableMessage as error:
+            log.error("answer.unreadable", worker=worker, error=str(error))
+            self._put(AssignmentFailed(job, attempt, worker, is_gone=False))
+            return
+        self._put(AssignmentAnswered(job, attempt, worker, answer))
+
+    def give_up_overdue(self, now: float) -> None:
+        """Assignments that were not answered in time. All wait equally long: the first ones are the oldest."""
+        while self._assigning:
+            token, (job, attempt, worker, deadline) = next(iter(self._assigning.items()))
+            if now <= deadline:
+                break
+            del self._assigning[token]
+            self._put(AssignmentFailed(job, attempt, worker, is_gone=False))

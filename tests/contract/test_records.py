@@ -1,0 +1,260 @@
+"""What is stored, on a real server: yes, no, and "could not find out" are three answers."""
+
+import os
+
+import pytest
+
+from schemas import wire
+from schemas.fleet import PlatformEvent
+from schemas.job_events import (
+    Cancelled,
+    Completed,
+    Failed,
+    ImageOutput,
+    Picture,
+    SavedFile,
+    TextOutput,
+    ValueOutput,
+)
+from schemas.keys import ApiKey
+from schemas.openai import Usage
+from schemas.subjects import BLOBS_BUCKET, KEYS_BUCKET, RESULTS_STREAM, WEBHOOKS_STREAM
+from services.bus.buckets import open_bucket
+from services.bus.connection import Bus
+from services.bus.errors import BusError, Conflict, Missing
+from services.bus.streams import declare, stream_configs
+from services.records import keys
+from services.records.blobs import (
+    MAX_INLINE_INPUT_BYTES,
+    BlobGone,
+    attach,
+    get_pictures,
+    put_large,
+    read_blob,
+    store_value,
+    with_value,
+    write_blob,
+)
+from services.records.platform_events import newest_number, read_events
+from services.records.results import (
+    NotStored,
+    Stored,
+    Unknown,
+    Unreadable,
+    find_result,
+    last_endings,
+    publish_terminal,
+)
+from tests.contract.conftest import Connect
+
+HOOK = "http://hooks.example/x"
+
+
+def cancelled(job: str, webhook: str = "") -> Cancelled:
+    return Cancelled(job=job, model="m", created_at=1.0, finished_at=2.0, webhook=webhook)
+
+
+async def ordered(bus: Bus) -> int:
+    return int((await bus.jetstream.stream_info(WEBHOOKS_STREAM)).state.messages)
+
+
+async def test_whether_a_job_has_ended_has_four_answers(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        await publish_terminal(bus, "gw", cancelled("there"))
+        await bus.publish_stored(bus.subjects.result("gw", "torn"), b"{")
+        assert isinstance(await find_result(bus, "there"), Stored)
+        assert await find_result(bus, "not there") == NotStored()
+        assert isinstance(await find_result(bus, "torn"), Unreadable)
+        await bus.jetstream.delete_stream(RESULTS_STREAM)
+        assert isinstance(await find_result(bus, "there"), Unknown), "no stream: nobody can say"
+
+
+async def test_a_webhook_whose_order_failed_is_ordered_when_the_end_is_published_again(
+    connected: Connect,
+) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        event = cancelled("j", HOOK)
+        config = (await bus.jetstream.stream_info(WEBHOOKS_STREAM)).config
+        await bus.jetstream.delete_stream(WEBHOOKS_STREAM)
+        with pytest.raises(BusError):
+            await publish_terminal(bus, "gw", event)
+        assert isinstance(await find_result(bus, "j"), Stored), "the end is stored, its webhook is not ordered"
+        await bus.jetstream.add_stream(config)
+        assert not await publish_terminal(bus, "gw", event)
+        assert await ordered(bus) == 1
+
+
+async def test_who_comes_second_orders_the_webhook_of_the_end_that_is_stored(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        first = Failed(
+            job="j", model="m", created_at=1.0, finished_at=2.0, webhook=HOOK, kind="fatal", message="no"
+        )
+        await bus.publish_stored(bus.subjects.result("gw", "j"), wire.encode(first))
+        assert not await publish_terminal(bus, "gw", cancelled("j", HOOK))
+        message = await bus.jetstream.get_last_msg(WEBHOOKS_STREAM, bus.subjects.webhook("j"))
+        assert wire.decode(Cancelled | Failed, message.data) == first
+
+
+async def test_a_webhook_is_ordered_once_however_often_the_end_is_published(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        assert [await publish_terminal(bus, "gw", cancelled("j", HOOK)) for _ in range(3)] == [
+            True,
+            False,
+            False,
+        ]
+        assert await ordered(bus) == 1
+
+
+async def test_a_listing_leaves_out_what_says_nothing_of_itself(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        await publish_terminal(bus, "gw", cancelled("a"))
+        await bus.publish_stored(bus.subjects.result("gw", "bare"), b"{}")
+        assert [view.id for view in await last_endings(bus, 10)] == ["a"]
+        assert [view.status for view in await last_endings(bus, 10)] == ["cancelled"]
+
+
+async def test_a_blob_is_gone_only_when_that_is_certain(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        await write_blob(bus, "x", b"content")
+        assert await read_blob(bus, "x") == b"content"
+        with pytest.raises(BlobGone, match="y is no longer kept"):
+            await read_blob(bus, "y")
+
+
+async def test_a_blob_that_could_not_be_read_is_not_gone(connected: Connect, server: str) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        await write_blob(bus, "x", os.urandom(300_000))
+        await bus.client.close()
+        with pytest.raises(BusError) as raised:
+            await read_blob(bus, "x")
+        assert not isinstance(raised.value, Missing)
+
+
+async def test_large_pictures_go_to_the_store_and_come_back_in_order(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        contents = [b"small", os.urandom(bus.max_payload), b"also small"]
+        names, inline = await put_large(bus, "j", contents)
+        assert names == ["", "j/1", ""]
+        assert inline == [b"small", b"also small"]
+        pictures = tuple(
+            Picture(seed=1, width=1, height=1, image_bytes=len(content), blob=name)
+            for content, name in zip(contents, names, strict=True)
+        )
+        assert await get_pictures(bus, ImageOutput(pictures), b"".join(inline)) == contents
+        files = tuple(
+            SavedFile("f", "x/y", len(one), blob=name) for one, name in zip(contents, names, strict=True)
+        )
+        assert await get_pictures(bus, ValueOutput(files=files), b"".join(inline)) == contents
+
+
+async def test_a_large_value_goes_to_the_store_and_a_small_one_does_not(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        small, large = ValueOutput({"a": 1}), ValueOutput("x" * bus.max_payload)
+        assert await store_value(bus, "j", small) is small
+        stored = await store_value(bus, "j", large)
+        assert (stored.value, stored.blob) == (None, "j/value")
+        event = Completed(job="j", model="m", created_at=1.0, finished_at=2.0, output=stored)
+        found = await with_value(bus, event)
+        assert isinstance(found, Completed) and isinstance(found.output, ValueOutput)
+        assert found.output.value == large.value
+        text = TextOutput(text="", finish_reason="stop", usage=Usage(0, 0, 0))
+        plain = Completed(job="j", model="m", created_at=1.0, finished_at=2.0, output=text)
+        assert await with_value(bus, plain) is plain
+
+
+async def test_an_input_file_travels_with_its_job_while_it_is_small(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        small, large = b"s" * MAX_INLINE_INPUT_BYTES, b"l" * (MAX_INLINE_INPUT_BYTES + 1)
+        assert (await attach(bus, "j/a", small)).content == small
+        attached = await attach(bus, "j/b", large)
+        assert (attached.content, attached.blob) == (b"", "j/b")
+        assert await read_blob(bus, "j/b") == large
+
+
+async def test_a_bucket_tells_absence_conflict_and_failure_apart(connected: Connect) -> None:
+    async with connected() as bus:
+        with pytest.raises(Missing):
+            await open_bucket(bus, KEYS_BUCKET)
+        await declare(bus)
+        bucket = await open_bucket(bus, KEYS_BUCKET)
+        assert await bucket.keys() == []
+        assert await bucket.get("a") is None
+        first = await bucket.create("a", b"1")
+        with pytest.raises(Conflict):
+            await bucket.create("a", b"2")
+        second = await bucket.update("a", b"2", first)
+        with pytest.raises(Conflict):
+            await bucket.update("a", b"3", first)
+        with pytest.raises(Conflict):
+            await bucket.delete("a", first)
+        found = await bucket.get("a")
+        assert found is not None
+        assert (found.value, found.revision) == (b"2", second)
+        await bucket.delete("a", second)
+        assert await bucket.get("a") is None
+        assert await bucket.create("a", b"again") > second
+        await bus.client.close()
+        with pytest.raises(BusError) as raised:
+            await bucket.get("a")
+        assert not isinstance(raised.value, Missing | Conflict)
+
+
+async def test_a_key_is_made_listed_and_revoked(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        assert await keys.list_keys(bus) == []
+        key_id, secret = keys.new_secret()
+        key = ApiKey(id=key_id, name="ada", sha256=keys.digest(secret), created_at=1.0)
+        await keys.put_key(bus, key)
+        assert await keys.list_keys(bus) == [key]
+        assert await keys.revoke_key(bus, "nobody's", 2.0) is None
+        revoked = await keys.revoke_key(bus, key_id, 2.0)
+        assert revoked is not None and revoked.revoked_at == 2.0
+        assert secret not in repr(await keys.list_keys(bus))
+
+
+async def test_platform_events_are_read_from_a_number_on(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        assert await newest_number(bus) == 0
+        assert [one async for one in read_events(bus, 0, follow=False)] == []
+        for number in range(3):
+            event = PlatformEvent(kind="joined", subject=f"w{number}", at=float(number), reason="r")
+            await bus.publish_stored(bus.subjects.event("joined", f"w{number}"), wire.encode(event))
+        await bus.publish_stored(bus.subjects.event("joined", "torn"), b"{")
+        read = [one async for one in read_events(bus, 1, follow=False)]
+        assert [one[1].subject for one in read if one is not None] == ["w1", "w2"]
+
+
+async def test_declaring_again_upgrades_a_stream_and_a_bucket(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        for config in stream_configs(bus.subjects):
+            await bus.jetstream.update_stream(config.evolve(max_msgs=5))
+        leases = (await bus.jetstream.stream_info("KV_stoker_leases")).config
+        await bus.jetstream.update_stream(leases.evolve(max_age=100.0))
+        await declare(bus)
+        for config in stream_configs(bus.subjects):
+            assert (await bus.jetstream.stream_info(config.name)).config.max_msgs == (config.max_msgs or -1)
+        assert (await bus.jetstream.stream_info("KV_stoker_leases")).config.max_age != 100.0
+        assert await bus.jetstream.object_store(BLOBS_BUCKET)
+
+
+async def test_a_publication_under_way_is_answered_when_the_connection_closes(connected: Connect) -> None:
+    answers: list[object] = []
+    async with connected() as bus:
+        await declare(bus)
+        async with bus.listening(("nobody.stores.this", lambda _: None)):
+            bus.post_stored("nobody.stores.this", b"x", answers.append)
+    assert len(answers) == 1
+    assert isinstance(answers[0], BusError)
