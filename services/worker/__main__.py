@@ -17,11 +17,11 @@ from nats.aio.msg import Msg
 from nats.nuid import NUID
 
 from schemas import wire
-from schemas.catalog import Model
 from schemas.subjects import check_name
-from schemas.workers import Assignment, Done, JobCommand, ModelCommand, ReplayRequest
+from schemas.workers import Assignment, Done, Heartbeat, JobCommand, ModelCommand, ReplayRequest, Revocation
 from services.bus.connection import Bus, open_bus
 from services.bus.discovery import register
+from services.bus.quick_client import Handler
 from services.bus.streams import declare
 from services.catalog import store
 from services.catalog.documents import ConfigurationError
@@ -30,7 +30,7 @@ from services.catalog.sizes import parse_size
 from services.process.logs import get_logger
 from services.process.running import exit_with, run_service
 from services.process.settings import BadSetting, BusSettings, read_settings
-from services.process.tasks import until
+from services.process.tasks import TaskOwner, until
 from services.process.telemetry import serve_metrics
 from services.process.tracing import trace_of
 from services.worker.agent import Agent
@@ -109,10 +109,10 @@ def chosen_engines(listed: str, handlers: str) -> dict[str, Any]:
     return {name: found[name] for name in names}
 
 
-async def _answer_commands(bus: Bus, agent: Agent, stopping: asyncio.Event) -> None:
-    """Subscribe to the worker's subjects; every command is answered."""
+def _subscriptions(bus: Bus, agent: Agent, stopping: asyncio.Event) -> list[tuple[str, Handler]]:
+    """The worker's subjects, each with what answers it; every command is answered."""
 
-    def answering(kind: Any, act: Callable[..., object]) -> Callable[[Msg], None]:
+    def answering(kind: Any, act: Callable[..., object]) -> Handler:
         def answer(message: Msg) -> None:
             try:
                 content = wire.decode(kind, message.data)
@@ -120,13 +120,10 @@ async def _answer_commands(bus: Bus, agent: Agent, stopping: asyncio.Event) -> N
             except wire.UnreadableMessage as error:
                 log.warning("message.unreadable", subject=message.subject, error=str(error))
                 result = Done(ok=False, reason=str(error))
-            if message.reply:
+            if message.reply and result is not None:
                 bus.tell(message.reply, result, is_urgent=False)
 
         return answer
-
-    def cancel(command: JobCommand) -> Done:
-        return Done(ok=agent.cancel(command), reason="")
 
     def load(command: ModelCommand) -> Done:
         agent.load(command.model, command.spec, command.evict)
@@ -140,21 +137,22 @@ async def _answer_commands(bus: Bus, agent: Agent, stopping: asyncio.Event) -> N
         stopping.set()
         return Done(ok=True)
 
-    for verb, kind, act in (
+    verbs: tuple[tuple[str, Any, Callable[..., object]], ...] = (
         ("assign", Assignment, agent.assign),
-        ("cancel", JobCommand, cancel),
+        ("cancel", JobCommand, lambda command: Done(ok=agent.cancel(command))),
+        ("revoke", Revocation, lambda command: Done(ok=agent.revoke(command))),
         ("replay", ReplayRequest, agent.replay),
         ("load", ModelCommand, load),
         ("unload", ModelCommand, unload),
         ("drain", object, drain),
         ("ping", object, lambda _: Done(ok=True)),
-    ):
-        await bus.listen(bus.subjects.worker(agent.name, verb), answering(kind, act))
-
-    def solicited(_: Msg) -> None:
-        agent.heartbeats.changed()
-
-    await bus.listen(bus.subjects.solicit(), solicited)
+    )
+    commands = [(bus.subjects.worker(agent.name, verb), answering(kind, act)) for verb, kind, act in verbs]
+    return [
+        *commands,
+        (bus.subjects.solicit(), lambda _: agent.heartbeats.changed()),
+        (bus.subjects.heartbeat(agent.name), answering(Heartbeat, agent.heartbeat_seen)),
+    ]
 
 
 async def _give_up(bus: Bus, seconds: float, stopping: asyncio.Event) -> None:
@@ -178,34 +176,28 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
     if settings.memory:
         memory = parse_bytes(settings.memory, "memory")
     cache = ModelCache(memory, parse_bytes(settings.ram, "ram"))
-    async with open_bus(settings, f"stoker-worker-{name}") as bus:
+    async with open_bus(settings, f"stoker-worker-{name}") as bus, TaskOwner("worker") as tasks:
         await declare(bus)
         identity = Identity(name, settings.profile, settings.spec, device, settings.pinned)
-        agent = Agent(bus, identity, cache, chosen_engines(settings.engines, settings.handlers))
+        agent = Agent(bus, identity, cache, chosen_engines(settings.engines, settings.handlers), tasks)
         await register(bus, "worker", "runs jobs on loaded models", {"worker": name, "device": device})
-
         for folder in filter(None, settings.functions.split(",")):
             await store.add(bus, await asyncio.to_thread(read_project, Path(folder)))
-        await agent.start()
-        await _answer_commands(bus, agent, stopping)
-        bus.on_reconnect.append(agent.heartbeats.changed)
-        log.info("worker.started", device=device, memory_mb=memory // 10**6, pid=os.getpid())
+        agent.start()
+        async with bus.listening(*_subscriptions(bus, agent, stopping)):
+            bus.on_reconnect.append(agent.heartbeats.changed)
+            log.info("worker.started", device=device, memory_mb=memory // 10**6, pid=os.getpid())
 
-        def catalog_changed(name: str, model: Model | None) -> None:
-            agent.readiness.model_changed(name, model)
-            agent.heartbeats.changed()
+            async def drain() -> None:
+                await until(asyncio.Event(), stopping.wait, agent.replaced.wait)
+                await agent.drain(settings.drain_timeout_s if bus.is_connected else 0.0)
 
-        async def drain() -> None:
-            await stopping.wait()
-            await agent.drain(settings.drain_timeout_s if bus.is_connected else 0.0)
-
-        await until(
-            asyncio.Event(),
-            agent.heartbeats.run,
-            partial(store.watch, bus, catalog_changed),
-            partial(_give_up, bus, settings.give_up_s, stopping),
-            drain,
-        )
+            await until(
+                asyncio.Event(),
+                partial(store.watch, bus, agent.model_changed),
+                partial(_give_up, bus, settings.give_up_s, stopping),
+                drain,
+            )
 
 
 def run(arguments: Sequence[str]) -> int:

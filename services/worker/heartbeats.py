@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
+from anyio import move_on_after
 
 from schemas.workers import HEARTBEAT_INTERVAL_S, Heartbeat, Resources, RunningJob
 from services.bus.connection import Bus
@@ -33,7 +34,7 @@ class Identity:
 
 
 class Heartbeats:
-    """`runner_pid` gives the runner's process id, 0 while there is none."""
+    """`runner_pid` gives the runner's process id, 0 while there is none. started_at: names this process."""
 
     def __init__(
         self, bus: Bus, identity: Identity, core: WorkerCore, loader: Loader, runner_pid: Callable[[], int]
@@ -43,7 +44,7 @@ class Heartbeats:
         self._core = core
         self._loader = loader
         self._runner_pid = runner_pid
-        self._started_at = time.time()
+        self.started_at = time.time()
         self._host = socket.gethostname()
         self._seq = 0
         self._change = asyncio.Event()
@@ -57,11 +58,10 @@ class Heartbeats:
         """Publish for ever."""
         while True:
             self.beat()
-            try:
-                await asyncio.wait_for(self._change.wait(), HEARTBEAT_INTERVAL_S)
+            with move_on_after(HEARTBEAT_INTERVAL_S) as scope:
+                await self._change.wait()
+            if not scope.cancelled_caught:
                 await asyncio.sleep(CHANGE_DELAY_S)
-            except TimeoutError:
-                pass
             self._change.clear()
 
     def beat(self, *, is_leaving: bool = False) -> None:
@@ -79,7 +79,7 @@ class Heartbeats:
 
         return Heartbeat(
             worker=self._identity.name,
-            started_at=self._started_at,
+            started_at=self.started_at,
             seq=self._seq,
             spec=self._identity.spec,
             profile=self._identity.profile,
@@ -94,8 +94,8 @@ class Heartbeats:
             ram_models=in_tier("parked"),
             disk_models=in_tier("warm", "parked", "base", "hot"),
             running=tuple(
-                RunningJob(a.id, a.model, a.assignment.spec.name, a.assignment.attempt)
-                for a in self._core.attempts.values()
+                RunningJob(one.job, one.model, one.spec.name, one.assignment.attempt, one.assignment.term)
+                for one in self._core.listed()
             ),
             is_draining=self._core.is_draining,
             is_leaving=is_leaving,

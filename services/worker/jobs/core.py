@@ -1,156 +1,204 @@
-"""What a worker decides, without I/O: which jobs it takes, which runs next, what a drain waits for.
+"""What a worker decides, without I/O: which attempts it takes, which runs next, what a drain waits for.
 
-A job here is waiting (for its model, or for a slot of its lane), running, or ending (its terminal event is
-being stored). Lanes are as in the scheduler: the one that the engine names, else the model.
+Lanes are as in the scheduler: the one that the engine names, else the model. A lane runs as many attempts at a
+time as its engine has slots; one that was told to stop keeps its slot until the engine has stopped. Of one job
+at most one attempt is current, the latest: an earlier one that is still here is told to stop (`revoked`).
+
+`move` is the only writer of an attempt's state (attempt.py has the table); it raises IllegalMove and changes
+nothing where the table forbids it. `validate` checks all counts.
 """
 
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
 
 import msgspec
 
-from schemas.catalog import Adapter, Spec, batch_limit
-from schemas.jobs import ImageInput, JobInput
+from schemas.catalog import batch_limit
+from schemas.jobs import ImageInput
 from schemas.workers import Accepted, Assignment, AssignmentAnswer, EngineCapability, Refused
+from services.worker.jobs.attempt import HOLDS, TAKES_SLOT, TRANSITIONS, Attempt, IllegalMove, Phase, StopReason
 from services.worker.jobs.event_log import EventLog
-
-Phase = Literal["waiting", "running", "ending"]
-
-
-@dataclass(slots=True)
-class Attempt:
-    """One job in this worker's hands. input, loras, companions: the job's, once what it brings is here.
-
-    trace: the context that it came with. text_at: when it last made text, on the monotonic clock.
-    """
-
-    assignment: Assignment
-    input: JobInput
-    log: EventLog
-    lane: str
-    accepted_at: float
-    phase: Phase = "waiting"
-    wants_events: bool = False
-    sent_text: str = ""
-    loras: tuple[Adapter, ...] = ()
-    has_retried: bool = False
-    ready_at: float = 0.0
-    started_at: float = 0.0
-    stop_reason: str = ""
-    companions: list[tuple[str, Spec]] = field(default_factory=list)
-    trace: str = ""
-    text_at: float = 0.0
-
-    @property
-    def id(self) -> str:
-        return self.assignment.job.id
-
-    @property
-    def model(self) -> str:
-        return self.assignment.job.model
-
-    @property
-    def spec(self) -> Spec:
-        return self.assignment.spec
 
 
 @dataclass(slots=True)
 class WorkerCore:
-    """Assignments and slots. `now` is in seconds since 1970."""
+    """Attempts and slots. `now` is in seconds since 1970."""
 
     engines: dict[str, EngineCapability]
-    attempts: dict[str, Attempt] = field(default_factory=dict)
     is_draining: bool = False
+    _attempts: dict[str, Attempt] = field(default_factory=dict)
+    _current: dict[str, Attempt] = field(default_factory=dict)
     _term: int = 0
     _running: dict[str, int] = field(default_factory=dict)
     _ready: dict[str, deque[str]] = field(default_factory=dict)
 
+    # Looking --------------------------------------------------------------------------------------
+
+    def current(self, job: str) -> Attempt | None:
+        """The attempt of a job that counts: not one that was revoked."""
+        return self._current.get(job)
+
+    def by_key(self, key: str) -> Attempt | None:
+        """What the runner speaks of."""
+        return self._attempts.get(key)
+
+    def attempts(self) -> list[Attempt]:
+        """Every attempt that is here, revoked ones that still stop included."""
+        return list(self._attempts.values())
+
+    def listed(self) -> list[Attempt]:
+        """What a heartbeat says that this worker has."""
+        return list(self._current.values())
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._attempts
+
+    # Taking ---------------------------------------------------------------------------------------
+
     def assign(self, assignment: Assignment, now: float, trace: str = "") -> AssignmentAnswer:
-        """Take a job, or say why not."""
+        """Take an attempt, or say why not. `superseded` is asked for before, and revoked."""
         job, spec = assignment.job, assignment.spec
         if assignment.term < self._term:
-            return Refused("a newer scheduler is in office", is_permanent=True)
+            return Refused("a newer scheduler leads", is_permanent=True)
         self._term = assignment.term
         if self.is_draining:
             return Refused("this worker is draining", is_permanent=True)
         capability = self.engines.get(spec.engine)
         if capability is None:
             return Refused(f"this worker has no engine {spec.engine}", is_permanent=True)
-        known = self.attempts.get(job.id)
+        known = self._current.get(job.id)
+        order = (assignment.term, assignment.attempt)
+        if known is not None and known.order >= order:
+            same = known.order == order
+            return Accepted(len(self._current)) if same else Refused("a later attempt of this job is here")
         if known is not None:
-            if known.assignment.attempt == assignment.attempt:
-                return Accepted(len(self.attempts))
             return Refused("an earlier attempt of this job is still here")
-        lane = f"lane:{capability.lane}" if capability.lane else job.model
-        self.attempts[job.id] = Attempt(
+        attempt = Attempt(
             assignment=assignment,
             input=job.input,
             log=EventLog(assignment.term, assignment.attempt),
-            lane=lane,
+            lane=f"lane:{capability.lane}" if capability.lane else job.model,
             accepted_at=now,
             wants_events=job.wants_events,
             trace=trace,
         )
-        return Accepted(len(self.attempts))
+        self._attempts[attempt.key] = self._current[job.id] = attempt
+        return Accepted(len(self._current))
 
-    def slots(self, attempt: Attempt) -> int:
-        spec = attempt.assignment.spec
-        return spec.slots or self.engines[spec.engine].slots
+    def superseded(self, assignment: Assignment) -> Attempt | None:
+        """The earlier attempt that this one makes worthless; of a term that may still assign."""
+        known = self._current.get(assignment.job.id)
+        is_later = known is not None and known.order < (assignment.term, assignment.attempt)
+        return known if is_later and assignment.term >= self._term else None
 
-    def make_ready(self, attempt: Attempt) -> None:
-        """The model is hot: the job waits for nothing but a slot."""
-        self._ready.setdefault(attempt.lane, deque()).append(attempt.id)
+    # States ---------------------------------------------------------------------------------------
+
+    def move(self, attempt: Attempt, to: Phase) -> None:
+        """Change the state of an attempt. Raises IllegalMove and changes nothing where there is no such move."""
+        before = attempt.phase
+        if to not in TRANSITIONS[before]:
+            raise IllegalMove(f"attempt {attempt.key}: {before} -> {to}")
+        attempt.phase = to
+        if to == "ready":
+            self._ready.setdefault(attempt.lane, deque()).append(attempt.key)
+        elif before == "ready":
+            self._drop_ready(attempt)
+        if to in TAKES_SLOT and before not in TAKES_SLOT:
+            self._running[attempt.lane] = self._running.get(attempt.lane, 0) + 1
+        elif before in TAKES_SLOT and to not in TAKES_SLOT:
+            self._free_slot(attempt.lane)
+        if to not in HOLDS:
+            attempt.leave()
+        if to == "gone":
+            del self._attempts[attempt.key]
+            self._uncurrent(attempt)
+
+    def _drop_ready(self, attempt: Attempt) -> None:
+        waiting = self._ready[attempt.lane]
+        waiting.remove(attempt.key)
+        if not waiting:
+            del self._ready[attempt.lane]
+
+    def _free_slot(self, lane: str) -> None:
+        self._running[lane] -= 1
+        if not self._running[lane]:
+            del self._running[lane]
+
+    def _uncurrent(self, attempt: Attempt) -> None:
+        if self._current.get(attempt.job) is attempt:
+            del self._current[attempt.job]
+
+    def stop(self, attempt: Attempt, reason: StopReason) -> bool:
+        """Tell an attempt to stop; whether its engine must be told. One that does not run ends here and now.
+
+        A revoked one is no longer current, and goes without a terminal event; any other is `ending` then.
+        """
+        if attempt.phase in ("ending", "gone"):
+            return False
+        if reason == "revoked":
+            self._uncurrent(attempt)
+            attempt.why_stopped = reason
+        elif not attempt.why_stopped:
+            attempt.why_stopped = reason
+        if attempt.phase == "stopping":
+            return False
+        if attempt.phase == "running":
+            self.move(attempt, "stopping")
+            return True
+        self.move(attempt, "gone" if reason == "revoked" else "ending")
+        return False
 
     def next_to_run(self, lane: str) -> list[Attempt]:
-        """Take the next ready job of a lane with a free slot, and those like it that run along; running now."""
-        ready = self._ready.get(lane)
-        while ready:
-            attempt = self.attempts.get(ready[0])
-            if attempt is None or attempt.phase != "waiting":
-                ready.popleft()
-                continue
-            if self._running.get(lane, 0) >= self.slots(attempt):
-                return []
-            batch = [attempt, *self._like(attempt, ready)]
-            for chosen in batch:
-                ready.remove(chosen.id)
-                chosen.phase = "running"
-            self._running[lane] = self._running.get(lane, 0) + len(batch)
-            return batch
-        return []
+        """The next ready attempt of a lane with a free slot, and those like it that run along; running now."""
+        waiting = self._ready.get(lane)
+        if not waiting:
+            return []
+        first = self._attempts[waiting[0]]
+        if self._running.get(lane, 0) >= self._slots(first):
+            return []
+        batch = [first, *self._like(first, waiting)]
+        for chosen in batch:
+            self.move(chosen, "running")
+        return batch
 
-    def _like(self, first: Attempt, ready: Iterable[str]) -> list[Attempt]:
-        """Ready jobs that differ from the first in prompt and seed only, up to the spec's `batch`."""
-        limit = batch_limit(first.assignment.spec)
+    def _slots(self, attempt: Attempt) -> int:
+        return attempt.spec.slots or self.engines[attempt.spec.engine].slots
+
+    def _like(self, first: Attempt, waiting: Iterable[str]) -> list[Attempt]:
+        """Ready attempts that differ from the first in prompt and seed only, up to the spec's `batch`."""
+        limit = batch_limit(first.spec)
         if limit == 1 or not isinstance(first.assignment.job.input, ImageInput):
             return []
-        waiting = [
-            other for job in ready if (other := self.attempts.get(job)) is not None and other.phase == "waiting"
-        ]
         likeness = _likeness(first)
-        return [other for other in waiting if other is not first and _likeness(other) == likeness][: limit - 1]
+        others = [self._attempts[key] for key in waiting if key != first.key]
+        return [other for other in others if _likeness(other) == likeness][: limit - 1]
 
-    def stop_running(self, attempt: Attempt) -> None:
-        """The engine has done with the job: its slot is free, its ending is being stored."""
-        if attempt.phase == "running":
-            self._running[attempt.lane] -= 1
-        attempt.phase = "ending"
-
-    def forget(self, attempt: Attempt) -> None:
-        self.attempts.pop(attempt.id, None)
-
-    @property
-    def is_idle(self) -> bool:
-        return not self.attempts
+    def validate(self) -> None:
+        """Raise AssertionError where counts, queues and states disagree."""
+        running: dict[str, int] = {}
+        ready: dict[str, set[str]] = {}
+        for key, attempt in self._attempts.items():
+            assert key == attempt.key
+            assert attempt.phase != "gone", f"{key} is gone and still here"
+            if attempt.phase in TAKES_SLOT:
+                running[attempt.lane] = running.get(attempt.lane, 0) + 1
+            if attempt.phase == "ready":
+                ready.setdefault(attempt.lane, set()).add(key)
+            assert attempt.phase in HOLDS or not attempt.is_held, f"{key} has ended and holds something"
+            is_current = self._current.get(attempt.job) is attempt
+            assert is_current != (attempt.why_stopped == "revoked"), f"{key}: revoked or current, not both"
+        assert running == self._running, f"running {running}, counted {self._running}"
+        assert ready == {lane: set(keys) for lane, keys in self._ready.items()}
+        assert all(self._attempts.get(attempt.key) is attempt for attempt in self._current.values())
 
 
 def _likeness(attempt: Attempt) -> object:
-    """What jobs of one batch have in common; unlike anything for what is not drawn in batches."""
+    """What attempts of one batch have in common; unlike anything for what is not drawn in batches."""
     job = attempt.assignment.job
     asked = job.input
     if not isinstance(asked, ImageInput) or asked.n > 1 or asked.files:
-        return attempt.id
+        return attempt.key
     alike = msgspec.structs.replace(asked, prompt="", previews=0)
-    return (job.model, attempt.assignment.spec, job.adapter, alike)
+    return (job.model, attempt.spec, job.adapter, alike)

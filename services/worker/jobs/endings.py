@@ -1,11 +1,12 @@
-"""How attempts end: the terminal event is stored first, then the scheduler hears `Finished`.
+"""How attempts end: the terminal event is stored first, then `Finished` tells the scheduler.
 
-While NATS is away an ending is kept and tried again; the attempt stays in the worker's hands until then.
+While NATS is away an end is kept and stored again; the attempt stays with this worker (`ending`) until then.
+One that is lost, or was revoked, has no terminal event.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -30,11 +31,13 @@ from services.bus.connection import Bus
 from services.bus.errors import BusError, Conflict
 from services.bus.publishing import PubAck
 from services.process.logs import get_logger
+from services.process.tasks import TaskOwner
 from services.process.telemetry import counter
 from services.process.tracing import record
 from services.records.blobs import attachments, put_large, store_value
 from services.records.results import post_terminal, publish_terminal
-from services.worker.jobs.core import Attempt
+from services.worker.jobs.attempt import Attempt
+from services.worker.jobs.core import WorkerCore
 
 log = get_logger("endings")
 
@@ -49,24 +52,21 @@ def _runs(model: str, outcome: Outcome) -> Counter:
 
 
 class Endings:
-    """`forget` hears of an attempt when nothing is left to do; `own` runs work on the side."""
+    """`gone()` is called when an attempt has left; `tasks` owns what has to be stored again."""
 
     def __init__(
-        self,
-        bus: Bus,
-        worker: str,
-        forget: Callable[[Attempt], None],
-        own: Callable[[Awaitable[None]], None],
+        self, bus: Bus, worker: str, core: WorkerCore, tasks: TaskOwner, gone: Callable[[], None]
     ) -> None:
         self._bus = bus
         self._worker = worker
-        self._forget = forget
-        self._own = own
+        self._core = core
+        self._tasks = tasks
+        self._gone = gone
 
     def completed(self, attempt: Attempt, output: Output, images: list[bytes], run_s: float) -> None:
         is_value = isinstance(output, ValueOutput) and output.value is not None
         if isinstance(output, ImageOutput | ValueOutput) and (images or is_value):
-            self._own(self._complete_attached(attempt, output, images, run_s))
+            self._tasks.start(self._complete_attached, attempt, output, images, run_s)
         else:
             event = Completed(**self._ending(attempt, run_s), output=output)
             self._store(attempt, event, "completed", run_s=run_s)
@@ -76,8 +76,8 @@ class Endings:
     ) -> None:
         try:
             if isinstance(output, ValueOutput):
-                output = await store_value(self._bus, attempt.id, output)
-            names, inline = await put_large(self._bus, attempt.id, contents)
+                output = await store_value(self._bus, attempt.job, output)
+            names, inline = await put_large(self._bus, attempt.job, contents)
         except Exception as error:  # whatever the store raises, the job must end
             self.failed(attempt, "internal", f"the result was not stored: {error or type(error).__name__}")
             return
@@ -95,19 +95,25 @@ class Endings:
 
     def stopped(self, attempt: Attempt) -> None:
         """It was told to stop: by a client, or because its time was over."""
-        if attempt.stop_reason == "timeout":
+        if attempt.why_stopped == "timeout":
             limit = attempt.assignment.job.run_timeout_s
             self.failed(attempt, "timeout", f"it ran longer than {limit:g} s")
         else:
             self._store(attempt, Cancelled(**self._ending(attempt)), "cancelled")
 
-    def lost(self, attempt: Attempt) -> None:
-        """The runner died under it: no terminal event, the scheduler tries elsewhere."""
-        self._finish(attempt, "lost", 0.0)
+    def lost(self, attempt: Attempt, reason: str) -> None:
+        """It cannot go on here, which is not the job's fault: the scheduler tries elsewhere."""
+        log.warning("attempt.lost", job=attempt.job, reason=reason)
+        self._finish(attempt, "lost", 0.0, reason)
+
+    def dropped(self, attempt: Attempt) -> None:
+        """It was revoked, and has left: nothing is said of its job."""
+        log.info("attempt.revoked", job=attempt.job, attempt=attempt.assignment.attempt)
+        self._gone()
 
     def _ending(self, attempt: Attempt, run_s: float = 0.0) -> Ending:
         job = attempt.assignment.job
-        load_s = max(attempt.ready_at - attempt.accepted_at, 0.0) if attempt.ready_at > 0 else 0.0
+        load_s = max(attempt.ready_at - attempt.accepted_at, 0.0) if attempt.ready_at else 0.0
         return {
             "term": attempt.log.term,
             "attempt": attempt.log.attempt,
@@ -139,14 +145,15 @@ class Endings:
     ) -> None:
         """Store the terminal event, then say that the job is finished."""
         if event.webhook:
-            self._own(self._insist(attempt, event, outcome, images, run_s))
+            self._tasks.start(self._insist, attempt, event, outcome, images, run_s)
             return
 
         def answered(found: PubAck | BusError) -> None:
             if isinstance(found, PubAck | Conflict):
                 self._finish(attempt, outcome, run_s)
             else:
-                self._own(self._insist(attempt, event, outcome, images, run_s))
+                if self._tasks.is_open:
+                    self._tasks.start(self._insist, attempt, event, outcome, images, run_s)
 
         post_terminal(self._bus, attempt.assignment.job.gateway, event, images or [], answered)
 
@@ -163,11 +170,11 @@ class Endings:
                 await asyncio.sleep(RETRY_S)
         self._finish(attempt, outcome, run_s)
 
-    def _finish(self, attempt: Attempt, outcome: Outcome, run_s: float) -> None:
+    def _finish(self, attempt: Attempt, outcome: Outcome, run_s: float, reason: str = "") -> None:
         job = attempt.assignment.job
         _runs(job.model, outcome).inc()
         self._trace(attempt, outcome, run_s)
-        self._forget(attempt)
+        self._core.move(attempt, "gone")
         finished = Finished(
             job=job.id,
             model=job.model,
@@ -175,8 +182,11 @@ class Endings:
             outcome=outcome,
             run_s=round(run_s, 4),
             units=work_units(job.input),
+            term=attempt.assignment.term,
+            reason=reason,
         )
         self._bus.tell(self._bus.subjects.finished(self._worker), finished)
+        self._gone()
 
     def _trace(self, attempt: Attempt, outcome: Outcome, run_s: float) -> None:
         """What the attempt's time went into."""
@@ -185,14 +195,14 @@ class Endings:
         now = time.time()
         error = "" if outcome == "completed" else outcome
         named: dict[str, Any] = {
-            "job": attempt.id,
+            "job": attempt.job,
             "model": attempt.model,
             "spec": attempt.spec.name,
             "engine": attempt.spec.engine,
             "worker": self._worker,
             "attempt": attempt.assignment.attempt,
         }
-        if attempt.ready_at > 0:
+        if attempt.ready_at:
             record("load", attempt.trace, attempt.accepted_at, attempt.ready_at, **named)
         else:
             record("load", attempt.trace, attempt.accepted_at, now, error, **named)

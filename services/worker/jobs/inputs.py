@@ -11,8 +11,9 @@ from schemas.workers import JobCommand, SentText
 from services.bus.connection import Bus
 from services.bus.errors import BusError
 from services.records.blobs import BlobGone, read_blob
-from services.worker.jobs.core import Attempt
-from services.worker.models.loader import Loader, LoadError
+from services.worker.jobs.attempt import Attempt
+from services.worker.models.asking import LoadError
+from services.worker.models.loader import Loader
 from services.worker.models.weights.resolve import WeightsError
 
 RESUME_TIMEOUT_S = 1.0
@@ -44,11 +45,10 @@ def brings_more(job_input: JobInput) -> bool:
 
 
 async def fetch(bus: Bus, loader: Loader, attempt: Attempt) -> None:
-    """Bring them here: the attempt's input has its bytes and paths then. Raises LoadError."""
+    """Bring them here: the attempt's input has its bytes and paths then. Raises LoadError, BusError."""
     asked = attempt.input
     if isinstance(asked, FunctionInput):
         attempt.input = await _with_files(bus, asked)
-        await _companions(loader, attempt, asked)
         return
     assert isinstance(asked, ImageInput | UpscaleInput)
     try:
@@ -61,7 +61,10 @@ async def fetch(bus: Bus, loader: Loader, attempt: Attempt) -> None:
 
 
 async def _with_files(bus: Bus, asked: FunctionInput) -> FunctionInput:
-    """The same call with the bytes of the files that its payload names, as data: URLs. Raises LoadError."""
+    """The same call with the bytes of the files that its payload names, as data: URLs.
+
+    Raises LoadError, BusError.
+    """
     try:
         contents = {url: await _content(bus, file) for url, file in asked.files.items()}
     except BlobGone as error:
@@ -80,15 +83,10 @@ def _renamed(value: Any, urls: dict[str, str]) -> Any:
     return [_renamed(inner, urls) for inner in value] if isinstance(value, list) else value
 
 
-async def _companions(loader: Loader, attempt: Attempt, asked: FunctionInput) -> None:
-    """The other models that a function is given, hot and kept so while it runs."""
-    for key in sorted(set(asked.models.values()) - {attempt.model}):
-        spec = loader.spec_of(key)
-        if spec is None:
-            raise LoadError(f"this worker does not serve the model {key!r}")
-        await loader.make_hot(key, spec, ())
-        loader.pin(key, spec)
-        attempt.companions.append((key, spec))
+def companions_of(attempt: Attempt) -> list[str]:
+    """The other models that a function is given: hot, and kept so, while it runs."""
+    asked = attempt.input
+    return sorted(set(asked.models.values()) - {attempt.model}) if isinstance(asked, FunctionInput) else []
 
 
 async def _content(bus: Bus, file: Attachment) -> bytes:

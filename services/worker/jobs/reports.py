@@ -10,7 +10,7 @@ from schemas import wire
 from schemas.job_events import Preview, SmallEvent
 from services.bus.connection import Bus
 from services.process.telemetry import histogram
-from services.worker.jobs.core import Attempt
+from services.worker.jobs.attempt import Attempt
 from services.worker.runner.messages import PreviewImage, Text
 
 MAX_DELTA_CHARS = 128 * 1024

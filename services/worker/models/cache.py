@@ -1,18 +1,35 @@
-"""Which weights a worker keeps where: device memory (hot), RAM (parked), disk (warm).
+"""Which weights a worker keeps where, as a state machine. Pure: no clock, no torch.
 
-Pure: no clock, no torch. Weights go by their key (schemas.catalog.weights_key): models that differ only in
-LoRAs share them. `plan` says what must be done so that weights are hot; the loader does it and reports back.
+Weights go by their key (schemas.catalog.weights_key): models that differ only in LoRAs share them. They are
+`cold` (not on this machine), `warm` (on its disk), `loading` (on the way into device memory, which is
+reserved), `hot`, or `parked` in RAM.
+
+    cold ──▶ warm ──▶ loading ──▶ hot ──▶ parked        every way back ends in warm
+      └──────────────▶┘ ▲◀────────────────────┘
 
 - weights in use (pinned) are never evicted, and those being loaded are not either;
 - memory is reserved when the plan is made, before it is used, so two loads at once cannot both count on it;
 - eviction takes the weights named as unneeded first, then the least recently used, and no more than needed;
 - evicted weights are parked in RAM where the engine can do that and RAM has room, else dropped to disk.
+
+`plan` says what must be done so that weights are hot; the loader does it and reports back. `_move` is the only
+writer of a tier. Pins outlive the weights' stay in memory: who pinned lets go, whatever happened meanwhile.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from schemas.workers import Tier
+
+TRANSITIONS: dict[Tier, frozenset[Tier]] = {
+    "cold": frozenset({"warm", "loading"}),
+    "warm": frozenset({"loading", "cold"}),
+    "loading": frozenset({"hot", "warm"}),
+    "hot": frozenset({"parked", "warm"}),
+    "parked": frozenset({"loading", "warm"}),
+}
+IN_DEVICE: frozenset[Tier] = frozenset({"loading", "hot"})
+"""The tiers that take device memory."""
 
 
 class DoesNotFit(Exception):
@@ -21,6 +38,10 @@ class DoesNotFit(Exception):
 
 class NoRoomNow(Exception):
     """Weights fit, but what is loaded is in use; try again when something ends."""
+
+
+class IllegalMove(Exception):
+    """Weights were to go from a tier to one that the table does not allow; nothing was changed."""
 
 
 @dataclass(slots=True)
@@ -57,7 +78,7 @@ class ModelCache:
     @property
     def used_bytes(self) -> int:
         """Device memory that is taken or reserved."""
-        return sum(e.memory_bytes for e in self.entries.values() if e.tier in ("hot", "loading"))
+        return sum(e.memory_bytes for e in self.entries.values() if e.tier in IN_DEVICE)
 
     @property
     def parked_bytes(self) -> int:
@@ -67,6 +88,12 @@ class ModelCache:
         entry = self.entries.get(key)
         return entry.tier if entry is not None else "cold"
 
+    @staticmethod
+    def _move(entry: Entry, to: Tier) -> None:
+        if to not in TRANSITIONS.get(entry.tier, frozenset()):
+            raise IllegalMove(f"weights {entry.key}: {entry.tier} -> {to}")
+        entry.tier = to
+
     def plan(
         self, key: str, engine: str, needed_bytes: int, now: float, unneeded: Collection[str] = ()
     ) -> list[Eviction]:
@@ -74,25 +101,19 @@ class ModelCache:
 
         Raises DoesNotFit, NoRoomNow.
         """
-        known = self.entries.get(key)
-        needed = known.memory_bytes if known is not None and known.memory_bytes else needed_bytes
+        entry = self.entries.get(key)
+        if entry is None:
+            entry = self.entries[key] = Entry(key, engine, "cold", 0, now)
+        needed = entry.memory_bytes or needed_bytes
         if needed > self.memory_bytes:
             raise DoesNotFit(
                 f"it needs {needed / 1e6:.0f} MB and this worker has {self.memory_bytes / 1e6:.0f} MB"
             )
         chosen = self._victims(needed - (self.memory_bytes - self.used_bytes), unneeded)
-        evictions = [self._evict(victim) for victim in chosen]
-        self.entries[key] = Entry(
-            key=key,
-            engine=engine,
-            tier="loading",
-            memory_bytes=needed,
-            used_at=now,
-            can_park=known.can_park if known is not None else False,
-            loaded_from=known.tier if known is not None else "cold",
-            pins=known.pins if known is not None else 0,
-        )
-        return evictions
+        came_from = entry.tier
+        self._move(entry, "loading")
+        entry.loaded_from, entry.memory_bytes, entry.used_at = came_from, needed, now
+        return [self._evict(victim) for victim in chosen]
 
     def evict_idle(self) -> list[Eviction]:
         """Evict all that is hot and not in use: what is left to try when the device itself ran out."""
@@ -103,7 +124,7 @@ class ModelCache:
 
     def _evict(self, victim: Entry) -> Eviction:
         fits = self.parked_bytes + victim.memory_bytes <= self.ram_bytes
-        victim.tier = "parked" if victim.can_park and fits else "warm"
+        self._move(victim, "parked" if victim.can_park and fits else "warm")
         return Eviction(victim.key, victim.tier)
 
     def _victims(self, missing_bytes: int, unneeded: Collection[str]) -> list[Entry]:
@@ -118,44 +139,63 @@ class ModelCache:
         raise NoRoomNow("everything that is loaded here is in use")
 
     def loaded(self, key: str, memory_bytes: int, load_s: float, can_park: bool, now: float) -> None:
-        """The weights are hot; their memory is measured now."""
+        """The weights are hot; their memory is measured now. Also for LoRAs that came onto hot weights."""
         entry = self.entries[key]
-        entry.tier, entry.memory_bytes = "hot", memory_bytes
+        if entry.tier != "hot":
+            self._move(entry, "hot")
+        entry.memory_bytes = memory_bytes
         entry.load_s, entry.can_park, entry.used_at = load_s, can_park, now
 
     def not_loaded(self, key: str) -> None:
         """A load failed: its reservation is void."""
         entry = self.entries.get(key)
         if entry is not None and entry.tier == "loading":
-            entry.tier = "warm"
+            self._move(entry, "warm")
 
     def note(self, key: str, engine: str, tier: Tier, memory_bytes: int = 0) -> None:
         """Enter weights that are not known yet: they are on this disk (warm), or not (cold)."""
         if key not in self.entries:
             self.entries[key] = Entry(key, engine, tier, memory_bytes, 0.0)
 
-    def dropped(self, key: str) -> None:
-        """The weights are in no memory any more, only on disk."""
-        if key in self.entries:
-            self.entries[key].tier = "warm"
+    def drop(self, key: str) -> bool:
+        """Take idle weights out of memory, RAM included; whether they were there and idle."""
+        entry = self.entries.get(key)
+        if entry is None or entry.pins or entry.tier not in ("hot", "parked"):
+            return False
+        self._move(entry, "warm")
+        return True
+
+    def forget(self, key: str) -> None:
+        """No model of the catalog needs the weights: nothing is known of them, once they are in no memory."""
+        entry = self.entries.get(key)
+        if entry is not None and not entry.pins and entry.tier in ("cold", "warm"):
+            del self.entries[key]
 
     def all_dropped(self) -> None:
         """The process that held the weights is gone."""
         for entry in self.entries.values():
             if entry.tier in ("hot", "loading", "parked"):
-                entry.tier = "warm"
-                entry.pins = 0
+                self._move(entry, "warm")
 
     def pin(self, key: str, now: float) -> None:
+        """Somebody needs the weights; for each pin one unpin."""
         entry = self.entries[key]
         entry.pins += 1
         entry.used_at = now
 
     def unpin(self, key: str, now: float) -> None:
-        entry = self.entries.get(key)
-        if entry is not None and entry.pins:
-            entry.pins -= 1
-            entry.used_at = now
+        entry = self.entries[key]
+        assert entry.pins > 0, f"{key} was let go more often than it was pinned"
+        entry.pins -= 1
+        entry.used_at = now
+
+    def validate(self) -> None:
+        """Raise AssertionError where budgets or counts do not hold."""
+        for key, entry in self.entries.items():
+            assert key == entry.key
+            assert entry.tier in TRANSITIONS
+            assert entry.pins >= 0
+        assert self.parked_bytes <= self.ram_bytes, "more is parked than RAM is given"
 
 
 def _without_surplus(chosen: list[Entry], spare_bytes: int) -> list[Entry]:

@@ -1,25 +1,37 @@
-"""Bringing models into memory for the agent: resolve, make room, load; one load of the same weights at a time.
+"""Bringing models into memory: resolve, make room, load; one load of the same weights at a time.
 
-The cache decides, the runner does, this file waits for it. Whoever waits for a model hears when it is hot or
-why it could not be loaded. Models that share weights differ in their LoRAs, which are attached once the weights
-are there: until then such a model's tier is `base`.
+The cache decides, the runner does, this file waits for it. Whoever waits for a model is told when it is hot, or
+why it could not be loaded; every wait here has a limit with a name, and ends with an error otherwise:
+
+- for room in memory: woken by every change that may make some (a job that ends, a load that fails or is done,
+  weights that were dropped, a runner that died);
+- for a runner, while one is being started;
+- for the runner's answer: when that does not come, the runner hangs, and is ended.
+
+Models that share weights differ in their LoRAs, which are attached once the weights are there: until then such
+a model's tier is `base`.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
+import anyio.to_thread
 import msgspec
 
 from schemas.catalog import MEMORY_PER_FILE_BYTE, Adapter, Model, Spec, weights_key
 from schemas.workers import ResidentModel, Tier
 from services.process.logs import get_logger
+from services.process.tasks import LimitExceeded, TaskOwner, limit
 from services.process.telemetry import counter, histogram
+from services.worker.models.asking import LoadError, OutOfMemory, RunnerAnswers
 from services.worker.models.cache import DoesNotFit, Eviction, ModelCache, NoRoomNow
 from services.worker.models.weights.resolve import WeightsError, is_cached, local_path, resolve, size_bytes
-from services.worker.runner.messages import Load, Loaded, LoadFailed, Message, Unload, Unpark
+from services.worker.runner.messages import Load, Loaded, Message, Unload, Unpark
+from services.worker.runner.process import RunnerAway
 
 log = get_logger("loader")
 
@@ -28,15 +40,19 @@ LOAD_TIME = histogram("stoker_model_load_seconds", "Loading a model into device 
 EVICTIONS = counter("stoker_evictions_total", "Models moved out of device memory", "to")
 FAILED_LOAD_MEMORY_S = 30.0
 """How long a failed load is reported, so that the scheduler tries other workers first."""
+ROOM_LIMIT_S = 900.0
+"""A load that found no room for this long is given up: as long as a job may wait to be started."""
 TIERS: tuple[Tier, ...] = ("hot", "loading", "base", "parked", "warm", "cold")
 
 
-class LoadError(Exception):
-    """A model could not be made hot; the message is for the client."""
+class Runner(Protocol):
+    """What the loader needs of the runner's supervisor."""
 
+    def send(self, message: Message) -> None: ...
 
-class OutOfMemory(LoadError):
-    """The device has less room than was counted on."""
+    async def wait_ready(self, seconds: float) -> None: ...
+
+    def kill(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +63,38 @@ class Attached:
     skipped: tuple[str, ...] = ()
 
 
+@dataclass(slots=True)
+class LoadUnderWay:
+    """A load that several may wait for. error: why it failed; None while it goes on, and when it went well."""
+
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+    error: LoadError | None = None
+
+
 class Loader:
-    """Makes models hot. `report(model, percent)` hears of downloads, `changed()` of every change."""
+    """Makes models hot. `report(model, percent)` is told of downloads, `changed()` of every change."""
 
     def __init__(
         self,
         cache: ModelCache,
-        send: Callable[[Message], None],
+        runner: Runner,
+        tasks: TaskOwner,
         report: Callable[[str, float | None], None],
         changed: Callable[[], None],
     ) -> None:
         self.cache = cache
-        self._send = send
+        self.answers = RunnerAnswers(runner)
+        self._runner = runner
+        self._tasks = tasks
         self._report = report
-        self._changed = changed
+        self._tell_change = changed
         self._specs: dict[str, dict[str, Spec]] = {}
         self._attached: dict[str, dict[tuple[Adapter, ...], Attached]] = {}
-        self._loads: dict[str, asyncio.Task[None]] = {}
-        self._answers: dict[str, asyncio.Future[Loaded]] = {}
+        self._loads: dict[str, LoadUnderWay] = {}
         self._room = asyncio.Event()
         self._failures: dict[str, tuple[float, str]] = {}
+
+    # Looking --------------------------------------------------------------------------------------
 
     def tier(self, model: str, spec: Spec) -> Tier:
         """Where a model is; one that is being fetched, or waits for room, is loading too."""
@@ -84,6 +112,11 @@ class Loader:
     def spec_of(self, model: str) -> Spec | None:
         """The first spec of a model that this worker serves."""
         return next(iter(self._specs.get(model, {}).values()), None)
+
+    def attached(self, model: str, spec: Spec) -> tuple[Adapter, ...]:
+        """The LoRAs of a hot model, with paths on this machine as their urls."""
+        found = self._attached.get(weights_key(model, spec), {}).get(spec.loras)
+        return found.loras if found is not None else ()
 
     def failures(self) -> dict[str, str]:
         """Models whose load failed lately, with the reason."""
@@ -118,14 +151,21 @@ class Loader:
                 )
         return found
 
+    # Changes --------------------------------------------------------------------------------------
+
+    def _changed(self) -> None:
+        """Something is different: there may be room now, and the scheduler should know."""
+        self._room.set()
+        self._tell_change()
+
     def model_changed(self, name: str, model: Model | None) -> None:
         """The catalog has changed: learn which of a model's weights are on this machine's disk."""
         before = self._specs.pop(name, {}).values()
         if model is not None:
             self._specs[name] = {spec.name: spec for spec in model.specs}
-        wanted = {weights_key(one, spec) for one, found in self._specs.items() for spec in found.values()}
-        for stale in {weights_key(name, spec) for spec in before} - wanted:
+        for stale in {weights_key(name, spec) for spec in before} - self._wanted():
             self._drop_idle(stale)
+            self.cache.forget(stale)
         if model is None:
             return
         for spec in model.specs:
@@ -135,49 +175,147 @@ class Loader:
                 memory = spec.memory_bytes or int(size * MEMORY_PER_FILE_BYTE)
                 self.cache.note(weights_key(name, spec), spec.engine, "warm", memory)
 
-    async def make_hot(self, model: str, spec: Spec, unneeded: tuple[str, ...]) -> None:
-        """Return when the model is in device memory, its LoRAs attached. Raises LoadError."""
+    def _wanted(self) -> set[str]:
+        """Keys of the weights that some model of the catalog needs."""
+        return {weights_key(one, spec) for one, found in self._specs.items() for spec in found.values()}
+
+    def pin(self, model: str, spec: Spec) -> Callable[[], None]:
+        """A job needs the model from now on, until it calls what this gives, once."""
         key = weights_key(model, spec)
-        while not self.is_hot(model, spec):
-            load = self._loads.get(key)
-            if load is None:
-                load = asyncio.create_task(self._load(model, spec, self._keys_of(unneeded)))
-                self._loads[key] = load
-                load.add_done_callback(lambda _: self._loads.pop(key, None))
-            await asyncio.shield(load)
+        self.cache.pin(key, time.time())
+        return lambda: self._unpin(key)
+
+    def _unpin(self, key: str) -> None:
+        self.cache.unpin(key, time.time())
+        if key not in self._wanted():
+            self._drop_idle(key)
+            self.cache.forget(key)
+        self._room.set()
+
+    def unload(self, model: str) -> str:
+        """Drop a model's weights from memory; the reason when that cannot be."""
+        for spec in self._specs.get(model, {}).values():
+            entry = self.cache.entries.get(weights_key(model, spec))
+            if entry is not None and entry.tier in ("hot", "parked"):
+                return "" if self._drop_idle(entry.key) else f"{model} is in use"
+        return f"{model} is not loaded"
+
+    def _drop_idle(self, key: str) -> bool:
+        """Free weights that no job needs; whether that was so."""
+        if not self.cache.drop(key):
+            return False
+        self._attached.pop(key, None)
+        self._send_unload(key, park=False)
+        self._changed()
+        return True
+
+    def _send_unload(self, key: str, *, park: bool) -> None:
+        try:
+            self._runner.send(Unload(key, park))
+        except RunnerAway:
+            pass  # what it had in memory went with it
+
+    def _evict(self, evictions: list[Eviction], room_for: str) -> None:
+        for eviction in evictions:
+            EVICTIONS.labels(eviction.to).inc()
+            log.info("model.evicted", model=eviction.key, to=eviction.to, room_for=room_for)
+            if eviction.to != "parked":
+                self._attached.pop(eviction.key, None)
+            self._send_unload(eviction.key, park=eviction.to == "parked")
+
+    def evict_idle(self, room_for: str) -> bool:
+        """The device ran out of memory: free what is not in use; whether that was anything."""
+        evictions = self.cache.evict_idle()
+        self._evict(evictions, room_for)
+        return bool(evictions)
+
+    def runner_died(self) -> None:
+        """Nothing is in memory any more; loads under way fail."""
+        self.cache.all_dropped()
+        self._attached.clear()
+        self.answers.runner_died()
+        self._changed()
+
+    def progressed(self, key: str, percent: float) -> None:
+        """An engine downloads what it loads."""
+        for model, specs in self._specs.items():
+            if any(weights_key(model, spec) == key for spec in specs.values()):
+                self._report(model, percent)
+
+    # Loading --------------------------------------------------------------------------------------
+
+    async def make_hot(self, model: str, spec: Spec, unneeded: tuple[str, ...], limit_s: float) -> None:
+        """Return when the model is in device memory, its LoRAs attached. Raises LoadError, LimitExceeded.
+
+        Who waits no longer leaves the load to those who still do.
+        """
+        key = weights_key(model, spec)
+        with limit(f"bringing {model} into memory", limit_s):
+            while not self.is_hot(model, spec):
+                load = self._loads.get(key)
+                if load is None:
+                    load = self._loads[key] = LoadUnderWay()
+                    self._tasks.start(self._run_load, load, model, spec, self._keys_of(unneeded))
+                await load.done.wait()
+                if load.error is not None:
+                    raise load.error
+
+    def begin(self, model: str, spec: Spec, unneeded: tuple[str, ...] = ()) -> None:
+        """Start to load a model, if it is not hot yet, ahead of need."""
+        key = weights_key(model, spec)
+        if not self.is_hot(model, spec) and key not in self._loads:
+            load = self._loads[key] = LoadUnderWay()
+            self._tasks.start(self._run_load, load, model, spec, self._keys_of(unneeded))
 
     def _keys_of(self, models: tuple[str, ...]) -> set[str]:
         return {weights_key(model, spec) for model in models for spec in self._specs.get(model, {}).values()}
 
+    async def _run_load(self, load: LoadUnderWay, model: str, spec: Spec, unneeded: Collection[str]) -> None:
+        """A load from beginning to end: whatever happens, those who wait are told, and its reservation goes."""
+        key = weights_key(model, spec)
+        load.error = LoadError(f"{model}: the worker stopped while it was loaded", is_lost=True)
+        try:
+            await self._load(model, spec, unneeded)
+            load.error = None
+            self._failures.pop(model, None)
+        except LoadError as error:
+            load.error = error
+        except (WeightsError, DoesNotFit, LimitExceeded, OSError) as error:
+            load.error = LoadError(str(error) if isinstance(error, WeightsError) else f"{model}: {error}")
+        except Exception as error:
+            log.exception("load.broken", model=model)
+            load.error = LoadError(f"{model}: {type(error).__name__}: {error}")
+        finally:
+            self.cache.not_loaded(key)
+            del self._loads[key]
+            if load.error is not None:
+                self._failures[model] = (time.monotonic(), str(load.error))
+                log.warning("model.not_loaded", model=model, reason=str(load.error))
+            load.done.set()
+            self._changed()
+
     async def _load(self, model: str, spec: Spec, unneeded: Collection[str]) -> None:
         key = weights_key(model, spec)
-        try:
-            self.cache.note(key, spec.engine, "cold")
-            self._changed()
-            path = await self._fetch(model, spec.url)
-            loras = await self.fetch_all(model, spec.loras)
-            adapters = await self.fetch_all(model, spec.adapters)
-            load = Load(key, spec.engine, str(path), spec.options, adapters, loras, spec.args, spec.env)
-            began_as = self.cache.tier(key)
-            if began_as != "hot":
-                size = await asyncio.to_thread(size_bytes, path) if spec.url else 0
-                needed = spec.memory_bytes or int(size * MEMORY_PER_FILE_BYTE)
-                await self._make_room(key, spec, needed, unneeded)
-                self._changed()
-            unparked_s = (await self._ask(key, Unpark(key))).load_s if began_as == "parked" else 0.0
-            loaded = await (self._attach(key, load) if began_as == "hot" else self._ask_twice(key, load))
-            loaded = msgspec.structs.replace(loaded, load_s=unparked_s + loaded.load_s)
-        except (WeightsError, DoesNotFit, LoadError) as error:
-            self.cache.not_loaded(key)
-            reason = f"{model}: {error}" if isinstance(error, DoesNotFit) else str(error)
-            self._failures[model] = (time.monotonic(), reason)
-            self._changed()
-            log.warning("model.not_loaded", model=model, reason=reason)
-            raise LoadError(reason) from None
-        self._failures.pop(model, None)
-        self._attached.setdefault(key, {})[spec.loras] = Attached(loras, loaded.skipped)
-        self._note_loaded(model, spec, loaded, "base" if began_as == "hot" else began_as)
+        self.cache.note(key, spec.engine, "cold")
         self._changed()
+        path = await self._fetch(model, spec.url)
+        loras = await self.fetch_all(model, spec.loras)
+        adapters = await self.fetch_all(model, spec.adapters)
+        load = Load(key, spec.engine, str(path), spec.options, adapters, loras, spec.args, spec.env)
+        if self.cache.tier(key) == "hot":
+            loaded = await self._attach(key, load)
+            source: Tier = "base"
+        else:
+            size = await anyio.to_thread.run_sync(size_bytes, path) if spec.url else 0
+            needed = spec.memory_bytes or int(size * MEMORY_PER_FILE_BYTE)
+            await self._make_room(key, spec, needed, unneeded)
+            self._changed()
+            source = self.cache.entries[key].loaded_from
+            unparked_s = (await self.answers.ask(key, Unpark(key))).load_s if source == "parked" else 0.0
+            loaded = await self._ask_twice(key, load)
+            loaded = msgspec.structs.replace(loaded, load_s=unparked_s + loaded.load_s)
+        self._attached.setdefault(key, {})[spec.loras] = Attached(loras, loaded.skipped)
+        self._note_loaded(model, spec, loaded, source)
 
     def _note_loaded(self, model: str, spec: Spec, loaded: Loaded, source: Tier) -> None:
         key = weights_key(model, spec)
@@ -195,16 +333,32 @@ class Loader:
         """Ask for LoRAs on weights that are hot, and keep those hot meanwhile."""
         self.cache.pin(key, time.time())
         try:
-            return await self._ask(key, load)
+            return await self.answers.ask(key, load)
         finally:
             self.cache.unpin(key, time.time())
 
-    def attached(self, model: str, spec: Spec) -> tuple[Adapter, ...]:
-        """The LoRAs of a hot model, with paths on this machine as their urls."""
-        found = self._attached.get(weights_key(model, spec), {}).get(spec.loras)
-        return found.loras if found is not None else ()
+    async def _ask_twice(self, key: str, load: Load) -> Loaded:
+        """Ask for a load; when the device turns out to be full, evict what is idle and ask once more."""
+        try:
+            return await self.answers.ask(key, load)
+        except OutOfMemory:
+            if not self.evict_idle(key):
+                raise
+            return await self.answers.ask(key, load)
+
+    async def _make_room(self, key: str, spec: Spec, needed: int, unneeded: Collection[str]) -> None:
+        with limit(f"making room of {needed / 1e6:.0f} MB", ROOM_LIMIT_S):
+            while True:
+                self._room.clear()
+                try:
+                    evictions = self.cache.plan(key, spec.engine, needed, time.time(), unneeded)
+                    break
+                except NoRoomNow:
+                    await self._room.wait()
+        self._evict(evictions, key)
 
     async def _fetch(self, model: str, url: str) -> Path:
+        """A path on this machine. A download that nobody waits for any more goes on in its thread."""
         if not url:
             return Path()
         loop = asyncio.get_running_loop()
@@ -212,109 +366,10 @@ class Loader:
         def report(percent: float) -> None:
             loop.call_soon_threadsafe(self._report, model, percent)
 
-        return await asyncio.to_thread(resolve, url, report)
+        return await anyio.to_thread.run_sync(resolve, url, report, abandon_on_cancel=True)
 
     async def fetch_all(self, model: str, adapters: tuple[Adapter, ...]) -> tuple[Adapter, ...]:
         """The same adapters with paths on this machine as their urls. Raises WeightsError."""
         return tuple(
             [msgspec.structs.replace(one, url=str(await self._fetch(model, one.url))) for one in adapters]
         )
-
-    async def _make_room(self, key: str, spec: Spec, needed: int, unneeded: Collection[str]) -> None:
-        while True:
-            self._room.clear()
-            try:
-                evictions = self.cache.plan(key, spec.engine, needed, time.time(), unneeded)
-                break
-            except NoRoomNow:
-                await self._room.wait()
-        self._evict(evictions, key)
-
-    def _evict(self, evictions: list[Eviction], room_for: str) -> None:
-        for eviction in evictions:
-            EVICTIONS.labels(eviction.to).inc()
-            log.info("model.evicted", model=eviction.key, to=eviction.to, room_for=room_for)
-            if eviction.to != "parked":
-                self._attached.pop(eviction.key, None)
-            self._send(Unload(eviction.key, park=eviction.to == "parked"))
-
-    def evict_idle(self, room_for: str) -> bool:
-        """The device ran out of memory: free what is not in use; whether that was anything."""
-        evictions = self.cache.evict_idle()
-        self._evict(evictions, room_for)
-        return bool(evictions)
-
-    def unload(self, model: str) -> str:
-        """Drop a model's weights from memory; the reason when that cannot be."""
-        for spec in self._specs.get(model, {}).values():
-            entry = self.cache.entries.get(weights_key(model, spec))
-            if entry is not None and entry.tier in ("hot", "parked"):
-                return "" if self._drop_idle(entry.key) else f"{model} is in use"
-        return f"{model} is not loaded"
-
-    def _drop_idle(self, key: str) -> bool:
-        """Free weights that no job needs; whether that was so."""
-        entry = self.cache.entries.get(key)
-        if entry is None or entry.pins or entry.tier not in ("hot", "parked"):
-            return False
-        self.cache.dropped(entry.key)
-        self._attached.pop(entry.key, None)
-        self._send(Unload(entry.key, park=False))
-        self._changed()
-        return True
-
-    async def _ask_twice(self, key: str, load: Load) -> Loaded:
-        """Ask for a load; when the device turns out to be full, evict what is idle and ask once more."""
-        try:
-            return await self._ask(key, load)
-        except OutOfMemory:
-            if not self.evict_idle(key):
-                raise
-            return await self._ask(key, load)
-
-    async def _ask(self, key: str, message: Message) -> Loaded:
-        answer: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
-        self._answers[key] = answer
-        try:
-            self._send(message)
-            return await answer
-        finally:
-            self._answers.pop(key, None)
-
-    def take(self, message: Loaded | LoadFailed) -> None:
-        """The runner's answer to a load."""
-        answer = self._answers.get(message.model)
-        if answer is None or answer.done():
-            return
-        if isinstance(message, Loaded):
-            answer.set_result(message)
-        else:
-            kind = OutOfMemory if message.is_out_of_memory else LoadError
-            answer.set_exception(kind(message.reason))
-
-    def progressed(self, key: str, percent: float) -> None:
-        """An engine downloads what it loads."""
-        for model, specs in self._specs.items():
-            if any(weights_key(model, spec) == key for spec in specs.values()):
-                self._report(model, percent)
-
-    def runner_died(self) -> None:
-        """Nothing is in memory any more; loads under way fail."""
-        self.cache.all_dropped()
-        self._attached.clear()
-        for key, answer in self._answers.items():
-            if not answer.done():
-                answer.set_exception(LoadError(f"the runner died while it loaded {key}"))
-        self.room_made()
-
-    def pin(self, model: str, spec: Spec) -> None:
-        """A job needs the model from now on."""
-        self.cache.pin(weights_key(model, spec), time.time())
-
-    def unpin(self, model: str, spec: Spec) -> None:
-        """A job needs it no more: who waits for room may try again."""
-        self.cache.unpin(weights_key(model, spec), time.time())
-        self.room_made()
-
-    def room_made(self) -> None:
-        self._room.set()

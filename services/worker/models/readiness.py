@@ -16,7 +16,7 @@ from services.worker.runner.messages import Describe, Message, Prepare
 
 
 class Readiness:
-    """`load(model, spec)` begins a load; `send` reaches the runner."""
+    """`load(model, spec)` begins a load; `send` reaches the runner, or is left out while there is none."""
 
     def __init__(
         self,
@@ -33,6 +33,8 @@ class Readiness:
         self._load = load
         self._imported: set[str] = set()
         self._dedicated: tuple[str, Spec] | None = None
+        self._described: dict[tuple[str, str], Describe] = {}
+        """What a runner was asked to describe, by model and spec: each new runner is asked again."""
 
     def model_changed(self, name: str, model: Model | None) -> None:
         """The catalog has changed: look for the weights, get ready for the engine, learn what it takes."""
@@ -41,13 +43,16 @@ class Readiness:
         specs = tuple(spec for spec in model.specs if self._serves(name, spec)) if model is not None else ()
         mine = msgspec.structs.replace(model, specs=specs) if model is not None and specs else None
         self._loader.model_changed(name, mine)
+        self._described = {key: asked for key, asked in self._described.items() if key[0] != name}
         self._imported |= {spec.engine for spec in specs}
         if specs:
             self._import_engines()
         for spec in specs:
             path = is_cached(spec.url) if spec.url else None
             if path is not None:
-                self._send(Describe(name, spec.engine, str(path), spec.options))
+                describe = Describe(name, spec.engine, str(path), spec.options)
+                self._described[name, spec.name] = describe
+                self._send(describe)
             if self._identity.spec:
                 self._dedicated = (name, spec)
                 self._load(name, spec)
@@ -69,8 +74,10 @@ class Readiness:
         for engine in sorted(self._imported, reverse=True):  # the light ones are later in the alphabet
             self._send(Prepare(engine))
 
-    def runner_restarted(self) -> None:
-        """The new runner knows nothing."""
+    def runner_ready(self) -> None:
+        """A new runner knows nothing."""
         self._import_engines()
+        for describe in self._described.values():
+            self._send(describe)
         if self._dedicated is not None:
             self._load(*self._dedicated)

@@ -1,87 +1,107 @@
-"""The agent's side of the runner: starts the process, sends it frames, hands on what it says."""
+"""One life of the runner, on the agent's side: starts the process, sends it frames, hands on what it says.
+
+No task of its own: who calls `start` and then `serve` reads the frames. However it ends, `reap` leaves no
+process.
+"""
 
 import asyncio
 import contextlib
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
 
 from services.process.logs import get_logger
+from services.process.tasks import cleanup, limit
 from services.worker.runner.messages import FromRunner, Message, Ready, messages
 from stoker.functions.frames import frame
 
 log = get_logger("runner")
 
 START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 1.0
+REAP_TIMEOUT_S = 5.0
+
+
+class RunnerAway(Exception):
+    """There is no runner that takes messages at this moment; another is on its way."""
+
+
+class RunnerNotStarted(Exception):
+    """The process ended, or did not say that it is ready."""
 
 
 class RunnerProcess:
-    """One life of a runner. `take` gets every message; `died` is called once, with the exit status."""
+    """`take` gets every message but Ready."""
 
-    def __init__(self, take: Callable[[Any], None], died: Callable[[int], None]) -> None:
+    def __init__(self, take: Callable[[Any], None]) -> None:
         self._take = take
-        self._died = died
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._reading: asyncio.Task[None] | None = None
-        self.is_ready = asyncio.Event()
+        self._frames: AsyncIterator[Any] | None = None
 
     @property
     def pid(self) -> int:
         return self._process.pid if self._process is not None else 0
 
     async def start(self) -> None:
-        """Start the process and wait until it listens. Raises TimeoutError."""
+        """Start the process and wait until it is ready. Raises RunnerNotStarted, LimitExceeded, OSError."""
         ours, theirs = socket.socketpair()
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
-            "-m",
-            "services.worker.runner",
-            str(theirs.fileno()),
-            pass_fds=(theirs.fileno(),),
-            stdin=asyncio.subprocess.DEVNULL,
-        )
-        theirs.close()
-        reader, self._writer = await asyncio.open_connection(sock=ours)
-        self._reading = asyncio.create_task(self._read(reader))
-        async with asyncio.timeout(START_TIMEOUT_S):
-            await self.is_ready.wait()
-
-    async def _read(self, reader: asyncio.StreamReader) -> None:
         try:
-            async for message in messages(reader, FromRunner):
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                "-m",
+                "services.worker.runner",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        self._frames = messages(reader, FromRunner)
+        with limit("the start of the runner", START_TIMEOUT_S):
+            async for message in self._frames:
                 if isinstance(message, Ready):
-                    self.is_ready.set()
-                else:
-                    self._take(message)
+                    return
+        raise RunnerNotStarted("the runner ended before it was ready")
+
+    async def serve(self) -> int:
+        """Hand on what the runner says until it ends; its exit status."""
+        assert self._frames is not None and self._process is not None
+        try:
+            async for message in self._frames:
+                self._take(message)
         except (ConnectionError, msgspec.DecodeError) as error:
             log.warning("runner.unreadable", error=str(error))
             self.kill()
-        status = await self._process.wait() if self._process is not None else 0
-        self._died(status)
+        return await self._process.wait()
 
     def send(self, message: Message) -> None:
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(frame(message))
+        """Raises RunnerAway when the process takes nothing."""
+        if self._writer is None or self._writer.is_closing():
+            raise RunnerAway("the runner is gone")
+        self._writer.write(frame(message))
 
     def kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
-    async def stop(self) -> None:
-        """End the process without `died` being told."""
-        self._died = lambda _status: None
+    async def reap(self) -> None:
+        """End the process, if it has not: it is asked by closing its socket, then killed, and waited for."""
         if self._writer is not None:
             self._writer.close()
-        if self._process is not None:
-            try:
-                await asyncio.wait_for(self._process.wait(), 1.0)
-            except TimeoutError:
-                self.kill()
-        if self._reading is not None:
-            self._reading.cancel()
+        if self._process is None:
+            return
+        async with cleanup("waiting for the runner to end", STOP_TIMEOUT_S):
+            await self._process.wait()
+        self.kill()
+        async with cleanup("reaping the runner", REAP_TIMEOUT_S):
+            await self._process.wait()

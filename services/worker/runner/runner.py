@@ -287,7 +287,7 @@ class Runner:
 
     def _task(self, run: Run) -> Task:
         request = Request(
-            job=run.job,
+            job=run.job_id or run.job,
             input=run.input,
             seed=run.seed,
             title=run.title,

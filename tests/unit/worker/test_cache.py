@@ -60,7 +60,7 @@ def test_a_measured_size_replaces_the_estimate() -> None:
     cache = ModelCache(3 * GB)
     cache.plan("a", "e", 2 * GB, 0.0)
     cache.loaded("a", GB, 0.1, False, 0.0)
-    cache.dropped("a")
+    cache.drop("a")
     cache.plan("a", "e", 2 * GB, 1.0)
     assert cache.used_bytes == GB
 

@@ -1,0 +1,108 @@
+"""One attempt of a job on this worker, and the states that it goes through. Pure.
+
+It is `preparing` while what it needs is brought here, `ready` while it waits for a slot of its lane, `running`
+in the runner, `stopping` when it was told to stop and the engine has not yet, `ending` while its terminal event
+is being stored, and then `gone`. An attempt that was revoked, or lost with its runner, goes without a terminal
+event.
+
+    preparing ──▶ ready ──▶ running ──▶ stopping          each of them ──▶ ending ──▶ gone
+                                                          each of them ──▶ gone
+
+What an attempt holds (pins of models, the limit on its run, a slot) is registered with it (`hold`) and let go
+by leaving, whichever way: `leave` is called by WorkerCore.move, the only writer of a state (core.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from schemas.catalog import Adapter, Spec
+from schemas.jobs import JobInput
+from schemas.workers import Assignment
+from services.worker.jobs.event_log import EventLog
+
+Phase = Literal["preparing", "ready", "running", "stopping", "ending", "gone"]
+
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    "preparing": frozenset({"ready", "ending", "gone"}),
+    "ready": frozenset({"running", "ending", "gone"}),
+    "running": frozenset({"stopping", "ending", "gone"}),
+    "stopping": frozenset({"ending", "gone"}),
+    "ending": frozenset({"gone"}),
+    "gone": frozenset(),
+}
+TAKES_SLOT: frozenset[Phase] = frozenset({"running", "stopping"})
+HOLDS: frozenset[Phase] = frozenset({"preparing", "ready", "running", "stopping"})
+"""The states in which an attempt may hold something."""
+
+StopReason = Literal["", "cancelled", "timeout", "revoked"]
+Release = Callable[[], None]
+
+
+class IllegalMove(Exception):
+    """An attempt was to go from a state to one that the table does not allow; nothing was changed."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """input, loras: the job's, once what it brings along is here. why_stopped: who told it to stop.
+
+    trace: the context that it came with. ready_at, started_at: seconds since 1970, 0 until then. runs: how
+    often it was given to the runner. text_at: when it last made text, on the monotonic clock.
+    """
+
+    assignment: Assignment
+    input: JobInput
+    log: EventLog
+    lane: str
+    accepted_at: float
+    phase: Phase = "preparing"
+    why_stopped: StopReason = ""
+    wants_events: bool = False
+    sent_text: str = ""
+    loras: tuple[Adapter, ...] = ()
+    ready_at: float = 0.0
+    started_at: float = 0.0
+    runs: int = 0
+    trace: str = ""
+    text_at: float = 0.0
+    _held: list[Release] = field(default_factory=list)
+
+    @property
+    def job(self) -> str:
+        return self.assignment.job.id
+
+    @property
+    def key(self) -> str:
+        """Names this attempt to the runner: another of the same job may still be stopping there."""
+        return f"{self.job}/{self.assignment.term}.{self.assignment.attempt}"
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Later attempts of a job are greater."""
+        return self.assignment.term, self.assignment.attempt
+
+    @property
+    def model(self) -> str:
+        return self.assignment.job.model
+
+    @property
+    def spec(self) -> Spec:
+        return self.assignment.spec
+
+    def hold(self, release: Release) -> None:
+        """Something is held until the attempt ends; when it has ended already it is let go at once."""
+        if self.phase in HOLDS:
+            self._held.append(release)
+        else:
+            release()
+
+    def leave(self) -> None:
+        """Let go of everything, the last first."""
+        while self._held:
+            self._held.pop()()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether anything is held."""
+        return bool(self._held)

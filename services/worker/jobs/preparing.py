@@ -1,0 +1,125 @@
+"""From accepted to ready: what an attempt brings along is fetched, and its models are brought into memory and
+pinned.
+
+All of it together is limited by what is left of the job's time to be started. Every error ends the attempt: as
+failed where the job or its model is at fault, as lost where another worker may well do it.
+"""
+
+import time
+from collections.abc import Callable
+
+from schemas import wire
+from schemas.catalog import Spec
+from schemas.job_events import Loading
+from schemas.jobs import ChatInput, CompletionInput
+from services.bus.connection import Bus
+from services.bus.errors import BusError
+from services.process.logs import get_logger
+from services.process.tasks import LimitExceeded
+from services.worker.jobs.attempt import Attempt
+from services.worker.jobs.core import WorkerCore
+from services.worker.jobs.endings import Endings
+from services.worker.jobs.inputs import ask_sent, brings_more, companions_of, fetch
+from services.worker.jobs.reports import Reports
+from services.worker.models.asking import LoadError
+from services.worker.models.loader import Loader
+from services.worker.models.weights.resolve import WeightsError
+
+log = get_logger("attempts")
+
+MIN_PREPARE_S = 30.0
+"""An attempt has at least this long to become ready, however late it was assigned."""
+
+
+class Preparing:
+    """`ready(attempt)` is called when an attempt waits for nothing but a slot."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        core: WorkerCore,
+        loader: Loader,
+        reports: Reports,
+        endings: Endings,
+        ready: Callable[[Attempt], None],
+    ) -> None:
+        self._bus = bus
+        self._core = core
+        self._loader = loader
+        self._reports = reports
+        self._endings = endings
+        self._ready = ready
+
+    def is_ready_at_once(self, attempt: Attempt) -> bool:
+        """Whether an attempt needs nothing that is not here: no task is started for it then."""
+        return (
+            not _continues(attempt)
+            and not brings_more(attempt.input)
+            and self._loader.is_hot(attempt.model, attempt.spec)
+        )
+
+    def make_ready(self, attempt: Attempt) -> None:
+        """Its models are hot: pin them, and let it wait for a slot."""
+        attempt.ready_at = time.time()
+        attempt.hold(self._loader.pin(attempt.model, attempt.spec))
+        self._core.move(attempt, "ready")
+        self._ready(attempt)
+
+    async def prepare(self, attempt: Attempt) -> None:
+        """Bring everything here; the attempt is ready then, or has ended."""
+        try:
+            await self._bring(attempt)
+        except LoadError as error:
+            self._end(attempt, str(error), is_lost=error.is_lost)
+        except (
+            LimitExceeded,
+            BusError,
+            OSError,
+        ) as error:  # slow, NATS, or this machine's disk: not the job's fault
+            self._end(attempt, str(error) or type(error).__name__, is_lost=True)
+        except (WeightsError, wire.UnreadableMessage, ValueError) as error:
+            self._end(attempt, str(error), is_lost=False)
+        except Exception as error:
+            log.exception("attempt.not_prepared", job=attempt.job)
+            self._end(attempt, f"{type(error).__name__}: {error}", is_lost=True)
+
+    async def _bring(self, attempt: Attempt) -> None:
+        if _continues(attempt):
+            attempt.sent_text = await ask_sent(self._bus, attempt)
+            attempt.log.start_after(attempt.sent_text)
+        if brings_more(attempt.input):
+            await fetch(self._bus, self._loader, attempt)
+        for model in companions_of(attempt):
+            spec = self._loader.spec_of(model)
+            if spec is None:
+                raise LoadError(f"this worker does not serve the model {model!r}")
+            await self._make_hot(attempt, model, spec)
+            attempt.hold(self._loader.pin(model, spec))
+        if attempt.phase == "preparing" and not self._loader.is_hot(attempt.model, attempt.spec):
+            tier = self._loader.tier(attempt.model, attempt.spec)
+            self._reports.tell(attempt, Loading(tier=tier))
+            await self._make_hot(attempt, attempt.model, attempt.spec)
+        if attempt.phase == "preparing":
+            self.make_ready(attempt)
+
+    async def _make_hot(self, attempt: Attempt, model: str, spec: Spec) -> None:
+        await self._loader.make_hot(model, spec, attempt.assignment.evict, _time_left_s(attempt))
+
+    def _end(self, attempt: Attempt, reason: str, *, is_lost: bool) -> None:
+        if attempt.phase != "preparing":
+            return  # it was stopped meanwhile
+        if is_lost:
+            self._endings.lost(attempt, reason)
+        else:
+            self._core.move(attempt, "ending")
+            self._endings.failed(attempt, "load_failed", reason)
+
+
+def _continues(attempt: Attempt) -> bool:
+    """Whether it goes on with the text of an earlier attempt."""
+    return attempt.assignment.attempt > 1 and isinstance(attempt.input, ChatInput | CompletionInput)
+
+
+def _time_left_s(attempt: Attempt) -> float:
+    job = attempt.assignment.job
+    return max(job.created_at + job.admission_timeout_s - time.time(), MIN_PREPARE_S)

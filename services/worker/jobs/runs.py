@@ -1,0 +1,207 @@
+"""Attempts in the runner: started when a slot is free, stopped when told to, ended as the runner says.
+
+A run has a limit (`run_timeout_s`). One that was told to stop has a limit too: an engine that goes on is ended
+with its process, and what else ran there is lost and tried elsewhere.
+"""
+
+import asyncio
+import time
+from functools import cache
+
+from prometheus_client import Histogram
+
+from schemas.catalog import weights_key
+from schemas.job_events import ImageOutput, Output, Progress, Started, ValueOutput
+from schemas.jobs import FunctionInput, LoadInput
+from services.process.logs import get_logger
+from services.process.telemetry import histogram
+from services.worker.jobs.attempt import Attempt, StopReason
+from services.worker.jobs.core import WorkerCore
+from services.worker.jobs.endings import Endings
+from services.worker.jobs.reports import Reports
+from services.worker.models.loader import Loader
+from services.worker.runner.messages import (
+    Cancel,
+    FilesDone,
+    ImagesDone,
+    PreviewImage,
+    Run,
+    RunCancelled,
+    RunFailed,
+    RunTogether,
+    Step,
+    Text,
+    TextDone,
+)
+from services.worker.runner.process import RunnerAway
+from services.worker.runner.supervisor import RunnerSupervisor
+
+log = get_logger("attempts")
+
+STOP_GRACE_S = 10.0
+"""An engine that does not stop this long after it was told to is ended with its process."""
+MAX_RUNS = 2
+"""A run that the device had no memory for is tried once more, after what is idle was evicted."""
+
+RUN_TIME = histogram("stoker_run_seconds", "Time in the engine", "model")
+
+RunMessage = Text | TextDone | Step | PreviewImage | ImagesDone | FilesDone | RunFailed | RunCancelled
+
+
+@cache  # finding a label costs more than observing
+def _run_time(model: str) -> Histogram:
+    return RUN_TIME.labels(model)
+
+
+class Runs:
+    """Starts, stops and ends runs. `worker`: the name that events carry."""
+
+    def __init__(
+        self,
+        worker: str,
+        core: WorkerCore,
+        loader: Loader,
+        runner: RunnerSupervisor,
+        reports: Reports,
+        endings: Endings,
+    ) -> None:
+        self._worker = worker
+        self._core = core
+        self._loader = loader
+        self._runner = runner
+        self._reports = reports
+        self._endings = endings
+
+    def start_next(self, lane: str) -> None:
+        """Give the runner what a free slot of the lane takes."""
+        while batch := self._core.next_to_run(lane):
+            for attempt in batch:
+                self._begin(attempt)
+            runs = [self._run(attempt) for attempt in batch if not isinstance(attempt.input, LoadInput)]
+            if not runs:  # a mode switch: the model is hot, and that was all
+                self._done(batch[0], ValueOutput(), [], 0.0)
+                continue
+            try:
+                self._runner.send(RunTogether(tuple(runs)) if len(runs) > 1 else runs[0])
+            except RunnerAway as error:
+                for attempt in batch:
+                    self._endings.lost(attempt, str(error))
+
+    def _begin(self, attempt: Attempt) -> None:
+        attempt.started_at = time.time()
+        attempt.runs += 1
+        self._reports.tell(attempt, Started(worker=self._worker))
+        limit_s = attempt.assignment.job.run_timeout_s
+        timer = asyncio.get_running_loop().call_later(limit_s, self.stop, attempt, "timeout")
+        attempt.hold(timer.cancel)
+
+    def _run(self, attempt: Attempt) -> Run:
+        job = attempt.assignment.job
+        return Run(
+            job=attempt.key,
+            job_id=job.id,
+            model=weights_key(job.model, attempt.spec),
+            input=attempt.input,
+            seed=job.seed,
+            title=job.model,
+            adapter=job.adapter,
+            loras=self._loader.attached(job.model, attempt.spec) + attempt.loras,
+            sent_text=attempt.sent_text,
+            wants_events=attempt.wants_events,
+        )
+
+    def stop(self, attempt: Attempt, reason: StopReason) -> bool:
+        """Tell an attempt to stop; False when it has ended already. A revoked one says nothing of its job."""
+        if attempt.phase in ("ending", "gone"):
+            return False
+        if self._core.stop(attempt, reason):
+            timer = asyncio.get_running_loop().call_later(STOP_GRACE_S, self._end_stubborn, attempt)
+            attempt.hold(timer.cancel)
+            try:
+                self._runner.send(Cancel(attempt.key))
+            except RunnerAway:
+                pass  # it died with its runner, which is being noticed
+        elif attempt.phase == "ending":
+            self._endings.stopped(attempt)
+        return True
+
+    def _end_stubborn(self, attempt: Attempt) -> None:
+        log.error("engine.does_not_stop", job=attempt.job, model=attempt.model)
+        self._runner.kill()
+
+    # What the runner says -------------------------------------------------------------------------
+
+    def take(self, message: RunMessage) -> None:
+        """News of a run. What is said of an attempt that has ended changes nothing."""
+        attempt = self._core.by_key(message.job)
+        if attempt is None or attempt.phase not in ("running", "stopping"):
+            return
+        match message:
+            case Text():
+                if attempt.phase == "running":
+                    self._reports.text(attempt, message)
+            case TextDone():
+                self._done(attempt, message.output, [], message.run_s)
+            case Step():
+                self._reports.tell(attempt, Progress(step=message.step, steps=message.steps))
+            case PreviewImage():
+                self._reports.preview(attempt, message)
+            case ImagesDone():
+                output = ImageOutput(message.pictures, message.details)
+                self._done(attempt, output, list(message.images), message.run_s)
+            case FilesDone():
+                self._done(attempt, message.output, list(message.contents), message.run_s)
+            case RunFailed():
+                self._failed(attempt, message)
+            case RunCancelled():
+                self._leave_runner(attempt)
+
+    def _done(self, attempt: Attempt, output: Output, images: list[bytes], run_s: float) -> None:
+        if attempt.why_stopped == "revoked":
+            self._leave_runner(attempt)
+            return
+        self._core.move(attempt, "ending")
+        _run_time(attempt.model).observe(run_s)
+        self._endings.completed(attempt, output, images, run_s)
+        self.start_next(attempt.lane)
+
+    def _failed(self, attempt: Attempt, failure: RunFailed) -> None:
+        if attempt.phase == "stopping":
+            self._leave_runner(attempt)
+            return
+        if self._runs_again(attempt, failure):
+            return
+        self._core.move(attempt, "ending")
+        self._endings.failed(attempt, failure.kind, failure.reason)
+        self.start_next(attempt.lane)
+
+    def _runs_again(self, attempt: Attempt, failure: RunFailed) -> bool:
+        """The device ran out of memory for a run: once, free what is idle and run it again."""
+        is_function = isinstance(attempt.input, FunctionInput)  # what it did besides must not be done twice
+        if failure.kind != "resource" or is_function or attempt.runs >= MAX_RUNS:
+            return False
+        self._loader.evict_idle(attempt.model)
+        attempt.runs += 1
+        try:
+            self._runner.send(self._run(attempt))
+        except RunnerAway:
+            return False
+        return True
+
+    def _leave_runner(self, attempt: Attempt) -> None:
+        """The engine has stopped, as it was told to."""
+        if attempt.why_stopped == "revoked":
+            self._core.move(attempt, "gone")
+            self._endings.dropped(attempt)
+        else:
+            self._core.move(attempt, "ending")
+            self._endings.stopped(attempt)
+        self.start_next(attempt.lane)
+
+    def runner_died(self, status: int) -> None:
+        """What ran is lost, and what waited for a slot of a model that is gone is prepared again elsewhere."""
+        for attempt in self._core.attempts():
+            if attempt.phase == "stopping":
+                self._leave_runner(attempt)
+            elif attempt.phase in ("running", "ready"):
+                self._endings.lost(attempt, f"the runner died with status {status}")

@@ -1,0 +1,106 @@
+"""A worker in this process on a real NATS server, with a real runner process and the synthetic engine."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from schemas import wire
+from schemas.catalog import Model, Spec
+from schemas.job_events import Terminal
+from schemas.jobs import CompletionInput, Job, JobInput
+from schemas.workers import Accepted, Assignment, Finished
+from services.bus.connection import Bus
+from services.bus.streams import declare
+from services.process.tasks import TaskOwner
+from services.records.results import Stored, find_result
+from services.worker.agent import Agent
+from services.worker.engines.registry import CAPABILITIES
+from services.worker.heartbeats import Identity
+from services.worker.models.cache import ModelCache
+from tests.waiting import eventually
+
+MB = 10**6
+
+
+def spec_of(memory_mb: int = 10, slots: int = 0, **options: Any) -> Spec:
+    options.setdefault("memory_bytes", memory_mb * MB)
+    return Spec("default", "synthetic", "", options=options, memory_bytes=memory_mb * MB, slots=slots)
+
+
+def model_of(name: str, spec: Spec) -> Model:
+    return Model(name, ("TextGeneration",), (spec,))
+
+
+class WorkerUnderTest:
+    """An agent, what it has said is finished, and short ways to give it work."""
+
+    def __init__(self, bus: Bus, agent: Agent) -> None:
+        self.bus = bus
+        self.agent = agent
+        self.finished: dict[str, Finished] = {}
+
+    def on_finished(self, message: Msg) -> None:
+        told = wire.decode(Finished, message.data)
+        self.finished[told.job] = told
+
+    def assignment(
+        self,
+        job: str,
+        spec: Spec,
+        model: str = "m",
+        attempt: int = 1,
+        term: int = 1,
+        job_input: JobInput | None = None,
+        **fields: Any,
+    ) -> Assignment:
+        made = Job(job, model, job_input or CompletionInput("x"), "gw", time.time(), **fields)
+        return Assignment(made, attempt, term, spec)
+
+    def assign(self, job: str, spec: Spec, **fields: Any) -> None:
+        answer = self.agent.assign(self.assignment(job, spec, **fields))
+        assert isinstance(answer, Accepted), answer
+
+    def phase(self, job: str) -> str:
+        attempt = self.agent.core.current(job)
+        return attempt.phase if attempt is not None else "gone"
+
+    async def runs(self, job: str) -> None:
+        await eventually(lambda: self.phase(job) == "running", what=f"{job} to run")
+
+    async def outcome(self, job: str, seconds: float = 15.0) -> Finished:
+        found: Finished = await eventually(lambda: self.finished.get(job), seconds, f"the end of {job}")
+        return found
+
+    async def end_of(self, job: str) -> Terminal | None:
+        """The stored terminal event; None: there is none."""
+        found = await find_result(self.bus, job)
+        return found.result.event if isinstance(found, Stored) else None
+
+    def check_nothing_is_held(self) -> None:
+        assert self.agent.core.is_idle
+        self.agent.core.validate()
+        self.agent.loader.cache.validate()
+        pins = {key: entry.pins for key, entry in self.agent.loader.cache.entries.items() if entry.pins}
+        assert pins == {}
+
+
+@asynccontextmanager
+async def working(
+    bus: Bus, memory_mb: int = 100, ram_mb: int = 0, name: str = "w1", models: dict[str, Spec] | None = None
+) -> AsyncIterator[WorkerUnderTest]:
+    """A worker whose runner is ready."""
+    await declare(bus)
+    cache = ModelCache(memory_mb * MB, ram_mb * MB)
+    identity = Identity(name, "cpu", "", "cpu")
+    async with TaskOwner("worker") as tasks:
+        agent = Agent(bus, identity, cache, {"synthetic": CAPABILITIES["synthetic"]}, tasks)
+        found = WorkerUnderTest(bus, agent)
+        async with bus.listening((bus.subjects.finished(name), found.on_finished)):
+            agent.start()
+            for model, spec in (models or {}).items():
+                agent.model_changed(model, model_of(model, spec))
+            await eventually(lambda: agent.runner.state == "ready", 30)
+            yield found

@@ -1,0 +1,259 @@
+"""A worker on real parts: every attempt ends once, whatever happens to it, and holds nothing afterwards."""
+
+import os
+import signal
+
+import pytest
+
+from schemas.job_events import Cancelled, Completed, Failed, TextOutput
+from schemas.jobs import LoadInput
+from schemas.workers import Accepted, Heartbeat, JobCommand, Refused, ReplayRequest, Revocation
+from services.worker.jobs import preparing, runs
+from services.worker.runner import supervisor
+from tests.contract.conftest import Connect
+from tests.contract.worker.agents import MB, WorkerUnderTest, spec_of, working
+from tests.waiting import eventually
+
+QUICK = spec_of(tokens=4)
+SLOW = spec_of(tokens=1000, token_interval_s=0.05)
+
+
+async def test_a_job_runs_and_its_end_is_stored_before_it_is_said(connected: Connect) -> None:
+    async with connected() as bus, working(bus, models={"m": QUICK}) as worker:
+        worker.assign("a", QUICK)
+        told = await worker.outcome("a")
+        assert (told.outcome, told.attempt, told.term) == ("completed", 1, 1)
+        end = await worker.end_of("a")
+        assert isinstance(end, Completed) and isinstance(end.output, TextOutput)
+        assert end.output.text.split() == ["t0", "t1", "t2", "t3"]
+        worker.check_nothing_is_held()
+
+
+async def test_a_mode_switch_loads_and_runs_nothing(connected: Connect) -> None:
+    async with connected() as bus, working(bus, models={"m": QUICK}) as worker:
+        worker.assign("a", QUICK, job_input=LoadInput())
+        assert (await worker.outcome("a")).outcome == "completed"
+        assert worker.agent.loader.is_hot("m", QUICK)
+        worker.check_nothing_is_held()
+
+
+@pytest.mark.parametrize("phase", ["preparing", "ready", "running"])
+async def test_a_cancel_ends_a_job_in_every_state(connected: Connect, phase: str) -> None:
+    spec = spec_of(tokens=1000, token_interval_s=0.02, load_s=0.5 if phase == "preparing" else 0.0, slots=1)
+    async with connected() as bus, working(bus, models={"m": spec}) as worker:
+        if phase == "ready":
+            worker.assign("first", spec)
+            await worker.runs("first")
+        worker.assign("a", spec)
+        await eventually(lambda: worker.phase("a") == phase)
+        assert worker.agent.cancel(JobCommand("a", 1))
+        assert (await worker.outcome("a")).outcome == "cancelled"
+        assert isinstance(await worker.end_of("a"), Cancelled)
+        assert not worker.agent.cancel(JobCommand("a", 1)), "it has ended"
+        if phase == "ready":
+            worker.agent.cancel(JobCommand("first"))
+            await worker.outcome("first")
+        await eventually(lambda: worker.agent.core.is_idle)
+        worker.check_nothing_is_held()
+
+
+@pytest.mark.parametrize("phase", ["preparing", "ready", "running"])
+async def test_a_revoked_attempt_goes_without_a_word(connected: Connect, phase: str) -> None:
+    spec = spec_of(tokens=1000, token_interval_s=0.02, load_s=0.5 if phase == "preparing" else 0.0, slots=1)
+    async with connected() as bus, working(bus, models={"m": spec}) as worker:
+        if phase == "ready":
+            worker.assign("first", spec)
+            await worker.runs("first")
+        worker.assign("a", spec, attempt=2, term=3)
+        await eventually(lambda: worker.phase("a") == phase)
+        assert not worker.agent.revoke(Revocation("a", 3, 1)), "another attempt is meant"
+        assert not worker.agent.revoke(Revocation("a", 2, 2)), "of another term"
+        assert worker.agent.revoke(Revocation("a", 3, 2))
+        assert [attempt.job for attempt in worker.agent.core.listed() if attempt.job == "a"] == []
+        if phase == "ready":
+            worker.agent.cancel(JobCommand("first"))
+            await worker.outcome("first")
+        await eventually(lambda: worker.agent.core.is_idle)
+        assert "a" not in worker.finished
+        assert await worker.end_of("a") is None
+        worker.check_nothing_is_held()
+
+
+async def test_a_later_attempt_takes_the_place_of_an_earlier_one(connected: Connect) -> None:
+    spec = spec_of(tokens=30, token_interval_s=0.03)
+    async with connected() as bus, working(bus, models={"m": spec}) as worker:
+        worker.assign("a", spec, attempt=1)
+        await worker.runs("a")
+        later = worker.assignment("a", spec, attempt=2)
+        assert isinstance(worker.agent.assign(later), Accepted)
+        told = await worker.outcome("a")
+        assert (told.outcome, told.attempt) == ("completed", 2)
+        end = await worker.end_of("a")
+        assert isinstance(end, Completed) and end.attempt == 2
+        await eventually(lambda: worker.agent.core.is_idle)
+        worker.check_nothing_is_held()
+
+
+async def test_an_assignment_for_another_process_of_this_name_is_not_answered(connected: Connect) -> None:
+    async with connected() as bus, working(bus, models={"m": QUICK}) as worker:
+        given = worker.assignment("a", QUICK)
+        others = type(given)(given.job, 1, 1, QUICK, life=12345.0)
+        assert worker.agent.assign(others) is None
+        mine = type(given)(given.job, 1, 1, QUICK, life=worker.agent.heartbeats.started_at)
+        assert isinstance(worker.agent.assign(mine), Accepted)
+        await worker.outcome("a")
+
+
+async def test_a_newer_process_of_the_same_name_replaces_this_one_and_an_older_does_not(
+    connected: Connect,
+) -> None:
+    def heartbeat(started_at: float) -> Heartbeat:
+        return Heartbeat("w1", started_at, 1, "", "cpu", "cpu", "h", {}, 1, 0)
+
+    async with connected() as bus, working(bus) as worker:
+        own = worker.agent.heartbeats.started_at
+        worker.agent.heartbeat_seen(heartbeat(own))
+        worker.agent.heartbeat_seen(heartbeat(own - 1))
+        assert not worker.agent.replaced.is_set()
+        worker.agent.heartbeat_seen(heartbeat(own + 1))
+        assert worker.agent.replaced.is_set()
+
+
+async def test_a_runner_that_is_killed_loses_what_ran_and_nothing_else(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_S", 0.05)
+    async with connected() as bus, working(bus, models={"m": SLOW, "q": QUICK}) as worker:
+        worker.assign("a", SLOW)
+        worker.assign("stopped", SLOW)
+        await worker.runs("a")
+        await worker.runs("stopped")
+        monkeypatch.setattr(runs, "STOP_GRACE_S", 60.0)
+        os.kill(worker.agent.runner.pid, signal.SIGSTOP)
+        worker.agent.cancel(JobCommand("stopped"))
+        os.kill(worker.agent.runner.pid, signal.SIGKILL)
+        told = await worker.outcome("a")
+        assert (told.outcome, "status" in told.reason) == ("lost", True)
+        assert await worker.end_of("a") is None
+        assert (await worker.outcome("stopped")).outcome == "cancelled", "it was told to stop, and has"
+        worker.assign("b", QUICK, model="q")
+        assert (await worker.outcome("b")).outcome == "completed"
+        assert worker.agent.runner.starts == 2
+        worker.check_nothing_is_held()
+
+
+async def test_an_engine_that_does_not_stop_is_ended_with_its_process(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "STOP_GRACE_S", 0.2)
+    async with connected() as bus, working(bus, models={"m": SLOW}) as worker:
+        worker.assign("a", SLOW)
+        await worker.runs("a")
+        first = worker.agent.runner.pid
+        os.kill(first, signal.SIGSTOP)  # a hung driver
+        worker.agent.cancel(JobCommand("a"))
+        assert (await worker.outcome("a")).outcome == "cancelled"
+        await eventually(lambda: worker.agent.runner.pid not in (0, first), 30)
+        worker.check_nothing_is_held()
+
+
+async def test_a_run_that_takes_too_long_times_out(connected: Connect) -> None:
+    async with connected() as bus, working(bus, models={"m": SLOW}) as worker:
+        worker.assign("a", SLOW, run_timeout_s=0.3)
+        assert (await worker.outcome("a")).outcome == "failed"
+        end = await worker.end_of("a")
+        assert isinstance(end, Failed) and end.kind == "timeout"
+        worker.check_nothing_is_held()
+
+
+async def test_a_model_that_cannot_be_loaded_fails_its_job_with_the_reason(connected: Connect) -> None:
+    huge = spec_of(memory_mb=5000)
+    async with connected() as bus, working(bus, memory_mb=100, models={"m": huge}) as worker:
+        worker.assign("a", huge)
+        assert (await worker.outcome("a")).outcome == "failed"
+        end = await worker.end_of("a")
+        assert isinstance(end, Failed)
+        assert (end.kind, "5000 MB" in end.message) == ("load_failed", True)
+        assert "m" in worker.agent.loader.failures()
+        worker.check_nothing_is_held()
+
+
+async def test_an_attempt_that_finds_no_room_in_its_time_is_lost_and_not_running_for_ever(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparing, "MIN_PREPARE_S", 0.3)
+    a, b = spec_of(60, tokens=1000, token_interval_s=0.05), spec_of(60, tokens=2)
+    async with connected() as bus, working(bus, memory_mb=100, models={"a": a, "b": b}) as worker:
+        worker.assign("holds", a, model="a")
+        await worker.runs("holds")
+        worker.assign("waits", b, model="b", admission_timeout_s=0.0)
+        told = await worker.outcome("waits")
+        assert (told.outcome, "bringing b into memory" in told.reason) == ("lost", True)
+        worker.agent.cancel(JobCommand("holds"))
+        await worker.outcome("holds")
+        worker.check_nothing_is_held()
+
+
+async def test_what_a_watcher_missed_is_replayed_from_its_place(connected: Connect) -> None:
+    async with connected() as bus, working(bus, models={"m": SLOW}) as worker:
+        worker.assign("a", SLOW, wants_events=True)
+        await worker.runs("a")
+        attempt = worker.agent.core.current("a")
+        assert attempt is not None
+        await eventually(lambda: attempt.log.chars > 10)
+        whole = worker.agent.replay(ReplayRequest("a"))
+        assert whole.known and attempt.wants_events
+        rest = worker.agent.replay(ReplayRequest("a", 1, 1, 99, chars=3))
+        assert rest.known
+        assert whole.events[-1].text[3:10] == rest.events[-1].text[:7]  # type: ignore[union-attr]
+        assert not worker.agent.replay(ReplayRequest("other")).known
+        worker.agent.cancel(JobCommand("a"))
+        await worker.outcome("a")
+
+
+async def test_a_draining_worker_finishes_what_it_has_and_takes_nothing(connected: Connect) -> None:
+    spec = spec_of(tokens=20, token_interval_s=0.02)
+    async with connected() as bus, working(bus, models={"m": spec}) as worker:
+        worker.assign("a", spec)
+        await worker.runs("a")
+        await worker.agent.drain(10.0)
+        assert worker.agent.core.is_idle
+        assert (await worker.outcome("a")).outcome == "completed"
+        assert isinstance(worker.agent.assign(worker.assignment("b", spec)), Refused)
+        worker.check_nothing_is_held()
+
+
+async def test_a_drain_that_takes_too_long_is_cut_short(connected: Connect) -> None:
+    async with connected() as bus, working(bus, models={"m": SLOW}) as worker:
+        worker.assign("a", SLOW)
+        await worker.runs("a")
+        await worker.agent.drain(0.2)
+        assert "a" not in worker.finished
+
+
+async def test_a_slot_that_is_freed_goes_to_the_next(connected: Connect) -> None:
+    spec = spec_of(tokens=2, slots=1)
+    async with connected() as bus, working(bus, models={"m": spec}) as worker:
+        for number in range(20):
+            worker.assign(f"j{number}", spec)
+        for number in range(20):
+            assert (await worker.outcome(f"j{number}")).outcome == "completed"
+        worker.check_nothing_is_held()
+
+
+def memory_used(worker: WorkerUnderTest) -> int:
+    return worker.agent.loader.cache.used_bytes // MB
+
+
+async def test_heartbeats_say_what_is_here(connected: Connect) -> None:
+    async with connected() as bus, working(bus, models={"m": SLOW}) as worker:
+        worker.assign("a", SLOW, attempt=4, term=7)
+        await worker.runs("a")
+        beat = worker.agent.heartbeats._heartbeat(is_leaving=False)
+        [running] = beat.running
+        assert (running.job, running.attempt, running.term, running.spec) == ("a", 4, 7, "default")
+        assert beat.vram_models == ("m",)
+        assert beat.engines.keys() == {"synthetic"}
+        assert memory_used(worker) == 10
+        worker.agent.cancel(JobCommand("a"))
+        await worker.outcome("a")
