@@ -10,9 +10,12 @@ from schemas.jobs import Attachment
 from schemas.subjects import BLOBS_BUCKET
 from services.bus.connection import Bus
 from services.bus.errors import Missing, named
+from services.process.tasks import limit
 
 MAX_INLINE_INPUT_BYTES = 256 * 1024
 """A larger file of an input goes to the object store instead of into the job."""
+BLOB_LIMIT_S = 60.0
+"""The longest that a blob may take: nats-py itself waits for ever for a chunk that is not there."""
 MESSAGE_MARGIN_BYTES = 64 * 1024
 """Left free in a message for its JSON part and headers."""
 
@@ -85,7 +88,7 @@ async def attach(bus: Bus, name: str, content: bytes) -> Attachment:
 
 async def write_blob(bus: Bus, name: str, content: bytes) -> None:
     """Keep bytes under a name for as long as results are kept. Raises BusError."""
-    with named(f"storing {name}"):
+    with named(f"storing {name}"), limit(f"storing {name}", BLOB_LIMIT_S):
         store = await bus.jetstream.object_store(BLOBS_BUCKET)
         await store.put(name, content)
 
@@ -93,7 +96,7 @@ async def write_blob(bus: Bus, name: str, content: bytes) -> None:
 async def read_blob(bus: Bus, name: str) -> bytes:
     """The bytes of a blob. Raises BlobGone when it is certain that they are not kept, BusError otherwise."""
     try:
-        with named(f"reading {name}"):
+        with named(f"reading {name}"), limit(f"reading {name}", BLOB_LIMIT_S):
             store = await bus.jetstream.object_store(BLOBS_BUCKET)
             return (await store.get(name)).data or b""
     except Missing as error:

@@ -96,7 +96,7 @@ class WorkerCore:
     # States ---------------------------------------------------------------------------------------
 
     def move(self, attempt: Attempt, to: Phase) -> None:
-        """Change the state of an attempt. Raises IllegalMove and changes nothing where there is no such move."""
+        """Change the state of an attempt. Raises IllegalMove, changing nothing, where there is no such move."""
         before = attempt.phase
         if to not in TRANSITIONS[before]:
             raise IllegalMove(f"attempt {attempt.key}: {before} -> {to}")

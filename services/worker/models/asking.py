@@ -47,12 +47,16 @@ class RunnerAnswers:
         self._runner = runner
         self._waiting: dict[str, asyncio.Future[Loaded]] = {}
 
-    async def ask(self, key: str, message: Message) -> Loaded:
-        """The runner's answer. Raises LoadError."""
+    async def wait_ready(self) -> None:
+        """Return when a runner is there. Raises LoadError."""
         try:
             await self._runner.wait_ready(RUNNER_LIMIT_S)
         except LimitExceeded as error:
             raise LoadError(f"there is no runner: {error}", is_lost=True) from None
+
+    async def ask(self, key: str, message: Message) -> Loaded:
+        """The runner's answer. Raises LoadError."""
+        await self.wait_ready()
         answer: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
         self._waiting[key] = answer
         try:

@@ -172,10 +172,12 @@ class ModelCache:
             del self.entries[key]
 
     def all_dropped(self) -> None:
-        """The process that held the weights is gone."""
+        """The process that held the weights is gone. What is loading keeps its room: its load ends it."""
         for entry in self.entries.values():
-            if entry.tier in ("hot", "loading", "parked"):
+            if entry.tier in ("hot", "parked"):
                 self._move(entry, "warm")
+            elif entry.tier == "loading" and entry.loaded_from == "parked":
+                entry.loaded_from = "warm"
 
     def pin(self, key: str, now: float) -> None:
         """Somebody needs the weights; for each pin one unpin."""

@@ -310,6 +310,7 @@ class Loader:
             needed = spec.memory_bytes or int(size * MEMORY_PER_FILE_BYTE)
             await self._make_room(key, spec, needed, unneeded)
             self._changed()
+            await self.answers.wait_ready()
             source = self.cache.entries[key].loaded_from
             unparked_s = (await self.answers.ask(key, Unpark(key))).load_s if source == "parked" else 0.0
             loaded = await self._ask_twice(key, load)

@@ -1,7 +1,7 @@
 """Keeps a runner running, as a state machine with one task: `run`.
 
-    stopped ──▶ starting ──▶ ready ──▶ pausing ──▶ starting …        every state ──▶ stopped
-                    └────────────────────▶┘
+    stopped ──▶ starting ──▶ ready ──▶ ending ──▶ pausing ──▶ starting …      every state ──▶ stopped
+                    └──────────▶┴─────────────────▶┘
 
 There is one loop, so there is one process at a time, whenever it dies: before it was ready, while it starts, or
 twice in a row. The pause before the next start doubles while runners die young. Leaving `ready` tells whoever
@@ -24,11 +24,12 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 10.0
 """Before a runner that died is started again; doubles while it keeps dying young."""
 YOUNG_S = 30.0
 
-State = Literal["stopped", "starting", "ready", "pausing"]
+State = Literal["stopped", "starting", "ready", "ending", "pausing"]
 TRANSITIONS: dict[State, frozenset[State]] = {
     "stopped": frozenset({"starting"}),
-    "starting": frozenset({"ready", "pausing", "stopped"}),
-    "ready": frozenset({"pausing", "stopped"}),
+    "starting": frozenset({"ready", "ending", "pausing", "stopped"}),
+    "ready": frozenset({"ending", "pausing", "stopped"}),
+    "ending": frozenset({"pausing", "stopped"}),
     "pausing": frozenset({"starting", "stopped"}),
 }
 
@@ -76,8 +77,10 @@ class RunnerSupervisor:
         self._process.send(message)
 
     def kill(self) -> None:
-        """End the runner that is there; another one is started."""
+        """End the runner that is there: it takes nothing from now on, and another one is started."""
         if self._process is not None:
+            if self.state in ("starting", "ready"):
+                self._move("ending")
             self._process.kill()
 
     async def wait_ready(self, seconds: float) -> None:
@@ -103,6 +106,8 @@ class RunnerSupervisor:
         self._process = process
         try:
             await process.start()
+            if self.state == "ending":
+                raise RunnerNotStarted("it was ended while it started")
             self._move("ready")
             log.info("runner.ready", pid=process.pid)
             self._on_ready()

@@ -79,8 +79,16 @@ class WorkerUnderTest:
         found = await find_result(self.bus, job)
         return found.result.event if isinstance(found, Stored) else None
 
+    async def ended(self, job: str) -> Terminal | None:
+        """The stored terminal event, once the worker has said that there is one."""
+        await self.outcome(job)
+        return await self.end_of(job)
+
     def check_nothing_is_held(self) -> None:
         assert self.agent.core.is_idle
+        self.check_pins_are_gone()
+
+    def check_pins_are_gone(self) -> None:
         self.agent.core.validate()
         self.agent.loader.cache.validate()
         pins = {key: entry.pins for key, entry in self.agent.loader.cache.entries.items() if entry.pins}

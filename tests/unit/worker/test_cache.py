@@ -1,10 +1,20 @@
 """What a worker evicts, keeps and parks."""
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from services.worker.models.cache import DoesNotFit, Eviction, ModelCache, NoRoomNow
+from schemas.workers import Tier
+from services.worker.models.cache import (
+    TRANSITIONS,
+    DoesNotFit,
+    Entry,
+    Eviction,
+    IllegalMove,
+    ModelCache,
+    NoRoomNow,
+)
 
 GB = 10**9
 
@@ -105,3 +115,115 @@ def test_memory_is_never_overcommitted_and_pins_are_respected(steps: list[tuple[
         assert cache.used_bytes <= 10
         assert cache.parked_bytes <= 5
         assert all(cache.entries[name].tier == "hot" for name, pins in pinned.items() if pins)
+
+
+SIZES = {"a": 3, "b": 5, "c": 7, "d": 11}
+KEYS = st.sampled_from(sorted(SIZES))
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Loads, pins, failures and deaths of the runner in any order, within 12 GB of device memory and 6 of RAM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache = ModelCache(12 * GB, 6 * GB)
+        self.now = 0.0
+        self.pins: dict[str, int] = {}
+
+    def tick(self) -> float:
+        self.now += 1
+        return self.now
+
+    @rule(key=KEYS, unneeded=st.sets(KEYS))
+    def plan(self, key: str, unneeded: set[str]) -> None:
+        if self.cache.tier(key) in ("hot", "loading"):
+            with pytest.raises((IllegalMove, NoRoomNow)):
+                self.cache.plan(key, "e", SIZES[key] * GB, self.tick(), unneeded)
+            return
+        before = {name: entry.tier for name, entry in self.cache.entries.items()}
+        try:
+            evictions = self.cache.plan(key, "e", SIZES[key] * GB, self.tick(), unneeded)
+        except NoRoomNow:
+            assert {name: self.cache.tier(name) for name in before} == before, "nothing was evicted for nothing"
+            return
+        assert self.cache.tier(key) == "loading"
+        for eviction in evictions:
+            assert before[eviction.key] == "hot"
+            assert not self.pins.get(eviction.key)
+            assert self.cache.tier(eviction.key) == eviction.to
+        freed = [SIZES[eviction.key] for eviction in evictions]
+        spare = 12 * GB - self.cache.used_bytes
+        assert all(size * GB > spare for size in freed), "one victim fewer would have been enough"
+
+    @rule(key=KEYS, can_park=st.booleans())
+    def finish(self, key: str, can_park: bool) -> None:
+        if self.cache.tier(key) == "loading":
+            self.cache.loaded(key, SIZES[key] * GB, 0.5, can_park, self.tick())
+            assert self.cache.tier(key) == "hot"
+
+    @rule(key=KEYS)
+    def fail(self, key: str) -> None:
+        was = self.cache.tier(key)
+        self.cache.not_loaded(key)
+        assert self.cache.tier(key) == ("warm" if was == "loading" else was)
+
+    @rule(key=KEYS)
+    def pin(self, key: str) -> None:
+        if self.cache.tier(key) == "hot":
+            self.cache.pin(key, self.tick())
+            self.pins[key] = self.pins.get(key, 0) + 1
+
+    @rule(key=KEYS)
+    def unpin(self, key: str) -> None:
+        if self.pins.get(key):
+            self.cache.unpin(key, self.tick())
+            self.pins[key] -= 1
+        elif key in self.cache.entries:
+            with pytest.raises(AssertionError, match="more often"):
+                self.cache.unpin(key, self.now)
+
+    @rule(key=KEYS)
+    def drop(self, key: str) -> None:
+        could = self.cache.tier(key) in ("hot", "parked") and not self.pins.get(key)
+        assert self.cache.drop(key) == could
+
+    @rule(key=KEYS)
+    def forget(self, key: str) -> None:
+        could = self.cache.tier(key) in ("cold", "warm") and not self.pins.get(key)
+        self.cache.forget(key)
+        assert not could or key not in self.cache.entries
+
+    @rule()
+    def evict_what_is_idle(self) -> None:
+        idle = {k for k, e in self.cache.entries.items() if e.tier == "hot" and not self.pins.get(k)}
+        assert {eviction.key for eviction in self.cache.evict_idle()} == idle
+
+    @rule()
+    def lose_the_runner(self) -> None:
+        self.cache.all_dropped()
+        assert {entry.tier for entry in self.cache.entries.values()} <= {"warm", "cold", "loading"}
+
+    @invariant()
+    def budgets_and_pins_hold(self) -> None:
+        self.cache.validate()
+        assert self.cache.used_bytes <= 12 * GB
+        for key, entry in self.cache.entries.items():
+            assert entry.pins == self.pins.get(key, 0)
+        assert all(key in self.cache.entries for key, pins in self.pins.items() if pins)
+
+
+CacheMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestCacheMachine = CacheMachine.TestCase
+
+
+@pytest.mark.parametrize("to", sorted(TRANSITIONS))
+@pytest.mark.parametrize("tier", sorted(TRANSITIONS))
+def test_the_table_decides_and_an_illegal_move_changes_nothing(tier: Tier, to: Tier) -> None:
+    entry = Entry("a", "e", tier, GB, 0.0)
+    if to in TRANSITIONS[tier]:
+        ModelCache._move(entry, to)
+        assert entry.tier == to
+    else:
+        with pytest.raises(IllegalMove, match=f"{tier} -> {to}"):
+            ModelCache._move(entry, to)
+        assert entry.tier == tier

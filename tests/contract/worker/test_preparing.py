@@ -1,0 +1,130 @@
+"""What an attempt needs is brought here, or the attempt ends: nothing is left running, pinned or waited for."""
+
+import pytest
+from nats.js.errors import NotFoundError
+
+from schemas.job_events import Cancelled, Failed
+from schemas.jobs import Attachment, FunctionInput, ImageInput, UpscaleInput
+from schemas.subjects import BLOBS_BUCKET, RESULTS_STREAM, WEBHOOKS_STREAM
+from schemas.workers import JobCommand, Revocation
+from services.records import blobs
+from services.records.blobs import write_blob
+from tests.contract.conftest import Connect
+from tests.contract.worker.agents import spec_of, working
+from tests.waiting import eventually
+
+QUICK = spec_of(tokens=4)
+SLOW_LOAD = spec_of(tokens=4, load_s=1.0)
+HOOK = "http://hooks.example/x"
+
+
+def call(**models: str) -> FunctionInput:
+    return FunctionInput("f", {}, models)
+
+
+async def test_a_call_that_is_cancelled_while_its_companions_load_lets_them_go(connected: Connect) -> None:
+    models = {"m": SLOW_LOAD, "q": QUICK}
+    async with connected() as bus, working(bus, models=models) as worker:
+        worker.assign("a", SLOW_LOAD, job_input=call(one="m", two="q"))
+        cache = worker.agent.loader.cache
+        await eventually(lambda: "q" in cache.entries and cache.entries["q"].pins == 1)
+        assert worker.phase("a") == "preparing"
+        worker.agent.cancel(JobCommand("a"))
+        assert isinstance(await worker.ended("a"), Cancelled)
+        await eventually(lambda: worker.agent.loader.is_hot("m", SLOW_LOAD))
+        worker.check_nothing_is_held()
+
+
+async def test_a_call_that_is_revoked_while_a_companion_loads_lets_it_go_when_it_comes(
+    connected: Connect,
+) -> None:
+    models = {"m": QUICK, "q": SLOW_LOAD}
+    async with connected() as bus, working(bus, models=models) as worker:
+        worker.assign("a", QUICK, job_input=call(one="m", two="q"))
+        await eventually(lambda: worker.agent.loader.tier("q", SLOW_LOAD) == "loading")
+        assert worker.agent.revoke(Revocation("a", 1, 1))
+        await eventually(lambda: worker.agent.loader.is_hot("q", SLOW_LOAD))
+        assert "a" not in worker.finished
+        worker.check_nothing_is_held()
+
+
+async def test_a_call_with_a_companion_that_this_worker_does_not_serve_fails(connected: Connect) -> None:
+    async with connected() as bus, working(bus, models={"m": QUICK}) as worker:
+        worker.assign("a", QUICK, job_input=call(one="m", two="elsewhere"))
+        end = await worker.ended("a")
+        assert isinstance(end, Failed) and "elsewhere" in end.message
+        worker.check_nothing_is_held()
+
+
+async def test_a_companion_that_cannot_be_loaded_fails_the_call_and_pins_nothing(connected: Connect) -> None:
+    huge = spec_of(memory_mb=5000)
+    async with connected() as bus, working(bus, models={"m": QUICK, "q": huge}) as worker:
+        worker.assign("a", QUICK, job_input=call(one="m", two="q"))
+        end = await worker.ended("a")
+        assert isinstance(end, Failed) and end.kind == "load_failed"
+        worker.check_nothing_is_held()
+
+
+async def test_a_file_that_is_no_longer_kept_fails_the_job(connected: Connect) -> None:
+    async with connected() as bus, working(bus, models={"m": QUICK}) as worker:
+        asked = UpscaleInput({"image": Attachment(blob="gone")})
+        worker.assign("a", QUICK, job_input=asked)
+        end = await worker.ended("a")
+        assert isinstance(end, Failed)
+        assert (end.kind, "gone is no longer kept" in end.message) == ("load_failed", True)
+        worker.check_nothing_is_held()
+
+
+async def test_a_file_that_cannot_be_read_now_is_tried_elsewhere(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name is there, its content is not (yet): nobody can say that it is gone."""
+    monkeypatch.setattr(blobs, "BLOB_LIMIT_S", 0.5)
+    async with connected() as bus, working(bus, models={"m": QUICK}) as worker:
+        await write_blob(bus, "kept", b"x" * 200_000)
+        await bus.jetstream.purge_stream(f"OBJ_{BLOBS_BUCKET}", subject=f"$O.{BLOBS_BUCKET}.C.>")
+        worker.assign("a", QUICK, job_input=ImageInput("x", files={"image": Attachment(blob="kept")}))
+        told = await worker.outcome("a")
+        assert (told.outcome, "reading kept" in told.reason) == ("lost", True)
+        worker.check_nothing_is_held()
+
+
+async def test_a_job_whose_model_is_unknown_here_loads_what_it_brings_along(connected: Connect) -> None:
+    async with connected() as bus, working(bus) as worker:
+        worker.assign("a", QUICK, model="brought")
+        assert (await worker.outcome("a")).outcome == "completed"
+        assert worker.agent.loader.cache.entries == {}, "no model of the catalog needs its weights"
+        worker.check_nothing_is_held()
+
+
+async def test_an_end_that_cannot_be_stored_is_stored_later_and_its_webhook_ordered(connected: Connect) -> None:
+    async with connected() as bus, connected() as operator, working(bus, models={"m": QUICK}) as worker:
+        config = (await operator.jetstream.stream_info(WEBHOOKS_STREAM)).config
+        await operator.jetstream.delete_stream(WEBHOOKS_STREAM)
+        worker.assign("a", QUICK, webhook=HOOK)
+        await eventually(lambda: worker.phase("a") == "ending")
+
+        async def is_stored() -> bool:
+            return await worker.end_of("a") is not None
+
+        await eventually(is_stored)
+        assert "a" not in worker.finished, "its webhook is not ordered yet"
+        await operator.jetstream.add_stream(config)
+        assert (await worker.outcome("a", 30)).outcome == "completed"
+        assert (await operator.jetstream.stream_info(WEBHOOKS_STREAM)).state.messages == 1
+        worker.check_nothing_is_held()
+
+
+async def test_while_results_cannot_be_stored_an_attempt_stays_and_is_listed(connected: Connect) -> None:
+    async with connected() as bus, connected() as operator, working(bus, models={"m": QUICK}) as worker:
+        config = (await operator.jetstream.stream_info(RESULTS_STREAM)).config
+        await operator.jetstream.delete_stream(RESULTS_STREAM)
+        with pytest.raises(NotFoundError):
+            await operator.jetstream.stream_info(RESULTS_STREAM)
+        worker.assign("a", QUICK)
+        await eventually(lambda: worker.phase("a") == "ending")
+        assert [attempt.job for attempt in worker.agent.core.listed()] == ["a"]
+        worker.check_pins_are_gone()
+        await operator.jetstream.add_stream(config)
+        assert (await worker.outcome("a", 30)).outcome == "completed"
+        worker.check_nothing_is_held()
