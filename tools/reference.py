@@ -24,7 +24,7 @@ from services.catalog.modes import LoraEntry, ModeEntry, StyleEntry
 from services.catalog.multi_spec import SpecEntry
 from services.catalog.profiles import ProfileEntry
 from services.catalog.short_form import ModelEntry
-from services.gateway.app import create_app
+from services.gateway.app import create_pages
 from services.gateway.gateway import Gateway
 from services.process.settings import BusSettings
 from services.process.telemetry import REGISTRY
@@ -123,7 +123,7 @@ def _settings_table(kind: type[msgspec.Struct], left_out: set[str]) -> str:
 
 def routes() -> str:
     """Every route, from the OpenAPI document."""
-    document = create_app(cast("Gateway", None)).openapi_schema.to_schema()
+    document = create_pages(cast("Gateway", None)).openapi_schema.to_schema()
     rows = []
     for path, item in sorted(document["paths"].items()):
         for method in METHODS:

@@ -22,7 +22,7 @@ from services.catalog import store
 from services.catalog.documents import ConfigurationError
 from services.gateway.app import OPENAI_PATHS, create_app, with_header_limit
 from services.gateway.edge.access import Access
-from services.gateway.edge.doorkeeper import with_access
+from services.gateway.edge.access_middleware import with_access
 from services.gateway.edge.traced import with_traces
 from services.gateway.gateway import Gateway
 from services.gateway.reloading import Reloading
@@ -101,13 +101,13 @@ def _is_loopback(host: str) -> bool:
 
 async def load_default_mode(gateway: Gateway) -> None:
     """Have the default mode loaded, once a worker is there that can; then sleep for ever."""
-    await gateway.catalog_read.wait()
+    await gateway.fleet.catalog_read.wait()
     while gateway.reloading is not None and gateway.reloading.has_files:
         mode = gateway.modes.all().get(gateway.modes.current)
         if mode is None or mode.mode is None:
             break
-        if gateway.image_workers():
-            if not gateway.is_hot(mode.name):
+        if gateway.fleet.image_workers():
+            if not gateway.fleet.is_hot(mode.name):
                 await load_mode(gateway, mode)
             break
         await asyncio.sleep(0.1)
@@ -125,47 +125,62 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
         gateway = Gateway(bus, name, settings.max_streams, _queue_max(), reloading)
         if settings.publish:
             await reloading.reload()
-        await gateway.start()
-        await register(bus, "gateway", "HTTP and server-sent events", {"gateway": name})
-        access = Access(is_required=needs_keys(settings))
-        app = create_app(gateway)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                with_traces(with_header_limit(with_access(app, access, OPENAI_PATHS)), recorder()),
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                ws="none",
-                timeout_graceful_shutdown=STOP_GRACE_S,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                lifespan="off",
-                server_header=False,
-            )
+        async with gateway.running():
+            await register(bus, "gateway", "HTTP and server-sent events", {"gateway": name})
+            log.info("gateway.listening", host=settings.host, port=listener.getsockname()[1], gateway=name)
+            await _serve(gateway, reloading, settings, listener, stopping)
+
+
+async def _serve(
+    gateway: Gateway,
+    reloading: Reloading,
+    settings: Settings,
+    listener: socket.socket,
+    stopping: asyncio.Event,
+) -> None:
+    """Answer requests until `stopping`; then requests under way have STOP_GRACE_S to end."""
+    bus = gateway.bus
+    access = Access(is_required=needs_keys(settings))
+    server = _server(gateway, access)
+    secret = settings.webhook_secret or secrets.token_hex(32)
+    webhooks = Webhooks(bus, secret, allow_private=settings.webhook_private)
+
+    async def serve() -> None:
+        await server._serve([listener])
+
+    async def stop() -> None:
+        await stopping.wait()
+        server.should_exit = True
+        await asyncio.sleep(STOP_GRACE_S + 1)
+
+    await until(
+        asyncio.Event(),
+        serve,
+        stop,
+        webhooks.deliver,
+        partial(store.watch, bus, gateway.model_changed, gateway.fleet.catalog_read, gateway.fleet.noted),
+        partial(watch_replicas, bus, gateway.fleet.replicas_changed),
+        partial(watch_keys, bus, access.changed),
+        reloading.watch,
+        partial(load_default_mode, gateway),
+    )
+
+
+def _server(gateway: Gateway, access: Access) -> uvicorn.Server:
+    app = create_app(gateway)
+    return uvicorn.Server(
+        uvicorn.Config(
+            with_traces(with_header_limit(with_access(app, access, OPENAI_PATHS)), recorder()),
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            ws="none",
+            timeout_graceful_shutdown=STOP_GRACE_S,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            lifespan="off",
+            server_header=False,
         )
-        secret = settings.webhook_secret or secrets.token_hex(32)
-        webhooks = Webhooks(bus, secret, allow_private=settings.webhook_private)
-        log.info("gateway.listening", host=settings.host, port=listener.getsockname()[1], gateway=name)
-
-        async def serve() -> None:
-            await server._serve([listener])
-
-        async def stop() -> None:
-            await stopping.wait()
-            server.should_exit = True
-            await asyncio.sleep(STOP_GRACE_S + 1)
-
-        await until(
-            asyncio.Event(),
-            serve,
-            stop,
-            webhooks.deliver,
-            gateway.streams.give_up_overdue,
-            partial(store.watch, bus, gateway.model_changed, gateway.catalog_read, gateway.noted),
-            partial(watch_replicas, bus, gateway.replicas_changed),
-            partial(watch_keys, bus, access.changed),
-            reloading.watch,
-            partial(load_default_mode, gateway),
-        )
+    )
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,4 +1,7 @@
-"""The Litestar application: routes, limits, and errors turned into answers in one place."""
+"""The application: the table of routes, limits, and Litestar behind them for the OpenAPI pages.
+
+What no route answers (an unknown path) is Litestar's, and gets its error in the same form as every other.
+"""
 
 from typing import Any
 
@@ -10,10 +13,11 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from schemas import wire
 from services.bus.discovery import VERSION
-from services.gateway.edge.http import MAX_BODY_BYTES, ClientGone
+from services.gateway.edge.error_mapping import request_error
 from services.gateway.edge.openapi import describe
 from services.gateway.edge.openapi_functions import FunctionsJson, FunctionsPage
 from services.gateway.edge.problems import RequestError, answer_body
+from services.gateway.edge.routing import Route, Router, with_routes
 from services.gateway.gateway import Gateway
 from services.gateway.routes import (
     dashboard,
@@ -29,49 +33,32 @@ from services.gateway.routes import (
     superres,
     text,
 )
-from services.process.logs import get_logger
-from services.records.blobs import BlobGone
-
-log = get_logger("http")
 
 OPENAI_PATHS = ("/v1/models", "/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/images", "/openai/")
-CLIENT_CLOSED_REQUEST = 499
 MAX_HEADER_BYTES = 64 * 1024
+GROUPS = (
+    models,
+    text,
+    embeddings,
+    images,
+    jobs,
+    fleet,
+    events,
+    functions,
+    modes,
+    superres,
+    discovery,
+    dashboard,
+)
+ROUTES: list[Route] = [route for group in GROUPS for route in group.ROUTES]
 
 
-def _answer(request: Request[Any, Any, Any], error: RequestError) -> Response[bytes]:
-    body, media_type = answer_body(error, request.url.path.startswith(OPENAI_PATHS))
-    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s else {}
-    return Response(wire.encode(body), status_code=error.status, media_type=media_type, headers=headers)
-
-
-def on_request_error(request: Request[Any, Any, Any], error: RequestError) -> Response[bytes]:
-    return _answer(request, error)
-
-
-def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    detail = error.detail or "the request could not be served"
-    extra = error.extra
-    if isinstance(extra, list) and extra and isinstance(extra[0], dict):
-        first = extra[0]
-        return _answer(
-            request,
-            RequestError(error.status_code, str(first.get("message", detail)), field=first.get("key")),
-        )
-    return _answer(request, RequestError(error.status_code, detail))
-
-
-def on_client_gone(_: Request[Any, Any, Any], __: ClientGone) -> Response[bytes]:
-    return Response(b"", status_code=CLIENT_CLOSED_REQUEST)
-
-
-def on_blob_gone(request: Request[Any, Any, Any], error: BlobGone) -> Response[bytes]:
-    return _answer(request, RequestError(404, str(error), code="image_not_found"))
-
-
-def on_any_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    log.error("request.failed", path=request.url.path, exc_info=error)
-    return _answer(request, RequestError(500, "an internal error; the log of the gateway says more"))
+def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    if isinstance(error, HTTPException):
+        error = RequestError(error.status_code, error.detail or "the request could not be served")
+    refused = request_error(error, request.url.path)
+    body, media_type = answer_body(refused, request.url.path.startswith(OPENAI_PATHS))
+    return Response(wire.encode(body), status_code=refused.status, media_type=media_type)
 
 
 def with_header_limit(app: ASGIApp) -> ASGIApp:
@@ -88,36 +75,20 @@ def with_header_limit(app: ASGIApp) -> ASGIApp:
     return limited
 
 
-def create_app(gateway: Gateway) -> Litestar:
-    groups = (
-        models,
-        text,
-        embeddings,
-        images,
-        jobs,
-        fleet,
-        events,
-        functions,
-        modes,
-        superres,
-        discovery,
-        dashboard,
-    )
+def create_pages(gateway: Gateway) -> Litestar:
+    """The OpenAPI document and its page, and the answer to unknown paths."""
     app = Litestar(
-        route_handlers=[route for group in groups for route in group.ROUTES],
         state=State({"gateway": gateway}),
-        request_max_body_size=MAX_BODY_BYTES,
         logging_config=None,
-        exception_handlers={
-            RequestError: on_request_error,
-            HTTPException: on_http_error,
-            ClientGone: on_client_gone,
-            BlobGone: on_blob_gone,
-            Exception: on_any_error,
-        },
+        exception_handlers={HTTPException: _on_error, Exception: _on_error},
         openapi_config=OpenAPIConfig(
             title="Stoker", version=VERSION, render_plugins=[FunctionsPage(), FunctionsJson()]
         ),
     )
-    describe(app)
+    describe(app, ROUTES)
     return app
+
+
+def create_app(gateway: Gateway) -> ASGIApp:
+    """Everything that a gateway answers."""
+    return with_routes(create_pages(gateway), Router(ROUTES), gateway)

@@ -8,6 +8,7 @@ folders are watched, so an editor's atomic rename is a change like any other.
 import asyncio
 import signal
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from watchfiles import awatch
@@ -18,6 +19,7 @@ from services.catalog import store
 from services.catalog.documents import ConfigurationError
 from services.catalog.load import Configuration, load
 from services.process.logs import get_logger
+from services.process.tasks import until
 
 log = get_logger("configuration")
 
@@ -61,15 +63,16 @@ class Reloading:
 
     async def watch(self) -> None:
         """Reload on every change of a file and on SIGHUP, until cancelled."""
+        loop = asyncio.get_running_loop()
         hangups = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangups.set)
-        on_hangup = asyncio.create_task(self._on_hangup(hangups))
+        loop.add_signal_handler(signal.SIGHUP, hangups.set)
         try:
             if self._paths or self._watched_projects:
-                await self._on_change()
-            await on_hangup
+                await until(asyncio.Event(), self._on_change, partial(self._on_hangup, hangups))
+            else:
+                await self._on_hangup(hangups)
         finally:
-            on_hangup.cancel()
+            loop.remove_signal_handler(signal.SIGHUP)
 
     async def _on_hangup(self, hangups: asyncio.Event) -> None:
         while True:

@@ -1,6 +1,6 @@
 """Reading the stream STOKER_EVENTS: what happened and why, oldest first."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
@@ -25,7 +25,9 @@ async def newest_number(bus: Bus) -> int:
         return int((await bus.jetstream.stream_info(EVENTS_STREAM)).state.last_seq)
 
 
-async def read_events(bus: Bus, after: int, *, follow: bool) -> AsyncIterator[tuple[int, PlatformEvent] | None]:
+async def read_events(
+    bus: Bus, after: int, *, follow: bool
+) -> AsyncGenerator[tuple[int, PlatformEvent] | None]:
     """Events with their numbers in the stream, those after number `after`.
 
     Without `follow` it ends with the newest; else None comes whenever nothing happened for a while. Raises

@@ -7,11 +7,11 @@ import pytest
 
 from schemas.catalog import Adapter, Feature, Model, Spec
 from schemas.openai import ChatCompletionRequest, ImageGenerationRequest
+from services.gateway.edge.decoding import decode
 from services.gateway.edge.problems import RequestError, openai_error, problem
 from services.gateway.jobs.requests import (
     JobRequest,
     chat_input,
-    decode,
     generation_input,
     job_input,
     parse_size,

@@ -1,46 +1,59 @@
-"""One HTTP request and its answer on bare ASGI, for the routes where every microsecond counts.
+"""One HTTP request and its answer on bare ASGI: what every route is given.
 
-A Litestar handler with a Request and a Response costs 56 µs more than an ASGI handler behind the same router
-(bench/RESULTS.md), a third of what a whole request may cost. Errors become answers here.
+A Litestar handler with a Request and a Response costs 56 µs more (bench/RESULTS.md), a third of what a whole
+request may cost; so no route is one. `body` is the one reader of bodies, `stream` the one sender of
+server-sent events, `refuse` the one writer of errors.
 
-uvicorn tells a streaming handler at once that the client has gone, a unary one never: `unless_gone` watches for
-it, but only where an answer takes longer than `WATCH_AFTER_S`.
+uvicorn tells nobody that the client has gone: whoever waits must read `receive`. `unless_gone` does so beside a
+future, but only where an answer takes longer than `WATCH_AFTER_S`; `stream` does so for as long as it sends.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TypeVar
+from urllib.parse import parse_qsl
 
-from litestar import asgi
-from litestar.handlers import ASGIRouteHandler
-from litestar.types import Receive, Scope, Send
+import anyio
+import msgspec
+from litestar.types import HTTPScope, Receive, Send
 
 from schemas import wire
-from services.gateway.edge.http import MAX_BODY_BYTES, SSE_HEADERS, ClientGone, body_too_large
+from services.gateway.edge.decoding import invalid
 from services.gateway.edge.problems import RequestError, answer_body
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.requests import decode
-from services.process.logs import get_logger
-from services.records.blobs import BlobGone
-
-log = get_logger("http")
+from services.gateway.edge.sse import SSE_HEADERS, StreamLimit
+from services.process.tasks import unwrapped
 
 T = TypeVar("T")
-Ask = TypeVar("Ask")
 
+JSON = "application/json"
+MAX_BODY_BYTES = 20 * 1024 * 1024
 WATCH_AFTER_S = 0.01
 """A quick answer is there before it is worth watching for the client to go away."""
 
 
-class Exchange:
-    """One request. Read `body` first; then `answer` or `stream`, once."""
+class ClientGone(Exception):
+    """The client closed the connection."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+
+class Exchange:
+    """One request. Read `body` first; then `answer`, `answer_bytes`, `answer_empty` or `stream`, once.
+
+    parameters: what the path's template names.
+    """
+
+    def __init__(
+        self, scope: HTTPScope, receive: Receive, send: Send, parameters: dict[str, str | int] | None = None
+    ) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._parameters = parameters or {}
         self.is_answered = False
+
+    @property
+    def path(self) -> str:
+        return self._scope["path"]
 
     def header(self, name: bytes) -> str:
         """A request header by its lower-case name; "" when it is not there."""
@@ -48,6 +61,25 @@ class Exchange:
             if key == name:
                 return value.decode("latin-1")
         return ""
+
+    def parameter(self, name: str) -> str:
+        """A part of the path by its name in the template."""
+        return str(self._parameters[name])
+
+    def index(self, name: str) -> int:
+        """A part of the path that counts from 0. Raises RequestError 400."""
+        value = int(self._parameters[name])
+        if value < 0:
+            raise RequestError(400, f"{name} must be 0 or more", field=name, code="invalid_value")
+        return value
+
+    def query(self, kind: type[T]) -> T:
+        """The query as a Struct; the last of several fields of one name counts. Raises RequestError 400."""
+        fields = dict(parse_qsl(self._scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        try:
+            return msgspec.convert(fields, kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise invalid(error) from error
 
     def base_url(self) -> str:
         """Scheme and host as the client wrote them."""
@@ -66,7 +98,7 @@ class Exchange:
             chunks.append(message["body"])
             size += len(message["body"])
             if size > MAX_BODY_BYTES:
-                raise body_too_large()
+                raise RequestError(413, f"a body is at most {MAX_BODY_BYTES} bytes", code="body_too_large")
             if not message["more_body"]:
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
@@ -80,13 +112,15 @@ class Exchange:
         watching: list[asyncio.Task[None]] = []
 
         def watch() -> None:
+            # A bare task: an owner's costs 30 µs more, and under load every request comes here. It awaits the
+            # request's own `receive` alone, is cancelled below, and hands what it found to the future.
             task = loop.create_task(self._disconnected())
             task.add_done_callback(gone)
             watching.append(task)
 
         def gone(task: "asyncio.Task[None]") -> None:
             if not task.cancelled() and not future.done():
-                future.set_exception(ClientGone())
+                future.set_exception(task.exception() or ClientGone())
 
         timer = loop.call_later(WATCH_AFTER_S, watch)
         try:
@@ -103,7 +137,7 @@ class Exchange:
 
     async def answer(self, content: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
         """Answer with JSON."""
-        await self.answer_bytes(wire.encode(content), "application/json", status, headers)
+        await self.answer_bytes(wire.encode(content), JSON, status, headers)
 
     async def answer_bytes(
         self, body: bytes, media_type: str, status: int = 200, headers: dict[str, str] | None = None
@@ -113,92 +147,49 @@ class Exchange:
         await self._start(status, own | headers if headers else own)
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
+    async def answer_empty(self, status: int = 204, headers: dict[str, str] | None = None) -> None:
+        """Answer without a body."""
+        await self._start(status, headers or {})
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
     async def stream(
-        self, gateway: Gateway, chunks: AsyncGenerator[bytes], headers: dict[str, str] | None = None
+        self, limit: StreamLimit, chunks: AsyncGenerator[bytes], headers: dict[str, str] | None = None
     ) -> None:
         """Answer with server-sent events; a client that goes away closes `chunks` at once.
 
-        The status waits for the first chunk, so that an error before it is still a status. Raises RequestError.
+        The status and `headers` wait for the first chunk, so that an error before it is still a status; chunks
+        that end before the first are answered 204. Raises RequestError.
         """
-        gateway.check_streams()
-        with gateway.open_stream():
-            sending = asyncio.ensure_future(self._send_all(chunks, headers or {}))
-            gone = asyncio.ensure_future(self._disconnected())
-            try:
-                await asyncio.wait([sending, gone], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                gone.cancel()
-                sending.cancel()  # nothing happens when it is done
-                await asyncio.wait([sending])
-            if not sending.cancelled():
-                sending.result()
+        with limit.opened(), unwrapped():
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._cancel_when_gone, group.cancel_scope)
+                await self._send_all(chunks, {} if headers is None else headers)
+                group.cancel_scope.cancel()
+
+    async def _cancel_when_gone(self, scope: anyio.CancelScope) -> None:
+        await self._disconnected()
+        scope.cancel()
 
     async def _send_all(self, chunks: AsyncGenerator[bytes], headers: dict[str, str]) -> None:
         async with aclosing(chunks):
-            first = await anext(chunks)
-            own = {"content-type": "text/event-stream; charset=utf-8", **SSE_HEADERS}
-            await self._start(200, own | headers)
+            first = await anext(chunks, None)
+            if first is None:
+                await self.answer_empty(204)
+                return
+            await self._start(200, SSE_HEADERS | headers)
             await self._send({"type": "http.response.body", "body": first, "more_body": True})
             async for chunk in chunks:
                 await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def refuse(self, error: RequestError, *, is_openai: bool) -> None:
+    async def refuse(
+        self, error: RequestError, *, is_openai: bool, headers: dict[str, str] | None = None
+    ) -> None:
         """Answer with an error, unless an answer has begun."""
         if self.is_answered:
             return
-        headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else None
+        sent = dict(headers or {})
+        if error.retry_after_s:
+            sent["retry-after"] = str(error.retry_after_s)
         body, media_type = answer_body(error, is_openai)
-        await self.answer_bytes(wire.encode(body), media_type, error.status, headers)
-
-    @property
-    def path(self) -> str:
-        return self._scope["path"]
-
-
-Handle = Callable[[Gateway, Exchange], Awaitable[None]]
-HandleBody = Callable[[Gateway, Exchange, Ask], Awaitable[None]]
-
-
-def post_route(paths: Sequence[str], handle: Handle, **described: object) -> ASGIRouteHandler:
-    """A POST route. described: summary, and what openapi.py makes of a route's bodies."""
-    is_openai = bool(described.get("is_openai"))
-
-    async def route(scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send)
-        try:
-            if scope["method"] != "POST":  # type: ignore[typeddict-item]  # an ASGI route's scope is HTTP here
-                raise RequestError(405, f"{exchange.path} takes POST only", code="method_not_allowed")
-            await handle(scope["litestar_app"].state.gateway, exchange)
-        except ClientGone:
-            return
-        except RequestError as error:
-            await exchange.refuse(error, is_openai=is_openai)
-        except BlobGone as error:
-            gone = RequestError(404, str(error), code="image_not_found")
-            await exchange.refuse(gone, is_openai=is_openai)
-        except Exception:
-            log.exception("request.failed", path=exchange.path)
-            internal = RequestError(500, "an internal error; the gateway's log says more")
-            await exchange.refuse(internal, is_openai=is_openai)
-
-    return asgi(list(paths), opt=described, copy_scope=False)(route)
-
-
-def body_route(
-    paths: Sequence[str], asks: type[Ask], handle: HandleBody[Ask], **described: object
-) -> ASGIRouteHandler:
-    """A POST route whose JSON body is decoded as `asks`."""
-
-    async def decoded(gateway: Gateway, exchange: Exchange) -> None:
-        await handle(gateway, exchange, decode(asks, await exchange.body()))
-
-    return post_route(paths, decoded, asks=asks, **described)
-
-
-def openai_post(
-    path: str, summary: str, asks: type[Ask], answers: type, handle: HandleBody[Ask]
-) -> ASGIRouteHandler:
-    """A POST route of the OpenAI API, under /v1 and /openai/v1. asks, answers: the Structs of its bodies."""
-    paths = (f"/v1{path}", f"/openai/v1{path}")
-    return body_route(paths, asks, handle, summary=summary, answers=answers, is_openai=True)
+        await self.answer_bytes(wire.encode(body), media_type, error.status, sent)

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 import msgspec
 from multipart import MultipartError, MultipartParser, parse_options_header
 
-from services.gateway.edge.http import MAX_BODY_BYTES
+from services.gateway.edge.decoding import invalid
+from services.gateway.edge.exchange import MAX_BODY_BYTES
 from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.requests import invalid
 
 MAX_PARTS = 32
 

@@ -1,9 +1,7 @@
-"""The OpenAPI document: bodies that the routes decode themselves, described from their Structs.
+"""The OpenAPI document, made from the table of routes: each names the Structs of its query, body and answer."""
 
-A route names its Structs in `opt`: `asks` for the request's body, `answers` for the answer's.
-"""
-
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, get_type_hints
 
 import msgspec
 from litestar import Litestar
@@ -12,14 +10,17 @@ from litestar.openapi.spec import (
     OpenAPIMediaType,
     OpenAPIResponse,
     Operation,
+    Parameter,
     PathItem,
     RequestBody,
+    Schema,
 )
-from litestar.routes import ASGIRoute, HTTPRoute
+from litestar.openapi.spec.enums import OpenAPIType
 
 from schemas.openai import ErrorAnswer
-from services.gateway.edge.http import JSON
+from services.gateway.edge.exchange import JSON
 from services.gateway.edge.problems import PROBLEM_JSON, Problem
+from services.gateway.edge.routing import Route
 
 REFERENCE = "#/components/schemas/{name}"
 
@@ -49,40 +50,65 @@ def _content(kind: Any, media_type: str = JSON) -> dict[str, OpenAPIMediaType]:
     return {media_type: OpenAPIMediaType(schema=schema)}  # type: ignore[arg-type]  # plain JSON is as good
 
 
-def _describe(operation: Operation, method: str, opt: dict[str, Any]) -> None:
-    if "asks" in opt:
-        media_type = opt.get("takes", JSON)
-        operation.request_body = RequestBody(content=_content(opt["asks"], media_type), required=True)
-    operation.responses = operation.responses or {}
-    if "answers" in opt:
-        status = next((s for s in operation.responses if s.startswith("2")), "200")
-        operation.responses[status] = OpenAPIResponse("Success", content=_content(opt["answers"]))
-    error = _content(ErrorAnswer) if opt.get("is_openai") else _content(Problem, PROBLEM_JSON)
-    failures = READ_FAILURES if method == "GET" else READ_FAILURES | WORK_FAILURES
+def _path_parameters(path: str) -> list[Parameter]:
+    """What a template names, in order."""
+    found: list[Parameter] = []
+    for part in path.split("/"):
+        if part.startswith("{"):
+            name, _, kind = part.strip("{}").partition(":")
+            schema = Schema(type=OpenAPIType.INTEGER if kind == "int" else OpenAPIType.STRING)
+            found.append(Parameter(name=name, param_in="path", schema=schema, required=True))
+    return found
+
+
+def _query_parameters(query: type) -> list[Parameter]:
+    """The fields of a query's Struct; none is required."""
+    hints = get_type_hints(query, include_extras=True)
+    found: list[Parameter] = []
+    for field in msgspec.structs.fields(query):
+        schema = msgspec.json.schema(hints[field.name]) | {"default": field.default}
+        found.append(Parameter(name=field.encode_name, param_in="query", schema=schema, required=False))  # type: ignore[arg-type]  # plain JSON is as good
+    return found
+
+
+def _operation(route: Route, path: str) -> Operation:
+    parts = [part.strip("{}").partition(":")[0] for part in (*path.split("/"), route.name)]
+    words = [word for part in parts for word in part.replace("-", "_").split("_") if word]
+    parameters = _path_parameters(path) + (_query_parameters(route.query) if route.query is not None else [])
+    content = _content(route.answers) if route.answers is not None else {route.gives: OpenAPIMediaType()}
+    operation = Operation(
+        summary=route.summary,
+        operation_id="".join(word[0].upper() + word[1:] for word in words),
+        parameters=list(parameters) or None,
+        responses={str(route.status): OpenAPIResponse("Success", content=content)},
+    )
+    if route.asks is not None:
+        operation.request_body = RequestBody(content=_content(route.asks, route.takes), required=True)
+    error = _content(ErrorAnswer) if route.is_openai else _content(Problem, PROBLEM_JSON)
+    failures = READ_FAILURES if route.method == "GET" else READ_FAILURES | WORK_FAILURES
+    assert operation.responses is not None
     for number, meaning in failures.items():
         operation.responses.setdefault(str(number), OpenAPIResponse(meaning, content=error))
+    return operation
 
 
-def describe(app: Litestar) -> None:
+def _shown(path: str) -> str:
+    """A template as OpenAPI writes it: names without their kinds."""
+    return "/".join(part.partition(":")[0] + "}" if ":" in part else part for part in path.split("/"))
+
+
+def describe(app: Litestar, routes: Iterable[Route]) -> None:
     """Complete the application's OpenAPI document."""
     document = app.openapi_schema
     document.paths = document.paths or {}
     document.components = document.components or Components()
     kinds: list[Any] = [Problem, ErrorAnswer]
-    for route in app.routes:
-        path = route.path_format
-        if isinstance(route, ASGIRoute) and "summary" in route.route_handler.opt:
-            opt = route.route_handler.opt
-            operation = Operation(summary=opt["summary"], operation_id=path.strip("/").replace("/", "_"))
-            document.paths[path] = PathItem(post=operation)
-            _describe(operation, "POST", opt)
-            kinds += [opt[name] for name in ("asks", "answers") if name in opt]
-        elif isinstance(route, HTTPRoute) and path in document.paths:
-            for handler, _ in route.route_handler_map.values():
-                kinds += [handler.opt[name] for name in ("asks", "answers") if name in handler.opt]
-                for method in handler.http_methods:
-                    operation = getattr(document.paths[path], method.lower())
-                    if operation is not None:
-                        _describe(operation, method, dict(handler.opt))
+    for route in routes:
+        if route.is_hidden:
+            continue
+        kinds += [kind for kind in (route.asks, route.answers) if kind is not None]
+        for path in route.paths:
+            item = document.paths.setdefault(_shown(path), PathItem())
+            setattr(item, route.method.lower(), _operation(route, path))
     _, schemas = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
     document.components.schemas = {**(document.components.schemas or {}), **schemas}

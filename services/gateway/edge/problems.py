@@ -1,7 +1,7 @@
-"""Errors of the HTTP edge: named once, turned into an answer once.
+"""Errors of the HTTP edge and the bodies of their answers. Pure.
 
-`RequestError` is what pure code raises. OpenAI routes answer with OpenAI error objects, all others with
-RFC 9457 problem details.
+`RequestError` is what pure code raises (error_mapping.py says what every other error means). OpenAI routes
+answer with OpenAI error objects, all others with RFC 9457 problem details.
 """
 
 from typing import Any
@@ -11,6 +11,8 @@ import msgspec
 from schemas.openai import ErrorAnswer, ErrorBody
 
 PROBLEM_JSON = "application/problem+json"
+RETRY_AFTER_S = 1
+"""When to ask again after something that passes: a reconnection, an election."""
 
 TITLES = {
     400: "Bad request",

@@ -8,10 +8,10 @@ import msgspec
 from schemas.job_events import Completed, ImageOutput, Picture, SavedFile, ValueOutput
 from schemas.jobs import FunctionInput, Job
 from schemas.subjects import BadName, check_name
-from services.bus.errors import BusError
 from services.gateway.edge.access import is_visible
-from services.gateway.edge.problems import RequestError
+from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from services.gateway.gateway import Gateway
+from services.gateway.jobs.submission import with_input
 from services.records.blobs import BlobGone, attach, attachments, get_pictures, with_value
 from services.records.results import NotStored, Result, Stored, Unknown, Unreadable, find_result
 
@@ -34,21 +34,21 @@ def no_such_job(job: str) -> RequestError:
 
 
 async def stored_result(gateway: Gateway, job: str) -> Result | None:
-    """The result of an ended job. Raises RequestError 404 when it is another key's, 503."""
+    """The result of an ended job; None: it is certain that none is stored.
+
+    Raises RequestError 404 when it is another key's, 503 and BusError when it could not be found out, BlobGone.
+    """
     match await find_result(gateway.bus, check_id(job)):
         case NotStored():
             return None
         case Unknown(reason):
-            raise RequestError(503, reason, retry_after_s=1)
+            raise RequestError(503, reason, retry_after_s=RETRY_AFTER_S)
         case Unreadable(reason):
             raise RequestError(500, reason, code="unreadable_result")
         case Stored(found):
             if not is_visible(found.event.tenant):
                 raise no_such_job(job)
-    try:
-        return Result(await with_value(gateway.bus, found.event), found.attached)
-    except BusError as error:
-        raise RequestError(503, str(error), retry_after_s=1) from error
+    return Result(await with_value(gateway.bus, found.event), found.attached)
 
 
 async def attached_to(gateway: Gateway, job: str, kind: Kind, index: int) -> tuple[bytes, SavedFile | Picture]:
@@ -85,7 +85,7 @@ async def with_files(gateway: Gateway, job: Job) -> Job:
         url: await attach(gateway.bus, f"{job.id}/{number}", await _referenced(gateway, url))
         for number, url in enumerate(urls)
     }
-    return gateway.with_input(job, msgspec.structs.replace(job.input, files=files)) if files else job
+    return with_input(job, msgspec.structs.replace(job.input, files=files)) if files else job
 
 
 async def _referenced(gateway: Gateway, url: str) -> bytes:

@@ -29,6 +29,7 @@ from schemas.openai import (
     ImageGenerationRequest,
 )
 from schemas.subjects import BadName, check_name
+from services.gateway.edge.decoding import invalid
 from services.gateway.edge.problems import RequestError
 from services.gateway.jobs.function_calls import function_input
 
@@ -102,24 +103,6 @@ class CallJobInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
-
-
-def decode(kind: type[T], body: bytes) -> T:
-    """The request in a body. Raises RequestError 400 with the field."""
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise invalid(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(400, f"the body is not valid JSON: {error}", code="invalid_json") from error
-
-
-def invalid(error: msgspec.ValidationError, below: str = "") -> RequestError:
-    message, _, at = str(error).partition(" - at `$")
-    field = (below + at.rstrip("`")).lstrip(".")
-    if not field and "missing required field `" in message:
-        field = message.split("`")[1]
-    return RequestError(400, message, field=field or None, code="invalid_value")
 
 
 def split_adapter(name: str, models: Mapping[str, Model]) -> tuple[Model, str]:

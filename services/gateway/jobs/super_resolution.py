@@ -7,6 +7,7 @@ from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.own_jobs import finished
+from services.gateway.jobs.submission import with_input
 from services.records.blobs import attach, get_pictures
 
 MIN_MAGNITUDE, MAX_MAGNITUDE = 1, 3
@@ -32,7 +33,7 @@ def find_upscaler(gateway: Gateway) -> Model:
     """The upscaler of the catalog. Raises RequestError 503 when there is none that could run."""
     for name in sorted(gateway.models):
         model = gateway.models[name]
-        depth = gateway.depths.get(name)
+        depth = gateway.fleet.depths.get(name)
         if "SuperResolution" in model.features and (depth is None or not depth.impossible):
             return model
     raise RequestError(
@@ -53,10 +54,10 @@ async def enlarge(
     quality: int,
 ) -> tuple[bytes, str, dict[str, str]]:
     """The enlarged picture, its media type, and the headers that tell of it. Raises RequestError."""
-    job = gateway.make_job(upscaler, "", UpscaleInput({}))
+    job = gateway.submission.make_job(upscaler, "", UpscaleInput({}))
     file: Attachment = await attach(gateway.bus, f"{job.id}/input", picture)
     asked = UpscaleInput({"image": file}, magnitude, "jpeg" if output_format == "jpeg" else "png", quality)
-    job = gateway.with_input(job, asked)
+    job = with_input(job, asked)
     completed, attached = await finished(gateway, exchange, job)
     output = completed.output
     assert isinstance(output, ImageOutput)

@@ -8,27 +8,25 @@ import time
 from typing import Any
 
 import msgspec
-from litestar import Request, Response, get, post
-from litestar.datastructures import State
 
 from schemas.catalog import Model
 from schemas.discovery import Schema
 from schemas.job_events import ImageOutput
-from schemas.jobs import LoadInput
+from services.gateway.edge.decoding import decode
 from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.http import json_answer
 from services.gateway.edge.problems import RequestError
-from services.gateway.gateway import Gateway, LoadAttempt, completed_or_raise
+from services.gateway.edge.routing import get, post
+from services.gateway.gateway import Gateway
 from services.gateway.jobs.discovered import discovered_input
+from services.gateway.jobs.loading import RETRY_LOAD_S
 from services.gateway.jobs.own_jobs import finished, job_headers
-from services.gateway.jobs.requests import decode
+from services.gateway.jobs.submission import with_input
 from services.records.blobs import attach, get_pictures
 
 KANDINSKY_PREFIX = "kandinsky-"
 MB = 1e6
 DISK_BYTES_PER_S = 1e9
 FIRST_LOAD_S = 2.0
-RETRY_LOAD_S = 5.0
 
 
 def find_deployment(gateway: Gateway, deployment: str) -> Model:
@@ -47,7 +45,7 @@ def eta_s(gateway: Gateway, model: Model) -> int:
     """Seconds until a model is ready, from its measured loads where there were any."""
     measured = [
         resident.load_s
-        for beat in gateway.live_workers()
+        for beat in gateway.fleet.live_workers()
         for resident in beat.models
         if resident.model == model.name and resident.load_s
     ]
@@ -55,41 +53,18 @@ def eta_s(gateway: Gateway, model: Model) -> int:
     return max(round(min(measured, default=FIRST_LOAD_S + size / DISK_BYTES_PER_S)), 1)
 
 
-def start_loading(gateway: Gateway, model: Model) -> str:
-    """See to it that the model is being loaded, once; the reason why the last try failed, if it did."""
-    attempt = gateway.loads.setdefault(model.name, LoadAttempt())
-    if not attempt.is_under_way and time.monotonic() - attempt.ended_at > RETRY_LOAD_S:
-        attempt.is_under_way = True
-        gateway.own(_load(gateway, model, attempt))
-    return attempt.failure
-
-
-async def _load(gateway: Gateway, model: Model, attempt: LoadAttempt) -> None:
-    job = gateway.make_job(model, "", LoadInput())
-    try:
-        completed_or_raise((await gateway.run(job)).event)
-        attempt.failure = ""
-        attempt.ended_at = 0.0
-    except RequestError as error:
-        attempt.failure = error.message
-        attempt.ended_at = time.monotonic()
-    finally:
-        gateway.streams.forget(job.id)
-        attempt.is_under_way = False
-
-
 def check_can_load(gateway: Gateway, model: Model) -> None:
     """Start loading. Raises RequestError 503 when it cannot be loaded."""
-    depth = gateway.depths.get(model.name)
+    depth = gateway.fleet.depths.get(model.name)
     if depth is not None and depth.impossible:
         raise RequestError(503, depth.impossible, code="impossible")
-    failure = start_loading(gateway, model)
+    failure = gateway.loading.start(model).failure
     if failure:
         message = f"{model.name} cannot be loaded: {failure}"
         raise RequestError(503, message, code="load_failed", retry_after_s=int(RETRY_LOAD_S))
 
 
-def scaling_up(gateway: Gateway, model: Model, deployment: str) -> Response[bytes]:
+async def answer_scaling_up(gateway: Gateway, exchange: Exchange, model: Model, deployment: str) -> None:
     """The answer at zero."""
     seconds = eta_s(gateway, model)
     body = {
@@ -101,43 +76,39 @@ def scaling_up(gateway: Gateway, model: Model, deployment: str) -> Response[byte
         "poll_url": f"/{deployment}/v1/health",
         "action": "retry_later",
     }
-    headers = {"Retry-After": str(seconds), "X-Status": "scaling-up", "X-Action": "retry-later"}
-    return json_answer(body, 202, headers)
+    headers = {"retry-after": str(seconds), "x-status": "scaling-up", "x-action": "retry-later"}
+    await exchange.answer(body, 202, headers)
 
 
-@get("/{deployment:str}/v1/schema", summary="What a model takes", opt={"answers": Schema})
-async def schema(state: State, deployment: str) -> Response[bytes]:
-    gateway: Gateway = state.gateway
+@get("/{deployment}/v1/schema", summary="What a model takes", answers=Schema)
+async def schema(gateway: Gateway, exchange: Exchange) -> None:
+    deployment = exchange.parameter("deployment")
     model = find_deployment(gateway, deployment)
-    found = gateway.schemas.get(model.name)
+    found = gateway.fleet.schemas.get(model.name)
     if found is None:  # no worker has seen the model yet
         check_can_load(gateway, model)
-        return scaling_up(gateway, model, deployment)
-    return json_answer(found)
+        await answer_scaling_up(gateway, exchange, model, deployment)
+        return
+    await exchange.answer(found)
 
 
-@post(
-    "/{deployment:str}/v1/generate",
-    status_code=200,
-    summary="Draw by a model's own parameters",
-    opt={"asks": dict[str, Any]},
-)
-async def generate(state: State, request: Request[Any, Any, Any], deployment: str) -> Response[bytes]:
-    gateway: Gateway = state.gateway
-    exchange = Exchange(request.scope, request.receive, request.send)
+@post("/{deployment}/v1/generate", summary="Draw by a model's own parameters", asks=dict[str, Any])
+async def generate(gateway: Gateway, exchange: Exchange) -> None:
     began = time.monotonic()
+    deployment = exchange.parameter("deployment")
     model = find_deployment(gateway, deployment)
     given = decode(dict[str, Any], await exchange.body())
-    found = gateway.schemas.get(model.name)
-    if found is None or not gateway.is_hot(model.name):
+    found = gateway.fleet.schemas.get(model.name)
+    if found is None or not gateway.fleet.is_hot(model.name):
         if found is not None:
             discovered_input(found, model, given)  # what is wrong is said now, not after the load
         check_can_load(gateway, model)
-        return scaling_up(gateway, model, deployment)
+        await answer_scaling_up(gateway, exchange, model, deployment)
+        return
     drawn, files, seed = discovered_input(found, model, given)
-    job = gateway.make_job(model, "", drawn, seed=seed)
+    job = gateway.submission.make_job(model, "", drawn, seed=seed)
     attached = {name: await attach(gateway.bus, f"{job.id}/{name}", content) for name, content in files.items()}
-    job = gateway.with_input(job, msgspec.structs.replace(drawn, files=attached))
+    job = with_input(job, msgspec.structs.replace(drawn, files=attached))
     completed, raw = await finished(gateway, exchange, job)
     output = completed.output
     assert isinstance(output, ImageOutput)
@@ -151,7 +122,7 @@ async def generate(state: State, request: Request[Any, Any, Any], deployment: st
     }
     if len(pictures) > 1:
         answer["images"] = [_data_url(picture) for picture in pictures]
-    return json_answer(answer, headers=job_headers(job, completed))
+    await exchange.answer(answer, headers=job_headers(job, completed))
 
 
 def _data_url(picture: bytes) -> str:
@@ -177,41 +148,34 @@ def _metrics(resources: dict[str, Any], duration_s: float) -> dict[str, Any]:
     }
 
 
-@get("/{deployment:str}/v1/health", summary="Whether a model is ready")
-async def health(state: State, deployment: str) -> Response[bytes]:
-    gateway: Gateway = state.gateway
-    model = find_deployment(gateway, deployment)
-    is_ready = gateway.is_hot(model.name)
-    attempt = gateway.loads.get(model.name, LoadAttempt())
+@get("/{deployment}/v1/health", summary="Whether a model is ready")
+async def health(gateway: Gateway, exchange: Exchange) -> None:
+    model = find_deployment(gateway, exchange.parameter("deployment"))
+    is_ready = gateway.fleet.is_hot(model.name)
+    load = gateway.loading.state_of(model.name)
     body: dict[str, Any] = {
-        "status": "healthy" if is_ready else "scaling_up" if attempt.is_under_way else "scaled_to_zero",
+        "status": "healthy" if is_ready else "scaling_up" if load.phase == "loading" else "scaled_to_zero",
         "ready": is_ready,
         "model": model.name,
     }
-    if not is_ready and attempt.failure:
-        body |= {"status": "failed", "reason": attempt.failure}
-    return json_answer(body, 200 if is_ready else 503)
+    if not is_ready and load.failure:
+        body |= {"status": "failed", "reason": load.failure}
+    await exchange.answer(body, 200 if is_ready else 503)
 
 
-@get("/{deployment:str}/v1/models", summary="The deployments")
-async def deployments(state: State, deployment: str) -> Response[bytes]:
-    gateway: Gateway = state.gateway
-    find_deployment(gateway, deployment)
+@get("/{deployment}/v1/models", summary="The deployments")
+async def deployments(gateway: Gateway, exchange: Exchange) -> None:
+    find_deployment(gateway, exchange.parameter("deployment"))
     names = sorted(name for name, model in gateway.models.items() if "ImageGeneration" in model.features)
-    listed = [{"id": name, "ready": gateway.is_hot(name), **_class_of(gateway, name)} for name in names]
-    return json_answer({"models": listed})
+    listed = [{"id": name, "ready": gateway.fleet.is_hot(name), **_class_of(gateway, name)} for name in names]
+    await exchange.answer({"models": listed})
 
 
 def _class_of(gateway: Gateway, name: str) -> dict[str, Any]:
-    found = gateway.schemas.get(name)
+    found = gateway.fleet.schemas.get(name)
     if found is None:
         return {"pipeline_class": None, "capabilities": []}
     return {"pipeline_class": found.pipeline_class, "capabilities": found.capabilities}
 
 
-ROUTES = [
-    schema,
-    generate,
-    health,
-    deployments,
-]
+ROUTES = [schema, generate, health, deployments]

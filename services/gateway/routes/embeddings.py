@@ -5,15 +5,23 @@ import struct
 
 from schemas.job_events import EmbeddingOutput
 from schemas.openai import Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage
-from services.gateway.edge.exchange import Exchange, openai_post
+from services.gateway.edge.exchange import Exchange
+from services.gateway.edge.routing import openai_paths, post_body
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.own_jobs import finished, job_headers
 from services.gateway.jobs.requests import embedding_input, split_adapter
 
 
+@post_body(
+    *openai_paths("/embeddings"),
+    summary="Embed texts",
+    asks=EmbeddingRequest,
+    answers=EmbeddingList,
+    is_openai=True,
+)
 async def embed(gateway: Gateway, exchange: Exchange, asked: EmbeddingRequest) -> None:
     model, adapter = split_adapter(asked.model, gateway.models)
-    job = gateway.make_job(model, adapter, embedding_input(asked, model))
+    job = gateway.submission.make_job(model, adapter, embedding_input(asked, model))
     completed, _ = await finished(gateway, exchange, job)
     output = completed.output
     assert isinstance(output, EmbeddingOutput)
@@ -31,4 +39,4 @@ def _vector(vector: tuple[float, ...], encoding: str) -> tuple[float, ...] | str
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
-ROUTES = [openai_post("/embeddings", "Embed texts", EmbeddingRequest, EmbeddingList, embed)]
+ROUTES = [embed]

@@ -1,20 +1,18 @@
 """What happened on the platform and why: the stream STOKER_EVENTS over HTTP and SSE."""
 
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated
 
 import msgspec
-from litestar import Request, Response, get
-from litestar.datastructures import State
-from litestar.params import Parameter
-from litestar.response import Stream
 
 from schemas import wire
 from schemas.fleet import PlatformEvent
 from services.bus.connection import Bus
-from services.bus.errors import BusError
-from services.gateway.edge.http import comment, event_stream, json_answer, sse
+from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError
+from services.gateway.edge.routing import get
+from services.gateway.edge.sse import EVENT_STREAM, comment, sse
 from services.gateway.gateway import Gateway
 from services.records.platform_events import read_events
 
@@ -28,43 +26,44 @@ class Events(msgspec.Struct, frozen=True):
     events: tuple[PlatformEvent, ...]
 
 
-def _fits(event: PlatformEvent, model: str, kind: str) -> bool:
-    return model in ("", event.model) and kind in ("", event.kind)
+class EventsQuery(msgspec.Struct, frozen=True):
+    """Which events are wanted, and how many at most."""
+
+    model: str = ""
+    kind: str = ""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT
+
+    def fits(self, event: PlatformEvent) -> bool:
+        return self.model in ("", event.model) and self.kind in ("", event.kind)
 
 
-@get("/v1/events", summary="What happened and why; SSE if accepted", opt={"answers": Events})
-async def events(
-    state: State,
-    request: Request[Any, Any, Any],
-    model: str = "",
-    kind: str = "",
-    limit: Annotated[int, Parameter(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT,
-) -> Response[bytes] | Stream:
-    gateway: Gateway = state.gateway
-    last = request.headers.get("last-event-id", "") or "0"
-    if not last.isdecimal():
+@get("/v1/events", summary="What happened and why; SSE if accepted", query=EventsQuery, answers=Events)
+async def events(gateway: Gateway, exchange: Exchange) -> None:
+    wanted = exchange.query(EventsQuery)
+    last = exchange.header(b"last-event-id") or "0"
+    if not (last.isascii() and last.isdecimal()):
         raise RequestError(400, "must be a number", field="Last-Event-ID", code="invalid_value")
-    if "text/event-stream" in request.headers.get("accept", ""):
-        return event_stream(gateway, follow_events(gateway.bus, int(last), model, kind))
+    if EVENT_STREAM in exchange.header(b"accept"):
+        await exchange.stream(gateway.streams_open, follow_events(gateway.bus, int(last), wanted))
+        return
     found: list[PlatformEvent] = []
-    try:
-        async for item in read_events(gateway.bus, int(last), follow=False):
-            if item is not None and _fits(item[1], model, kind):
+    async with aclosing(read_events(gateway.bus, int(last), follow=False)) as items:
+        async for item in items:
+            if item is not None and wanted.fits(item[1]):
                 found.append(item[1])
-    except BusError as error:
-        raise RequestError(503, str(error), retry_after_s=1) from error
-    return json_answer(Events(tuple(found[-limit:])))
+    await exchange.answer(Events(tuple(found[-wanted.limit :])))
 
 
-async def follow_events(bus: Bus, after: int, model: str = "", kind: str = "") -> AsyncIterator[bytes]:
+async def follow_events(bus: Bus, after: int, wanted: EventsQuery) -> AsyncGenerator[bytes]:
     """Server-sent events of the platform after number `after`, for ever."""
     yield comment("events")
-    async for item in read_events(bus, after, follow=True):
-        if item is None:
-            yield comment("nothing new")
-        elif _fits(item[1], model, kind):
-            number, event = item
-            yield sse(wire.encode(event), event.kind, str(number))
+    async with aclosing(read_events(bus, after, follow=True)) as items:
+        async for item in items:
+            if item is None:
+                yield comment("nothing new")
+            elif wanted.fits(item[1]):
+                number, event = item
+                yield sse(wire.encode(event), event.kind, str(number))
 
 
 ROUTES = [events]

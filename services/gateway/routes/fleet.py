@@ -1,13 +1,12 @@
 """The fleet as people see it: workers, models, replicas; health and metrics of the gateway itself."""
 
 import msgspec
-from litestar import Response, get
-from litestar.datastructures import State
 
 from schemas.catalog import Model, Spec
 from schemas.fleet import Condition, ModelReplicas, QueueDepth, Replica, SpecReplicas
 from schemas.workers import Heartbeat, Tier
-from services.gateway.edge.http import json_answer
+from services.gateway.edge.exchange import Exchange
+from services.gateway.edge.routing import get
 from services.gateway.gateway import Gateway
 from services.process.telemetry import exposition
 
@@ -50,14 +49,14 @@ class Fleet(msgspec.Struct, frozen=True):
     models: tuple[FleetModel, ...]
 
 
-@get("/v1/fleet", summary="Workers, models and queues", opt={"answers": Fleet})
-async def fleet(state: State) -> Response[bytes]:
-    return json_answer(fleet_of(state.gateway))
+@get("/v1/fleet", summary="Workers, models and queues", answers=Fleet)
+async def fleet(gateway: Gateway, exchange: Exchange) -> None:
+    await exchange.answer(fleet_of(gateway))
 
 
 def fleet_of(gateway: Gateway) -> Fleet:
     """Everything as it is now."""
-    workers = gateway.live_workers()
+    workers = gateway.fleet.live_workers()
     models = [_model(gateway, workers, model) for model in gateway.models.values()]
     return Fleet(tuple(workers), tuple(sorted(models, key=lambda model: model.name)))
 
@@ -69,8 +68,8 @@ def _model(gateway: Gateway, workers: list[Heartbeat], model: Model) -> FleetMod
         for resident in beat.models
         if resident.model == model.name
     }
-    depth = gateway.depths.get(model.name) or QueueDepth(model.name, 0, 0)
-    recorded = gateway.replicas.get(model.name)
+    depth = gateway.fleet.depths.get(model.name) or QueueDepth(model.name, 0, 0)
+    recorded = gateway.fleet.replicas.get(model.name)
     specs = tuple(_spec(spec, depth, recorded) for spec in model.specs)
     replicas = recorded.replicas if recorded is not None else ()
     return FleetModel(model.name, model.features, specs, depth, tiers, replicas)
@@ -98,23 +97,23 @@ def _spec(spec: Spec, depth: QueueDepth, recorded: ModelReplicas | None) -> Flee
 
 
 @get("/health/live", summary="The process answers")
-async def live() -> Response[bytes]:
-    return json_answer({"status": "ok"})
+async def live(_: Gateway, exchange: Exchange) -> None:
+    await exchange.answer({"status": "ok"})
 
 
 @get("/health/ready", summary="NATS is connected, the catalog is read, a scheduler answers")
-async def ready(state: State) -> Response[bytes]:
-    gateway: Gateway = state.gateway
-    reason = await gateway.is_ready()
+async def ready(gateway: Gateway, exchange: Exchange) -> None:
+    reason = await gateway.why_not_ready()
     if reason:
-        return json_answer({"status": "not ready", "reason": reason}, 503)
-    return json_answer({"status": "ready"})
+        await exchange.answer({"status": "not ready", "reason": reason}, 503)
+    else:
+        await exchange.answer({"status": "ready"})
 
 
-@get("/metrics", summary="Prometheus metrics")
-async def metrics() -> Response[bytes]:
+@get("/metrics", summary="Prometheus metrics", gives="text/plain")
+async def metrics(_: Gateway, exchange: Exchange) -> None:
     text, media_type = exposition()
-    return Response(text, media_type=media_type)
+    await exchange.answer_bytes(text, media_type)
 
 
 ROUTES = [fleet, live, ready, metrics]

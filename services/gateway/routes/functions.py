@@ -4,26 +4,23 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
-from litestar import Request, Response, get, post
-from litestar.datastructures import State
-from litestar.response import Stream
 
 from schemas import wire
 from schemas.catalog import Function, Model
 from schemas.job_events import Completed, Delta, Progress, Queued, Terminal, ValueOutput
 from schemas.jobs import FunctionInput, Job
+from services.gateway.edge.decoding import decode
 from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.http import event_stream, first_of, json_answer, sse
 from services.gateway.edge.problems import RequestError, problem
-from services.gateway.gateway import Gateway, completed_or_raise, observe_end
+from services.gateway.edge.routing import get, post
+from services.gateway.edge.sse import EVENT_STREAM, sse
+from services.gateway.gateway import Gateway
 from services.gateway.jobs.answers import from_result, urls_of
 from services.gateway.jobs.files import with_files
 from services.gateway.jobs.function_calls import function_input, placed_by
-from services.gateway.jobs.own_jobs import finished, job_headers, waiting_comment, watched
-from services.gateway.jobs.requests import decode
+from services.gateway.jobs.outcomes import completed_or_raise, observe_end
+from services.gateway.jobs.own_jobs import finished, job_headers, waiting_comment
 from services.records.blobs import with_value
-
-EVENT_STREAM = "text/event-stream"
 
 
 class FunctionCard(msgspec.Struct, frozen=True):
@@ -65,18 +62,18 @@ def _find(gateway: Gateway, name: str) -> Model:
     return known[name]
 
 
-@get("/v1/functions", summary="Functions and their schemas", opt={"answers": FunctionList})
-async def functions(state: State) -> Response[bytes]:
-    return json_answer(FunctionList(tuple(_card(model) for model in _functions(state.gateway).values())))
+@get("/v1/functions", summary="Functions and their schemas", answers=FunctionList)
+async def functions(gateway: Gateway, exchange: Exchange) -> None:
+    await exchange.answer(FunctionList(tuple(_card(model) for model in _functions(gateway).values())))
 
 
-@get("/v1/functions/{name:str}", summary="One function", opt={"answers": FunctionCard})
-async def function_card(state: State, name: str) -> Response[bytes]:
-    return json_answer(_card(_find(state.gateway, name)))
+@get("/v1/functions/{name}", summary="One function", answers=FunctionCard)
+async def function_card(gateway: Gateway, exchange: Exchange) -> None:
+    await exchange.answer(_card(_find(gateway, exchange.parameter("name"))))
 
 
 def _job(gateway: Gateway, model: Model, asked: FunctionInput, *, wants_events: bool) -> Job:
-    return gateway.make_job(model, "", asked, place_by=placed_by(asked), wants_events=wants_events)
+    return gateway.submission.make_job(model, "", asked, place_by=placed_by(asked), wants_events=wants_events)
 
 
 def _headers(job: Job, completed: Completed) -> dict[str, str]:
@@ -88,8 +85,8 @@ async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
     last = Queued(position=0)
     is_begun = False
     rest = ""
-    with watched(gateway, job) as watcher:
-        async for item in gateway.streams.follow(watcher):
+    async with gateway.submission.followed(job) as items:
+        async for item in items:
             match item:
                 case None:
                     is_begun = True
@@ -116,27 +113,27 @@ async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
                     yield sse(wire.encode(from_result(await with_value(gateway.bus, event))), "completed")
 
 
-@post("/v1/functions/{name:str}", status_code=200, summary="Call a function: wait, stream, or as a job")
-async def call_function(state: State, request: Request[Any, Any, Any], name: str) -> Response[bytes] | Stream:
-    gateway: Gateway = state.gateway
-    exchange = Exchange(request.scope, request.receive, request.send)
-    model = _find(gateway, name)
+@post("/v1/functions/{name}", summary="Call a function: wait, stream, or as a job")
+async def call_function(gateway: Gateway, exchange: Exchange) -> None:
+    model = _find(gateway, exchange.parameter("name"))
     asked = function_input(decode(dict[str, Any], await exchange.body()), model)
-    is_streamed = EVENT_STREAM in request.headers.get("accept", "")
+    is_streamed = EVENT_STREAM in exchange.header(b"accept")
     job = await with_files(gateway, _job(gateway, model, asked, wants_events=is_streamed))
-    if "respond-async" in request.headers.get("prefer", ""):
-        gateway.check_admission(job, impossible_status=422)
-        await gateway.submit(job)
-        accepted = {"id": job.id, "status": "queued", "function": name, "urls": urls_of(job.id)}
-        return json_answer(accepted, 202, {"Location": urls_of(job.id).self, **job_headers(job)})
+    if "respond-async" in exchange.header(b"prefer"):
+        gateway.admission.check(job, impossible_status=422)
+        await gateway.submission.store(job)
+        accepted = {"id": job.id, "status": "queued", "function": model.name, "urls": urls_of(job.id)}
+        await exchange.answer(accepted, 202, {"location": urls_of(job.id).self, **job_headers(job)})
+        return
     if is_streamed:
-        gateway.check_admission(job, impossible_status=503)
-        return event_stream(gateway, await first_of(_events(gateway, job)), job_headers(job))
+        gateway.admission.check(job, impossible_status=503)
+        await exchange.stream(gateway.streams_open, _events(gateway, job), job_headers(job))
+        return
     ended, _ = await finished(gateway, exchange, job)
     completed = await with_value(gateway.bus, ended)
     assert isinstance(completed, Completed)
     assert isinstance(completed.output, ValueOutput)
-    return json_answer(completed.output.value, headers=_headers(job, completed))
+    await exchange.answer(completed.output.value, headers=_headers(job, completed))
 
 
 ROUTES = [functions, function_card, call_function]

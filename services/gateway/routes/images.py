@@ -10,42 +10,58 @@ from schemas import wire
 from schemas.job_events import Completed, ImageOutput, Preview, Queued, Terminal
 from schemas.jobs import Job
 from schemas.openai import GeneratedImage, ImageEditRequest, ImageGenerationRequest, ImageList
-from services.gateway.edge.exchange import Exchange, openai_post, post_route
+from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.forms import read_form
-from services.gateway.edge.http import sse
 from services.gateway.edge.problems import RequestError
-from services.gateway.gateway import Gateway, completed_or_raise, observe_end
-from services.gateway.jobs.own_jobs import error_event, finished, job_headers, waiting_comment, watched
+from services.gateway.edge.routing import openai_paths, post, post_body
+from services.gateway.edge.sse import sse
+from services.gateway.gateway import Gateway
+from services.gateway.jobs.outcomes import completed_or_raise, observe_end
+from services.gateway.jobs.own_jobs import error_event, finished, job_headers, waiting_comment
 from services.gateway.jobs.requests import edit_input, generation_input, split_adapter
+from services.gateway.jobs.submission import with_input
 from services.records.blobs import attach, get_pictures
 
 
+@post_body(
+    *openai_paths("/images/generations"),
+    summary="Draw",
+    asks=ImageGenerationRequest,
+    answers=ImageList,
+    is_openai=True,
+)
 async def generate(gateway: Gateway, exchange: Exchange, asked: ImageGenerationRequest) -> None:
     model, adapter = split_adapter(asked.model, gateway.models)
     drawn = generation_input(asked, model)
-    job = gateway.make_job(model, adapter, drawn, seed=asked.seed, wants_events=asked.stream)
+    job = gateway.submission.make_job(model, adapter, drawn, seed=asked.seed, wants_events=asked.stream)
     await _answer(gateway, exchange, asked, job)
 
 
+@post(
+    *openai_paths("/images/edits"),
+    summary="Draw from a picture",
+    asks=ImageEditRequest,
+    answers=ImageList,
+    takes="multipart/form-data",
+    is_openai=True,
+)
 async def edit(gateway: Gateway, exchange: Exchange) -> None:
     """Draw from a picture; with a mask only where the mask is transparent."""
     form = read_form(exchange.header(b"content-type"), await exchange.body())
     asked = form.as_struct(ImageEditRequest)
     model, adapter = split_adapter(asked.model, gateway.models)
     drawn = edit_input(asked, model)
-    job = gateway.make_job(model, adapter, drawn, seed=asked.seed, wants_events=asked.stream)
+    job = gateway.submission.make_job(model, adapter, drawn, seed=asked.seed, wants_events=asked.stream)
     files = {"image": await attach(gateway.bus, f"{job.id}/image", form.file("image"))}
     if "mask" in form.files:
         files["mask_image"] = await attach(gateway.bus, f"{job.id}/mask", form.file("mask"))
-    await _answer(
-        gateway, exchange, asked, gateway.with_input(job, msgspec.structs.replace(drawn, files=files))
-    )
+    await _answer(gateway, exchange, asked, with_input(job, msgspec.structs.replace(drawn, files=files)))
 
 
 async def _answer(gateway: Gateway, exchange: Exchange, asked: ImageGenerationRequest, job: Job) -> None:
     if asked.stream:
-        gateway.check_admission(job, impossible_status=503)
-        await exchange.stream(gateway, _events(gateway, job), job_headers(job))
+        gateway.admission.check(job, impossible_status=503)
+        await exchange.stream(gateway.streams_open, _events(gateway, job), job_headers(job))
         return
     completed, attached = await finished(gateway, exchange, job)
     output = completed.output
@@ -66,8 +82,8 @@ async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
     """`image_generation.partial_image` events, then `image_generation.completed` for each picture."""
     last = Queued(position=0)
     is_begun = False
-    with watched(gateway, job) as watcher:
-        async for item in gateway.streams.follow(watcher):
+    async with gateway.submission.followed(job) as items:
+        async for item in items:
             match item:
                 case None:
                     is_begun = True
@@ -122,15 +138,4 @@ def _image_event(kind: str, job: Job, png: bytes, width: int, height: int, index
     return sse(wire.encode(body), name)
 
 
-ROUTES = [
-    openai_post("/images/generations", "Draw", ImageGenerationRequest, ImageList, generate),
-    post_route(
-        ["/v1/images/edits", "/openai/v1/images/edits"],
-        edit,
-        summary="Draw from a picture",
-        asks=ImageEditRequest,
-        answers=ImageList,
-        takes="multipart/form-data",
-        is_openai=True,
-    ),
-]
+ROUTES = [generate, edit]

@@ -3,18 +3,18 @@
 from typing import Any
 
 import msgspec
-from litestar import Response, get, post
-from litestar.datastructures import State
 
 from schemas.catalog import Adapter, Model
 from schemas.job_events import ImageOutput
-from schemas.jobs import ImageInput, LoadInput
+from schemas.jobs import ImageInput
 from services.catalog import store
 from services.catalog.documents import ConfigurationError
-from services.gateway.edge.exchange import Exchange, body_route
-from services.gateway.edge.http import json_answer
+from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError
-from services.gateway.gateway import Gateway, completed_or_raise
+from services.gateway.edge.routing import get, post, post_body
+from services.gateway.gateway import Gateway
+from services.gateway.jobs.admission import QUEUE_RETRY_S
+from services.gateway.jobs.loading import load
 from services.gateway.jobs.own_jobs import finished
 from services.gateway.jobs.requests import ImageJobInput, image_input, within
 from services.gateway.jobs.super_resolution import check_options, enlarge, find_upscaler
@@ -24,7 +24,6 @@ from services.records.blobs import get_pictures
 MAX_STEPS, MAX_STEPS_ALLOWED = 50, 150
 MAX_GUIDANCE = 20.0
 MAX_LEVEL = 8
-QUEUE_RETRY_S = 2
 
 
 class StyleLora(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,23 +101,22 @@ def style_of(asked: StyleLora, mode: Model) -> Adapter | None:
     )
 
 
+@post_body("/generate", summary="Draw with a mode", asks=GenerateRequest, gives="image/png")
 async def generate(gateway: Gateway, exchange: Exchange, asked: GenerateRequest) -> None:
     mode = gateway.modes.find(asked.mode)
     drawn = generation_input(asked, mode)
     upscaler = find_upscaler(gateway) if asked.superres else None
-    _check_queue(gateway)
-    job = gateway.make_job(mode, "", drawn, seed=asked.seed)
-    if asked.mode is not None:
-        gateway.modes.pending = mode.name
-    gateway.generations += 1
-    try:
-        completed, attached = await finished(gateway, exchange, job)
+    with gateway.admission.generation(gateway.modes.all()):
+        job = gateway.submission.make_job(mode, "", drawn, seed=asked.seed)
         if asked.mode is not None:
-            await _arrived(gateway, mode.name)
-    finally:
-        gateway.generations -= 1
-        if asked.mode is not None and gateway.modes.pending == mode.name:
-            gateway.modes.pending = ""
+            gateway.modes.pending = mode.name
+        try:
+            completed, attached = await finished(gateway, exchange, job)
+            if asked.mode is not None:
+                await _arrived(gateway, mode.name)
+        finally:
+            if asked.mode is not None and gateway.modes.pending == mode.name:
+                gateway.modes.pending = ""
     output = completed.output
     assert isinstance(output, ImageOutput)
     (content,) = await get_pictures(gateway.bus, output, attached)
@@ -127,11 +125,11 @@ async def generate(gateway: Gateway, exchange: Exchange, asked: GenerateRequest)
         options = (asked.superres_magnitude, asked.superres_format, asked.superres_quality)
         content, media_type, headers = await enlarge(gateway, exchange, upscaler, content, *options)
     headers |= {
-        "X-Mode": mode.name,
-        "X-Seed": str(output.pictures[0].seed),
-        "X-SuperRes": str(int(asked.superres)),
-        "X-Job-Id": job.id,
-        "Cache-Control": "no-store",
+        "x-mode": mode.name,
+        "x-seed": str(output.pictures[0].seed),
+        "x-superres": str(int(asked.superres)),
+        "x-job-id": job.id,
+        "cache-control": "no-store",
     }
     await exchange.answer_bytes(content, media_type, headers=headers)
 
@@ -143,20 +141,8 @@ async def _arrived(gateway: Gateway, mode: str) -> None:
         await store.note(gateway.bus, store.MODES_NOTE, store.CURRENT, mode)
 
 
-def _check_queue(gateway: Gateway) -> None:
-    """Raises RequestError 429 when too many generations wait."""
-    depths = [gateway.depths[name] for name in gateway.modes.all() if name in gateway.depths]
-    running = sum(depth.running for depth in depths)
-    waiting = max(sum(depth.queued for depth in depths), gateway.generations - running)
-    if waiting >= gateway.queue_max:
-        raise RequestError(
-            429, f"{waiting} generations wait already", code="queue_full", retry_after_s=QUEUE_RETRY_S
-        )
-
-
 @get("/api/models/status", summary="The current mode, the queue, and what is in memory")
-async def models_status(state: State) -> Response[bytes]:
-    gateway: Gateway = state.gateway
+async def models_status(gateway: Gateway, exchange: Exchange) -> None:
     body: dict[str, Any] = {
         "current_mode": gateway.modes.current or None,
         "queue_size": _pending_jobs(gateway),
@@ -164,54 +150,55 @@ async def models_status(state: State) -> Response[bytes]:
     }
     if gateway.modes.error:
         body["error"] = gateway.modes.error
-    if len(gateway.image_workers()) > 1:
+    if len(gateway.fleet.image_workers()) > 1:
         body["workers"] = _workers(gateway)
-    return json_answer(body)
+    await exchange.answer(body)
 
 
 def _pending_jobs(gateway: Gateway) -> int:
-    return sum(gateway.depths[name].queued for name in gateway.modes.all() if name in gateway.depths)
+    return sum(
+        gateway.fleet.depths[name].queued for name in gateway.modes.all() if name in gateway.fleet.depths
+    )
 
 
 def _vram(gateway: Gateway) -> dict[str, Any] | None:
-    workers = gateway.image_workers()
+    workers = gateway.fleet.image_workers()
     return vram_body(workers[0], gateway.modes.all()) if workers else None
 
 
 def _workers(gateway: Gateway) -> list[dict[str, Any]]:
     modes = gateway.modes.all()
-    return [{"worker": beat.worker, **vram_body(beat, modes)} for beat in gateway.image_workers()]
+    return [{"worker": beat.worker, **vram_body(beat, modes)} for beat in gateway.fleet.image_workers()]
 
 
 @get("/api/modes", summary="The modes and their settings")
-async def list_modes(state: State) -> Response[bytes]:
-    gateway: Gateway = state.gateway
+async def list_modes(gateway: Gateway, exchange: Exchange) -> None:
     modes = {name: mode_body(model) for name, model in gateway.modes.all().items()}
-    return json_answer({"default_mode": gateway.modes.default or None, "modes": modes})
+    await exchange.answer({"default_mode": gateway.modes.default or None, "modes": modes})
 
 
 @get("/api/vram", summary="Memory of the device, and what lies in it")
-async def vram(state: State) -> Response[bytes]:
-    gateway: Gateway = state.gateway
+async def vram(gateway: Gateway, exchange: Exchange) -> None:
     workers = _workers(gateway)
     if not workers:
         raise RequestError(503, "no worker draws images yet", retry_after_s=QUEUE_RETRY_S)
     first = {key: value for key, value in workers[0].items() if key != "worker"}
-    return json_answer(first | ({"workers": workers} if len(workers) > 1 else {}))
+    await exchange.answer(first | ({"workers": workers} if len(workers) > 1 else {}))
 
 
+@post_body("/api/modes/switch", summary="Switch to another mode", asks=SwitchRequest)
 async def switch(gateway: Gateway, exchange: Exchange, asked: SwitchRequest) -> None:
     mode = gateway.modes.find(asked.mode)
     current = gateway.modes.current
-    if mode.name == current and gateway.is_hot(mode.name) and gateway.modes.pending in ("", current):
+    if mode.name == current and gateway.fleet.is_hot(mode.name) and gateway.modes.pending in ("", current):
         message = f"Mode {mode.name!r} is already loaded."
         await exchange.answer({"status": "already_loaded", "current_mode": current, "message": message})
         return
     pending = _pending_jobs(gateway) + sum(
-        gateway.depths[name].running for name in gateway.modes.all() if name in gateway.depths
+        gateway.fleet.depths[name].running for name in gateway.modes.all() if name in gateway.fleet.depths
     )
     gateway.modes.pending = mode.name
-    gateway.own(load_mode(gateway, mode))
+    gateway.tasks.start_contained(load_mode, gateway, mode)
     await exchange.answer(
         {
             "status": "queued",
@@ -224,21 +211,18 @@ async def switch(gateway: Gateway, exchange: Exchange, asked: SwitchRequest) -> 
 
 async def load_mode(gateway: Gateway, mode: Model) -> None:
     """Load a mode in turn with the jobs before it; then it is current."""
-    job = gateway.make_job(mode, "", LoadInput())
     try:
-        completed_or_raise((await gateway.run(job)).event)
+        await load(gateway.submission, mode)
         await _arrived(gateway, mode.name)
     except RequestError as error:
         gateway.modes.error = f"mode {mode.name!r} was not loaded: {error.message}"
     finally:
-        gateway.streams.forget(job.id)
         if gateway.modes.pending == mode.name:
             gateway.modes.pending = ""
 
 
-@post("/api/modes/reload", status_code=200, summary="Read the configuration files again")
-async def reload_modes(state: State) -> Response[bytes]:
-    gateway: Gateway = state.gateway
+@post("/api/modes/reload", summary="Read the configuration files again")
+async def reload_modes(gateway: Gateway, exchange: Exchange) -> None:
     if gateway.reloading is None or not gateway.reloading.has_files:
         raise RequestError(
             409, "this gateway was started without --config: there is no file to read", code="no_configuration"
@@ -248,7 +232,7 @@ async def reload_modes(state: State) -> Response[bytes]:
     except ConfigurationError as error:
         raise RequestError(422, str(error), field=error.field, code="invalid_configuration") from error
     names = [model.name for model in found.models if model.mode is not None]
-    return json_answer(
+    await exchange.answer(
         {
             "status": "reloaded",
             "modes_count": len(names),
@@ -258,11 +242,4 @@ async def reload_modes(state: State) -> Response[bytes]:
     )
 
 
-ROUTES = [
-    body_route(["/generate"], GenerateRequest, generate, summary="Draw with a mode"),
-    models_status,
-    list_modes,
-    vram,
-    body_route(["/api/modes/switch"], SwitchRequest, switch, summary="Switch to another mode"),
-    reload_modes,
-]
+ROUTES = [generate, models_status, list_modes, vram, switch, reload_modes]

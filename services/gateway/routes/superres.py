@@ -2,8 +2,9 @@
 
 import msgspec
 
-from services.gateway.edge.exchange import Exchange, post_route
+from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.forms import read_form
+from services.gateway.edge.routing import post
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.super_resolution import check_options, enlarge, find_upscaler
 
@@ -16,6 +17,13 @@ class SuperResolutionForm(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     quality: int = 92
 
 
+@post(
+    "/superres",
+    summary="Enlarge a picture",
+    asks=SuperResolutionForm,
+    takes="multipart/form-data",
+    gives="image/png",
+)
 async def superres(gateway: Gateway, exchange: Exchange) -> None:
     form = read_form(exchange.header(b"content-type"), await exchange.body())
     asked = form.as_struct(SuperResolutionForm)
@@ -28,12 +36,4 @@ async def superres(gateway: Gateway, exchange: Exchange) -> None:
     await exchange.answer_bytes(content, media_type, headers=headers | {"Cache-Control": "no-store"})
 
 
-ROUTES = [
-    post_route(
-        ["/superres"],
-        superres,
-        summary="Enlarge a picture",
-        asks=SuperResolutionForm,
-        takes="multipart/form-data",
-    )
-]
+ROUTES = [superres]

@@ -2,10 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator
-from functools import cache
 from typing import Any
-
-from prometheus_client import Histogram
 
 from schemas import wire
 from schemas.job_events import Assigned, Completed, Delta, Queued, Terminal, TextOutput
@@ -20,19 +17,30 @@ from schemas.openai import (
     TextChoice,
     TextCompletion,
 )
-from services.gateway.edge.exchange import Exchange, openai_post
-from services.gateway.edge.http import sse
+from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError
-from services.gateway.gateway import TTFT, Gateway, completed_or_raise, observe_end
-from services.gateway.jobs.own_jobs import error_event, finished, job_headers, waiting_comment, watched
+from services.gateway.edge.routing import openai_paths, post_body
+from services.gateway.edge.sse import sse
+from services.gateway.gateway import Gateway
+from services.gateway.jobs.outcomes import completed_or_raise, observe_end, observe_first_token
+from services.gateway.jobs.own_jobs import error_event, finished, job_headers, waiting_comment
 from services.gateway.jobs.requests import chat_input, completion_input, split_adapter
 
 DONE = b"data: [DONE]\n\n"
 
 
+@post_body(
+    *openai_paths("/chat/completions"),
+    summary="Chat",
+    asks=ChatCompletionRequest,
+    answers=ChatCompletion,
+    is_openai=True,
+)
 async def chat(gateway: Gateway, exchange: Exchange, asked: ChatCompletionRequest) -> None:
     model, adapter = split_adapter(asked.model, gateway.models)
-    job = gateway.make_job(model, adapter, chat_input(asked, model), seed=asked.seed, wants_events=asked.stream)
+    job = gateway.submission.make_job(
+        model, adapter, chat_input(asked, model), seed=asked.seed, wants_events=asked.stream
+    )
     if asked.stream:
         await _stream(gateway, exchange, job, _ChatChunks(job, asked))
         return
@@ -50,9 +58,16 @@ async def chat(gateway: Gateway, exchange: Exchange, asked: ChatCompletionReques
     await exchange.answer(answer, headers=job_headers(job, completed))
 
 
+@post_body(
+    *openai_paths("/completions"),
+    summary="Continue a text",
+    asks=CompletionRequest,
+    answers=TextCompletion,
+    is_openai=True,
+)
 async def complete(gateway: Gateway, exchange: Exchange, asked: CompletionRequest) -> None:
     model, adapter = split_adapter(asked.model, gateway.models)
-    job = gateway.make_job(
+    job = gateway.submission.make_job(
         model, adapter, completion_input(asked, model), seed=asked.seed, wants_events=asked.stream
     )
     if asked.stream:
@@ -137,14 +152,9 @@ Chunks = _ChatChunks | _TextChunks
 
 
 async def _stream(gateway: Gateway, exchange: Exchange, job: Job, chunks: Chunks) -> None:
-    gateway.check_admission(job, impossible_status=503)
+    gateway.admission.check(job, impossible_status=503)
     headers = job_headers(job)
-    await exchange.stream(gateway, _events(gateway, job, chunks, headers), headers)
-
-
-@cache
-def _time_to_first_token(model: str) -> Histogram:
-    return TTFT.labels(model)
+    await exchange.stream(gateway.streams_open, _events(gateway, job, chunks, headers), headers)
 
 
 async def _events(gateway: Gateway, job: Job, chunks: Chunks, headers: dict[str, str]) -> AsyncGenerator[bytes]:
@@ -154,8 +164,8 @@ async def _events(gateway: Gateway, job: Job, chunks: Chunks, headers: dict[str,
     """
     last = Queued(position=0)
     has_text = is_begun = False
-    with watched(gateway, job) as watcher:
-        async for item in gateway.streams.follow(watcher):
+    async with gateway.submission.followed(job) as items:
+        async for item in items:
             match item:
                 case None:
                     is_begun = True
@@ -167,7 +177,7 @@ async def _events(gateway: Gateway, job: Job, chunks: Chunks, headers: dict[str,
                 case (Delta(text=text), _):
                     if not has_text:
                         has_text = is_begun = True
-                        _time_to_first_token(job.model).observe(time.time() - job.created_at)
+                        observe_first_token(job, time.time())
                         yield chunks.opening() + chunks.text(text)
                     else:
                         yield chunks.text(text)
@@ -185,7 +195,4 @@ async def _events(gateway: Gateway, job: Job, chunks: Chunks, headers: dict[str,
                     yield opening + chunks.closing(output) + DONE
 
 
-ROUTES = [
-    openai_post("/chat/completions", "Chat", ChatCompletionRequest, ChatCompletion, chat),
-    openai_post("/completions", "Continue a text", CompletionRequest, TextCompletion, complete),
-]
+ROUTES = [chat, complete]

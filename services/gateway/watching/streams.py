@@ -1,122 +1,113 @@
-"""One inbox for all events of this gateway's jobs, demultiplexed to who waits for them.
+"""The subscriptions for all events of this gateway's jobs, demultiplexed to who waits for them.
 
 Two subscriptions, `out.<gateway>.*` and `result.<gateway>.*`, serve every request in flight. A unary request
-waits for a result alone. A watcher gets every event through a bounded queue; when that overflows, or an
-event is missing, the watcher's cursor sees the gap and the worker is asked to replay. A job of another
-gateway is watched by subscriptions of its own.
+waits for a result alone (waiting.py). A watcher gets every event through a bounded queue; when that overflows,
+or an event is missing, the watcher's cursor sees the gap and the worker is asked to replay. A job of another
+gateway is watched by subscriptions of its own. What no subscription told is found by reconciling.py.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from schemas import wire
-from schemas.fleet import JobQuery, JobView
-from schemas.job_events import (
-    JobEvent,
-    LiveEvent,
-    Preview,
-    Queued,
-    Terminal,
-)
+from schemas.job_events import JobEvent, LiveEvent, Preview, Queued, Terminal
 from schemas.subjects import ANY, last_name
 from schemas.workers import JobCommand, Replay, ReplayRequest, SentText
 from services.bus.connection import Bus
 from services.bus.errors import BusError, NobodyThere
-from services.gateway.edge.problems import RequestError
+from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
+from services.gateway.scheduler_queries import Known, NotKnown, look_up_job
+from services.gateway.watching.reconciling import Reconciler
 from services.gateway.watching.resume import Cursor, Gap
+from services.gateway.watching.waiting import Ended, Waiting
 from services.gateway.watching.watcher import Watcher
 from services.process.logs import get_logger
-from services.records.results import Result, Stored, find_result, read_result
+from services.process.tasks import TaskOwner
+from services.records.results import Lookup, NotStored, Result, Stored, Unreadable, find_result, read_result
 
 log = get_logger("streams")
 
 ASK_TIMEOUT_S = 2.0
 UNKNOWN_JOB_WAIT_S = 2.0
 """How long a job may be unknown to everybody: accepted, but not with the scheduler yet."""
+LOCATE_AGAIN_S = 0.05
 IDLE_S = 5.0
-"""A silent watcher looks at this interval whether its job has ended unheard, and its client is told that the
-connection lives."""
-SWEEP_S = 1.0
+"""After this long without an event a watcher's client is told that the connection lives."""
 REPLAY_ATTEMPTS = 20
 REPLAY_WAIT_S = 0.1
 
+Item = tuple[JobEvent, bytes] | None
+"""An event and its raw bytes; None when nothing came for IDLE_S."""
+
 
 class UnknownJob(LookupError):
-    """Nobody knows this job: it never was, or its result is no longer kept."""
+    """It is certain that there is no such job: it never was, or its result is no longer kept."""
 
 
 class Streams:
-    """The gateway's ears. `start` once; then `result` and `watch` per request."""
+    """Events of jobs. Use it inside `running`."""
 
     def __init__(self, bus: Bus, gateway: str) -> None:
         self.bus = bus
         self.gateway = gateway
-        self._results: dict[str, tuple[asyncio.Future[Result], float]] = {}
-        self._watchers: dict[str, list[Watcher]] = {}
+        self._waiting = Waiting()
+        self._reconciler = Reconciler(self._waiting, self._find, lambda: bus.is_connected)
 
-    async def start(self) -> None:
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Subscribed, and looking for what no subscription tells, for as long as the block lasts."""
         subjects = self.bus.subjects
-        await self.bus.listen(subjects.every("out", self.gateway, ANY), self._on_event)
-        await self.bus.listen(subjects.every("result", self.gateway, ANY), self._on_result)
-        await self.bus.listen(subjects.gateway(self.gateway, "sent"), self._on_sent)
+        subscriptions = (
+            (subjects.every("out", self.gateway, ANY), self._on_event),
+            (subjects.every("result", self.gateway, ANY), self._on_result),
+            (subjects.gateway(self.gateway, "sent"), self._on_sent),
+        )
+        async with self.bus.listening(*subscriptions), TaskOwner("streams") as tasks:
+            self.bus.on_reconnect.append(self._reconciler.look_at_all)
+            tasks.start(self._reconciler.run)
+            try:
+                yield
+            finally:
+                self.bus.on_reconnect.remove(self._reconciler.look_at_all)
 
     @property
     def waiting(self) -> int:
-        """Requests in flight."""
-        return len(self._results) + len(self._watchers)
+        """Jobs that somebody waits for."""
+        return len(self._waiting)
 
-    def expect(self, job: str, limit_s: float) -> asyncio.Future[Result]:
-        """A future of the job's result, or of RequestError 504 after `limit_s`; `forget` it in the end."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-        self._results[job] = (future, loop.time() + limit_s)
-        return future
+    def expecting(self, job: str, limit_s: float) -> AbstractContextManager[Ended]:
+        """A future of the job's end, or of RequestError 504 after `limit_s`, while the block lasts."""
+        return self._waiting.expecting(job, limit_s)
 
-    def forget(self, job: str) -> None:
-        self._results.pop(job, None)
+    def attached(self, watcher: Watcher) -> AbstractContextManager[None]:
+        """The watcher is given the events of a job of this gateway while the block lasts."""
+        return self._waiting.attached(watcher)
 
-    async def give_up_overdue(self) -> None:
-        """End the requests that have waited past their limits; runs for ever."""
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            now = asyncio.get_running_loop().time()
-            for future, deadline in self._results.values():
-                if now > deadline and not future.done():
-                    future.set_exception(RequestError(504, "the job has not ended in time", code="timeout"))
+    async def _find(self, job: str) -> Lookup:
+        return await find_result(self.bus, job)
 
-    def attach(self, watcher: Watcher) -> None:
-        self._watchers.setdefault(watcher.job, []).append(watcher)
-
-    def detach(self, watcher: Watcher) -> None:
-        watchers = self._watchers.get(watcher.job, [])
-        if watcher in watchers:
-            watchers.remove(watcher)
-        if not watchers:
-            self._watchers.pop(watcher.job, None)
+    # Subscriptions --------------------------------------------------------------------------------
 
     def _on_event(self, message: Msg) -> None:
-        watchers = self._watchers.get(last_name(message.subject))
+        watchers = self._waiting.watchers(last_name(message.subject))
         if watchers:
             _hand_on(message, watchers)
 
     def _on_result(self, message: Msg) -> None:
         job = last_name(message.subject)
-        expected = self._results.get(job)
-        watchers = self._watchers.get(job)
-        if expected is None and not watchers:
+        if not self._waiting.is_waited_for(job):
             return
         try:
             result = read_result(message.data, message.headers)
         except wire.UnreadableMessage as error:
-            log.warning("message.unreadable", subject=message.subject, error=str(error))
+            reason = f"the result of {job} cannot be read: {error}"
+            log.error("message.unreadable", subject=message.subject, error=str(error))
+            self._waiting.fail(job, RequestError(500, reason, code="unreadable_result"))
             return
-        if expected is not None and not expected[0].done():
-            expected[0].set_result(result)
-        for watcher in watchers or ():
-            watcher.put(result.event, result.attached)
+        self._waiting.end(job, result, len(message.data))
 
     def _on_sent(self, message: Msg) -> None:
         """A worker takes over a job: how much of its text has been passed on?"""
@@ -124,129 +115,110 @@ class Streams:
             job = wire.decode(JobCommand, message.data).job
         except wire.UnreadableMessage:
             job = ""
-        texts = ["".join(watcher.pieces) for watcher in self._watchers.get(job, ())]
+        texts = ["".join(watcher.pieces) for watcher in self._waiting.watchers(job)]
         self.bus.tell(message.reply, SentText(max(texts, key=len, default="")))
 
-    async def recheck(self) -> None:
-        """After a reconnection: results may have passed unheard."""
-        for job, (future, _) in list(self._results.items()):
-            found = await find_result(self.bus, job, self.gateway)
-            if isinstance(found, Stored) and not future.done():
-                future.set_result(found.result)
-        for job, watchers in list(self._watchers.items()):
-            found = await find_result(self.bus, job)
-            if isinstance(found, Stored):
-                for watcher in watchers:
-                    watcher.put(found.result.event, found.result.attached)
+    # Watching -------------------------------------------------------------------------------------
 
-    async def job_view(self, job: str) -> JobView | None:
-        """The scheduler's view of a job; None when it knows none, or none leads at the moment."""
-        try:
-            view: JobView | None = await self.bus.ask(
-                self.bus.subjects.scheduler("job"), JobQuery(job), JobView | None, ASK_TIMEOUT_S
-            )
-        except (BusError, wire.UnreadableMessage):
-            return None
-        return view
+    async def watch(self, job: str, cursor: Cursor) -> AsyncGenerator[Item]:
+        """What comes after the cursor, whoever accepted the job.
 
-    async def watch(self, job: str, cursor: Cursor) -> AsyncIterator[tuple[JobEvent, bytes] | None]:
-        """What comes after the cursor, whoever accepted the job. Raises UnknownJob before any event."""
+        Before any event: raises UnknownJob when it is certain that there is none, RequestError 503 when nobody
+        could say, 500 when its result cannot be read.
+        """
         watcher = Watcher(job, cursor)
-        subscriptions = await self._listen(watcher)
-        self.attach(watcher)
-        try:
-            stored = await self._locate(watcher)
-            if cursor.is_fresh:
-                yield Queued(position=0), b""
-            if stored is not None:
-                for event in cursor.finish(stored.event):
-                    yield event, stored.attached
-                return
-            if watcher.worker:
-                async for event in self._replay(watcher):
-                    yield event, b""
-            async for item in self.follow(watcher):
-                yield item
-        finally:
-            self.detach(watcher)
-            for subscription in subscriptions:
-                if self.bus.is_connected:
-                    await subscription.unsubscribe()
+        subjects, on_event, on_result = self.bus.subjects, self._elsewhere(watcher), _on_result_of(watcher)
+        subscriptions = (
+            (subjects.every("out", ANY, job), on_event),
+            (subjects.every("result", ANY, job), on_result),
+        )
+        async with self.bus.listening(*subscriptions):
+            with self.attached(watcher):
+                stored = await self._locate(watcher)
+                if cursor.is_fresh:
+                    yield Queued(position=0), b""
+                if stored is not None:
+                    for event in cursor.finish(stored.event):
+                        yield event, stored.attached
+                    return
+                if watcher.worker:
+                    async with aclosing(self._replay(watcher)) as missed:
+                        async for event in missed:
+                            yield event, b""
+                async with aclosing(self.follow(watcher)) as items:
+                    async for item in items:
+                        yield item
 
-    async def _listen(self, watcher: Watcher) -> list[Subscription]:
+    def _elsewhere(self, watcher: Watcher) -> Callable[[Msg], None]:
+        """Hands on the events of jobs that another gateway accepted; those of this one come anyway."""
+        own = self.bus.subjects.out(self.gateway, "")
+
         def on_event(message: Msg) -> None:
             if not message.subject.startswith(own):
                 _hand_on(message, [watcher])
 
-        def on_result(message: Msg) -> None:
-            result = read_result(message.data, message.headers)
-            watcher.put(result.event, result.attached)
-
-        subjects = self.bus.subjects
-        own = subjects.out(self.gateway, "")
-        return [
-            await self.bus.listen(subjects.every("out", ANY, watcher.job), on_event),
-            await self.bus.listen(subjects.every("result", ANY, watcher.job), on_result),
-        ]
+        return on_event
 
     async def _locate(self, watcher: Watcher) -> Result | None:
-        """The stored result, or None with the watcher knowing the worker. Raises UnknownJob."""
+        """The stored result; None with the watcher knowing the worker of a job that has not ended.
+
+        Raises as `watch` does.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + UNKNOWN_JOB_WAIT_S
         while True:
-            stored = await find_result(self.bus, watcher.job)
-            if isinstance(stored, Stored):
-                return stored.result
-            view = await self.job_view(watcher.job)
-            if view is not None and view.status in ("queued", "assigned", "running"):
-                watcher.worker = view.worker
+            found = await find_result(self.bus, watcher.job)
+            match found:
+                case Stored(result):
+                    return result
+                case Unreadable(reason):
+                    raise RequestError(500, reason, code="unreadable_result")
+            view = await look_up_job(self.bus, watcher.job)
+            if isinstance(view, Known) and view.is_under_way:
+                watcher.worker = view.view.worker
                 return None
             if loop.time() > deadline:
-                raise UnknownJob(watcher.job)
-            await asyncio.sleep(0.05)
+                if isinstance(found, NotStored) and isinstance(view, NotKnown):
+                    raise UnknownJob(watcher.job)
+                message = f"nobody could say where job {watcher.job!r} is; try again"
+                raise RequestError(503, message, retry_after_s=RETRY_AFTER_S)
+            await asyncio.sleep(LOCATE_AGAIN_S)
 
-    async def follow(self, watcher: Watcher) -> AsyncIterator[tuple[JobEvent, bytes] | None]:
+    async def follow(self, watcher: Watcher) -> AsyncGenerator[Item]:
         """An attached watcher's events to the terminal one, gaps filled; None when nothing came for IDLE_S.
 
         Raises RequestError when the job was refused.
         """
         cursor = watcher.cursor
         while True:
-            item = await watcher.next(IDLE_S)
-            if item is None:
-                found = await self._ended_unheard(watcher)
-                if found is None:
+            try:
+                item = await watcher.next(IDLE_S)
+                if item is None:
                     yield None
                     continue
-                item = found.event, found.attached
-            event, attached = item
-            if isinstance(event, Terminal):
-                watcher.has_ended = True
-                for last in cursor.finish(event):
-                    yield last, attached
-                return
-            try:
+                event, attached = item
+                if isinstance(event, Terminal):
+                    watcher.has_ended = True
+                    for last in cursor.finish(event):
+                        yield last, attached
+                    return
                 taken = cursor.take(event)
             except Gap:
-                async for missed in self._replay(watcher):
-                    yield missed, b""
+                async with aclosing(self._replay(watcher)) as missed:
+                    async for one in missed:
+                        yield one, b""
                 continue
             if taken is not None:
                 watcher.give(taken)
                 yield taken, attached
 
-    async def _ended_unheard(self, watcher: Watcher) -> Result | None:
-        found = await find_result(self.bus, watcher.job)
-        return found.result if isinstance(found, Stored) else None
-
-    async def _replay(self, watcher: Watcher) -> AsyncIterator[LiveEvent]:
+    async def _replay(self, watcher: Watcher) -> AsyncGenerator[LiveEvent]:
         """Ask the worker for what is missing; nothing when the job has ended or moved meanwhile."""
         for _ in range(REPLAY_ATTEMPTS):
             place = watcher.cursor
             asked = ReplayRequest(watcher.job, place.term, place.attempt, place.seq, place.chars)
-            worker = watcher.worker
-            view = await self.job_view(watcher.job)
-            worker = view.worker if view is not None and view.worker else worker
+            found = await look_up_job(self.bus, watcher.job)
+            worker = found.view.worker if isinstance(found, Known) and found.view.worker else watcher.worker
             try:
                 subject = self.bus.subjects.worker(worker, "replay")
                 answer: Replay = await self.bus.ask(subject, asked, Replay, ASK_TIMEOUT_S)
@@ -263,6 +235,20 @@ class Streams:
             return
 
 
+def _on_result_of(watcher: Watcher) -> Callable[[Msg], None]:
+    def on_result(message: Msg) -> None:
+        try:
+            result = read_result(message.data, message.headers)
+        except wire.UnreadableMessage as error:
+            log.error("message.unreadable", subject=message.subject, error=str(error))
+            reason = f"the result of {watcher.job} cannot be read: {error}"
+            watcher.refuse(RequestError(500, reason, code="unreadable_result"))
+            return
+        watcher.put(result.event, result.attached, len(message.data))
+
+    return on_result
+
+
 def _hand_on(message: Msg, watchers: list[Watcher]) -> None:
     try:
         head, attached = wire.unpack(message.data, message.headers)
@@ -274,4 +260,4 @@ def _hand_on(message: Msg, watchers: list[Watcher]) -> None:
         log.warning("preview.cut_short", subject=message.subject)
         return
     for watcher in watchers:
-        watcher.put(event, attached)
+        watcher.put(event, attached, len(message.data))

@@ -1,20 +1,29 @@
-"""One reader of a job's events, and the queue in front of it."""
+"""One reader of a job's events, and the queue in front of it.
+
+The queue is bounded in events and in bytes. A reader too slow for it loses what waits (`Gap`), and is replayed;
+only the job's end is kept, for it says all that the reader lacks.
+"""
 
 import asyncio
 from collections import deque
 
-from schemas.job_events import Assigned, Delta, JobEvent, LiveEvent, Started
+from schemas.job_events import Assigned, Delta, JobEvent, LiveEvent, Started, Terminal
 from services.gateway.edge.problems import RequestError
-from services.gateway.watching.resume import Cursor
+from services.gateway.watching.resume import Cursor, Gap
 
-WATCH_QUEUE_LIMIT = 10_000
-"""Events that may wait for one slow watcher; past that it is replayed instead."""
+QUEUE_LIMIT_EVENTS = 10_000
+QUEUE_LIMIT_BYTES = 4 * 1024 * 1024
+"""What may wait for one slow reader. 2,000 readers that are all as slow as can be would hold 8 GB; previews
+make up most of it, and are not worth more."""
+EVENT_OVERHEAD_BYTES = 256
+"""What an event costs beside its own bytes."""
 
 
 class Watcher:
     """`put` and `refuse` come from NATS callbacks; one task calls `next`.
 
     worker: who runs the job. pieces: the text that the reader was given, for an attempt that goes on.
+    has_ended: the reader was given the end, or the job was not accepted.
     """
 
     def __init__(self, job: str, cursor: Cursor) -> None:
@@ -23,19 +32,37 @@ class Watcher:
         self.worker = ""
         self.pieces: list[str] = []
         self.has_ended = False
-        self._events: deque[tuple[JobEvent, bytes]] = deque()
+        self._events: deque[tuple[JobEvent, bytes, int]] = deque()
+        self._waiting_bytes = 0
+        self._is_behind = False
+        self._has_end = False
         self._refusal: RequestError | None = None
         self._awaited: asyncio.Future[None] | None = None
 
-    def put(self, event: JobEvent, attached: bytes) -> None:
-        if len(self._events) < WATCH_QUEUE_LIMIT:  # else: the gap will be seen, and replayed
-            self._events.append((event, attached))
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the events that wait for the reader."""
+        return self._waiting_bytes
+
+    def put(self, event: JobEvent, attached: bytes, size: int) -> None:
+        """size: bytes of the event as it came. The end of a job comes once; a repeat of it is dropped."""
+        if self._has_end:
+            return
+        self._has_end = isinstance(event, Terminal)
+        size += EVENT_OVERHEAD_BYTES
+        is_full = len(self._events) >= QUEUE_LIMIT_EVENTS or self._waiting_bytes + size > QUEUE_LIMIT_BYTES
+        if is_full:
+            self._events.clear()
+            self._waiting_bytes = 0
+            self._is_behind = not self._has_end
+        if self._has_end or not self._is_behind:
+            self._events.append((event, attached, size))
+            self._waiting_bytes += size
         self._wake()
 
     def refuse(self, error: RequestError) -> None:
-        """The job was not accepted; `next` raises it."""
+        """The job was not accepted, or its end cannot be told; `next` raises it."""
         self._refusal = error
-        self.has_ended = True
         self._wake()
 
     def _wake(self) -> None:
@@ -43,8 +70,11 @@ class Watcher:
             self._awaited.set_result(None)
 
     async def next(self, idle_s: float) -> tuple[JobEvent, bytes] | None:
-        """The next event and its raw bytes; None when nothing came for `idle_s`. Raises RequestError."""
-        if not self._events and self._refusal is None:
+        """The next event and its raw bytes; None when nothing came for `idle_s`.
+
+        Raises Gap when events were dropped, RequestError when the job was refused.
+        """
+        if not self._events and self._refusal is None and not self._is_behind:
             loop = asyncio.get_running_loop()
             self._awaited = loop.create_future()
             timer = loop.call_later(idle_s, self._wake)
@@ -53,8 +83,16 @@ class Watcher:
             finally:
                 timer.cancel()
         if self._refusal is not None:
+            self.has_ended = True
             raise self._refusal
-        return self._events.popleft() if self._events else None
+        if self._is_behind and not self._events:
+            self._is_behind = False
+            raise Gap
+        if not self._events:
+            return None
+        event, attached, size = self._events.popleft()
+        self._waiting_bytes -= size
+        return event, attached
 
     def give(self, event: LiveEvent) -> None:
         """Remember what the reader has been given."""

@@ -1,4 +1,4 @@
-"""The door: every HTTP request is asked for its key here, before anything else sees it."""
+"""Every HTTP request is asked for its API key here, before anything else sees it."""
 
 import time
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ COOKIE = "stoker_key"
 
 
 def with_access(app: ASGIApp, access: Access, openai_paths: tuple[str, ...]) -> ASGIApp:
-    """The same application for those who may come in."""
+    """The same application, for requests that have a valid key or need none."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         if access.is_idle:

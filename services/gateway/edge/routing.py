@@ -1,0 +1,205 @@
+"""Routes: which function answers a method and a path, and how its errors become answers.
+
+A route is a record (`Route`) made by `get`, `post`, `put`, `delete` or one of the helpers below; app.py lists
+them all and openapi.py describes them. Litestar stands behind the table, for the pages at /schema and for
+what no route answers; its own router cannot give path parameters to a bare ASGI handler.
+
+A template is made of fixed parts, `{name}` (one part), `{name:int}` (one part that is a whole number) and
+`{name:path}` (all that is left, at the end only). A fixed part wins over a parameter, and a path that went one
+way does not come back to try another.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+
+from services.gateway.edge.decoding import decode
+from services.gateway.edge.error_mapping import request_error
+from services.gateway.edge.exchange import JSON, ClientGone, Exchange
+from services.gateway.edge.problems import RequestError
+from services.gateway.gateway import Gateway
+
+Ask = TypeVar("Ask")
+
+Handle = Callable[[Gateway, Exchange], Awaitable[None]]
+HandleBody = Callable[[Gateway, Exchange, Ask], Awaitable[None]]
+Parameters = dict[str, str | int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """How one function is asked. What stands below `handle` is for the OpenAPI document.
+
+    status: of success. query, asks, answers: Structs of the query, of the body, and of the answer. takes and
+    gives: media types of the latter two. is_openai: errors are OpenAI's.
+    """
+
+    method: str
+    paths: tuple[str, ...]
+    handle: Handle
+    name: str
+    summary: str
+    status: int = 200
+    query: type | None = None
+    asks: Any = None
+    answers: Any = None
+    takes: str = JSON
+    gives: str = JSON
+    is_openai: bool = False
+    is_hidden: bool = False
+
+
+def route(method: str, *paths: str, summary: str, **described: Any) -> Callable[[Handle], Route]:
+    """Make a function the route of these paths. described: fields of Route."""
+
+    def make(handle: Handle) -> Route:
+        name = getattr(handle, "__name__", "route")
+        return Route(method=method, paths=paths, handle=handle, name=name, summary=summary, **described)
+
+    return make
+
+
+def get(*paths: str, summary: str, **described: Any) -> Callable[[Handle], Route]:
+    return route("GET", *paths, summary=summary, **described)
+
+
+def post(*paths: str, summary: str, **described: Any) -> Callable[[Handle], Route]:
+    return route("POST", *paths, summary=summary, **described)
+
+
+def put(*paths: str, summary: str, **described: Any) -> Callable[[Handle], Route]:
+    return route("PUT", *paths, summary=summary, **described)
+
+
+def delete(*paths: str, summary: str, **described: Any) -> Callable[[Handle], Route]:
+    return route("DELETE", *paths, summary=summary, **described)
+
+
+def post_body(
+    *paths: str, summary: str, asks: type[Ask], **described: Any
+) -> Callable[[HandleBody[Ask]], Route]:
+    """A POST route whose JSON body is decoded as `asks`."""
+
+    def make(handle: HandleBody[Ask]) -> Route:
+        async def decoded(gateway: Gateway, exchange: Exchange) -> None:
+            await handle(gateway, exchange, decode(asks, await exchange.body()))
+
+        decoded.__name__ = getattr(handle, "__name__", "route")
+        return post(*paths, summary=summary, asks=asks, **described)(decoded)
+
+    return make
+
+
+def openai_paths(path: str) -> tuple[str, str]:
+    """Where a path of the OpenAI API is served."""
+    return f"/v1{path}", f"/openai/v1{path}"
+
+
+@dataclass(slots=True)
+class _Node:
+    """A place in the tree of paths. name, kind: of the parameter that leads here, where one does."""
+
+    fixed: "dict[str, _Node]" = field(default_factory=dict)
+    parameter: "_Node | None" = None
+    name: str = ""
+    kind: str = ""
+    routes: dict[str, Route] = field(default_factory=dict)
+
+
+class Router:
+    """The table of routes."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._root = _Node()
+        self._plain: dict[str, dict[str, Route]] = {}
+        for one in routes:
+            for path in one.paths:
+                self._add(path, one)
+
+    def _add(self, path: str, added: Route) -> None:
+        node = self._root
+        for part in path.strip("/").split("/") if path != "/" else ():
+            if not part.startswith("{"):
+                node = node.fixed.setdefault(part, _Node())
+                continue
+            name, _, kind = part.strip("{}").partition(":")
+            if node.parameter is None:
+                node.parameter = _Node(name=name, kind=kind)
+            elif (node.parameter.name, node.parameter.kind) != (name, kind):
+                raise ValueError(f"{path}: this part has another name in another route")
+            node = node.parameter
+        if added.method in node.routes:
+            raise ValueError(f"{added.method} {path} has two routes")
+        node.routes[added.method] = added
+        if "{" not in path:
+            self._plain[path] = node.routes
+
+    def find(self, path: str) -> tuple[dict[str, Route], Parameters]:
+        """The routes of a path by method, none when nothing is there; and the parameters in it."""
+        plain = self._plain.get(path)
+        if plain is not None:
+            return plain, {}
+        node, parameters = self._root, Parameters()
+        parts = [part for part in path.split("/") if part]
+        for at, part in enumerate(parts):
+            if part in node.fixed:
+                node = node.fixed[part]
+                continue
+            if node.parameter is None:
+                return {}, {}
+            node = node.parameter
+            if node.kind == "path":
+                parameters[node.name] = "/".join(parts[at:])
+                break
+            if node.kind == "int":
+                if not part.removeprefix("-").isdecimal() or not part.isascii():
+                    return {}, {}
+                parameters[node.name] = int(part)
+            else:
+                parameters[node.name] = part
+        return node.routes, parameters
+
+
+def with_routes(rest: ASGIApp, router: Router, gateway: Gateway) -> ASGIApp:
+    """An application that answers the routes, and leaves every other path to `rest`."""
+
+    async def routed(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await rest(scope, receive, send)
+            return
+        routes, parameters = router.find(scope["path"])
+        if not routes:
+            await rest(scope, receive, send)
+            return
+        found = routes.get(scope["method"])
+        exchange = Exchange(scope, receive, send, parameters)
+        if found is None:
+            await _other_method(exchange, scope, routes)
+        else:
+            await _serve(gateway, exchange, found)
+
+    return routed
+
+
+async def _serve(gateway: Gateway, exchange: Exchange, found: Route) -> None:
+    try:
+        await found.handle(gateway, exchange)
+    except ClientGone:
+        return
+    except Exception as error:
+        await exchange.refuse(request_error(error, exchange.path), is_openai=found.is_openai)
+
+
+async def _other_method(exchange: Exchange, scope: HTTPScope, routes: dict[str, Route]) -> None:
+    """The path is there, the method is not: which are."""
+    allowed = ", ".join(sorted({*routes, "OPTIONS"}))
+    if scope["method"] == "OPTIONS":
+        await exchange.answer_empty(204, {"allow": allowed})
+        return
+    message = f"{exchange.path} takes {', '.join(sorted(routes))} only"
+    is_openai = any(one.is_openai for one in routes.values())
+    refused = RequestError(405, message, code="method_not_allowed")
+    await exchange.refuse(refused, is_openai=is_openai, headers={"allow": allowed})

@@ -1,0 +1,136 @@
+"""What one gateway knows of the others: the catalog, queues, workers and replicas, as they last said.
+
+Reports come from NATS subscriptions and bucket watches (gateway.py) and are read by routes; nothing here
+decides. A report counts for as long as its sender is not silent, by the monotonic clock: a step of the wall
+clock ends no worker. What has been silent for FORGET_AFTER_S is removed, so that names which come and go leave
+nothing behind.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from nats.aio.msg import Msg
+
+from schemas import wire
+from schemas.catalog import Model
+from schemas.discovery import Schema
+from schemas.fleet import ModelReplicas, QueueDepth
+from schemas.subjects import last_name
+from schemas.workers import Heartbeat
+from services.catalog import store
+from services.gateway.modes import Modes
+from services.process.logs import get_logger
+
+log = get_logger("fleet")
+
+WORKER_SILENT_S = 6.0
+"""A worker not heard for this long does not count."""
+FORGET_AFTER_S = 60.0
+"""What was not heard for this long is removed."""
+TIDY_EVERY_S = 5.0
+
+
+class FleetView:
+    """models, schemas: the catalog. depths: queues by model. replicas: the autoscaler's records by model."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.models: dict[str, Model] = {}
+        self.schemas: dict[str, Schema] = {}
+        self.depths: dict[str, QueueDepth] = {}
+        self.replicas: dict[str, ModelReplicas] = {}
+        self.modes = Modes(self.models)
+        self.catalog_read = asyncio.Event()
+        self._clock = clock
+        self._workers: dict[str, tuple[Heartbeat, float]] = {}
+        self._depths_at: dict[str, float] = {}
+
+    @property
+    def known_workers(self) -> int:
+        """Workers that are remembered, silent ones too."""
+        return len(self._workers)
+
+    def model_changed(self, name: str, model: Model | None) -> None:
+        """A model of the catalog is new, another, or gone."""
+        if model is not None:
+            self.models[name] = model
+            return
+        self.models.pop(name, None)
+        self.schemas.pop(name, None)
+        self._forget_depth(name)
+
+    def replicas_changed(self, model: str, replicas: ModelReplicas | None) -> None:
+        """The autoscaler has recorded something new."""
+        if replicas is not None:
+            self.replicas[model] = replicas
+        else:
+            self.replicas.pop(model, None)
+
+    def noted(self, kind: str, name: str, content: bytes) -> None:
+        """A note in the catalog: a model's schema, or the current mode. Empty: it was removed."""
+        try:
+            if kind == store.SCHEMA_NOTE and not content:
+                self.schemas.pop(name, None)
+            elif kind == store.SCHEMA_NOTE:
+                self.schemas[name] = wire.decode(Schema, content)
+            elif kind == store.MODES_NOTE and content:
+                self.modes.noted(name, wire.decode(str, content))
+        except wire.UnreadableMessage as error:
+            log.warning("note.unreadable", kind=kind, name=name, error=str(error))
+
+    def on_depth(self, message: Msg) -> None:
+        """The scheduler reports a queue."""
+        try:
+            depth: QueueDepth = wire.decode(QueueDepth, message.data)
+        except wire.UnreadableMessage as error:
+            log.warning("message.unreadable", subject=message.subject, error=str(error))
+            return
+        name = last_name(message.subject)
+        self.depths[name] = depth
+        self._depths_at[name] = self._clock()
+
+    def on_heartbeat(self, message: Msg) -> None:
+        """A worker reports itself."""
+        try:
+            heartbeat: Heartbeat = wire.decode(Heartbeat, message.data)
+        except wire.UnreadableMessage as error:
+            log.warning("message.unreadable", subject=message.subject, error=str(error))
+            return
+        if heartbeat.is_leaving:
+            self._workers.pop(heartbeat.worker, None)
+        else:
+            self._workers[heartbeat.worker] = (heartbeat, self._clock())
+
+    def live_workers(self) -> list[Heartbeat]:
+        """Workers that have reported lately, by name."""
+        now = self._clock()
+        beats = [beat for beat, seen_at in self._workers.values() if now - seen_at < WORKER_SILENT_S]
+        return sorted(beats, key=lambda beat: beat.worker)
+
+    def image_workers(self) -> list[Heartbeat]:
+        """Live workers that draw images."""
+        return [beat for beat in self.live_workers() if "diffusers" in beat.engines]
+
+    def is_hot(self, model: str) -> bool:
+        """Whether some worker has the model in device memory."""
+        return any(model in beat.vram_models for beat in self.live_workers())
+
+    def forget_silent(self) -> None:
+        """Remove the workers and the queues that were not heard of for FORGET_AFTER_S."""
+        now = self._clock()
+        for worker, (_, seen_at) in list(self._workers.items()):
+            if now - seen_at >= FORGET_AFTER_S:
+                del self._workers[worker]
+        for model, seen_at in list(self._depths_at.items()):
+            if now - seen_at >= FORGET_AFTER_S:
+                self._forget_depth(model)
+
+    def _forget_depth(self, model: str) -> None:
+        self.depths.pop(model, None)
+        self._depths_at.pop(model, None)
+
+    async def tidy(self) -> None:
+        """Remove what is silent, until cancelled."""
+        while True:
+            await asyncio.sleep(TIDY_EVERY_S)
+            self.forget_silent()

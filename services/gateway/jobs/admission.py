@@ -1,0 +1,79 @@
+"""What is refused at once: jobs that could only fail later, and more work than may wait. No I/O.
+
+Read from what the scheduler reports of its queues; without a report everything is admitted, and the scheduler
+decides.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from schemas.fleet import QueueDepth
+from schemas.jobs import Job, work_units
+from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
+
+MAX_URL_CHARS = 2048
+QUEUE_RETRY_S = 2
+
+
+def check_webhook(url: str | None) -> str:
+    """A webhook's URL as it may be used, "" for none. Raises RequestError 400."""
+    if url is None:
+        return ""
+    try:
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url or len(url) > MAX_URL_CHARS:
+        raise RequestError(400, "webhook must be an http or https URL", field="webhook", code="invalid_value")
+    return url
+
+
+class Admission:
+    """depths: queues by model, as they are now. queue_max: generations of modes that may wait (QUEUE_MAX)."""
+
+    def __init__(self, depths: Mapping[str, QueueDepth], queue_max: int) -> None:
+        self._depths = depths
+        self._queue_max = queue_max
+        self.generations = 0
+
+    def check(self, job: Job, impossible_status: int) -> None:
+        """Refuse at once what could only fail later. Raises RequestError."""
+        depth = self._depths.get(job.model)
+        if depth is None:
+            return
+        if depth.impossible:
+            raise RequestError(impossible_status, depth.impossible, code="impossible")
+        if depth.limit and depth.queued >= depth.limit:
+            raise RequestError(
+                429,
+                f"{depth.queued} jobs wait for {job.model!r} already",
+                code="queue_full",
+                retry_after_s=max(int(depth.eta_s or RETRY_AFTER_S), RETRY_AFTER_S),
+            )
+        if job.deadline_s is not None and depth.best_s is not None:
+            best_s = (depth.eta_s or 0.0) + depth.best_s * work_units(job.input)
+            if best_s > job.deadline_s:
+                raise RequestError(
+                    422,
+                    f"the best estimate is {best_s:.1f} s and the deadline is {job.deadline_s:g} s",
+                    field="deadline_s",
+                    code="would_miss_deadline",
+                )
+
+    @contextmanager
+    def generation(self, modes: Mapping[str, object]) -> Iterator[None]:
+        """Inside, one more generation of a mode is under way. Raises RequestError 429 when too many wait."""
+        depths = [self._depths[name] for name in modes if name in self._depths]
+        running = sum(depth.running for depth in depths)
+        waiting = max(sum(depth.queued for depth in depths), self.generations - running)
+        if waiting >= self._queue_max:
+            raise RequestError(
+                429, f"{waiting} generations wait already", code="queue_full", retry_after_s=QUEUE_RETRY_S
+            )
+        self.generations += 1
+        try:
+            yield
+        finally:
+            self.generations -= 1

@@ -1,0 +1,66 @@
+"""What the end of a job means to a client, and the metrics of jobs."""
+
+from functools import cache
+
+from prometheus_client import Counter, Histogram
+
+from schemas.job_events import Cancelled, Completed, Expired, Failed, Terminal
+from schemas.jobs import Job
+from services.gateway.edge.problems import RequestError
+from services.process.telemetry import counter, histogram
+
+REQUESTS = counter("stoker_requests_total", "Jobs accepted", "model", "kind")
+TTFT = histogram("stoker_time_to_first_token_seconds", "Accepted until the first delta", "model")
+DURATION = histogram("stoker_job_seconds", "Accepted until the end", "model", "outcome")
+
+_FAILED_STATUS = {
+    "validation": 400,
+    "impossible": 503,
+    "would_miss_deadline": 422,
+    "resource": 503,
+    "load_failed": 503,
+    "worker_lost": 503,
+    "timeout": 504,
+}
+
+
+@cache  # finding a label costs more than counting
+def _requests(model: str, kind: str) -> Counter:
+    return REQUESTS.labels(model, kind)
+
+
+@cache
+def _duration(model: str, outcome: str) -> Histogram:
+    return DURATION.labels(model, outcome)
+
+
+@cache
+def _time_to_first_token(model: str) -> Histogram:
+    return TTFT.labels(model)
+
+
+def observe_accepted(job: Job) -> None:
+    _requests(job.model, type(job.input).__name__).inc()
+
+
+def observe_first_token(job: Job, now: float) -> None:
+    _time_to_first_token(job.model).observe(max(now - job.created_at, 0.0))
+
+
+def observe_end(event: Terminal) -> None:
+    outcome = type(event).__name__.lower()
+    _duration(event.model, outcome).observe(max(event.finished_at - event.created_at, 0.0))
+
+
+def completed_or_raise(event: Terminal) -> Completed:
+    """The event, if the job completed. Raises the RequestError that its end means to a client."""
+    match event:
+        case Completed():
+            return event
+        case Failed():
+            status = _FAILED_STATUS.get(event.kind, 500)
+            raise RequestError(status, event.message, code=event.kind)
+        case Cancelled():
+            raise RequestError(499, "the job was cancelled", code="cancelled")
+        case Expired():
+            raise RequestError(504, event.message, code="timeout")

@@ -1,0 +1,276 @@
+"""From a validated request to an accepted job, and to its end: make, store, run, watch, cancel.
+
+Storing is one step with one implementation: `store` publishes the job and gives a future. A publication that
+was not answered is repeated every STORE_AGAIN_S (its id keeps it from being stored twice) until
+STORE_PATIENCE_S is over, until nobody waits for the future any more, or until the gateway closes; so no repeat
+outlives it.
+
+`running` and `watched` are the two ways to wait for a job's end. Leaving either before the end, for whatever
+reason, takes back all that it has registered and cancels the job, for nobody would have its result.
+"""
+
+import asyncio
+import hashlib
+import os
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from functools import partial
+
+import msgspec
+from nats.nuid import NUID
+
+from schemas import wire
+from schemas.catalog import Model
+from schemas.fleet import CancelAnswer
+from schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, Job, JobInput
+from schemas.workers import JobCommand
+from services.bus.connection import Bus
+from services.bus.errors import BusError, StreamFull
+from services.bus.publishing import PubAck
+from services.gateway.edge.access import check_model, current_key
+from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
+from services.gateway.jobs.outcomes import observe_accepted
+from services.gateway.jobs.requests import MAX_SEED
+from services.gateway.scheduler_queries import no_scheduler
+from services.gateway.watching.resume import Cursor
+from services.gateway.watching.streams import Item, Streams
+from services.gateway.watching.watcher import Watcher
+from services.process.tracing import current_trace, trace_headers
+from services.records.results import Result
+
+CANCEL_TIMEOUT_S, CANCEL_PATIENCE_S, CANCEL_AGAIN_S = 1.0, 5.0, 0.1
+"""How long one question to cancel waits, how long it is repeated, and how often."""
+STORE_PATIENCE_S, STORE_AGAIN_S = 10.0, 0.1
+"""How long storing a job is tried, and how often: three NATS servers need seconds to elect a leader."""
+RESULT_MARGIN_S = 30.0
+"""Beyond a job's own limits, before a waiting request gives up on its end."""
+
+
+def fingerprint_of(body: bytes) -> str:
+    """A short hash that tells whether two requests are the same."""
+    return hashlib.blake2b(body, digest_size=16).hexdigest()
+
+
+def with_input(job: Job, job_input: JobInput) -> Job:
+    """The same job with another input: files are stored under the job's id before they are named in it."""
+    return msgspec.structs.replace(job, input=job_input)
+
+
+class Submission:
+    """Accepts jobs for one gateway. `close` it: what is not stored then is refused."""
+
+    def __init__(self, bus: Bus, gateway: str, streams: Streams) -> None:
+        self._bus = bus
+        self._gateway = gateway
+        self._streams = streams
+        self._ids = NUID()
+        self._random = random.Random(os.urandom(16))
+        self._pausing: set[_Storing] = set()
+        self._is_closed = False
+
+    @property
+    def pausing(self) -> int:
+        """Jobs whose publication failed and will be repeated."""
+        return len(self._pausing)
+
+    def make_job(
+        self,
+        model: Model,
+        adapter: str,
+        job_input: JobInput,
+        *,
+        place_by: str = "",
+        job_id: str = "",
+        seed: int | None = None,
+        wants_events: bool = False,
+        priority: int = 0,
+        webhook: str = "",
+        fingerprint: str = "",
+        admission_timeout_s: float = DEFAULT_ADMISSION_TIMEOUT_S,
+        deadline_s: float | None = None,
+    ) -> Job:
+        """A job as it will be stored. Without a seed it gets a random one, so that it can be repeated.
+
+        place_by: the model that decides where it runs, where that is another (one that a function is given).
+        """
+        check_model(model.name)
+        key = current_key.get()
+        return Job(
+            tenant=key.id if key is not None else "",
+            id=job_id or self._ids.next().decode(),
+            model=place_by or model.name,
+            input=job_input,
+            gateway=self._gateway,
+            created_at=time.time(),
+            seed=self._random.getrandbits(32) if seed is None else seed & MAX_SEED,
+            adapter=adapter,
+            priority=priority or (key.priority if key is not None else 0),
+            wants_events=wants_events,
+            is_client_named=bool(job_id),
+            fingerprint=fingerprint,
+            webhook=webhook,
+            admission_timeout_s=admission_timeout_s,
+            run_timeout_s=model.run_timeout_s,
+            deadline_s=deadline_s,
+            spec=model.specs[0] if model.mode is not None else None,
+        )
+
+    def store(self, job: Job) -> "asyncio.Future[bool]":
+        """Store the job: from then on it is accepted.
+
+        The future has True when it was stored, False when its id was stored before, or RequestError: 429 when
+        the stream is full, 503 when NATS could not store it in time. Cancelling it ends the repeats.
+        """
+        storing = _Storing(self, job)
+        storing.post()
+        return storing.stored
+
+    @contextmanager
+    def running(self, job: Job) -> "Iterator[asyncio.Future[Result]]":
+        """Store a job; the future has its end, or raises RequestError. Leaving before that cancels the job."""
+        limit_s = job.admission_timeout_s + job.run_timeout_s + RESULT_MARGIN_S
+        with self._streams.expecting(job.id, limit_s) as ended:
+            stored = self.store(job)
+            stored.add_done_callback(partial(_refuse, ended))
+            try:
+                yield ended
+            finally:
+                stored.cancel()
+                if not has_ended(ended):
+                    self.abandon(job)
+
+    @contextmanager
+    def watched(self, job: Job) -> Iterator[Watcher]:
+        """Store a job and watch it. Leaving before its end cancels it."""
+        watcher = Watcher(job.id, Cursor())
+        with self._streams.attached(watcher):
+            stored = self.store(job)
+            stored.add_done_callback(partial(_refuse_watcher, watcher))
+            try:
+                yield watcher
+            finally:
+                stored.cancel()
+                if not watcher.has_ended:
+                    self.abandon(job, watcher.worker)
+
+    @asynccontextmanager
+    async def followed(self, job: Job) -> AsyncIterator[AsyncGenerator[Item]]:
+        """Store a job; its events until its end (see Streams.follow). Leaving before that cancels it."""
+        with self.watched(job) as watcher:
+            async with aclosing(self._streams.follow(watcher)) as items:
+                yield items
+
+    def abandon(self, job: Job, worker: str = "") -> None:
+        """The client has gone: stop the job, at the worker directly where it is known."""
+        if worker:
+            self._bus.tell(self._bus.subjects.worker(worker, "cancel"), JobCommand(job.id))
+        self._bus.tell(self._bus.subjects.cancel(job.id), JobCommand(job.id))
+
+    async def cancel(self, job: str) -> bool:
+        """Ask the scheduler to cancel; whether it holds the job. Raises RequestError 503."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + CANCEL_PATIENCE_S
+        subject = self._bus.subjects.cancel(job)
+        while True:
+            try:
+                answer: CancelAnswer = await self._bus.ask(
+                    subject, JobCommand(job), CancelAnswer, CANCEL_TIMEOUT_S
+                )
+                return answer.known
+            except (BusError, wire.UnreadableMessage) as error:
+                if loop.time() > give_up_at:
+                    raise no_scheduler() from error
+                await asyncio.sleep(CANCEL_AGAIN_S)
+
+    def close(self) -> None:
+        """Refuse what is not stored yet; nothing is repeated from now on."""
+        self._is_closed = True
+        for storing in list(self._pausing):
+            storing.give_up("the gateway is stopping")
+
+    # For _Storing ---------------------------------------------------------------------------------
+
+    def publish(self, storing: "_Storing", payload: bytes, headers: Mapping[str, str] | None) -> None:
+        self._pausing.discard(storing)
+        job = storing.job
+        subject = self._bus.subjects.job(job.model)
+        self._bus.post_stored(subject, payload, storing.on_ack, message_id=job.id, headers=headers)
+
+    def may_pause(self, storing: "_Storing") -> bool:
+        """Whether a publication may be repeated; it counts as pausing then."""
+        if not self._is_closed:
+            self._pausing.add(storing)
+        return not self._is_closed
+
+    def ends(self, storing: "_Storing") -> None:
+        self._pausing.discard(storing)
+
+
+class _Storing:
+    """One job on its way into the stream. `stored` is done once, by an answer, a limit, or who waits for it."""
+
+    def __init__(self, owner: Submission, job: Job) -> None:
+        loop = asyncio.get_running_loop()
+        self.job = job
+        self.stored: asyncio.Future[bool] = loop.create_future()
+        self._owner = owner
+        self._payload = wire.encode(job)
+        self._headers = trace_headers(current_trace.get())
+        self._give_up_at = loop.time() + STORE_PATIENCE_S
+        self._timer: asyncio.TimerHandle | None = None
+
+    def post(self) -> None:
+        self._timer = None
+        if self.stored.done():  # nobody waits for it any more
+            self._owner.ends(self)
+            return
+        self._owner.publish(self, self._payload, self._headers)
+
+    def on_ack(self, ack: PubAck | BusError) -> None:
+        if isinstance(ack, PubAck):
+            observe_accepted(self.job)
+            if not self.stored.done():
+                self.stored.set_result(not ack.duplicate)
+            return
+        if self.stored.done():
+            return
+        loop = asyncio.get_running_loop()
+        if isinstance(ack, StreamFull):
+            self.stored.set_exception(
+                RequestError(429, "the job stream is full", code="queue_full", retry_after_s=RETRY_AFTER_S)
+            )
+        elif loop.time() > self._give_up_at or not self._owner.may_pause(self):
+            self.give_up(str(ack))
+        else:
+            self._timer = loop.call_later(STORE_AGAIN_S, self.post)
+
+    def give_up(self, why: str) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._owner.ends(self)
+        if not self.stored.done():
+            self.stored.set_exception(
+                RequestError(503, f"the job could not be stored: {why}", retry_after_s=RETRY_AFTER_S)
+            )
+
+
+def has_ended(ended: "asyncio.Future[Result]") -> bool:
+    """Whether the job is over, or was never accepted: there is nothing to cancel."""
+    if not ended.done() or ended.cancelled():
+        return False
+    error = ended.exception()
+    return error is None or (isinstance(error, RequestError) and error.status == 429)
+
+
+def _refuse(ended: "asyncio.Future[Result]", stored: "asyncio.Future[bool]") -> None:
+    error = None if stored.cancelled() else stored.exception()
+    if error is not None and not ended.done():
+        ended.set_exception(error)
+
+
+def _refuse_watcher(watcher: Watcher, stored: "asyncio.Future[bool]") -> None:
+    error = None if stored.cancelled() else stored.exception()
+    if isinstance(error, RequestError):
+        watcher.refuse(error)
