@@ -28,9 +28,12 @@ Start = Callable[..., AbstractAsyncContextManager[Served]]
 def start(connected: Connect) -> Start:
     @asynccontextmanager
     async def starting(*, sees_jobs: bool = True) -> AsyncIterator[Served]:
-        async with connected("gateway") as bus, connected("backend") as other:
-            async with served(bus, other, sees_jobs=sees_jobs) as found:
-                yield found
+        async with (
+            connected("gateway") as bus,
+            connected("backend") as other,
+            served(bus, other, sees_jobs=sees_jobs) as found,
+        ):
+            yield found
 
     return starting
 
@@ -78,9 +81,9 @@ async def test_all_who_wait_under_one_id_get_the_result(start: Start) -> None:
 
 async def test_a_request_that_waits_too_long_is_told_so(start: Start) -> None:
     async with start() as stand:
-        with stand.gateway.streams.expecting("j", 0.1) as ended:
-            with pytest.raises(RequestError, match="not ended in time") as refused:
-                await asyncio.wait_for(ended, 10)
+        late = pytest.raises(RequestError, match="not ended in time")
+        with stand.gateway.streams.expecting("j", 0.1) as ended, late as refused:
+            await asyncio.wait_for(ended, 10)
         assert refused.value.status == 504
 
 
@@ -197,6 +200,18 @@ async def test_a_job_nobody_knows_is_certainly_not_there_only_if_the_scheduler_s
         for path in ("/v1/jobs/none", "/v1/jobs/none/events"):
             answer = await stand.ask("GET", path)
             assert (answer.status, answer.headers["retry-after"]) == (503, "1"), answer.body
+
+
+async def test_a_result_that_was_told_but_is_not_stored_yet_is_waited_for(start: Start) -> None:
+    """A client may come back with an end before JetStream has stored it."""
+    async with start() as stand:
+        elsewhere = Job(id="j", model="m", input=CompletionInput("hi"), gateway="gw", created_at=1.0)
+        async with asyncio.TaskGroup() as tasks:
+            looking = tasks.create_task(stand.ask("GET", "/v1/jobs/j"))
+            await asyncio.sleep(0.1)
+            assert not looking.done()
+            await publish_terminal(stand.backend.bus, "gw", completed(elsewhere))
+        assert (looking.result().status, looking.result().json()["status"]) == (200, "completed")
 
 
 # A client that goes away, at any moment ----------------------------------------------------------

@@ -1,5 +1,6 @@
 """Files and pictures of ended jobs: for who asks for them, and for calls of functions that name them."""
 
+import asyncio
 import re
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from services.gateway.jobs.submission import with_input
 from services.records.blobs import BlobGone, attach, attachments, get_pictures, with_value
 from services.records.results import NotStored, Result, Stored, Unknown, Unreadable, find_result
 
+STORED_WITHIN_S, LOOK_AGAIN_S = 0.5, 0.05
+"""How long after an end was told it may not be stored yet, and how often to look."""
 MAX_REFERENCES = 16
 """Files of other jobs that one payload may name."""
 Kind = Literal["files", "images"]
@@ -51,9 +54,21 @@ async def stored_result(gateway: Gateway, job: str) -> Result | None:
     return Result(await with_value(gateway.bus, found.event), found.attached)
 
 
+async def stored_result_soon(gateway: Gateway, job: str) -> Result | None:
+    """As `stored_result`, but "none is stored" only after a moment.
+
+    An end is told over core NATS, and a client may come back with it, before JetStream has stored it.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + STORED_WITHIN_S
+    while (found := await stored_result(gateway, job)) is None and loop.time() < deadline:
+        await asyncio.sleep(LOOK_AGAIN_S)
+    return found
+
+
 async def attached_to(gateway: Gateway, job: str, kind: Kind, index: int) -> tuple[bytes, SavedFile | Picture]:
     """A file that a function has saved, or a picture of a result. Raises RequestError 404, BlobGone."""
-    stored = await stored_result(gateway, job)
+    stored = await stored_result_soon(gateway, job)
     output = stored.event.output if stored and isinstance(stored.event, Completed) else None
     if stored is None or not isinstance(output, ValueOutput if kind == "files" else ImageOutput):
         raise no_such_job(job)

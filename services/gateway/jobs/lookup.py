@@ -6,11 +6,16 @@ from services.gateway.edge.access import current_key, is_visible
 from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.answers import JobAnswer, from_result, from_view
-from services.gateway.jobs.files import check_id, no_such_job, stored_result
+from services.gateway.jobs.files import (
+    LOOK_AGAIN_S,
+    STORED_WITHIN_S,
+    check_id,
+    no_such_job,
+    stored_result,
+)
 from services.gateway.scheduler_queries import Known, Unknown, look_up_job, no_scheduler
 
 CONFLICT_WAIT_S = 2.0
-LOOK_AGAIN_S = 0.05
 
 
 async def find_job(gateway: Gateway, job: str) -> tuple[JobAnswer, str] | None:
@@ -29,6 +34,20 @@ async def find_job(gateway: Gateway, job: str) -> tuple[JobAnswer, str] | None:
     if isinstance(view, Unknown):
         raise no_scheduler()
     return None
+
+
+async def present_job(gateway: Gateway, job: str) -> JobAnswer:
+    """A job that a client asks about, as it is now. Raises RequestError 404 when there is none, 503, BusError.
+
+    It may have been accepted, or have ended, a moment ago: "none" is said only when it stays so for a moment.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + STORED_WITHIN_S
+    while (found := await find_job(gateway, job)) is None:
+        if loop.time() > deadline:
+            raise no_such_job(job)
+        await asyncio.sleep(LOOK_AGAIN_S)
+    return found[0]
 
 
 async def await_job(gateway: Gateway, job: str) -> tuple[JobAnswer, str]:

@@ -22,9 +22,16 @@ from services.gateway.edge.sse import EVENT_STREAM, comment, sse
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.admission import check_webhook
 from services.gateway.jobs.answers import JobAnswer, JobList, from_result, from_view, status_of, urls_of
-from services.gateway.jobs.files import attached_to, check_id, no_such_job, stored_result, with_files
+from services.gateway.jobs.files import (
+    attached_to,
+    check_id,
+    no_such_job,
+    stored_result,
+    stored_result_soon,
+    with_files,
+)
 from services.gateway.jobs.function_calls import placed_by
-from services.gateway.jobs.lookup import await_job, check_owner, find_job
+from services.gateway.jobs.lookup import await_job, check_owner, find_job, present_job
 from services.gateway.jobs.requests import JobRequest, admission_timeout_s, job_input, split_adapter
 from services.gateway.jobs.submission import fingerprint_of
 from services.gateway.scheduler_queries import Known, explain, list_jobs, look_up_job
@@ -142,11 +149,7 @@ async def show_jobs(gateway: Gateway, exchange: Exchange) -> None:
 
 @get("/v1/jobs/{job}", summary="One job", answers=JobAnswer)
 async def show_job(gateway: Gateway, exchange: Exchange) -> None:
-    job = check_id(exchange.parameter("job"))
-    found = await find_job(gateway, job)
-    if found is None:
-        raise no_such_job(job)
-    await exchange.answer(found[0])
+    await exchange.answer(await present_job(gateway, check_id(exchange.parameter("job"))))
 
 
 @get("/v1/jobs/{job}/events", summary="Watch a job (SSE)", query=LastEvent, gives=EVENT_STREAM)
@@ -204,7 +207,7 @@ async def _cancel(gateway: Gateway, exchange: Exchange) -> None:
     await check_owner(gateway, job)
     stored = await stored_result(gateway, job)
     if stored is None and not await gateway.submission.cancel(job):
-        stored = await stored_result(gateway, job)
+        stored = await stored_result_soon(gateway, job)
         if stored is None:
             raise no_such_job(job)
     if stored is not None:
