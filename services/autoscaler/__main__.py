@@ -10,7 +10,7 @@ from anyio import move_on_after
 from msgspec import Meta
 from nats.nuid import NUID
 
-from services.autoscaler.service import STOP_ALL_TIMEOUT_S, AutoscalerService
+from services.autoscaler.service import STOP_ALL_TIMEOUT_S, AutoscalerService, LeadsNoLonger
 from services.bus.connection import Bus, open_bus
 from services.bus.discovery import register
 from services.bus.errors import BusError
@@ -64,7 +64,7 @@ async def _lead(bus: Bus, settings: Settings, stopping: asyncio.Event, leading: 
                 await service.serve(stopping)
                 if stopping.is_set() and settings.stop_replicas:
                     await service.stop_all()
-            except BusError as error:
+            except (BusError, LeadsNoLonger) as error:
                 log.warning("leadership.given_up", error=str(error))
             finally:
                 leading.clear()

@@ -3,11 +3,10 @@
 Level-triggered: observe (heartbeats, depths, what launchers have) → plan (plan.py) → the smallest set of
 launches and stops. A decision depends on what is known now, never on having seen each event.
 
-A replica's way: launching (recorded, the launcher is asked) → starting → ready → draining → gone. What fails on
-the way gives its spec a condition and a pause (backoff.py). A launch is recorded before it is ordered and a
-replica is forgotten only when its launcher no longer has it: a restarted autoscaler finds every one again, and
-what it has no record of is stopped. Until it is settled (records, catalog and launchers have been read) nothing
-is decided.
+The phases of a replica and the moves between them are a table in state.py. What fails on the way gives its
+spec a condition and a pause (backoff.py). A launch is recorded before it is ordered and a replica is forgotten
+only when its launcher no longer has it: a restarted autoscaler finds every one again, and what it has no
+record of is stopped. Until it is settled (records, catalog and launchers have been read) nothing is decided.
 """
 
 import math
@@ -51,7 +50,7 @@ START_SMOOTHING = 0.3
 
 
 class Autoscaler:
-    """The state machine. `term` names this time in office: names of replicas are made from it."""
+    """The state machine. `term` is the leader's: names of replicas are made from it."""
 
     def __init__(self, term: int) -> None:
         self.term = term
@@ -64,7 +63,12 @@ class Autoscaler:
         self.is_settled = False
 
     def handle(self, event: Event, now: float) -> list[Command]:
-        """Take in one event; the commands are to be carried out in order."""
+        """Take in one event; the commands are to be carried out in order: records come before all else."""
+        commands = self._take(event, now)
+        records = [one for one in commands if isinstance(one, Record | Forget)]
+        return [*records, *(one for one in commands if not isinstance(one, Record | Forget))]
+
+    def _take(self, event: Event, now: float) -> list[Command]:
         match event:
             case HeartbeatSeen():
                 return self._heartbeat(event.heartbeat, now)
@@ -124,7 +128,7 @@ class Autoscaler:
             state.demand = Demand(known_since=now)
         for replica in recorded.replicas:
             phase = "starting" if replica.phase == "launching" else replica.phase
-            state.replicas[replica.id] = msgspec.structs.replace(replica, phase=phase)
+            state.add(msgspec.structs.replace(replica, phase=phase))
             state.acknowledged_at[replica.id] = -math.inf
             state.restored.add(replica.id)
         for spec in recorded.specs:
@@ -161,9 +165,8 @@ class Autoscaler:
         if state is None:
             return []
         state.acknowledged_at[replica] = now
-        known = state.replicas[replica]
-        if known.phase == "launching":
-            state.replicas[replica] = msgspec.structs.replace(known, phase="starting")
+        if state.replicas[replica].phase == "launching":
+            state.move(replica, "starting")
         return self._reconcile(state, now)
 
     def _launch_failed(self, event: LaunchFailed, now: float) -> list[Command]:
@@ -229,8 +232,7 @@ class Autoscaler:
         return [*commands, self._drain(state, replica, message, FAILED_GRACE_S, now)]
 
     def _drain(self, state: ModelState, replica: Replica, why: str, grace_s: float, now: float) -> Command:
-        drained = msgspec.structs.replace(replica, phase="draining", draining_at=now, reason=why)
-        state.replicas[replica.id] = drained
+        state.move(replica.id, "draining", draining_at=now, reason=why)
         return Stop(replica.id, replica.launcher, grace_s)
 
     # Observe, plan, act ---------------------------------------------------------------------------
@@ -283,8 +285,7 @@ class Autoscaler:
             if now - replica.ready_at >= STABLE_S and not state.is_outdated(replica):
                 state.health_of(replica.spec).proved()
             if not is_hot:  # it may come back; until then it does not count, and it has its time to start
-                back = msgspec.structs.replace(replica, phase="starting", launched_at=now, ready_at=0.0)
-                state.replicas[replica.id] = back
+                state.move(replica.id, "starting", launched_at=now, ready_at=0.0)
             return []
         if is_hot:
             return self._became_ready(state, replica, now)
@@ -301,7 +302,7 @@ class Autoscaler:
         took_s = now - replica.launched_at
         before = state.start_s.get(replica.spec, took_s)
         state.start_s[replica.spec] = before + START_SMOOTHING * (took_s - before)
-        state.replicas[replica.id] = msgspec.structs.replace(replica, phase="ready", ready_at=now)
+        state.move(replica.id, "ready", ready_at=now)
         return [self._announce("ready", state, replica, f"loaded {took_s:.1f} s after its launch", now)]
 
     def _act(self, state: ModelState, plan: Plan, now: float) -> list[Command]:
@@ -332,7 +333,7 @@ class Autoscaler:
             reason=why,
             launched_as=state.launch_keys[spec.name],
         )
-        state.replicas[replica.id] = replica
+        state.add(replica)
         return [
             self._announce("launched", state, replica, why, now),
             Launch(state.name, replica, spec, self.profiles[spec.profile]),

@@ -7,6 +7,6 @@ _OTHER = re.compile(r"[^a-z0-9]+")
 
 
 def replica_id(model: str, spec: str, term: int, count: int) -> str:
-    """Unique through the term of office, which grows with every autoscaler; readable in every listing."""
+    """Unique through the leader's term, which grows with every leader; readable in every listing."""
     parts = [_OTHER.sub("-", part.lower()).strip("-")[:MAX_PART_CHARS] or "x" for part in (model, spec)]
     return f"{parts[0]}-{parts[1]}-{term:x}-{count}"

@@ -1,11 +1,16 @@
 """The shell around the autoscaler's core: heartbeats, depths and launchers in; records and launches out.
 
-No policy here. One loop alone touches the core. Records are written before what they record is done; launches
-and stops run on the side, and their outcome comes back as an event.
+No policy here. One loop alone touches the core. A launch or a stop is ordered only after its record was written
+(records.py: an earlier leader's write is refused) and only while the lease is trusted; it runs on the side, and
+its outcome comes back as an event. A leader that finds that it leads no longer orders nothing more and sets
+`lease.lost`.
+
+The inbox is bounded and holds at most one tick: a core that lags is not given more of them.
 """
 
 import asyncio
 import time
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +20,7 @@ from nats.aio.msg import Msg
 from schemas import wire
 from schemas.catalog import Model, ResourceProfile
 from schemas.fleet import ModelReplicas, QueueDepth
-from schemas.subjects import ANY, REPLICAS_BUCKET, to_token
+from schemas.subjects import ANY
 from schemas.workers import Heartbeat
 from services.autoscaler.commands import Announce, Command, Forget, Launch, Record, Stop
 from services.autoscaler.core import DRAIN_LIMIT_S, Autoscaler
@@ -34,8 +39,9 @@ from services.autoscaler.events import (
 )
 from services.autoscaler.launchers.base import Launcher, LaunchError, Order, Unavailable
 from services.autoscaler.launchers.registry import create
-from services.bus.buckets import Bucket, open_bucket
+from services.autoscaler.records import ReplicaRecords
 from services.bus.connection import Bus
+from services.bus.errors import Conflict
 from services.bus.leases import Lease
 from services.catalog import store
 from services.process.logs import get_logger
@@ -54,17 +60,39 @@ GIVE_UP_S = 60.0
 STOP_ALL_TIMEOUT_S = 120.0
 
 SCALE_EVENTS = counter("stoker_scale_events_total", "What happened to replicas", "kind")
+PHASES = ("desired", "ready", "starting", "draining")
 REPLICAS = gauge("stoker_replicas", "Replicas by what they do", "model", "spec", "phase")
 
 
-def _count_replicas(record: ModelReplicas) -> None:
-    for spec in record.specs:
-        for phase in ("desired", "ready", "starting", "draining"):
-            REPLICAS.labels(record.model, spec.spec, phase).set(getattr(spec, phase))
+class ReplicaMetrics:
+    """The gauge of replicas; what is gone from the records is gone from it."""
+
+    def __init__(self) -> None:
+        self._specs: dict[str, set[str]] = {}
+
+    def count(self, record: ModelReplicas) -> None:
+        self._keep(record.model, {spec.spec for spec in record.specs})
+        for spec in record.specs:
+            for phase in PHASES:
+                REPLICAS.labels(record.model, spec.spec, phase).set(getattr(spec, phase))
+
+    def forget(self, model: str) -> None:
+        self._keep(model, set())
+        self._specs.pop(model, None)
+
+    def _keep(self, model: str, specs: set[str]) -> None:
+        for spec in self._specs.get(model, set()) - specs:
+            for phase in PHASES:
+                REPLICAS.remove(model, spec, phase)
+        self._specs[model] = specs
+
+
+class LeadsNoLonger(Exception):
+    """The lease is over, or another leader has written: nothing more may be ordered."""
 
 
 class AutoscalerService:
-    """One time in office. `environment`: how workers reach NATS."""
+    """One term of a leader. `environment`: how workers reach NATS."""
 
     def __init__(self, bus: Bus, lease: Lease, cluster: str, folder: Path, environment: dict[str, str]) -> None:
         self.bus = bus
@@ -77,6 +105,9 @@ class AutoscalerService:
         self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_LIMIT)
         self._tasks = TaskOwner("autoscaler")
         self._catalog_read = asyncio.Event()
+        self._records = ReplicaRecords(bus)
+        self._metrics = ReplicaMetrics()
+        self._has_tick = False
 
     async def serve(self, stopping: asyncio.Event) -> None:
         """Keep the replicas as they should be until `stopping`, or until the lease is lost."""
@@ -94,7 +125,7 @@ class AutoscalerService:
             self._inbox.put_nowait(event)
         except asyncio.QueueFull:
             log.error("inbox.full", dropped=type(event).__name__)
-            self.lease.lost.set()  # the next time in office begins with what is recorded and what is there
+            self.lease.lost.set()  # the next term begins with what is recorded and what is there
 
     def _on_report(self, kind: type[Heartbeat | QueueDepth], message: Msg) -> None:
         try:
@@ -120,55 +151,67 @@ class AutoscalerService:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._put(Ticked())
+            if not self._has_tick:
+                self._has_tick = True
+                self._put(Ticked())
 
     async def _work(self) -> None:
-        bucket = await open_bucket(self.bus, REPLICAS_BUCKET)
-        await self._restore(bucket)
-        while True:
-            event = await self._inbox.get()
-            await self._handle(event, bucket)
-            if isinstance(event, ProfileChanged) and event.profile is not None:
-                await self._use_launcher(event.profile.launcher)
-            if not self.core.is_settled and self._catalog_read.is_set() and self._inbox.empty():
-                await self._handle(Settled(), bucket)
+        try:
+            await self._restore()
+            while True:
+                await self._step(await self._inbox.get())
+        except (Conflict, LeadsNoLonger) as error:
+            log.warning("leadership.over", term=self.lease.term, reason=str(error))
+            self.lease.lost.set()
 
-    async def _handle(self, event: Event, bucket: Bucket) -> None:
+    async def _step(self, event: Event) -> None:
+        if isinstance(event, Ticked):
+            self._has_tick = False
+        await self._handle(event)
+        if isinstance(event, ProfileChanged) and event.profile is not None:
+            await self._use_launcher(event.profile.launcher)
+        if not self.core.is_settled and self._catalog_read.is_set() and self._inbox.empty():
+            await self._handle(Settled())
+
+    async def _handle(self, event: Event) -> None:
         for command in self.core.handle(event, time.time()):
-            await self._carry_out(command, bucket)
+            await self._carry_out(command)
 
-    async def _restore(self, bucket: Bucket) -> None:
+    async def _restore(self) -> None:
         """Read what an earlier autoscaler recorded, and ask its launchers what is there."""
-        for key in await bucket.keys():
-            entry = await bucket.get(key)
-            if entry is None:
-                continue
-            try:
-                record: ModelReplicas = wire.decode(ModelReplicas, entry.value)
-            except wire.UnreadableMessage as error:
-                log.warning("record.unreadable", key=key, error=str(error))
-                continue
-            await self._handle(Restored(record), bucket)
-            for replica in record.replicas:
-                await self._use_launcher(replica.launcher)
+        await self._records.take_over()
+        async with aclosing(self._records.read()) as recorded:
+            async for record in recorded:
+                await self._handle(Restored(record))
+                for replica in record.replicas:
+                    await self._use_launcher(replica.launcher)
 
     # Commands -------------------------------------------------------------------------------------
 
-    async def _carry_out(self, command: Command, bucket: Bucket) -> None:
+    async def _carry_out(self, command: Command) -> None:
+        """Raises Conflict and LeadsNoLonger when this leader leads no longer, BusError."""
         match command:
             case Record(replicas):
-                await bucket.put(to_token(replicas.model), wire.encode(replicas))
-                _count_replicas(replicas)
+                await self._records.write(replicas)
+                self._metrics.count(replicas)
             case Forget(name):
-                await bucket.delete(to_token(name))
+                await self._records.remove(name)
+                self._metrics.forget(name)
             case Launch():
+                self._check_trust()
                 self._tasks.start(self._launch, command)
             case Stop():
+                self._check_trust()
                 self._tasks.start(self._stop, command)
             case Announce(event):
                 SCALE_EVENTS.labels(event.kind).inc()
                 log.info(f"replica.{event.kind}", replica=event.worker, reason=event.reason)
                 self.bus.tell(self.bus.subjects.event(event.kind, event.subject), event)
+
+    def _check_trust(self) -> None:
+        """Raises LeadsNoLonger when the lease may be another's by now."""
+        if not self.lease.is_trusted(asyncio.get_running_loop().time()):
+            raise LeadsNoLonger("the lease was not renewed in time")
 
     async def _launch(self, command: Launch) -> None:
         replica = command.replica
@@ -246,9 +289,9 @@ class AutoscalerService:
             await asyncio.sleep(LOOK_EVERY_S if await self._look(launcher) else LOOK_AGAIN_S)
 
     async def stop_all(self) -> None:
-        """Have every replica finish and end, and record that none is there."""
+        """Have every replica finish and end, and record that none is there. Raises BusError, LeadsNoLonger."""
+        self._check_trust()
         deadline = time.monotonic() + STOP_ALL_TIMEOUT_S
-        bucket = await open_bucket(self.bus, REPLICAS_BUCKET)
         for launcher in self._launchers.values():
             told: set[str] = set()
             try:
@@ -263,8 +306,7 @@ class AutoscalerService:
             except LaunchError as error:
                 log.warning("launcher.unavailable", launcher=launcher.name, error=str(error))
         for record in self.core.records():
-            gone = msgspec.structs.replace(record, replicas=())
-            await bucket.put(to_token(record.model), wire.encode(gone))
+            await self._records.write(msgspec.structs.replace(record, replicas=()))
 
     async def close(self) -> None:
         for launcher in self._launchers.values():

@@ -1,8 +1,19 @@
-"""What the autoscaler knows of one model: facts only, everything else is derived from them in plan.py."""
+"""What the autoscaler knows of one model: facts only, everything else is derived from them in plan.py.
+
+A replica is a state machine. `MOVES` is its table, `ModelState.move` and `forget` (to "gone") the only ways to
+change its phase; a move that the table has not raises IllegalMove and changes nothing.
+
+launching   recorded, and the launcher is asked for it
+starting    its launcher has it, the model is not in its device memory yet; or not any more
+ready       it reports that the model is in device memory
+draining    told to finish what it runs and end
+gone        its launcher has it no longer, or never had it: all that was kept of it is forgotten
+"""
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -10,6 +21,14 @@ from schemas.catalog import Model, ResourceProfile, Spec
 from schemas.fleet import Replica, ReplicaPhase
 from services.autoscaler.backoff import Health
 from services.autoscaler.demand import Demand
+
+MOVES: Mapping[ReplicaPhase, frozenset[str]] = {
+    "launching": frozenset({"starting", "ready", "draining", "gone"}),
+    "starting": frozenset({"ready", "draining", "gone"}),
+    "ready": frozenset({"starting", "draining", "gone"}),
+    "draining": frozenset({"gone"}),
+}
+"""launching → ready: it reported before its launcher's answer came."""
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
@@ -27,6 +46,10 @@ def launch_key(spec: Spec, profile: ResourceProfile) -> str:
         size_bytes=0,
     )
     return hashlib.blake2b(_encode((alone, hardware)), digest_size=8).hexdigest()
+
+
+class IllegalMove(RuntimeError):
+    """A replica was to change to a phase that its own does not lead to; or there is no such replica."""
 
 
 @dataclass(slots=True)
@@ -63,6 +86,10 @@ class ModelState:
             for spec in self.specs
             if spec.launcher and spec.profile in profiles
         }
+        kept = {spec.name for spec in self.specs} | {one.spec for one in self.replicas.values()}
+        for by_spec in (self.health, self.start_s, self.outside):
+            for gone in by_spec.keys() - kept:
+                del by_spec[gone]
 
     def is_outdated(self, replica: Replica) -> bool:
         """Whether it was launched with other settings than its spec has now."""
@@ -81,8 +108,23 @@ class ModelState:
         """Replicas of a spec that take up hardware, the draining ones included."""
         return sum(one.spec == spec for one in self.replicas.values())
 
+    def add(self, replica: Replica) -> None:
+        """A replica is new: about to be launched, or found in a record."""
+        if replica.id in self.replicas:
+            raise IllegalMove(f"{replica.id} is there already, {self.replicas[replica.id].phase}")
+        self.replicas[replica.id] = replica
+
+    def move(self, replica: str, to: ReplicaPhase, **noted: Any) -> Replica:
+        """Change a replica's phase; noted: fields of the record that change with it. Raises IllegalMove."""
+        known = self.replicas.get(replica)
+        if known is None or to not in MOVES[known.phase]:
+            phase = "gone" if known is None else known.phase
+            raise IllegalMove(f"{replica} of {self.name} is {phase} and cannot become {to}")
+        moved = self.replicas[replica] = msgspec.structs.replace(known, phase=to, **noted)
+        return moved
+
     def forget(self, replica: str) -> None:
-        """A replica has ended."""
+        """A replica is gone; everything that was kept of it goes too."""
         self.replicas.pop(replica, None)
         self.acknowledged_at.pop(replica, None)
         self.surplus_since.pop(replica, None)
