@@ -2,6 +2,14 @@
 
 Every process writes to this terminal behind its name. One that dies is started again, with a pause that
 doubles while it keeps dying. One Ctrl-C (or SIGTERM) stops all: workers finish what they run.
+
+A child is a state machine; `MOVES` is its table, `Child.move` the only way to change its state.
+
+starting   its process is being made
+running    it has a process
+pausing    that ended by itself; the next is started after a pause
+stopping   it was told to end
+ended      it has no process and gets no other
 """
 
 import asyncio
@@ -10,8 +18,10 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from zlib import crc32
 
 from rich.console import Console
@@ -23,7 +33,7 @@ from services.catalog.load import Configuration
 from services.process.embedded import embedded_server
 from services.process.running import die_with_parent
 from services.process.settings import BusSettings, read_settings
-from services.process.tasks import TaskOwner
+from services.process.tasks import LimitExceeded, TaskOwner, limit
 
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 10.0
@@ -34,16 +44,59 @@ COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 READY_TIMEOUT_S = 60.0
 
 
+State = Literal["starting", "running", "pausing", "stopping", "ended"]
+
+MOVES: Mapping[State, frozenset[State]] = {
+    "starting": frozenset({"running", "ended"}),
+    "running": frozenset({"pausing", "stopping"}),
+    "pausing": frozenset({"starting", "ended"}),
+    "stopping": frozenset({"ended"}),
+    "ended": frozenset(),
+}
+
+
+class IllegalMove(RuntimeError):
+    """A child was to change to a state that its own does not lead to."""
+
+
 @dataclass(slots=True)
 class Child:
-    """One process that is kept running."""
+    """One process that is kept running. is_wanted: False once all are to stop, whatever its state is."""
 
     name: str
     module: str
     arguments: list[str]
     colour: str
+    state: State = "starting"
+    is_wanted: bool = True
     process: asyncio.subprocess.Process | None = None
     restarts: int = 0
+    has_ended: asyncio.Event = field(default_factory=asyncio.Event)
+    stop_wanted: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def move(self, to: State) -> None:
+        """Raises IllegalMove, and changes nothing, where the table has no such move."""
+        if to not in MOVES[self.state]:
+            raise IllegalMove(f"{self.name} is {self.state} and cannot become {to}")
+        self.state = to
+        if to == "ended":
+            self.has_ended.set()
+
+    def stop(self) -> None:
+        """Have it end: now where it runs, else as soon as what is under way allows. Twice is once."""
+        self.is_wanted = False
+        self.stop_wanted.set()
+        if self.state == "running":
+            self.move("stopping")
+            assert self.process is not None
+            with contextlib.suppress(ProcessLookupError):
+                self.process.terminate()
+
+    def kill(self) -> None:
+        """End a process that does not stop."""
+        if self.process is not None and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
 
 
 @dataclass(slots=True)
@@ -64,7 +117,6 @@ class Up:
     log_level: str = "info"
     _console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
     _children: list[Child] = field(default_factory=list)
-    _is_stopping: bool = False
 
     async def run(self, started: asyncio.Event | None = None) -> None:
         """Run until SIGINT or SIGTERM."""
@@ -92,7 +144,6 @@ class Up:
             tasks.start(self._announce, began, started)
             await stopping.wait()
             self._say("stopping …")
-            self._is_stopping = True
             await self._stop_children()
 
     def _plan(self, url: str) -> list[Child]:
@@ -130,33 +181,49 @@ class Up:
         ]
 
     async def _keep(self, child: Child) -> None:
+        """Start a child again and again, until it is not wanted any more."""
         pause_s = FIRST_PAUSE_S
-        while not self._is_stopping:
+        while child.is_wanted:
             began = time.monotonic()
-            child.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",
-                "-m",
-                child.module,
-                *child.arguments,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                preexec_fn=die_with_parent,
-                start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
-            (self.data / f"{child.name}.pid").write_text(str(child.process.pid))
-            await self._print_lines(child)
-            status = await child.process.wait()
-            (self.data / f"{child.name}.pid").unlink(missing_ok=True)
-            if self._is_stopping:
-                return
+            status = await self._run(child)
+            if not child.is_wanted:
+                break
             child.restarts += 1
             self._say(f"{child.name} ended with status {status}; starting it again")
             if time.monotonic() - began > CALM_AFTER_S:
                 pause_s = FIRST_PAUSE_S
-            await asyncio.sleep(pause_s)
+            with contextlib.suppress(LimitExceeded), limit("pausing", pause_s):
+                await child.stop_wanted.wait()
+            if child.is_wanted:
+                child.move("starting")
             pause_s = min(pause_s * 2, MAX_PAUSE_S)
+        child.move("ended")
+
+    async def _run(self, child: Child) -> int:
+        """One process of a child, from its start to its end; its status."""
+        process = child.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",
+            "-m",
+            child.module,
+            *child.arguments,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            preexec_fn=die_with_parent,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        child.move("running")
+        if not child.is_wanted:  # it was told to stop while its process was being made
+            child.stop()
+        pid_file = self.data / f"{child.name}.pid"
+        pid_file.write_text(str(process.pid))
+        await self._print_lines(child)
+        status = await process.wait()
+        pid_file.unlink(missing_ok=True)
+        if child.state == "running":
+            child.move("pausing")
+        return status
 
     async def _print_lines(self, child: Child) -> None:
         assert child.process is not None and child.process.stdout is not None
@@ -194,23 +261,27 @@ class Up:
 
     async def _stop_children(self) -> None:
         """Workers first, so that what they finish still reaches a gateway; the autoscaler stops its own."""
+        for child in self._children:
+            if child.state != "running":
+                child.stop()  # what is not there yet is not started any more
         runs_work = {child.name for child in self._children if child.name.startswith(("worker-", "autoscaler"))}
         for is_first in (True, False):
             chosen = [child for child in self._children if (child.name in runs_work) is is_first]
             for child in chosen:
-                if child.process is not None and child.process.returncode is None:
-                    with contextlib.suppress(ProcessLookupError):
-                        child.process.terminate()
-            await asyncio.gather(*(self._wait(child) for child in chosen))
+                child.stop()
+            await self._ended(chosen)
 
-    async def _wait(self, child: Child) -> None:
-        if child.process is None:
-            return
+    async def _ended(self, children: list[Child]) -> None:
+        """Wait until they have; those that do not stop in time are ended."""
         try:
-            await asyncio.wait_for(child.process.wait(), STOP_TIMEOUT_S)
-        except TimeoutError:
-            self._say(f"{child.name} did not stop; ending it")
-            child.process.kill()
+            with limit("stopping", STOP_TIMEOUT_S):
+                for child in children:
+                    await child.has_ended.wait()
+        except LimitExceeded:
+            for child in children:
+                if not child.has_ended.is_set():
+                    self._say(f"{child.name} did not stop; ending it")
+                    child.kill()
 
     def _say(self, text: str) -> None:
         self._console.print(f"[bold]stoker[/]      {text}", soft_wrap=True)

@@ -45,7 +45,7 @@ from services.bus.errors import Conflict
 from services.bus.leases import Lease
 from services.catalog import store
 from services.process.logs import get_logger
-from services.process.tasks import TaskOwner, until
+from services.process.tasks import LimitExceeded, TaskOwner, limit, until
 from services.process.telemetry import counter, gauge
 
 log = get_logger("autoscaler")
@@ -58,6 +58,7 @@ INBOX_LIMIT = 100_000
 GIVE_UP_S = 60.0
 """A worker that cannot reach NATS for this long ends itself: nobody would ever stop it."""
 STOP_ALL_TIMEOUT_S = 120.0
+EMPTY_POLL_S = 0.1
 
 SCALE_EVENTS = counter("stoker_scale_events_total", "What happened to replicas", "kind")
 PHASES = ("desired", "ready", "starting", "draining")
@@ -107,6 +108,7 @@ class AutoscalerService:
         self._catalog_read = asyncio.Event()
         self._records = ReplicaRecords(bus)
         self._metrics = ReplicaMetrics()
+        self._stopping: set[str] = set()
         self._has_tick = False
 
     async def serve(self, stopping: asyncio.Event) -> None:
@@ -202,7 +204,8 @@ class AutoscalerService:
                 self._tasks.start(self._launch, command)
             case Stop():
                 self._check_trust()
-                self._tasks.start(self._stop, command)
+                if command.grace_s == 0 or command.replica not in self._stopping:
+                    self._tasks.start(self._stop, command)
             case Announce(event):
                 SCALE_EVENTS.labels(event.kind).inc()
                 log.info(f"replica.{event.kind}", replica=event.worker, reason=event.reason)
@@ -243,6 +246,7 @@ class AutoscalerService:
         )
 
     async def _stop(self, command: Stop) -> None:
+        self._stopping.add(command.replica)
         try:
             launcher = self._launcher(command.launcher)
             await launcher.stop(command.replica, command.grace_s)
@@ -250,6 +254,8 @@ class AutoscalerService:
             log.warning("replica.not_stopped", replica=command.replica, error=str(error))
         except Exception:
             log.exception("launcher.broken", launcher=command.launcher, replica=command.replica)
+        finally:
+            self._stopping.discard(command.replica)
 
     # Launchers ------------------------------------------------------------------------------------
 
@@ -291,22 +297,30 @@ class AutoscalerService:
     async def stop_all(self) -> None:
         """Have every replica finish and end, and record that none is there. Raises BusError, LeadsNoLonger."""
         self._check_trust()
-        deadline = time.monotonic() + STOP_ALL_TIMEOUT_S
-        for launcher in self._launchers.values():
-            told: set[str] = set()
-            try:
-                while (seen := await launcher.look()) and time.monotonic() < deadline:
-                    for replica, found in seen.items():
-                        if found.state == "ended":
-                            await launcher.stop(replica, 0.0)
-                        elif replica not in told:
-                            told.add(replica)
-                            await launcher.stop(replica, STOP_ALL_TIMEOUT_S)
-                    await asyncio.sleep(0.1)
-            except LaunchError as error:
-                log.warning("launcher.unavailable", launcher=launcher.name, error=str(error))
+        try:
+            with limit("stopping all replicas", STOP_ALL_TIMEOUT_S):
+                async with TaskOwner("stopping") as tasks:
+                    for launcher in self._launchers.values():
+                        await self._empty(launcher, tasks)
+        except LimitExceeded as error:
+            log.warning("replicas.left", reason=str(error))
         for record in self.core.records():
             await self._records.write(msgspec.structs.replace(record, replicas=()))
+
+    async def _empty(self, launcher: Launcher, tasks: TaskOwner) -> None:
+        """Stop everything that a launcher has; returns when it has nothing any more, or cannot be asked."""
+        told: set[str] = set()
+        try:
+            while seen := await launcher.look():
+                for replica, found in seen.items():
+                    if found.state == "ended":
+                        await launcher.stop(replica, 0.0)
+                    elif replica not in told:
+                        told.add(replica)
+                        tasks.start_contained(launcher.stop, replica, STOP_ALL_TIMEOUT_S)
+                await asyncio.sleep(EMPTY_POLL_S)
+        except LaunchError as error:
+            log.warning("launcher.unavailable", launcher=launcher.name, error=str(error))
 
     async def close(self) -> None:
         for launcher in self._launchers.values():

@@ -24,6 +24,7 @@ from services.bus.connection import Bus
 from services.bus.errors import BusError, NoAnswer, named
 from services.gateway.jobs.answers import from_result
 from services.process.logs import get_logger
+from services.process.tasks import TaskOwner, cleanup, limit
 
 with without("click"):  # no command line
     import httpx
@@ -31,8 +32,12 @@ with without("click"):  # no command line
 log = get_logger("webhooks")
 
 CONSUMER = "webhooks"
-FETCH_AT_ONCE = 16
+AT_ONCE = 16
+"""Posts under way at a time."""
 FETCH_TIMEOUT_S = 5.0
+ACK_WAIT_S = 60.0
+"""Longer than resolving a host and posting may take together."""
+AGAIN_S = 1.0
 POST_TIMEOUT_S = 10.0
 MAX_DELIVERIES = 12
 FIRST_RETRY_S = 1.0
@@ -48,6 +53,11 @@ def is_public(address: str) -> bool:
     return ipaddress.ip_address(address).is_global
 
 
+def pause_s(tries: int) -> float:
+    """How long after this many tries the next one comes."""
+    return float(min(FIRST_RETRY_S * 2 ** (tries - 1), MAX_RETRY_S))
+
+
 class Webhooks:
     """Delivers until cancelled. `allow_private`: also to loopback and private addresses."""
 
@@ -55,28 +65,55 @@ class Webhooks:
         self._bus = bus
         self._secret = secret
         self._allow_private = allow_private
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._under_way = 0
 
     async def deliver(self) -> None:
-        async with httpx.AsyncClient(timeout=POST_TIMEOUT_S, follow_redirects=False) as client:
+        """Post what is due, for ever. A receiver that is slow, or fails in whatever way, holds up no other."""
+        async with (
+            httpx.AsyncClient(timeout=POST_TIMEOUT_S, follow_redirects=False) as client,
+            TaskOwner("webhooks") as tasks,
+        ):
             while True:
                 try:
-                    with named("subscribing to webhooks"):
-                        consumer = await self._bus.jetstream.pull_subscribe(
-                            self._bus.subjects.every("webhook", ANY),
-                            durable=CONSUMER,
-                            stream=WEBHOOKS_STREAM,
-                            config=api.ConsumerConfig(ack_wait=60.0, max_deliver=MAX_DELIVERIES),
-                        )
-                    while True:
-                        try:
-                            with named("waiting for webhooks"):
-                                messages = await consumer.fetch(FETCH_AT_ONCE, timeout=FETCH_TIMEOUT_S)
-                        except NoAnswer:
-                            continue
-                        await asyncio.gather(*(self._post(client, one) for one in messages))
+                    await self._fetch(client, tasks)
                 except BusError as error:
                     log.warning("webhooks.interrupted", error=str(error))
-                    await asyncio.sleep(1.0)
+                    await asyncio.sleep(AGAIN_S)
+
+    async def _fetch(self, client: httpx.AsyncClient, tasks: TaskOwner) -> None:
+        """Hand every webhook that comes to a task of its own. Raises BusError."""
+        with named("subscribing to webhooks"):
+            consumer = await self._bus.jetstream.pull_subscribe(
+                self._bus.subjects.every("webhook", ANY),
+                durable=CONSUMER,
+                stream=WEBHOOKS_STREAM,
+                config=api.ConsumerConfig(ack_wait=ACK_WAIT_S, max_deliver=MAX_DELIVERIES),
+            )
+        try:
+            while True:
+                await self._places.acquire()
+                self._places.release()
+                free = max(AT_ONCE - self._under_way, 1)
+                try:
+                    with named("waiting for webhooks"):
+                        messages = await consumer.fetch(free, timeout=FETCH_TIMEOUT_S)
+                except NoAnswer:
+                    continue
+                for message in messages:
+                    tasks.start_contained(self._deliver_one, client, message)
+        finally:
+            async with cleanup("unsubscribing from webhooks", FETCH_TIMEOUT_S):
+                await self._bus.unlisten(consumer)
+
+    async def _deliver_one(self, client: httpx.AsyncClient, message: Msg) -> None:
+        self._under_way += 1
+        try:
+            async with self._places:
+                with named("acknowledging a webhook"):
+                    await self._post(client, message)
+        finally:
+            self._under_way -= 1
 
     async def _post(self, client: httpx.AsyncClient, message: Msg) -> None:
         try:
@@ -88,7 +125,8 @@ class Webhooks:
         body = wire.encode(from_result(event))
         timestamp = int(time.time())
         try:
-            await self._check_address(event.webhook)
+            with limit("resolving the host of a webhook", POST_TIMEOUT_S):
+                await self._check_address(event.webhook)
             answer = await client.post(
                 event.webhook,
                 content=body,
@@ -99,15 +137,14 @@ class Webhooks:
                 },
             )
             answer.raise_for_status()
-        except PermissionError as error:
+        except (PermissionError, httpx.InvalidURL) as error:
             log.warning("webhook.refused", job=event.job, reason=str(error))
             await message.term()
             return
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, OSError, UnicodeError) as error:  # UnicodeError: a host that is no host name
             tries = message.metadata.num_delivered
-            delay_s = min(FIRST_RETRY_S * 2 ** (tries - 1), MAX_RETRY_S)
             log.warning("webhook.failed", job=event.job, tries=tries, error=str(error))
-            await message.nak(delay=delay_s)
+            await message.nak(delay=pause_s(tries))
             return
         await message.ack()
 

@@ -7,12 +7,15 @@ is over, each job is asked what its time went into, so that this asking disturbs
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any
 
 import aiohttp
+import anyio
 import msgspec
 
+from services.process.tasks import unwrapped
 from stoker.bench.samples import Sample
 from stoker.bench.traces import Ask
 from stoker.sse import EventReader
@@ -27,8 +30,19 @@ FIRSTS = (b'"delta":{"content":"', b"image_generation.")
 TAIL_BYTES = 4096
 
 
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+async def _all(work: Iterable[Work]) -> None:
+    """Do all of it at once; the first error ends the rest and is raised as it is."""
+    with unwrapped():
+        async with anyio.create_task_group() as group:
+            for one in work:
+                group.start_soon(one)
+
+
 class LoadTest:
-    """One run. image_models: those that draw. `told` hears of every sample as it ends."""
+    """One run. image_models: those that draw. `told` is called with every sample as it ends."""
 
     def __init__(
         self, url: str, headers: dict[str, str], image_models: set[str], told: Callable[[Sample], None]
@@ -49,7 +63,7 @@ class LoadTest:
             for ask in rest:
                 await self._ask(ask, self._now())
 
-        await self._run(asker() for _ in range(at_once))
+        await self._run(asker for _ in range(at_once))
 
     async def run_open(self, asks: Iterable[Ask]) -> None:
         """Each request at its time, whether or not those before it have been answered."""
@@ -60,9 +74,9 @@ class LoadTest:
             async with places:
                 await self._ask(ask, ask.at)
 
-        await self._run(one(ask) for ask in asks)
+        await self._run(partial(one, ask) for ask in asks)
 
-    async def _run(self, work: Iterable[Awaitable[None]]) -> None:
+    async def _run(self, work: Iterable[Work]) -> None:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S, sock_connect=CONNECT_S)
         connector = aiohttp.TCPConnector(limit=0)
         self._client = aiohttp.ClientSession(
@@ -70,10 +84,9 @@ class LoadTest:
         )
         async with self._client:
             self._began = time.monotonic()
-            await asyncio.gather(*work)
+            await _all(work)
             places = asyncio.Semaphore(STORIES_AT_ONCE)
-            stories = (self._hear_story(sample, places) for sample in self.samples if sample.job)
-            await asyncio.gather(*stories)
+            await _all(partial(self._read_story, sample, places) for sample in self.samples if sample.job)
 
     def _now(self) -> float:
         return time.monotonic() - self._began
@@ -108,9 +121,9 @@ class LoadTest:
                 if not sample.first_s and any(mark in chunk for mark in FIRSTS):
                     sample.first_s = self._now() - sample.at
                 last = (last + chunk)[-TAIL_BYTES:]
-            self._heard_end(last.decode(errors="replace"), sample)
+            self._take_end(last.decode(errors="replace"), sample)
 
-    def _heard_end(self, tail: str, sample: Sample) -> None:
+    def _take_end(self, tail: str, sample: Sample) -> None:
         """What the last events of a stream say: an error, or how many tokens it was."""
         if "event: error" in tail:
             sample.error = "error event"
@@ -119,7 +132,7 @@ class LoadTest:
                 usage = msgspec.json.decode(line.removeprefix("data: ")).get("usage") or {}
                 sample.tokens = usage.get("completion_tokens", 0)
 
-    async def _hear_story(self, sample: Sample, places: asyncio.Semaphore) -> None:
+    async def _read_story(self, sample: Sample, places: asyncio.Semaphore) -> None:
         try:
             async with places, self._client.get(f"/v1/jobs/{sample.job}/events") as answer:
                 text = await answer.text()

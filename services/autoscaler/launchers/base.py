@@ -68,7 +68,7 @@ class Launcher(Protocol):
     name: str
 
     async def launch(self, order: Order) -> None:
-        """Start a worker; returns as soon as it is on its way. Raises LaunchError."""
+        """Start a worker; returns as soon as it is on its way. Never two of one id. Raises LaunchError."""
 
     async def look(self) -> dict[str, Seen]:
         """Every replica of the cluster that there is, by id; ended ones until they are stopped.
@@ -79,11 +79,12 @@ class Launcher(Protocol):
     async def stop(self, replica: str, grace_s: float) -> None:
         """Tell it to finish what it runs; end it after `grace_s`; clear an ended one away.
 
-        Returns at once; says nothing when there is no such replica. Raises Unavailable.
+        May wait for its end, `grace_s` at most; cancelling the wait leaves it told. Says nothing when there is
+        no such replica. Raises Unavailable.
         """
 
     async def close(self) -> None:
-        """Let go of connections; what runs goes on."""
+        """Let go of connections; workers go on, and nothing of the launcher runs in this process any more."""
 
 
 def check_inventory(order: Order, units_in_use: int) -> None:

@@ -5,7 +5,6 @@ are mounted read-only where they are. `image` of a profile has Stoker installed;
 it must be on the machine.
 """
 
-import asyncio
 import os
 from typing import Any
 
@@ -38,7 +37,6 @@ class DockerLauncher:
             client = httpx.AsyncClient(base_url=address.replace("tcp://", "http://"), timeout=TIMEOUT_S)
         self._api = Api("Docker", client)
         self._cluster = cluster
-        self._stopping: dict[str, asyncio.Task[None]] = {}
 
     async def launch(self, order: Order) -> None:
         in_use = 0
@@ -48,16 +46,16 @@ class DockerLauncher:
                 int(units or 1) if profile == order.profile.name and container["State"] == "running" else 0
             )
         check_inventory(order, in_use)
+        name = self._name(order.replica)
         try:
-            await self._api.call(
-                "POST", "/containers/create", params={"name": self._name(order.replica)}, json=self._body(order)
-            )
-            await self._api.call("POST", f"/containers/{self._name(order.replica)}/start")
+            await self._api.call("POST", "/containers/create", params={"name": name}, json=self._body(order))
+        except LaunchError as error:  # one of this name may run: it is not removed
+            raise _named(error) from error
+        try:
+            await self._api.call("POST", f"/containers/{name}/start")
         except LaunchError as error:
             await self._remove(order.replica)
-            if any(phrase in str(error).lower() for phrase in OUT_OF_STOCK):
-                raise OutOfStock(str(error)) from error
-            raise
+            raise _named(error) from error
 
     def _name(self, replica: str) -> str:
         return f"stoker-{self._cluster}-{replica}"
@@ -96,31 +94,27 @@ class DockerLauncher:
     async def stop(self, replica: str, grace_s: float) -> None:
         if grace_s == 0:
             await self._remove(replica)
-        elif replica not in self._stopping:
-            task = asyncio.create_task(self._stop(replica, grace_s))
-            self._stopping[replica] = task
-            task.add_done_callback(lambda _: self._stopping.pop(replica, None))
-
-    async def _stop(self, replica: str, grace_s: float) -> None:
-        try:
-            await self._api.call(
-                "POST",
-                f"/containers/{self._name(replica)}/stop",
-                params={"t": str(int(grace_s))},
-                missing_ok=True,
-                timeout=grace_s + STOP_MARGIN_S,
-            )
-        except LaunchError:
-            return  # it is still listed, so it will be stopped again
+            return
+        await self._api.call(
+            "POST",
+            f"/containers/{self._name(replica)}/stop",
+            params={"t": str(int(grace_s))},
+            missing_ok=True,
+            timeout=grace_s + STOP_MARGIN_S,
+        )
 
     async def _remove(self, replica: str) -> None:
         path = f"/containers/{self._name(replica)}"
         await self._api.call("DELETE", path, params={"force": "true"}, missing_ok=True)
 
     async def close(self) -> None:
-        for task in self._stopping.values():
-            task.cancel()
         await self._api.close()
+
+
+def _named(error: LaunchError) -> LaunchError:
+    """The same error, as a stock-out where it is one."""
+    is_stock = any(phrase in str(error).lower() for phrase in OUT_OF_STOCK)
+    return OutOfStock(str(error)) if is_stock else error
 
 
 def _local_weights(order: Order) -> list[str]:

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ REPLICA, CLUSTER, UNITS = "STOKER_REPLICA", "STOKER_CLUSTER", "STOKER_UNITS"
 LOG_TAIL_BYTES = 4096
 LOG_TAIL_LINES = 3
 MARKING_S = 0.005
+END_POLL_S = 0.05
 
 
 @dataclass(slots=True)
@@ -62,6 +64,8 @@ class ProcessLauncher:
 
     async def launch(self, order: Order) -> None:
         processes = await self._known()
+        if order.replica in processes:
+            raise LaunchError(f"{order.replica} is there already")
         in_use = sum(
             one.units for one in processes.values() if one.profile == order.profile.name and one.ended() is None
         )
@@ -130,11 +134,12 @@ class ProcessLauncher:
             return
         with contextlib.suppress(psutil.NoSuchProcess):
             process.process.terminate()
-        asyncio.get_running_loop().call_later(grace_s, self._end_stubborn, process)
-
-    def _end_stubborn(self, process: _Process) -> None:
-        if process.ended() is None:
-            self._end_group(process)
+        deadline = time.monotonic() + grace_s
+        while process.ended() is None:
+            if time.monotonic() >= deadline:
+                self._end_group(process)
+                return
+            await asyncio.sleep(min(END_POLL_S, max(deadline - time.monotonic(), 0.0)))
 
     @staticmethod
     def _end_group(process: _Process) -> None:
@@ -147,7 +152,9 @@ class ProcessLauncher:
 
     async def _known(self) -> dict[str, _Process]:
         if self._processes is None:
-            self._processes = await asyncio.to_thread(self._find)
+            found = await asyncio.to_thread(self._find)
+            if self._processes is None:  # else another call was first, and may have added some
+                self._processes = found
         return self._processes
 
     def _find(self) -> dict[str, _Process]:

@@ -5,12 +5,12 @@ request may cost; so no route is one. `body` is the one reader of bodies, `strea
 server-sent events, `refuse` the one writer of errors.
 
 uvicorn tells nobody that the client has gone: whoever waits must read `receive`. `unless_gone` does so beside a
-future, but only where an answer takes longer than `WATCH_AFTER_S`; `stream` does so for as long as it sends.
+future and `stream` beside what it sends, where an answer takes longer than `WATCH_AFTER_S`.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
@@ -22,7 +22,6 @@ from schemas import wire
 from services.gateway.edge.decoding import invalid
 from services.gateway.edge.problems import RequestError, answer_body
 from services.gateway.edge.sse import SSE_HEADERS, StreamLimit
-from services.process.tasks import unwrapped
 
 T = TypeVar("T")
 
@@ -106,29 +105,41 @@ class Exchange:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def unless_gone(self, future: "asyncio.Future[T]") -> T:
-        """The future's result. Raises ClientGone when the client goes away first."""
+    @contextmanager
+    def _until_gone(self, gone: Callable[[], None]) -> Iterator[None]:
+        """Inside, `gone` is called when the client goes away, from WATCH_AFTER_S on."""
         loop = asyncio.get_running_loop()
         watching: list[asyncio.Task[None]] = []
 
         def watch() -> None:
             # A bare task: an owner's costs 30 µs more, and under load every request comes here. It awaits the
-            # request's own `receive` alone, is cancelled below, and hands what it found to the future.
+            # request's own `receive` alone, and is cancelled when the block is left.
             task = loop.create_task(self._disconnected())
-            task.add_done_callback(gone)
+            task.add_done_callback(end)
             watching.append(task)
 
-        def gone(task: "asyncio.Task[None]") -> None:
-            if not task.cancelled() and not future.done():
-                future.set_exception(task.exception() or ClientGone())
+        def end(task: "asyncio.Task[None]") -> None:
+            if not task.cancelled():
+                task.exception()  # a connection that cannot be read any more is gone too
+                gone()
 
         timer = loop.call_later(WATCH_AFTER_S, watch)
         try:
-            return await future
+            yield
         finally:
             timer.cancel()
             for task in watching:
                 task.cancel()
+
+    async def unless_gone(self, future: "asyncio.Future[T]") -> T:
+        """The future's result. Raises ClientGone when the client goes away first."""
+
+        def gone() -> None:
+            if not future.done():
+                future.set_exception(ClientGone())
+
+        with self._until_gone(gone):
+            return await future
 
     async def _start(self, status: int, headers: dict[str, str]) -> None:
         self.is_answered = True
@@ -160,15 +171,8 @@ class Exchange:
         The status and `headers` wait for the first chunk, so that an error before it is still a status; chunks
         that end before the first are answered 204. Raises RequestError.
         """
-        with limit.opened(), unwrapped():
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._cancel_when_gone, group.cancel_scope)
-                await self._send_all(chunks, {} if headers is None else headers)
-                group.cancel_scope.cancel()
-
-    async def _cancel_when_gone(self, scope: anyio.CancelScope) -> None:
-        await self._disconnected()
-        scope.cancel()
+        with limit.opened(), anyio.CancelScope() as sending, self._until_gone(sending.cancel):
+            await self._send_all(chunks, {} if headers is None else headers)
 
     async def _send_all(self, chunks: AsyncGenerator[bytes], headers: dict[str, str]) -> None:
         async with aclosing(chunks):
