@@ -49,8 +49,8 @@ class _Look:
     """When a job is looked for next. pause_s, retry_s: the pauses after that, by what the look finds."""
 
     due_at: float
-    pause_s: float = FIRST_LOOK_S
-    retry_s: float = FIRST_RETRY_S
+    pause_s: float
+    retry_s: float
 
     def not_stored(self, now: float) -> None:
         self.pause_s = min(self.pause_s * 2, LONGEST_PAUSE_S)
@@ -97,7 +97,7 @@ class Reconciler:
         for job in self._looks.keys() - jobs:
             del self._looks[job]
         for job in jobs - self._looks.keys():
-            self._looks[job] = _Look(now + first_look_s)
+            self._looks[job] = _Look(now + first_look_s, FIRST_LOOK_S, FIRST_RETRY_S)
 
     def _due(self, now: float) -> list[str]:
         due = [job for job, look in self._looks.items() if look.due_at <= now]
