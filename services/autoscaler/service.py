@@ -292,7 +292,8 @@ class AutoscalerService:
 
     async def _watch(self, launcher: Launcher) -> None:
         while True:
-            await asyncio.sleep(LOOK_EVERY_S if await self._look(launcher) else LOOK_AGAIN_S)
+            pause_s = LOOK_EVERY_S if await self._look(launcher) else LOOK_AGAIN_S
+            await asyncio.sleep(pause_s)
 
     async def stop_all(self) -> None:
         """Have every replica finish and end, and record that none is there. Raises BusError, LeadsNoLonger."""

@@ -13,11 +13,13 @@ MAKES_TASKS = {
     "ensure_future",
     "gather",
     "run_coroutine_threadsafe",
-    "create_task_group",
     "TaskGroup",
 }
+"""anyio's own groups may be made anywhere: their tasks end with their block."""
 REASONED = {
-    "services/process/tasks.py": "the owner of tasks",
+    "services/gateway/edge/exchange.py": "hot path: every slow request watches for its client to go away",
+    "services/worker/runner/runner.py": "hot path: every run is a task",
+    "stoker/functions/host.py": "the SDK's host stands alone in the environment of a user's project",
 }
 """Files that may make tasks themselves, and why."""
 

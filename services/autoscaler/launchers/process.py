@@ -84,7 +84,9 @@ class ProcessLauncher:
             raise LaunchError(f"{interpreter}: {error.strerror}") from error
         process = _Process(psutil.Process(child.pid), order.profile.name, order.units, child)
         processes[order.replica] = process
-        while process.ended() is None and not process.is_marked():
+        while True:  # /proc tells no one when a process has its environment
+            if process.ended() is not None or process.is_marked():
+                return
             await asyncio.sleep(MARKING_S)
 
     @staticmethod

@@ -61,9 +61,11 @@ async def stored_result_soon(gateway: Gateway, job: str) -> Result | None:
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + STORED_WITHIN_S
-    while (found := await stored_result(gateway, job)) is None and loop.time() < deadline:
+    while True:
+        found = await stored_result(gateway, job)
+        if found is not None or loop.time() >= deadline:
+            return found
         await asyncio.sleep(LOOK_AGAIN_S)
-    return found
 
 
 async def attached_to(gateway: Gateway, job: str, kind: Kind, index: int) -> tuple[bytes, SavedFile | Picture]:

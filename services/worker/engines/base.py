@@ -33,7 +33,7 @@ class Stopped(Exception):
 class ModelFiles:
     """What to load: where the weights are, and how.
 
-    args, env: for the engine's own server. report: hears how far a download is, in percent; from any thread.
+    args, env: for the engine's own server. report: is told how far a download is, in percent; from any thread.
     """
 
     model: str
@@ -116,7 +116,6 @@ class Engine(Protocol):
     """One engine in one runner process; holds any number of loaded models by name."""
 
     capability: EngineCapability
-    can_park: bool
 
     def load(self, files: ModelFiles) -> None:
         """Bring a model into device memory. Raises EngineError with what is wrong with the weights."""
@@ -124,17 +123,22 @@ class Engine(Protocol):
     def unload(self, model: str) -> None:
         """Free everything the model holds."""
 
-    def park(self, model: str) -> None:
-        """Move the weights from device memory to RAM (only where `can_park`)."""
-
-    def unpark(self, model: str) -> None:
-        """Move them back."""
-
     def memory_bytes(self, model: str) -> int:
         """Device memory that a loaded model takes."""
 
     async def run(self, model: str, request: Request, emit: Emitter, cancelled: Cancellation) -> RunOutput:
         """Compute. Raises EngineError, or Stopped after `cancelled` was set."""
+
+
+@runtime_checkable
+class Parks(Protocol):
+    """An engine that can keep weights in RAM, from where they come back sooner than from disk."""
+
+    def park(self, model: str) -> None:
+        """Move the weights from device memory to RAM."""
+
+    def unpark(self, model: str) -> None:
+        """Move them back."""
 
 
 @runtime_checkable

@@ -42,8 +42,6 @@ def words(count: int, start: int = 0) -> Iterator[str]:
 class SyntheticEngine:
     """See the file's opening."""
 
-    can_park = True
-
     def __init__(self, capability: EngineCapability) -> None:
         self.capability = capability
         self._options: dict[str, dict[str, object]] = {}

@@ -13,6 +13,7 @@ import sys
 import uvloop
 
 from services.process.running import die_with_parent
+from services.process.tasks import TaskOwner
 from services.worker.runner.messages import Ready, ToRunner, messages
 from services.worker.runner.runner import Outbox, Runner
 
@@ -24,17 +25,18 @@ async def serve(descriptor: int) -> None:
     connection = socket.socket(fileno=descriptor)
     reader, writer = await asyncio.open_connection(sock=connection)
     outbox = Outbox(writer, loop)
-    runner = Runner(outbox)
-    outbox.put(Ready())
-    with contextlib.suppress(ConnectionError):
-        async for message in messages(reader, ToRunner):
-            runner.take(message)
+    async with TaskOwner("runner") as tasks:
+        runner = Runner(outbox, tasks)
+        outbox.put(Ready())
+        with contextlib.suppress(ConnectionError):
+            async for message in messages(reader, ToRunner):
+                runner.take(message)
+        os._exit(0)  # engine threads may still compute, and nobody waits for them
 
 
 def main() -> None:
     die_with_parent()
     uvloop.run(serve(int(sys.argv[1])))
-    os._exit(0)  # engine threads may still compute: nobody waits for them
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.job_events import EmbeddingOutput, TextOutput, ValueOutput
+from services.process.tasks import TaskOwner
 from services.worker.engines.base import (
     AttachesLoras,
     Cancellation,
@@ -25,6 +26,7 @@ from services.worker.engines.base import (
     Images,
     Measured,
     ModelFiles,
+    Parks,
     Request,
     RunOutput,
     RunsTogether,
@@ -127,48 +129,55 @@ class JobEmitter:
 
 
 class Runner:
-    """Engines by name, the engine of each model, and the runs under way."""
+    """Engines by name, the engine of each model, and the runs under way. `tasks` owns all but the runs.
 
-    def __init__(self, outbox: Outbox) -> None:
+    Every message is answered, whatever a library raises: a load with Loaded or LoadFailed, a run with its end.
+    """
+
+    def __init__(self, outbox: Outbox, tasks: TaskOwner) -> None:
         self._outbox = outbox
+        self._tasks = tasks
         self._engines: dict[str, Engine] = {}
         self._engine_of: dict[str, Engine] = {}
         self._running: dict[str, Cancellation] = {}
         self._loading = asyncio.Lock()
-        self._importing: dict[str, asyncio.Lock] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._importing = asyncio.Lock()
+        """One engine is imported at a time: libraries that import each other break in two threads."""
+        self._runs: set[asyncio.Task[None]] = set()
         self._usage: asyncio.TimerHandle | None = None
 
     def take(self, message: object) -> None:
         match message:
             case Run():
                 self._running[message.job] = Cancellation()
-                self._own(self._run(message))
+                self._start_run(self._run(message))
             case RunTogether():
                 for run in message.runs:
                     self._running[run.job] = Cancellation()
-                self._own(self._run_together(message.runs))
+                self._start_run(self._run_together(message.runs))
             case Describe():
-                self._own(self._describe(message))
+                self._tasks.start_contained(self._describe, message)
             case Cancel():
                 if (cancellation := self._running.get(message.job)) is not None:
                     cancellation.set()
             case Load():
-                self._own(self._load(message))
+                self._tasks.start_contained(self._load, message)
             case Prepare():
-                self._own(self._prepare(message.engine))
+                self._tasks.start_contained(self._prepare, message.engine)
             case Unpark():
-                self._own(self._unpark(message.model))
+                self._tasks.start_contained(self._unpark, message.model)
             case Unload():
-                self._own(self._unload(message))
+                self._tasks.start_contained(self._unload, message)
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start_run(self, work: Coroutine[Any, Any, None]) -> None:
+        """A bare task, which raises nothing: an owner's costs 25 µs more, and every request comes here."""
         task: asyncio.Task[None] = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._runs.add(task)
+        task.add_done_callback(self._runs.discard)
 
     async def _engine(self, name: str) -> Engine:
-        async with self._importing.setdefault(name, asyncio.Lock()):
+        """The engine, imported if it is not yet. Raises EngineError, and whatever its libraries raise."""
+        async with self._importing:
             if name not in self._engines:
                 self._engines[name] = await asyncio.to_thread(create, name)
             return self._engines[name]
@@ -188,6 +197,7 @@ class Runner:
             return
 
     async def _load(self, message: Load) -> None:
+        """load_s counts from when the engine is there: importing it is no part of this model's load."""
         model = message.model
         files = ModelFiles(
             model,
@@ -198,36 +208,41 @@ class Runner:
             message.env,
             lambda percent: self._outbox.put(LoadProgress(model, percent)),
         )
-        began = time.perf_counter()
-        skipped: tuple[str, ...] = ()
         try:
             engine = await self._engine(message.engine)
             async with self._loading:
+                began = time.perf_counter()
                 if model not in self._engine_of:
                     await asyncio.to_thread(engine.load, files)
                     self._engine_of[model] = engine
-                if message.loras:
-                    if not isinstance(engine, AttachesLoras):
-                        raise EngineError(f"engine {message.engine} has no LoRAs", "load_failed")
-                    skipped = await asyncio.to_thread(engine.attach, model, message.loras)
-        except Exception as error:  # whatever a library raises, the agent must hear of it
+                skipped = await self._attach(engine, message)
+                self._report_loaded(model, engine, time.perf_counter() - began, skipped)
+        except Exception as error:  # whatever a library raises, the agent must be told
             self._outbox.put(_load_failed(model, error))
-            return
-        self._report_loaded(model, engine, time.perf_counter() - began, skipped)
+
+    async def _attach(self, engine: Engine, message: Load) -> tuple[str, ...]:
+        """LoRAs that do not fit, with the reason. Raises EngineError."""
+        if not message.loras:
+            return ()
+        if not isinstance(engine, AttachesLoras):
+            raise EngineError(f"engine {message.engine} has no LoRAs", "load_failed")
+        return await asyncio.to_thread(engine.attach, message.model, message.loras)
 
     async def _unpark(self, model: str) -> None:
-        engine = self._engine_of[model]
-        began = time.perf_counter()
         try:
             async with self._loading:
+                began = time.perf_counter()
+                engine = self._engine_of.get(model)
+                if not isinstance(engine, Parks):
+                    raise EngineError(f"{model} is not parked here", "load_failed")
                 await asyncio.to_thread(engine.unpark, model)
+                self._report_loaded(model, self._engine_of[model], time.perf_counter() - began)
         except Exception as error:  # as above
             self._outbox.put(_load_failed(model, error))
-            return
-        self._report_loaded(model, engine, time.perf_counter() - began)
 
     def _report_loaded(self, model: str, engine: Engine, load_s: float, skipped: tuple[str, ...] = ()) -> None:
-        self._outbox.put(Loaded(model, engine.memory_bytes(model), load_s, engine.can_park, skipped))
+        can_park = isinstance(engine, Parks)
+        self._outbox.put(Loaded(model, engine.memory_bytes(model), load_s, can_park, skipped))
         self._report_usage()
 
     def _report_usage(self) -> None:
@@ -237,7 +252,8 @@ class Runner:
 
     def _tell_usage(self) -> None:
         self._usage = None
-        self._own(self._measure())
+        if self._tasks.is_open:
+            self._tasks.start_contained(self._measure)
 
     async def _measure(self) -> None:
         figures: dict[str, float] = {}
@@ -250,22 +266,24 @@ class Runner:
             self._report_usage()
 
     async def _unload(self, message: Unload) -> None:
-        engine = self._engine_of.get(message.model)
-        if engine is not None:
+        model = message.model
+        try:
             async with self._loading:
-                if message.park:
-                    await asyncio.to_thread(engine.park, message.model)
-                else:
-                    del self._engine_of[message.model]
-                    await asyncio.to_thread(engine.unload, message.model)
-        self._outbox.put(Unloaded(message.model))
-        self._report_usage()
+                engine = self._engine_of.get(model)
+                if message.park and isinstance(engine, Parks):
+                    await asyncio.to_thread(engine.park, model)
+                elif engine is not None:
+                    del self._engine_of[model]
+                    await asyncio.to_thread(engine.unload, model)
+        finally:
+            self._outbox.put(Unloaded(model))
+            self._report_usage()
 
     async def _run(self, message: Run) -> None:
         began = time.perf_counter()
         output: RunOutput | Exception
         try:
-            engine = self._engine_of[message.model]
+            engine = self._engine_for(message.model)
             task = self._task(message)
             output = await engine.run(message.model, task.request, task.emit, task.cancelled)
         except Exception as error:  # a bug in an engine fails this job alone
@@ -277,13 +295,20 @@ class Runner:
         outputs: list[RunOutput | Exception]
         model = runs[0].model
         try:
-            engine = self._engine_of[model]
-            assert isinstance(engine, RunsTogether)
+            engine = self._engine_for(model)
+            if not isinstance(engine, RunsTogether):
+                raise EngineError("this engine runs one request at a time")
             outputs = await engine.run_together(model, [self._task(run) for run in runs])
         except Exception as error:  # as above
             outputs = [error] * len(runs)
         for run, output in zip(runs, outputs, strict=True):
             self._report_run(run.job, output, time.perf_counter() - began)
+
+    def _engine_for(self, model: str) -> Engine:
+        engine = self._engine_of.get(model)
+        if engine is None:
+            raise EngineError(f"{model} is not loaded", "internal")
+        return engine
 
     def _task(self, run: Run) -> Task:
         request = Request(
@@ -299,7 +324,7 @@ class Runner:
         return Task(request, JobEmitter(run.job, self._outbox), self._running[run.job])
 
     def _report_run(self, job: str, output: RunOutput | Exception, run_s: float) -> None:
-        del self._running[job]
+        self._running.pop(job, None)
         match output:
             case TextOutput() | EmbeddingOutput() | ValueOutput():
                 self._outbox.put(TextDone(job, output, run_s))

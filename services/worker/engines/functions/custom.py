@@ -36,8 +36,6 @@ def allowed_handlers() -> tuple[str, ...]:
 class CustomEngine:
     """See the file's opening. A handler is a model whose weights are its module."""
 
-    can_park = False
-
     def __init__(self, capability: EngineCapability) -> None:
         self.capability = capability
         self._handlers: dict[str, Callable[..., Any]] = {}
@@ -56,12 +54,6 @@ class CustomEngine:
 
     def unload(self, model: str) -> None:
         self._handlers.pop(model, None)
-
-    def park(self, model: str) -> None:
-        raise EngineError("handlers are not parked")
-
-    def unpark(self, model: str) -> None:
-        raise EngineError("handlers are not parked")
 
     def memory_bytes(self, model: str) -> int:
         return 0

@@ -67,8 +67,6 @@ class _Project:
 class FunctionEngine:
     """See the file's opening."""
 
-    can_park = False
-
     def __init__(self, capability: EngineCapability) -> None:
         self.capability = capability
         self._projects: dict[tuple[str, str], _Project] = {}
@@ -101,12 +99,6 @@ class FunctionEngine:
             self._projects = {place: one for place, one in self._projects.items() if one is not project}
             if project.host is not None:
                 project.host.stop()
-
-    def park(self, model: str) -> None:
-        raise EngineError("models of functions are not parked")
-
-    def unpark(self, model: str) -> None:
-        raise EngineError("models of functions are not parked")
 
     def memory_bytes(self, model: str) -> int:
         loaded = self._project_of[model].models.get(model)

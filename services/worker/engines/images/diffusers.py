@@ -75,8 +75,6 @@ class LoadedPipeline:
 class DiffusersEngine:
     """See the file's opening. One call of a pipeline at a time: the device is not shared."""
 
-    can_park = True
-
     def __init__(self, capability: EngineCapability) -> None:
         self.capability = capability
         self._loaded: dict[str, LoadedPipeline] = {}

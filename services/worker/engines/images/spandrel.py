@@ -53,8 +53,6 @@ def _import_spandrel() -> Any:
 class SpandrelEngine:
     """See the file's opening."""
 
-    can_park = True
-
     def __init__(self, capability: EngineCapability) -> None:
         self.capability = capability
         self._spandrel = _import_spandrel()

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
 import httpx
+from anyio import CancelScope
 
 from services.worker.engines.base import Cancellation, EngineError, Stopped
 
@@ -23,20 +24,16 @@ def make_client(base_url: str) -> httpx.AsyncClient:
 async def unless_cancelled(work: Awaitable[T], cancelled: Cancellation) -> T:
     """The result of `work`; it is cut off, and Stopped raised, as soon as the job is cancelled."""
     loop = asyncio.get_running_loop()
-    task: asyncio.Future[T] = asyncio.ensure_future(work)
+    with CancelScope() as scope:
 
-    def stop() -> None:
-        loop.call_soon_threadsafe(task.cancel)
+        def stop() -> None:
+            loop.call_soon_threadsafe(scope.cancel)
 
-    cancelled.on_set(stop)
-    if cancelled.is_set():
-        stop()
-    try:
-        return await task
-    except asyncio.CancelledError:
+        cancelled.on_set(stop)
         if cancelled.is_set():
-            raise Stopped from None
-        raise
+            scope.cancel()
+        return await work
+    raise Stopped
 
 
 async def lines_of(client: httpx.AsyncClient, path: str, body: dict[str, Any], name: str) -> AsyncIterator[str]:

@@ -44,8 +44,6 @@ Handle = Callable[[Answer, Callable[[Answer], bool | None]], None]
 class LlamaCppEngine:
     """See the file's opening."""
 
-    can_park = False
-
     def __init__(self, capability: EngineCapability) -> None:
         self.capability = capability
         self._servers: dict[str, Any] = {}
@@ -89,12 +87,6 @@ class LlamaCppEngine:
         self._servers.pop(model, None)
         self._embedders.pop(model, None)
         self._files.pop(model, None)
-
-    def park(self, model: str) -> None:
-        raise EngineError("llama.cpp models are not parked")
-
-    def unpark(self, model: str) -> None:
-        raise EngineError("llama.cpp models are not parked")
 
     def memory_bytes(self, model: str) -> int:
         return int(self._files[model].path.stat().st_size * 1.2)

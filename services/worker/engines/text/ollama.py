@@ -53,8 +53,6 @@ def address() -> str:
 class OllamaEngine:
     """See the file's opening."""
 
-    can_park = False
-
     def __init__(self, capability: EngineCapability) -> None:
         self.capability = capability
         self._url = address()
@@ -97,12 +95,6 @@ class OllamaEngine:
         if not self._models and self._server is not None:
             self._server.stop()
             self._server = None
-
-    def park(self, model: str) -> None:
-        raise EngineError("Ollama models are not parked")
-
-    def unpark(self, model: str) -> None:
-        raise EngineError("Ollama models are not parked")
 
     def memory_bytes(self, model: str) -> int:
         name = str(self._models[model].path)

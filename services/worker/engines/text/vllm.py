@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx
 import msgspec
-import psutil
 
 from schemas.job_events import EmbeddingOutput, TextOutput
 from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput
@@ -30,6 +29,7 @@ from services.worker.engines.base import (
     RunOutput,
 )
 from services.worker.engines.registry import VLLM_VARIABLE, vllm_command
+from services.worker.engines.text.device_memory import device_bytes
 from services.worker.engines.text.generation import Answer, ToolCalls, chat_body, completion_body
 from services.worker.engines.text.http_stream import (
     lines_of,
@@ -39,6 +39,7 @@ from services.worker.engines.text.http_stream import (
     unless_cancelled,
 )
 from services.worker.engines.text.server_process import ServerProcess
+from services.worker.models.weights.resolve import size_bytes
 
 MODEL = "model"
 """What the server calls the one model it serves."""
@@ -61,13 +62,13 @@ class _Served:
 
     process: ServerProcess
     url: str
+    weights_bytes: int
+    env: dict[str, str]
     client: httpx.AsyncClient | None = None
 
 
 class VllmEngine:
     """See the file's opening."""
-
-    can_park = False
 
     def __init__(self, capability: EngineCapability) -> None:
         self.capability = capability
@@ -91,7 +92,7 @@ class VllmEngine:
         except EngineError:
             process.stop()
             raise
-        self._servers[files.model] = _Served(process, url)
+        self._servers[files.model] = _Served(process, url, size_bytes(files.path), files.env)
 
     @staticmethod
     def _died(ending: str) -> None:
@@ -103,15 +104,10 @@ class VllmEngine:
         if served is not None:
             served.process.stop()
 
-    def park(self, model: str) -> None:
-        raise EngineError("vLLM models are not parked")
-
-    def unpark(self, model: str) -> None:
-        raise EngineError("vLLM models are not parked")
-
     def memory_bytes(self, model: str) -> int:
-        root = psutil.Process(self._servers[model].process.process.pid)
-        return sum(int(one.memory_info().rss) for one in (root, *root.children(recursive=True)))
+        """Device memory of the server and its children, bytes (device_memory.py)."""
+        served = self._servers[model]
+        return device_bytes(served.process.process.pid, served.weights_bytes, served.env)
 
     async def metrics(self) -> dict[str, float]:
         """What its servers say of themselves, summed."""
