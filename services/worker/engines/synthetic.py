@@ -57,7 +57,7 @@ class SyntheticEngine:
         time.sleep(self._number(files.model, "load_s", 0.0))
 
     def unload(self, model: str) -> None:
-        del self._options[model]
+        self._options.pop(model, None)
 
     def park(self, model: str) -> None:
         pass

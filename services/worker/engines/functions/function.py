@@ -145,10 +145,12 @@ class _Call:
         async with self.project.starting:
             host = await asyncio.to_thread(self.project.running)
         loop = asyncio.get_running_loop()
+        if self.cancelled.is_set():  # nothing of it has been done, and nothing is
+            raise Stopped
         skipped = self.items
         self.items = 0
 
-        def hears(message: CallProgress | CallItem) -> None:
+        def report(message: CallProgress | CallItem) -> None:
             if isinstance(message, CallProgress):
                 self.emit.step(message.step, message.steps)
                 return
@@ -158,7 +160,7 @@ class _Call:
 
         asked = self.asked
         number, answer = host.call(
-            self.request.job, asked.function, asked.payload, asked.models, self.request.seed, hears
+            self.request.job, asked.function, asked.payload, asked.models, self.request.seed, report
         )
 
         def stop() -> None:

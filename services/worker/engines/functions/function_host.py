@@ -1,7 +1,7 @@
 """The host process of one function project, as its worker sees it: loads, calls, its output, its end.
 
 What the host says arrives on a thread; whoever waits is told through a future. When the process ends, everybody
-who waits hears `HostDied`.
+who waits is told by `HostDied`.
 """
 
 import io
@@ -54,7 +54,7 @@ class HostDied(Exception):
         self.is_blamed = is_blamed
 
 
-Hears = Callable[[CallProgress | CallItem], None]
+Report = Callable[[CallProgress | CallItem], None]
 
 
 class HostProcess:
@@ -78,7 +78,7 @@ class HostProcess:
         self._ready: Future[None] = Future()
         self._loads: dict[str, Future[ModelLoaded]] = {}
         self._unloads: dict[str, Future[None]] = {}
-        self._calls: dict[str, tuple[Future[CallDone], Hears]] = {}
+        self._calls: dict[str, tuple[Future[CallDone], Report]] = {}
         self._started: set[str] = set()
         self._has_confessed = False
         self.is_dead = False
@@ -120,12 +120,18 @@ class HostProcess:
             pass  # so it is unloaded
 
     def call(
-        self, job: str, function: str, payload: dict[str, Any], models: dict[str, str], seed: int, hears: Hears
+        self,
+        job: str,
+        function: str,
+        payload: dict[str, Any],
+        models: dict[str, str],
+        seed: int,
+        report: Report,
     ) -> tuple[str, "Future[CallDone]"]:
         """Begin a call; its id, and a future that raises EngineError or HostDied."""
         number = str(next(self._numbers))
         answer: Future[CallDone] = Future()
-        self._calls[number] = (answer, hears)
+        self._calls[number] = (answer, report)
         self._send(Call(number, job, function, payload, models, seed))
         if self.is_dead and not answer.done():
             answer.set_exception(HostDied(self.process.poll()))

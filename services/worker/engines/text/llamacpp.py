@@ -75,7 +75,9 @@ class LlamaCppEngine:
         if is_embedding:
             parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
         try:
-            return xllamacpp.Server(parameters)
+            server = xllamacpp.Server(parameters)
+            _settle(server, is_embedding=is_embedding)
+            return server
         except (RuntimeError, ValueError) as error:
             raise EngineError(
                 f"llama.cpp cannot load {files.path.name}: {error}; the file may be truncated or of a "
@@ -127,6 +129,14 @@ class LlamaCppEngine:
             raise EngineError(f"llama.cpp: {error}", "validation") from error
         vectors = tuple(tuple(row["embedding"]) for row in answer["data"])
         return EmbeddingOutput(vectors, answer["usage"]["prompt_tokens"])
+
+
+def _settle(server: Any, *, is_embedding: bool) -> None:
+    """One token through a new server: one that is freed before its thread has begun to serve hangs for ever."""
+    if is_embedding:
+        server.handle_embeddings({"input": ["a"]})
+    else:
+        server.handle_completions({"prompt": "a", "n_predict": 1}, lambda _: False)
 
 
 def _lora(path: str) -> Any:

@@ -129,11 +129,12 @@ def _pull(client: httpx.Client, files: ModelFiles) -> None:
     with client.stream("POST", "/api/pull", json=body, timeout=PULL_TIMEOUT_S) as answer:
         if answer.status_code >= 400:
             answer.read()
-            raise EngineError(str(refusal("Ollama", answer)), "load_failed")
+            reason = refusal(f"Ollama cannot pull {files.path}", answer)
+            raise EngineError(str(reason), "load_failed")
         for line in answer.iter_lines():
             said: dict[str, Any] = msgspec.json.decode(line) if line else {}
             if "error" in said:
-                raise EngineError(f"Ollama: {said['error']}", "load_failed")
+                raise EngineError(f"Ollama cannot pull {files.path}: {said['error']}", "load_failed")
             if said.get("total"):
                 files.report(min(100.0 * said.get("completed", 0) / said["total"], 100.0))
 
