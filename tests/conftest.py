@@ -96,6 +96,16 @@ class System:
 
         wait_for(is_ready, READY_S, "a ready system")
 
+    def wait_for_gateway(self) -> None:
+        """Ready but for workers."""
+
+        def answers() -> bool:
+            with contextlib.suppress(httpx.HTTPError):
+                return httpx.get(self.url + "/health/ready", timeout=2).status_code == 200
+            return False
+
+        wait_for(answers, READY_S, "a ready gateway")
+
     @property
     def nats(self) -> str:
         return (self.data / "nats.url").read_text().strip()

@@ -265,6 +265,7 @@ class Scheduler:
         else:
             self.dispatcher.remove(event.name)
             self.estimates.forget(event.name)
+            self.forecast.forget(event.name)
         return self._end_impossible(event.name, now) + self._dispatch(event.name, now)
 
     def _end_impossible(self, model: str, now: float) -> list[Command]:

@@ -21,7 +21,7 @@ NOTIFY_EVERY_S = 1.0
 NOTIFIED_JOBS = 200
 """How many waiting jobs of a model are told their position every second."""
 IMPOSSIBLE_GRACE_S = 10.0
-"""How long a model must have been impossible before its waiting jobs fail: workers restart."""
+"""How long a model that was possible must have been impossible before its jobs are refused: workers restart."""
 
 
 class Forecast:
@@ -32,6 +32,8 @@ class Forecast:
         self._ledger = dispatcher.ledger
         self._fleet = dispatcher.fleet
         self._impossible: dict[str, tuple[float, str]] = {}
+        """Models that no worker can run: since when, and why."""
+        self._was_possible: set[str] = set()
         self._notified_at = now
         self._launched: dict[str, ModelReplicas] = {}
 
@@ -108,21 +110,36 @@ class Forecast:
         ]
 
     def hopeless(self, now: float) -> list[tuple[JobRecord, str]]:
-        """Waiting jobs that no worker could ever run, and why; after a grace, as workers restart."""
+        """Waiting jobs that no worker can ever run, and why."""
         workers = self._fleet.workers.values()
         found: list[tuple[JobRecord, str]] = []
         for name, model in self._dispatcher.models.items():
             reason = why_impossible(workers, model) if workers else ""
-            since, known = self._impossible.get(name, (now, ""))
-            if reason != known:
-                self._ledger.queue(name).is_changed = True
-            if not reason:
+            before = self._why_impossible(name, now)
+            if reason:
+                since, _ = self._impossible.get(name, (now, ""))
+                self._impossible[name] = (since, reason)
+            else:
                 self._impossible.pop(name, None)
-                continue
-            self._impossible[name] = (since, reason)
-            if now - since > IMPOSSIBLE_GRACE_S:
+                if workers:
+                    self._was_possible.add(name)
+            reason = self._why_impossible(name, now)
+            if reason != before:
+                self._ledger.queue(name).is_changed = True
+            if reason:
                 found += [(record, reason) for record in self._ledger.waiting(name)]
         return found
+
+    def _why_impossible(self, name: str, now: float) -> str:
+        """Why jobs of a model are refused; "" while they may wait: it was possible a moment ago."""
+        since, reason = self._impossible.get(name, (now, ""))
+        is_certain = name not in self._was_possible or now - since > IMPOSSIBLE_GRACE_S
+        return reason if is_certain else ""
+
+    def forget(self, name: str) -> None:
+        """A model is gone from the catalog."""
+        self._impossible.pop(name, None)
+        self._was_possible.discard(name)
 
     def depths(self, now: float) -> list[Command]:
         """The queues that have changed, and each one once in `DEPTH_ANYWAY_S`."""
@@ -137,7 +154,7 @@ class Forecast:
                     self._ledger.depth(queue, now, QUEUE_LIMIT),
                     eta_s=self.eta_s(name, len(queue.waiting), now),
                     best_s=self._best_s(name),
-                    impossible=self._impossible.get(name, (0.0, ""))[1],
+                    impossible=self._why_impossible(name, now),
                 )
                 commands.append(PublishDepth(depth))
         return commands

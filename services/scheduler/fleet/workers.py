@@ -56,6 +56,7 @@ class OrderedLoad:
 class Worker:
     """One worker. `lanes` counts held jobs by lane: the one that the engine names, else the model.
 
+    engines: what it last said that it has; a worker whose runner is being started names none for the moment.
     presence, since: its state and when that began. revoked: attempts that it was told to drop, and when, until
     its heartbeats no longer mention them.
     """
@@ -70,6 +71,7 @@ class Worker:
     residents: dict[str, ResidentModel] = field(default_factory=dict)
     ordered: dict[str, OrderedLoad] = field(default_factory=dict)
     revoked: dict[tuple[str, int], float] = field(default_factory=dict)
+    engines: dict[str, EngineCapability] = field(default_factory=dict)
     reserved_for: str = ""
 
     def turn(self, to: Presence, now: float) -> bool:
@@ -102,9 +104,13 @@ class Worker:
         return self.facts.engines.get(engine)
 
     def can_run(self, model: str, spec: Spec) -> bool:
-        """Whether this worker could ever run the spec: engine, profile and memory."""
+        """Whether this worker could run the spec as it is now: engine, profile and memory."""
+        return spec.engine in self.facts.engines and self.could_run(model, spec)
+
+    def could_run(self, model: str, spec: Spec) -> bool:
+        """Whether this worker could ever run the spec: the engines of one that starts its runner are coming."""
         facts = self.facts
-        capability = self.capability(spec.engine)
+        capability = self.engines.get(spec.engine)
         return (
             capability is not None
             and (not capability.models or model in capability.models)
@@ -205,6 +211,7 @@ class Fleet:
             worker.facts = heartbeat
             worker.seen_at = now
         worker.turn("present", now)
+        worker.engines = heartbeat.engines or worker.engines
         before = [model for model in self._models_of(worker) if worker.replica_engine(model)]
         worker.residents = {resident.model: resident for resident in heartbeat.models}
         for model, order in list(worker.ordered.items()):

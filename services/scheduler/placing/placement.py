@@ -205,8 +205,8 @@ def why_impossible(workers: Iterable[Worker], model: Model) -> str:
         if spec.launcher:
             return ""
         needed = memory_needed_bytes(spec)
-        having = [worker for worker in workers if spec.engine in worker.facts.engines]
-        if any(worker.can_run(model.name, spec) for worker in having):
+        having = [worker for worker in workers if spec.engine in worker.engines]
+        if any(worker.could_run(model.name, spec) for worker in having):
             return ""
         if not having:
             reasons.append(f"spec {spec.name}: no worker has the engine {spec.engine}")
