@@ -72,7 +72,7 @@ class Reconciler:
         self._woken = asyncio.Event()
 
     def look_at_all(self) -> None:
-        """Ends may have passed unheard: look for every job now."""
+        """Ends may have been missed: look for every job now."""
         for look in self._looks.values():
             look.due_at = 0.0
         self._woken.set()
