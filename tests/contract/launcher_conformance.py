@@ -201,7 +201,7 @@ class LauncherConformance:
         began = time.monotonic()
         seen = await launcher.look()
         while seen:
-            is_late = time.monotonic() - began > 3.0  # a worker that still looks for NATS does not end by itself
+            is_late = time.monotonic() - began > 3.0  # a worker that looks for NATS does not end
             for replica, one in seen.items():
                 await launcher.stop(replica, 0.0 if one.state == "ended" or is_late else 0.2)
             assert time.monotonic() - began < 30.0, seen
