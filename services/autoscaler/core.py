@@ -38,7 +38,7 @@ from services.autoscaler.plan import Plan, Planner
 from services.autoscaler.state import ModelState
 
 SILENT_S = 6.0
-"""A worker not heard for this long, while others were, does not count as ready."""
+"""A worker that has not reported for this long, while others have, does not count as ready."""
 LOST_S = 60.0
 """One that its launcher still has but that stays silent this long is stopped."""
 DRAIN_LIMIT_S = 600.0
@@ -58,7 +58,7 @@ class Autoscaler:
         self.profiles: dict[str, ResourceProfile] = {}
         self.workers: dict[str, tuple[Heartbeat, float]] = {}
         self._recorded: dict[str, ModelReplicas] = {}
-        self._heard_at = 0.0
+        self._reported_at = 0.0
         self._count = 0
         self.is_settled = False
 
@@ -73,7 +73,7 @@ class Autoscaler:
             case HeartbeatSeen():
                 return self._heartbeat(event.heartbeat, now)
             case DepthSeen():
-                self._heard_at = now
+                self._reported_at = now
                 state = self._state(event.depth.model)
                 state.demand.note(event.depth.queued + event.depth.running, now)
                 return self._reconcile(state, now)
@@ -148,7 +148,7 @@ class Autoscaler:
     # What workers and launchers say ---------------------------------------------------------------
 
     def _heartbeat(self, heartbeat: Heartbeat, now: float) -> list[Command]:
-        self._heard_at = now
+        self._reported_at = now
         known = self.workers.get(heartbeat.worker)
         if heartbeat.is_leaving:
             self.workers.pop(heartbeat.worker, None)
@@ -241,7 +241,7 @@ class Autoscaler:
         self.workers = {
             name: (beat, seen_at)
             for name, (beat, seen_at) in self.workers.items()
-            if self._heard_at - seen_at <= LOST_S
+            if self._reported_at - seen_at <= LOST_S
         }
         return [command for state in list(self.models.values()) for command in self._reconcile(state, now)]
 
@@ -266,18 +266,18 @@ class Autoscaler:
                 commands += self._observe_replica(state, replica, now)
         state.outside = {}
         for name, (beat, _) in self.workers.items():
-            if name in state.replicas or not self._is_heard(name):
+            if name in state.replicas or not self._has_reported(name):
                 continue
             for resident in beat.models:
                 if resident.model == state.name and resident.tier == "hot" and not beat.is_draining:
                     state.outside[resident.spec] = state.outside.get(resident.spec, 0) + 1
         return commands
 
-    def _is_heard(self, worker: str) -> bool:
-        return worker in self.workers and self._heard_at - self.workers[worker][1] <= SILENT_S
+    def _has_reported(self, worker: str) -> bool:
+        return worker in self.workers and self._reported_at - self.workers[worker][1] <= SILENT_S
 
     def _observe_replica(self, state: ModelState, replica: Replica, now: float) -> list[Command]:
-        beat = self.workers[replica.id][0] if self._is_heard(replica.id) else None
+        beat = self.workers[replica.id][0] if self._has_reported(replica.id) else None
         is_hot = beat is not None and any(
             one.model == state.name and one.spec == replica.spec and one.tier == "hot" for one in beat.models
         )

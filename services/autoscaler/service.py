@@ -54,6 +54,8 @@ TICK_S = 0.5
 LOOK_EVERY_S = 0.5
 LOOK_AGAIN_S = 2.0
 """After a launcher did not answer."""
+LAUNCH_TIMEOUT_S, LOOK_TIMEOUT_S = 120.0, 60.0
+"""How long a launcher may take for an order, and to say what it has."""
 INBOX_LIMIT = 100_000
 GIVE_UP_S = 60.0
 """A worker that cannot reach NATS for this long ends itself: nobody would ever stop it."""
@@ -220,7 +222,10 @@ class AutoscalerService:
         replica = command.replica
         try:
             launcher = self._launcher(replica.launcher)
-            await launcher.launch(self._order(command))
+            with limit(f"launching {replica.id}", LAUNCH_TIMEOUT_S):
+                await launcher.launch(self._order(command))
+        except LimitExceeded as error:  # if it comes up after all, nobody knows it, and it is stopped
+            self._put(LaunchFailed(replica.id, "LauncherTimeout", str(error)))
         except LaunchError as error:
             self._put(LaunchFailed(replica.id, error.reason, str(error)))
         except Exception as error:  # a launcher may be anybody's
@@ -280,8 +285,9 @@ class AutoscalerService:
     async def _look(self, launcher: Launcher) -> bool:
         began_at = time.time()
         try:
-            seen = await launcher.look()
-        except LaunchError as error:
+            with limit(f"looking at {launcher.name}", LOOK_TIMEOUT_S):
+                seen = await launcher.look()
+        except (LaunchError, LimitExceeded) as error:
             log.warning("launcher.unavailable", launcher=launcher.name, error=str(error))
             return False
         except Exception:

@@ -52,7 +52,7 @@ class Document:
 
 
 def read(file: Path) -> list[Document]:
-    """Every document of a file. Raises ConfigurationError when it cannot be read or is not YAML."""
+    """Every document of a file. Raises ConfigurationError when it cannot be read, is not YAML, or is empty."""
     try:
         if file.stat().st_size > MAX_FILE_BYTES:
             raise ConfigurationError(f"{file}: larger than {MAX_FILE_BYTES} bytes; is this a configuration?")
@@ -74,6 +74,8 @@ def read(file: Path) -> list[Document]:
         content = _plain(file, node, (), lines)
         if content is not None:
             documents.append(Document(file, content, lines))
+    if not documents:  # an editor truncates before it writes: that must not empty the catalog
+        raise ConfigurationError(f"{file}: there is nothing in it")
     return documents
 
 

@@ -25,9 +25,9 @@ from services.process.logs import get_logger
 log = get_logger("fleet")
 
 WORKER_SILENT_S = 6.0
-"""A worker not heard for this long does not count."""
+"""A worker that has not reported for this long does not count."""
 FORGET_AFTER_S = 60.0
-"""What was not heard for this long is removed."""
+"""What has not reported for this long is removed."""
 TIDY_EVERY_S = 5.0
 
 
@@ -116,7 +116,7 @@ class FleetView:
         return any(model in beat.vram_models for beat in self.live_workers())
 
     def forget_silent(self) -> None:
-        """Remove the workers and the queues that were not heard of for FORGET_AFTER_S."""
+        """Remove the workers and the queues that have not reported for FORGET_AFTER_S."""
         now = self._clock()
         for worker, (_, seen_at) in list(self._workers.items()):
             if now - seen_at >= FORGET_AFTER_S:

@@ -12,7 +12,7 @@ what was waited for. Cleaning up that awaits is shielded from cancellation, and 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVarTuple
@@ -139,6 +139,14 @@ async def until(stopping: asyncio.Event, *work: Callable[[], Awaitable[Any]]) ->
 
             for one in (stopping.wait, *work):
                 group.start_soon(run, one, name=_name_of(one))
+
+
+async def together(work: Iterable[Callable[[], Coroutine[Any, Any, Any]]]) -> None:
+    """Run all of `work` at once, and wait for all. The first error ends the others and is raised as it is."""
+    with unwrapped():
+        async with anyio.create_task_group() as group:
+            for one in work:
+                group.start_soon(one, name=_name_of(one))
 
 
 @contextmanager

@@ -12,10 +12,9 @@ from functools import partial
 from typing import Any
 
 import aiohttp
-import anyio
 import msgspec
 
-from services.process.tasks import unwrapped
+from services.process.tasks import together
 from stoker.bench.samples import Sample
 from stoker.bench.traces import Ask
 from stoker.sse import EventReader
@@ -31,14 +30,6 @@ TAIL_BYTES = 4096
 
 
 Work = Callable[[], Coroutine[Any, Any, None]]
-
-
-async def _all(work: Iterable[Work]) -> None:
-    """Do all of it at once; the first error ends the rest and is raised as it is."""
-    with unwrapped():
-        async with anyio.create_task_group() as group:
-            for one in work:
-                group.start_soon(one)
 
 
 class LoadTest:
@@ -84,9 +75,9 @@ class LoadTest:
         )
         async with self._client:
             self._began = time.monotonic()
-            await _all(work)
+            await together(work)
             places = asyncio.Semaphore(STORIES_AT_ONCE)
-            await _all(partial(self._read_story, sample, places) for sample in self.samples if sample.job)
+            await together(partial(self._read_story, sample, places) for sample in self.samples if sample.job)
 
     def _now(self) -> float:
         return time.monotonic() - self._began

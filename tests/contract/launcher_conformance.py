@@ -1,18 +1,20 @@
 """What every launcher must do; a test class per launcher inherits this and gives its fixtures.
 
 A launched worker here is one that cannot reach NATS for as long as the test takes: launching is tested, not
-serving.
+serving. Whatever a test starts it stops, and after `close` nothing of the launcher runs in this process.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
 from schemas.catalog import ResourceProfile, Spec
 from services.autoscaler.events import Seen
-from services.autoscaler.launchers.base import Launcher, Order, OutOfStock
+from services.autoscaler.launchers.base import Launcher, LaunchError, Order, OutOfStock
+from tests.fixtures.cancelling import cancel_at_each_await
 
 NOWHERE = "nats://127.0.0.1:9"
 
@@ -96,6 +98,115 @@ class LauncherConformance:
         await launcher.stop("r-4", 0.0)
         await until(launcher, lambda seen: seen == {})
         await launcher.close()
+
+    async def test_stopped_at_once_it_ends_all_the_same(self) -> None:
+        """Before it has come up: there is nothing to finish yet."""
+        async with self.opened() as launcher:
+            await launcher.launch(order("r-20", self.profile))
+            await launcher.stop("r-20", 10.0)
+            await until(launcher, lambda seen: "r-20" not in seen or seen["r-20"].state == "ended")
+
+    async def test_stopped_before_it_was_launched_twice_and_after_its_end_says_nothing(self) -> None:
+        async with self.opened() as launcher:
+            await launcher.stop("r-21", 0.0)
+            await launcher.stop("r-21", 1.0)
+            await launcher.launch(order("r-21", self.profile))
+            async with asyncio.TaskGroup() as both:
+                both.create_task(launcher.stop("r-21", 10.0))
+                both.create_task(launcher.stop("r-21", 10.0))
+            await until(launcher, lambda seen: "r-21" not in seen or seen["r-21"].state == "ended")
+            await launcher.stop("r-21", 10.0)
+            await launcher.stop("r-21", 0.0)
+            await until(launcher, lambda seen: seen == {})
+            await launcher.stop("r-21", 0.0)
+
+    async def test_launched_twice_there_is_one(self) -> None:
+        """The second order is refused, or changes nothing; it never takes the first away."""
+        async with self.opened() as launcher:
+            await launcher.launch(order("r-22", self.profile))
+            await until(launcher, lambda seen: "r-22" in seen and seen["r-22"].state == "running")
+            try:
+                await launcher.launch(order("r-22", self.profile))
+            except LaunchError as error:
+                assert not isinstance(error, OutOfStock)
+            seen = await launcher.look()
+            assert {replica: one.state for replica, one in seen.items()} == {"r-22": "running"}
+
+    async def test_two_launched_at_the_same_time_are_both_there(self) -> None:
+        async with self.opened() as launcher:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(launcher.launch(order("r-23", self.profile)))
+                both.create_task(launcher.launch(order("r-24", self.profile)))
+                both.create_task(launcher.look())
+            await until(launcher, lambda seen: seen.keys() == {"r-23", "r-24"})
+
+    async def test_a_stop_that_is_cancelled_has_told_it_and_leaves_nothing_running_here(self) -> None:
+        async with self.opened() as launcher:
+            await launcher.launch(order("r-25", self.profile))
+            before = asyncio.all_tasks()
+            stopping = asyncio.create_task(launcher.stop("r-25", 30.0))
+            await asyncio.sleep(0.2)
+            stopping.cancel()
+            await asyncio.wait([stopping])
+            await until(launcher, lambda seen: "r-25" not in seen or seen["r-25"].state == "ended")
+            assert asyncio.all_tasks() <= before
+
+    async def test_cancelled_at_each_await_a_launch_is_seen_or_never_was(self) -> None:
+        """Nothing is started that `look` does not list."""
+        async with self.opened() as launcher:
+            count = 0
+
+            async def launch() -> None:
+                nonlocal count
+                count += 1
+                await launcher.launch(order(f"r-3{count}", self.profile))
+
+            async def check(_: int) -> None:
+                before = asyncio.all_tasks()
+                await launcher.stop(f"r-3{count}", 0.0)
+                await self.cleared(launcher)
+                assert asyncio.all_tasks() <= before
+
+            await cancel_at_each_await(launch, check)
+
+    async def test_a_second_launcher_sees_what_the_first_stops(self) -> None:
+        async with self.opened() as first, self.opened() as second:
+            await first.launch(order("r-26", self.profile))
+            await until(second, lambda seen: "r-26" in seen)
+            await first.stop("r-26", 10.0)
+            await until(second, lambda seen: "r-26" not in seen or seen["r-26"].state == "ended")
+
+    async def test_closing_ends_no_worker_and_leaves_no_task_here(self) -> None:
+        before = asyncio.all_tasks()
+        first = self.make()
+        await first.launch(order("r-27", self.profile))
+        await first.close()
+        assert asyncio.all_tasks() <= before
+        async with self.opened() as second:
+            await until(second, lambda seen: "r-27" in seen and seen["r-27"].state != "ended")
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Launcher]:
+        """A launcher; whatever is there at the end of the block is ended."""
+        launcher = self.make()
+        try:
+            yield launcher
+            await self.cleared(launcher)
+        finally:
+            await launcher.close()
+
+    @staticmethod
+    async def cleared(launcher: Launcher) -> None:
+        """End everything."""
+        began = time.monotonic()
+        seen = await launcher.look()
+        while seen:
+            is_late = time.monotonic() - began > 3.0  # a worker that looks for NATS does not end
+            for replica, one in seen.items():
+                await launcher.stop(replica, 0.0 if one.state == "ended" or is_late else 0.2)
+            assert time.monotonic() - began < 30.0, seen
+            await asyncio.sleep(0.05)
+            seen = await launcher.look()
 
 
 def _fields(profile: ResourceProfile) -> dict[str, object]:

@@ -19,43 +19,43 @@ def access(key: ApiKey = KEY, *, is_required: bool = True) -> Access:
 
 
 def test_a_key_is_needed_where_keys_are_and_must_be_valid() -> None:
-    door = access()
-    assert door.identify(f"Bearer {SECRET}") == KEY
+    keys = access()
+    assert keys.identify(f"Bearer {SECRET}") == KEY
     for wrong in ("", "Bearer ", "Basic abc", "Bearer sk-stoker-abd"):
         with pytest.raises(RequestError) as refused:
-            door.identify(wrong)
+            keys.identify(wrong)
         assert refused.value.status == 401
     assert access(is_required=False).identify("") is None
     assert access(is_required=False).identify("Bearer none") is None
 
 
 def test_a_revoked_or_removed_key_is_of_no_use() -> None:
-    door = access()
-    door.changed("k1", replace(KEY, revoked_at=1.0))
+    keys = access()
+    keys.changed("k1", replace(KEY, revoked_at=1.0))
     with pytest.raises(RequestError):
-        door.identify(f"Bearer {SECRET}")
-    door.changed("k1", KEY)
-    door.changed("k1", None)
+        keys.identify(f"Bearer {SECRET}")
+    keys.changed("k1", KEY)
+    keys.changed("k1", None)
     with pytest.raises(RequestError):
-        door.identify(f"Bearer {SECRET}")
+        keys.identify(f"Bearer {SECRET}")
 
 
 def test_limits_by_minute_by_day_and_at_once() -> None:
     key = replace(KEY, requests_per_minute=2, requests_per_day=3, concurrency=2)
-    door = access(key)
-    assert door.begin(key, 0.0) == {"x-ratelimit-limit-requests": "2", "x-ratelimit-remaining-requests": "1"}
-    door.begin(key, 1.0)
+    keys = access(key)
+    assert keys.begin(key, 0.0) == {"x-ratelimit-limit-requests": "2", "x-ratelimit-remaining-requests": "1"}
+    keys.begin(key, 1.0)
     with pytest.raises(RequestError, match="2 requests of this key run already"):
-        door.begin(key, 2.0)
-    door.end(key)
+        keys.begin(key, 2.0)
+    keys.end(key)
     with pytest.raises(RequestError, match="more than 2 requests a minute") as refused:
-        door.begin(key, 2.0)
+        keys.begin(key, 2.0)
     assert (refused.value.status, refused.value.retry_after_s) == (429, 59)
-    door.begin(key, 61.0)
-    door.end(key)
+    keys.begin(key, 61.0)
+    keys.end(key)
     with pytest.raises(RequestError, match="more than 3 requests a day"):
-        door.begin(key, 200.0)
-    door.begin(key, 86_401.0)
+        keys.begin(key, 200.0)
+    keys.begin(key, 86_401.0)
 
 
 def test_models_and_jobs_of_others_are_out_of_reach() -> None:

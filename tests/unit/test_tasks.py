@@ -1,10 +1,11 @@
 """Tasks: each has an owner, errors go up, cancelling is a normal end, waits have limits with names."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
-from services.process.tasks import LimitExceeded, OwnerClosed, TaskOwner, cleanup, limit, until
+from services.process.tasks import LimitExceeded, OwnerClosed, TaskOwner, cleanup, limit, together, until
 
 
 async def forever() -> None:
@@ -171,3 +172,17 @@ async def test_an_owner_that_is_cancelled_at_any_await_leaves_no_task(turns: int
     with pytest.raises(asyncio.CancelledError):
         await task
     assert asyncio.all_tasks() == before
+
+
+async def test_work_done_together_is_waited_for_and_the_first_error_ends_the_rest() -> None:
+    done: list[int] = []
+
+    async def work(number: int) -> None:
+        await asyncio.sleep(0)
+        done.append(number)
+
+    await together(partial(work, number) for number in range(3))
+    assert sorted(done) == [0, 1, 2]
+    await together([])
+    with pytest.raises(KeyError, match="x"):
+        await together([forever, wrong])

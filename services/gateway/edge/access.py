@@ -50,6 +50,8 @@ class Access:
         before = self._ids.pop(key_id, None)
         if before is not None:
             self._by_digest.pop(before, None)
+        if key is None or key.revoked_at:
+            self._uses.pop(key_id, None)
         if key is not None and not key.revoked_at:
             self._by_digest[key.sha256] = key
             self._ids[key_id] = key.sha256
@@ -97,7 +99,9 @@ class Access:
 
     def end(self, key: ApiKey) -> None:
         """A request has been answered."""
-        self._uses[key.id].at_once -= 1
+        use = self._uses.get(key.id)
+        if use is not None and use.at_once:  # else the key was removed meanwhile
+            use.at_once -= 1
 
 
 def check_model(model: str) -> None:

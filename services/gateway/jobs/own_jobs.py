@@ -1,4 +1,4 @@
-"""Jobs of clients that wait on the line: run one, or follow its events; a client that goes away cancels it."""
+"""Jobs of clients that wait for them: run one to its end; a client that goes away cancels it."""
 
 from schemas import wire
 from schemas.job_events import Completed, Queued, Terminal

@@ -225,7 +225,7 @@ $("modes").addEventListener("submit", async (event) => {
 });
 
 // Where keys are asked for: a cookie, for event streams send no headers. Only this site gets it.
-$("door").addEventListener("submit", (event) => {
+$("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   document.cookie = `stoker_key=${encodeURIComponent($("key").value)}; path=/; SameSite=Strict`;
   location.reload();
@@ -233,7 +233,7 @@ $("door").addEventListener("submit", (event) => {
 
 async function showModes() {
   const answer = await fetch("/api/modes");
-  $("door").hidden = answer.status !== 401;
+  $("key-form").hidden = answer.status !== 401;
   if (!answer.ok) return;
   const { modes } = await answer.json();
   const names = Object.keys(modes || {});

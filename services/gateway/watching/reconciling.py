@@ -16,7 +16,7 @@ import anyio
 
 from services.gateway.edge.problems import RequestError
 from services.process.logs import get_logger
-from services.process.tasks import unwrapped
+from services.process.tasks import together
 from services.records.results import Lookup, NotStored, Result, Stored, Unknown, Unreadable
 
 log = get_logger("reconciling")
@@ -72,7 +72,7 @@ class Reconciler:
         self._woken = asyncio.Event()
 
     def look_at_all(self) -> None:
-        """Ends may have passed unheard: look for every job now."""
+        """Ends may have been missed: look for every job now."""
         for look in self._looks.values():
             look.due_at = 0.0
         self._woken.set()
@@ -110,10 +110,7 @@ class Reconciler:
             for job in left:
                 self._take(job, await self._find(job))
 
-        with unwrapped():
-            async with anyio.create_task_group() as group:
-                for _ in range(min(LOOKUPS_AT_ONCE, len(self._looks))):
-                    group.start_soon(look)
+        await together([look] * min(LOOKUPS_AT_ONCE, len(self._looks)))
 
     def _take(self, job: str, found: Lookup) -> None:
         look = self._looks.get(job)

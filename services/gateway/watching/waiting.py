@@ -46,7 +46,7 @@ class Waiting:
             if not ends:
                 self._ends.pop(job, None)
             if ended.done() and not ended.cancelled():
-                ended.exception()  # it may have been set after the last wait: nobody need hear of it
+                ended.exception()  # it may have been set after the last wait: asyncio need not report it
 
     @contextmanager
     def attached(self, watcher: Watcher) -> Iterator[None]:

@@ -1,0 +1,166 @@
+"""What is refused at once, and what never is; access limits hold whatever the order of requests."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
+
+from schemas.fleet import QueueDepth
+from schemas.jobs import CompletionInput, Job
+from schemas.keys import ApiKey
+from services.gateway.edge.access import DAY_S, MINUTE_S, Access
+from services.gateway.edge.problems import RequestError
+from services.gateway.edge.sse import StreamLimit, comment, sse
+from services.gateway.jobs.admission import Admission, check_webhook
+
+JOB = Job(id="j", model="m", input=CompletionInput("hi"), gateway="g", created_at=1.0)
+
+
+def refusal(depth: QueueDepth, job: Job = JOB, status: int = 503) -> RequestError:
+    with pytest.raises(RequestError) as refused:
+        Admission({"m": depth}, 10).check(job, impossible_status=status)
+    return refused.value
+
+
+def test_what_can_never_run_is_refused_with_the_status_of_its_route() -> None:
+    depth = QueueDepth("m", 0, 0, impossible="no worker has 80 GB")
+    assert [refusal(depth, status=status).status for status in (422, 503)] == [422, 503]
+    assert refusal(depth).code == "impossible"
+
+
+@given(queued=st.integers(0, 50), limit=st.integers(0, 50), eta_s=st.one_of(st.none(), st.floats(0, 1000)))
+def test_a_queue_is_full_at_its_limit_and_says_when_to_come_back(
+    queued: int, limit: int, eta_s: float | None
+) -> None:
+    admission = Admission({"m": QueueDepth("m", queued, 0, limit=limit, eta_s=eta_s)}, 10)
+    try:
+        admission.check(JOB, 503)
+    except RequestError as error:
+        assert limit and queued >= limit
+        assert error.status == 429
+        assert error.retry_after_s is not None and error.retry_after_s >= 1
+    else:
+        assert not limit or queued < limit
+
+
+def test_a_deadline_that_cannot_be_met_is_said_and_one_that_can_is_not() -> None:
+    depth = QueueDepth("m", 3, 1, eta_s=2.0, best_s=1.0)
+    late = refusal(depth, replace(JOB, deadline_s=2.5))
+    assert (late.status, late.field, late.code) == (422, "deadline_s", "would_miss_deadline")
+    Admission({"m": depth}, 10).check(replace(JOB, deadline_s=1e9), 503)
+    Admission({"m": replace(depth, best_s=None)}, 10).check(replace(JOB, deadline_s=0.001), 503)
+    Admission({}, 10).check(replace(JOB, deadline_s=0.001), 503)
+
+
+def test_generations_that_wait_are_counted_here_before_the_scheduler_reports_them() -> None:
+    admission = Admission({"m": QueueDepth("m", 0, 1)}, 2)
+    with (
+        admission.generation({"m": None}),
+        admission.generation({"m": None}),
+        admission.generation({"m": None}),
+    ):
+        assert admission.generations == 3
+        with pytest.raises(RequestError, match="2 generations wait already"), admission.generation({"m": None}):
+            pass
+    assert admission.generations == 0
+    with pytest.raises(KeyError), admission.generation({"m": None}):
+        raise KeyError
+    assert admission.generations == 0
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "x",
+        "ftp://a/b",
+        "http://",
+        "http://[::1",
+        "https://a:99999/",
+        "http://a/" + "x" * 2048,
+        "//a",
+        "http://a:0/",
+    ],
+)
+def test_a_webhook_that_could_never_be_posted_is_refused(url: str) -> None:
+    with pytest.raises(RequestError, match="webhook must be"):
+        check_webhook(url)
+
+
+def test_a_webhook_that_can_is_taken_as_it_is() -> None:
+    assert check_webhook(None) == ""
+    assert check_webhook("https://example.org:8443/hook?a=b") == "https://example.org:8443/hook?a=b"
+
+
+def test_streams_are_counted_whatever_ends_them() -> None:
+    limit = StreamLimit(1)
+    with pytest.raises(KeyError), limit.opened():
+        with pytest.raises(RequestError) as refused, limit.opened():
+            pass
+        assert (refused.value.status, refused.value.code) == (429, "too_many_streams")
+        raise KeyError
+    assert limit.open == 0
+    with limit.opened():
+        assert limit.open == 1
+
+
+def test_an_event_is_framed_as_browsers_read_it() -> None:
+    assert sse(b'{"a":1}') == b'data: {"a":1}\n\n'
+    assert sse(b"1", "delta", "7.1.2.3") == b"id: 7.1.2.3\nevent: delta\ndata: 1\n\n"
+    assert comment("waiting") == b": waiting\n\n"
+
+
+class KeyLimits(RuleBasedStateMachine):
+    """A key with all three limits, against a model that keeps every request's time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key = ApiKey("k", "test", "x" * 64, 0.0, requests_per_minute=4, requests_per_day=9, concurrency=3)
+        self.access = Access(is_required=True)
+        self.access.changed("k", self.key)
+        self.now = 1_000_000.0
+        self.open = 0
+        self.begun: list[float] = []
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 20.0, 61.0, DAY_S + 1]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def a_request_begins(self) -> None:
+        lately = sum(self.now - at < MINUTE_S for at in self.begun)
+        try:
+            left = self.access.begin(self.key, self.now)
+        except RequestError as error:
+            assert error.status == 429 and error.retry_after_s is not None and error.retry_after_s >= 1
+            is_day = "a day" in error.message
+            assert self.open >= 3 or lately >= 4 or (is_day and len(self.begun) >= 9)
+        else:
+            assert self.open < 3 and lately < 4
+            self.open += 1
+            self.begun.append(self.now)
+            assert left["x-ratelimit-remaining-requests"] == str(4 - lately - 1)
+
+    @precondition(lambda self: self.open)
+    @rule()
+    def a_request_ends(self) -> None:
+        self.access.end(self.key)
+        self.open -= 1
+
+    @rule()
+    def the_key_is_removed_and_made_again(self) -> None:
+        self.access.changed("k", None)
+        assert self.access._uses == {}
+        for _ in range(self.open):
+            self.access.end(self.key)  # those that are still answered
+        self.access.changed("k", self.key)
+        self.open, self.begun = 0, []
+
+    @invariant()
+    def what_runs_is_counted(self) -> None:
+        use = self.access._uses.get("k")
+        assert (use.at_once if use is not None else 0) == self.open
+
+
+TestKeyLimits = KeyLimits.TestCase

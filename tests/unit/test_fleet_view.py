@@ -1,0 +1,128 @@
+"""What a gateway knows of the others: who is silent does not count, and is forgotten; no wall clock is asked."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from schemas import wire
+from schemas.catalog import Model, Spec
+from schemas.discovery import Inputs, Schema
+from schemas.fleet import ModelReplicas, QueueDepth
+from schemas.workers import EngineCapability, Heartbeat
+from services.catalog import store
+from services.gateway.fleet_view import FORGET_AFTER_S, WORKER_SILENT_S, FleetView
+
+MODEL = Model("m", ("ImageGeneration",), (Spec(name="s", engine="diffusers", url=""),))
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Seen:
+    """A view, its clock, and the ways to tell it something."""
+
+    clock: Clock = field(default_factory=Clock)
+
+    def __post_init__(self) -> None:
+        self.view = FleetView(self.clock)
+
+    def beat(self, worker: str, **fields: Any) -> None:
+        capability = EngineCapability(1, 0, ("ImageGeneration",))
+        heartbeat = Heartbeat(
+            worker=worker, started_at=1.0, seq=1, spec="", profile="", device="cpu", host="h",
+            engines={"diffusers": capability}, memory_total_bytes=1, memory_used_bytes=0, **fields,
+        )  # fmt: skip
+        self.view.on_heartbeat(
+            Msg(_client=None, subject=f"stoker.heartbeat.{worker}", data=wire.encode(heartbeat))
+        )
+
+    def depth(self, model: str, queued: int) -> None:
+        data = wire.encode(QueueDepth(model, queued, 0))
+        self.view.on_depth(Msg(_client=None, subject=f"stoker.queue.{model}", data=data))
+
+    def names(self) -> list[str]:
+        return [beat.worker for beat in self.view.live_workers()]
+
+
+def test_a_silent_worker_does_not_count_and_is_forgotten_later() -> None:
+    seen = Seen()
+    seen.beat("b")
+    seen.beat("a")
+    assert seen.names() == ["a", "b"]
+    seen.clock.now = WORKER_SILENT_S - 0.1
+    seen.beat("b")
+    seen.clock.now = WORKER_SILENT_S
+    assert seen.names() == ["b"]
+    seen.view.forget_silent()
+    assert seen.view.known_workers == 2
+    seen.clock.now = FORGET_AFTER_S
+    seen.view.forget_silent()
+    assert seen.view.known_workers == 1
+    seen.clock.now += FORGET_AFTER_S
+    seen.view.forget_silent()
+    assert seen.view.known_workers == 0
+
+
+def test_ten_thousand_names_that_come_and_go_leave_nothing() -> None:
+    seen = Seen()
+    for number in range(10_000):
+        seen.clock.now += 1.0
+        seen.beat(f"w-{number}")
+        seen.depth(f"m-{number}", 1)
+        if number % 100 == 0:
+            seen.view.forget_silent()
+    assert seen.view.known_workers < 200
+    assert len(seen.view.depths) == len(seen.view._depths_at) < 200
+
+
+def test_a_worker_that_leaves_is_gone_at_once_and_may_come_back() -> None:
+    seen = Seen()
+    seen.beat("a", vram_models=("m",))
+    assert seen.view.is_hot("m") and [one.worker for one in seen.view.image_workers()] == ["a"]
+    seen.beat("a", is_leaving=True)
+    assert seen.names() == [] and not seen.view.is_hot("m")
+    seen.beat("a")
+    assert seen.names() == ["a"]
+
+
+def test_what_cannot_be_read_changes_nothing() -> None:
+    seen = Seen()
+    seen.beat("a")
+    seen.depth("m", 3)
+    seen.view.on_heartbeat(Msg(_client=None, subject="stoker.heartbeat.a", data=b"{"))
+    seen.view.on_depth(Msg(_client=None, subject="stoker.queue.m", data=b'{"queued": "many"}'))
+    seen.view.noted(store.SCHEMA_NOTE, "m", b"nonsense")
+    assert seen.names() == ["a"]
+    assert seen.view.depths["m"].queued == 3
+    assert seen.view.schemas == {}
+
+
+def test_with_a_model_goes_all_that_is_known_of_it() -> None:
+    seen = Seen()
+    seen.view.model_changed("m", MODEL)
+    seen.depth("m", 1)
+    schema = Schema("m", "P", "sd", (), Inputs((), ()), {}, {})
+    seen.view.noted(store.SCHEMA_NOTE, "m", wire.encode(schema))
+    seen.view.replicas_changed("m", ModelReplicas("m", (), 1.0))
+    assert seen.view.schemas == {"m": schema}
+    seen.view.model_changed("m", None)
+    seen.view.replicas_changed("m", None)
+    view = seen.view
+    assert (view.models, view.schemas, view.depths, view.replicas) == ({}, {}, {}, {})
+
+
+def test_the_current_mode_is_noted_for_all_gateways() -> None:
+    seen = Seen()
+    seen.view.model_changed("m", MODEL)
+    assert seen.view.modes.current == "m"
+    seen.view.noted(store.MODES_NOTE, store.CURRENT, wire.encode("gone"))
+    assert seen.view.modes.current == "m", "a mode that is not there is not current"
+    seen.view.noted(store.SCHEMA_NOTE, "m", b"")
+    assert seen.view.schemas == {}
