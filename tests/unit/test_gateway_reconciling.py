@@ -48,6 +48,7 @@ async def reconciled(store: Store) -> AsyncIterator[tuple[Waiting, Reconciler]]:
     reconciler = Reconciler(waiting, store, lambda: store.can_be_asked)
     async with TaskOwner("test") as tasks:
         tasks.start(reconciler.run)
+        tasks.start(reconciler.expire)
         yield waiting, reconciler
 
 
@@ -129,6 +130,22 @@ async def test_while_the_connection_is_away_nothing_is_asked_and_limits_still_ho
             with pytest.raises(RequestError, match="not ended in time"):
                 await asyncio.wait_for(ended, 5)
     assert store.asked == []
+
+
+async def test_a_store_that_does_not_answer_delays_no_limit() -> None:
+    class Hanging(Store):
+        async def __call__(self, job: str) -> Lookup:
+            self.asked.append(job)
+            await asyncio.Event().wait()
+            return NotStored()
+
+    store = Hanging()
+    async with reconciled(store) as (waiting, reconciler):
+        with waiting.expecting("a", 60), waiting.expecting("b", 0.2) as late:
+            reconciler.look_at_all()
+            await soon(lambda: len(store.asked) == 2)
+            with pytest.raises(RequestError, match="not ended in time"):
+                await asyncio.wait_for(late, 5)
 
 
 # Watchers -----------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class _Look:
 
 
 class Reconciler:
-    """`run` it for as long as anybody waits. can_ask: whether the store can be reached at all now."""
+    """`run` and `expire` for as long as anybody waits. can_ask: whether the store can be reached at all now."""
 
     def __init__(self, waiting: Waiters, find: Find, can_ask: Callable[[], bool]) -> None:
         self._waiting = waiting
@@ -77,6 +77,13 @@ class Reconciler:
             look.due_at = 0.0
         self._woken.set()
 
+    async def expire(self) -> None:
+        """End the requests that have waited past their limits, until cancelled; however slow the store is."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self._waiting.expire(loop.time())
+
     async def run(self) -> None:
         """Look for ends until cancelled."""
         loop = asyncio.get_running_loop()
@@ -86,7 +93,6 @@ class Reconciler:
             is_for_all = self._woken.is_set()
             self._woken.clear()
             now = loop.time()
-            self._waiting.expire(now)
             self._follow(now, 0.0 if is_for_all else FIRST_LOOK_S)
             if self._can_ask():
                 await self._look_for(self._due(now))

@@ -68,6 +68,7 @@ class Streams:
         async with self.bus.listening(*subscriptions), TaskOwner("streams") as tasks:
             self.bus.on_reconnect.append(self._reconciler.look_at_all)
             tasks.start(self._reconciler.run)
+            tasks.start(self._reconciler.expire)
             try:
                 yield
             finally:
