@@ -44,7 +44,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 15.0, what: str = ""
         if value:
             return value
         if time.monotonic() > deadline:
-            pytest.fail(f"waited {seconds:g} s in vain for {what or condition}")
+            pytest.fail(f"waited {seconds:g} s for {what or condition}")
         time.sleep(0.02)
 
 

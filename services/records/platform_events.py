@@ -16,7 +16,7 @@ log = get_logger("events")
 
 UNSUBSCRIBE_TIMEOUT_S = 2.0
 WAIT_S = 5.0
-"""How long a follower waits for an event before it is given None, so that its client hears that it lives."""
+"""How long a follower waits for an event before it is given None, to tell its client that it lives."""
 
 
 async def newest_number(bus: Bus) -> int:

@@ -12,7 +12,7 @@ from stoker.functions.errors import FatalError, ValidationError
 from stoker.functions.signature import Function
 
 Item = Callable[[msgspec.Struct], None]
-"""Hears each result of a stream as it comes, from any thread."""
+"""Called with each result of a stream as it comes, from any thread."""
 
 
 def read_payload(function: Function, payload: Mapping[str, Any]) -> msgspec.Struct:

@@ -22,7 +22,7 @@ from tests.fixtures.single_files import single_file
 
 
 class Heard:
-    """An emitter that keeps what it hears, and may cancel at a step."""
+    """An emitter that keeps what it is told, and may cancel at a step."""
 
     def __init__(self, cancel_at: int = 0) -> None:
         self.steps: list[int] = []
