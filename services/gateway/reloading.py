@@ -25,6 +25,8 @@ log = get_logger("configuration")
 
 QUIET_MS = 100
 """Writes in quick succession are read once, this long after the last."""
+STOP_MS = 200
+"""The watcher waits in a thread that cannot be interrupted: it looks this often whether it was cancelled."""
 
 
 class Reloading:
@@ -83,7 +85,10 @@ class Reloading:
     async def _on_change(self) -> None:
         folders = {path if path.is_dir() else path.parent for path in self._paths}
         folders |= set(self._watched_projects)
-        async for changes in awatch(*folders, debounce=QUIET_MS, step=QUIET_MS // 2, recursive=False):
+        watching = awatch(
+            *folders, debounce=QUIET_MS, step=QUIET_MS // 2, rust_timeout=STOP_MS, recursive=False
+        )
+        async for changes in watching:
             if any(self._is_ours(Path(path)) for _, path in changes):
                 await self._reload_or_say_why()
 
