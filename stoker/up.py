@@ -3,7 +3,7 @@
 Every process writes to this terminal behind its name. One that dies is started again, with a pause that
 doubles while it keeps dying. One Ctrl-C (or SIGTERM) stops all: workers finish what they run.
 
-A child is a state machine; `MOVES` is its table, `Child.move` the only way to change its state.
+A child is a state machine; `TRANSITIONS` is its table, `Child.move` the only way to change its state.
 
 starting   its process is being made
 running    it has a process
@@ -46,7 +46,7 @@ READY_TIMEOUT_S = 60.0
 
 State = Literal["starting", "running", "pausing", "stopping", "ended"]
 
-MOVES: Mapping[State, frozenset[State]] = {
+TRANSITIONS: Mapping[State, frozenset[State]] = {
     "starting": frozenset({"running", "ended"}),
     "running": frozenset({"pausing", "stopping"}),
     "pausing": frozenset({"starting", "ended"}),
@@ -76,7 +76,7 @@ class Child:
 
     def move(self, to: State) -> None:
         """Raises IllegalMove, and changes nothing, where the table has no such move."""
-        if to not in MOVES[self.state]:
+        if to not in TRANSITIONS[self.state]:
             raise IllegalMove(f"{self.name} is {self.state} and cannot become {to}")
         self.state = to
         if to == "ended":

@@ -36,6 +36,10 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     worker_nats: Annotated[str, Meta(description="NATS URLs of launched workers; default: the same")] = ""
     worker_nats_user: Annotated[str, Meta(description="NATS user of launched workers")] = ""
     worker_nats_password: Annotated[str, Meta(description="its password")] = ""
+    record: Annotated[
+        str,
+        Meta(description="file for a recording of every decision; see `stoker replay`"),
+    ] = ""
     stop_replicas: Annotated[bool, Meta(description="stop all launched workers at a clean stop")] = False
 
 
@@ -56,10 +60,11 @@ async def _lead(bus: Bus, settings: Settings, stopping: asyncio.Event, leading: 
     await register(bus, "autoscaler", "decides how many replicas of each spec run", {"id": identity})
     folder = Path(settings.data) / "replicas"
     environment = worker_environment(settings)
+    record = Path(settings.record) if settings.record else None
     while not stopping.is_set():
         async with hold(bus, ROLE, identity) as lease:
             leading.set()
-            service = AutoscalerService(bus, lease, settings.cluster, folder, environment)
+            service = AutoscalerService(bus, lease, settings.cluster, folder, environment, record)
             try:
                 await service.serve(stopping)
                 if stopping.is_set() and settings.stop_replicas:

@@ -107,6 +107,21 @@ class Autoscaler:
             case _:
                 assert_never(event)
 
+    def validate(self) -> None:
+        """Raises AssertionError when what is kept does not fit together. For tests and replays."""
+        phases = [one.phase for state in self.models.values() for one in state.replicas.values()]
+        assert phases.count("launching") <= MAX_LAUNCHING, "too many launches at a time"
+        for state in self.models.values():
+            for kept in (state.acknowledged_at, state.surplus_since, state.kept, state.restored):
+                assert set(kept) <= state.replicas.keys(), (
+                    f"{state.name} keeps something of a replica that is gone"
+                )
+            specs = {spec.name for spec in state.specs} | {one.spec for one in state.replicas.values()}
+            assert state.launch_keys.keys() <= specs, f"{state.name} has keys of specs that are gone"
+            recorded = self._recorded.get(state.name)
+            known = tuple(state.replicas.values())
+            assert not self.is_settled or (recorded.replicas if recorded else ()) == known, "not recorded"
+
     def records(self) -> list[ModelReplicas]:
         """What is recorded of every model now."""
         return list(self._recorded.values())

@@ -1,56 +1,50 @@
-"""What the autoscaler's core takes in."""
+"""What the autoscaler's core takes in. Structs, so that they can be recorded and read again."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 from schemas.catalog import Model, ResourceProfile
 from schemas.fleet import ModelReplicas, QueueDepth
 from schemas.workers import Heartbeat
 
 
-@dataclass(frozen=True, slots=True)
-class HeartbeatSeen:
+class HeartbeatSeen(msgspec.Struct, frozen=True, tag=True):
     heartbeat: Heartbeat
 
 
-@dataclass(frozen=True, slots=True)
-class DepthSeen:
+class DepthSeen(msgspec.Struct, frozen=True, tag=True):
     depth: QueueDepth
 
 
-@dataclass(frozen=True, slots=True)
-class ModelChanged:
+class ModelChanged(msgspec.Struct, frozen=True, tag=True):
     """None: it was removed."""
 
     name: str
     model: Model | None
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileChanged:
+class ProfileChanged(msgspec.Struct, frozen=True, tag=True):
     """None: it was removed."""
 
     name: str
     profile: ResourceProfile | None
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(msgspec.Struct, frozen=True, tag=True):
     """What an earlier autoscaler recorded of a model; comes before anything else of it."""
 
     replicas: ModelReplicas
 
 
-@dataclass(frozen=True, slots=True)
-class Launched:
+class Launched(msgspec.Struct, frozen=True, tag=True):
     """The launcher has taken the order; the replica is starting."""
 
     replica: str
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchFailed:
+class LaunchFailed(msgspec.Struct, frozen=True, tag=True):
     """The launcher has refused: out of stock, or something is wrong with the order."""
 
     replica: str
@@ -58,30 +52,26 @@ class LaunchFailed:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """A replica as its launcher sees it. message: why it has ended."""
 
     state: Literal["pending", "running", "ended"]
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class LauncherLooked:
+class LauncherLooked(msgspec.Struct, frozen=True, tag=True):
     """Everything of ours that a launcher had when it was asked at began_at; what is not here does not exist."""
 
     launcher: str
     began_at: float
-    replicas: Mapping[str, Seen] = field(default_factory=dict)
+    replicas: Mapping[str, Seen] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True, tag=True):
     """Records, catalog and launchers have been read: decisions may begin."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ticked:
+class Ticked(msgspec.Struct, frozen=True, tag=True):
     pass
 
 

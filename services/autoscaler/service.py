@@ -9,7 +9,6 @@ The inbox is bounded and holds at most one tick: a core that lags is not given m
 """
 
 import asyncio
-import time
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -40,11 +39,14 @@ from services.autoscaler.events import (
 from services.autoscaler.launchers.base import Launcher, LaunchError, Order, Unavailable
 from services.autoscaler.launchers.registry import create
 from services.autoscaler.records import ReplicaRecords
+from services.autoscaler.replaying import CORE, describe
 from services.bus.connection import Bus
 from services.bus.errors import Conflict
 from services.bus.leases import Lease
 from services.catalog import store
+from services.process.clock import steady_now
 from services.process.logs import get_logger
+from services.process.recording import Head, Recorder
 from services.process.tasks import LimitExceeded, TaskOwner, limit, until
 from services.process.telemetry import counter, gauge
 
@@ -95,12 +97,22 @@ class LeadsNoLonger(Exception):
 
 
 class AutoscalerService:
-    """One term of a leader. `environment`: how workers reach NATS."""
+    """One term of a leader. `environment`: how workers reach NATS. record: a file for a recording."""
 
-    def __init__(self, bus: Bus, lease: Lease, cluster: str, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        lease: Lease,
+        cluster: str,
+        folder: Path,
+        environment: dict[str, str],
+        record: Path | None = None,
+    ) -> None:
         self.bus = bus
         self.lease = lease
         self.core = Autoscaler(lease.term)
+        head = Head(CORE, lease.term, steady_now())
+        self._recorder = Recorder(record, head, describe) if record is not None else None
         self._cluster = cluster
         self._folder = folder
         self._environment = environment
@@ -178,7 +190,11 @@ class AutoscalerService:
             await self._handle(Settled())
 
     async def _handle(self, event: Event) -> None:
-        for command in self.core.handle(event, time.time()):
+        now = steady_now()
+        commands = self.core.handle(event, now)
+        if self._recorder is not None:
+            self._recorder.step(event, now, commands)
+        for command in commands:
             await self._carry_out(command)
 
     async def _restore(self) -> None:
@@ -283,7 +299,7 @@ class AutoscalerService:
         self._tasks.start(self._watch, launcher)
 
     async def _look(self, launcher: Launcher) -> bool:
-        began_at = time.time()
+        began_at = steady_now()
         try:
             with limit(f"looking at {launcher.name}", LOOK_TIMEOUT_S):
                 seen = await launcher.look()
@@ -330,5 +346,7 @@ class AutoscalerService:
             log.warning("launcher.unavailable", launcher=launcher.name, error=str(error))
 
     async def close(self) -> None:
+        if self._recorder is not None:
+            self._recorder.close()
         for launcher in self._launchers.values():
             await launcher.close()

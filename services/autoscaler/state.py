@@ -1,7 +1,7 @@
 """What the autoscaler knows of one model: facts only, everything else is derived from them in plan.py.
 
-A replica is a state machine. `MOVES` is its table, `ModelState.move` and `forget` (to "gone") the only ways to
-change its phase; a move that the table has not raises IllegalMove and changes nothing.
+A replica is a state machine. `TRANSITIONS` is its table; `ModelState.move` and `forget` (to "gone") alone
+change its phase. A move that the table has not raises IllegalMove and changes nothing.
 
 launching   recorded, and the launcher is asked for it
 starting    its launcher has it, the model is not in its device memory yet; or not any more
@@ -22,7 +22,7 @@ from schemas.fleet import Replica, ReplicaPhase
 from services.autoscaler.backoff import Health
 from services.autoscaler.demand import Demand
 
-MOVES: Mapping[ReplicaPhase, frozenset[str]] = {
+TRANSITIONS: Mapping[ReplicaPhase, frozenset[str]] = {
     "launching": frozenset({"starting", "ready", "draining", "gone"}),
     "starting": frozenset({"ready", "draining", "gone"}),
     "ready": frozenset({"starting", "draining", "gone"}),
@@ -117,7 +117,7 @@ class ModelState:
     def move(self, replica: str, to: ReplicaPhase, **noted: Any) -> Replica:
         """Change a replica's phase; noted: fields of the record that change with it. Raises IllegalMove."""
         known = self.replicas.get(replica)
-        if known is None or to not in MOVES[known.phase]:
+        if known is None or to not in TRANSITIONS[known.phase]:
             phase = "gone" if known is None else known.phase
             raise IllegalMove(f"{replica} of {self.name} is {phase} and cannot become {to}")
         moved = self.replicas[replica] = msgspec.structs.replace(known, phase=to, **noted)

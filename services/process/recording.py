@@ -52,10 +52,10 @@ Describe = Callable[[Any], str]
 
 
 class Recorder:
-    """Writes the steps of one term into `path` with the term appended."""
+    """Writes the steps of one term into `path` with the core and the term appended."""
 
     def __init__(self, path: Path, head: Head, describe: Describe) -> None:
-        self._path = path.with_name(f"{path.name}.{head.term}")
+        self._path = path.with_name(f"{path.name}.{head.core}.{head.term}")
         self._describe = describe
         self._encode = msgspec.json.Encoder().encode
         self._file = self._path.open("wb")

@@ -6,11 +6,15 @@ from typing import Annotated
 
 import typer
 
+from services.autoscaler import replaying as autoscaler
 from services.process.recording import BadRecording, Difference, Head, read_head
 from services.scheduler import replaying as scheduler
 from stoker.cli.app import Json, app, console, fail, print_json
 
-CORES: dict[str, Callable[[Head, Iterator[bytes]], Iterator[Difference]]] = {scheduler.CORE: scheduler.replayed}
+CORES: dict[str, Callable[[Head, Iterator[bytes]], Iterator[Difference]]] = {
+    autoscaler.CORE: autoscaler.replayed,
+    scheduler.CORE: scheduler.replayed,
+}
 SHOWN = 20
 
 

@@ -90,7 +90,9 @@ def test_a_model_is_pulled_with_progress_once_and_loaded(stub: OllamaStub) -> No
 
 
 def test_a_model_that_the_registry_does_not_have_is_said(stub: OllamaStub) -> None:
-    with pytest.raises(EngineError, match="Ollama cannot pull nothing: pull model manifest: file does not exist"):
+    with pytest.raises(
+        EngineError, match="Ollama cannot pull nothing: pull model manifest: file does not exist"
+    ):
         create("ollama").load(ModelFiles("m", Path("nothing"), {}))
 
 

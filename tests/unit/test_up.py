@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from services.catalog.load import Configuration
 from services.process.tasks import TaskOwner
 from stoker import up as up_module
-from stoker.up import MOVES, Child, IllegalMove, State, Up
+from stoker.up import TRANSITIONS, Child, IllegalMove, State, Up
 from tests.fixtures.gateway_app import soon
 
 SERVER = ("http.server", ["0", "--bind", "127.0.0.1"])
@@ -112,12 +112,12 @@ async def test_one_that_does_not_stop_is_ended(tmp_path: Path, monkeypatch: pyte
     assert stubborn.process is not None and stubborn.process.returncode == -9
 
 
-@given(st.lists(st.sampled_from(sorted(MOVES)), max_size=8))
+@given(st.lists(st.sampled_from(sorted(TRANSITIONS)), max_size=8))
 def test_a_move_that_the_table_has_not_raises_and_changes_nothing(wanted: list[State]) -> None:
     one = child("a", SERVER)
     for to in wanted:
         before = one.state
-        if to in MOVES[before]:
+        if to in TRANSITIONS[before]:
             one.move(to)
             assert one.state == to
         else:
