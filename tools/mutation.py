@@ -49,7 +49,7 @@ def read_outcomes(folder: Path) -> dict[str, dict[str, int | None]]:
 
 
 def table(outcomes: Mapping[str, Mapping[str, int | None]]) -> tuple[str, float]:
-    """A table of what was noticed by module, and the share of all (1.0 where nothing was run)."""
+    """A table of what was noticed by module, and the share of all (0.0 where nothing was run)."""
     lines = ["| module | noticed | of |", "|---|---|---|"]
     noticed = run = 0
     for module, found in outcomes.items():
@@ -58,7 +58,7 @@ def table(outcomes: Mapping[str, Mapping[str, int | None]]) -> tuple[str, float]
         noticed, run = noticed + killed, run + len(codes)
         if codes:
             lines.append(f"| {module} | {killed} | {len(codes)} |")
-    return "\n".join(lines), noticed / run if run else 1.0
+    return "\n".join(lines), noticed / run if run else 0.0
 
 
 def _mutmut(*names: str) -> None:
@@ -82,6 +82,10 @@ def main(arguments: list[str]) -> int:
         for module, found in read_outcomes(MUTANTS).items()
         if module in drawn
     }
+    not_run = sum(code is None for found in outcomes.values() for code in found.values())
+    if not_run:
+        print(f"mutmut did not run {not_run} of the mutants: see what it printed")
+        return 2
     shown, share = table(outcomes)
     print(shown)
     for found in outcomes.values():

@@ -23,7 +23,7 @@ def test_survivors_and_untested_code_count_and_what_was_not_run_does_not() -> No
     shown, share = table({"a": {"x1": 1, "x2": 0, "x3": 33, "x4": None}, "b": {"y": None}, "c": {"z": -24}})
     assert share == 0.5
     assert shown.splitlines()[2:] == ["| a | 1 | 3 |", "| c | 1 | 1 |"]
-    assert table({"b": {"y": None}})[1] == 1.0
+    assert table({"b": {"y": None}})[1] == 0.0
 
 
 def test_a_sample_is_the_same_again_and_takes_from_every_module() -> None:
