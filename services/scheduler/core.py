@@ -57,7 +57,7 @@ class Scheduler:
         self.estimates = Estimates()
         self.endings = Endings(self.ledger, term)
         self.leaving = Leaving(self.ledger, self.fleet, self.endings)
-        self.reconciler = Reconciler(self.ledger, self.fleet, self.leaving)
+        self.reconciler = Reconciler(self.ledger, self.fleet, self.leaving, term)
         self.dispatcher = Dispatcher(self.ledger, self.fleet, self.estimates, term)
         self.forecast = Forecast(self.dispatcher, now)
         self.is_settling = True

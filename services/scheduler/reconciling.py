@@ -10,6 +10,7 @@ Takeover, partition and restart are this one path:
 | the newest attempt | the job waits | adopt it |
 | a newer attempt of an earlier leader | another worker has an older one | adopt this, revoke that |
 | an older attempt | anything | revoke it |
+| an attempt that this leader never ordered | anything | revoke it |
 | an attempt | the job has ended | revoke it |
 | an attempt | no such job | keep it as a claim until the job arrives; revoke it after `CLAIM_LIMIT_S` |
 | nothing | it runs here | look whether its result is stored, after `FORGOTTEN_S` |
@@ -44,12 +45,13 @@ class Claim:
 
 
 class Reconciler:
-    """Compares. Keeps claims: attempts of jobs that have not arrived."""
+    """Compares. Keeps claims: attempts of jobs that have not arrived. term: of this leader's lease."""
 
-    def __init__(self, ledger: Ledger, fleet: Fleet, leaving: Leaving) -> None:
+    def __init__(self, ledger: Ledger, fleet: Fleet, leaving: Leaving, term: int) -> None:
         self._ledger = ledger
         self._fleet = fleet
         self._leaving = leaving
+        self._term = term
         self._claims: dict[str, Claim] = {}
 
     def heartbeat(self, worker: Worker, heartbeat: Heartbeat, now: float) -> list[Command]:
@@ -83,6 +85,8 @@ class Reconciler:
     def _is_newest(self, record: Record, running: RunningJob) -> bool:
         """Whether no later attempt is known: only then its events follow those that watchers have."""
         mentioned, known = (running.term, running.attempt), (record.term, record.attempt)
+        if record.term == running.term == self._term and running.attempt > record.attempt:
+            return False
         if record.phase == "waiting":
             return mentioned >= known
         return record.phase != "cancelling" and mentioned > known

@@ -54,6 +54,20 @@ def test_a_job_that_lost_its_runner_goes_elsewhere_where_there_is_another_worker
     assert world.attempts[job][1][1] != first
 
 
+def test_an_attempt_that_was_never_ordered_is_revoked_and_the_job_stays_where_it_is() -> None:
+    """A worker that is confused, or lies, cannot take a job over by counting on."""
+    world = world_of("w1", "w2")
+    job = world.submit("a")
+    world.run_for(1)
+    [(number, holder)] = world.attempts[job]
+    other = next(worker for name, worker in world.workers.items() if name != holder)
+    other.running[job] = RunningJob(job, "a", "default", number + 1, world.core.term)
+    decided = world.decide(events.HeartbeatSeen(other.heartbeat()))
+    record = world.core.ledger.records[job]
+    assert (record.worker, record.attempt, record.phase) == (holder, number, "running")
+    assert commands.Revoke(other.name, job, world.core.term, number + 1) in decided
+
+
 def test_jobs_behind_one_that_no_worker_may_take_go_on() -> None:
     """The first job may go to no worker for now: those behind it are not particular, and pass."""
     world = world_of("w1", run_s=5.0)
