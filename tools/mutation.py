@@ -61,7 +61,12 @@ def table(outcomes: Mapping[str, Mapping[str, int | None]]) -> tuple[str, float]
     return "\n".join(lines), noticed / run if run else 0.0
 
 
-def _mutmut(*names: str) -> None:
+def _make_mutants() -> None:
+    """mutmut makes them all before it finds that it is to run none, and ends with an error."""
+    subprocess.run([MUTMUT, "run", NOTHING], cwd=ROOT, check=False, capture_output=True)
+
+
+def _run_mutants(names: list[str]) -> None:
     subprocess.run([MUTMUT, "run", *names], cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
 
 
@@ -70,13 +75,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("module", nargs="?", default="", help="part of a module's path; default: all")
     parser.add_argument("--each", type=int, default=EACH, help="mutants drawn of a module")
     chosen = parser.parse_args(arguments)
-    _mutmut(NOTHING)  # makes the mutants
+    _make_mutants()
     known = {module: list(found) for module, found in read_outcomes(MUTANTS).items() if chosen.module in module}
     if not known:
         print(f"no module has {chosen.module!r} in its name, or mutmut made no mutants of it: run `mutmut run`")
         return 2
     drawn = sample(known, chosen.each)
-    _mutmut(*(name for names in drawn.values() for name in names))
+    _run_mutants([name for names in drawn.values() for name in names])
     outcomes = {
         module: {name: found[name] for name in drawn[module]}
         for module, found in read_outcomes(MUTANTS).items()
