@@ -24,7 +24,7 @@ from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.jobs.queues import ModelQueue
 from services.scheduler.jobs.record import Record as JobRecord
 from services.scheduler.placing.balance import Balancer, Ready, is_plain
-from services.scheduler.placing.placement import Option, has_adapter, option, rank, victims
+from services.scheduler.placing.placement import Option, evictable, has_adapter, option, rank
 from services.scheduler.protocol.commands import Assign, Command, LoadOnWorker, Record
 
 EXPAND_EVERY_S = 0.1
@@ -197,7 +197,8 @@ class Dispatcher:
         )
 
     def _unneeded(self, worker: Worker) -> tuple[str, ...]:
-        idle = victims(worker, worker.facts.memory_total_bytes + 1, self.demand) or []
+        """What may go first where room is needed: loaded here, not in use, and nothing waits for it."""
+        idle = evictable(worker, self.demand)
         return tuple(resident.model for resident in idle if self.demand(resident.model) < 1.0)
 
     def _expand(self, model: Model, queue: ModelQueue, now: float) -> list[Command]:

@@ -77,15 +77,8 @@ def wait_s(worker: Worker, model: str, spec: Spec, estimates: Estimates, now: fl
     return first + surplus * mean_run_s / slots
 
 
-def victims(worker: Worker, needed_bytes: int, demand: Demand) -> list[ResidentModel] | None:
-    """Which loaded models would make room: those nobody needs first, then the least needed.
-
-    None: not even evicting everything that is idle would make room.
-    """
-    facts = worker.facts
-    free = facts.memory_total_bytes - facts.memory_used_bytes
-    if free >= needed_bytes:
-        return []
+def evictable(worker: Worker, demand: Demand) -> list[ResidentModel]:
+    """Loaded models that are not in use, the least needed first; of equals the largest."""
     used = {held.model for held in worker.held.values()}
     residents = worker.residents.values()
     pinned = {resident.weights or resident.model for resident in residents if resident.model in used}
@@ -95,9 +88,21 @@ def victims(worker: Worker, needed_bytes: int, demand: Demand) -> list[ResidentM
         if resident.tier in ("hot", "base") and (resident.weights or resident.model) not in pinned
     ]
     idle.sort(key=lambda resident: (demand(resident.model), -resident.memory_bytes))
+    return idle
+
+
+def victims(worker: Worker, needed_bytes: int, demand: Demand) -> list[ResidentModel] | None:
+    """Which loaded models would make room.
+
+    None: not even evicting everything that is idle would make room.
+    """
+    facts = worker.facts
+    free = facts.memory_total_bytes - facts.memory_used_bytes
+    if free >= needed_bytes:
+        return []
     chosen: list[ResidentModel] = []
     freed: set[str] = set()
-    for resident in idle:
+    for resident in evictable(worker, demand):
         chosen.append(resident)
         weights = resident.weights or resident.model
         free += resident.memory_bytes if weights not in freed else 0
