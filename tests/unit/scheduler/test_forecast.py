@@ -1,0 +1,276 @@
+"""What is told of the future: positions, etas, depths, and when a model is called impossible."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from schemas.catalog import Spec
+from schemas.fleet import Condition, ModelReplicas, Replica, SpecReplicas
+from schemas.job_events import Provisioning, Queued
+from services.scheduler.fleet.workers import Held
+from services.scheduler.forecast import (
+    DEPTH_ANYWAY_S,
+    DEPTH_EVERY_S,
+    IMPOSSIBLE_GRACE_S,
+    NOTIFIED_JOBS,
+    NOTIFY_EVERY_S,
+    QUEUE_LIMIT,
+    Forecast,
+)
+from services.scheduler.protocol import commands
+from tests.unit.scheduler.place import MB, NOW, Place, model, resident, spec
+
+
+class Seen(Place):
+    """A place and its forecast."""
+
+    def __init__(self, *specs: Spec) -> None:
+        super().__init__(model("a", *specs))
+        self.forecast = Forecast(self.dispatcher, NOW)
+
+    def depths(self, now: float) -> dict[str, Any]:
+        found = self.forecast.depths(now)
+        return {c.depth.model: c.depth for c in found if isinstance(c, commands.PublishDepth)}
+
+    def hold(self, worker: str, job: str, run_s: float, of: str = "a") -> None:
+        self.fleet.hold(self.fleet.workers[worker], Held(job, of, "default", of, 1, NOW, run_s))
+
+    def hopeless(self, now: float) -> list[tuple[str, str]]:
+        return [(record.id, reason) for record, reason in self.forecast.hopeless(now)]
+
+
+def launched(*replicas: tuple[str, str, float], condition: str = "", **start_s: float | None) -> ModelReplicas:
+    """replicas: id-and-spec, phase, when; start_s: by spec."""
+    why = Condition(condition, "m", NOW) if condition else None
+    return ModelReplicas(
+        model="a",
+        specs=tuple(SpecReplicas(name, 1, 0, start_s=known, condition=why) for name, known in start_s.items()),
+        updated_at=NOW,
+        replicas=tuple(Replica(f"r-{of}", of, "p", "l", phase, at) for of, phase, at in replicas),  # type: ignore[arg-type]
+    )
+
+
+# Etas ---------------------------------------------------------------------------------------------
+
+
+def test_without_replicas_and_launches_nothing_is_known() -> None:
+    seen = Seen()
+    assert seen.forecast.eta_s("a", 0, NOW) is None
+    seen.forecast.replicas_changed("a", launched(gpu=None))
+    assert seen.forecast.eta_s("a", 0, NOW) is None
+
+
+def test_the_eta_is_the_work_ahead_over_the_slots_of_all_replicas() -> None:
+    seen = Seen()
+    seen.worker("w1", resident(), slots=2)
+    seen.worker("w2", resident(), slots=1)
+    assert seen.forecast.eta_s("a", 4, NOW) == 0.0
+    seen.hold("w1", "j1", 2.0)
+    seen.hold("w2", "j2", 4.0)
+    seen.hold("w2", "other", 100.0, of="b")
+    assert seen.forecast.eta_s("a", 0, NOW) == 1.0
+    assert seen.forecast.eta_s("a", 4, NOW) == 5.0
+    assert seen.forecast.eta_s("a", 1, NOW) == 2.0
+
+
+def test_a_worker_without_its_engine_has_no_slots_and_breaks_nothing() -> None:
+    seen = Seen()
+    seen.worker("w1", resident())
+    seen.hold("w1", "j1", 3.0)
+    worker = seen.fleet.workers["w1"]
+    worker.facts = msgspec.structs.replace(worker.facts, engines={})
+    assert seen.forecast.eta_s("a", 1, NOW) == 6.0
+
+
+@pytest.mark.parametrize(
+    ("record", "eta_s"),
+    [
+        (launched(gpu=30.0, cpu=20.0), 20.0),
+        (launched(("gpu", "launching", NOW - 10), gpu=30.0, cpu=5.0), 20.0),
+        (launched(("gpu", "starting", NOW - 10), ("cpu", "starting", NOW - 12), gpu=30.0, cpu=20.0), 8.0),
+        (launched(("gpu", "starting", NOW - 99), gpu=30.0), 0.0),
+        (launched(("gpu", "draining", NOW - 10), gpu=30.0), 30.0),
+        (launched(("gpu", "starting", NOW - 10), gpu=None, cpu=20.0), 20.0),
+    ],
+)
+def test_the_eta_of_a_launch_is_when_the_first_replica_is_ready(record: ModelReplicas, eta_s: float) -> None:
+    seen = Seen()
+    seen.forecast.replicas_changed("a", record)
+    assert seen.forecast.eta_s("a", 3, NOW) == eta_s
+
+
+def test_a_record_that_is_gone_is_forgotten() -> None:
+    seen = Seen()
+    seen.forecast.replicas_changed("a", launched(gpu=30.0))
+    seen.forecast.replicas_changed("a", None)
+    seen.forecast.replicas_changed("never there", None)
+    assert seen.forecast.eta_s("a", 0, NOW) is None
+
+
+# Positions ----------------------------------------------------------------------------------------
+
+
+def told(found: list[commands.Command]) -> list[tuple[str, object]]:
+    return [(command.job.id, command.event) for command in found if isinstance(command, commands.Notify)]
+
+
+def test_a_waiting_job_is_told_its_place_and_eta() -> None:
+    seen = Seen()
+    seen.worker("w", resident(), slots=1)
+    seen.hold("w", "other", 2.0)
+    record = seen.job()
+    assert told(seen.forecast.position(record, 2, NOW)) == [("j", Queued(position=2, eta_s=6.0))]
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (None, "no replica is ready"),
+        (launched(gpu=None), "no replica is ready"),
+        (
+            launched(("gpu", "starting", NOW), ("cpu", "launching", NOW)),
+            "no replica is ready; starting: cpu, gpu",
+        ),
+        (launched(("gpu", "draining", NOW)), "no replica is ready"),
+        (launched(condition="OutOfStock", gpu=None), "no replica is ready (gpu: OutOfStock)"),
+        (launched(condition="Crash", gpu=None, cpu=None), "no replica is ready (gpu: Crash; cpu: Crash)"),
+    ],
+)
+def test_who_waits_for_a_launched_model_is_told_what_comes(record: ModelReplicas | None, reason: str) -> None:
+    seen = Seen(spec("gpu", launcher="docker"))
+    seen.forecast.replicas_changed("a", record)
+    [_, (job, event)] = told(seen.forecast.position(seen.job(), 0, NOW))
+    assert (job, event) == ("j", Provisioning(reason=reason, eta_s=None))
+
+
+def test_nobody_is_told_of_a_launch_where_a_replica_is_there_or_nobody_launches() -> None:
+    here = Seen(spec("default", launcher="docker"))
+    here.worker("w", resident())
+    assert [type(event) for _, event in told(here.forecast.position(here.job(), 0, NOW))] == [Queued]
+    nobody = Seen()
+    assert [type(event) for _, event in told(nobody.forecast.position(nobody.job(), 0, NOW))] == [Queued]
+
+
+def test_places_are_told_once_in_a_while_to_those_who_watch() -> None:
+    seen = Seen()
+    for number in range(3):
+        seen.job(f"j{number}", wants_events=number != 1)
+    queues = seen.ledger.waiting_queues()
+    assert seen.forecast.positions(queues, NOW + NOTIFY_EVERY_S - 0.01) == []
+    found = told(seen.forecast.positions(queues, NOW + NOTIFY_EVERY_S))
+    assert found == [("j0", Queued(position=0)), ("j2", Queued(position=2))]
+    assert seen.forecast.positions(queues, NOW + NOTIFY_EVERY_S + 0.5) == []
+    assert len(seen.forecast.positions(queues, NOW + 2 * NOTIFY_EVERY_S)) == 2
+
+
+def test_only_the_first_of_a_long_queue_are_told_every_time() -> None:
+    seen = Seen()
+    for number in range(NOTIFIED_JOBS + 5):
+        seen.job(f"j{number}", wants_events=True)
+    found = told(seen.forecast.positions(seen.ledger.waiting_queues(), NOW + 1))
+    assert len(found) == NOTIFIED_JOBS
+    assert found[-1] == (f"j{NOTIFIED_JOBS - 1}", Queued(position=NOTIFIED_JOBS - 1))
+
+
+# Depths -------------------------------------------------------------------------------------------
+
+
+def test_a_queue_is_published_when_it_changed_but_not_too_often_and_anyway_every_second() -> None:
+    seen = Seen()
+    assert seen.depths(NOW).keys() == {"a"}
+    assert seen.depths(NOW + DEPTH_ANYWAY_S - 0.01) == {}
+    seen.job()
+    assert seen.depths(NOW + DEPTH_ANYWAY_S - 0.005)["a"].queued == 1
+    queue = seen.ledger.queue("a")
+    assert (queue.is_changed, queue.published_at) == (False, NOW + DEPTH_ANYWAY_S - 0.005)
+    queue.is_changed = True
+    assert seen.depths(queue.published_at + DEPTH_EVERY_S - 0.01) == {}
+    assert seen.depths(queue.published_at + DEPTH_EVERY_S + 0.001).keys() == {"a"}
+    assert seen.depths(queue.published_at + DEPTH_ANYWAY_S + 0.001).keys() == {"a"}
+
+
+def test_a_depth_says_what_a_job_that_arrives_now_has_to_expect() -> None:
+    seen = Seen(spec("slow"), spec("quick"))
+    seen.worker("w", resident(of="slow"), slots=1)
+    seen.hold("w", "other", 3.0)
+    seen.estimates.learn_run("a", "slow", 1.0, 4.0)
+    seen.estimates.learn_run("a", "quick", 1.0, 1.5)
+    seen.job()
+    depth = seen.depths(NOW)["a"]
+    assert (depth.queued, depth.eta_s, depth.best_s, depth.limit) == (1, 6.0, 1.5, QUEUE_LIMIT)
+    assert depth.impossible == ""
+
+
+def test_queues_of_models_that_are_gone_are_published_while_they_are_there() -> None:
+    seen = Seen()
+    seen.job(of="gone")
+    depths = seen.depths(NOW)
+    assert list(depths) == ["a", "gone"]
+    assert (depths["gone"].queued, depths["gone"].best_s) == (1, None)
+
+
+# Impossible models --------------------------------------------------------------------------------
+
+
+def test_a_model_that_never_was_possible_is_impossible_at_once_and_its_waiting_jobs_end() -> None:
+    seen = Seen()
+    seen.job()
+    assert seen.hopeless(NOW) == [], "no worker is known yet"
+    seen.worker("small", memory_total_bytes=50 * MB)
+    [(job, reason)] = seen.hopeless(NOW)
+    assert job == "j" and "50 MB" in reason
+    assert seen.depths(NOW)["a"].impossible == reason
+
+
+def test_a_model_that_was_possible_is_impossible_only_when_that_lasts() -> None:
+    seen = Seen()
+    seen.worker("large")
+    seen.worker("small", memory_total_bytes=50 * MB)
+    assert seen.hopeless(NOW) == []
+    seen.fleet.remove("large")
+    seen.job()
+    assert seen.hopeless(NOW + 1) == []
+    assert seen.hopeless(NOW + 1 + IMPOSSIBLE_GRACE_S) == []
+    assert [job for job, _ in seen.hopeless(NOW + 1.01 + IMPOSSIBLE_GRACE_S)] == ["j"]
+
+
+def test_a_model_that_is_possible_again_starts_a_new_grace() -> None:
+    seen = Seen()
+    seen.worker("large")
+    seen.worker("small", memory_total_bytes=50 * MB)
+    seen.hopeless(NOW)
+    seen.fleet.remove("large")
+    seen.hopeless(NOW + 1)
+    seen.worker("large")
+    seen.hopeless(NOW + 5)
+    seen.fleet.remove("large")
+    seen.job()
+    seen.hopeless(NOW + 6)
+    assert seen.hopeless(NOW + 2 + IMPOSSIBLE_GRACE_S) == []
+    assert len(seen.hopeless(NOW + 7 + IMPOSSIBLE_GRACE_S)) == 1
+
+
+def test_a_change_of_what_is_impossible_is_published_at_the_next_turn() -> None:
+    seen = Seen()
+    seen.worker("small", memory_total_bytes=50 * MB)
+    seen.depths(NOW)
+    seen.hopeless(NOW)
+    assert "50 MB" in seen.depths(NOW + 0.1)["a"].impossible
+    seen.hopeless(NOW + 0.2)
+    assert seen.depths(NOW + 0.3) == {}, "nothing new"
+    seen.worker("large")
+    seen.hopeless(NOW + 0.4)
+    assert seen.depths(NOW + 0.5)["a"].impossible == ""
+
+
+def test_a_model_that_left_the_catalog_and_is_back_is_judged_anew() -> None:
+    seen = Seen()
+    seen.worker("large")
+    seen.hopeless(NOW)
+    seen.forecast.forget("a")
+    seen.forecast.forget("never there")
+    seen.worker("small", memory_total_bytes=50 * MB)
+    seen.fleet.remove("large")
+    seen.job()
+    assert len(seen.hopeless(NOW + 1)) == 1, "no grace: it is another model"
