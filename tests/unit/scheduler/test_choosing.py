@@ -227,3 +227,20 @@ def test_a_key_moves_only_to_who_comes_and_from_who_goes(names: set[str], key: s
 def test_of_those_that_can_serve_one_is_always_found(names: set[str], able: set[str], key: str) -> None:
     found = ring(*names).pick(key, dict.fromkeys(names, 7), 100, lambda name: name in able)
     assert (found in names & able) if names & able else found is None
+
+
+def test_where_all_that_can_serve_are_overloaded_the_first_of_them_is_taken() -> None:
+    two = ring("a", "b")
+    assert two.pick("x", {"a": 10}, 100, lambda name: name == "a") == "a"
+    four = ring("a", "b", "c", "d")
+    loads = {"a": 50, "b": 60, "c": 0, "d": 0}
+    able = {"a", "b"}
+    order = [four.pick("x", {}, 100, lambda name, one=one: name in able - {one}) for one in ("", "a", "b")]
+    first = order[0]
+    assert {order[1], order[2]} == able
+    assert four.pick("x", loads, 100, lambda name: name in able) == first
+
+
+def test_half_of_an_odd_number_of_slots_is_rounded_down() -> None:
+    replicas = [ready("w-a", slots=5), ready("w-b", 2, slots=5), ready("w-c", slots=5), ready("w-d", slots=5)]
+    assert by_prefix(Balancer(), "hello", replicas) == "w-c"

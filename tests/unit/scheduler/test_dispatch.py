@@ -206,3 +206,23 @@ def test_a_candidate_that_would_have_to_wait_says_so() -> None:
     place.dispatcher.dispatch("a", NOW)
     [_, lost] = place.explained("j").candidates
     assert (lost.worker, lost.verdict) == ("busy", "lost: 300 s later, by waiting")
+
+
+def test_a_replica_that_is_hot_with_one_spec_serves_with_it_though_another_was_ordered() -> None:
+    place = Place(model("a", spec("one"), spec("two")))
+    worker = place.worker("w", resident(of="one"))
+    place.fleet.order_load(worker, "a", spec("two"), NOW)
+    place.job()
+    [assigned] = place.dispatch()
+    assert isinstance(assigned, commands.Assign)
+    assert (assigned.assignment.spec.name, assigned.assignment.tier) == ("one", "hot")
+
+
+def test_a_replica_whose_load_was_ordered_with_another_spec_serves_with_that_one() -> None:
+    place = Place(model("a", spec("one"), spec("two")))
+    worker = place.worker("w", resident(of="one", tier="warm"))
+    place.fleet.order_load(worker, "a", spec("two"), NOW)
+    place.job()
+    [assigned] = place.dispatch()
+    assert isinstance(assigned, commands.Assign)
+    assert (assigned.assignment.spec.name, assigned.assignment.tier) == ("two", "loading")

@@ -198,3 +198,12 @@ def test_a_model_whose_waiting_jobs_brought_their_spec_along_stays_for_them() ->
     place.dispatcher.models["a"] = model("a")
     place.dispatcher.tidy()
     assert "a" in place.dispatcher.models, "it came back, and nobody removed it again"
+
+
+def test_a_load_that_a_refused_job_would_have_caused_is_no_longer_counted_on() -> None:
+    place = Place()
+    worker = place.worker("w")
+    record = place.job()
+    assert place.given() == [("j", "w")]
+    place.ledger.move(record, "waiting", NOW)
+    assert (worker.ordered, len(place.fleet.replicas("a"))) == ({}, 0)

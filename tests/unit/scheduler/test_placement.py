@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -370,3 +371,11 @@ def test_a_profile_that_one_worker_has_is_not_what_is_lacking() -> None:
     spec = Spec("s", "text", "", profile="l4", memory_bytes=300 * MB)
     workers = [worker("other"), worker("right", profile="l4")]
     assert why_impossible(workers, model(spec)).startswith("spec s: it needs 300 MB")
+
+
+def test_a_worker_that_was_started_for_one_model_is_no_option_for_another() -> None:
+    kept = worker("kept")
+    kept.facts = msgspec.structs.replace(kept.facts, spec="a/default")
+    other = worker("other")
+    other.facts = msgspec.structs.replace(other.facts, spec="b/default")
+    assert order(kept, other) == [("kept", "default")]

@@ -313,3 +313,18 @@ def test_a_decision_that_is_made_again_is_explained_by_the_last() -> None:
     for reason in ("first", "second"):
         history.decided("j", lambda reason=reason: reason)  # type: ignore[misc]
     assert copy.copy(history.explanation("j")) == "second"
+
+
+def test_an_ending_from_before_this_term_can_be_asked_for() -> None:
+    found = books()
+    before = JobView("old", "a", "completed", 1.0)
+    found.history.note_ending(before)
+    assert found.view("old") == before
+
+
+def test_validate_sees_a_waiting_job_that_has_half_a_worker() -> None:
+    for field in ("worker", "spec"):
+        found = books()
+        setattr(found.add(job(), "h", 1, NOW), field, "x")
+        with pytest.raises(AssertionError, match="waits and has a worker"):
+            found.validate()

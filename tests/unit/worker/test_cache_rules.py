@@ -244,3 +244,9 @@ def test_victims_make_room_and_none_of_them_could_have_stayed(
     spare = memory * GB - cache.used_bytes
     assert spare >= 0
     assert all(cache.entries[eviction.key].memory_bytes > spare for eviction in gone)
+
+
+def test_a_pin_is_a_use() -> None:
+    cache = cache_with(5)
+    cache.pin("m0", 42.0)
+    assert (cache.entries["m0"].pins, cache.entries["m0"].used_at) == (1, 42.0)
