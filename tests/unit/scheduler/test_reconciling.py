@@ -17,7 +17,8 @@ from services.scheduler.reconciling import CLAIM_LIMIT_S, FORGOTTEN_S, REVOKE_AG
 from tests.unit.scheduler.workers import SimWorker
 
 NOW = 1000.0
-TERM = 7
+TERM, LEADER = 7, 9
+"""The term in which jobs were given out, and that of the leader who compares."""
 WAY: dict[str, list[Phase]] = {
     "offered": [],
     "running": ["running"],
@@ -32,8 +33,8 @@ class Books:
     def __init__(self, *names: str) -> None:
         self.fleet = Fleet()
         self.ledger = Ledger(self.fleet)
-        leaving = Leaving(self.ledger, self.fleet, Endings(self.ledger, TERM))
-        self.reconciler = Reconciler(self.ledger, self.fleet, leaving)
+        leaving = Leaving(self.ledger, self.fleet, Endings(self.ledger, LEADER))
+        self.reconciler = Reconciler(self.ledger, self.fleet, leaving, LEADER)
         self.sims = {name: SimWorker(name) for name in names}
         for sim in self.sims.values():
             self.fleet.update(sim.heartbeat(), NOW)
@@ -168,6 +169,31 @@ def test_a_newer_attempt_of_a_job_that_is_being_cancelled_is_revoked() -> None:
     record = books.give("j", "w", "cancelling")
     assert books.beat("x", NOW + 1, ("j", TERM, 5)) == [Revoke("x", "j", TERM, 5)]
     assert record.phase == "cancelling"
+
+
+@pytest.mark.parametrize("phase", ["waiting", "running"])
+def test_an_attempt_that_this_leader_never_ordered_is_revoked(phase: str) -> None:
+    books = Books("w", "x")
+    record = books.give("j", "w", term=LEADER)
+    if phase == "waiting":
+        books.ledger.move(record, "waiting", NOW)
+    assert books.beat("x", NOW + 1, ("j", LEADER, 2)) == [Revoke("x", "j", LEADER, 2)]
+    assert (record.phase, record.attempt) == (phase, 1)
+
+
+def test_an_attempt_that_this_leader_ordered_is_adopted_where_the_job_waits_again() -> None:
+    books = Books("w")
+    record = books.give("j", "w", term=LEADER)
+    books.ledger.move(record, "waiting", NOW)
+    assert books.beat("w", NOW + 1, ("j", LEADER, 1)) == []
+    assert (record.phase, record.worker, record.attempt) == ("running", "w", 1)
+
+
+def test_a_job_of_an_earlier_leader_may_have_an_attempt_of_this_one() -> None:
+    books = Books("w", "x")
+    record = books.give("j", "w")
+    assert books.beat("x", NOW + 1, ("j", LEADER, 2)) == [Revoke("w", "j", TERM, 1)]
+    assert (record.worker, record.term, record.attempt) == ("x", LEADER, 2)
 
 
 def test_an_attempt_of_a_job_that_has_ended_is_revoked() -> None:
