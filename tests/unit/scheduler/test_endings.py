@@ -1,0 +1,121 @@
+"""Jobs that end without a worker: what their last event says, and what the core tells of models and replicas."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.fleet import ModelReplicas, SpecReplicas
+from schemas.job_events import Cancelled, Expired, Failed, Queued, TerminalEvent, Timings
+from schemas.jobs import CompletionInput, Job
+from schemas.workers import ResidentModel
+from services.scheduler.fleet.workers import Fleet
+from services.scheduler.jobs.ledger import Ledger
+from services.scheduler.protocol import commands, events
+from services.scheduler.protocol.endings import Endings
+from tests.unit.scheduler.single import NOW, TERM, Core
+from tests.unit.scheduler.workers import MB, SimWorker
+from tests.unit.scheduler.world import make_model
+
+
+def ended(how: str, waited_s: float = 2.5) -> tuple[TerminalEvent, commands.EndJob, Ledger]:
+    ledger = Ledger(Fleet())
+    endings = Endings(ledger, TERM)
+    job = Job("j", "a", CompletionInput("x"), "gw", NOW, fingerprint="f", webhook="http://h", tenant="t")
+    record = ledger.add(job, "h1", 1, NOW)
+    record.attempt = 3
+    now = NOW + waited_s
+    found = {
+        "cancelled": lambda: endings.cancelled(record, now),
+        "failed": lambda: endings.failed(record, "impossible", "because", now),
+        "expired": lambda: endings.expired(record, now),
+    }[how]()
+    [end] = found
+    assert isinstance(end, commands.EndJob)
+    return end.event, end, ledger
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed", "expired"])
+def test_the_last_event_says_whose_job_it_was_and_when_it_ended(how: str) -> None:
+    event, end, ledger = ended(how)
+    assert (event.term, event.attempt, event.job, event.model) == (TERM, 3, "j", "a")
+    assert (event.created_at, event.finished_at, event.timings) == (NOW, NOW + 2.5, Timings(queued_s=2.5))
+    assert (event.fingerprint, event.webhook, event.tenant) == ("f", "http://h", "t")
+    assert (end.handle, end.job.id) == ("h1", "j")
+    assert (ledger.records, ledger.history.endings["j"].status) == ({}, how)
+    ledger.validate()
+
+
+def test_each_way_to_end_has_its_own_event() -> None:
+    assert isinstance(ended("cancelled")[0], Cancelled)
+    failed, expired = ended("failed")[0], ended("expired", 61.4)[0]
+    assert isinstance(failed, Failed) and isinstance(expired, Expired)
+    assert (failed.kind, failed.message) == ("impossible", "because")
+    assert expired.message == "no worker could start it within 61 s"
+
+
+@given(st.floats(-5, 1e6))
+def test_nobody_has_waited_less_than_nothing(waited_s: float) -> None:
+    """The clock of who created the job may be ahead of ours."""
+    queued_s = ended("cancelled", waited_s)[0].timings.queued_s
+    assert queued_s == pytest.approx(max(waited_s, 0.0), abs=1e-3)
+
+
+def test_the_core_ends_jobs_in_its_own_term() -> None:
+    core = Core()
+    core.arrive()
+    [end] = core.feed(events.CancelRequested("j"))
+    assert isinstance(end, commands.EndJob)
+    assert end.event.term == TERM
+
+
+def test_what_the_autoscaler_has_recorded_becomes_an_eta() -> None:
+    core = Core()
+    record = ModelReplicas("a", (SpecReplicas("default", 1, 0, start_s=30.0),), NOW)
+    assert core.feed(events.ReplicasChanged("a", record)) == []
+    [notify] = core.arrive(wants_events=True)
+    assert isinstance(notify, commands.Notify)
+    assert notify.event == Queued(position=0, eta_s=30.0)
+    core.feed(events.ReplicasChanged("a", None))
+    [notify] = core.arrive("k", 2, wants_events=True)
+    assert isinstance(notify, commands.Notify)
+    assert notify.event == Queued(position=1, eta_s=None)
+
+
+def test_a_model_that_changed_is_published_at_the_next_turn() -> None:
+    core = Core("w")
+    core.feed(events.Ticked())
+    core.now += 0.1
+    assert not [c for c in core.feed(events.Ticked()) if isinstance(c, commands.PublishDepth)]
+    core.feed(events.ModelChanged("a", make_model("a")))
+    core.now += 0.1
+    assert [c.depth.model for c in core.feed(events.Ticked()) if isinstance(c, commands.PublishDepth)] == ["a"]
+
+
+def test_replicas_that_share_a_lane_are_ordered_by_what_is_in_it() -> None:
+    core = Core()
+    core.feed(events.ModelChanged("i", make_model("i", "image")))
+    core.feed(events.ModelChanged("k", make_model("k", "image")))
+    for name in ("w1", "w2"):
+        core.sims[name] = SimWorker(name)
+        shown = tuple(ResidentModel(one, "default", "image", "hot", 100 * MB) for one in "ik")
+        core.sims[name].models = {one.model: one for one in shown}
+        core.beat(name)
+    given_to = []
+    for number, model in enumerate(("i", "k", "i", "k")):
+        [assign] = core.arrive(f"j{number}", number + 1, model=model)
+        assert isinstance(assign, commands.Assign)
+        given_to.append(assign.worker)
+    assert sorted(given_to[:2]) == sorted(given_to[2:]) == ["w1", "w2"]
+    assert core.arrive("full", 9, model="i") == []
+
+
+def test_a_job_that_ends_in_the_queue_costs_its_tenant_no_turn() -> None:
+    core = Core()
+    for number in range(3):
+        core.arrive(f"heavy{number}", number + 1, tenant="heavy")
+    for number in (2, 1):
+        core.feed(events.CancelRequested(f"heavy{number}"))
+    core.arrive("light", 9, tenant="light")
+    core.arrive("heavy-again", 10, tenant="heavy")
+    assert [record.id for record in core.scheduler.ledger.waiting("a")] == ["heavy0", "light", "heavy-again"]
+    assert core.record("light").key[1] == 0.0
