@@ -151,12 +151,13 @@ class Ledger:
 
     # Deadlines ------------------------------------------------------------------------------------
 
+    @staticmethod
+    def _waits_until(job: Job) -> float:
+        patience_s = job.admission_timeout_s
+        return job.created_at + (patience_s if job.deadline_s is None else min(patience_s, job.deadline_s))
+
     def _set_deadline(self, record: Record) -> None:
-        job = record.job
-        waits_until = job.created_at + job.admission_timeout_s
-        if job.deadline_s is not None:
-            waits_until = min(waits_until, job.created_at + job.deadline_s)
-        heapq.heappush(self._deadlines, (waits_until, job.id))
+        heapq.heappush(self._deadlines, (self._waits_until(record.job), record.id))
         if len(self._deadlines) > 2 * len(self.records) + KEPT_DEADLINES:
             self._deadlines = list({one for one in self._deadlines if one[1] in self.records})
             heapq.heapify(self._deadlines)
@@ -167,7 +168,9 @@ class Ledger:
         while self._deadlines and self._deadlines[0][0] <= now:
             _, job = heapq.heappop(self._deadlines)
             record = self.records.get(job)
-            if record is not None and record.phase == "waiting":
+            if record is None or record.phase != "waiting":
+                continue
+            if self._waits_until(record.job) <= now:  # else the deadline of an earlier job of this id
                 found[job] = record
         return list(found.values())
 

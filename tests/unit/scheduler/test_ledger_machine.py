@@ -13,7 +13,7 @@ from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.jobs.record import HOLDS_SLOT, TRANSITIONS, IllegalMove, Phase
 from tests.unit.scheduler.workers import SimWorker
 
-JOBS = st.integers(0, 9).map("j{}".format)
+JOBS = st.integers(0, 3).map("j{}".format)
 WORKERS = st.sampled_from(["w1", "w2"])
 MODELS = st.sampled_from(["a", "b"])
 PHASES: list[Phase] = list(TRANSITIONS)

@@ -328,3 +328,11 @@ def test_validate_sees_a_waiting_job_that_has_half_a_worker() -> None:
         setattr(found.add(job(), "h", 1, NOW), field, "x")
         with pytest.raises(AssertionError, match="waits and has a worker"):
             found.validate()
+
+
+def test_a_job_whose_id_was_used_before_has_its_own_deadline() -> None:
+    found = books()
+    found.end(found.add(job(admission_timeout_s=1.0), "h", 1, NOW), "failed", NOW)
+    again = found.add(job(created_at=NOW + 0.5, admission_timeout_s=9.0), "h", 2, NOW + 0.5)
+    assert found.overdue(NOW + 1.0) == []
+    assert found.overdue(NOW + 9.5) == [again]
