@@ -226,3 +226,29 @@ def test_a_replica_whose_load_was_ordered_with_another_spec_serves_with_that_one
     [assigned] = place.dispatch()
     assert isinstance(assigned, commands.Assign)
     assert (assigned.assignment.spec.name, assigned.assignment.tier) == ("two", "loading")
+
+
+def test_among_replicas_that_load_the_first_that_may_take_the_job_is_taken() -> None:
+    place = Place()
+    for name in ("w1", "w2", "w3"):
+        place.worker(name, resident(tier="loading"))
+    place.job().refused_at["w1"] = NOW
+    assert place.given() == [("j", "w2")]
+
+
+def test_a_hot_replica_behind_a_fuller_one_that_loads_is_still_found() -> None:
+    place = Place()
+    place.worker("loading", resident(tier="loading"))
+    hot = place.worker("hot", resident())
+    place.ledger.offer(place.job("other"), hot, Held("other", "a", "default", "a", 1, NOW), TERM, NOW)
+    place.job()
+    assert place.given() == [("j", "hot")]
+
+
+def test_a_hot_replica_that_must_be_avoided_does_not_hide_another() -> None:
+    place = Place()
+    place.worker("refused", resident())
+    other = place.worker("other", resident())
+    place.ledger.offer(place.job("k"), other, Held("k", "a", "default", "a", 1, NOW), TERM, NOW)
+    place.job().refused_at["refused"] = NOW
+    assert place.given() == [("j", "other")]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from schemas.fleet import ModelReplicas, SpecReplicas
 from schemas.job_events import Cancelled, Expired, Failed, Queued, TerminalEvent, Timings
 from schemas.jobs import CompletionInput, Job
-from schemas.workers import ResidentModel
+from schemas.workers import ResidentModel, RunningJob
 from services.scheduler.fleet.workers import Fleet
 from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.protocol import commands, events
@@ -119,3 +119,40 @@ def test_a_job_that_ends_in_the_queue_costs_its_tenant_no_turn() -> None:
     core.arrive("heavy-again", 10, tenant="heavy")
     assert [record.id for record in core.scheduler.ledger.waiting("a")] == ["heavy0", "light", "heavy-again"]
     assert core.record("light").key[1] == 0.0
+
+
+def test_every_job_that_is_overdue_ends_at_the_same_tick() -> None:
+    core = Core()
+    for number in range(3):
+        core.arrive(f"j{number}", number + 1, admission_timeout_s=2.0)
+    core.now += 2.5
+    ends = [c.job.id for c in core.feed(events.Ticked()) if isinstance(c, commands.EndJob)]
+    assert sorted(ends) == ["j0", "j1", "j2"]
+
+
+def test_every_job_of_an_impossible_model_ends_at_the_same_tick() -> None:
+    core = Core()
+    core.sims["small"] = SimWorker("small", memory_mb=1)
+    core.beat("small")
+    for number in range(3):
+        core.arrive(f"j{number}", number + 1)
+    ends = [c for c in core.feed(events.Ticked()) if isinstance(c, commands.EndJob)]
+    assert [end.job.id for end in ends] == ["j0", "j1", "j2"]
+    assert {type(end.event) for end in ends} == {Failed}
+
+
+def test_an_adopted_job_takes_a_slot_of_the_lane_of_its_engine() -> None:
+    core = Core()
+    core.sims["w"] = SimWorker("w")
+    core.sims["w"].models = {"i": ResidentModel("i", "default", "image", "hot", 100 * MB)}
+    core.sims["w"].running = {
+        "drawn": RunningJob("drawn", "i", "default", 1, 3),
+        "unknown": RunningJob("unknown", "u", "default", 1, 3),
+    }
+    core.beat("w")
+    core.arrive("drawn", 1, model="i")
+    core.arrive("unknown", 2, model="u")
+    worker = core.scheduler.fleet.workers["w"]
+    assert worker.lanes == {"lane:device": 1, "u": 1}
+    held = worker.held["drawn"]
+    assert (held.job, held.model, held.spec, held.attempt, held.since) == ("drawn", "i", "default", 1, NOW)

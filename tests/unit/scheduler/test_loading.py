@@ -207,3 +207,14 @@ def test_a_load_that_a_refused_job_would_have_caused_is_no_longer_counted_on() -
     assert place.given() == [("j", "w")]
     place.ledger.move(record, "waiting", NOW)
     assert (worker.ordered, len(place.fleet.replicas("a"))) == ({}, 0)
+
+
+def test_while_a_replica_loads_no_other_is_loaded_for_a_short_queue() -> None:
+    place = Place()
+    place.estimates.learn_run("a", "default", 256.0, 0.01)
+    place.worker("loading", resident(tier="loading"))
+    place.worker("spare")
+    for number in range(4):
+        place.job(f"j{number}")
+    assert place.given() == [("j0", "loading"), ("j1", "loading")]
+    assert place.dispatch(now=NOW + EXPAND_EVERY_S) == []

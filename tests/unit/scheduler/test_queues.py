@@ -1,6 +1,5 @@
 """The queue of a model to the last number: keys, virtual time, rates; what views and pages show of jobs."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 from schemas.fleet import JobsQuery, JobView
 from schemas.jobs import CompletionInput, Job
 from services.scheduler.fleet.workers import Fleet, Held
-from services.scheduler.jobs import ledger
+from services.scheduler.jobs import history, ledger
 from services.scheduler.jobs.fair_queue import FairQueue
 from services.scheduler.jobs.history import History
 from services.scheduler.jobs.ledger import Ledger
@@ -309,10 +308,10 @@ def test_deadlines_of_live_jobs_outlive_the_sweep(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_decision_that_is_made_again_is_explained_by_the_last() -> None:
-    history = History()
+    kept = History()
     for reason in ("first", "second"):
-        history.decided("j", lambda reason=reason: reason)  # type: ignore[misc]
-    assert copy.copy(history.explanation("j")) == "second"
+        kept.decided("j", lambda reason=reason: reason)  # type: ignore[misc]
+    assert kept.explanation("j") == "second"
 
 
 def test_an_ending_from_before_this_term_can_be_asked_for() -> None:
@@ -336,3 +335,14 @@ def test_a_job_whose_id_was_used_before_has_its_own_deadline() -> None:
     again = found.add(job(created_at=NOW + 0.5, admission_timeout_s=9.0), "h", 2, NOW + 0.5)
     assert found.overdue(NOW + 1.0) == []
     assert found.overdue(NOW + 9.5) == [again]
+
+
+def test_exactly_so_many_decisions_and_endings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "KEPT_ENDINGS", 3)
+    monkeypatch.setattr(history, "KEPT_EXPLANATIONS", 3)
+    kept = History()
+    for number in range(5):
+        kept.ended(JobView(f"j{number}", "a", "completed", 1.0))
+        kept.decided(f"j{number}", lambda number=number: number)  # type: ignore[misc]
+        assert len(kept.endings) == len(kept._explanations) == min(number + 1, 3)
+    assert list(kept.endings) == list(kept._explanations) == ["j2", "j3", "j4"]

@@ -312,3 +312,9 @@ def test_everything_in_one_heartbeat_is_put_right_at_once() -> None:
     ]
     assert [one.phase for one in (same, forgotten, waits)] == ["running", "checking", "running"]
     assert claim(books, "unknown") == ("w", TERM, 1)
+
+
+def test_every_claim_that_nobody_accepts_is_revoked_at_the_same_tick() -> None:
+    books = Books("w")
+    books.beat("w", NOW, ("j", 3, 4), ("k", 3, 1))
+    assert books.reconciler.tick(NOW + CLAIM_LIMIT_S + 1) == [Revoke("w", "j", 3, 4), Revoke("w", "k", 3, 1)]

@@ -358,3 +358,32 @@ def test_the_index_agrees_with_sorting(steps: list[tuple[str, int | None]]) -> N
         assert len(replicas) == len(loads)
         assert all(one in replicas for one in loads)
         assert (name in replicas) == (load is not None)
+
+
+def test_an_index_without_replicas_is_empty_again_and_again() -> None:
+    replicas = Replicas()
+    assert list(replicas.by_load()) == []
+    replicas.put(Worker("w", beat(), NOW), 3)
+    replicas.drop("w")
+    assert list(replicas.by_load()) == list(replicas.by_load()) == []
+    replicas.put(Worker("w", beat(), NOW), 0)
+    assert len(list(replicas.by_load())) == 1
+
+
+def test_room_and_slots_of_a_shared_lane_are_shared() -> None:
+    fleet = Fleet()
+    found = known(fleet)
+    picture = Spec("default", "image", "")
+    for number in range(2):
+        assert found.has_room("k", picture)
+        fleet.hold(found, held(f"j{number}", "i", "lane:device"))
+    assert not found.has_room("k", picture)
+    assert found.has_room("k", SPEC), "another engine, another lane"
+
+
+def test_an_ordered_load_that_has_become_hot_is_no_longer_an_order() -> None:
+    fleet = Fleet()
+    found = known(fleet)
+    fleet.order_load(found, "a", SPEC, NOW)
+    known(fleet, seq=2, models=(resident(),))
+    assert (found.ordered, listed(fleet)) == ({}, ["w"])
