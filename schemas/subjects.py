@@ -45,7 +45,7 @@ def from_token(token: str) -> str:
     if "=" not in token:
         return token
     latin = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), token)
-    return latin.encode("latin-1").decode("utf-8", "replace")
+    return latin.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 def last_name(subject: str) -> str:

@@ -15,6 +15,10 @@ JSON_LENGTH_HEADER = "Stoker-Json-Bytes"
 """Present when raw bytes follow the JSON part of a message; its value is the length of the JSON part."""
 
 
+MAX_LENGTH_DIGITS = 20
+"""Python itself refuses to read a number of more than 4300 digits."""
+
+
 class UnreadableMessage(ValueError):
     """A message that is not what its subject promises; `str()` says where it departs."""
 
@@ -31,7 +35,7 @@ def decode(kind: Any, payload: bytes) -> Any:
     """The Struct (or union of Structs) `kind` in `payload`. Raises UnreadableMessage."""
     try:
         return _decoder(kind).decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadableMessage(str(error)) from error
 
 
@@ -48,6 +52,9 @@ def unpack(payload: bytes, headers: Mapping[str, str] | None) -> tuple[bytes, by
     length = (headers or {}).get(JSON_LENGTH_HEADER)
     if length is None:
         return payload, b""
-    if not length.isdecimal() or int(length) > len(payload):
-        raise UnreadableMessage(f"{JSON_LENGTH_HEADER} is {length!r} in a message of {len(payload)} bytes")
+    is_number = length.isdecimal() and len(length) <= MAX_LENGTH_DIGITS
+    if not is_number or int(length) > len(payload):
+        raise UnreadableMessage(
+            f"{JSON_LENGTH_HEADER} is {length[:MAX_LENGTH_DIGITS]!r} in a message of {len(payload)} bytes"
+        )
     return payload[: int(length)], payload[int(length) :]

@@ -51,6 +51,8 @@ def _check(answer: httpx.Response) -> httpx.Response:
         said = answer.json()
     except ValueError:
         raise CallFailed(answer.text or answer.reason_phrase, "", answer.status_code) from None
+    if not isinstance(said, dict):  # of something between us and the gateway
+        raise CallFailed(str(said), "", answer.status_code)
     kind = str(said.get("code") or said.get("type", "")).rpartition(":")[2]
     raise CallFailed(str(said.get("detail", said)), kind, answer.status_code, str(said.get("field") or ""))
 
@@ -77,7 +79,10 @@ class _Items:
             *lines, self._rest = (self._rest + event.data["text"]).split("\n")
             found = [msgspec.json.decode(line) for line in lines]
         elif event.name in ENDS:
-            found = list(_result(event.data)[self._given :])
+            results = _result(event.data)
+            if not isinstance(results, list):
+                raise CallFailed("the function does not stream; call it with run()", "validation")
+            found = results[self._given :]
         self._given += len(found)
         return found
 
@@ -105,7 +110,7 @@ class Job:
     def __init__(self, client: httpx.Client, job: str) -> None:
         self._client = client
         self.id = job
-        self._events = f"/v1/jobs/{job}/events"
+        self._path = f"/v1/jobs/{quote(job, safe='')}"
         self._end: dict[str, Any] | None = None
 
     def events(self) -> Iterator[Event]:
@@ -113,7 +118,7 @@ class Job:
         reader = EventReader()
         for attempt in range(ATTEMPTS):
             try:
-                with self._client.stream("GET", self._events, headers=reader.resume()) as answer:
+                with self._client.stream("GET", f"{self._path}/events", headers=reader.resume()) as answer:
                     if answer.status_code >= 400:
                         answer.read()
                         _check(answer)
@@ -133,15 +138,15 @@ class Job:
         if self._end is None:
             for _ in self.events():
                 pass
-        return _result(self._end or _check(self._client.get(f"/v1/jobs/{self.id}")).json())
+        return _result(self._end or _check(self._client.get(self._path)).json())
 
     def cancel(self) -> None:
         """Stop it, wherever it stands. Raises CallFailed when it has ended."""
-        _check(self._client.post(f"/v1/jobs/{self.id}/cancel"))
+        _check(self._client.post(f"{self._path}/cancel"))
 
     def file(self, index: int = 0) -> bytes:
         """The bytes of a file that the call has saved."""
-        return _check(self._client.get(f"/v1/jobs/{self.id}/files/{index}")).content
+        return _check(self._client.get(f"{self._path}/files/{index}")).content
 
 
 class Client:
@@ -194,7 +199,7 @@ class AsyncJob:
     def __init__(self, client: httpx.AsyncClient, job: str) -> None:
         self._client = client
         self.id = job
-        self._events = f"/v1/jobs/{job}/events"
+        self._path = f"/v1/jobs/{quote(job, safe='')}"
         self._end: dict[str, Any] | None = None
 
     async def events(self) -> AsyncIterator[Event]:
@@ -202,7 +207,9 @@ class AsyncJob:
         reader = EventReader()
         for attempt in range(ATTEMPTS):
             try:
-                async with self._client.stream("GET", self._events, headers=reader.resume()) as answer:
+                async with self._client.stream(
+                    "GET", f"{self._path}/events", headers=reader.resume()
+                ) as answer:
                     if answer.status_code >= 400:
                         await answer.aread()
                         _check(answer)
@@ -222,15 +229,15 @@ class AsyncJob:
         if self._end is None:
             async for _ in self.events():
                 pass
-        return _result(self._end or _check(await self._client.get(f"/v1/jobs/{self.id}")).json())
+        return _result(self._end or _check(await self._client.get(self._path)).json())
 
     async def cancel(self) -> None:
         """Stop it, wherever it stands. Raises CallFailed when it has ended."""
-        _check(await self._client.post(f"/v1/jobs/{self.id}/cancel"))
+        _check(await self._client.post(f"{self._path}/cancel"))
 
     async def file(self, index: int = 0) -> bytes:
         """The bytes of a file that the call has saved."""
-        return _check(await self._client.get(f"/v1/jobs/{self.id}/files/{index}")).content
+        return _check(await self._client.get(f"{self._path}/files/{index}")).content
 
 
 class AsyncClient:

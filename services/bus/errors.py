@@ -69,7 +69,7 @@ def of_code(code: int, description: str) -> Refused:
 
 def of(error: Exception, what: str) -> BusError:
     """The error of ours for one of nats-py's. what: what was being done, for people."""
-    text = f"{what}: {error or type(error).__name__}"
+    text = f"{what}: {str(error) or type(error).__name__}"
     match error:
         case BusError():
             return error

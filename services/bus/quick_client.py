@@ -134,7 +134,7 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
 
 def _parse_headers(raw: bytes) -> dict[str, str]:
     """The fields of a header block, and "Status" where its first line has one ("NATS/1.0 503")."""
-    first, *lines = raw.decode().strip().split("\r\n")
+    first, *lines = raw.decode(errors="replace").strip().split("\r\n")
     status = first[len("NATS/1.0") :].strip()
     fields = {"Status": status[:3]} if status else {}
     for line in lines:

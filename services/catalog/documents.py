@@ -62,20 +62,27 @@ def read(file: Path) -> list[Document]:
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{file}: not a text file ({error.reason})") from error
     try:
-        nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
+        documents = _documents(file, text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigurationError(f"{file}:{line}: not valid YAML: {error.problem}") from error
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{file}: not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise ConfigurationError(f"{file}:1: not valid YAML: nested too deeply, or in itself") from error
+    if not documents:  # an editor truncates before it writes: that must not empty the catalog
+        raise ConfigurationError(f"{file}: there is nothing in it")
+    return documents
+
+
+def _documents(file: Path, text: str) -> list[Document]:
+    """Raises ConfigurationError, yaml.YAMLError, and RecursionError for what is nested without an end."""
     documents: list[Document] = []
-    for node in nodes:
+    for node in yaml.compose_all(text, Loader=yaml.SafeLoader):
         lines: dict[tuple[str | int, ...], int] = {}
         content = _plain(file, node, (), lines)
         if content is not None:
             documents.append(Document(file, content, lines))
-    if not documents:  # an editor truncates before it writes: that must not empty the catalog
-        raise ConfigurationError(f"{file}: there is nothing in it")
     return documents
 
 
@@ -95,7 +102,13 @@ def _plain(
         return found
     if isinstance(node, yaml.SequenceNode):
         return [_plain(file, item, (*path, index), lines) for index, item in enumerate(node.value)]
-    return yaml.SafeLoader("").construct_object(node)
+    try:
+        return yaml.SafeLoader("").construct_object(node)
+    except (ValueError, KeyError) as error:  # such as a date in month 99
+        line = node.start_mark.line + 1
+        raise ConfigurationError(
+            f"{file}:{line}: not valid YAML: {shown(node.value)} is not {node.tag}"
+        ) from error
 
 
 def shown(value: Any) -> str:

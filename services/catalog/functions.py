@@ -64,8 +64,7 @@ def read_project(folder: Path) -> list[Model]:
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise ConfigurationError(said[-1] if said else f"{folder}: importing it failed")
-    # what the modules print while they are imported comes before the description, which is one line
-    found = msgspec.json.decode(done.stdout.rsplit(b"\n", 1)[-1], type=ProjectDescription)
+    found = msgspec.json.decode(done.stdout, type=ProjectDescription)
     return models_of(found, _version(folder))
 
 

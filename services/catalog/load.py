@@ -18,6 +18,7 @@ from services.catalog import functions, multi_spec, profiles
 from services.catalog.documents import ConfigurationError, Document, check_keys, convert, read, shown
 from services.catalog.modes import is_modes_file, legacy_mode, read_modes, read_styles
 from services.catalog.short_form import read_handler, read_model
+from services.catalog.sizes import read_size
 
 MAX_WORKERS = 64
 
@@ -179,4 +180,7 @@ def _worker(document: Document, index: int, entry: Any) -> WorkerEntry:
     worker: WorkerEntry = convert(document, ("workers", index), entry, WorkerEntry)
     if not 0 <= worker.count <= MAX_WORKERS:
         raise document.place("workers", index, "count").error(f"must be 0 to {MAX_WORKERS}")
+    for key, size in (("memory", worker.memory), ("ram", worker.ram)):
+        if size:
+            read_size(document, ("workers", index, key), size)
     return worker

@@ -5,6 +5,7 @@ mode. Settings that a mode leaves open come from DEFAULT_SIZE, DEFAULT_STEPS and
 (SDXL: 1024x1024), 4 steps and guidance 1.0.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -94,7 +95,7 @@ def read_modes(document: Document, environment: Mapping[str, str]) -> ModesFile:
         _model(document, name, entry, root, lora_root, environment, warnings) for name, entry in entries.items()
     ]
     default = content["default_mode"]
-    if default not in entries:
+    if not isinstance(default, str) or default not in entries:
         raise document.place("default_mode").error(
             f"default_mode {default!r} not found in modes. Available modes: {sorted(entries)}"
         )
@@ -174,13 +175,18 @@ def _lora(document: Document, path: tuple[str | int, ...], entry: str | LoraEntr
 
 
 def check_size(document: Document, path: tuple[str | int, ...], size: str) -> None:
+    if wrong := _wrong_size(size):
+        raise document.place(*path).error(wrong)
+
+
+def _wrong_size(size: str) -> str:
+    """Why this is no size, and what to write; "" when it is one."""
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
     edges = [int(match[1]), int(match[2])] if match is not None else []
-    if not edges or any(not MIN_EDGE_PX <= edge <= MAX_EDGE_PX or edge % EDGE_MULTIPLE_PX for edge in edges):
-        raise document.place(*path).error(
-            f"{size!r} is no size: write WxH, each a multiple of {EDGE_MULTIPLE_PX} from {MIN_EDGE_PX} "
-            f"to {MAX_EDGE_PX}"
-        )
+    if edges and all(MIN_EDGE_PX <= edge <= MAX_EDGE_PX and not edge % EDGE_MULTIPLE_PX for edge in edges):
+        return ""
+    bounds = f"a multiple of {EDGE_MULTIPLE_PX} from {MIN_EDGE_PX} to {MAX_EDGE_PX}"
+    return f"{size!r} is no size: write WxH, each {bounds}"
 
 
 def make_mode(
@@ -188,6 +194,8 @@ def make_mode(
 ) -> Model:
     """The model of a mode. What it leaves open is filled from the environment, then from the defaults."""
     fallback_size = environment.get("DEFAULT_SIZE", "512x512")
+    if wrong := _wrong_size(fallback_size):
+        raise ConfigurationError(f"DEFAULT_SIZE: {wrong}")
     steps, guidance = entry.default_steps, entry.default_guidance
     if steps is None:
         steps = int(_number(environment, "DEFAULT_STEPS", 4))
@@ -226,9 +234,12 @@ def make_mode(
 
 def _number(environment: Mapping[str, str], variable: str, default: float) -> float:
     try:
-        return float(environment.get(variable, default))
-    except ValueError as error:
-        raise ConfigurationError(f"{variable} must be a number, not {environment[variable]!r}") from error
+        number = float(environment.get(variable, default))
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigurationError(f"{variable} must be a number, not {environment[variable]!r}")
+    return number
 
 
 def read_styles(document: Document, lora_root: Path) -> tuple[Style, ...]:

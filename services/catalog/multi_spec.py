@@ -64,6 +64,13 @@ class SpecEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     slots: int = 0
 
 
+class WholeEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Values of the whole model that are read as they stand."""
+
+    defaults: dict[str, Any] | None = None
+    run_timeout_seconds: float | None = None
+
+
 class PrefixHashEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """prefixChatLength and meanLoadFactor: as other documents spell the two."""
 
@@ -102,12 +109,19 @@ def model_document(document: Document) -> Model:
     source = _Source(document, common, ("spec",))
     specs = _specs(source)
     features = _features(document, common, specs)
+    names = WholeEntry.__struct_encode_fields__
+    whole: WholeEntry = convert(
+        document, ("spec",), {key: common[key] for key in names if key in common}, WholeEntry
+    )
+    run_timeout_s = 600.0 if whole.run_timeout_seconds is None else whole.run_timeout_seconds
+    if not run_timeout_s > 0:
+        raise document.place("spec", "runTimeoutSeconds").error(f"must be more than 0, not {run_timeout_s:g}")
     return Model(
         name=name,
         features=features,
         specs=specs,
-        defaults=common.get("defaults") or {},
-        run_timeout_s=float(common.get("runTimeoutSeconds") or 600.0),
+        defaults=whole.defaults or {},
+        run_timeout_s=run_timeout_s,
         created_at=int(document.file.stat().st_mtime),
         load_balancing=_balancing(document, common),
     )

@@ -57,6 +57,10 @@ def read_model(document: Document, name: str, entry: Any) -> Model:
     check_keys(document, (*path, "defaults"), given.defaults, known_defaults)
     if not given.url and engine != "synthetic":
         raise document.place(*path).error("missing required field: url")
+    if given.slots < 0:
+        raise document.place(*path, "slots").error(f"must be 0 or more, not {given.slots}")
+    if not given.run_timeout_s > 0:
+        raise document.place(*path, "run_timeout_s").error(f"must be more than 0, not {given.run_timeout_s:g}")
     url = absolute(document.file, given.url)
     spec = Spec(
         name=DEFAULT_SPEC,

@@ -20,6 +20,6 @@ def parse_size(text: str) -> int:
 def read_size(document: Document, path: tuple[str | int, ...], size: int | str) -> int:
     """Bytes in a number or a text of a document. Raises ConfigurationError."""
     try:
-        return size if isinstance(size, int) else parse_size(size)
+        return parse_size(str(size))
     except ValueError as error:
         raise document.place(*path).error(str(error)) from error

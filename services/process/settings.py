@@ -53,7 +53,7 @@ def read_settings(
     environment: Mapping[str, str] = os.environ,
 ) -> S:
     """Settings of `kind`. Exits with usage on unknown flags; raises BadSetting on a bad value."""
-    parser = argparse.ArgumentParser(program, description=kind.__doc__)
+    parser = argparse.ArgumentParser(program, description=kind.__doc__, allow_abbrev=False)
     hints = get_type_hints(kind, include_extras=True)
     for field in msgspec.structs.fields(kind):
         annotation = hints[field.name]

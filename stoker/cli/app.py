@@ -8,6 +8,7 @@ import httpx
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -21,7 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
-    errors.print(f"[bold red]stoker:[/] {message}", highlight=False, soft_wrap=True)
+    errors.print(f"[bold red]stoker:[/] {escape(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(status)
 
 
@@ -35,7 +36,9 @@ def problem_of(answer: httpx.Response) -> str:
         body = answer.json()
     except ValueError:
         return answer.text or answer.reason_phrase
-    if "error" in body and isinstance(body["error"], dict):
+    if not isinstance(body, dict):
+        return str(body)
+    if isinstance(body.get("error"), dict):
         return str(body["error"].get("message"))
     return str(body.get("detail", body))
 

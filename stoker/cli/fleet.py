@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, fail, key_header, print_json
@@ -38,10 +39,10 @@ def specs(model: Annotated[str, typer.Argument()] = "", url: Url = DEFAULT_URL, 
         for spec in one["specs"]:
             target = str(spec["target_requests"]) if spec["target_requests"] else "standby"
             table.add_row(
-                one["name"],
-                spec["name"],
+                escape(one["name"]),
+                escape(spec["name"]),
                 spec["engine"],
-                f"{spec['profile'] or '-'} ({spec['launcher']})",
+                escape(f"{spec['profile'] or '-'} ({spec['launcher']})"),
                 target,
                 str(spec["desired"]),
                 str(spec["ready"]) + (f" (+{spec['draining']} draining)" if spec["draining"] else ""),
@@ -56,7 +57,7 @@ def _condition(condition: dict[str, Any] | None) -> str:
         return "-"
     left_s = max(condition.get("retry_at", 0.0) - time.time(), 0.0)
     again = f", again in {left_s:.0f} s" if left_s else ""
-    return f"[red]{condition['reason']}[/]: {condition['message']}{again}"
+    return f"[red]{escape(condition['reason'])}[/]: {escape(condition['message'])}{again}"
 
 
 @app.command()
@@ -86,8 +87,9 @@ def _show(event: dict[str, Any], json: bool) -> None:
     colour = KIND_COLOURS.get(event["kind"], "white")
     worker = event.get("worker", "")
     where = f" {worker}" if worker and worker != event["subject"] else ""
+    subject, told = escape(event["subject"]), escape(f"{where}: {event['reason']}")
     console.print(
-        f"[dim]{at}[/] [{colour}]{event['kind']:<10}[/] [bold]{event['subject']}[/]{where}: {event['reason']}",
+        f"[dim]{at}[/] [{colour}]{event['kind']:<10}[/] [bold]{subject}[/]{told}",
         highlight=False,
         soft_wrap=True,
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import httpx
 import msgspec
 import typer
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -25,19 +26,19 @@ def functions(url: Url = DEFAULT_URL, json: Json = False) -> None:
     for column in ("function", "takes", "gives", "models", "what it does"):
         table.add_column(column)
     for one in found:
-        gives = ", ".join(one["output_schema"].get("properties", {}))
+        gives = escape(", ".join(one["output_schema"].get("properties", {})))
         table.add_row(
-            one["name"],
+            escape(one["name"]),
             ", ".join(_field(one["input_schema"], name) for name in one["input_schema"].get("properties", {})),
             f"stream of {gives}" if one["streams"] else gives,
-            ", ".join(one["model_keys"]) or "-",
-            one["description"].partition("\n")[0],
+            escape(", ".join(one["model_keys"])) or "-",
+            escape(one["description"].partition("\n")[0]),
         )
     console.print(table)
 
 
 def _field(schema: dict[str, Any], name: str) -> str:
-    return name if name in schema.get("required", ()) else f"[dim]{name}[/]"
+    return escape(name) if name in schema.get("required", ()) else f"[dim]{escape(name)}[/]"
 
 
 def parse_values(pairs: list[str]) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def call_function(
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        console.print(f"saved {path}", highlight=False)
+        console.print(f"saved {path}", highlight=False, markup=False)
     if json or not isinstance(result, list):  # the results of a stream have been printed
         print_json(result)
 

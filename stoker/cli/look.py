@@ -7,6 +7,7 @@ import httpx
 import typer
 from rich.console import Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from services.process.embedded import EmbeddedServerError, find_binary
@@ -24,11 +25,13 @@ def _models_table(models: list[dict[str, Any]]) -> Table:
     for model in models:
         queue = model["queue"]
         places = ", ".join(
-            f"[{TIER_COLOURS.get(tier, 'white')}]{worker} {tier}[/]"
+            f"[{TIER_COLOURS.get(tier, 'white')}]{escape(worker)} {tier}[/]"
             for worker, tier in model["workers"].items()
         )
         features = ", ".join(model["features"])
-        table.add_row(model["name"], features, str(queue["queued"]), str(queue["running"]), places or "-")
+        table.add_row(
+            escape(model["name"]), features, str(queue["queued"]), str(queue["running"]), places or "-"
+        )
     return table
 
 
@@ -41,13 +44,13 @@ def _workers_table(workers: list[dict[str, Any]]) -> Table:
         hot = worker.get("vram_models", [])
         disk = [name for name in worker.get("disk_models", []) if name not in hot]
         table.add_row(
-            worker["worker"] + (" (draining)" if worker.get("is_draining") else ""),
-            worker["profile"],
-            worker["device"],
+            escape(worker["worker"]) + (" (draining)" if worker.get("is_draining") else ""),
+            escape(worker["profile"]),
+            escape(worker["device"]),
             f"{used:.0f} / {total:.0f} MB",
             _process(worker.get("resources", {})),
-            f"[red]{', '.join(hot)}[/]" if hot else "-",
-            ", ".join(disk) or "-",
+            f"[red]{escape(', '.join(hot))}[/]" if hot else "-",
+            escape(", ".join(disk)) or "-",
             str(len(worker.get("running", []))),
         )
     return table
@@ -68,7 +71,10 @@ def _jobs_table(jobs: list[dict[str, Any]]) -> Table:
     for job in jobs:
         age = f"{max(time.time() - job['created_at'], 0):.0f} s"
         table.add_row(
-            job["id"], job["model"], job["status"], age, job.get("worker", ""), str(job.get("attempt", 0))
+            *(escape(job[name]) for name in ("id", "model", "status")),
+            age,
+            escape(job.get("worker", "")),
+            str(job.get("attempt", 0)),
         )
     return table
 
@@ -117,18 +123,18 @@ def explain(job: str, url: Url = DEFAULT_URL, json: Json = False) -> None:
     if json:
         print_json(found)
         return
-    console.print(f"job {found['job']} ({found['model']}), attempt {found['attempt']}: "
-                  f"[bold]{found['chosen']}[/], because {found['reason']}")  # fmt: skip
+    job, model, chosen, reason = (escape(found[name]) for name in ("job", "model", "chosen", "reason"))
+    console.print(f"job {job} ({model}), attempt {found['attempt']}: [bold]{chosen}[/], because {reason}")
     table = Table()
     for column in ("worker", "tier", "wait", "load", "eviction", "run", "verdict"):
         table.add_column(column)
     for candidate in found.get("candidates", []):
         seconds = [candidate.get(f"{term}_s", 0.0) for term in ("wait", "load", "eviction", "run")]
         table.add_row(
-            candidate["worker"],
+            escape(candidate["worker"]),
             candidate["tier"],
-            *(f"{value:.3f} s" for value in seconds),
-            candidate.get("verdict", ""),
+            *("-" if value is None else f"{value:.3f} s" for value in seconds),
+            escape(candidate.get("verdict", "")),
         )
     console.print(table)
     console.print(f"{found['considered']} workers considered")

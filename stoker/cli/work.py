@@ -19,7 +19,7 @@ def cancel(job: str, url: Url = DEFAULT_URL, json: Json = False) -> None:
     if json:
         print_json(answer)
     else:
-        console.print(f"{job} is cancelled")
+        console.print(f"{job} is cancelled", markup=False)
 
 
 @app.command()
@@ -54,7 +54,7 @@ def run(
         path = out or Path(f"{accepted['id']}-{index}.png")
         path.write_bytes(client.get(image["url"]))
         if not json:
-            console.print(f"saved {path} (seed {image['seed']})")
+            console.print(f"saved {path} (seed {image['seed']})", markup=False)
     if json:
         print_json(ended)
 
@@ -86,6 +86,7 @@ def _follow(url: str, job: Job, *, is_quiet: bool) -> None:
     except httpx.HTTPError as error:
         fail(f"no gateway answers at {url} ({error}); `stoker job {job.id}` shows the job", 2)
     finally:
-        bar.stop()
+        if task is not None:  # one that never began writes an empty line where it ends
+            bar.stop()
     if has_text:
         sys.stdout.write("\n")

@@ -3,6 +3,7 @@
 import base64
 import io
 import logging
+import math
 import mimetypes
 import shutil
 import tempfile
@@ -70,7 +71,7 @@ class ActionContext:
 
     def progress(self, done: float, total: float = 1.0) -> None:
         """Tell how far the call is: `progress(0.4)`, `progress(3, 10)`. Raises ValueError beyond the total."""
-        if not 0 <= done <= total:
+        if not (0 <= done <= total and 0 < total < math.inf):
             raise ValueError(f"progress({done:g}, {total:g}): done must be between 0 and the total")
         if float(done).is_integer() and float(total).is_integer() and total > 1:
             self._report(int(done), int(total))

@@ -3,6 +3,7 @@
 The project is imported in this process of its own, and in no other that serves anybody.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,17 @@ def _schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def main() -> int:
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(
+        os.open(os.devnull, os.O_WRONLY), 1
+    )  # what the project prints, now or at its end, is no description
     try:
         project = load_project(Path(sys.argv[1]).resolve())
     except BadProject as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    sys.stdout.write(msgspec.json.encode(described(project)).decode())
+    with answer:
+        answer.write(msgspec.json.encode(described(project)).decode())
     return 0
 
 

@@ -16,8 +16,11 @@ MAX_MESSAGE_CHARS = 500
 SHOWN_FRAMES = 3
 _SECRETS = (
     (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@]+@"), r"\1***@"),
-    (re.compile(r"(?i)\b(bearer|token|api[_-]?key|password|secret)(\s*[=:]\s*|\s+)\S+"), r"\1\2***"),
-    (re.compile(r"\b(sk|hf|ghp|xox[bp])[-_][A-Za-z0-9_-]{8,}"), "***"),
+    (
+        re.compile(r"(?i)(bearer|token|api[_-]?key|password|secret)\b([\"']?\s*[=:]\s*(?:bearer\s+)?|\s+)\S+"),
+        r"\1\2***",
+    ),
+    (re.compile(r"\b(sk|hf|ghp|github_pat|xox[bp])[-_][A-Za-z0-9_-]{8,}"), "***"),
     (re.compile(r"(?<![\w:/.])(?:/[\w.+-]+){2,}"), lambda match: "…/" + match[0].rsplit("/", 1)[1]),
 )
 

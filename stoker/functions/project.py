@@ -50,21 +50,36 @@ def read_manifest(folder: Path) -> Manifest:
             content = tomllib.loads(path.read_text())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise BadProject(f"{path}: not valid TOML: {error}") from error
-    tool = content.get("tool", {})
-    stoker = tool.get("stoker", {})
+    stoker = _table(path, content, "tool", "stoker")
     models: dict[str, str] = {}
-    for table in (tool.get("cozy", {}).get("models", {}), stoker.get("models", {})):
-        for key, value in table.items():
+    for name in ("cozy", "stoker"):
+        for key, value in _table(path, content, "tool", name, "models").items():
             if not isinstance(value, str):
                 raise BadProject(f"{path}: models.{key} must be a model id, not {value!r}")
             models[key] = _url(folder, value)
     unknown = sorted(set(stoker) - {"models", "modules", "debug"})
     if unknown:
         raise BadProject(f"{path}: tool.stoker has no {unknown[0]!r}; known are: debug, models, modules")
-    modules = tuple(stoker.get("modules", ())) or _all_modules(folder)
+    named, is_debug = stoker.get("modules", []), stoker.get("debug", False)
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise BadProject(f"{path}: tool.stoker.modules must be a list of module names, not {named!r}")
+    if not isinstance(is_debug, bool):
+        raise BadProject(f"{path}: tool.stoker.debug must be true or false, not {is_debug!r}")
+    modules = tuple(named) or _all_modules(folder)
     if not modules:
         raise BadProject(f"{folder}: there is no Python file in this folder")
-    return Manifest(folder, modules, models, bool(stoker.get("debug", False)))
+    return Manifest(folder, modules, models, is_debug)
+
+
+def _table(path: Path, content: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """A table, empty where it is not there. Raises BadProject when something else stands in its place."""
+    found: Any = content
+    for index, key in enumerate(keys, 1):
+        found = found.get(key, {})
+        if not isinstance(found, Mapping):
+            raise BadProject(f"{path}: {'.'.join(keys[:index])} must be a table, not {found!r}")
+    table: Mapping[str, Any] = found
+    return table
 
 
 def _all_modules(folder: Path) -> tuple[str, ...]:

@@ -67,18 +67,20 @@ class CustomEngine:
             inspect.signature(handler).bind(*asked.args, **asked.kwargs)
         except TypeError as error:
             raise EngineError(f"{model}: {error}", "validation") from error
+        except ValueError:  # a builtin without a signature says by itself what it does not take
+            pass
         try:
             if inspect.iscoroutinefunction(handler):
                 value = await handler(*asked.args, **asked.kwargs)
             else:
                 value = await asyncio.to_thread(handler, *asked.args, **asked.kwargs)
-        except Exception as error:  # whatever the operator's function raises fails this job alone
+        except (Exception, SystemExit) as error:  # whatever the operator's function raises fails this job alone
             raise EngineError(f"{model} raised {type(error).__name__}: {error}", "fatal") from error
         if cancelled.is_set():
             raise Stopped
         try:
             return ValueOutput(msgspec.json.decode(msgspec.json.encode(value)))
-        except TypeError as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise EngineError(f"{model} returned what is not JSON: {error}", "fatal") from error
 
 

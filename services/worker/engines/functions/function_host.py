@@ -4,6 +4,7 @@ What the host says arrives on a thread; whoever waits is told through a future. 
 who waits is told by `HostDied`.
 """
 
+import contextlib
 import io
 import itertools
 import socket
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ class HostProcess:
         answer: Future[ModelLoaded] = Future()
         self._loads[key] = answer
         self._send(LoadModel(key, str(path), kind))
+        self._tell_if_dead(answer)
         try:
             loaded = answer.result(LOAD_TIMEOUT_S)
         except HostDied as error:
@@ -114,6 +116,7 @@ class HostProcess:
         answer: Future[None] = Future()
         self._unloads[key] = answer
         self._send(UnloadModel(key))
+        self._tell_if_dead(answer)
         try:
             answer.result(LOAD_TIMEOUT_S)
         except HostDied:
@@ -133,9 +136,14 @@ class HostProcess:
         answer: Future[CallDone] = Future()
         self._calls[number] = (answer, report)
         self._send(Call(number, job, function, payload, models, seed))
-        if self.is_dead and not answer.done():
-            answer.set_exception(HostDied(self.process.poll()))
+        self._tell_if_dead(answer)
         return number, answer
+
+    def _tell_if_dead(self, answer: "Future[Any]") -> None:
+        """Who has asked after the reader told everybody of the end would wait for nothing."""
+        if self.is_dead and not answer.done():
+            with contextlib.suppress(InvalidStateError):  # the reader was just before us
+                answer.set_exception(HostDied(self.process.poll()))
 
     def cancel(self, number: str) -> None:
         self._send(CancelCall(number))

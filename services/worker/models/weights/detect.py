@@ -61,7 +61,7 @@ def detect(path: Path) -> Checkpoint:
         return _directory(path)
     shapes = tensor_shapes(path)
     architecture = _architecture(path, shapes)
-    dim = next((shape[-1] for key, shape in shapes.items() if key.endswith(_CROSS_ATTENTION)), None)
+    dim = next((shape[-1] for key, shape in shapes.items() if shape and key.endswith(_CROSS_ATTENTION)), None)
     return Checkpoint(path, architecture, CLASSES[architecture], dim, is_directory=False)
 
 
@@ -89,14 +89,20 @@ def safetensors_header(path: Path) -> Shapes:
             header: dict[str, Any] = json.loads(file.read(length))
             tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
             end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-            shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            shapes = {name: _shape(entry["shape"]) for name, entry in tensors.items()}
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UnknownCheckpoint(f"{path.name} is not a safetensors file: {error}") from error
     if size != 8 + length + end:
         raise UnknownCheckpoint(
             f"{path.name} is truncated: it has {size} bytes and its header promises {8 + length + end}"
         )
     return shapes
+
+
+def _shape(written: Any) -> tuple[int, ...]:
+    if not isinstance(written, list) or not all(isinstance(size, int) for size in written):
+        raise ValueError(f"{written!r} is no shape")
+    return tuple(written)
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
@@ -155,7 +161,8 @@ def _directory(path: Path) -> Checkpoint:
     dim = dim[0] if isinstance(dim, list) and dim else dim
     architecture: Architecture = "other"
     if name.startswith("StableDiffusionXL"):
-        has_first = (index.get("text_encoder") or [None])[0] is not None
+        encoder = index.get("text_encoder")
+        has_first = isinstance(encoder, list) and encoder[:1] not in ([], [None])
         architecture = "sdxl" if has_first else "sdxl-refiner"
     elif name.startswith("StableDiffusion") and "Upscale" not in name and dim == 768:
         architecture = "sd15"

@@ -18,7 +18,7 @@ def cross_attention_dim(path: Path) -> int | None:
     shapes = tensor_shapes(path)
     if not any("lora" in key for key in shapes):
         raise UnknownCheckpoint(f"{path.name} is not a LoRA: none of its {len(shapes)} tensors is named so")
-    return next((shape[-1] for key, shape in shapes.items() if _DOWN.search(key)), None)
+    return next((shape[-1] for key, shape in shapes.items() if shape and _DOWN.search(key)), None)
 
 
 def why_unfit(path: Path, model_dim: int | None) -> str:

@@ -72,7 +72,7 @@ def _from_hub(name: str, report: Percent, *, is_offline: bool = False) -> Path:
     except ImportError:
         raise WeightsError("hf:// needs huggingface_hub: pip install 'stoker[hub]'") from None
     parts = name.split("/")
-    if len(parts) < 2:
+    if len(parts) < 2 or not all(parts[:2]):
         raise WeightsError(f"hf://{name}: write hf://owner/name or hf://owner/name/file")
     repository, file = "/".join(parts[:2]), "/".join(parts[2:])
     bar = _progress_bar(report)
