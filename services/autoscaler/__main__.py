@@ -78,7 +78,7 @@ async def _lead(bus: Bus, settings: Settings, stopping: asyncio.Event, leading: 
 
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
     serve_metrics(settings.metrics_port)
-    async with open_bus(settings, "stoker-autoscaler") as bus:
+    async with open_bus(settings, "stoker-autoscaler", stopping=stopping) as bus:
         await declare(bus)
         leading = asyncio.Event()
         ended = asyncio.Event()

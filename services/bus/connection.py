@@ -26,8 +26,9 @@ from services.bus.lag import watch_lag
 from services.bus.publishing import PUBLISH_TIMEOUT_S, Answered, PubAck, Publisher, into
 from services.bus.quick_client import Handler, QuickClient
 from services.process.logs import get_logger
+from services.process.running import StoppedAtStart
 from services.process.settings import BusSettings
-from services.process.tasks import TaskOwner, cleanup, limit
+from services.process.tasks import TaskOwner, cleanup, limit, until
 
 log = get_logger("bus")
 
@@ -223,12 +224,26 @@ async def _wait_for_port(urls: list[str], timeout_s: float) -> None:
 
 
 @asynccontextmanager
-async def open_bus(settings: BusSettings, name: str, wait_s: float = CONNECT_TIMEOUT_S) -> AsyncIterator[Bus]:
+async def open_bus(
+    settings: BusSettings,
+    name: str,
+    wait_s: float = CONNECT_TIMEOUT_S,
+    *,
+    stopping: asyncio.Event | None = None,
+) -> AsyncIterator[Bus]:
     """A connection that reconnects for ever inside the block, and is flushed and closed after it.
 
-    Raises CannotConnect when no server is there in `wait_s`.
+    Raises CannotConnect when no server is there in `wait_s`, StoppedAtStart when `stopping` is set before.
     """
-    bus = await _connect(settings, name, wait_s)
+    connected: list[Bus] = []
+
+    async def connect() -> None:
+        connected.append(await _connect(settings, name, wait_s))
+
+    await until(stopping or asyncio.Event(), connect)
+    if not connected:
+        raise StoppedAtStart(f"told to stop while it looked for NATS at {settings.nats}")
+    [bus] = connected
     try:
         async with TaskOwner("bus") as tasks:
             await bus.start(tasks)

@@ -117,7 +117,7 @@ async def load_default_mode(gateway: Gateway) -> None:
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
     listener = _listen(settings.host, settings.port)
     name = settings.name or "gw-" + NUID().next().decode()[-8:]
-    async with open_bus(settings, f"stoker-gateway-{name}") as bus:
+    async with open_bus(settings, f"stoker-gateway-{name}", stopping=stopping) as bus:
         await declare(bus)
         paths = [Path(path) for path in settings.config.split(",") if path]
         projects = [Path(path) for path in settings.functions.split(",") if path]

@@ -24,6 +24,10 @@ class CannotStart(Exception):
     """Something that a service needs is not there; says what, and what to do."""
 
 
+class StoppedAtStart(Exception):
+    """The process was told to stop before it had what it needs: a normal end."""
+
+
 def die_with_parent() -> None:
     """Ask Linux to end this process with SIGTERM when its parent dies; elsewhere nothing happens."""
     with contextlib.suppress(OSError, AttributeError):
@@ -59,6 +63,8 @@ def run_service(
     _calm_collector()
     try:
         uvloop.run(main())
+    except StoppedAtStart as stopped:
+        log.info("service.stopped", reason=str(stopped))
     except (CannotStart, BadSetting) as error:
         log.error("service.not_started", reason=str(error))
         return 2

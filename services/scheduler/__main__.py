@@ -28,7 +28,7 @@ class Settings(BusSettings, frozen=True, kw_only=True):
 
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
     serve_metrics(settings.metrics_port)
-    async with open_bus(settings, "stoker-scheduler") as bus:
+    async with open_bus(settings, "stoker-scheduler", stopping=stopping) as bus:
         await declare(bus)
         record = Path(settings.record) if settings.record else None
         await serve(bus, NUID().next().decode()[-8:], stopping, record)

@@ -176,7 +176,8 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
     if settings.memory:
         memory = parse_bytes(settings.memory, "memory")
     cache = ModelCache(memory, parse_bytes(settings.ram, "ram"))
-    async with open_bus(settings, f"stoker-worker-{name}") as bus, TaskOwner("worker") as tasks:
+    connecting = open_bus(settings, f"stoker-worker-{name}", stopping=stopping)
+    async with connecting as bus, TaskOwner("worker") as tasks:
         await declare(bus)
         identity = Identity(name, settings.profile, settings.spec, device, settings.pinned)
         agent = Agent(bus, identity, cache, chosen_engines(settings.engines, settings.handlers), tasks)

@@ -1,7 +1,10 @@
 """Every way to reach a NATS server: password, NKey, TLS; and what is said when it cannot be reached."""
 
+import re
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from services.bus.connection import open_bus
 from services.bus.errors import CannotConnect
 from services.process.embedded import find_binary, free_port
 from services.process.settings import BusSettings
+from tests.conftest import wait_for
 
 StartServer = Callable[[str], int]
 
@@ -75,3 +79,22 @@ async def test_over_tls(start_server: StartServer, tmp_path: Path) -> None:
 
 async def test_no_server_says_what_to_do() -> None:
     assert await is_refused(BusSettings(nats=f"nats://127.0.0.1:{free_port()}"), "stoker up", wait_s=0.2)
+
+
+@pytest.mark.parametrize("service", ["gateway", "scheduler", "worker", "autoscaler"])
+def test_a_service_that_looks_for_nats_stops_when_told_to(service: str) -> None:
+    command = [sys.executable, "-P", "-m", f"services.{service}", "--nats", f"nats://127.0.0.1:{free_port()}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    try:
+        wait_for(lambda: handles_sigterm(process.pid), 20, "its handler of SIGTERM")
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+    assert b"told to stop while it looked for NATS" in (process.stderr.read() if process.stderr else b"")
+
+
+def handles_sigterm(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    [caught] = re.findall(r"SigCgt:\s*([0-9a-f]+)", status)
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)

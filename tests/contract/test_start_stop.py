@@ -22,6 +22,7 @@ from services.catalog import store
 from services.gateway.__main__ import Settings as GatewaySettings
 from services.gateway.__main__ import main as gateway_main
 from services.gateway.gateway import Gateway
+from services.process.running import StoppedAtStart
 from services.process.tasks import OwnerClosed
 from stoker.client import AsyncClient
 from tests.conftest import free_port
@@ -126,8 +127,10 @@ async def test_told_to_stop_before_they_start_whole_services_stop(server: str, t
     stopping = asyncio.Event()
     stopping.set()
     async with asyncio.timeout(30):
-        await gateway_main(GatewaySettings(nats=server, port=0), stopping)
-        await autoscaler_main(AutoscalerSettings(nats=server, data=str(tmp_path)), stopping)
+        with pytest.raises(StoppedAtStart):
+            await gateway_main(GatewaySettings(nats=server, port=0), stopping)
+        with pytest.raises(StoppedAtStart):
+            await autoscaler_main(AutoscalerSettings(nats=server, data=str(tmp_path)), stopping)
 
 
 async def test_an_autoscaler_that_waits_for_the_lease_stops_at_once(server: str, tmp_path: Path) -> None:
