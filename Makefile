@@ -27,8 +27,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	PYTHONUNBUFFERED=1 $(V)/python examples/demo/demo.py --port $(PORT)
 
+# Two files of tests at a time: most of them wait for processes to start, and to notice that another has died.
 test: setup lint
-	$(V)/python -P -m pytest -m "not slow"
+	$(V)/python -P -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: test $(VLLM_STAMP)
 	$(V)/uv pip install -q -p $(V)/python -c constraints.txt --override overrides.txt -e '.[browser]'
