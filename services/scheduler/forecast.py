@@ -34,6 +34,8 @@ class Forecast:
         self._impossible: dict[str, tuple[float, str]] = {}
         """Models that no worker can run: since when, and why."""
         self._was_possible: set[str] = set()
+        self._starting_since: float | None = None
+        """Since when there is a worker that has not told its engines: its runner is starting."""
         self._notified_at = now
         self._launched: dict[str, ModelReplicas] = {}
 
@@ -112,6 +114,7 @@ class Forecast:
     def hopeless(self, now: float) -> list[tuple[JobRecord, str]]:
         """Waiting jobs that no worker can ever run, and why."""
         workers = self._fleet.workers.values()
+        self._note_starting(now)
         found: list[tuple[JobRecord, str]] = []
         for name, model in self._dispatcher.models.items():
             reason = why_impossible(workers, model) if workers else ""
@@ -130,9 +133,21 @@ class Forecast:
                 found += [(record, reason) for record in self._ledger.waiting(name)]
         return found
 
+    def _note_starting(self, now: float) -> None:
+        if all(worker.engines for worker in self._fleet.workers.values()):
+            self._starting_since = None
+        elif self._starting_since is None:
+            self._starting_since = now
+
     def _why_impossible(self, name: str, now: float) -> str:
-        """Why jobs of a model are refused; "" while they may wait: it was possible a moment ago."""
+        """Why jobs of a model are refused; "" while they may wait.
+
+        They may while a worker starts that could have the engine, and where it was possible a moment ago; both
+        for `IMPOSSIBLE_GRACE_S` at most.
+        """
         since, reason = self._impossible.get(name, (now, ""))
+        if self._starting_since is not None and now - self._starting_since <= IMPOSSIBLE_GRACE_S:
+            return ""
         is_certain = name not in self._was_possible or now - since > IMPOSSIBLE_GRACE_S
         return reason if is_certain else ""
 

@@ -42,6 +42,7 @@ class Place:
         self.seq = 0
 
     def worker(self, name: str = "w", *models: ResidentModel, slots: int = 2, **facts: Any) -> Worker:
+        """slots: 0 for one whose runner is starting: it has not told its engines."""
         self.seq += 1
         given: dict[str, Any] = {
             "device": "cpu",
@@ -49,7 +50,7 @@ class Place:
             "memory_used_bytes": sum(one.memory_bytes for one in models if one.tier == "hot"),
             **facts,
         }
-        engines = {"text": EngineCapability(slots, 0, ("TextGeneration",))}
+        engines = {"text": EngineCapability(slots, 0, ("TextGeneration",))} if slots else {}
         beat = Heartbeat(name, 3.0, self.seq, "", "", host="h", engines=engines, models=models, **given)
         found = self.fleet.update(beat, NOW)
         assert found is not None

@@ -223,6 +223,30 @@ def test_a_model_that_never_was_possible_is_impossible_at_once_and_its_waiting_j
     assert seen.depths(NOW)["a"].impossible == reason
 
 
+def test_while_a_worker_starts_that_may_have_the_engine_nothing_is_called_impossible_for_a_while() -> None:
+    seen = Seen()
+    seen.job()
+    seen.worker("small", memory_total_bytes=50 * MB)
+    seen.worker("new", slots=0)
+    assert seen.hopeless(NOW) == []
+    assert seen.depths(NOW)["a"].impossible == ""
+    assert seen.hopeless(NOW + IMPOSSIBLE_GRACE_S) == []
+    [(job, reason)] = seen.hopeless(NOW + IMPOSSIBLE_GRACE_S + 0.01)
+    assert job == "j" and "50 MB" in reason, "one that never tells is not waited for"
+    assert "50 MB" in seen.depths(NOW + IMPOSSIBLE_GRACE_S + 0.02)["a"].impossible
+
+
+def test_a_worker_that_has_started_makes_it_possible_or_certain() -> None:
+    seen = Seen()
+    seen.job()
+    seen.worker("new", slots=0)
+    assert seen.hopeless(NOW) == []
+    seen.worker("new", memory_total_bytes=50 * MB)
+    assert len(seen.hopeless(NOW + 1)) == 1
+    seen.worker("other")
+    assert seen.hopeless(NOW + 2) == []
+
+
 def test_a_model_that_was_possible_is_impossible_only_when_that_lasts() -> None:
     seen = Seen()
     seen.worker("large")
