@@ -11,15 +11,19 @@ from contextlib import asynccontextmanager
 from schemas.catalog import Model
 from schemas.subjects import ANY
 from services.bus.connection import Bus
+from services.gateway.edge.problems import RequestError
 from services.gateway.edge.sse import StreamLimit
 from services.gateway.fleet_view import FleetView
 from services.gateway.jobs.admission import Admission
 from services.gateway.jobs.loading import Loading
 from services.gateway.jobs.submission import Submission
+from services.gateway.modes import Modes
 from services.gateway.reloading import Reloading
 from services.gateway.scheduler_queries import why_not_ready
 from services.gateway.watching.streams import Streams
 from services.process.tasks import TaskOwner
+
+CATALOG_NOT_READ = "the catalog has not been read yet"
 
 
 class Gateway:
@@ -33,7 +37,6 @@ class Gateway:
         self.reloading = reloading
         self.tasks = TaskOwner("gateway")
         self.fleet = FleetView()
-        self.modes = self.fleet.modes
         self.streams = Streams(bus, name)
         self.streams_open = StreamLimit(max_streams)
         self.admission = Admission(self.fleet.depths, queue_max)
@@ -42,8 +45,19 @@ class Gateway:
 
     @property
     def models(self) -> dict[str, Model]:
-        """The catalog."""
+        """The catalog. Raises RequestError 503 until it has been read: what is not there yet is not missing."""
+        self._check_catalog()
         return self.fleet.models
+
+    @property
+    def modes(self) -> Modes:
+        """The modes of the catalog. Raises RequestError 503 like `models`."""
+        self._check_catalog()
+        return self.fleet.modes
+
+    def _check_catalog(self) -> None:
+        if not self.fleet.catalog_read.is_set():
+            raise RequestError(503, CATALOG_NOT_READ, code="starting", retry_after_s=1)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -71,5 +85,5 @@ class Gateway:
         if not self.bus.is_connected:
             return "NATS is not connected"
         if not self.fleet.catalog_read.is_set():
-            return "the catalog has not been read"
+            return CATALOG_NOT_READ
         return await why_not_ready(self.bus)

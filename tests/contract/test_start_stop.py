@@ -24,7 +24,7 @@ from services.gateway.__main__ import main as gateway_main
 from services.gateway.gateway import Gateway
 from services.process.running import StoppedAtStart
 from services.process.tasks import OwnerClosed
-from stoker.client import AsyncClient
+from stoker.client import AsyncClient, CallFailed
 from tests.conftest import free_port
 from tests.contract.conftest import Connect
 from tests.contract.test_autoscaler_service import PROFILE, model
@@ -159,7 +159,7 @@ async def test_cancelled_at_each_await_a_client_leaves_its_connection_usable(ser
             async def is_up() -> bool:
                 try:
                     return await client.functions() == []
-                except httpx.HTTPError:
+                except (httpx.HTTPError, CallFailed):
                     return False
 
             await soon(is_up)

@@ -206,7 +206,7 @@ def test_a_wrong_argument_of_vllm_is_shown_with_the_tail_of_its_log(
     llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VLLM_VARIABLE, str(VLLM))
-    with pytest.raises(EngineError, match=r"vllm serve ended with status \d+: .*no-such-flag"):
+    with pytest.raises(EngineError, match=r"vllm serve \S+ ended with status \d+: .*no-such-flag"):
         create("vllm").load(ModelFiles("m", llama, {}, (), ("--no-such-flag",)))
 
 

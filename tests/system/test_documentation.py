@@ -65,6 +65,13 @@ def readme(bench: Workbench) -> None:
     bench.up(DEMO / "stoker.yaml")
 
 
+def operating(bench: Workbench) -> None:
+    """There is a job to explain."""
+    readme(bench)
+    assert bench.system is not None
+    bench.system.submit("demo-chat")
+
+
 def http(bench: Workbench) -> None:
     [app] = [block for block in blocks_of("docs/functions.md") if block.file == "hello/app.py"]
     (bench.folder / "hello").mkdir()
@@ -89,7 +96,7 @@ BEFORE: dict[str, Callable[[Workbench], None]] = {
     "docs/deploy.md": demo,
     "docs/http.md": http,
     "docs/load-testing.md": load_testing,
-    "docs/operating.md": readme,
+    "docs/operating.md": operating,
     "docs/scaling.md": scaling,
 }
 

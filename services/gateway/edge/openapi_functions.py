@@ -46,7 +46,7 @@ def _schema(prefix: str, schema: dict[str, Any], schemas: dict[str, Any]) -> dic
 
 def _models(request: Request[Any, Any, Any]) -> dict[str, Model]:
     gateway: Gateway = request.app.state.gateway
-    return gateway.models
+    return gateway.fleet.models
 
 
 class FunctionsJson(JsonRenderPlugin):

@@ -57,7 +57,7 @@ async def fleet(gateway: Gateway, exchange: Exchange) -> None:
 def fleet_of(gateway: Gateway) -> Fleet:
     """Everything as it is now."""
     workers = gateway.fleet.live_workers()
-    models = [_model(gateway, workers, model) for model in gateway.models.values()]
+    models = [_model(gateway, workers, model) for model in gateway.fleet.models.values()]
     return Fleet(tuple(workers), tuple(sorted(models, key=lambda model: model.name)))
 
 

@@ -84,7 +84,7 @@ class VllmEngine:
         if files.adapters:
             arguments += ["--enable-lora", "--lora-modules"]
             arguments += [f"{adapter.name}={adapter.url}" for adapter in files.adapters]
-        process = ServerProcess("vllm serve", [command, *arguments], files.env, self._died)
+        process = ServerProcess(f"vllm serve {files.path.name}", [command, *arguments], files.env, self._died)
         url = f"http://127.0.0.1:{port}"
         try:
             limit_s = float(files.options.get("start_timeout_s", START_TIMEOUT_S))
