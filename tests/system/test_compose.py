@@ -92,8 +92,16 @@ def workers(url: str) -> dict[str, float]:
     return {one["worker"]: one["started_at"] for one in found}
 
 
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(url + "/health/ready", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
 def test_up_serve_lose_a_worker_down(url: str) -> None:
     wait_for(lambda: len(workers(url)) == 2, 120, "both workers")
+    wait_for(lambda: is_ready(url), 30, "a gateway that has read its models")
     assert "[DONE]" in ask(url)
     assert draw(url).startswith(b"\x89PNG")
     worker = docker("ps", "-q", "--filter", "label=com.docker.compose.service=worker").strip()
