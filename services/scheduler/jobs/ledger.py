@@ -166,11 +166,11 @@ class Ledger:
         """Waiting jobs whose time to wait is over, each once. One that comes back has its deadline again."""
         found: dict[str, Record] = {}
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, job = heapq.heappop(self._deadlines)
+            deadline, job = heapq.heappop(self._deadlines)
             record = self.records.get(job)
             if record is None or record.phase != "waiting":
                 continue
-            if self._waits_until(record.job) <= now:  # else the deadline of an earlier job of this id
+            if self._waits_until(record.job) == deadline:  # else it is that of an earlier job of this id
                 found[job] = record
         return list(found.values())
 

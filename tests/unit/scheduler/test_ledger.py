@@ -316,3 +316,12 @@ def test_validate_sees_every_contradiction(damage: Any) -> None:
     damage(found, record)
     with pytest.raises((AssertionError, KeyError)):
         found.validate()
+
+
+def test_the_deadline_of_an_earlier_job_of_the_same_id_is_not_told() -> None:
+    found = books()
+    first = found.add(job("j", admission_timeout_s=5.0), "h1", 1, NOW)
+    found.end(first, "completed", NOW)
+    again = found.add(job("j", admission_timeout_s=1.0), "h2", 2, NOW)
+    assert found.overdue(NOW + 2) == [again]
+    assert found.overdue(NOW + 6) == [], "that was the first one's"
