@@ -10,8 +10,8 @@ from schemas.workers import Accepted
 from services.scheduler.core import Scheduler
 from services.scheduler.jobs.record import Record
 from services.scheduler.protocol import commands, events
+from tests.unit.scheduler.making import make_model
 from tests.unit.scheduler.workers import SimWorker
-from tests.unit.scheduler.world import make_model
 
 NOW = 1000.0
 TERM = 7

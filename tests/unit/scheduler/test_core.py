@@ -4,8 +4,9 @@ from schemas.job_events import Failed
 from schemas.workers import Finished, RunningJob
 from services.scheduler.core import Scheduler
 from services.scheduler.protocol import commands, events
+from tests.unit.scheduler.making import make_job, make_model
 from tests.unit.scheduler.workers import SimWorker
-from tests.unit.scheduler.world import World, make_job, make_model
+from tests.unit.scheduler.world import World
 
 
 def assigned(world: World) -> list[str]:

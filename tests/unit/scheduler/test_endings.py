@@ -12,9 +12,9 @@ from services.scheduler.fleet.workers import Fleet
 from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.protocol import commands, events
 from services.scheduler.protocol.endings import Endings
+from tests.unit.scheduler.making import make_model
 from tests.unit.scheduler.single import NOW, TERM, Core
 from tests.unit.scheduler.workers import MB, SimWorker
-from tests.unit.scheduler.world import make_model
 
 
 def ended(how: str, waited_s: float = 2.5) -> tuple[TerminalEvent, commands.EndJob, Ledger]:

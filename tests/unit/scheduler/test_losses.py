@@ -5,12 +5,12 @@ import pytest
 
 from schemas.job_events import Expired, Failed
 from schemas.workers import Finished, RunningJob
-from services.scheduler.forecast import IMPOSSIBLE_GRACE_S
 from services.scheduler.leaving import AWAY_LIMIT_S, GONE_S
 from services.scheduler.protocol import commands, events
 from services.scheduler.reconciling import CLAIM_LIMIT_S, FORGOTTEN_S
+from tests.unit.scheduler.making import make_job, make_model
 from tests.unit.scheduler.workers import SimWorker
-from tests.unit.scheduler.world import World, make_job, make_model
+from tests.unit.scheduler.world import World
 
 
 def world_of(*names: str, run_s: float = 50.0) -> World:
@@ -377,40 +377,3 @@ def test_a_job_id_that_comes_twice_is_acknowledged_once_more_and_runs_once() -> 
     world.feed(events.JobArrived(job, "h2", 2))
     assert list(world.stream) == ["h1"]
     assert attempts(world, "x") == [1]
-
-
-def impossible(world: World) -> str:
-    """What the last published depth of model a says."""
-    depths = [c.depth for c in world.commands if isinstance(c, commands.PublishDepth) and c.depth.model == "a"]
-    return depths[-1].impossible
-
-
-def test_a_model_is_not_impossible_while_its_only_worker_starts_its_runner() -> None:
-    world = world_of("w1", run_s=1.0)
-    world.run_for(2)
-    world.kill_runner("w1", restart_after_s=30.0)
-    job = world.submit("a")
-    world.run_for(25)
-    assert impossible(world) == ""
-    assert job not in world.ended, "its engines are coming"
-    world.run_for(20)
-    assert world.ended[job] == "completed"
-
-
-def test_a_model_that_was_possible_is_impossible_only_after_a_grace() -> None:
-    world = World(0, [SimWorker("big", memory_mb=500), SimWorker("small", memory_mb=50)], [make_model("a")])
-    world.run_for(2)
-    world.say_goodbye("big")
-    job = world.submit("a")
-    world.run_for(IMPOSSIBLE_GRACE_S - 2)
-    assert impossible(world) == ""
-    assert job not in world.ended
-    world.run_for(5)
-    assert "50 MB" in impossible(world)
-    assert world.ended[job] == "failed"
-
-
-def test_a_model_that_never_was_possible_is_refused_at_once() -> None:
-    world = World(0, [SimWorker("small", memory_mb=50)], [make_model("a")])
-    world.run_for(1.5)
-    assert "50 MB" in impossible(world)

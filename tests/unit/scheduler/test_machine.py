@@ -8,8 +8,8 @@ from schemas.workers import Accepted, Finished, Outcome, Refused, RunningJob
 from services.scheduler.core import Scheduler
 from services.scheduler.jobs.record import HOLDS_SLOT, TRANSITIONS
 from services.scheduler.protocol import commands, events
+from tests.unit.scheduler.making import make_job, make_model
 from tests.unit.scheduler.workers import SimWorker
-from tests.unit.scheduler.world import make_job, make_model
 
 WORKERS = ("w1", "w2")
 MODELS = ("a", "b", "i")

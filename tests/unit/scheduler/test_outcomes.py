@@ -10,9 +10,9 @@ from schemas.job_events import Expired, Failed
 from schemas.jobs import CompletionInput, Job
 from schemas.workers import Finished, Heartbeat, Outcome, ResidentModel, RunningJob
 from services.scheduler.protocol import commands, events
+from tests.unit.scheduler.making import make_model
 from tests.unit.scheduler.single import NOW, TERM, Core, kept, kinds
 from tests.unit.scheduler.workers import SimWorker
-from tests.unit.scheduler.world import make_model
 
 # Ends ---------------------------------------------------------------------------------------------
 

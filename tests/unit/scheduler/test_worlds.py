@@ -6,8 +6,9 @@ which everything must end. A failure prints the seed, and the story is the same 
 
 import pytest
 
+from tests.unit.scheduler.making import make_model
 from tests.unit.scheduler.workers import SimWorker
-from tests.unit.scheduler.world import Unkindness, World, make_model
+from tests.unit.scheduler.world import Unkindness, World
 
 STEPS = 250
 CALM_S = 200.0

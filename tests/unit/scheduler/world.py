@@ -12,51 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from schemas.catalog import Adapter, Model, Spec
-from schemas.jobs import CompletionInput, Job
+from schemas.catalog import Model, Spec
+from schemas.jobs import Job
 from schemas.workers import AssignmentAnswer, Finished, Outcome, RunningJob
 from services.scheduler.core import Scheduler
 from services.scheduler.protocol import commands, events
-from tests.unit.scheduler.workers import MB, SimWorker
+from tests.unit.scheduler.making import make_job
+from tests.unit.scheduler.workers import SimWorker
 
 TICK_S = 0.05
 BEAT_S = 1.0
 ANSWER_TIMEOUT_S = 2.0
 SETTLE_S = 0.25
-
-
-def make_model(
-    name: str, engine: str = "text", memory_mb: int = 100, slots: int = 0, adapters: tuple[str, ...] = ()
-) -> Model:
-    spec = Spec(
-        name="default",
-        engine=engine,
-        url="file:///x",
-        memory_bytes=memory_mb * MB,
-        slots=slots,
-        adapters=tuple(Adapter(adapter, "file:///a") for adapter in adapters),
-    )
-    return Model(name=name, features=("TextGeneration",), specs=(spec,))
-
-
-def make_job(
-    name: str,
-    model: str,
-    now: float,
-    priority: int = 0,
-    admission_timeout_s: float = 1e9,
-    adapter: str = "",
-) -> Job:
-    return Job(
-        id=name,
-        model=model,
-        input=CompletionInput("x"),
-        gateway="gw",
-        created_at=now,
-        priority=priority,
-        admission_timeout_s=admission_timeout_s,
-        adapter=adapter,
-    )
 
 
 @dataclass
