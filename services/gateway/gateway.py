@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from schemas.catalog import Model
 from schemas.subjects import ANY
 from services.bus.connection import Bus
-from services.gateway.edge.problems import RequestError
+from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from services.gateway.edge.sse import StreamLimit
 from services.gateway.fleet_view import FleetView
 from services.gateway.jobs.admission import Admission
@@ -57,7 +57,7 @@ class Gateway:
 
     def _check_catalog(self) -> None:
         if not self.fleet.catalog_read.is_set():
-            raise RequestError(503, CATALOG_NOT_READ, code="starting", retry_after_s=1)
+            raise RequestError(503, CATALOG_NOT_READ, code="starting", retry_after_s=RETRY_AFTER_S)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
