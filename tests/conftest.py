@@ -48,6 +48,14 @@ def wait_for(condition: Callable[[], Any], seconds: float = 15.0, what: str = ""
         time.sleep(0.02)
 
 
+def is_ready(url: str) -> bool:
+    """Whether the gateway there is up and ready."""
+    try:
+        return httpx.get(url + "/health/ready", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
 class System:
     """`stoker up` as a child of the test."""
 
@@ -86,25 +94,16 @@ class System:
         )
 
     def wait_ready(self) -> None:
-        def is_ready() -> bool:
+        def has_workers() -> bool:
             if self.process.poll() is not None:
                 pytest.fail(f"stoker up ended:\n{self.log.read_text()[-3000:]}")
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(self.url + "/health/ready", timeout=2).status_code == 200:
-                    return len(self.get("/v1/fleet")["workers"]) > 0
-            return False
+            return is_ready(self.url) and len(self.get("/v1/fleet")["workers"]) > 0
 
-        wait_for(is_ready, READY_S, "a ready system")
+        wait_for(has_workers, READY_S, "a ready system")
 
     def wait_for_gateway(self) -> None:
         """Ready but for workers."""
-
-        def answers() -> bool:
-            with contextlib.suppress(httpx.HTTPError):
-                return httpx.get(self.url + "/health/ready", timeout=2).status_code == 200
-            return False
-
-        wait_for(answers, READY_S, "a ready gateway")
+        wait_for(lambda: is_ready(self.url), READY_S, "a ready gateway")
 
     @property
     def nats(self) -> str:

@@ -105,6 +105,7 @@ class LauncherConformance:
             await launcher.launch(order("r-20", self.profile))
             await launcher.stop("r-20", 10.0)
             await until(launcher, lambda seen: "r-20" not in seen or seen["r-20"].state == "ended")
+            assert await self.states(launcher) in ({}, {"r-20": "ended"})
 
     async def test_stopped_before_it_was_launched_twice_and_after_its_end_says_nothing(self) -> None:
         async with self.opened() as launcher:
@@ -119,6 +120,7 @@ class LauncherConformance:
             await launcher.stop("r-21", 0.0)
             await until(launcher, lambda seen: seen == {})
             await launcher.stop("r-21", 0.0)
+            assert await self.states(launcher) == {}
 
     async def test_launched_twice_there_is_one(self) -> None:
         """The second order is refused, or changes nothing; it never takes the first away."""
@@ -129,8 +131,7 @@ class LauncherConformance:
                 await launcher.launch(order("r-22", self.profile))
             except LaunchError as error:
                 assert not isinstance(error, OutOfStock)
-            seen = await launcher.look()
-            assert {replica: one.state for replica, one in seen.items()} == {"r-22": "running"}
+            assert await self.states(launcher) == {"r-22": "running"}
 
     async def test_two_launched_at_the_same_time_are_both_there(self) -> None:
         async with self.opened() as launcher:
@@ -139,6 +140,7 @@ class LauncherConformance:
                 both.create_task(launcher.launch(order("r-24", self.profile)))
                 both.create_task(launcher.look())
             await until(launcher, lambda seen: seen.keys() == {"r-23", "r-24"})
+            assert "ended" not in (await self.states(launcher)).values()
 
     async def test_a_stop_that_is_cancelled_has_told_it_and_leaves_nothing_running_here(self) -> None:
         async with self.opened() as launcher:
@@ -175,6 +177,7 @@ class LauncherConformance:
             await until(second, lambda seen: "r-26" in seen)
             await first.stop("r-26", 10.0)
             await until(second, lambda seen: "r-26" not in seen or seen["r-26"].state == "ended")
+            assert await self.states(second) in ({}, {"r-26": "ended"})
 
     async def test_closing_ends_no_worker_and_leaves_no_task_here(self) -> None:
         before = asyncio.all_tasks()
@@ -184,6 +187,10 @@ class LauncherConformance:
         assert asyncio.all_tasks() <= before
         async with self.opened() as second:
             await until(second, lambda seen: "r-27" in seen and seen["r-27"].state != "ended")
+
+    async def states(self, launcher: Launcher) -> dict[str, str]:
+        """Every replica that is seen, and its state."""
+        return {replica: one.state for replica, one in (await launcher.look()).items()}
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Launcher]:

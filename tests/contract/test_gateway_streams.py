@@ -287,6 +287,7 @@ async def test_a_stream_whose_client_goes_away_cancels_at_the_worker_too(start: 
             await soon(lambda: client.answer.body)
             client.leave()
         await soon(lambda: told and stand.backend.cancelled)
+        assert stand.backend.cancelled == [job.id]
 
 
 async def test_more_streams_than_allowed_are_refused_and_counted_right(connected: Connect) -> None:

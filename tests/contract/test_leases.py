@@ -128,7 +128,7 @@ async def test_one_that_is_cancelled_while_it_waits_or_leads_leaves_nothing_behi
         before = asyncio.all_tasks()
         scope = (
             anyio.CancelScope()
-        )  # as services do: Python 3.11's wait_for may lose a bare task's cancellation
+        )  # as services do: one bare cancellation may be lost in Python 3.11's wait_for
 
         async def contend() -> None:
             with scope:

@@ -51,6 +51,7 @@ async def test_a_change_and_an_atomic_rename_are_taken(connected: Connect, tmp_p
         (tmp_path / "new").write_text(ONE)
         (tmp_path / "new").rename(file)
         await soon(lambda: names(seen) == {"one"})
+        assert seen["two"] is None, "it was told that it is gone"
 
 
 @pytest.mark.parametrize(
@@ -110,6 +111,7 @@ async def test_a_folder_is_read_whole(connected: Connect, tmp_path: Path) -> Non
     async with connected() as bus, reloaded(bus, tmp_path) as seen:
         (tmp_path / "b.yml").write_text("models:\n  three: {engine: synthetic}\n")
         await soon(lambda: names(seen) == {"one", "three"})
+        assert None not in seen.values(), "nothing was gone meanwhile"
 
 
 async def test_reloading_by_hand_says_what_is_wrong(connected: Connect, tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ async def test_started_and_stopped_many_times_a_gateway_is_as_new(connected: Con
             async with gateway_of(bus):
                 pass
         await nothing_is_left(bus, before)
+        assert bus.on_reconnect == []
 
 
 async def test_a_gateway_cannot_run_twice_at_once(connected: Connect) -> None:

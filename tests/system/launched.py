@@ -7,19 +7,13 @@ import httpx
 import psutil
 
 from services.autoscaler.launchers.process import REPLICA
-from tests.conftest import System, wait_for
+from tests.conftest import System, is_ready, wait_for
 
 CLIENT = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=100))
 
 
 def wait_up(system: System) -> None:
-    def is_up() -> bool:
-        try:
-            return httpx.get(system.url + "/health/ready", timeout=2).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    wait_for(is_up, 60, "a ready gateway")
+    wait_for(lambda: is_ready(system.url), 60, "a ready gateway")
 
 
 def replicas_of(system: System) -> list[psutil.Process]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import DEMO, ROOT, free_port, wait_for
+from tests.conftest import DEMO, ROOT, free_port, is_ready, wait_for
 from tests.fixtures.docker_engine import docker, docker_engine, worker_image
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -90,13 +90,6 @@ def workers(url: str) -> dict[str, float]:
     except httpx.HTTPError:
         return {}
     return {one["worker"]: one["started_at"] for one in found}
-
-
-def is_ready(url: str) -> bool:
-    try:
-        return httpx.get(url + "/health/ready", timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def test_up_serve_lose_a_worker_down(url: str) -> None:

@@ -5,7 +5,7 @@ import time
 
 import httpx
 
-from tests.conftest import System, events_of, free_port, wait_for
+from tests.conftest import System, events_of, free_port, is_ready, wait_for
 
 WORDS = [f"t{index} " for index in range(100)]
 
@@ -196,13 +196,7 @@ def test_a_second_gateway_takes_a_stream_over(synthetic: System) -> None:
     try:
         other = f"http://127.0.0.1:{port}"
 
-        def is_ready() -> bool:
-            try:
-                return httpx.get(other + "/health/ready", timeout=2).status_code == 200
-            except httpx.HTTPError:
-                return False
-
-        wait_for(is_ready, 20)
+        wait_for(lambda: is_ready(other), 20)
         job = synthetic.submit("slow", max_tokens=20)
         path = f"/v1/jobs/{job}/events"
         seen = list(events_of(synthetic.url + path, limit=8))

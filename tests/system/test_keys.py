@@ -12,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from tests.conftest import SYNTHETIC, System, wait_for
+from tests.conftest import SYNTHETIC, System, is_ready, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +20,10 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder: Path = tmp_path_factory.mktemp("keys")
     found = System(folder, SYNTHETIC, "--require-keys")
     try:
-        wait_for(lambda: up(found), 60, "a gateway")
+        wait_for(lambda: is_ready(found.url), 60, "a gateway")
         yield found
     finally:
         found.stop()
-
-
-def up(system: System) -> bool:
-    try:
-        return httpx.get(system.url + "/health/ready").status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def keys(system: System, *arguments: str) -> Any:
