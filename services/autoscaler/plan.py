@@ -11,7 +11,7 @@
 
 - **Replaced**: ready replicas that were launched with other settings than the spec has now, one at a time: a
   new one is launched, and once it is ready it counts before the old ones, which are the surplus then. At the
-  maximum the old one goes first.
+  maximum the old one goes first, and what it held is asked of the other specs.
 
 A spec never has more replicas than its maximum, those that are draining included.
 """
@@ -66,8 +66,8 @@ class Planner:
         self._drop_coming(capacity)
         self._balance_standby(kept)
         self._launch_for_minimum()
-        self._launch_for_demand(capacity)
-        self._replace_outdated()
+        self._launch_for_demand(capacity - self._stop_outdated())
+        self._launch_replacements()
         self._settle()
         return self.plan
 
@@ -216,19 +216,30 @@ class Planner:
     def _outdated(self, spec: str) -> list[Replica]:
         return [replica for replica in self.ready[spec] if self.state.is_outdated(replica)]
 
-    def _replace_outdated(self) -> None:
+    def _next_to_replace(self, spec: Spec) -> Replica | None:
+        """The ready replica of before whose turn it is; none while another is on its way, or the spec rests."""
+        stays = [replica for replica in self._outdated(spec.name) if replica.id not in self._surplus]
+        is_resting = self.state.health_of(spec.name).is_resting(self.now)
+        return stays[-1] if stays and not is_resting and not self._on_the_way(spec) else None
+
+    def _is_full(self, spec: Spec) -> bool:
+        return bool(spec.max_replicas) and self.state.count(spec.name) >= spec.max_replicas
+
+    def _stop_outdated(self) -> float:
+        """Make room where a spec is at its maximum; the requests that those which go were meant to hold."""
+        lost = 0.0
         for spec in self.state.specs:
-            stays = [replica for replica in self._outdated(spec.name) if replica.id not in self._surplus]
-            is_resting = self.state.health_of(spec.name).is_resting(self.now)
-            if not stays or is_resting or self._on_the_way(spec):
-                continue
-            is_full = spec.max_replicas and self.state.count(spec.name) >= spec.max_replicas
-            if is_full and not self.state.in_phase(spec.name, "draining"):
-                self.plan.stops.append(
-                    (stays[-1], "its settings are of before, and there is no room for another")
-                )
-            else:
-                self._launch(spec, 1, f"the settings of {stays[-1].id} are of before")
+            old = self._next_to_replace(spec)
+            if old is not None and self._is_full(spec) and not self.state.in_phase(spec.name, "draining"):
+                self.plan.stops.append((old, "its settings are of before, and there is no room for another"))
+                lost += spec.target_requests
+        return lost
+
+    def _launch_replacements(self) -> None:
+        for spec in self.state.specs:
+            old = self._next_to_replace(spec)
+            if old is not None and not self._is_full(spec):
+                self._launch(spec, 1, f"the settings of {old.id} are of before")
 
     def _race(self, spec: Spec, missing: float) -> None:
         """Launch as many of one spec as would hold by themselves what is missing."""

@@ -118,3 +118,13 @@ def test_what_is_asked_for_is_on_its_way_as_far_as_limits_allow(found: ModelStat
         for one in serving
     )
     assert held >= requests or is_full
+
+
+def test_what_the_only_replica_held_is_asked_of_others_when_it_goes_for_its_settings() -> None:
+    found = ModelState("m", make_model(make_spec("a", max_replicas=1), make_spec("b")), Demand(-1e9))
+    found.take(PROFILES)
+    found.add(Replica("a-0", "a", "a", LAUNCHER, "ready", NOW, launched_as="of before"))
+    found.demand.note(1, NOW)
+    plan = made(found)
+    assert [replica.id for replica, _ in plan.stops] == ["a-0"]
+    assert [launched.name for launched, _ in plan.launches] == ["b"]
