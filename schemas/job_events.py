@@ -212,7 +212,17 @@ class Expired(TerminalEvent, frozen=True, kw_only=True):
     message: str
 
 
+class Superseded(Event, frozen=True, kw_only=True):
+    """Not an end. The leader of `term` has given the job to attempt `attempt`: no earlier one may end it now."""
+
+    job: str
+    term: int
+    attempt: int
+
+
 SmallEvent = Assigned | Downloading | Loading | Started | Progress
 LiveEvent = Queued | Provisioning | Assigned | Downloading | Loading | Started | Progress | Preview | Delta
 Terminal = Completed | Failed | Cancelled | Expired
+StoredRecord = Terminal | Superseded
+"""What the last message under a job's result subject may be."""
 JobEvent = LiveEvent | Terminal

@@ -139,6 +139,8 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     fingerprint: hash of the request body; the same id with another fingerprint is a conflict.
     is_client_named: the client chose the id (PUT or Idempotency-Key), so the same id may arrive twice.
     deadline_s: seconds after created_at by which it must end.
+    has_one_result: its end is stored under its id alone (`Subjects.result`); one that a gateway of the version
+        before has accepted is stored under that gateway's name too.
     """
 
     id: str
@@ -158,6 +160,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     run_timeout_s: float = DEFAULT_RUN_TIMEOUT_S
     deadline_s: float | None = None
     spec: Spec | None = None
+    has_one_result: bool = False
 
 
 def work_units(job_input: JobInput) -> float:

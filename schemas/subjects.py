@@ -87,9 +87,25 @@ class Subjects:
         """Deltas, progress, previews and queue positions of a job, on their way to its gateway."""
         return f"{self.prefix}.out.{to_token(gateway)}.{to_token(job)}"
 
-    def result(self, gateway: str, job: str) -> str:
-        """Terminal events, one per job (stream STOKER_RESULTS, one hour)."""
+    def result(self, job: str) -> str:
+        """How a job ended, whoever accepted it; or which attempt may end it (stream STOKER_RESULTS, one hour)."""
+        return f"{self.prefix}.result.{to_token(job)}"
+
+    def result_of_before(self, gateway: str, job: str) -> str:
+        """The terminal event of a job that a gateway of the version before has accepted."""
         return f"{self.prefix}.result.{to_token(gateway)}.{to_token(job)}"
+
+    def verdict(self, term: int, job: str) -> str:
+        """What the leader of a term writes to `result`: the stream takes those of the newest term alone."""
+        return f"{self.prefix}.verdict.{term}.{to_token(job)}"
+
+    def ended(self, job: str) -> str:
+        """A record of `result`, told by the server once it is stored."""
+        return f"{self.prefix}.ended.{to_token(job)}"
+
+    def sent(self) -> str:
+        """Asks every gateway what it has passed on of a job's text."""
+        return f"{self.prefix}.sent"
 
     def webhook(self, job: str) -> str:
         """Terminal events that somebody wants posted (stream STOKER_WEBHOOKS)."""
@@ -100,7 +116,7 @@ class Subjects:
         return f"{self.prefix}.worker.{to_token(worker)}.{verb}"
 
     def gateway(self, gateway: str, verb: str) -> str:
-        """Questions to one gateway: sent (what text of a job has gone out already)."""
+        """Questions of workers of the version before to one gateway: sent."""
         return f"{self.prefix}.gateway.{to_token(gateway)}.{verb}"
 
     def scheduler(self, verb: str) -> str:

@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from schemas.catalog import Spec
-from schemas.job_events import Delta, SmallEvent
+from schemas.job_events import Delta, FailureKind, SmallEvent
 from schemas.jobs import Job
 
 Tier = Literal["hot", "loading", "base", "parked", "warm", "cold"]
@@ -18,6 +18,8 @@ class Assignment(msgspec.Struct, frozen=True, omit_defaults=True):
 
     life: `started_at` of the worker that is meant; another process under its name must not take it (0: any).
     evict: models to evict first where room is needed: those that nothing waits for.
+    fence: number in the stream of the last record under the job's result subject, 0 for none. The end of this
+        attempt is stored only while that is still the last one.
     """
 
     job: Job
@@ -28,6 +30,7 @@ class Assignment(msgspec.Struct, frozen=True, omit_defaults=True):
     queued_s: float = 0.0
     evict: tuple[str, ...] = ()
     life: float = 0.0
+    fence: int = 0
 
 
 class Accepted(msgspec.Struct, frozen=True, tag="accepted", tag_field="answer"):
@@ -47,7 +50,7 @@ AssignmentAnswer = Accepted | Refused
 
 
 class JobCommand(msgspec.Struct, frozen=True):
-    """Cancel: stop this attempt (0: any) of a job. Also asks a gateway what it has sent of a job."""
+    """Cancel: stop this attempt (0: any) of a job, and end the job as cancelled."""
 
     job: str
     attempt: int = 0
@@ -93,8 +96,14 @@ class Replay(msgspec.Struct, frozen=True):
     events: tuple[SmallEvent | Delta, ...] = ()
 
 
+class SentRequest(msgspec.Struct, frozen=True):
+    """What has been passed on of a job's text? Asked of every gateway, before a later attempt begins."""
+
+    job: str
+
+
 class SentText(msgspec.Struct, frozen=True):
-    """What a gateway has already passed on of a job's text."""
+    """The longest text from its first character on that clients of this gateway were given."""
 
     text: str = ""
 
@@ -103,9 +112,10 @@ Outcome = Literal["completed", "failed", "cancelled", "lost"]
 
 
 class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The terminal event of a job is stored, the slot is free. `lost`: its runner died, try elsewhere.
+    """The terminal event of a job is stored, the slot is free. `lost`: it has none, try elsewhere.
 
-    term, attempt: which attempt it was. reason: why it is lost.
+    term, attempt: which attempt it was. reason: why it is lost. kind: what the job failed with here, where that
+    need not be so on another worker; "" where its runner died.
     """
 
     job: str
@@ -117,6 +127,7 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
     units: float = 1.0
     term: int = 0
     reason: str = ""
+    kind: FailureKind | Literal[""] = ""
 
 
 class EngineCapability(msgspec.Struct, frozen=True):

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import anyio
 import nats
 import nats.errors
+from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
@@ -112,6 +114,15 @@ class Bus:
                 for subscription in subscriptions:
                     await self.unlisten(subscription)
 
+    def listen_now(self, subject: str, handler: Handler) -> Callable[[], None]:
+        """Subscribe without waiting; what this gives ends it. A closed connection hears nothing."""
+        try:
+            number = self.client.subscribe_now(subject, handler)
+        except nats.errors.Error as error:
+            log.warning("subscription.not_made", subject=subject, error=str(error))
+            return lambda: None
+        return lambda: self.client.unsubscribe_now(number)
+
     async def unlisten(self, subscription: Subscription) -> None:
         """End a subscription; where the connection is away or closed it has ended already."""
         with suppress(nats.errors.Error, OSError):
@@ -127,6 +138,32 @@ class Bus:
             answer = await self.client.request(subject, wire.encode(message), timeout=timeout_s)
         return wire.decode(kind, answer.data)
 
+    async def ask_all(self, subject: str, message: object, kind: type[T] | Any, seconds: float) -> list[Any]:
+        """Ask everybody who listens; the answers as `kind` that come within `seconds`, fewer where none
+        listens.
+
+        An answer that cannot be read is left out.
+        """
+        answers: list[Any] = []
+        nobody = asyncio.Event()
+
+        def take(answer: Msg) -> None:
+            if not answer.data:  # the server's own word: no responders
+                nobody.set()
+                return
+            with suppress(wire.UnreadableMessage):
+                answers.append(wire.decode(kind, answer.data))
+
+        inbox = self.client.new_inbox()
+        end = self.listen_now(inbox, take)
+        try:
+            self.post(subject, wire.encode(message), inbox)
+            with anyio.move_on_after(seconds):
+                await nobody.wait()
+        finally:
+            end()
+        return answers
+
     def post_stored(
         self,
         subject: str,
@@ -134,16 +171,16 @@ class Bus:
         answered: Answered,
         *,
         message_id: str = "",
-        must_be_first: bool = False,
+        expected: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Publish into a stream; `answered` is called once with how that went.
 
         message_id: the server drops another message with the same id (within its duplicate window).
-        must_be_first: Conflict when the subject has a message already.
+        expected: Conflict unless the last message of the subject has this number in the stream; 0: it has none.
         """
         self._publisher.publish(
-            subject, payload, answered, message_id=message_id, must_be_first=must_be_first, headers=headers
+            subject, payload, answered, message_id=message_id, expected=expected, headers=headers
         )
 
     async def publish_stored(
@@ -152,7 +189,7 @@ class Bus:
         payload: bytes,
         *,
         message_id: str = "",
-        must_be_first: bool = False,
+        expected: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> PubAck:
         """Publish into a stream and wait until the server has stored it (see `post_stored`).
@@ -165,7 +202,7 @@ class Bus:
             payload,
             into(answer),
             message_id=message_id,
-            must_be_first=must_be_first,
+            expected=expected,
             headers=headers,
         )
         return await answer

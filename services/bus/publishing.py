@@ -58,7 +58,7 @@ class Publisher:
         answered: Answered,
         *,
         message_id: str = "",
-        must_be_first: bool = False,
+        expected: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Publish; `answered` is called once. The options are those of `Bus.post_stored`."""
@@ -69,8 +69,8 @@ class Publisher:
         sent = dict(headers) if headers else {}
         if message_id:
             sent["Nats-Msg-Id"] = message_id
-        if must_be_first:
-            sent["Nats-Expected-Last-Subject-Sequence"] = "0"
+        if expected is not None:
+            sent["Nats-Expected-Last-Subject-Sequence"] = str(expected)
         self._next_token += 1
         token = str(self._next_token)
         self._waiting[token] = (time.monotonic() + PUBLISH_TIMEOUT_S, subject, answered)

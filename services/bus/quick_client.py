@@ -1,10 +1,11 @@
 """A NATS client that loses nothing inside itself and wastes no turn of the event loop.
 
-nats-py queues each subscription's messages for a task of its own, drops them past a limit, and writes from
-yet another task. Here a *direct* subscription's handler is called by the read loop itself, synchronously, so
-nothing is queued or dropped; and posted messages are written once per turn of the loop. It overrides and uses
-private parts of nats-py (`_process_msg`, `_remove_sub`, `_pending`, `_flush_queue`, `_transport`), which is
-why pyproject pins its minor version; the contract tests of the bus would show a change.
+nats-py queues each subscription's messages for a task of its own, drops them past a limit, and writes from yet
+another task. Here a *direct* subscription's handler is called by the read loop itself, synchronously, so
+nothing is queued or dropped; and posted messages are written once per turn of the loop. A subscription for one
+request (`subscribe_now`) waits for nothing either. It overrides and uses private parts of nats-py
+(`_process_msg`, `_remove_sub`, `_subs`, `_pending`, `_flush_queue`, `_transport`), which is why pyproject pins
+its minor version; the contract tests of the bus would show a change.
 
 Handlers must only hand the message on: decode, set a future, put into a queue. What one raises is reported.
 """
@@ -52,6 +53,27 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         self._direct[subscription._id] = handler
         return subscription
 
+    def subscribe_now(self, subject: str, handler: Handler) -> int:
+        """Subscribe without waiting, with a handler that the read loop calls; a number to end it with.
+
+        The server knows of it before it sees what is posted later. Raises nats.errors.Error when the connection
+        is closed for good.
+        """
+        if self.is_closed:
+            raise nats.errors.ConnectionClosedError
+        self._sid += 1
+        sid: int = self._sid
+        self._subs[sid] = _Direct(sid, subject)
+        self._direct[sid] = handler
+        self._put(command.sub_cmd(subject, "", sid), is_urgent=True)
+        return sid
+
+    def unsubscribe_now(self, sid: int) -> None:
+        """End a subscription of `subscribe_now`."""
+        if self._subs.pop(sid, None) is not None and not self.is_closed:
+            self._put(command.unsub_cmd(sid, 0), is_urgent=False)
+        self._direct.pop(sid, None)
+
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         """A subscription has ended: its handler goes with it."""
         self._direct.pop(sid, None)
@@ -93,6 +115,10 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
             encoded = command.hpub_cmd(subject, reply, head, payload)
         else:
             encoded = command.pub_cmd(subject, reply, payload)
+        self._put(encoded, is_urgent=is_urgent)
+
+    def _put(self, encoded: bytes, *, is_urgent: bool) -> None:
+        """Have a command written: soon, or with the next that is urgent."""
         self._pending.append(encoded)
         self._pending_data_size += len(encoded)
         self._posted += 1
@@ -130,6 +156,22 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         """Have nats-py's own flusher write what is pending, waiting for the server; one request is enough."""
         if self._flush_queue is not None and self._flush_queue.empty():
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+
+
+class _Direct:
+    """What nats-py needs of a subscription to make it again after a reconnection, and to drop it at the end."""
+
+    __slots__ = ("_id", "_received", "_subject")
+    _queue = ""
+    _max_msgs = 0
+    _wait_for_msgs_task = None
+    _message_iterator = None
+    _pending_next_msgs_calls = None
+
+    def __init__(self, sid: int, subject: str) -> None:
+        self._id = sid
+        self._subject = subject
+        self._received = 0
 
 
 def _parse_headers(raw: bytes) -> dict[str, str]:

@@ -3,12 +3,17 @@
 | stream | holds | until |
 |---|---|---|
 | STOKER_JOBS | accepted jobs | acked: its result is stored; full = refused, nothing is pushed out |
-| STOKER_RESULTS | terminal events, one per job | `RESULT_TTL_S` |
+| STOKER_RESULTS | how jobs ended: one record per job | `RESULT_TTL_S` |
 | STOKER_EVENTS | what happened and why | a day, or 100,000 events |
 | STOKER_WEBHOOKS | terminal events that somebody wants posted | delivered, or a day |
+
+STOKER_RESULTS also takes the verdicts of the leading scheduler, and stores them under the subjects of the jobs:
+those of the newest term alone (`admit_leader`), so that an earlier leader which does not know yet that it was
+replaced writes into nothing. What is stored there is told under `Subjects.ended`.
 """
 
 import asyncio
+import re
 from contextlib import suppress
 
 from nats.js import api
@@ -16,7 +21,7 @@ from nats.js import api
 from schemas import subjects as names
 from schemas.subjects import Subjects
 from services.bus.connection import Bus
-from services.bus.errors import CannotConnect, Missing, NoAnswer, Refused, named
+from services.bus.errors import BusError, CannotConnect, Missing, NoAnswer, Refused, named
 from services.process.logs import get_logger
 
 log = get_logger("streams")
@@ -48,7 +53,8 @@ def stream_configs(subjects: Subjects) -> list[api.StreamConfig]:
         ),
         api.StreamConfig(
             name=names.RESULTS_STREAM,
-            subjects=[f"{prefix}.result.*.*"],
+            subjects=[f"{prefix}.result.*", f"{prefix}.result.*.*"],
+            republish=api.RePublish(src=f"{prefix}.result.*", dest=f"{prefix}.ended.{{{{wildcard(1)}}}}"),
             retention=api.RetentionPolicy.LIMITS,
             discard=api.DiscardPolicy.OLD,
             max_msgs_per_subject=1,
@@ -106,8 +112,55 @@ async def _declare_stream(bus: Bus, config: api.StreamConfig) -> None:
             await bus.jetstream.add_stream(config)
     except Refused:  # it is there, in another form
         with named(f"upgrading the stream {config.name}"):
+            if config.name == names.RESULTS_STREAM:
+                found = (await bus.jetstream.stream_info(config.name)).config
+                config = _admitting(config, bus.subjects, admitted_term(found, bus.subjects))
             await bus.jetstream.update_stream(config)
         log.info("stream.upgraded", stream=config.name)
+
+
+class NotLeading(BusError):
+    """A scheduler of a later term has been admitted."""
+
+
+async def admit_leader(bus: Bus, term: int) -> None:
+    """Have the results stream take the verdicts of this term, and of no earlier one.
+
+    To be called by each new leader before it acts, and again now and then: a service of the version before that
+    starts puts the stream back into its own form. Raises NotLeading, BusError.
+    """
+    with named("admitting the leader to the results"):
+        found = (await bus.jetstream.stream_info(names.RESULTS_STREAM)).config
+        admitted = admitted_term(found, bus.subjects)
+        if admitted > term:
+            raise NotLeading(f"term {admitted} is admitted, this is {term}")
+        [declared] = [one for one in stream_configs(bus.subjects) if one.name == names.RESULTS_STREAM]
+        wanted = _admitting(found.evolve(republish=declared.republish), bus.subjects, term)
+        if _of_verdicts(found) != _of_verdicts(wanted):
+            await bus.jetstream.update_stream(wanted)
+
+
+def admitted_term(config: api.StreamConfig, subjects: Subjects) -> int:
+    """The term whose verdicts the results stream takes; 0 for none."""
+    pattern = re.compile(re.escape(subjects.prefix) + r"\.verdict\.([0-9]+)\.\*")
+    terms = [int(found[1]) for subject in config.subjects or () if (found := pattern.fullmatch(subject))]
+    return max(terms, default=0)
+
+
+def _admitting(config: api.StreamConfig, subjects: Subjects, term: int) -> api.StreamConfig:
+    """The same stream, taking verdicts of this term (0: of none)."""
+    prefix = subjects.prefix
+    taken = [f"{prefix}.result.*", f"{prefix}.result.*.*"]
+    if not term:
+        return config.evolve(subjects=taken)
+    verdicts = f"{prefix}.verdict.{term}.*"
+    transform = api.SubjectTransform(src=verdicts, dest=f"{prefix}.result.{{{{wildcard(1)}}}}")
+    return config.evolve(subjects=[*taken, verdicts], subject_transform=transform)
+
+
+def _of_verdicts(config: api.StreamConfig) -> tuple[object, ...]:
+    """What of a stream's form verdicts need."""
+    return config.subjects, config.subject_transform, config.republish
 
 
 async def _declare_bucket(bus: Bus, bucket: str, ttl_s: float) -> None:

@@ -1,21 +1,31 @@
-"""Terminal events: published once per job, looked up by job.
+"""How jobs ended: one record per job id, judged by the server.
 
-The server itself decides who is first (`must_be_first`), so that a job has one terminal event even when two
-workers, or a worker and the scheduler, end it at the same moment.
+Theory. Whoever may end a job writes to the one subject of that job (`Subjects.result`), and says which record
+it believes to be the last there: its *fence*. The server stores it only if that is so, so a job has one
+terminal event whoever is paused, cut off or doubled. Before the leader gives a job to a further attempt while
+an earlier one may still be alive, it writes `Superseded` there: the fence of the earlier one does not hold any
+more, and what it writes is refused. The leader itself writes to a subject of its term, which the stream takes
+(as that of the job) only while the term is the newest (services/bus/streams.py): an earlier leader ends
+nothing.
+
+Jobs that a gateway of the version before has accepted are ended under that gateway's subject, where the first
+record is the only one; they have no fences.
 """
 
 import asyncio
 from dataclasses import dataclass
+from typing import Literal
 
 from nats.js import api
 
 from schemas import wire
 from schemas.fleet import JobView
-from schemas.job_events import Cancelled, Completed, Expired, Failed, Terminal
-from schemas.jobs import Status
-from schemas.subjects import ANY, RESULTS_STREAM, Wildcard
+from schemas.job_events import Cancelled, Completed, Expired, Failed, StoredRecord, Superseded, Terminal
+from schemas.jobs import Job, Status
+from schemas.subjects import ANY, RESULTS_STREAM
+from schemas.workers import Assignment
 from services.bus.connection import Bus
-from services.bus.errors import BusError, Conflict, Missing, NoAnswer, StreamFull, named
+from services.bus.errors import BusError, Conflict, Missing, NoAnswer, Refused, StreamFull, named
 from services.bus.publishing import Answered, PubAck, into
 from services.process.tasks import cleanup
 
@@ -23,6 +33,11 @@ PUBLISH_ATTEMPTS = 10
 LISTING_TIMEOUT_S = 2.0
 ENDING_HEADER = "Stoker-Ending"
 """What a listing shows of a job that ended (a JobView), so that nobody need read pictures for it."""
+
+Order = tuple[int, int]
+"""Term and attempt: later attempts of a job are greater."""
+Outcome = Literal["stored", "ended_before", "superseded"]
+"""stored: this is the job's end. ended_before: it had another. superseded: a later attempt has the job."""
 
 
 class Result:
@@ -42,7 +57,14 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class NotStored:
-    """The job has no terminal event; or none that is still kept."""
+    """The job has no terminal event; or none that is still kept.
+
+    place: number of the last record under its subject, 0 for none. order: the attempt that may end it by that
+    record.
+    """
+
+    place: int = 0
+    order: Order = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,82 +85,156 @@ Lookup = Stored | NotStored | Unreadable | Unknown
 """Whether a job has ended, as far as the store could say."""
 
 
-def read_result(payload: bytes, headers: dict[str, str] | None) -> Result:
-    """Raises wire.UnreadableMessage."""
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who ends a job. subject: where it writes. fence: what it believes to be the last record there.
+
+    order: its attempt, or the last one that the leader knows. may_override: the leader, who writes after
+    whatever attempts of its own or of earlier leaders are noted there.
+    """
+
+    subject: str
+    gateway: str
+    fence: int
+    order: Order
+    may_override: bool = False
+
+
+def of_attempt(bus: Bus, assignment: Assignment) -> Writer:
+    """A worker, with an attempt that it was given."""
+    job, order = assignment.job, (assignment.term, assignment.attempt)
+    if not job.has_one_result:
+        return Writer(bus.subjects.result_of_before(job.gateway, job.id), job.gateway, 0, order)
+    return Writer(bus.subjects.result(job.id), job.gateway, assignment.fence, order)
+
+
+def of_leader(bus: Bus, term: int, job: Job, attempt: int, fence: int) -> Writer:
+    """The scheduler of a term, for a job that no worker is to end."""
+    if not job.has_one_result:
+        return Writer(bus.subjects.result_of_before(job.gateway, job.id), job.gateway, 0, (term, attempt))
+    return Writer(bus.subjects.verdict(term, job.id), job.gateway, fence, (term, attempt), may_override=True)
+
+
+def read_record(payload: bytes, headers: dict[str, str] | None) -> Result | Superseded:
+    """What a message under a result subject says. Raises wire.UnreadableMessage."""
     head, attached = wire.unpack(payload, headers)
-    return Result(wire.decode(Terminal, head), attached)
+    record = wire.decode(StoredRecord, head)
+    return record if isinstance(record, Superseded) else Result(record, attached)
+
+
+# Writing ------------------------------------------------------------------------------------------
 
 
 def post_terminal(
-    bus: Bus, gateway: str, event: Terminal, attachments: list[bytes], answered: Answered
+    bus: Bus,
+    writer: Writer,
+    event: Terminal,
+    attachments: list[bytes],
+    answered: Answered,
+    fence: int | None = None,
 ) -> None:
-    """Publish a terminal event; `answered` is called with how that went: Conflict when the job has ended."""
+    """Publish a terminal event; `answered` is called with how that went: Conflict when the fence does not hold.
+
+    fence: another than the writer's.
+    """
     payload, headers = wire.pack(event, attachments)
-    headers[ENDING_HEADER] = wire.encode(_ending(gateway, event)).decode()
-    subject = bus.subjects.result(gateway, event.job)
-    bus.post_stored(subject, payload, answered, must_be_first=True, headers=headers)
+    headers[ENDING_HEADER] = wire.encode(_ending(writer.gateway, event)).decode()
+    expected = writer.fence if fence is None else fence
+    bus.post_stored(writer.subject, payload, answered, expected=expected, headers=headers)
 
 
 async def publish_terminal(
-    bus: Bus, gateway: str, event: Terminal, attachments: list[bytes] | None = None
-) -> bool:
-    """Store the terminal event of a job, and the order for its webhook; False when the job had ended already.
+    bus: Bus, writer: Writer, event: Terminal, attachments: list[bytes] | None = None
+) -> Outcome:
+    """Store the terminal event of a job, and the order for its webhook.
 
     Tries for as long as NATS is away within `PUBLISH_ATTEMPTS` publications. Raises BusError after that; then
     call it again, as the order of a webhook is published whoever stored the event.
     """
-    is_first = await _store(bus, gateway, event, attachments or [])
-    ordered = event if is_first else await _stored_event(bus, event.job, gateway)
+    outcome, ordered = await _store(bus, writer, event, attachments or [])
     if ordered is not None and ordered.webhook:
         subject = bus.subjects.webhook(ordered.job)
         await bus.publish_stored(subject, wire.encode(ordered), message_id=ordered.job)
-    return is_first
+    return outcome
 
 
-async def _store(bus: Bus, gateway: str, event: Terminal, attachments: list[bytes]) -> bool:
-    """Whether this event is the stored one. Raises BusError."""
+async def _store(
+    bus: Bus, writer: Writer, event: Terminal, attachments: list[bytes]
+) -> tuple[Outcome, Terminal | None]:
+    """How it went, and the event that is stored, where it can be read. Raises BusError."""
     last: BusError = NoAnswer("not tried")
-    for attempt in range(PUBLISH_ATTEMPTS):
+    fence = writer.fence
+    for _ in range(PUBLISH_ATTEMPTS):
         answer: asyncio.Future[PubAck] = asyncio.get_running_loop().create_future()
-        post_terminal(bus, gateway, event, attachments, into(answer))
+        post_terminal(bus, writer, event, attachments, into(answer), fence)
         try:
             await answer
-            return True
+            return "stored", event
         except Conflict:
-            return attempt > 0  # a repeat of our own that did arrive
+            pass
         except StreamFull:
             raise
         except BusError as error:
             last = error
+            continue
+        match await find_result(bus, event.job):
+            case Stored(result):
+                return ("stored" if result.event == event else "ended_before"), result.event
+            case Unreadable():
+                return "ended_before", None
+            case NotStored(place, order):
+                if place and not (writer.may_override and order <= writer.order):
+                    return "superseded", None
+                fence = place
+            case Unknown(reason):
+                last = BusError(reason)
     raise last
 
 
-async def _stored_event(bus: Bus, job: str, gateway: str) -> Terminal | None:
-    """What is stored of a job that has ended; None where it cannot be read. Raises BusError."""
-    match await find_result(bus, job, gateway):
-        case Stored(result):
-            return result.event
+async def supersede(bus: Bus, term: int, job: Job, attempt: int, fence: int) -> int | None:
+    """Note that `attempt` has the job: no earlier one can end it from now on.
+
+    The fence for that attempt; None when the job has ended. fence: the last one that is known. Raises BusError.
+    """
+    if not job.has_one_result:
+        return await _without_fence(bus, job)
+    subject = bus.subjects.verdict(term, job.id)
+    record = wire.encode(Superseded(job=job.id, term=term, attempt=attempt))
+    for _ in range(PUBLISH_ATTEMPTS):
+        try:
+            return (await bus.publish_stored(subject, record, expected=fence)).seq
+        except Conflict:
+            pass
+        match await find_result(bus, job.id):
+            case Stored() | Unreadable():
+                return None
+            case NotStored(place, order) if order > (term, attempt):
+                raise Refused(f"attempt {order} of {job.id} is noted already")
+            case NotStored(place, order) if order == (term, attempt):
+                return place  # our own, whose answer was lost
+            case NotStored(place, _):
+                fence = place
+            case Unknown(reason):
+                raise BusError(reason)
+    raise NoAnswer(f"the result of {job.id} changes all the time")
+
+
+async def _without_fence(bus: Bus, job: Job) -> int | None:
+    """As `supersede`, for a job of the version before: it can only be found out whether it has ended."""
+    match await find_result(bus, job.id):
+        case Stored() | Unreadable():
+            return None
         case Unknown(reason):
             raise BusError(reason)
-        case _:
-            return None
+        case NotStored():
+            return 0
 
 
 def _ending(gateway: str, event: Terminal) -> JobView:
-    status: Status
-    match event:
-        case Completed():
-            status = "completed"
-        case Failed():
-            status = "failed"
-        case Cancelled():
-            status = "cancelled"
-        case Expired():
-            status = "expired"
     return JobView(
         id=event.job,
         model=event.model,
-        status=status,
+        status=status_of(event),
         created_at=event.created_at,
         attempt=event.attempt,
         worker=event.worker,
@@ -150,9 +246,31 @@ def _ending(gateway: str, event: Terminal) -> JobView:
     )
 
 
-async def find_result(bus: Bus, job: str, gateway: str | Wildcard = ANY) -> Lookup:
+def status_of(event: Terminal) -> Status:
+    """What a job that ended like this is called."""
+    match event:
+        case Completed():
+            return "completed"
+        case Failed():
+            return "failed"
+        case Cancelled():
+            return "cancelled"
+        case Expired():
+            return "expired"
+
+
+# Looking ------------------------------------------------------------------------------------------
+
+
+async def find_result(bus: Bus, job: str) -> Lookup:
     """Whether a job has ended, and how. Raises nothing: `Unknown` says that it could not be found out."""
-    subject = bus.subjects.every("result", gateway, job)
+    found = await _last_record(bus, job, bus.subjects.result(job))
+    if isinstance(found, NotStored) and not found.place:
+        return await _last_record(bus, job, bus.subjects.every("result", ANY, job))
+    return found
+
+
+async def _last_record(bus: Bus, job: str, subject: str) -> Lookup:
     try:
         with named(f"looking for the result of {job}"):
             message = await bus.jetstream.get_last_msg(RESULTS_STREAM, subject, direct=True)
@@ -161,9 +279,12 @@ async def find_result(bus: Bus, job: str, gateway: str | Wildcard = ANY) -> Look
     except BusError as error:
         return Unknown(str(error))
     try:
-        return Stored(read_result(message.data or b"", message.headers))
+        record = read_record(message.data or b"", message.headers)
     except wire.UnreadableMessage as error:
         return Unreadable(f"the result of {job} cannot be read: {error}")
+    if isinstance(record, Superseded):
+        return NotStored(message.seq or 0, (record.term, record.attempt))
+    return Stored(record)
 
 
 async def last_endings(bus: Bus, count: int) -> list[JobView]:
@@ -173,7 +294,7 @@ async def last_endings(bus: Bus, count: int) -> list[JobView]:
         if not state.messages:
             return []
         consumer = await bus.jetstream.pull_subscribe(
-            bus.subjects.every("result", ANY, ANY),
+            f"{bus.subjects.prefix}.result.>",
             stream=RESULTS_STREAM,
             config=api.ConsumerConfig(
                 deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,

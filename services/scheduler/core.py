@@ -5,7 +5,8 @@ simulation):
 
 - a job is in exactly one state (jobs/record.py), and holds exactly what that state holds;
 - a job's handle is acknowledged once, and only after a terminal event for it is stored;
-- attempts of a job only grow; a worker that lost a job gets it again only where no other could run it;
+- attempts of a job only grow, and an earlier one that may be alive cannot end the job once a later one has it;
+  a worker that lost a job gets it again only where no other could run it;
 - a lane of a worker never holds more than its slots and prefetch, but for jobs that were adopted;
 - a job under which workers died twice ends with `worker_lost`.
 
@@ -15,22 +16,28 @@ No NATS, no clock, no randomness here: `now` is an argument, in seconds since 19
 
 from typing import assert_never
 
+from schemas.fleet import JobView
+from schemas.jobs import Status
 from schemas.workers import Accepted, Finished, Heartbeat
 from services.scheduler.fleet.estimates import Estimates
 from services.scheduler.fleet.workers import Fleet, Worker
 from services.scheduler.forecast import Forecast
 from services.scheduler.jobs.ledger import Ledger
+from services.scheduler.jobs.record import HOLDS_SLOT, Failure
 from services.scheduler.jobs.record import Record as JobRecord
 from services.scheduler.leaving import Leaving, about_worker
 from services.scheduler.placing.dispatch import Dispatcher
 from services.scheduler.placing.placement import why_never
-from services.scheduler.protocol.commands import Acknowledge, Cancel, Command
+from services.scheduler.protocol.commands import Acknowledge, AcknowledgeEnded, Cancel, Command
 from services.scheduler.protocol.endings import Endings
 from services.scheduler.protocol.events import (
     AssignmentAnswered,
     AssignmentFailed,
     CancelRequested,
+    EarlierJobsArrived,
+    EndingsListed,
     Event,
+    Fenced,
     HeartbeatSeen,
     JobArrived,
     JobFinished,
@@ -74,6 +81,8 @@ class Scheduler:
         match event:
             case JobArrived():
                 return self._arrived(event, now)
+            case Fenced():
+                return self._fenced(event)
             case JobFinished():
                 return self._finished(event.worker, event.finished, now)
             case AssignmentAnswered():
@@ -97,6 +106,11 @@ class Scheduler:
                 return []
             case Settled():
                 return self._settled(now)
+            case EarlierJobsArrived():
+                self.reconciler.jobs_are_complete(now)
+                return []
+            case EndingsListed():
+                return [command for view in event.endings for command in self._ended_before(view, now)]
             case _:
                 assert_never(event)
 
@@ -127,7 +141,11 @@ class Scheduler:
                 known.handle = event.handle
                 return []
             return [Acknowledge(event.handle)]  # the same id stored twice: the first one stands
+        ended = self.ledger.history.endings.get(job.id)
+        if ended is not None and ended.created_at == job.created_at:
+            return [AcknowledgeEnded(job.id, event.handle)]
         record = self.ledger.add(job, event.handle, event.sequence, now, event.trace)
+        record.must_fence = event.may_have_run
         claim = self.reconciler.claim_of(job.id)
         if claim is not None:
             worker, running = claim
@@ -165,12 +183,51 @@ class Scheduler:
                     commands += self.reconciler.revoke_current(record, now)
                 self.ledger.end(record, finished.outcome, now)
                 commands.append(Acknowledge(record.handle))
+            elif is_current and finished.kind:
+                failure = Failure(finished.kind, finished.reason, now)
+                commands += self._failed_there(record, worker_id, failure, now)
             elif is_current:
-                commands += self.leaving.lost(record, worker_id, now)
+                commands += self.leaving.lost(record, worker_id, now, may_end=False)
         worker = self.fleet.workers.get(worker_id)
         if worker is not None:
             commands += self._dispatch_on(worker, now)
         return commands
+
+    def _failed_there(self, record: JobRecord, worker: str, failure: Failure, now: float) -> list[Command]:
+        """A job failed on one worker, and may do better on another: ended when nobody is left to try it."""
+        record.failed_on[worker] = failure
+        if record.phase == "cancelling" or self.dispatcher.has_another(record):
+            return self.leaving.take_back(record, now, may_end=False)
+        reasons = [f"on {name}: {one.reason}" for name, one in record.failed_on.items()]
+        message = "; ".join(reasons) if len(reasons) > 1 else failure.reason
+        return self.endings.failed(record, failure.kind, message, now)
+
+    def _fenced(self, event: Fenced) -> list[Command]:
+        record = self.ledger.records.get(event.job)
+        if record is not None:
+            record.fence = event.fence
+            record.must_fence &= record.attempt != event.attempt
+        return []
+
+    def _ended_before(self, view: JobView, now: float) -> list[Command]:
+        """A job that ended before this term: it may be in the books still."""
+        record = self.ledger.records.get(view.id)
+        if record is None or record.job.created_at != view.created_at:
+            self.ledger.history.note_ending(view)
+            return []
+        return self._has_ended(record, view.status, now)
+
+    def _has_ended(
+        self, record: JobRecord, status: Status, now: float, *, has_current: bool = True
+    ) -> list[Command]:
+        """A job's end is stored, and nobody has told us: what runs of it is for nothing.
+
+        has_current: whether a worker may have its current attempt.
+        """
+        must_revoke = has_current and record.phase in HOLDS_SLOT
+        commands = self.reconciler.revoke_current(record, now) if must_revoke else []
+        self.ledger.end(record, status, now)
+        return [*commands, Acknowledge(record.handle)]
 
     def _answered(self, event: AssignmentAnswered, now: float) -> list[Command]:
         record = self.ledger.records.get(event.job)
@@ -185,7 +242,7 @@ class Scheduler:
                 self.ledger.move(record, "running", now)
             return [Cancel(event.worker, event.job, event.attempt)] if record.phase == "cancelling" else []
         record.refused_at[event.worker] = now
-        return self.leaving.take_back(record, now)
+        return self.leaving.take_back(record, now, may_end=False)
 
     def _not_assigned(self, event: AssignmentFailed, now: float) -> list[Command]:
         """No answer to an assignment. Unless nobody was there, the worker may have it all the same."""
@@ -195,7 +252,7 @@ class Scheduler:
             record.refused_at[event.worker] = now
             if not event.is_gone:
                 commands += self.reconciler.revoke_current(record, now)
-            commands += self.leaving.take_back(record, now)
+            commands += self.leaving.take_back(record, now, may_end=not event.is_gone)
         if event.is_gone:
             commands += self.leaving.away(event.worker, now)
         return commands
@@ -216,20 +273,18 @@ class Scheduler:
         return [Cancel(record.worker, job, record.attempt)]
 
     def _checked(self, event: ResultChecked, now: float) -> list[Command]:
-        """Whether a job that its worker no longer mentions has ended."""
+        """Whether a job that its worker no longer mentions, or that was to be given out again, has ended."""
         record = self.ledger.records.get(event.job)
         if record is None:
             return []
         if event.found == "stored":
-            commands = self.reconciler.revoke_current(record, now) if record.attempt != event.attempt else []
-            self.ledger.end(record, "completed", now)
-            return [*commands, Acknowledge(record.handle)]
+            return self._has_ended(record, event.status, now, has_current=record.attempt != event.attempt)
         if record.phase != "checking" or record.attempt != event.attempt:
             return []
         if event.found == "unknown":  # believed to run, and asked again when it stays unmentioned
             self.ledger.move(record, "running", now)
             return []
-        return self.leaving.take_back(record, now)
+        return self.leaving.take_back(record, now, may_end=True)
 
     # Workers and models ---------------------------------------------------------------------------
 

@@ -1,13 +1,15 @@
 """Commands of the core become messages; answers come back as events. No policy here.
 
 Nothing waits for a worker here: an assignment goes out with a reply subject of its own, and its answer, or that
-none came in time, is an event like any other.
+none came in time, is an event like any other. One that must be fenced from an earlier attempt goes out when the
+server has stored that (results.py).
 """
 
 import asyncio
 from collections.abc import Callable
 from functools import cache
 
+import msgspec
 from nats.aio.msg import Msg
 from prometheus_client import Counter, Histogram
 
@@ -20,10 +22,21 @@ from services.process.logs import get_logger
 from services.process.tasks import TaskOwner
 from services.process.telemetry import counter, gauge, histogram
 from services.process.tracing import record, trace_headers
-from services.records.results import NotStored, Stored, Unknown, Unreadable, find_result, publish_terminal
+from services.records.results import (
+    NotStored,
+    Stored,
+    Unknown,
+    Unreadable,
+    find_result,
+    of_leader,
+    publish_terminal,
+    status_of,
+    supersede,
+)
 from services.scheduler.protocol import events
 from services.scheduler.protocol.commands import (
     Acknowledge,
+    AcknowledgeEnded,
     Assign,
     Cancel,
     CheckResult,
@@ -40,6 +53,7 @@ from services.scheduler.protocol.events import (
     AssignmentAnswered,
     AssignmentFailed,
     Event,
+    Fenced,
     ResultChecked,
     WorkerGone,
 )
@@ -90,10 +104,14 @@ class Executor:
     def carry_out(self, command: Command) -> None:
         bus = self._bus
         match command:
+            case Assign(must_fence=True):
+                self._tasks.start(self._fence, command)
             case Assign():
                 self._assign(command)
             case Acknowledge():
                 bus.post(command.handle, b"+ACK", is_urgent=False)
+            case AcknowledgeEnded():
+                self._tasks.start(self._acknowledge_ended, command)
             case PublishDepth():
                 depth = command.depth
                 QUEUED.labels(depth.model).set(depth.queued)
@@ -123,6 +141,32 @@ class Executor:
                 subject = bus.subjects.event(event.kind, event.subject)
                 bus.post(subject, wire.encode(event))
 
+    async def _fence(self, command: Assign) -> None:
+        """Assign a job that an earlier attempt may end, once that cannot; unless it has."""
+        given = command.assignment
+        job, attempt = given.job, given.attempt
+        try:
+            fence = await supersede(self._bus, given.term, job, attempt, given.fence)
+        except BusError as error:
+            log.warning("attempt.not_fenced", job=job.id, attempt=attempt, error=str(error))
+            self._put(AssignmentFailed(job.id, attempt, command.worker, is_gone=False))
+            return
+        if fence is None:
+            await self._check_result(CheckResult(job.id, attempt))
+            return
+        self._put(Fenced(job.id, attempt, fence))
+        assignment = msgspec.structs.replace(given, fence=fence)
+        self._assign(msgspec.structs.replace(command, assignment=assignment))
+
+    async def _acknowledge_ended(self, command: AcknowledgeEnded) -> None:
+        """Until then, whoever ends the job goes on to store its end."""
+        while True:
+            found = await find_result(self._bus, command.job)
+            if isinstance(found, Stored | Unreadable):
+                break
+            await asyncio.sleep(STORE_AGAIN_S)
+        self._bus.post(command.handle, b"+ACK")
+
     def _assign(self, command: Assign) -> None:
         assignment = command.assignment
         job = assignment.job
@@ -141,9 +185,11 @@ class Executor:
             record("queue", command.trace, job.created_at, until_at, attempt=assignment.attempt, **named)
 
     async def _end(self, command: EndJob) -> None:
+        event = command.event
+        writer = of_leader(self._bus, event.term, command.job, event.attempt, command.fence)
         while True:
             try:
-                await publish_terminal(self._bus, command.job.gateway, command.event)
+                await publish_terminal(self._bus, writer, event)
                 break
             except BusError as error:
                 log.warning("result.not_stored", job=command.job.id, error=str(error))
@@ -171,8 +217,9 @@ class Executor:
             pass  # it listens but does not answer: silence decides
 
     async def _check_result(self, command: CheckResult) -> None:
-        found = await find_result(self._bus, command.job, command.gateway)
-        self._put(ResultChecked(command.job, command.attempt, FOUND[type(found)]))
+        found = await find_result(self._bus, command.job)
+        status = status_of(found.result.event) if isinstance(found, Stored) else "completed"
+        self._put(ResultChecked(command.job, command.attempt, FOUND[type(found)], status))
 
     def on_answer(self, message: Msg) -> None:
         """A worker's answer to an assignment."""

@@ -2,8 +2,11 @@
 
 The durable consumer on STOKER_JOBS is deleted and made anew on taking over and after a reconnection: every
 unfinished job comes again at once. It is named by the term, and the name is part of every acknowledgement: what
-an earlier leader still says has no effect, as its consumer is gone. A job from before our term may have ended
-already: its result is looked up before it goes on.
+an earlier leader still says has no effect, as its consumer is gone.
+
+Nothing is looked up for a job that comes: one from before our term, or under an id that a client chose, may
+have run or ended already, and that is found out when it is given to a worker or ended (results.py). So taking
+over takes as long as reading the stream, and placing need not wait for the end of that.
 """
 
 import asyncio
@@ -23,12 +26,10 @@ from services.bus.streams import MAX_JOBS
 from services.process.logs import get_logger
 from services.process.tasks import TaskOwner
 from services.process.tracing import trace_of
-from services.records.results import NotStored, Stored, Unknown, Unreadable, find_result
 from services.scheduler.protocol.events import JobArrived
 
 log = get_logger("scheduler")
 
-LOOKUPS_AT_ONCE = 64
 RETRY_S = 0.2
 LOOK_EVERY_S = 1.0
 """How often it is asked whether everything from before this term has come, beside what deliveries say."""
@@ -37,27 +38,16 @@ ACK_WAIT_S = 24 * 3600.0
 
 
 class JobFeed:
-    """`arrived` gets each job; `is_known` tells whether the core has it; `tasks` owns the lookups."""
+    """`arrived` gets each job; `tasks` owns the making of a new consumer."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        arrived: Callable[[JobArrived], None],
-        is_known: Callable[[str], bool],
-        tasks: TaskOwner,
-        term: int,
-    ) -> None:
+    def __init__(self, bus: Bus, arrived: Callable[[JobArrived], None], tasks: TaskOwner, term: int) -> None:
         self._bus = bus
         self.consumer = f"scheduler-{term}"
         self._arrived = arrived
-        self._is_known = is_known
         self._tasks = tasks
         self.deliveries = bus.client.new_inbox()
         self._old_sequence = 0
-        self._has_old_come = False
-        self._looking_up = 0
-        self._changed = asyncio.Event()
-        self._lookups = asyncio.Semaphore(LOOKUPS_AT_ONCE)
+        self._old_have_come = asyncio.Event()
 
     async def open(self) -> None:
         """Make the consumer; subscribe to `deliveries` before. Raises BusError."""
@@ -75,7 +65,7 @@ class JobFeed:
         with named("making the consumer of jobs"):
             made = await self._bus.jetstream.add_consumer(JOBS_STREAM, config)
         if not made.num_pending:
-            self._old_has_come()
+            self._old_have_come.set()
 
     async def _remove_consumers(self) -> None:
         """Those of earlier leaders, and our own of before a reconnection: the stream takes one at a time."""
@@ -99,13 +89,12 @@ class JobFeed:
                 await asyncio.sleep(RETRY_S)
 
     async def wait_for_old(self) -> None:
-        """Return when every job from before this term has come, and its result is looked up."""
-        while not (self._has_old_come and not self._looking_up):
-            self._changed.clear()
-            with move_on_after(LOOK_EVERY_S) as scope:
-                await self._changed.wait()
-            if scope.cancelled_caught:
-                await self._look()
+        """Return when every job from before this term has come."""
+        while not self._old_have_come.is_set():
+            with move_on_after(LOOK_EVERY_S):
+                await self._old_have_come.wait()
+                return
+            await self._look()
 
     async def _look(self) -> None:
         """Ask the server whether everything was delivered: the last jobs may have been lost, or removed."""
@@ -116,11 +105,7 @@ class JobFeed:
             log.warning("consumer.not_seen", error=str(error))
             return
         if not info.num_pending:
-            self._old_has_come()
-
-    def _old_has_come(self) -> None:
-        self._has_old_come = True
-        self._changed.set()
+            self._old_have_come.set()
 
     def on_job(self, message: Msg) -> None:
         """A delivery. Its reply subject tells its place in the stream, and how many are still to come."""
@@ -132,35 +117,7 @@ class JobFeed:
             log.error("job.unreadable", subject=message.subject, error=str(error))
             self._bus.post(message.reply, b"+TERM")
         else:
-            event = JobArrived(job, message.reply, sequence, trace_of(message))
-            if sequence <= self._old_sequence or job.is_client_named:
-                self._looking_up += 1
-                self._tasks.start(self._look_up, event)
-            else:
-                self._arrived(event)
+            may_have_run = sequence <= self._old_sequence or job.is_client_named
+            self._arrived(JobArrived(job, message.reply, sequence, trace_of(message), may_have_run))
         if sequence >= self._old_sequence or not pending:
-            self._old_has_come()
-
-    async def _look_up(self, event: JobArrived) -> None:
-        """Take in a job that may have ended before it came here (again)."""
-        try:
-            if not self._is_known(event.job.id) and await self._has_ended(event.job):
-                self._bus.post(event.handle, b"+ACK")
-            else:
-                self._arrived(event)
-        finally:
-            self._looking_up -= 1
-            self._changed.set()
-
-    async def _has_ended(self, job: Job) -> bool:
-        """Asked until there is an answer. An end that cannot be read is an end."""
-        async with self._lookups:
-            while True:
-                match await find_result(self._bus, job.id, job.gateway):
-                    case Stored() | Unreadable():
-                        return True
-                    case NotStored():
-                        return False
-                    case Unknown(reason):
-                        log.warning("result.not_looked_up", job=job.id, error=reason)
-                        await asyncio.sleep(RETRY_S)
+            self._old_have_come.set()

@@ -57,7 +57,7 @@ class Leaving:
         unfinished = f", {len(worker.held)} jobs unfinished" if worker.held else ""
         event = about_worker(kind, worker_id, f"it has stopped{unfinished}", now)
         for record in self._remove(worker):
-            self.take_back(record, now)
+            self.take_back(record, now, may_end=True)
         return [event]
 
     def gone(self, worker_id: str, reason: str, now: float) -> list[Command]:
@@ -69,7 +69,7 @@ class Leaving:
         is_drained = worker.facts.is_draining and not worker.held
         commands = [about_worker("drained" if is_drained else "lost", worker_id, reason, now)]
         for record in self._remove(worker):
-            commands += self.lost(record, worker_id, now)
+            commands += self.lost(record, worker_id, now, may_end=True)
         return commands
 
     def returned(self, worker_id: str, started_at: float) -> None:
@@ -86,23 +86,30 @@ class Leaving:
         held = [self._ledger.records.get(job) for job in worker.held]
         return [record for record in held if record is not None and record.worker == worker.id]
 
-    def lost(self, record: Record, worker: str, now: float) -> list[Command]:
-        """A worker or its runner died with this job. One that was only asked to take it has not lost it."""
+    def lost(self, record: Record, worker: str, now: float, *, may_end: bool) -> list[Command]:
+        """A worker or its runner died with this job. One that was only asked to take it has not lost it.
+
+        may_end: as in `take_back`.
+        """
         if record.phase == "offered":
-            return self.take_back(record, now)
+            return self.take_back(record, now, may_end=may_end)
         record.lost_on.append(worker)
         if len(record.lost_on) < MAX_LOST_WORKERS or record.phase == "cancelling":
-            return self.take_back(record, now)
+            return self.take_back(record, now, may_end=may_end)
         message = f"{MAX_LOST_WORKERS} workers died while they ran this job; it is not tried again"
         event = PlatformEvent(
             kind="failed", subject=record.id, at=now, reason=message, model=record.job.model, worker=worker
         )
         return [*self._endings.failed(record, "worker_lost", message, now), Keep(event)]
 
-    def take_back(self, record: Record, now: float) -> list[Command]:
-        """Return a job to its place in the queue; one that somebody cancelled meanwhile ends."""
+    def take_back(self, record: Record, now: float, *, may_end: bool) -> list[Command]:
+        """Return a job to its place in the queue; one that somebody cancelled meanwhile ends.
+
+        may_end: the attempt that it had may be alive, and end the job yet; the next one is fenced from it.
+        """
         if record.phase == "cancelling":
             return self._endings.cancelled(record, now)
+        record.must_fence |= may_end
         self._ledger.move(record, "waiting", now)
         return []
 

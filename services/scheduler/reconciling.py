@@ -12,7 +12,7 @@ Takeover, partition and restart are this one path:
 | an older attempt | anything | revoke it |
 | an attempt that this leader never ordered | anything | revoke it |
 | an attempt | the job has ended | revoke it |
-| an attempt | no such job | keep it as a claim until the job arrives; revoke it after `CLAIM_LIMIT_S` |
+| an attempt | no such job | keep it, a claim, until the job arrives; revoke it `CLAIM_LIMIT_S` after all came |
 | nothing | it runs here | look whether its result is stored, after `FORGOTTEN_S` |
 
 An attempt that was revoked is never adopted: the order may be on its way still. It is given again while the
@@ -53,6 +53,17 @@ class Reconciler:
         self._leaving = leaving
         self._term = term
         self._claims: dict[str, Claim] = {}
+        self._complete_since: float | None = None
+        """Since when every job of before this term has arrived."""
+
+    @property
+    def knows_all_jobs(self) -> bool:
+        return self._complete_since is not None
+
+    def jobs_are_complete(self, now: float) -> None:
+        """Every job of before this term has arrived: an attempt of any other is of one that has ended."""
+        if self._complete_since is None:
+            self._complete_since = now
 
     def heartbeat(self, worker: Worker, heartbeat: Heartbeat, now: float) -> list[Command]:
         """Bring the books and the worker together. Jobs that must run again are waiting then."""
@@ -95,7 +106,7 @@ class Reconciler:
         commands: list[Command] = []
         if record.phase != "waiting":
             commands += self.revoke_current(record, now)
-            commands += self._leaving.take_back(record, now)
+            commands += self._leaving.take_back(record, now, may_end=True)
         self._ledger.adopt(record, worker, running, now)
         return commands
 
@@ -113,9 +124,9 @@ class Reconciler:
             return []
         if record.phase == "running":
             self._ledger.move(record, "checking", now)
-            return [CheckResult(record.id, record.attempt, record.job.gateway)]
+            return [CheckResult(record.id, record.attempt)]
         if record.phase == "cancelling":  # first wins: if a result is stored, it stays
-            return self._leaving.take_back(record, now)
+            return self._leaving.take_back(record, now, may_end=True)
         return []
 
     def revoke(self, worker: Worker, job: str, term: int, attempt: int, now: float) -> list[Command]:
@@ -151,13 +162,15 @@ class Reconciler:
             del self._claims[job]
 
     def tick(self, now: float) -> list[Command]:
-        """Revoke what nobody has accepted: every job of ours has arrived by now."""
+        """Revoke what nobody has accepted."""
         commands: list[Command] = []
+        if self._complete_since is None:
+            return commands
         for job, claim in list(self._claims.items()):
             worker = self._fleet.workers.get(claim.worker)
             if worker is None:
                 del self._claims[job]
-            elif now - claim.since > CLAIM_LIMIT_S:
+            elif now - max(claim.since, self._complete_since) > CLAIM_LIMIT_S:
                 running = claim.running
                 commands += self.revoke(worker, job, running.term, running.attempt, now)
         return commands

@@ -7,6 +7,7 @@ from services.process.recording import Difference, Head, replay
 from services.scheduler.core import Scheduler
 from services.scheduler.protocol.commands import (
     Acknowledge,
+    AcknowledgeEnded,
     Assign,
     Cancel,
     CheckResult,
@@ -30,7 +31,7 @@ def describe(command: Command) -> str:
     match command:
         case Assign(worker=worker, assignment=given):
             return f"{name} {given.job.id} #{given.attempt} to {worker}, {given.spec.name}, {given.tier}"
-        case Acknowledge(handle=handle):
+        case Acknowledge(handle=handle) | AcknowledgeEnded(handle=handle):
             return f"{name} {handle}"
         case EndJob(job=job, event=event):
             return f"{name} {job.id} {type(event).__name__}"

@@ -4,8 +4,13 @@ One bounded inbox, one loop (`_work`) that alone touches the core. Questions to 
 waiting; their answers come back as events. Taking over:
 
 1. win the lease, subscribe to everything that workers and clients say, and ask every worker for a heartbeat;
-2. open the feed of jobs (feed.py): every unfinished job comes again at once;
-3. when all of them are in and the workers had `SETTLE_S` to answer, start placing (`Settled`).
+2. have the server take our verdicts and those of no earlier leader (`admit_leader`);
+3. open the feed of jobs (feed.py): every unfinished job comes again at once;
+4. when the catalog is read, the workers had `SETTLE_S` to answer, and all jobs are in or `ARRIVE_S` is over,
+   start placing (`Settled`): the first in the stream come first, whatever is still to come.
+
+The lease is looked at before each event, so that a leader which was paused does nothing more; and the loop lets
+others run after `TURN_EVENTS`, so that the lease is renewed however much there is to do.
 """
 
 import asyncio
@@ -13,6 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 from nats.aio.msg import Msg
 from prometheus_client import Counter
 
@@ -25,6 +31,7 @@ from services.bus.connection import Bus
 from services.bus.discovery import register
 from services.bus.errors import BusError
 from services.bus.leases import Lease, hold
+from services.bus.streams import NotLeading, admit_leader
 from services.catalog import store
 from services.process.clock import steady_now
 from services.process.logs import get_logger
@@ -32,14 +39,14 @@ from services.process.recording import Head, Recorder
 from services.process.tasks import TaskOwner, until
 from services.process.telemetry import counter
 from services.records.replicas import watch_replicas
-from services.records.results import (
-    last_endings,
-)
+from services.records.results import last_endings
 from services.scheduler.core import Scheduler
 from services.scheduler.executor import Executor
 from services.scheduler.feed import JobFeed
 from services.scheduler.protocol.events import (
     CancelRequested,
+    EarlierJobsArrived,
+    EndingsListed,
     Event,
     HeartbeatSeen,
     JobArrived,
@@ -55,7 +62,11 @@ log = get_logger("scheduler")
 
 ROLE = "scheduler"
 TICK_S = 0.05
-SETTLE_S = 0.25
+SETTLE_S, ARRIVE_S = 0.25, 0.5
+"""How long workers have to answer a new leader, and how long after that it waits for jobs to come."""
+TURN_EVENTS = 100
+ADMIT_AGAIN_S = 1.0
+"""How often the results stream is looked at: another service may have put it into an earlier form."""
 INBOX_LIMIT = 500_000
 LISTED_ENDINGS = 2_000
 
@@ -80,16 +91,12 @@ class SchedulerService:
         self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_LIMIT)
         self._tasks = TaskOwner("scheduler")
         self._executor = Executor(bus, self._put, self._tasks)
-        self._feed = JobFeed(bus, self._on_arrived, self._is_known, self._tasks, lease.term)
+        self._feed = JobFeed(bus, self._on_arrived, self._tasks, lease.term)
+        self._catalog_read = asyncio.Event()
         self._ticks_waiting = 0
 
-    def _is_known(self, job: str) -> bool:
-        return job in self.core.ledger.records
-
     async def serve(self) -> None:
-        """Lead until cancelled or the lease is lost."""
-        for view in await last_endings(self.bus, LISTED_ENDINGS):
-            self.core.ledger.history.note_ending(view)
+        """Lead until cancelled or the lease is lost. Raises BusError where it cannot take over."""
         subjects = self.bus.subjects
         subscribed = (
             (subjects.every("heartbeat", ANY), self._on_heartbeat),
@@ -103,13 +110,16 @@ class SchedulerService:
             self.bus.on_reconnect.append(self._feed.reopen)
             try:
                 self.bus.post(subjects.solicit(), b"{}")
+                await admit_leader(self.bus, self.lease.term)
                 await self._feed.open()
                 await until(
                     self.lease.lost,
                     self._work,
                     self._tick,
                     self._settle,
-                    partial(store.watch, self.bus, self._model_changed),
+                    self._list_endings,
+                    self._stay_admitted,
+                    partial(store.watch, self.bus, self._model_changed, self._catalog_read),
                     partial(watch_replicas, self.bus, self._replicas_changed),
                 )
             finally:
@@ -119,10 +129,33 @@ class SchedulerService:
 
     async def _settle(self) -> None:
         await asyncio.sleep(SETTLE_S)
-        await self._feed.wait_for_old()
+        await self._catalog_read.wait()
+        with anyio.move_on_after(ARRIVE_S):
+            await self._feed.wait_for_old()
         self._put(Settled())
         log.info("leadership.settled", jobs=len(self.core.ledger.records), workers=len(self.core.fleet.workers))
+        await self._feed.wait_for_old()
+        self._put(EarlierJobsArrived())
         await asyncio.Event().wait()
+
+    async def _list_endings(self) -> None:
+        """What ended before this term: for listings, and for jobs whose acknowledgement was lost."""
+        try:
+            self._put(EndingsListed(tuple(await last_endings(self.bus, LISTED_ENDINGS))))
+        except BusError as error:
+            log.warning("endings.not_listed", error=str(error))
+        await asyncio.Event().wait()
+
+    async def _stay_admitted(self) -> None:
+        """Raises NotLeading."""
+        while True:
+            await asyncio.sleep(ADMIT_AGAIN_S)
+            try:
+                await admit_leader(self.bus, self.lease.term)
+            except NotLeading:
+                raise
+            except BusError as error:
+                log.warning("leader.not_admitted", error=str(error))
 
     # Messages become events -----------------------------------------------------------------------
 
@@ -173,6 +206,10 @@ class SchedulerService:
             match message.subject.rsplit(".", 1)[1]:
                 case "job":
                     answer = ledger.view(wire.decode(JobQuery, message.data).job)
+                    if answer is None and not self.core.reconciler.knows_all_jobs:
+                        answer = Done(
+                            ok=False, reason="this scheduler is taking over: it may not know the job yet"
+                        )
                 case "jobs":
                     answer = ledger.page(wire.decode(JobsQuery, message.data))
                 case "explain":
@@ -189,8 +226,17 @@ class SchedulerService:
     # Commands become messages ---------------------------------------------------------------------
 
     async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        handled = 0
         while True:
             event = await self._inbox.get()
+            if not self.lease.is_trusted(loop.time()):
+                log.warning("lease.not_trusted")
+                self.lease.lost.set()
+                return
+            handled += 1
+            if handled % TURN_EVENTS == 0:
+                await asyncio.sleep(0)
             if isinstance(event, Ticked):
                 self._ticks_waiting -= 1
             now = steady_now()

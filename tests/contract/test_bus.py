@@ -20,8 +20,9 @@ from services.bus.quick_client import _parse_headers
 from services.bus.streams import declare
 from services.process.embedded import EmbeddedServerError, embedded_server
 from services.process.settings import BusSettings
-from services.records.results import NotStored, Stored, find_result, last_endings, publish_terminal
+from services.records.results import NotStored, Stored, find_result, last_endings
 from tests.contract.conftest import Connect
+from tests.fixtures.ends import end
 from tests.waiting import eventually
 
 PATIENCE_S = 10.0
@@ -142,15 +143,13 @@ def completed(job: str) -> Completed:
 async def test_a_job_has_one_terminal_event_whoever_comes_second(connected: Connect) -> None:
     async with connected() as bus:
         await declare(bus)
-        assert await publish_terminal(bus, "gw", completed("j"))
-        assert not await publish_terminal(
-            bus, "gw", Cancelled(job="j", model="m", created_at=1.0, finished_at=3.0)
-        )
+        assert await end(bus, completed("j")) == "stored"
+        assert await end(bus, Cancelled(job="j", model="m", created_at=1.0, finished_at=3.0)) == "ended_before"
         found = await find_result(bus, "j")
         assert isinstance(found, Stored) and found.result.event == completed("j")
         assert await find_result(bus, "other") == NotStored()
         with pytest.raises(Conflict):
-            await bus.publish_stored(bus.subjects.result("gw", "j"), b"{}", must_be_first=True)
+            await bus.publish_stored(bus.subjects.result("j"), b"{}", expected=0)
 
 
 async def test_endings_are_listed_from_headers_oldest_first(connected: Connect) -> None:
@@ -158,7 +157,7 @@ async def test_endings_are_listed_from_headers_oldest_first(connected: Connect) 
         await declare(bus)
         assert await last_endings(bus, 10) == []
         for name in ("a", "b", "c"):
-            await publish_terminal(bus, "gw", completed(name))
+            await end(bus, completed(name))
         assert [view.id for view in await last_endings(bus, 2)] == ["b", "c"]
 
 

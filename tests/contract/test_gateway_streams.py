@@ -12,9 +12,9 @@ from schemas.jobs import CompletionInput, Job
 from services.gateway.edge.problems import RequestError
 from services.gateway.watching import watcher as watcher_module
 from services.gateway.watching.resume import Cursor
-from services.records.results import publish_terminal
 from tests.contract.conftest import Connect
 from tests.fixtures.cancelling import cancel_at_each_await
+from tests.fixtures.ends import end
 from tests.fixtures.gateway_app import ECHO, Served, completed, served, soon, view
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -47,7 +47,7 @@ async def test_an_end_that_no_subscription_told_is_found_all_the_same(start: Sta
     async with start() as stand:
         with stand.gateway.streams.expecting("j", 60.0) as ended:
             elsewhere = Job(id="j", model="m", input=CompletionInput("hi"), gateway="other", created_at=1.0)
-            await publish_terminal(stand.backend.bus, "other", completed(elsewhere))
+            await end(stand.backend.bus, completed(elsewhere))
             result = await asyncio.wait_for(ended, 15)
         assert isinstance(result.event, Completed)
 
@@ -57,7 +57,7 @@ async def test_after_a_reconnection_every_end_is_looked_for_at_once(start: Start
         loop = asyncio.get_running_loop()
         with stand.gateway.streams.expecting("j", 60.0) as ended:
             elsewhere = Job(id="j", model="m", input=CompletionInput("hi"), gateway="other", created_at=1.0)
-            await publish_terminal(stand.backend.bus, "other", completed(elsewhere))
+            await end(stand.backend.bus, completed(elsewhere))
             began = loop.time()
             for callback in stand.gateway.bus.on_reconnect:
                 callback()
@@ -73,7 +73,7 @@ async def test_all_who_wait_under_one_id_get_the_result(start: Start) -> None:
                 pass
             with streams.expecting("j", 60.0) as third:
                 job = job_of(stand, "j")
-                await publish_terminal(stand.backend.bus, "gw", completed(job))
+                await end(stand.backend.bus, completed(job))
                 results = await asyncio.wait_for(asyncio.gather(first, third), 10)
         assert [type(result.event) for result in results] == [Completed, Completed]
         assert not second.done() and streams.waiting == 0
@@ -94,8 +94,8 @@ async def test_a_result_that_cannot_be_read_is_an_error_and_no_endless_wait(star
             stand.gateway.streams.expecting("j", 60.0) as told,
             stand.gateway.streams.expecting("k", 60.0) as found,
         ):
-            await bus.publish_stored(bus.subjects.result("gw", "j"), b"not a result")
-            await bus.publish_stored(bus.subjects.result("other", "k"), b"not a result")
+            await bus.publish_stored(bus.subjects.result("j"), b"not a result")
+            await bus.publish_stored(bus.subjects.result("k"), b"not a result")
             for ended in (told, found):
                 with pytest.raises(RequestError, match="cannot be read") as refused:
                     await asyncio.wait_for(ended, 15)
@@ -115,7 +115,7 @@ async def test_two_hundred_readers_leave_no_handler(start: Start) -> None:
             for client in clients[:100]:
                 client.leave()
             job = job_of(stand, "j")
-            await publish_terminal(stand.backend.bus, "gw", completed(job))
+            await end(stand.backend.bus, completed(job))
         assert stand.left() == before
         assert all(b"event: completed" in client.answer.body for client in clients[100:])
 
@@ -160,7 +160,7 @@ async def test_a_watcher_that_is_too_slow_loses_what_waits_and_is_told_all_in_th
                 stand.backend.tell(job, Delta(term=1, attempt=1, seq=number + 1, at=at, text=piece))
                 at += len(piece)
             await stand.backend.bus.client.flush()
-            await publish_terminal(stand.backend.bus, "gw", completed(job, "".join(pieces)))
+            await end(stand.backend.bus, completed(job, "".join(pieces)))
             await soon(lambda: watcher.waiting_bytes)
             await asyncio.sleep(0)
             assert watcher.waiting_bytes <= 50_000 + 300_000  # the end itself is kept, however large
@@ -210,7 +210,7 @@ async def test_a_result_that_was_told_but_is_not_stored_yet_is_waited_for(start:
             looking = tasks.create_task(stand.ask("GET", "/v1/jobs/j"))
             await asyncio.sleep(0.1)
             assert not looking.done()
-            await publish_terminal(stand.backend.bus, "gw", completed(elsewhere))
+            await end(stand.backend.bus, completed(elsewhere))
         assert (looking.result().status, looking.result().json()["status"]) == (200, "completed")
 
 
@@ -248,7 +248,7 @@ async def test_cancelled_at_each_await_a_request_leaves_nothing(
 
         async def end_known() -> None:
             job = Job(id="known", model="m", input=CompletionInput("hi"), gateway="gw", created_at=1.0)
-            await publish_terminal(stand.backend.bus, "gw", completed(job))
+            await end(stand.backend.bus, completed(job))
 
         async with asyncio.TaskGroup() as tasks:
             before = stand.left()
@@ -336,7 +336,7 @@ async def test_a_job_that_ended_is_answered_with_its_end(start: Start) -> None:
         first = await stand.ask("PUT", "/v1/jobs/mine", JOB)
         assert first.status == 202
         job = await stand.backend.job()
-        await publish_terminal(stand.backend.bus, "gw", completed(job))
+        await end(stand.backend.bus, completed(job))
         again = await stand.ask("PUT", "/v1/jobs/mine", JOB, prefer="wait=5")
         assert (again.status, again.json()["status"]) == (200, "completed")
         assert len(stand.backend.jobs) == 1

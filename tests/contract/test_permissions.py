@@ -76,13 +76,27 @@ class Client:
 
 
 MUST_NOT = {
-    "worker": ["stoker.jobs.m", "stoker.worker.w.assign", "stoker.events.failed.x", "$KV.stoker_catalog.m"],
-    "gateway": ["stoker.worker.w.assign", "stoker.result.g.j", "stoker.finished.w", "$KV.stoker_replicas.m"],
+    "worker": [
+        "stoker.jobs.m",
+        "stoker.verdict.1.j",
+        "stoker.ended.j",
+        "stoker.worker.w.assign",
+        "stoker.events.failed.x",
+        "$KV.stoker_catalog.m",
+    ],
+    "gateway": [
+        "stoker.worker.w.assign",
+        "stoker.result.j",
+        "stoker.result.g.j",
+        "stoker.verdict.1.j",
+        "stoker.finished.w",
+        "$KV.stoker_replicas.m",
+    ],
     "scheduler": ["stoker.jobs.m", "stoker.heartbeat.w", "$KV.stoker_catalog.m", "$KV.stoker_replicas.m"],
-    "autoscaler": ["stoker.jobs.m", "stoker.worker.w.assign", "stoker.result.g.j", "$KV.stoker_catalog.m"],
+    "autoscaler": ["stoker.jobs.m", "stoker.worker.w.assign", "stoker.result.j", "$KV.stoker_catalog.m"],
 }
 MAY = {
-    "worker": ["stoker.heartbeat.w", "stoker.out.g.j"],
+    "worker": ["stoker.heartbeat.w", "stoker.out.g.j", "stoker.sent"],
     "gateway": ["stoker.cancel.j", "stoker.worker.w.cancel"],
     "scheduler": ["stoker.worker.w.assign", "stoker.queue.m"],
     "autoscaler": ["stoker.events.launched.x"],

@@ -43,9 +43,9 @@ from services.records.results import (
     Unreadable,
     find_result,
     last_endings,
-    publish_terminal,
 )
 from tests.contract.conftest import Connect
+from tests.fixtures.ends import end
 
 HOOK = "http://hooks.example/x"
 
@@ -61,8 +61,8 @@ async def ordered(bus: Bus) -> int:
 async def test_whether_a_job_has_ended_has_four_answers(connected: Connect) -> None:
     async with connected() as bus:
         await declare(bus)
-        await publish_terminal(bus, "gw", cancelled("there"))
-        await bus.publish_stored(bus.subjects.result("gw", "torn"), b"{")
+        await end(bus, cancelled("there"))
+        await bus.publish_stored(bus.subjects.result("torn"), b"{")
         assert isinstance(await find_result(bus, "there"), Stored)
         assert await find_result(bus, "not there") == NotStored()
         assert isinstance(await find_result(bus, "torn"), Unreadable)
@@ -79,10 +79,10 @@ async def test_a_webhook_whose_order_failed_is_ordered_when_the_end_is_published
         config = (await bus.jetstream.stream_info(WEBHOOKS_STREAM)).config
         await bus.jetstream.delete_stream(WEBHOOKS_STREAM)
         with pytest.raises(BusError):
-            await publish_terminal(bus, "gw", event)
+            await end(bus, event)
         assert isinstance(await find_result(bus, "j"), Stored), "the end is stored, its webhook is not ordered"
         await bus.jetstream.add_stream(config)
-        assert not await publish_terminal(bus, "gw", event)
+        assert await end(bus, event) == "stored", "the same event again"
         assert await ordered(bus) == 1
 
 
@@ -92,8 +92,8 @@ async def test_who_comes_second_orders_the_webhook_of_the_end_that_is_stored(con
         first = Failed(
             job="j", model="m", created_at=1.0, finished_at=2.0, webhook=HOOK, kind="fatal", message="no"
         )
-        await bus.publish_stored(bus.subjects.result("gw", "j"), wire.encode(first))
-        assert not await publish_terminal(bus, "gw", cancelled("j", HOOK))
+        await bus.publish_stored(bus.subjects.result("j"), wire.encode(first))
+        assert await end(bus, cancelled("j", HOOK)) == "ended_before"
         message = await bus.jetstream.get_last_msg(WEBHOOKS_STREAM, bus.subjects.webhook("j"))
         assert wire.decode(Cancelled | Failed, message.data) == first
 
@@ -101,19 +101,16 @@ async def test_who_comes_second_orders_the_webhook_of_the_end_that_is_stored(con
 async def test_a_webhook_is_ordered_once_however_often_the_end_is_published(connected: Connect) -> None:
     async with connected() as bus:
         await declare(bus)
-        assert [await publish_terminal(bus, "gw", cancelled("j", HOOK)) for _ in range(3)] == [
-            True,
-            False,
-            False,
-        ]
+        assert {await end(bus, cancelled("j", HOOK)) for _ in range(3)} == {"stored"}
+        assert await end(bus, cancelled("j")) == "ended_before"
         assert await ordered(bus) == 1
 
 
 async def test_a_listing_leaves_out_what_says_nothing_of_itself(connected: Connect) -> None:
     async with connected() as bus:
         await declare(bus)
-        await publish_terminal(bus, "gw", cancelled("a"))
-        await bus.publish_stored(bus.subjects.result("gw", "bare"), b"{}")
+        await end(bus, cancelled("a"))
+        await bus.publish_stored(bus.subjects.result("bare"), b"{}")
         assert [view.id for view in await last_endings(bus, 10)] == ["a"]
         assert [view.status for view in await last_endings(bus, 10)] == ["cancelled"]
 

@@ -44,7 +44,7 @@ class Store:
 
 @asynccontextmanager
 async def reconciled(store: Store) -> AsyncIterator[tuple[Waiting, Reconciler]]:
-    waiting = Waiting()
+    waiting = Waiting(lambda job: lambda: None)
     reconciler = Reconciler(waiting, store, lambda: store.can_be_asked)
     async with TaskOwner("test") as tasks:
         tasks.start(reconciler.run)
@@ -185,7 +185,7 @@ async def test_the_end_is_kept_whatever_waits_and_comes_once() -> None:
 
 
 async def test_leaving_one_wait_leaves_the_others_of_the_job() -> None:
-    waiting = Waiting()
+    waiting = Waiting(lambda job: lambda: None)
     first = waiting.expecting("a", 60)
     ended = first.__enter__()
     with pytest.raises(KeyError), waiting.expecting("a", 60), waiting.attached(Watcher("a", Cursor())):

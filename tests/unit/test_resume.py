@@ -29,7 +29,8 @@ def text_of(events: list[JobEvent]) -> str:
 
 
 def test_an_id_names_a_place_and_nothing_else_is_accepted() -> None:
-    assert Cursor.parse("7.1.12.340") == Cursor(7, 1, 12, 340)
+    assert Cursor.parse("7.1.12.340") == Cursor(7, 1, 12, had_chars=340)
+    assert Cursor.parse("7.1.12.340").id() == "7.1.12.340"
     assert Cursor(7, 1, 12, 340).id() == "7.1.12.340"
     for bad in ("", "1.2.3", "1.2.3.x", "1.2.3.-4", "1.2.3.4.5", "\u0661.1.1.1"):
         with pytest.raises(BadEventId):

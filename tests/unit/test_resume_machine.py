@@ -56,7 +56,7 @@ class WatchedJob(RuleBasedStateMachine):
         self.term, self.attempt = (self.term + 1, 1) if is_new_leader else (self.term, self.attempt + 1)
         self.log = EventLog(self.term, self.attempt)
         if knows_text:
-            self.log.start_after(self.text)
+            self.log.start_after(self.cursor.text())
         started = Started(term=self.term, attempt=self.attempt, seq=self.log.next_seq(), worker="w")
         self.log.note(started)
         self.publish(started, is_lost)
@@ -127,7 +127,9 @@ class WatchedJob(RuleBasedStateMachine):
     @invariant()
     def its_text_is_a_prefix(self) -> None:
         assert self.whole.startswith(self.text)
-        assert self.cursor.chars == len(self.text)
+        assert self.whole.startswith(self.cursor.text()), "what a further attempt is told to go on after"
+        assert self.cursor.chars == len(self.cursor.text())
+        assert max(self.cursor.chars, self.cursor.had_chars) == len(self.text)
 
     @invariant()
     def steps_come_in_order_and_once(self) -> None:

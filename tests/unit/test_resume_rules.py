@@ -19,7 +19,7 @@ from schemas.job_events import (
     TextOutput,
 )
 from schemas.openai import Usage
-from services.gateway.watching.resume import BadEventId, Cursor, Gap, event_name
+from services.gateway.watching.resume import BadEventId, Cursor, Diverged, Gap, event_name
 
 
 def delta(seq: int, at: int, text: str, term: int = 1, attempt: int = 1) -> Delta:
@@ -41,7 +41,7 @@ def text(whole: str) -> TextOutput:
 
 
 def place(cursor: Cursor) -> tuple[int, int, int, int]:
-    return cursor.term, cursor.attempt, cursor.seq, cursor.chars
+    return cursor.term, cursor.attempt, cursor.seq, max(cursor.chars, cursor.had_chars)
 
 
 @given(st.tuples(*[st.integers(0, 10**9)] * 4))
@@ -60,6 +60,36 @@ def test_an_id_is_accepted_only_where_it_is_four_plain_numbers(event_id: str) ->
             Cursor.parse(event_id)
 
 
+def test_who_goes_on_elsewhere_learns_the_text_from_its_beginning_and_is_given_the_rest() -> None:
+    cursor = Cursor.parse("1.1.5.4")
+    with pytest.raises(Gap):
+        cursor.take(delta(6, 4, "ef"))
+    assert cursor.take(delta(6, 0, "abcdef"), is_replayed=True) == delta(6, 4, "ef")
+    assert cursor.text() == "abcdef"
+    assert cursor.id() == "1.1.6.6"
+    assert list(cursor.finish(completed(text("abcdefgh"))))[:-1] == [
+        Delta(term=1, attempt=1, seq=6, at=6, text="gh", tokens=0)
+    ]
+
+
+def test_what_its_client_had_is_not_given_again_however_little_of_it_is_known() -> None:
+    cursor = Cursor.parse("1.1.5.6")
+    assert cursor.take(delta(6, 0, "abc"), is_replayed=True) is None
+    assert (cursor.chars, cursor.id(), cursor.text()) == (3, "1.1.6.6", "abc")
+    assert cursor.take(delta(7, 3, "defgh")) == delta(7, 6, "gh")
+
+
+def test_another_text_of_a_further_attempt_is_no_part_of_the_same_answer() -> None:
+    cursor = Cursor()
+    assert cursor.take(delta(1, 0, "abc")) is not None
+    assert cursor.take(delta(1, 0, "ab", attempt=2)) is None, "so far it is the same"
+    with pytest.raises(Diverged):
+        cursor.take(delta(2, 2, "xyz", attempt=2))
+    with pytest.raises(Diverged):
+        list(cursor.finish(completed(text("abd"))))
+    assert list(cursor.finish(completed(text("abc"))))
+
+
 @pytest.mark.parametrize(
     ("cursor", "is_fresh"),
     [
@@ -68,6 +98,7 @@ def test_an_id_is_accepted_only_where_it_is_four_plain_numbers(event_id: str) ->
         (Cursor(0, 1), False),
         (Cursor(0, 0, 1), False),
         (Cursor(0, 0, 0, 1), False),
+        (Cursor.parse("0.0.0.1"), False),
     ],
 )
 def test_a_watcher_is_fresh_until_it_had_something(cursor: Cursor, is_fresh: bool) -> None:

@@ -19,18 +19,19 @@ CONFLICT_WAIT_S = 2.0
 
 
 async def find_job(gateway: Gateway, job: str) -> tuple[JobAnswer, str] | None:
-    """A job and its fingerprint; None when it is certain that there is none.
+    """A job and its fingerprint; None when there was none a moment ago: it may be accepted, or end, just now.
 
+    What is stored counts more than what the scheduler says: one that takes over may not know of an end yet.
     Raises RequestError 404 when it is another key's, 503 and BusError when it could not be found out.
     """
+    stored = await stored_result(gateway, job)
+    if stored is not None:
+        return from_result(stored.event), stored.event.fingerprint
     view = await look_up_job(gateway.bus, job)
     if isinstance(view, Known) and view.is_under_way:
         if not is_visible(view.view.tenant):
             raise no_such_job(job)
         return from_view(view.view), view.view.fingerprint
-    stored = await stored_result(gateway, job)
-    if stored is not None:
-        return from_result(stored.event), stored.event.fingerprint
     if isinstance(view, Unknown):
         raise no_scheduler()
     return None

@@ -6,7 +6,7 @@ from prometheus_client import Counter, Histogram
 
 from schemas.job_events import Cancelled, Completed, Expired, Failed, Terminal
 from schemas.jobs import Job
-from services.gateway.edge.problems import RequestError
+from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from services.process.telemetry import counter, histogram
 
 REQUESTS = counter("stoker_requests_total", "Jobs accepted", "model", "kind")
@@ -59,7 +59,8 @@ def completed_or_raise(event: Terminal) -> Completed:
             return event
         case Failed():
             status = _FAILED_STATUS.get(event.kind, 500)
-            raise RequestError(status, event.message, code=event.kind)
+            retry_after_s = RETRY_AFTER_S if status == 503 else None
+            raise RequestError(status, event.message, code=event.kind, retry_after_s=retry_after_s)
         case Cancelled():
             raise RequestError(499, "the job was cancelled", code="cancelled")
         case Expired():

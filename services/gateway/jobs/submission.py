@@ -91,7 +91,8 @@ class Submission:
         admission_timeout_s: float = DEFAULT_ADMISSION_TIMEOUT_S,
         deadline_s: float | None = None,
     ) -> Job:
-        """A job as it will be stored. Without a seed it gets a random one, so that it can be repeated.
+        """A job as it will be stored. Without a seed it gets one, so that it can be repeated: a random one, or
+        of a job that its client has named, the same whichever gateway is asked.
 
         place_by: the model that decides where it runs, where that is another (one that a function is given).
         """
@@ -104,7 +105,7 @@ class Submission:
             input=job_input,
             gateway=self._gateway,
             created_at=time.time(),
-            seed=self._random.getrandbits(32) if seed is None else seed & MAX_SEED,
+            seed=self._seed(job_id, fingerprint) if seed is None else seed & MAX_SEED,
             adapter=adapter,
             priority=priority or (key.priority if key is not None else 0),
             wants_events=wants_events,
@@ -115,7 +116,13 @@ class Submission:
             run_timeout_s=model.run_timeout_s,
             deadline_s=deadline_s,
             spec=model.specs[0] if model.mode is not None else None,
+            has_one_result=True,
         )
+
+    def _seed(self, job_id: str, fingerprint: str) -> int:
+        if not job_id:
+            return self._random.getrandbits(32)
+        return int.from_bytes(hashlib.blake2b(f"{job_id} {fingerprint}".encode(), digest_size=4).digest())
 
     def store(self, job: Job) -> "asyncio.Future[bool]":
         """Store the job: from then on it is accepted.

@@ -98,6 +98,7 @@ async def _submit(gateway: Gateway, exchange: Exchange, job_id: str) -> None:
             ended = until_answered.enter_context(gateway.streams.expecting(job.id, MAX_WAIT_S + 1))
         answer = await _accept(gateway, job)
         if ended is not None and answer.finished_at is None:
+            gateway.streams.look_now(job.id)
             await asyncio.wait([ended], timeout=wait_s)
             if ended.done() and ended.exception() is None:
                 answer = from_result(await with_value(gateway.bus, ended.result().event))

@@ -70,11 +70,18 @@ class Reconciler:
         self._can_ask = can_ask
         self._looks: dict[str, _Look] = {}
         self._woken = asyncio.Event()
+        self._is_for_all = False
 
     def look_at_all(self) -> None:
         """Ends may have been missed: look for every job now."""
         for look in self._looks.values():
             look.due_at = 0.0
+        self._is_for_all = True
+        self._woken.set()
+
+    def look_now(self, job: str) -> None:
+        """The job may have ended before anybody waited for it."""
+        self._looks[job] = _Look(0.0, FIRST_LOOK_S, FIRST_RETRY_S)
         self._woken.set()
 
     async def expire(self) -> None:
@@ -90,10 +97,10 @@ class Reconciler:
         while True:
             with anyio.move_on_after(SWEEP_S):
                 await self._woken.wait()
-            is_for_all = self._woken.is_set()
             self._woken.clear()
             now = loop.time()
-            self._follow(now, 0.0 if is_for_all else FIRST_LOOK_S)
+            self._follow(now, 0.0 if self._is_for_all else FIRST_LOOK_S)
+            self._is_for_all = False
             if self._can_ask():
                 await self._look_for(self._due(now))
 

@@ -4,10 +4,14 @@ Pure. Events are ordered by (term, attempt, seq); text by characters of output. 
 says all four, so any gateway can go on from it: what a watcher lacks is what comes after, and of text what
 lies beyond its characters. A new attempt that starts over repeats text, which is cut off here; one that
 starts further on than the watcher is a gap, which the caller fills by a replay.
+
+A watcher keeps the text from its first character on, also where its client had the beginning elsewhere: only
+who has all of it may tell a further attempt what to go on after. Where a further attempt says something else
+than what was given already, the two cannot be one text: `Diverged`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -33,32 +37,51 @@ class Gap(Exception):
     """Events before this one are missing: ask the worker for a replay."""
 
 
+class Diverged(Exception):
+    """A further attempt has made another text than the one that was given."""
+
+
 @dataclass(slots=True)
 class Cursor:
-    """A watcher's place. term, attempt, seq: the last event it had. chars: characters of text it had."""
+    """A watcher's place. term, attempt, seq: the last event it had. chars: characters of text that it knows,
+    from 0.
+
+    had_chars: characters that its client had before this watcher began: they are not given again.
+    """
 
     term: int = 0
     attempt: int = 0
     seq: int = 0
     chars: int = 0
+    had_chars: int = 0
+    _pieces: list[str] = field(default_factory=list)
+    _is_mended: bool = False
+    """Whether the text comes from more than one attempt."""
 
     @classmethod
     def parse(cls, event_id: str) -> "Cursor":
-        """The place that an id names. Raises BadEventId."""
+        """The place that an id names: its text must be learnt from the beginning. Raises BadEventId."""
         parts = event_id.split(".")
         if len(parts) != 4 or not all(part.isascii() and part.isdecimal() for part in parts):
             raise BadEventId(f"{event_id!r} is not an event id; it looks like 7.1.12.340")
-        return cls(*(int(part) for part in parts))
+        term, attempt, seq, had_chars = (int(part) for part in parts)
+        return cls(term, attempt, seq, had_chars=had_chars)
 
     def id(self) -> str:
-        return f"{self.term}.{self.attempt}.{self.seq}.{self.chars}"
+        return f"{self.term}.{self.attempt}.{self.seq}.{max(self.chars, self.had_chars)}"
 
     @property
     def is_fresh(self) -> bool:
-        return not (self.attempt or self.seq or self.chars)
+        return not (self.attempt or self.seq or self.chars or self.had_chars)
+
+    def text(self) -> str:
+        """All text so far, from its first character."""
+        whole = "".join(self._pieces)
+        self._pieces = [whole]
+        return whole
 
     def take(self, event: LiveEvent, *, is_replayed: bool = False) -> LiveEvent | None:
-        """The event as the watcher must see it, or None when it had it. Raises Gap."""
+        """The event as the client must see it, or None when it had it. Raises Gap, Diverged."""
         if not isinstance(event, AttemptEvent):
             return event
         order = (event.term, event.attempt)
@@ -73,32 +96,48 @@ class Cursor:
         if isinstance(event, Delta):
             if event.at > self.chars:
                 raise Gap
-            text = event.text[self.chars - event.at :]
+            if event.at < self.chars:
+                self._compare(event.text, event.at)
             self._move(event)
-            if not text:
-                return None
-            event = msgspec.structs.replace(event, at=self.chars, text=text)
-            self.chars += len(text)
-            return event
+            return self._more(event, event.text[self.chars - event.at :])
         if order == mine and event.seq <= self.seq:
             return None
         self._move(event)
         return event
 
     def _move(self, event: AttemptEvent) -> None:
+        if self.chars and (event.term, event.attempt) != (self.term, self.attempt):
+            self._is_mended = True
         self.term, self.attempt, self.seq = event.term, event.attempt, event.seq
 
+    def _compare(self, text: str, at: int) -> None:
+        """Raises Diverged unless text that begins at `at` is as it was, as far as that is known."""
+        known = self.text()[at : at + len(text)]
+        if text[: len(known)] != known:
+            raise Diverged
+
+    def _more(self, event: Delta, text: str) -> Delta | None:
+        """The event for text that follows what is known; None where the client had all of it."""
+        at = self.chars
+        self.chars += len(text)
+        self._pieces.append(text)
+        had = max(self.had_chars - at, 0)
+        return msgspec.structs.replace(event, at=at + had, text=text[had:]) if text[had:] else None
+
     def finish(self, terminal: Terminal) -> Iterator[JobEvent]:
-        """Everything the watcher still lacks, the terminal event last; the cursor moves along."""
+        """Everything the client still lacks, the terminal event last; the cursor moves along. Raises Diverged."""
         for event in terminal.history:
             if (event.term, event.attempt, event.seq) > (self.term, self.attempt, self.seq):
                 self._move(event)
                 yield event
         if isinstance(terminal, Completed) and isinstance(terminal.output, TextOutput):
-            at, rest = self.chars, terminal.output.text[self.chars :]
-            if rest:
-                self.chars += len(rest)
-                yield Delta(term=self.term, attempt=self.attempt, seq=self.seq, at=at, text=rest, tokens=0)
+            whole = terminal.output.text
+            if self._is_mended or (terminal.term, terminal.attempt) != (self.term, self.attempt):
+                self._compare(whole, 0)
+            place = Delta(term=self.term, attempt=self.attempt, seq=self.seq, at=0, text="", tokens=0)
+            rest = self._more(place, whole[self.chars :])
+            if rest is not None:
+                yield rest
         yield terminal
 
 

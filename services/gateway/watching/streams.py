@@ -1,32 +1,33 @@
 """The subscriptions for all events of this gateway's jobs, demultiplexed to who waits for them.
 
-Two subscriptions, `out.<gateway>.*` and `result.<gateway>.*`, serve every request in flight. A unary request
-waits for a result alone (waiting.py). A watcher gets every event through a bounded queue; when that overflows,
-or an event is missing, the watcher's cursor sees the gap and the worker is asked to replay. A job of another
-gateway is watched by subscriptions of its own. What no subscription told is found by reconciling.py.
+One subscription, `out.<gateway>.*`, has the live events of every request in flight. The end of a job comes as
+the server has stored it, by a subscription of that job for as long as somebody waits for it (waiting.py). A
+watcher gets every event through a bounded queue; when that overflows, or an event is missing, the watcher's
+cursor sees the gap and the worker is asked to replay. The live events of another gateway's job come by a
+subscription of their own. What no subscription told is found by reconciling.py.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
 
 from nats.aio.msg import Msg
 
 from schemas import wire
 from schemas.job_events import JobEvent, LiveEvent, Preview, Queued, Terminal
 from schemas.subjects import ANY, last_name
-from schemas.workers import JobCommand, Replay, ReplayRequest, SentText
+from schemas.workers import Replay, ReplayRequest, SentRequest, SentText
 from services.bus.connection import Bus
 from services.bus.errors import BusError, NobodyThere
 from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from services.gateway.scheduler_queries import Known, NotKnown, look_up_job
 from services.gateway.watching.reconciling import Reconciler
-from services.gateway.watching.resume import Cursor, Gap
+from services.gateway.watching.resume import Cursor, Diverged, Gap
 from services.gateway.watching.waiting import Ended, Waiting
 from services.gateway.watching.watcher import Watcher
 from services.process.logs import get_logger
 from services.process.tasks import TaskOwner
-from services.records.results import Lookup, NotStored, Result, Stored, Unreadable, find_result, read_result
+from services.records.results import Lookup, NotStored, Result, Stored, Unreadable, find_result, read_record
 
 log = get_logger("streams")
 
@@ -53,7 +54,7 @@ class Streams:
     def __init__(self, bus: Bus, gateway: str) -> None:
         self.bus = bus
         self.gateway = gateway
-        self._waiting = Waiting()
+        self._waiting = Waiting(lambda job: bus.listen_now(bus.subjects.ended(job), self._on_result))
         self._reconciler = Reconciler(self._waiting, self._find, lambda: bus.is_connected)
 
     @asynccontextmanager
@@ -62,8 +63,12 @@ class Streams:
         subjects = self.bus.subjects
         subscriptions = (
             (subjects.every("out", self.gateway, ANY), self._on_event),
-            (subjects.every("result", self.gateway, ANY), self._on_result),
-            (subjects.gateway(self.gateway, "sent"), self._on_sent),
+            (
+                subjects.every("result", self.gateway, ANY),
+                self._on_result,
+            ),  # from workers of the version before
+            (subjects.gateway(self.gateway, "sent"), self._on_sent),  # from them too
+            (subjects.sent(), self._on_sent),
         )
         async with self.bus.listening(*subscriptions), TaskOwner("streams") as tasks:
             self.bus.on_reconnect.append(self._reconciler.look_at_all)
@@ -78,6 +83,10 @@ class Streams:
     def waiting(self) -> int:
         """Jobs that somebody waits for."""
         return len(self._waiting)
+
+    def look_now(self, job: str) -> None:
+        """A job that somebody waits for may have ended before."""
+        self._reconciler.look_now(job)
 
     def expecting(self, job: str, limit_s: float) -> AbstractContextManager[Ended]:
         """A future of the job's end, or of RequestError 504 after `limit_s`, while the block lasts."""
@@ -102,21 +111,22 @@ class Streams:
         if not self._waiting.is_waited_for(job):
             return
         try:
-            result = read_result(message.data, message.headers)
+            record = read_record(message.data, message.headers)
         except wire.UnreadableMessage as error:
             reason = f"the result of {job} cannot be read: {error}"
             log.error("message.unreadable", subject=message.subject, error=str(error))
             self._waiting.fail(job, RequestError(500, reason, code="unreadable_result"))
             return
-        self._waiting.end(job, result, len(message.data))
+        if isinstance(record, Result):
+            self._waiting.end(job, record, len(message.data))
 
     def _on_sent(self, message: Msg) -> None:
         """A worker takes over a job: how much of its text has been passed on?"""
         try:
-            job = wire.decode(JobCommand, message.data).job
+            job = wire.decode(SentRequest, message.data).job
         except wire.UnreadableMessage:
             job = ""
-        texts = ["".join(watcher.pieces) for watcher in self._waiting.watchers(job)]
+        texts = [watcher.cursor.text() for watcher in self._waiting.watchers(job)]
         self.bus.tell(message.reply, SentText(max(texts, key=len, default="")))
 
     # Watching -------------------------------------------------------------------------------------
@@ -128,19 +138,16 @@ class Streams:
         could say, 500 when its result cannot be read.
         """
         watcher = Watcher(job, cursor)
-        subjects, on_event, on_result = self.bus.subjects, self._elsewhere(watcher), _on_result_of(watcher)
-        subscriptions = (
-            (subjects.every("out", ANY, job), on_event),
-            (subjects.every("result", ANY, job), on_result),
-        )
-        async with self.bus.listening(*subscriptions):
+        live = (self.bus.subjects.every("out", ANY, job), self._elsewhere(watcher))
+        async with self.bus.listening(live):
             with self.attached(watcher):
                 stored = await self._locate(watcher)
                 if cursor.is_fresh:
                     yield Queued(position=0), b""
                 if stored is not None:
-                    for event in cursor.finish(stored.event):
-                        yield event, stored.attached
+                    with _as_one_text(job):
+                        for event in cursor.finish(stored.event):
+                            yield event, stored.attached
                     return
                 if watcher.worker:
                     async with aclosing(self._replay(watcher)) as missed:
@@ -188,8 +195,14 @@ class Streams:
     async def follow(self, watcher: Watcher) -> AsyncGenerator[Item]:
         """An attached watcher's events to the terminal one, gaps filled; None when nothing came for IDLE_S.
 
-        Raises RequestError when the job was refused.
+        Raises RequestError when the job was refused, or its text is not one.
         """
+        with _as_one_text(watcher.job):
+            async with aclosing(self._follow(watcher)) as items:
+                async for item in items:
+                    yield item
+
+    async def _follow(self, watcher: Watcher) -> AsyncGenerator[Item]:
         cursor = watcher.cursor
         while True:
             try:
@@ -236,18 +249,14 @@ class Streams:
             return
 
 
-def _on_result_of(watcher: Watcher) -> Callable[[Msg], None]:
-    def on_result(message: Msg) -> None:
-        try:
-            result = read_result(message.data, message.headers)
-        except wire.UnreadableMessage as error:
-            log.error("message.unreadable", subject=message.subject, error=str(error))
-            reason = f"the result of {watcher.job} cannot be read: {error}"
-            watcher.refuse(RequestError(500, reason, code="unreadable_result"))
-            return
-        watcher.put(result.event, result.attached, len(message.data))
-
-    return on_result
+@contextmanager
+def _as_one_text(job: str) -> Iterator[None]:
+    """Raises RequestError 500 where a further attempt of the job made another text than was passed on."""
+    try:
+        yield
+    except Diverged:
+        message = f"job {job!r} was run again and said something else; its whole answer is at /v1/jobs/{job}"
+        raise RequestError(500, message, code="text_diverged") from None
 
 
 def _hand_on(message: Msg, watchers: list[Watcher]) -> None:

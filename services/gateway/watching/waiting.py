@@ -1,11 +1,12 @@
 """Who waits at this gateway: requests for the end of a job, watchers for its events. No I/O.
 
 A job may have several of either kind. Both are registered for as long as a block lasts, so nothing that ends a
-request, its cancellation included, leaves them behind.
+request, its cancellation included, leaves them behind; nor the subscription to the job's end, which is made
+with the first of them and ended with the last.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from services.gateway.edge.problems import RequestError
@@ -16,9 +17,13 @@ Ended = asyncio.Future[Result]
 
 
 class Waiting:
-    """`end` and `fail` reach everybody who waits for a job."""
+    """`end` and `fail` reach everybody who waits for a job. `listen(job)` subscribes to its end; what it gives
+    ends that.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, listen: Callable[[str], Callable[[], None]]) -> None:
+        self._listen = listen
+        self._listening: dict[str, Callable[[], None]] = {}
         self._ends: dict[str, dict[Ended, float]] = {}
         self._watchers: dict[str, list[Watcher]] = {}
 
@@ -37,6 +42,7 @@ class Waiting:
         """A future of the job's end, or of RequestError 504 after `limit_s`, while the block lasts."""
         loop = asyncio.get_running_loop()
         ended: Ended = loop.create_future()
+        self._begin(job)
         ends = self._ends.setdefault(job, {})
         ends[ended] = loop.time() + limit_s
         try:
@@ -45,12 +51,14 @@ class Waiting:
             del ends[ended]
             if not ends:
                 self._ends.pop(job, None)
+            self._leave(job)
             if ended.done() and not ended.cancelled():
                 ended.exception()  # it may have been set after the last wait: asyncio need not report it
 
     @contextmanager
     def attached(self, watcher: Watcher) -> Iterator[None]:
         """The watcher is given the job's events while the block lasts."""
+        self._begin(watcher.job)
         watchers = self._watchers.setdefault(watcher.job, [])
         watchers.append(watcher)
         try:
@@ -59,6 +67,15 @@ class Waiting:
             watchers.remove(watcher)
             if not watchers:
                 self._watchers.pop(watcher.job, None)
+            self._leave(watcher.job)
+
+    def _begin(self, job: str) -> None:
+        if job not in self._listening:
+            self._listening[job] = self._listen(job)
+
+    def _leave(self, job: str) -> None:
+        if not self.is_waited_for(job):
+            self._listening.pop(job)()
 
     def watchers(self, job: str) -> list[Watcher]:
         return self._watchers.get(job, [])

@@ -7,7 +7,7 @@ only the job's end is kept, for it says all that the reader lacks.
 import asyncio
 from collections import deque
 
-from schemas.job_events import Assigned, Delta, JobEvent, LiveEvent, Started, Terminal
+from schemas.job_events import Assigned, JobEvent, LiveEvent, Started, Terminal
 from services.gateway.edge.problems import RequestError
 from services.gateway.watching.resume import Cursor, Gap
 
@@ -22,15 +22,13 @@ EVENT_OVERHEAD_BYTES = 256
 class Watcher:
     """`put` and `refuse` come from NATS callbacks; one task calls `next`.
 
-    worker: who runs the job. pieces: the text that the reader was given, for an attempt that goes on.
-    has_ended: the reader was given the end, or the job was not accepted.
+    worker: who runs the job. has_ended: the reader was given the end, or the job was not accepted.
     """
 
     def __init__(self, job: str, cursor: Cursor) -> None:
         self.job = job
         self.cursor = cursor
         self.worker = ""
-        self.pieces: list[str] = []
         self.has_ended = False
         self._events: deque[tuple[JobEvent, bytes, int]] = deque()
         self._waiting_bytes = 0
@@ -95,8 +93,6 @@ class Watcher:
         return event, attached
 
     def give(self, event: LiveEvent) -> None:
-        """Remember what the reader has been given."""
-        if isinstance(event, Delta):
-            self.pieces.append(event.text)
-        elif isinstance(event, Assigned | Started):
+        """Remember who runs the job."""
+        if isinstance(event, Assigned | Started):
             self.worker = event.worker

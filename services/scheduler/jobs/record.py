@@ -18,6 +18,7 @@ leaving a state gives back what it held, whichever way the job goes (ledger.py).
 from dataclasses import dataclass, field
 from typing import Literal
 
+from schemas.job_events import FailureKind
 from schemas.jobs import Job, Status
 from services.scheduler.jobs.fair_queue import Key
 
@@ -47,6 +48,19 @@ REFUSAL_REMEMBERED_S = 1.0
 """A worker that refused a job is asked again after this, when no other takes it."""
 
 
+FAILURE_REMEMBERED_S = 30.0
+"""A worker where a job failed gets it again after this, when the others that could try it are gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a job failed with on one worker, where another may do better. at: when, seconds."""
+
+    kind: FailureKind
+    reason: str
+    at: float
+
+
 class IllegalMove(Exception):
     """A job was to go from a state to one that the table does not allow; nothing was changed."""
 
@@ -57,8 +71,10 @@ class Record:
 
     phase: its state. mentioned_at: when that began, or its worker last mentioned the job; seconds. attempt,
     term: of the newest assignment, and of the leader that made it. worker, spec: who has it; "" while it waits.
-    lost_on: the workers that died under it. refused_at: when a worker did not take it. handle: acknowledges the
-    stored message.
+    lost_on: the workers that died under it. failed_on: what it failed with where another worker may do better.
+    refused_at: when a worker did not take it. handle: acknowledges the stored message. fence: number of the
+    last record under its result subject, as far as is known. must_fence: an attempt of before may still be
+    alive, and must not end the job once another has it.
     """
 
     job: Job
@@ -75,6 +91,9 @@ class Record:
     queued_s: float = 0.0
     lost_on: list[str] = field(default_factory=list)
     refused_at: dict[str, float] = field(default_factory=dict)
+    failed_on: dict[str, Failure] = field(default_factory=dict)
+    fence: int = 0
+    must_fence: bool = False
 
     @property
     def id(self) -> str:
@@ -83,7 +102,7 @@ class Record:
     @property
     def is_particular(self) -> bool:
         """Whether it may have to wait where other jobs of its model need not: those behind it may pass."""
-        return bool(self.job.adapter or self.lost_on or self.refused_at)
+        return bool(self.job.adapter or self.lost_on or self.refused_at or self.failed_on)
 
     def is_attempt(self, worker: str, attempt: int) -> bool:
         """Whether this is the attempt that the books know as the current one, at the worker that has it."""
@@ -92,3 +111,7 @@ class Record:
     def refused_lately(self, worker: str, now: float) -> bool:
         refused_at = self.refused_at.get(worker)
         return refused_at is not None and now - refused_at < REFUSAL_REMEMBERED_S
+
+    def failed_lately(self, worker: str, now: float) -> bool:
+        failure = self.failed_on.get(worker)
+        return failure is not None and now - failure.at < FAILURE_REMEMBERED_S

@@ -92,18 +92,31 @@ class Dispatcher:
         return commands
 
     def _avoids(self, record: JobRecord, worker: Worker, model: Model, now: float) -> bool:
-        """Whether a job must not go to a worker: it was refused there a moment ago, or lost there.
+        """Whether a job must not go to a worker: it was refused or failed there a moment ago, or lost there.
 
         Where it was lost it is tried again only when no other worker could run it.
         """
-        if record.refused_lately(worker.id, now):
+        if record.refused_lately(worker.id, now) or record.failed_lately(worker.id, now):
             return True
         if worker.id not in record.lost_on:
             return False
         return any(
-            other.is_open and other.id not in record.lost_on and other.can_run(model.name, spec)
+            other.is_open
+            and other.id not in record.lost_on
+            and not record.failed_lately(other.id, now)
+            and other.can_run(model.name, spec)
             for other in self.fleet.workers.values()
             for spec in model.specs
+        )
+
+    def has_another(self, record: JobRecord) -> bool:
+        """Whether a worker on which the job has not failed yet could run it."""
+        model = self.models.get(record.job.model)
+        return model is not None and any(
+            worker.is_open and worker.id not in record.failed_on and worker.could_run(model.name, spec)
+            for worker in self.fleet.workers.values()
+            for spec in model.specs
+            if has_adapter(spec, record.job.adapter)
         )
 
     def _ready_replica(
@@ -192,8 +205,10 @@ class Dispatcher:
                 queued_s=record.queued_s,
                 evict=() if chosen.tier == "hot" else self._unneeded(worker),
                 life=worker.facts.started_at,
+                fence=record.fence,
             ),
             record.trace,
+            record.must_fence,
         )
 
     def _unneeded(self, worker: Worker) -> tuple[str, ...]:

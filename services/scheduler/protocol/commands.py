@@ -18,11 +18,15 @@ class Instruction(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 
 
 class Assign(Instruction, frozen=True):
-    """trace: the context that the job came with."""
+    """trace: the context that the job came with.
+
+    must_fence: an earlier attempt may be alive: first see to it that it cannot end the job (results.py).
+    """
 
     worker: str
     assignment: Assignment
     trace: str = ""
+    must_fence: bool = False
 
 
 class Acknowledge(Instruction, frozen=True):
@@ -31,12 +35,20 @@ class Acknowledge(Instruction, frozen=True):
     handle: str
 
 
+class AcknowledgeEnded(Instruction, frozen=True):
+    """The job has ended and came again: take it out of the stream as soon as its result is stored."""
+
+    job: str
+    handle: str
+
+
 class EndJob(Instruction, frozen=True):
-    """Store this terminal event, then take the job out of the stream."""
+    """Store this terminal event, then take the job out of the stream. fence: as in schemas.workers.Assignment."""
 
     job: Job
     handle: str
     event: Terminal
+    fence: int = 0
 
 
 class Notify(Instruction, frozen=True):
@@ -81,7 +93,6 @@ class CheckResult(Instruction, frozen=True):
 
     job: str
     attempt: int
-    gateway: str
 
 
 class PublishDepth(Instruction, frozen=True):
@@ -97,6 +108,7 @@ class Record(Instruction, frozen=True):
 Command = (
     Assign
     | Acknowledge
+    | AcknowledgeEnded
     | EndJob
     | Notify
     | Cancel

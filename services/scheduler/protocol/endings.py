@@ -16,12 +16,12 @@ class Endings:
     def cancelled(self, record: Record, now: float) -> list[Command]:
         event = Cancelled(**self._ending(record, now))
         self._ledger.end(record, "cancelled", now)
-        return [EndJob(record.job, record.handle, event)]
+        return [EndJob(record.job, record.handle, event, record.fence)]
 
     def failed(self, record: Record, kind: FailureKind, message: str, now: float) -> list[Command]:
         event = Failed(**self._ending(record, now), kind=kind, message=message)
         self._ledger.end(record, "failed", now)
-        return [EndJob(record.job, record.handle, event)]
+        return [EndJob(record.job, record.handle, event, record.fence)]
 
     def expired(self, record: Record, now: float) -> list[Command]:
         """It waited longer than it was allowed to."""
@@ -29,7 +29,7 @@ class Endings:
         message = f"no worker could start it within {waited:.0f} s"
         event = Expired(**self._ending(record, now), message=message)
         self._ledger.end(record, "expired", now)
-        return [EndJob(record.job, record.handle, event)]
+        return [EndJob(record.job, record.handle, event, record.fence)]
 
     def _ending(self, record: Record, now: float) -> Ending:
         job = record.job
@@ -40,7 +40,11 @@ class Endings:
             "model": job.model,
             "created_at": job.created_at,
             "finished_at": now,
-            "timings": Timings(queued_s=round(max(now - job.created_at, 0.0), 4)),
+            "timings": Timings(
+                queued_s=round(record.queued_s if record.worker else max(now - job.created_at, 0.0), 4)
+            ),
+            "worker": record.worker,
+            "spec": record.spec,
             "fingerprint": job.fingerprint,
             "webhook": job.webhook,
             "tenant": job.tenant,

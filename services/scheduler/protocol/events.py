@@ -5,8 +5,8 @@ from typing import Literal
 import msgspec
 
 from schemas.catalog import Model
-from schemas.fleet import ModelReplicas
-from schemas.jobs import Job
+from schemas.fleet import JobView, ModelReplicas
+from schemas.jobs import Job, Status
 from schemas.workers import AssignmentAnswer, Finished, Heartbeat
 
 Stored = Literal["stored", "not_stored", "unknown"]
@@ -21,12 +21,32 @@ class JobArrived(Stimulus, frozen=True):
     """An accepted job was delivered.
 
     handle: acks the stored message; sequence: its place in the stream; trace: the context it came with.
+    may_have_run: it may have been given to a worker by an earlier leader, or have ended under the same id.
     """
 
     job: Job
     handle: str
     sequence: int
     trace: str = ""
+    may_have_run: bool = False
+
+
+class EarlierJobsArrived(Stimulus, frozen=True):
+    """Every job that was in the stream when this term began has been delivered."""
+
+
+class EndingsListed(Stimulus, frozen=True):
+    """The last jobs that ended, oldest first."""
+
+    endings: tuple[JobView, ...]
+
+
+class Fenced(Stimulus, frozen=True):
+    """From now on no attempt before this one can end the job. fence: number of the record that says so."""
+
+    job: str
+    attempt: int
+    fence: int
 
 
 class JobFinished(Stimulus, frozen=True):
@@ -65,11 +85,12 @@ class CancelRequested(Stimulus, frozen=True):
 
 
 class ResultChecked(Stimulus, frozen=True):
-    """Answer to CheckResult."""
+    """Whether the job has ended, found out for this attempt. status: how, where it is stored."""
 
     job: str
     attempt: int
     found: Stored
+    status: Status = "completed"
 
 
 class ModelChanged(Stimulus, frozen=True):
@@ -87,7 +108,7 @@ class ReplicasChanged(Stimulus, frozen=True):
 
 
 class Settled(Stimulus, frozen=True):
-    """Everything that was there before this scheduler took the lease is known: start placing."""
+    """The catalog is read, the workers had time to answer, and jobs have come: start placing."""
 
 
 class Ticked(Stimulus, frozen=True):
@@ -96,6 +117,9 @@ class Ticked(Stimulus, frozen=True):
 
 Event = (
     JobArrived
+    | EarlierJobsArrived
+    | EndingsListed
+    | Fenced
     | JobFinished
     | AssignmentAnswered
     | AssignmentFailed

@@ -1,14 +1,15 @@
 """How attempts end: the terminal event is stored first, then `Finished` tells the scheduler.
 
 While NATS is away an end is kept and stored again; the attempt stays with this worker (`ending`) until then.
-One that is lost, or was revoked, has no terminal event.
+One that is lost, or was revoked, has no terminal event. Neither has one that the server refuses because a later
+attempt has the job: nothing is said of it then, as if it had been revoked.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from prometheus_client import Counter
@@ -28,14 +29,14 @@ from schemas.job_events import (
 from schemas.jobs import work_units
 from schemas.workers import Finished, Outcome
 from services.bus.connection import Bus
-from services.bus.errors import BusError, Conflict
+from services.bus.errors import BusError
 from services.bus.publishing import PubAck
 from services.process.logs import get_logger
 from services.process.tasks import TaskOwner
 from services.process.telemetry import counter
 from services.process.tracing import record
 from services.records.blobs import attachments, put_large, store_value
-from services.records.results import post_terminal, publish_terminal
+from services.records.results import of_attempt, post_terminal, publish_terminal
 from services.worker.jobs.attempt import Attempt
 from services.worker.jobs.core import WorkerCore
 
@@ -76,8 +77,8 @@ class Endings:
     ) -> None:
         try:
             if isinstance(output, ValueOutput):
-                output = await store_value(self._bus, attempt.job, output)
-            names, inline = await put_large(self._bus, attempt.job, contents)
+                output = await store_value(self._bus, attempt.key, output)
+            names, inline = await put_large(self._bus, attempt.key, contents)
         except Exception as error:  # whatever the store raises, the job must end
             self.failed(attempt, "internal", f"the result was not stored: {error or type(error).__name__}")
             return
@@ -101,13 +102,13 @@ class Endings:
         else:
             self._store(attempt, Cancelled(**self._ending(attempt)), "cancelled")
 
-    def lost(self, attempt: Attempt, reason: str) -> None:
-        """It cannot go on here, which is not the job's fault: the scheduler tries elsewhere."""
-        log.warning("attempt.lost", job=attempt.job, reason=reason)
-        self._finish(attempt, "lost", 0.0, reason)
+    def lost(self, attempt: Attempt, reason: str, kind: FailureKind | Literal[""] = "") -> None:
+        """It cannot go on here: the scheduler tries elsewhere. kind: as in schemas.workers.Finished."""
+        log.warning("attempt.lost", job=attempt.job, reason=reason, kind=kind)
+        self._finish(attempt, "lost", 0.0, reason, kind)
 
     def dropped(self, attempt: Attempt) -> None:
-        """It was revoked, and has left: nothing is said of its job."""
+        """It was revoked, or superseded, and has left: nothing is said of its job."""
         log.info("attempt.revoked", job=attempt.job, attempt=attempt.assignment.attempt)
         self._gone()
 
@@ -149,28 +150,39 @@ class Endings:
             return
 
         def answered(found: PubAck | BusError) -> None:
-            if isinstance(found, PubAck | Conflict):
+            if isinstance(found, PubAck):
                 self._finish(attempt, outcome, run_s)
-            else:
-                if self._tasks.is_open:
-                    self._tasks.start(self._insist, attempt, event, outcome, images, run_s)
+            elif self._tasks.is_open:
+                self._tasks.start(self._insist, attempt, event, outcome, images, run_s)
 
-        post_terminal(self._bus, attempt.assignment.job.gateway, event, images or [], answered)
+        post_terminal(self._bus, of_attempt(self._bus, attempt.assignment), event, images or [], answered)
 
     async def _insist(
         self, attempt: Attempt, event: Terminal, outcome: Outcome, images: list[bytes] | None, run_s: float
     ) -> None:
-        """Store it however long that takes, and its webhook's order with it."""
+        """Store it however long that takes, and its webhook's order with it; unless another has the job."""
+        writer = of_attempt(self._bus, attempt.assignment)
         while True:
             try:
-                await publish_terminal(self._bus, attempt.assignment.job.gateway, event, images)
+                found = await publish_terminal(self._bus, writer, event, images)
                 break
             except BusError as error:
                 log.warning("result.not_stored", job=event.job, error=str(error))
                 await asyncio.sleep(RETRY_S)
-        self._finish(attempt, outcome, run_s)
+        if found == "superseded":
+            self._core.move(attempt, "gone")
+            self.dropped(attempt)
+        else:
+            self._finish(attempt, outcome, run_s)
 
-    def _finish(self, attempt: Attempt, outcome: Outcome, run_s: float, reason: str = "") -> None:
+    def _finish(
+        self,
+        attempt: Attempt,
+        outcome: Outcome,
+        run_s: float,
+        reason: str = "",
+        kind: FailureKind | Literal[""] = "",
+    ) -> None:
         job = attempt.assignment.job
         _runs(job.model, outcome).inc()
         self._trace(attempt, outcome, run_s)
@@ -184,6 +196,7 @@ class Endings:
             units=work_units(job.input),
             term=attempt.assignment.term,
             reason=reason,
+            kind=kind,
         )
         self._bus.tell(self._bus.subjects.finished(self._worker), finished)
         self._gone()

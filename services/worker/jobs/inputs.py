@@ -5,30 +5,27 @@ from typing import Any
 
 import msgspec
 
-from schemas import wire
 from schemas.jobs import Attachment, FunctionInput, ImageInput, JobInput, UpscaleInput
-from schemas.workers import JobCommand, SentText
+from schemas.workers import SentRequest, SentText
 from services.bus.connection import Bus
-from services.bus.errors import BusError
-from services.records.blobs import BlobGone, read_blob
+from services.records.blobs import read_blob
 from services.worker.jobs.attempt import Attempt
 from services.worker.models.asking import LoadError
 from services.worker.models.loader import Loader
 from services.worker.models.weights.resolve import WeightsError
 
-RESUME_TIMEOUT_S = 1.0
+SENT_ANSWERS_S = 0.2
+"""How long gateways have to say what they have passed on; it delays only jobs whose worker was lost."""
 
 
 async def ask_sent(bus: Bus, attempt: Attempt) -> str:
-    """The text that earlier attempts sent to the client; "" when its gateway is gone."""
-    job = attempt.assignment.job
-    try:
-        subject = bus.subjects.gateway(job.gateway, "sent")
-        sent = await bus.ask(subject, JobCommand(job.id), SentText, RESUME_TIMEOUT_S)
-    except (BusError, wire.UnreadableMessage):
-        return ""  # the same seed makes the same text from the beginning
-    text: str = sent.text
-    return text
+    """The longest text of earlier attempts that a client was given, at any gateway.
+
+    "" where nobody says so: then the same seed makes the same text from the beginning.
+    """
+    asked = SentRequest(attempt.job)
+    answers: list[SentText] = await bus.ask_all(bus.subjects.sent(), asked, SentText, SENT_ANSWERS_S)
+    return max((answer.text for answer in answers), key=len, default="")
 
 
 def brings_more(job_input: JobInput) -> bool:
@@ -45,7 +42,7 @@ def brings_more(job_input: JobInput) -> bool:
 
 
 async def fetch(bus: Bus, loader: Loader, attempt: Attempt) -> None:
-    """Bring them here: the attempt's input has its bytes and paths then. Raises LoadError, BusError."""
+    """Bring them here: the attempt's input has its bytes and paths then. Raises BlobGone, LoadError, BusError."""
     asked = attempt.input
     if isinstance(asked, FunctionInput):
         attempt.input = await _with_files(bus, asked)
@@ -56,19 +53,16 @@ async def fetch(bus: Bus, loader: Loader, attempt: Attempt) -> None:
         attempt.input = msgspec.structs.replace(asked, files=files)
         if isinstance(asked, ImageInput):
             attempt.loras = await loader.fetch_all(attempt.model, asked.loras)
-    except (BlobGone, WeightsError) as error:
+    except WeightsError as error:
         raise LoadError(str(error)) from error
 
 
 async def _with_files(bus: Bus, asked: FunctionInput) -> FunctionInput:
     """The same call with the bytes of the files that its payload names, as data: URLs.
 
-    Raises LoadError, BusError.
+    Raises BlobGone, BusError.
     """
-    try:
-        contents = {url: await _content(bus, file) for url, file in asked.files.items()}
-    except BlobGone as error:
-        raise LoadError(str(error)) from error
+    contents = {url: await _content(bus, file) for url, file in asked.files.items()}
     urls = {url: f"data:;base64,{base64.b64encode(content).decode()}" for url, content in contents.items()}
     return msgspec.structs.replace(asked, payload=_renamed(asked.payload, urls), files={})
 

@@ -1,21 +1,24 @@
 """From accepted to ready: what an attempt brings along is fetched, and its models are brought into memory and
 pinned.
 
-All of it together is limited by what is left of the job's time to be started. Every error ends the attempt: as
-failed where the job or its model is at fault, as lost where another worker may well do it.
+All of it together is limited by what is left of the job's time to be started. Every error ends the attempt as
+lost, with what it failed with here: whether another worker may do better is for the scheduler to judge. Only
+what is missing everywhere fails the job.
 """
 
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from schemas import wire
 from schemas.catalog import Spec
-from schemas.job_events import Loading
+from schemas.job_events import FailureKind, Loading
 from schemas.jobs import ChatInput, CompletionInput
 from services.bus.connection import Bus
 from services.bus.errors import BusError
 from services.process.logs import get_logger
 from services.process.tasks import LimitExceeded
+from services.records.blobs import BlobGone
 from services.worker.jobs.attempt import Attempt
 from services.worker.jobs.core import WorkerCore
 from services.worker.jobs.endings import Endings
@@ -69,19 +72,19 @@ class Preparing:
         """Bring everything here; the attempt is ready then, or has ended."""
         try:
             await self._bring(attempt)
+        except BlobGone as error:  # wherever it runs
+            if attempt.phase == "preparing":
+                self._core.move(attempt, "ending")
+                self._endings.failed(attempt, "load_failed", str(error))
         except LoadError as error:
-            self._end(attempt, str(error), is_lost=error.is_lost)
-        except (
-            LimitExceeded,
-            BusError,
-            OSError,
-        ) as error:  # slow, NATS, or this machine's disk: not the job's fault
-            self._end(attempt, str(error) or type(error).__name__, is_lost=True)
-        except (WeightsError, wire.UnreadableMessage, ValueError) as error:
-            self._end(attempt, str(error), is_lost=False)
+            self._end(attempt, str(error), "" if error.is_lost else "load_failed")
+        except (LimitExceeded, BusError) as error:  # slow, or NATS: here it may do better in a moment
+            self._end(attempt, str(error) or type(error).__name__, "")
+        except (WeightsError, wire.UnreadableMessage, ValueError, OSError) as error:
+            self._end(attempt, str(error) or type(error).__name__, "load_failed")
         except Exception as error:
             log.exception("attempt.not_prepared", job=attempt.job)
-            self._end(attempt, f"{type(error).__name__}: {error}", is_lost=True)
+            self._end(attempt, f"{type(error).__name__}: {error}", "load_failed")
 
     async def _bring(self, attempt: Attempt) -> None:
         if _continues(attempt):
@@ -105,14 +108,9 @@ class Preparing:
     async def _make_hot(self, attempt: Attempt, model: str, spec: Spec) -> None:
         await self._loader.make_hot(model, spec, attempt.assignment.evict, _time_left_s(attempt))
 
-    def _end(self, attempt: Attempt, reason: str, *, is_lost: bool) -> None:
-        if attempt.phase != "preparing":
-            return  # it was stopped meanwhile
-        if is_lost:
-            self._endings.lost(attempt, reason)
-        else:
-            self._core.move(attempt, "ending")
-            self._endings.failed(attempt, "load_failed", reason)
+    def _end(self, attempt: Attempt, reason: str, kind: FailureKind | Literal[""]) -> None:
+        if attempt.phase == "preparing":  # else it was stopped meanwhile
+            self._endings.lost(attempt, reason, kind)
 
 
 def _continues(attempt: Attempt) -> bool:

@@ -171,14 +171,16 @@ class Runs:
             return
         if self._runs_again(attempt, failure):
             return
-        self._core.move(attempt, "ending")
-        self._endings.failed(attempt, failure.kind, failure.reason)
+        if _may_run_elsewhere(attempt, failure):
+            self._endings.lost(attempt, failure.reason, failure.kind)
+        else:
+            self._core.move(attempt, "ending")
+            self._endings.failed(attempt, failure.kind, failure.reason)
         self.start_next(attempt.lane)
 
     def _runs_again(self, attempt: Attempt, failure: RunFailed) -> bool:
         """The device ran out of memory for a run: once, free what is idle and run it again."""
-        is_function = isinstance(attempt.input, FunctionInput)  # what it did besides must not be done twice
-        if failure.kind != "resource" or is_function or attempt.runs >= MAX_RUNS:
+        if not _may_run_elsewhere(attempt, failure) or attempt.runs >= MAX_RUNS:
             return False
         self._loader.evict_idle(attempt.model)
         attempt.runs += 1
@@ -205,3 +207,8 @@ class Runs:
                 self._leave_runner(attempt)
             elif attempt.phase in ("running", "ready"):
                 self._endings.lost(attempt, f"the runner died with status {status}")
+
+
+def _may_run_elsewhere(attempt: Attempt, failure: RunFailed) -> bool:
+    """Whether there was no room for a run, and doing it twice does no harm: not what a function did besides."""
+    return failure.kind == "resource" and not isinstance(attempt.input, FunctionInput)

@@ -1,19 +1,15 @@
-"""The stream of jobs on a real server: everything comes once to the leader, what has ended is acknowledged."""
+"""The stream of jobs on a real server: everything comes once to the leader, and to no earlier one."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import pytest
-
 from schemas import wire
-from schemas.job_events import Cancelled
 from schemas.jobs import CompletionInput, Job
-from schemas.subjects import JOBS_STREAM, RESULTS_STREAM
+from schemas.subjects import JOBS_STREAM
 from services.bus.connection import Bus
 from services.bus.streams import declare
 from services.process.tasks import TaskOwner
-from services.records.results import publish_terminal
 from services.scheduler.feed import JobFeed
 from services.scheduler.protocol.events import JobArrived
 from tests.contract.conftest import Connect
@@ -36,7 +32,7 @@ class Fed:
 
     def __init__(self, bus: Bus, tasks: TaskOwner, term: int) -> None:
         self.arrived: list[JobArrived] = []
-        self.feed = JobFeed(bus, self.arrived.append, lambda _: False, tasks, term)
+        self.feed = JobFeed(bus, self.arrived.append, tasks, term)
 
     def names(self) -> list[str]:
         return sorted(event.job.id for event in self.arrived)
@@ -54,20 +50,18 @@ async def messages(bus: Bus) -> int:
     return int((await bus.jetstream.stream_info(JOBS_STREAM)).state.messages)
 
 
-async def test_jobs_of_before_come_and_the_ended_ones_are_acknowledged(connected: Connect) -> None:
+async def test_jobs_of_before_and_those_that_clients_named_may_have_run(connected: Connect) -> None:
     async with connected() as bus:
         await declare(bus)
-        await store(bus, "a", "b", "c")
-        await publish_terminal(bus, "gw", Cancelled(job="b", model="m", created_at=1.0, finished_at=2.0))
+        await store(bus, "a", "b")
         async with fed(bus) as found:
             await found.feed.open()
             await asyncio.wait_for(found.feed.wait_for_old(), LIMIT_S)
-            assert found.names() == ["a", "c"]
-
-            async def b_is_gone() -> bool:
-                return await messages(bus) == 2
-
-            assert await eventually(b_is_gone)
+            await store(bus, "new")
+            await bus.publish_stored(bus.subjects.job("m"), wire.encode(job("named", is_client_named=True)))
+            await eventually(lambda: len(found.arrived) == 4)
+            marked = [(event.job.id, event.may_have_run) for event in found.arrived]
+            assert marked == [("a", True), ("b", True), ("new", False), ("named", True)]
 
 
 async def test_an_empty_stream_is_complete_at_once(connected: Connect) -> None:
@@ -81,22 +75,6 @@ async def test_an_empty_stream_is_complete_at_once(connected: Connect) -> None:
             assert found.arrived[0].handle
 
 
-@pytest.mark.parametrize(
-    "content", [b"not json", b'{"event": "completed", "job": 7}', b'{"event": "of tomorrow"}']
-)
-async def test_a_result_that_cannot_be_read_is_an_end_and_holds_nobody_up(
-    connected: Connect, content: bytes
-) -> None:
-    async with connected() as bus:
-        await declare(bus)
-        await store(bus, "a", "b")
-        await bus.publish_stored(bus.subjects.result("gw", "a"), content)
-        async with fed(bus) as found:
-            await found.feed.open()
-            await asyncio.wait_for(found.feed.wait_for_old(), LIMIT_S)
-            assert found.names() == ["b"]
-
-
 async def test_a_job_that_cannot_be_read_is_taken_out_and_holds_nobody_up(connected: Connect) -> None:
     async with connected() as bus:
         await declare(bus)
@@ -106,23 +84,6 @@ async def test_a_job_that_cannot_be_read_is_taken_out_and_holds_nobody_up(connec
             await found.feed.open()
             await asyncio.wait_for(found.feed.wait_for_old(), LIMIT_S)
             assert found.names() == ["b"]
-
-
-async def test_a_lookup_that_fails_is_asked_again_until_it_is_answered(connected: Connect) -> None:
-    async with connected() as bus, connected() as operator:
-        await declare(bus)
-        await store(bus, "a")
-        config = (await operator.jetstream.stream_info(RESULTS_STREAM)).config
-        await operator.jetstream.delete_stream(RESULTS_STREAM)
-        async with fed(bus) as found:
-            await found.feed.open()
-            await eventually(lambda: found.feed._looking_up == 1)
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(found.feed.wait_for_old(), 0.5)
-            assert found.names() == [], "nobody knows whether it has ended: it is not run again"
-            await operator.jetstream.add_stream(config)
-            await asyncio.wait_for(found.feed.wait_for_old(), LIMIT_S)
-            assert found.names() == ["a"]
 
 
 async def test_a_leader_of_before_gets_nothing_more(connected: Connect) -> None:

@@ -36,12 +36,13 @@ from services.bus.streams import declare
 from services.catalog import store
 from services.process.recording import read_head
 from services.process.tasks import TaskOwner
-from services.records.results import Stored, find_result, publish_terminal
+from services.records.results import Stored, find_result
 from services.scheduler import executor, service
 from services.scheduler.protocol.events import Ticked
 from services.scheduler.replaying import replayed
 from services.scheduler.service import SchedulerService, serve
 from tests.contract.conftest import Connect
+from tests.fixtures.ends import end
 from tests.waiting import eventually
 
 MODEL = Model("m", ("TextGeneration",), (Spec("default", "text", "file:///x", memory_bytes=1),))
@@ -168,7 +169,7 @@ async def test_a_job_is_assigned_finished_and_taken_out_of_the_stream(connected:
             other.subjects.scheduler("explain"), JobQuery("a"), Explanation, 2
         )
         assert explained.chosen == "w1"
-        await publish_terminal(other, "gw", Cancelled(job="a", model="m", created_at=1.0, finished_at=2.0))
+        await end(other, Cancelled(job="a", model="m", created_at=1.0, finished_at=2.0))
         worker.running.clear()
         other.tell(other.subjects.finished("w1"), Finished("a", "m", 1, "completed", term=given.term))
 

@@ -54,10 +54,12 @@ class WorkerUnderTest:
         attempt: int = 1,
         term: int = 1,
         job_input: JobInput | None = None,
+        fence: int | None = 0,
         **fields: Any,
     ) -> Assignment:
-        made = Job(job, model, job_input or CompletionInput("x"), "gw", time.time(), **fields)
-        return Assignment(made, attempt, term, spec)
+        given: dict[str, Any] = {"has_one_result": True, **fields}
+        made = Job(job, model, job_input or CompletionInput("x"), "gw", time.time(), **given)
+        return Assignment(made, attempt, term, spec, fence=fence or 0)
 
     def assign(self, job: str, spec: Spec, **fields: Any) -> None:
         answer = self.agent.assign(self.assignment(job, spec, **fields))

@@ -8,6 +8,8 @@ import pytest
 from schemas.job_events import Cancelled, Completed, Failed, TextOutput
 from schemas.jobs import LoadInput
 from schemas.workers import Accepted, Heartbeat, JobCommand, Refused, ReplayRequest, Revocation
+from services.bus.streams import admit_leader
+from services.records.results import supersede
 from services.worker.jobs import preparing, runs
 from services.worker.runner import supervisor
 from tests.contract.conftest import Connect
@@ -166,14 +168,13 @@ async def test_a_run_that_takes_too_long_times_out(connected: Connect) -> None:
         worker.check_nothing_is_held()
 
 
-async def test_a_model_that_cannot_be_loaded_fails_its_job_with_the_reason(connected: Connect) -> None:
+async def test_a_model_that_cannot_be_loaded_here_is_left_to_others_with_the_reason(connected: Connect) -> None:
     huge = spec_of(memory_mb=5000)
     async with connected() as bus, working(bus, memory_mb=100, models={"m": huge}) as worker:
         worker.assign("a", huge)
-        assert (await worker.outcome("a")).outcome == "failed"
-        end = await worker.end_of("a")
-        assert isinstance(end, Failed)
-        assert (end.kind, "5000 MB" in end.message) == ("load_failed", True)
+        told = await worker.outcome("a")
+        assert (told.outcome, told.kind, "5000 MB" in told.reason) == ("lost", "load_failed", True)
+        assert await worker.end_of("a") is None
         assert "m" in worker.agent.loader.failures()
         worker.check_nothing_is_held()
 
@@ -229,6 +230,25 @@ async def test_a_drain_that_takes_too_long_is_cut_short(connected: Connect) -> N
         await worker.runs("a")
         await worker.agent.drain(0.2)
         assert "a" not in worker.finished
+
+
+async def test_an_attempt_that_was_superseded_ends_nothing_and_says_nothing(connected: Connect) -> None:
+    slow = spec_of(tokens=4, token_interval_s=0.1)
+    async with connected() as bus, working(bus, models={"m": slow}) as worker:
+        await admit_leader(bus, 1)
+        worker.assign("a", slow)
+        await worker.runs("a")
+        attempt = worker.agent.core.current("a")
+        assert attempt is not None
+        fence = await supersede(bus, 1, attempt.assignment.job, 2, 0)
+        await eventually(lambda: worker.phase("a") == "gone")
+        assert "a" not in worker.finished
+        assert await worker.end_of("a") is None
+        worker.assign("a", slow, attempt=2, fence=fence)
+        assert (await worker.outcome("a")).outcome == "completed"
+        end = await worker.end_of("a")
+        assert end is not None and end.attempt == 2
+        worker.check_nothing_is_held()
 
 
 async def test_a_slot_that_is_freed_goes_to_the_next(connected: Connect) -> None:

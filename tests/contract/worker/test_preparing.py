@@ -51,8 +51,8 @@ async def test_a_call_that_is_revoked_while_a_companion_loads_lets_it_go_when_it
 async def test_a_call_with_a_companion_that_this_worker_does_not_serve_fails(connected: Connect) -> None:
     async with connected() as bus, working(bus, models={"m": QUICK}) as worker:
         worker.assign("a", QUICK, job_input=call(one="m", two="elsewhere"))
-        end = await worker.ended("a")
-        assert isinstance(end, Failed) and "elsewhere" in end.message
+        told = await worker.outcome("a")
+        assert (told.outcome, told.kind, "elsewhere" in told.reason) == ("lost", "load_failed", True)
         worker.check_nothing_is_held()
 
 
@@ -60,8 +60,8 @@ async def test_a_companion_that_cannot_be_loaded_fails_the_call_and_pins_nothing
     huge = spec_of(memory_mb=5000)
     async with connected() as bus, working(bus, models={"m": QUICK, "q": huge}) as worker:
         worker.assign("a", QUICK, job_input=call(one="m", two="q"))
-        end = await worker.ended("a")
-        assert isinstance(end, Failed) and end.kind == "load_failed"
+        told = await worker.outcome("a")
+        assert (told.outcome, told.kind) == ("lost", "load_failed")
         worker.check_nothing_is_held()
 
 

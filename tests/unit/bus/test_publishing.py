@@ -111,7 +111,7 @@ def test_answers_find_their_publications_in_any_order(order: list[int]) -> None:
     [
         ({}, None),
         ({"message_id": "a"}, {"Nats-Msg-Id": "a"}),
-        ({"must_be_first": True}, {"Nats-Expected-Last-Subject-Sequence": "0"}),
+        ({"expected": 0}, {"Nats-Expected-Last-Subject-Sequence": "0"}),
         ({"headers": {"A": "b"}, "message_id": "c"}, {"A": "b", "Nats-Msg-Id": "c"}),
     ],
 )

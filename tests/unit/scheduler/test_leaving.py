@@ -124,16 +124,16 @@ def test_a_job_whose_worker_died_waits_again_and_remembers_where(phase: str) -> 
 def test_a_worker_that_was_only_asked_has_not_lost_the_job() -> None:
     books = Books("w")
     record = books.give("j", "w", "offered")
-    assert books.leaving.lost(record, "w", NOW + 1) == []
+    assert books.leaving.lost(record, "w", NOW + 1, may_end=False) == []
     assert (record.phase, record.lost_on, record.mentioned_at) == ("waiting", [], NOW + 1)
 
 
 def test_a_job_under_which_workers_died_twice_ends_and_says_so() -> None:
     books = Books("w1", "w2")
     record = books.give("j", "w1")
-    assert books.leaving.lost(record, "w1", NOW) == []
+    assert books.leaving.lost(record, "w1", NOW, may_end=False) == []
     books.give("j", "w2")
-    end, kept = books.leaving.lost(record, "w2", NOW + 5)
+    end, kept = books.leaving.lost(record, "w2", NOW + 5, may_end=False)
     assert isinstance(end, commands.EndJob) and isinstance(end.event, Failed)
     assert (end.handle, end.event.kind, end.event.finished_at) == ("h-j", "worker_lost", NOW + 5)
     assert (end.event.term, end.event.attempt, end.event.job, end.event.model) == (7, 2, "j", "a")
@@ -150,7 +150,7 @@ def test_a_cancelled_job_whose_worker_died_ends_as_cancelled_and_is_not_blamed_o
     books = Books("w")
     record = books.give("j", "w", "cancelling")
     record.lost_on = ["earlier"]
-    [end] = books.leaving.lost(record, "w", NOW + 2)
+    [end] = books.leaving.lost(record, "w", NOW + 2, may_end=False)
     assert isinstance(end, commands.EndJob) and isinstance(end.event, Cancelled)
     assert (end.event.finished_at, end.handle, books.ledger.records) == (NOW + 2, "h-j", {})
 
@@ -158,9 +158,9 @@ def test_a_cancelled_job_whose_worker_died_ends_as_cancelled_and_is_not_blamed_o
 def test_taking_a_job_back_returns_it_to_its_place_or_ends_it_as_cancelled() -> None:
     books = Books("w")
     record, cancelled = books.give("j", "w"), books.give("k", "w", "cancelling")
-    assert books.leaving.take_back(record, NOW + 1) == []
+    assert books.leaving.take_back(record, NOW + 1, may_end=False) == []
     assert record.phase == "waiting"
-    [end] = books.leaving.take_back(cancelled, NOW + 1)
+    [end] = books.leaving.take_back(cancelled, NOW + 1, may_end=False)
     assert isinstance(end, commands.EndJob) and isinstance(end.event, Cancelled)
 
 

@@ -75,7 +75,7 @@ def checking() -> Core:
     core = Core("w")
     core.running()
     core.now += 2.5
-    assert core.beat("w") == [commands.CheckResult("j", 1, "gw")]
+    assert core.beat("w") == [commands.CheckResult("j", 1)]
     core.now += 1
     return core
 

@@ -19,7 +19,7 @@ def befall(world: World) -> None:
     chance = world.random
     name = chance.choice(sorted(world.workers))
     match chance.choice(
-        ["kill", "runner", "pause", "cut off", "goodbye", "leader", "model", "cancel", "cancel"]
+        ["kill", "runner", "pause", "cut off", "goodbye", "leader", "leader wakes", "model", "cancel"]
     ):
         case "kill":
             world.kill(name, restart_after_s=chance.uniform(0.1, 8))
@@ -33,6 +33,8 @@ def befall(world: World) -> None:
             world.say_goodbye(name, restart_after_s=chance.uniform(0.1, 5))
         case "leader":
             world.change_leader()
+        case "leader wakes":
+            world.pause_leader(chance.choice([0.5, 3.0, 10.0]))
         case "model":
             world.forget_model("d", chance.uniform(0.1, 3))
         case "cancel" if world.submitted:

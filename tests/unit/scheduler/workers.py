@@ -39,6 +39,8 @@ class SimWorker:
     term: int = 0
     models: dict[str, ResidentModel] = field(default_factory=dict)
     running: dict[str, RunningJob] = field(default_factory=dict)
+    fences: dict[RunningJob, int] = field(default_factory=dict)
+    """What each attempt believes to be the last record of its job."""
     loads: int = 0
     is_alive: bool = True
     has_runner: bool = True

@@ -1,8 +1,9 @@
 """A simulated world around the real scheduler core: seeded, in virtual time, and unkind.
 
 Every way that a message takes may lose it, delay it, double it or let another overtake it (`Unkindness`). Workers
-are killed, paused, cut off and come back, say goodbye, lose their runner; leaders change; lookups fail. After each event
-the core validates its books, and the world checks its promises: one terminal event for each job, attempts that only grow,
+are killed, paused, cut off and come back, say goodbye, lose their runner; leaders change, and one that was replaced may
+wake up and act again; lookups and writes of fences fail. After each event the core validates its books, and the world
+checks its promises: one terminal event for each job, by its newest attempt or its newest leader; attempts that only grow;
 `cancelled` only for who asked. Nothing here sleeps or reads a clock; the same seed makes the same story.
 """
 
@@ -12,12 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from msgspec.structs import replace
+
 from schemas.catalog import Model, Spec
 from schemas.jobs import Job
 from schemas.workers import AssignmentAnswer, Finished, Outcome, RunningJob
 from services.scheduler.core import Scheduler
 from services.scheduler.protocol import commands, events
 from tests.unit.scheduler.making import make_job
+from tests.unit.scheduler.store import Results
 from tests.unit.scheduler.workers import SimWorker
 
 TICK_S = 0.05
@@ -48,8 +52,8 @@ class World:
         self.models = {model.name: model for model in models}
         self.stream: dict[str, Job] = {}
         """Jobs that are stored and not acknowledged, by handle."""
-        self.ended: dict[str, str] = {}
-        """The stored terminal events: the first of a job is the only one."""
+        self.results = Results(term=1)
+        self.ended = self.results.ended
         self.cancelled: set[str] = set()
         self.deaths: dict[str, int] = {}
         """How often a process died while it ran the job."""
@@ -64,6 +68,7 @@ class World:
         for worker in workers:
             self.feed(events.HeartbeatSeen(worker.heartbeat()))
             self._beat(worker)
+        self.feed(events.EarlierJobsArrived())
         self.feed(events.Settled())
         self._tick()
 
@@ -96,10 +101,11 @@ class World:
 
     def feed(self, event: events.Event) -> None:
         """Hand an event to the core now, and carry out what it says."""
+        core = self.core
         for command in self.decide(event):
             self.commands.append(command)
-            self._carry_out(command)
-        self.core.validate()
+            self._carry_out(command, core.term)
+        core.validate()
 
     def decide(self, event: events.Event) -> list[commands.Command]:
         return self.core.handle(event, self.now)
@@ -211,31 +217,47 @@ class World:
         self.after(seconds, back)
 
     def change_leader(self) -> None:
-        """The leader is gone; the next one knows the stream, the results, and what workers say."""
+        """The leader is gone; the next one knows the stream, and what workers say."""
         self.core = Scheduler(self.core.term + 1, self.now)
+        assert self.results.admit(self.core.term)
         for model in self.models.values():
             self.feed(events.ModelChanged(model.name, model))
         for worker in self.workers.values():
             self.beat_now(worker)
         for handle, job in list(self.stream.items()):
-            if job.id in self.ended:
-                del self.stream[handle]
-            else:
-                self.feed(events.JobArrived(job, handle, int(handle[1:])))
+            if handle in self.stream:
+                self.feed(events.JobArrived(job, handle, int(handle[1:]), may_have_run=True))
+        self.feed(events.EarlierJobsArrived())
         leader = self.core
         self.after(SETTLE_S, lambda: self.feed(events.Settled()) if self.core is leader else None)
 
+    def pause_leader(self, seconds: float) -> None:
+        """SIGSTOP: another leads meanwhile; at SIGCONT the old one acts once more, before it sees its lease."""
+        paused = self.core
+        self.change_leader()
+
+        def resume() -> None:
+            for event in (events.Ticked(), events.Settled()):
+                for command in paused.handle(event, self.now):
+                    self._carry_out(command, paused.term)
+
+        self.after(seconds, resume)
+
     # Commands -------------------------------------------------------------------------------------
 
-    def _carry_out(self, command: commands.Command) -> None:
+    def _carry_out(self, command: commands.Command, term: int) -> None:
         match command:
+            case commands.Assign(must_fence=True):
+                self._fence(command)
             case commands.Assign():
                 self._assign(command)
             case commands.EndJob():
-                self._store(command.job.id, type(command.event).__name__.lower())
-                self._acknowledge(command.handle)
-            case commands.Acknowledge():
-                self._acknowledge(command.handle)
+                end = type(command.event).__name__.lower()
+                self._may_end(command.job.id, end)
+                if self.results.decide(command.job.id, end, term) is not None:
+                    self._acknowledge(command.handle, term)
+            case commands.Acknowledge() | commands.AcknowledgeEnded():
+                self._acknowledge(command.handle, term)
             case commands.Probe():
                 worker = self.workers[command.worker]
                 if not worker.listens:
@@ -251,12 +273,12 @@ class World:
             case _:
                 pass
 
-    def _store(self, job: str, end: str) -> None:
-        if end == "cancelled":
-            assert job in self.cancelled, f"{job} was cancelled and nobody asked for it"
-        self.ended.setdefault(job, end)
+    def _may_end(self, job: str, end: str) -> None:
+        assert end != "cancelled" or job in self.cancelled, f"{job} was cancelled and nobody asked for it"
 
-    def _acknowledge(self, handle: str) -> None:
+    def _acknowledge(self, handle: str, term: int) -> None:
+        if term != self.core.term:
+            return  # its consumer is gone
         job = self.stream.pop(handle, None)
         assert job is not None, f"{handle} was acknowledged twice"
         assert job.id in self.ended, f"{job.id} was acknowledged before its end was stored"
@@ -267,12 +289,38 @@ class World:
             found = "unknown"
         self.tell(events.ResultChecked(command.job, command.attempt, found), may_be_lost=False)
 
+    def _fence(self, command: commands.Assign) -> None:
+        """Assign once the server has noted who has the job; it may fail to, or answer late."""
+        given = command.assignment
+        job, attempt, leader = given.job.id, given.attempt, self.core
+
+        def write() -> None:
+            fence: int | None = 0
+            try:
+                fence = self.results.supersede(job, given.term, attempt)
+            except ValueError:
+                is_known = False
+            else:
+                is_known = self.random.random() >= self.unkind.lookups_fail  # else the answer was lost
+            if self.core is not leader:
+                return
+            if not is_known:
+                self.feed(events.AssignmentFailed(job, attempt, command.worker, is_gone=False))
+            elif fence is None:
+                self.feed(events.ResultChecked(job, attempt, "stored"))
+            else:
+                self.feed(events.Fenced(job, attempt, fence))
+                self._assign(replace(command, assignment=replace(given, fence=fence)))
+
+        self.after(0.001 + self.random.random() * self.unkind.delay_s, write)
+
     def _assign(self, command: commands.Assign) -> None:
         assignment = command.assignment
         job, attempt = assignment.job, assignment.attempt
         order = (assignment.term, attempt)
-        assert order > self._order.get(job.id, (0, 0)), f"{job.id}: attempts only grow"
-        self._order[job.id] = order
+        if assignment.term == self.core.term:
+            assert order > self._order.get(job.id, (0, 0)), f"{job.id}: attempts only grow"
+            self._order[job.id] = order
         self.attempts.setdefault(job.id, []).append((attempt, command.worker))
         worker = self.workers[command.worker]
         answered = False
@@ -303,7 +351,7 @@ class World:
             if found is None:
                 return
             if worker.running.get(job.id) is not known:
-                self._run(worker, assignment.spec, worker.running[job.id])
+                self._run(worker, assignment.spec, worker.running[job.id], assignment.fence)
             self.send(lambda: answer(found) if self.core is leader else None)
 
         self.send(arrive)
@@ -311,7 +359,8 @@ class World:
 
     # Workers at work ------------------------------------------------------------------------------
 
-    def _run(self, worker: SimWorker, spec: Spec, running: RunningJob) -> None:
+    def _run(self, worker: SimWorker, spec: Spec, running: RunningJob, fence: int) -> None:
+        worker.fences[running] = fence
         needed_load = worker.make_hot(running.model, spec)
         life = worker.life
 
@@ -331,8 +380,9 @@ class World:
         if worker.is_cut_off:
             self.after(0.1, partial(self._end, worker, running, outcome))
             return
-        self._store(running.job, outcome)
-        self._finished(worker, running, outcome)
+        self._may_end(running.job, outcome)
+        if self.results.end(running.job, outcome, worker.fences[running]) != "superseded":
+            self._finished(worker, running, outcome)
 
     def _finished(self, worker: SimWorker, running: RunningJob, outcome: Outcome) -> None:
         finished = Finished(
