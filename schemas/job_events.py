@@ -213,7 +213,7 @@ class Expired(TerminalEvent, frozen=True, kw_only=True):
 
 
 class Superseded(Event, frozen=True, kw_only=True):
-    """Not an end. The leader of `term` has given the job to attempt `attempt`: no earlier one may end it now."""
+    """Not an end. The leader of `term` has given the job to attempt `attempt`: no earlier one may end it."""
 
     job: str
     term: int

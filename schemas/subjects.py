@@ -88,7 +88,7 @@ class Subjects:
         return f"{self.prefix}.out.{to_token(gateway)}.{to_token(job)}"
 
     def result(self, job: str) -> str:
-        """How a job ended, whoever accepted it; or which attempt may end it (stream STOKER_RESULTS, one hour)."""
+        """How a job ended, or which attempt may end it, whoever accepted it (stream STOKER_RESULTS)."""
         return f"{self.prefix}.result.{to_token(job)}"
 
     def result_of_before(self, gateway: str, job: str) -> str:

@@ -115,6 +115,8 @@ async def _declare_stream(bus: Bus, config: api.StreamConfig) -> None:
             if config.name == names.RESULTS_STREAM:
                 found = (await bus.jetstream.stream_info(config.name)).config
                 config = _admitting(config, bus.subjects, admitted_term(found, bus.subjects))
+                if _form(found) == _form(config):
+                    return
             await bus.jetstream.update_stream(config)
         log.info("stream.upgraded", stream=config.name)
 
@@ -156,6 +158,19 @@ def _admitting(config: api.StreamConfig, subjects: Subjects, term: int) -> api.S
     verdicts = f"{prefix}.verdict.{term}.*"
     transform = api.SubjectTransform(src=verdicts, dest=f"{prefix}.result.{{{{wildcard(1)}}}}")
     return config.evolve(subjects=[*taken, verdicts], subject_transform=transform)
+
+
+def _form(config: api.StreamConfig) -> tuple[object, ...]:
+    """What `stream_configs` says of a stream, comparable with what the server says of it."""
+    limits = (config.max_msgs, config.max_msgs_per_subject, config.max_bytes)
+    return (
+        *_of_verdicts(config),
+        tuple(limit or -1 for limit in limits),
+        config.max_age or 0.0,
+        config.discard,
+        config.num_replicas,
+        config.duplicate_window,
+    )
 
 
 def _of_verdicts(config: api.StreamConfig) -> tuple[object, ...]:

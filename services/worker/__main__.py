@@ -33,10 +33,12 @@ from services.process.settings import BadSetting, BusSettings, read_settings
 from services.process.tasks import TaskOwner, until
 from services.process.telemetry import serve_metrics
 from services.process.tracing import trace_of
-from services.worker.agent import Agent
+from services.worker.agent import Agent, Limits
 from services.worker.engines.registry import HANDLERS_VARIABLE, installed
 from services.worker.heartbeats import Identity
+from services.worker.jobs.runs import STOP_GRACE_S
 from services.worker.models.cache import ModelCache
+from services.worker.runner.supervisor import LIMIT_S
 
 log = get_logger("worker")
 
@@ -61,6 +63,12 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     functions: Annotated[str, Meta(description="folders of function projects to serve, by commas")] = ""
     handlers: Annotated[str, Meta(description="functions that custom jobs may call, by commas")] = ""
     give_up_s: Annotated[float, Meta(description="end after this long without NATS; 0 = never", ge=0)] = 0.0
+    runner_silent_s: Annotated[
+        float, Meta(description="end a runner that says nothing for this long; 0 = never", ge=0)
+    ] = LIMIT_S
+    stop_grace_s: Annotated[
+        float, Meta(description="end an engine that goes on this long after it was told to stop", ge=0)
+    ] = STOP_GRACE_S
     drain_timeout_s: Annotated[float, Meta(description="longest wait for running jobs", ge=0)] = 120.0
 
 
@@ -180,7 +188,8 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
     async with connecting as bus, TaskOwner("worker") as tasks:
         await declare(bus)
         identity = Identity(name, settings.profile, settings.spec, device, settings.pinned)
-        agent = Agent(bus, identity, cache, chosen_engines(settings.engines, settings.handlers), tasks)
+        limits = Limits(settings.runner_silent_s, settings.stop_grace_s)
+        agent = Agent(bus, identity, cache, chosen_engines(settings.engines, settings.handlers), tasks, limits)
         await register(bus, "worker", "runs jobs on loaded models", {"worker": name, "device": device})
         for folder in filter(None, settings.functions.split(",")):
             await store.add(bus, await asyncio.to_thread(read_project, Path(folder)))

@@ -8,6 +8,7 @@ travels.
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import msgspec
@@ -35,17 +36,25 @@ from services.worker.jobs.core import WorkerCore
 from services.worker.jobs.endings import Endings
 from services.worker.jobs.preparing import Preparing
 from services.worker.jobs.reports import Reports
-from services.worker.jobs.runs import RunMessage, Runs
+from services.worker.jobs.runs import STOP_GRACE_S, RunMessage, Runs
 from services.worker.models.cache import ModelCache
 from services.worker.models.loader import Loader
 from services.worker.models.readiness import Readiness
 from services.worker.runner.messages import Described, Loaded, LoadFailed, LoadProgress, Message, Usage
 from services.worker.runner.process import RunnerAway
-from services.worker.runner.supervisor import RunnerSupervisor
+from services.worker.runner.supervisor import LIMIT_S, RunnerSupervisor
 
 log = get_logger("agent")
 
 RUN_MESSAGES = get_args(RunMessage)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds. runner_silent_s: as in RunnerSupervisor. stop_grace_s: as in Runs."""
+
+    runner_silent_s: float = LIMIT_S
+    stop_grace_s: float = STOP_GRACE_S
 
 
 class Agent:
@@ -58,16 +67,26 @@ class Agent:
         cache: ModelCache,
         engines: dict[str, EngineCapability],
         tasks: TaskOwner,
+        limits: Limits = Limits(),
     ) -> None:
         self.bus = bus
         self.name = identity.name
         self.core = WorkerCore(engines)
-        self.runner = RunnerSupervisor(self._take, self._runner_ready, self._runner_died)
+        self.runner = RunnerSupervisor(
+            self._take,
+            self._runner_ready,
+            self._runner_died,
+            self._changed,
+            lambda: self.loader.is_loading(),
+            limits.runner_silent_s,
+        )
         self.loader = Loader(cache, self.runner, tasks, self._report_download, self._changed)
         self.heartbeats = Heartbeats(bus, identity, self.core, self.loader, lambda: self.runner.pid)
         self.reports = Reports(bus)
         self.endings = Endings(bus, identity.name, self.core, tasks, self._attempt_left)
-        self.runs = Runs(identity.name, self.core, self.loader, self.runner, self.reports, self.endings)
+        self.runs = Runs(
+            identity.name, self.core, self.loader, self.runner, self.reports, self.endings, limits.stop_grace_s
+        )
         self.preparing = Preparing(bus, self.core, self.loader, self.reports, self.endings, self._ready)
         self.readiness = Readiness(identity, engines, self.loader, self._prepare_runner, self.loader.begin)
         self.replaced = asyncio.Event()

@@ -45,14 +45,14 @@ def test_a_late_watcher_of_a_finished_job_sees_everything(synthetic: System) -> 
 
 
 def test_a_broken_stream_goes_on_without_gap_or_repeat(synthetic: System) -> None:
-    job = synthetic.submit("slow", max_tokens=20)
+    job = synthetic.submit("slow", max_tokens=60)
     url = f"{synthetic.url}/v1/jobs/{job}/events"
     seen: list[dict] = []
     for _ in range(5):
         headers = {"Last-Event-ID": seen[-1]["id"]} if seen else {}
         seen += events_of(url, headers, limit=4)
     seen += events_of(url, {"Last-Event-ID": seen[-1]["id"]})
-    assert text_of(seen) == "".join(WORDS[:20])
+    assert text_of(seen) == "".join(WORDS[:60])
     assert names(seen).count("started") == 1
     assert names(seen).count("completed") == 1
     assert httpx.get(url, headers={"Last-Event-ID": "end"}).status_code == 204
@@ -202,7 +202,7 @@ def test_a_second_gateway_takes_a_stream_over(synthetic: System) -> None:
         seen = list(events_of(synthetic.url + path, limit=8))
         seen += list(events_of(other + path, {"Last-Event-ID": seen[-1]["id"]}, limit=5))
         seen += list(events_of(synthetic.url + path, {"Last-Event-ID": seen[-1]["id"]}))
-        assert text_of(seen) == "".join(WORDS[:20])
+        assert text_of(seen) == "".join(WORDS[:60])
         assert names(seen).count("started") == 1
     finally:
         os.kill(second.pid, signal.SIGTERM)

@@ -125,7 +125,7 @@ class Cursor:
         return msgspec.structs.replace(event, at=at + had, text=text[had:]) if text[had:] else None
 
     def finish(self, terminal: Terminal) -> Iterator[JobEvent]:
-        """Everything the client still lacks, the terminal event last; the cursor moves along. Raises Diverged."""
+        """Everything the client still lacks, the terminal event last; moves along. Raises Diverged."""
         for event in terminal.history:
             if (event.term, event.attempt, event.seq) > (self.term, self.attempt, self.seq):
                 self._move(event)

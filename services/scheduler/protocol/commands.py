@@ -43,7 +43,7 @@ class AcknowledgeEnded(Instruction, frozen=True):
 
 
 class EndJob(Instruction, frozen=True):
-    """Store this terminal event, then take the job out of the stream. fence: as in schemas.workers.Assignment."""
+    """Store this terminal event, then take the job out of the stream. fence: as in Assignment."""
 
     job: Job
     handle: str

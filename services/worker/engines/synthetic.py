@@ -2,7 +2,8 @@
 
 Options of the model: `load_s`, `memory_bytes`, `tokens` (an answer's length where the request gives no
 max_tokens, 16), `token_interval_s` (0: as fast as the wire takes them), `prefill_s`, `burst` (tokens handed
-over at a time, 1), `crash` (end the process on a run).
+over at a time, 1), `crash` (end the process on a run), `step_s` (of a picture), `stubborn_s` (one step that
+cannot be stopped), `hang_s` (hold up the whole process).
 """
 
 import asyncio
@@ -32,6 +33,11 @@ ONE_PIXEL_PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489"
     "0000000d49444154789c6360606060000000050001a5f645400000000049454e44ae426082"
 )
+
+
+def _hold_up(seconds: float) -> None:
+    """As a driver does that does not return."""
+    time.sleep(seconds)
 
 
 def words(count: int, start: int = 0) -> Iterator[str]:
@@ -71,6 +77,12 @@ class SyntheticEngine:
     async def run(self, model: str, request: Request, emit: Emitter, cancelled: Cancellation) -> RunOutput:
         if self._options[model].get("crash"):
             os._exit(13)
+        if hang_s := self._number(model, "hang_s", 0.0):
+            _hold_up(hang_s)
+        if stubborn_s := self._number(model, "stubborn_s", 0.0):
+            await asyncio.to_thread(time.sleep, stubborn_s)
+            if cancelled.is_set():
+                raise Stopped
         prefill_s = self._number(model, "prefill_s", 0.0)
         if prefill_s and await wait_cancelled(cancelled, prefill_s):
             raise Stopped

@@ -42,7 +42,7 @@ def brings_more(job_input: JobInput) -> bool:
 
 
 async def fetch(bus: Bus, loader: Loader, attempt: Attempt) -> None:
-    """Bring them here: the attempt's input has its bytes and paths then. Raises BlobGone, LoadError, BusError."""
+    """Bring them here: the attempt's input has bytes and paths then. Raises BlobGone, LoadError, BusError."""
     asked = attempt.input
     if isinstance(asked, FunctionInput):
         attempt.input = await _with_files(bus, asked)

@@ -1,7 +1,9 @@
 """Attempts in the runner: started when a slot is free, stopped when told to, ended as the runner says.
 
 A run has a limit (`run_timeout_s`). One that was told to stop has a limit too: an engine that goes on is ended
-with its process, and what else ran there is lost and tried elsewhere.
+with its process. But where something else lives in that process, another job or other weights, a client that
+leaves in the middle of one long step must not cost them that: the step may go on for as long as its run may
+take.
 """
 
 import asyncio
@@ -39,7 +41,8 @@ from services.worker.runner.supervisor import RunnerSupervisor
 log = get_logger("attempts")
 
 STOP_GRACE_S = 10.0
-"""An engine that does not stop this long after it was told to is ended with its process."""
+"""An engine that does not stop this long after it was told to is ended, if nothing else lives in its process.
+"""
 MAX_RUNS = 2
 """A run that the device had no memory for is tried once more, after what is idle was evicted."""
 
@@ -54,7 +57,7 @@ def _run_time(model: str) -> Histogram:
 
 
 class Runs:
-    """Starts, stops and ends runs. `worker`: the name that events carry."""
+    """Starts, stops and ends runs. `worker`: the name that events carry. stop_grace_s: see STOP_GRACE_S."""
 
     def __init__(
         self,
@@ -64,7 +67,9 @@ class Runs:
         runner: RunnerSupervisor,
         reports: Reports,
         endings: Endings,
+        stop_grace_s: float = STOP_GRACE_S,
     ) -> None:
+        self._stop_grace_s = stop_grace_s
         self._worker = worker
         self._core = core
         self._loader = loader
@@ -115,8 +120,7 @@ class Runs:
         if attempt.phase in ("ending", "gone"):
             return False
         if self._core.stop(attempt, reason):
-            timer = asyncio.get_running_loop().call_later(STOP_GRACE_S, self._end_stubborn, attempt)
-            attempt.hold(timer.cancel)
+            self._end_stubborn_after(self._stop_grace_s, attempt)
             try:
                 self._runner.send(Cancel(attempt.key))
             except RunnerAway:
@@ -125,9 +129,27 @@ class Runs:
             self._endings.stopped(attempt)
         return True
 
+    def _end_stubborn_after(self, seconds: float, attempt: Attempt) -> None:
+        timer = asyncio.get_running_loop().call_later(seconds, self._end_stubborn, attempt)
+        attempt.hold(timer.cancel)
+
     def _end_stubborn(self, attempt: Attempt) -> None:
+        """An engine goes on though it was told to stop."""
+        may_run_until = attempt.started_at + attempt.assignment.job.run_timeout_s + self._stop_grace_s
+        left_s = may_run_until - time.time()
+        if left_s > 0 and self._lives_beside(attempt):
+            log.warning("engine.stops_late", job=attempt.job, model=attempt.model, left_s=round(left_s, 1))
+            self._end_stubborn_after(min(left_s, self._stop_grace_s), attempt)
+            return
         log.error("engine.does_not_stop", job=attempt.job, model=attempt.model)
         self._runner.kill()
+
+    def _lives_beside(self, attempt: Attempt) -> bool:
+        """Whether ending the runner would cost anything but this attempt and its weights."""
+        others = (one for one in self._core.attempts() if one is not attempt)
+        return any(one.phase in ("ready", "running") for one in others) or self._loader.has_other_than(
+            attempt.model, attempt.spec
+        )
 
     # What the runner says -------------------------------------------------------------------------
 

@@ -106,6 +106,16 @@ class Loader:
             return "loading"
         return "base" if tier == "hot" else tier
 
+    def is_loading(self) -> bool:
+        """Whether any load is under way."""
+        return bool(self._loads)
+
+    def has_other_than(self, model: str, spec: Spec) -> bool:
+        """Whether other weights are in memory, or on their way there."""
+        key = weights_key(model, spec)
+        others = {entry.key for entry in self.cache.entries.values() if entry.tier in ("hot", "parked")}
+        return bool((others | self._loads.keys()) - {key})
+
     def is_hot(self, model: str, spec: Spec) -> bool:
         return self.tier(model, spec) == "hot"
 

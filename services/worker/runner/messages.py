@@ -93,11 +93,19 @@ class Cancel(Message, frozen=True):
     job: str
 
 
-ToRunner = Prepare | Describe | Load | Unpark | Unload | Run | RunTogether | Cancel
+class Ping(Message, frozen=True):
+    """Answer with Pong: is this process alive, and its loop with it?"""
+
+
+ToRunner = Ping | Prepare | Describe | Load | Unpark | Unload | Run | RunTogether | Cancel
 
 
 class Ready(Message, frozen=True):
     """The runner listens."""
+
+
+class Pong(Message, frozen=True):
+    """The runner's loop goes round."""
 
 
 class Loaded(Message, frozen=True):
@@ -196,11 +204,8 @@ class RunCancelled(Message, frozen=True):
     job: str
 
 
-FromRunner = (
-    Ready | Loaded | LoadProgress | Unloaded | LoadFailed | Described | Usage | Text | Step | PreviewImage |
-    TextDone
-    | ImagesDone | FilesDone | RunFailed | RunCancelled
-)  # fmt: skip
+FromRunner = ( Ready | Pong | Loaded | LoadProgress | Unloaded | LoadFailed | Described | Usage | Text | Step |
+PreviewImage | TextDone | ImagesDone | FilesDone | RunFailed | RunCancelled )  # fmt: skip
 
 
 async def messages(reader: asyncio.StreamReader, kind: Any) -> AsyncIterator[Any]:

@@ -45,6 +45,8 @@ from services.worker.runner.messages import (
     LoadFailed,
     LoadProgress,
     Message,
+    Ping,
+    Pong,
     Prepare,
     PreviewImage,
     Run,
@@ -157,6 +159,8 @@ class Runner:
                 self._start_run(self._run_together(message.runs))
             case Describe():
                 self._tasks.start_contained(self._describe, message)
+            case Ping():
+                self._outbox.put(Pong())
             case Cancel():
                 if (cancellation := self._running.get(message.job)) is not None:
                     cancellation.set()

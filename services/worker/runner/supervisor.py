@@ -1,21 +1,27 @@
 """Keeps a runner running, as a state machine with one task: `run`.
 
-    stopped ──▶ starting ──▶ ready ──▶ ending ──▶ pausing ──▶ starting …      every state ──▶ stopped
-                    └──────────▶┴─────────────────▶┘
+    stopped ──▶ starting ──▶ ready ◀──▶ silent ──▶ ending ──▶ pausing ──▶ starting …      every state ──▶
+    stopped │          └──────────┴──────────▶┴──────────▶┘ └────────────────────────────────▶┘
 
 There is one loop, so there is one process at a time, whenever it dies: before it was ready, while it starts, or
-twice in a row. The pause before the next start doubles while runners die young. Leaving `ready` tells whoever
-asked (`on_died`); coming to it too (`on_ready`).
+twice in a row. The pause before the next start doubles while runners die young. Whoever asked is told when one
+is ready (`on_ready`), when it has ended (`on_died`), and when it falls silent or speaks again (`on_change`).
+
+A runner is asked every `PULSE_S` whether it is there. One that says nothing for `SILENT_S` is silent: its
+worker tells no engines meanwhile, so nobody sends it anything new. One that says nothing for `limit_s` hangs,
+and is ended: what it ran is tried elsewhere. While weights are being loaded it has `LOADING_LIMIT_S`, as
+libraries that are imported, or read files, may hold up everything else in the process.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal
 
 from services.process.logs import get_logger
-from services.process.tasks import LimitExceeded, limit
-from services.worker.runner.messages import Message
+from services.process.tasks import LimitExceeded, TaskOwner, limit
+from services.worker.runner.messages import Message, Ping, Pong
 from services.worker.runner.process import RunnerAway, RunnerNotStarted, RunnerProcess
 
 log = get_logger("runner")
@@ -23,12 +29,16 @@ log = get_logger("runner")
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 10.0
 """Before a runner that died is started again; doubles while it keeps dying young."""
 YOUNG_S = 30.0
+PULSE_S = 1.0
+SILENT_S = 3.0
+LIMIT_S, LOADING_LIMIT_S = 8.0, 60.0
 
-State = Literal["stopped", "starting", "ready", "ending", "pausing"]
+State = Literal["stopped", "starting", "ready", "silent", "ending", "pausing"]
 TRANSITIONS: dict[State, frozenset[State]] = {
     "stopped": frozenset({"starting"}),
     "starting": frozenset({"ready", "ending", "pausing", "stopped"}),
-    "ready": frozenset({"ending", "pausing", "stopped"}),
+    "ready": frozenset({"silent", "ending", "pausing", "stopped"}),
+    "silent": frozenset({"ready", "ending", "pausing", "stopped"}),
     "ending": frozenset({"pausing", "stopped"}),
     "pausing": frozenset({"starting", "stopped"}),
 }
@@ -39,17 +49,27 @@ class IllegalMove(Exception):
 
 
 class RunnerSupervisor:
-    """`take` gets what runners say; `on_ready` and `on_died(status)` are called by the supervisor's task."""
+    """`take` gets what runners say; `on_ready`, `on_died(status)` and `on_change` are called by its task.
+
+    is_loading: whether weights are being loaded. limit_s: how long a runner may be silent; 0 for ever.
+    """
 
     def __init__(
         self,
         take: Callable[[Any], None],
         on_ready: Callable[[], None],
         on_died: Callable[[int], None],
+        on_change: Callable[[], None] = lambda: None,
+        is_loading: Callable[[], bool] = lambda: False,
+        limit_s: float = LIMIT_S,
     ) -> None:
-        self._take = take
+        self._take_message = take
         self._on_ready = on_ready
         self._on_died = on_died
+        self._on_change = on_change
+        self._is_loading = is_loading
+        self._limit_s = limit_s
+        self._heard_at = 0.0
         self.state: State = "stopped"
         self._process: RunnerProcess | None = None
         self._ready = asyncio.Event()
@@ -72,14 +92,14 @@ class RunnerSupervisor:
 
     def send(self, message: Message) -> None:
         """Raises RunnerAway when no runner is ready."""
-        if self._process is None or self.state != "ready":
+        if self._process is None or self.state not in ("ready", "silent"):
             raise RunnerAway("the runner is being started")
         self._process.send(message)
 
     def kill(self) -> None:
         """End the runner that is there: it takes nothing from now on, and another one is started."""
         if self._process is not None:
-            if self.state in ("starting", "ready"):
+            if self.state in ("starting", "ready", "silent"):
                 self._move("ending")
             self._process.kill()
 
@@ -99,6 +119,39 @@ class RunnerSupervisor:
         finally:
             self._move("stopped")
 
+    def _take(self, message: Any) -> None:
+        self._heard_at = time.monotonic()
+        if self.state == "silent":
+            self._turn("ready")
+        if not isinstance(message, Pong):
+            self._take_message(message)
+
+    def _turn(self, to: State) -> None:
+        self._move(to)
+        log.warning(f"runner.{to}")
+        self._on_change()
+
+    async def _watch(self, process: RunnerProcess) -> None:
+        """Ask a runner that is ready whether it is there, until cancelled; end one that hangs."""
+        self._heard_at = woken_at = time.monotonic()
+        while self.state in ("ready", "silent"):
+            with suppress(RunnerAway):
+                process.send(Ping())
+            await asyncio.sleep(PULSE_S)
+            now = time.monotonic()
+            if (
+                now - woken_at > 2 * PULSE_S
+            ):  # this process was held up itself: what was said lies in the socket
+                self._heard_at = max(self._heard_at, now - PULSE_S)
+            woken_at = now
+            silent_s = now - self._heard_at
+            limit_s = max(self._limit_s, LOADING_LIMIT_S) if self._is_loading() else self._limit_s
+            if self.state == "ready" and silent_s > SILENT_S:
+                self._turn("silent")
+            elif self.state == "silent" and self._limit_s and silent_s > limit_s:
+                log.error("runner.hangs", silent_s=round(silent_s, 1))
+                self.kill()
+
     async def _live(self, process: RunnerProcess) -> None:
         """One life. Nothing is left of the process, however it ends."""
         began = time.monotonic()
@@ -111,7 +164,9 @@ class RunnerSupervisor:
             self._move("ready")
             log.info("runner.ready", pid=process.pid)
             self._on_ready()
-            status = await process.serve()
+            async with TaskOwner("pulse") as tasks:
+                tasks.start(self._watch, process)
+                status = await process.serve()
             self._process = None
             log.error("runner.died", status=status)
             self._on_died(status)

@@ -16,13 +16,14 @@ from services.bus.connection import Bus
 from services.bus.streams import declare
 from services.process.tasks import TaskOwner
 from services.records.results import Stored, find_result
-from services.worker.agent import Agent
+from services.worker.agent import Agent, Limits
 from services.worker.engines.registry import CAPABILITIES
 from services.worker.heartbeats import Identity
 from services.worker.models.cache import ModelCache
 from tests.waiting import eventually
 
 MB = 10**6
+DEFAULT_LIMITS = Limits()
 
 
 def spec_of(memory_mb: int = 10, slots: int = 0, **options: Any) -> Spec:
@@ -99,14 +100,19 @@ class WorkerUnderTest:
 
 @asynccontextmanager
 async def working(
-    bus: Bus, memory_mb: int = 100, ram_mb: int = 0, name: str = "w1", models: dict[str, Spec] | None = None
+    bus: Bus,
+    memory_mb: int = 100,
+    ram_mb: int = 0,
+    name: str = "w1",
+    models: dict[str, Spec] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> AsyncIterator[WorkerUnderTest]:
     """A worker whose runner is ready."""
     await declare(bus)
     cache = ModelCache(memory_mb * MB, ram_mb * MB)
     identity = Identity(name, "cpu", "", "cpu")
     async with TaskOwner("worker") as tasks:
-        agent = Agent(bus, identity, cache, {"synthetic": CAPABILITIES["synthetic"]}, tasks)
+        agent = Agent(bus, identity, cache, {"synthetic": CAPABILITIES["synthetic"]}, tasks, limits)
         found = WorkerUnderTest(bus, agent)
         async with bus.listening((bus.subjects.finished(name), found.on_finished)):
             agent.start()

@@ -4,13 +4,16 @@ import os
 import signal
 
 import pytest
+from nats.aio.msg import Msg
 
+from schemas import wire
 from schemas.job_events import Cancelled, Completed, Failed, TextOutput
 from schemas.jobs import LoadInput
 from schemas.workers import Accepted, Heartbeat, JobCommand, Refused, ReplayRequest, Revocation
 from services.bus.streams import admit_leader
 from services.records.results import supersede
-from services.worker.jobs import preparing, runs
+from services.worker.agent import Limits
+from services.worker.jobs import preparing
 from services.worker.runner import supervisor
 from tests.contract.conftest import Connect
 from tests.contract.worker.agents import MB, WorkerUnderTest, spec_of, working
@@ -130,7 +133,6 @@ async def test_a_runner_that_is_killed_loses_what_ran_and_nothing_else(
         worker.assign("stopped", SLOW)
         await worker.runs("a")
         await worker.runs("stopped")
-        monkeypatch.setattr(runs, "STOP_GRACE_S", 60.0)
         os.kill(worker.agent.runner.pid, signal.SIGSTOP)
         worker.agent.cancel(JobCommand("stopped"))
         os.kill(worker.agent.runner.pid, signal.SIGKILL)
@@ -144,11 +146,8 @@ async def test_a_runner_that_is_killed_loses_what_ran_and_nothing_else(
         worker.check_nothing_is_held()
 
 
-async def test_an_engine_that_does_not_stop_is_ended_with_its_process(
-    connected: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runs, "STOP_GRACE_S", 0.2)
-    async with connected() as bus, working(bus, models={"m": SLOW}) as worker:
+async def test_an_engine_that_does_not_stop_is_ended_with_its_process(connected: Connect) -> None:
+    async with connected() as bus, working(bus, models={"m": SLOW}, limits=Limits(stop_grace_s=0.2)) as worker:
         worker.assign("a", SLOW)
         await worker.runs("a")
         first = worker.agent.runner.pid
@@ -230,6 +229,72 @@ async def test_a_drain_that_takes_too_long_is_cut_short(connected: Connect) -> N
         await worker.runs("a")
         await worker.agent.drain(0.2)
         assert "a" not in worker.finished
+
+
+async def test_a_client_that_leaves_in_a_long_step_costs_nobody_else_anything(connected: Connect) -> None:
+    stubborn, beside = spec_of(stubborn_s=1.5), spec_of(tokens=60, token_interval_s=0.05)
+    limits = Limits(stop_grace_s=0.2)
+    async with connected() as bus, working(bus, models={"m": stubborn, "q": beside}, limits=limits) as worker:
+        worker.assign("beside", beside, model="q")
+        await worker.runs("beside")
+        worker.assign("a", stubborn)
+        await worker.runs("a")
+        first = worker.agent.runner.pid
+        worker.agent.cancel(JobCommand("a"))
+        assert (await worker.outcome("a")).outcome == "cancelled"
+        assert (await worker.outcome("beside")).outcome == "completed"
+        worker.assign("alone", stubborn)
+        await worker.runs("alone")
+        worker.agent.cancel(JobCommand("alone"))
+        assert (await worker.outcome("alone")).outcome == "cancelled"
+        assert worker.agent.runner.pid == first, "other weights are hot in it"
+        worker.check_nothing_is_held()
+
+
+async def test_a_step_that_outlasts_its_run_is_ended_whatever_lives_beside(connected: Connect) -> None:
+    stubborn = spec_of(stubborn_s=30.0)
+    limits = Limits(stop_grace_s=0.2)
+    async with connected() as bus, working(bus, models={"m": stubborn, "q": QUICK}, limits=limits) as worker:
+        worker.agent.load("q", QUICK)
+        await eventually(lambda: worker.agent.loader.is_hot("q", QUICK))
+        worker.assign("a", stubborn, run_timeout_s=0.5)
+        await worker.runs("a")
+        assert (await worker.outcome("a")).outcome == "failed"
+        end = await worker.end_of("a")
+        assert isinstance(end, Failed) and end.kind == "timeout"
+        await eventually(lambda: worker.agent.runner.starts == 2, 30)
+
+
+async def test_a_runner_that_hangs_is_silent_first_and_ended_then_and_its_jobs_go_elsewhere(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "PULSE_S", 0.1)
+    monkeypatch.setattr(supervisor, "SILENT_S", 0.4)
+    limits = Limits(runner_silent_s=2.0)
+    beats: list[Heartbeat] = []
+
+    def note(message: Msg) -> None:
+        beats.append(wire.decode(Heartbeat, message.data))
+
+    async with (
+        connected() as bus,
+        working(bus, models={"m": SLOW}, limits=limits) as worker,
+        bus.listening((bus.subjects.heartbeat("w1"), note)),
+    ):
+        worker.assign("a", SLOW)
+        await worker.runs("a")
+        first = worker.agent.runner.pid
+        os.kill(first, signal.SIGSTOP)
+        await eventually(lambda: worker.agent.runner.state == "silent")
+        await eventually(lambda: beats and beats[-1].engines == {}, what="a heartbeat without engines")
+        os.kill(first, signal.SIGCONT)
+        await eventually(lambda: beats[-1].engines, what="a heartbeat with engines again")
+        assert worker.phase("a") == "running", "a short pause costs nothing"
+        os.kill(first, signal.SIGSTOP)
+        told = await worker.outcome("a")
+        assert (told.outcome, told.kind) == ("lost", "")
+        await eventually(lambda: worker.agent.runner.pid not in (0, first), 30)
+        worker.check_nothing_is_held()
 
 
 async def test_an_attempt_that_was_superseded_ends_nothing_and_says_nothing(connected: Connect) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -74,6 +75,43 @@ async def test_it_is_ready_answers_and_is_gone_when_its_owner_leaves() -> None:
     assert runner.pid == 0
     assert runners() == []
     assert runner.events == ["ready"]
+
+
+async def test_one_that_is_stopped_for_a_moment_is_silent_and_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor, "PULSE_S", 0.05)
+    monkeypatch.setattr(supervisor, "SILENT_S", 0.3)
+    async with supervised() as runner:
+        await runner.wait_ready(30)
+        pid = runner.pid
+        os.kill(pid, signal.SIGSTOP)
+        await eventually(lambda: runner.state == "silent")
+        assert runner.pid == 0, "nobody should count on it"
+        runner.send(Prepare("synthetic"))
+        os.kill(pid, signal.SIGCONT)
+        await eventually(lambda: runner.state == "ready")
+        assert (runner.pid, runner.starts, runner.events) == (pid, 1, ["ready"])
+
+
+@pytest.mark.parametrize("is_loading", [False, True])
+async def test_one_that_hangs_is_ended_later_where_weights_are_being_loaded(
+    monkeypatch: pytest.MonkeyPatch, is_loading: bool
+) -> None:
+    monkeypatch.setattr(supervisor, "PULSE_S", 0.05)
+    monkeypatch.setattr(supervisor, "SILENT_S", 0.2)
+    monkeypatch.setattr(supervisor, "LOADING_LIMIT_S", 2.0)
+    found = Watched()
+    found._limit_s, found._is_loading = 0.5, lambda: is_loading
+    async with TaskOwner("test") as tasks:
+        tasks.start(found.run)
+        await found.wait_ready(30)
+        began = time.monotonic()
+        os.kill(found.pid, signal.SIGSTOP)
+        await eventually(lambda: found.starts == 2, 30)
+        assert (time.monotonic() - began > 2.0) == is_loading
+        await found.wait_ready(30)
+        assert [event.split()[0] for event in found.events[:2]] == ["ready", "died"]
 
 
 async def test_one_that_is_killed_is_told_of_once_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
