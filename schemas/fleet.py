@@ -103,7 +103,7 @@ class CancelAnswer(msgspec.Struct, frozen=True):
 
 EventKind = Literal[
     "assigned", "evicted", "launched", "ready", "kept", "downscaled", "failed", "backoff",
-    "joined", "lost", "drained", "elected", "loaded",
+    "joined", "lost", "suspected", "drained", "elected", "loaded",
 ]  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from services.scheduler.jobs.record import Record as JobRecord
 from services.scheduler.leaving import Leaving, about_worker
 from services.scheduler.placing.dispatch import Dispatcher
 from services.scheduler.placing.placement import why_never
+from services.scheduler.placing.suspicion import Suspicion
 from services.scheduler.protocol.commands import Acknowledge, AcknowledgeEnded, Cancel, Command
 from services.scheduler.protocol.endings import Endings
 from services.scheduler.protocol.events import (
@@ -66,6 +67,7 @@ class Scheduler:
         self.leaving = Leaving(self.ledger, self.fleet, self.endings)
         self.reconciler = Reconciler(self.ledger, self.fleet, self.leaving, term)
         self.dispatcher = Dispatcher(self.ledger, self.fleet, self.estimates, term)
+        self.suspicion = Suspicion(self.ledger, self.fleet, self.estimates)
         self.forecast = Forecast(self.dispatcher, now)
         self.is_settling = True
         self._early_cancels: dict[str, None] = {}
@@ -178,6 +180,8 @@ class Scheduler:
             is_current = record.is_attempt(worker_id, finished.attempt)
             if is_current and finished.outcome == "completed":
                 self.estimates.learn_run(finished.model, record.spec, finished.units, finished.run_s)
+                if (on := self.fleet.workers.get(worker_id)) is not None:
+                    on.suspected.pop(finished.model, None)
             if finished.outcome != "lost":
                 if not is_current:  # the job has ended: nobody needs the newer attempt
                     commands += self.reconciler.revoke_current(record, now)
@@ -353,8 +357,16 @@ class Scheduler:
         for record, reason in self.forecast.hopeless(now):
             commands += self.endings.failed(record, "impossible", reason, now)
         self.dispatcher.tidy()
-        commands += self._dispatch_all(now)
+        commands += self._dispatch_all(now) + self._look_after_slow_ones(now)
         return commands + self.forecast.positions(self.ledger.waiting_queues(), now) + self.forecast.depths(now)
+
+    def _look_after_slow_ones(self, now: float) -> list[Command]:
+        """Runs that do not go on: their workers are suspected, and their jobs have another try beside."""
+        overdue, commands = self.suspicion.look(now)
+        for record in overdue:
+            if self.suspicion.may_go_beside(record):
+                commands += self.dispatcher.beside(record, now)
+        return commands
 
     def validate(self) -> None:
         """Raise AssertionError where the books contradict each other. O(everything), for tests and replays."""

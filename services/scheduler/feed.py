@@ -4,6 +4,10 @@ The durable consumer on STOKER_JOBS is deleted and made anew on taking over and 
 unfinished job comes again at once. It is named by the term, and the name is part of every acknowledgement: what
 an earlier leader still says has no effect, as its consumer is gone.
 
+Jobs are asked for BATCH at a time, the next ones when the core has taken in these (`taken`). So however long
+the queue is, what else is said to a new leader (heartbeats, the lease's renewals, answers) never waits behind
+it.
+
 Nothing is looked up for a job that comes: one from before our term, or under an id that a client chose, may
 have run or ended already, and that is found out when it is given to a worker or ended (results.py). So taking
 over takes as long as reading the stream, and placing need not wait for the end of that.
@@ -23,6 +27,7 @@ from schemas.subjects import JOBS_STREAM
 from services.bus.connection import Bus
 from services.bus.errors import BusError, Missing, named
 from services.bus.streams import MAX_JOBS
+from services.process.clock import steady_now
 from services.process.logs import get_logger
 from services.process.tasks import TaskOwner
 from services.process.tracing import trace_of
@@ -31,8 +36,15 @@ from services.scheduler.protocol.events import JobArrived
 log = get_logger("scheduler")
 
 RETRY_S = 0.2
+REQUEST_OVER = "408"
+"""The status with which the server ends a request that has stood for its time."""
 LOOK_EVERY_S = 1.0
 """How often it is asked whether everything from before this term has come, beside what deliveries say."""
+BATCH = 256
+ASK_S = 5.0
+"""How long one request for jobs stands with the server; then it is made again."""
+ASK_MARGIN_S = 1.0
+"""After this much longer a request counts as lost."""
 ACK_WAIT_S = 24 * 3600.0
 """Longer than any job may take: a leader that dies is replaced by making the consumer anew instead."""
 
@@ -48,6 +60,12 @@ class JobFeed:
         self.deliveries = bus.client.new_inbox()
         self._old_sequence = 0
         self._old_have_come = asyncio.Event()
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{JOBS_STREAM}.{self.consumer}"
+        self._asked_until = 0.0
+        self._left = 0
+        """Jobs that the request which stands may still bring."""
+        self._untaken = 0
+        """Jobs that came and that the core has not taken in."""
 
     async def open(self) -> None:
         """Make the consumer; subscribe to `deliveries` before. Raises BusError."""
@@ -57,7 +75,6 @@ class JobFeed:
         self._old_sequence = info.state.last_seq
         config = api.ConsumerConfig(
             durable_name=self.consumer,
-            deliver_subject=self.deliveries,
             ack_policy=api.AckPolicy.EXPLICIT,
             ack_wait=ACK_WAIT_S,
             max_ack_pending=MAX_JOBS,
@@ -66,6 +83,29 @@ class JobFeed:
             made = await self._bus.jetstream.add_consumer(JOBS_STREAM, config)
         if not made.num_pending:
             self._old_have_come.set()
+        self._ask()
+
+    def _ask(self) -> None:
+        """Ask for the next jobs."""
+        self._left = BATCH
+        self._asked_until = steady_now() + ASK_S + ASK_MARGIN_S
+        self._bus.post(self._next, wire.encode({"batch": BATCH, "expires": int(ASK_S * 1e9)}), self.deliveries)
+
+    def taken(self) -> None:
+        """The core has taken in a job that arrived."""
+        self._untaken -= 1
+        self._ask_on()
+
+    def _ask_on(self) -> None:
+        if self._left <= 0 and self._untaken <= 0:
+            self._ask()
+
+    async def keep_asking(self) -> None:
+        """Make a request again that was lost, until cancelled."""
+        while True:
+            await asyncio.sleep(ASK_MARGIN_S)
+            if self._left > 0 and steady_now() > self._asked_until:
+                self._ask()
 
     async def _remove_consumers(self) -> None:
         """Those of earlier leaders, and our own of before a reconnection: the stream takes one at a time."""
@@ -109,6 +149,14 @@ class JobFeed:
 
     def on_job(self, message: Msg) -> None:
         """A delivery. Its reply subject tells its place in the stream, and how many are still to come."""
+        if not message.reply:  # the server's own word: that a request is over, or that nobody takes it now
+            self._left = 0
+            if (message.headers or {}).get("Status") == REQUEST_OVER:
+                self._ask_on()
+            else:
+                asyncio.get_running_loop().call_later(RETRY_S, self._ask_on)
+            return
+        self._left -= 1
         parts = message.reply.split(".")
         sequence, pending = int(parts[-4]), int(parts[-1])
         try:
@@ -116,7 +164,9 @@ class JobFeed:
         except wire.UnreadableMessage as error:
             log.error("job.unreadable", subject=message.subject, error=str(error))
             self._bus.post(message.reply, b"+TERM")
+            self._ask_on()
         else:
+            self._untaken += 1
             may_have_run = sequence <= self._old_sequence or job.is_client_named
             self._arrived(JobArrived(job, message.reply, sequence, trace_of(message), may_have_run))
         if sequence >= self._old_sequence or not pending:

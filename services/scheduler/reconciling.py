@@ -9,7 +9,8 @@ Takeover, partition and restart are this one path:
 | an attempt | the same attempt, here | it is running, whatever answer was lost |
 | the newest attempt | the job waits | adopt it |
 | a newer attempt of an earlier leader | another worker has an older one | adopt this, revoke that |
-| an older attempt | anything | revoke it |
+| an older attempt | it goes on beside the current one | nothing |
+| an older attempt | anything else | revoke it |
 | an attempt that this leader never ordered | anything | revoke it |
 | an attempt | the job has ended | revoke it |
 | an attempt | no such job | keep it, a claim, until the job arrives; revoke it `CLAIM_LIMIT_S` after all came |
@@ -88,6 +89,8 @@ class Reconciler:
                 self._ledger.move(record, "running", now)
             elif record.phase == "running":
                 record.mentioned_at = now
+            return []
+        if (worker.id, running.attempt) in record.beside:
             return []
         if (running.job, running.attempt) in worker.revoked or not self._is_newest(record, running):
             return self.revoke(worker, running.job, running.term, running.attempt, now)

@@ -117,6 +117,7 @@ class SchedulerService:
                     self._work,
                     self._tick,
                     self._settle,
+                    self._feed.keep_asking,
                     self._list_endings,
                     self._stay_admitted,
                     partial(store.watch, self.bus, self._model_changed, self._catalog_read),
@@ -245,6 +246,8 @@ class SchedulerService:
                 self._recorder.step(event, now, commands)
             for command in commands:
                 self._executor.carry_out(command)
+            if isinstance(event, JobArrived):
+                self._feed.taken()
 
     async def _tick(self) -> None:
         """At most one tick waits in the inbox: while the core lags, more of them would only add to it."""

@@ -197,7 +197,7 @@ def test_a_second_gateway_takes_a_stream_over(synthetic: System) -> None:
         other = f"http://127.0.0.1:{port}"
 
         wait_for(lambda: is_ready(other), 20)
-        job = synthetic.submit("slow", max_tokens=20)
+        job = synthetic.submit("slow", max_tokens=60)
         path = f"/v1/jobs/{job}/events"
         seen = list(events_of(synthetic.url + path, limit=8))
         seen += list(events_of(other + path, {"Last-Event-ID": seen[-1]["id"]}, limit=5))

@@ -32,7 +32,7 @@ TRANSITIONS: dict[Presence, frozenset[Presence]] = {
 
 @dataclass(slots=True)
 class Held:
-    """A slot that a job takes up. run_s: how long it is predicted to, from `since`."""
+    """A slot that a job takes up. run_s: how long it is predicted to, from `since`, load_s included."""
 
     job: str
     model: str
@@ -41,6 +41,7 @@ class Held:
     attempt: int
     since: float
     run_s: float = 0.0
+    load_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -58,7 +59,8 @@ class Worker:
 
     engines: what it last said that it has; a worker whose runner is being started names none for the moment.
     presence, since: its state and when that began. revoked: attempts that it was told to drop, and when, until
-    its heartbeats no longer mention them.
+    its heartbeats no longer mention them. suspected: models of which a run does not go on here, and since when
+    that was seen last.
     """
 
     id: str
@@ -73,6 +75,7 @@ class Worker:
     revoked: dict[tuple[str, int], float] = field(default_factory=dict)
     engines: dict[str, EngineCapability] = field(default_factory=dict)
     reserved_for: str = ""
+    suspected: dict[str, float] = field(default_factory=dict)
 
     def turn(self, to: Presence, now: float) -> bool:
         """Change its presence; False, and nothing changes, where the table has no such move."""
@@ -211,6 +214,8 @@ class Fleet:
             worker.facts = heartbeat
             worker.seen_at = now
         worker.turn("present", now)
+        if not heartbeat.engines:
+            worker.suspected.clear()  # its runner has ended: the next one is another
         worker.engines = heartbeat.engines or worker.engines
         before = [model for model in self._models_of(worker) if worker.replica_engine(model)]
         worker.residents = {resident.model: resident for resident in heartbeat.models}

@@ -74,7 +74,8 @@ class Record:
     lost_on: the workers that died under it. failed_on: what it failed with where another worker may do better.
     refused_at: when a worker did not take it. handle: acknowledges the stored message. fence: number of the
     last record under its result subject, as far as is known. must_fence: an attempt of before may still be
-    alive, and must not end the job once another has it.
+    alive, and must not end the job once another has it. beside: earlier attempts, by worker and number, that
+    go on beside the current one: whichever ends first ends the job.
     """
 
     job: Job
@@ -94,6 +95,7 @@ class Record:
     failed_on: dict[str, Failure] = field(default_factory=dict)
     fence: int = 0
     must_fence: bool = False
+    beside: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def id(self) -> str:
@@ -102,7 +104,7 @@ class Record:
     @property
     def is_particular(self) -> bool:
         """Whether it may have to wait where other jobs of its model need not: those behind it may pass."""
-        return bool(self.job.adapter or self.lost_on or self.refused_at or self.failed_on)
+        return bool(self.job.adapter or self.lost_on or self.refused_at or self.failed_on or self.beside)
 
     def is_attempt(self, worker: str, attempt: int) -> bool:
         """Whether this is the attempt that the books know as the current one, at the worker that has it."""

@@ -98,6 +98,8 @@ class Dispatcher:
         """
         if record.refused_lately(worker.id, now) or record.failed_lately(worker.id, now):
             return True
+        if any(worker.id == other for other, _ in record.beside):
+            return True
         if worker.id not in record.lost_on:
             return False
         return any(
@@ -122,17 +124,22 @@ class Dispatcher:
     def _ready_replica(
         self, model: Model, specs: Mapping[str, Spec], record: JobRecord, now: float
     ) -> tuple[Worker, Spec] | None:
-        """The least loaded replica with room; loading ones count only where none is hot."""
+        """The least loaded replica with room; loading ones count only where none is hot, and one that is
+        suspected only where no other has the model."""
         loading: tuple[Worker, Spec] | None = None
+        suspected: tuple[Worker, Spec] | None = None
         has_hot = False
         for worker, spec, can_serve, is_hot in self._replicas(model, specs, record, now):
+            if model.name in worker.suspected:
+                suspected = suspected or ((worker, spec) if can_serve else None)
+                continue
             has_hot = has_hot or is_hot
             if not can_serve:
                 continue
             if is_hot:
                 return worker, spec
             loading = loading or (worker, spec)
-        return None if has_hot else loading
+        return None if has_hot else loading or suspected
 
     def _balanced_replica(
         self, model: Model, specs: Mapping[str, Spec], record: JobRecord, now: float
@@ -140,9 +147,11 @@ class Dispatcher:
         """The replica that targets, standbys and prefixes say (balance.py); as above for loading ones."""
         hot: list[Ready] = []
         loading: list[Ready] = []
+        suspected: list[Ready] = []
         for worker, spec, can_serve, is_hot in self._replicas(model, specs, record, now):
-            (hot if is_hot else loading).append(Ready(worker, spec, can_serve))
-        chosen = self._balancer.choose(model, record.job, hot or loading)
+            is_suspected = model.name in worker.suspected
+            (suspected if is_suspected else hot if is_hot else loading).append(Ready(worker, spec, can_serve))
+        chosen = self._balancer.choose(model, record.job, hot or loading or suspected)
         return (chosen.worker, chosen.spec) if chosen is not None else None
 
     def _replicas(
@@ -159,6 +168,20 @@ class Dispatcher:
                 continue
             usable = worker.reserved_for in ("", name) and not self._avoids(record, worker, model, now)
             yield worker, spec, usable and worker.has_room(name, spec), is_hot
+
+    def beside(self, record: JobRecord, now: float) -> list[Command]:
+        """Give a job that runs to another replica too, which has a slot free; nothing where there is none."""
+        model = self.models.get(record.job.model)
+        if model is None:
+            return []
+        specs = {spec.name: spec for spec in model.specs}
+        for worker, spec, can_serve, is_hot in self._replicas(model, specs, record, now):
+            is_free = can_serve and is_hot and worker.load(model.name, spec.engine) < worker.slots(spec)
+            if is_free and worker.id != record.worker and model.name not in worker.suspected:
+                record.beside.append((record.worker, record.attempt))
+                self.ledger.move(record, "waiting", now)
+                return [self._assign_hot(record, worker, spec, now)]
+        return []
 
     def _assign_hot(self, record: JobRecord, worker: Worker, spec: Spec, now: float) -> Command:
         units = work_units(record.job.input)
@@ -185,6 +208,7 @@ class Dispatcher:
             attempt=record.attempt + 1,
             since=now,
             run_s=chosen.load_s + chosen.run_s,
+            load_s=chosen.load_s,
         )
         if worker.replica_engine(job.model) is None:
             self.fleet.order_load(worker, job.model, spec, now)

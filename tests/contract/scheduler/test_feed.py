@@ -4,13 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from schemas import wire
 from schemas.jobs import CompletionInput, Job
 from schemas.subjects import JOBS_STREAM
 from services.bus.connection import Bus
 from services.bus.streams import declare
 from services.process.tasks import TaskOwner
-from services.scheduler.feed import JobFeed
+from services.scheduler import feed
+from services.scheduler.feed import BATCH, JobFeed
 from services.scheduler.protocol.events import JobArrived
 from tests.contract.conftest import Connect
 from tests.waiting import eventually
@@ -62,6 +65,43 @@ async def test_jobs_of_before_and_those_that_clients_named_may_have_run(connecte
             await eventually(lambda: len(found.arrived) == 4)
             marked = [(event.job.id, event.may_have_run) for event in found.arrived]
             assert marked == [("a", True), ("b", True), ("new", False), ("named", True)]
+
+
+async def test_jobs_come_in_batches_as_the_core_takes_them_in(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        names = [f"j{number}" for number in range(BATCH + 50)]
+        await store(bus, *names)
+        async with fed(bus) as found:
+            await found.feed.open()
+            await eventually(lambda: len(found.arrived) == BATCH)
+            await bus.client.flush()
+            assert len(found.arrived) == BATCH, "the rest waits until these are taken in"
+            for _ in range(BATCH):
+                found.feed.taken()
+            await asyncio.wait_for(found.feed.wait_for_old(), LIMIT_S)
+            assert [event.job.id for event in found.arrived] == names
+
+
+async def test_a_request_that_is_over_or_was_lost_is_made_again(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "ASK_S", 0.2)
+    monkeypatch.setattr(feed, "ASK_MARGIN_S", 0.2)
+    async with connected() as bus:
+        await declare(bus)
+        async with fed(bus) as found, TaskOwner("asking") as tasks:
+            await found.feed.open()
+            await asyncio.sleep(0.5)  # the server has ended the first request
+            await store(bus, "a")
+            await eventually(lambda: found.names() == ["a"])
+            found.feed._next = "nobody.takes.it"
+            found.feed.taken()
+            found.feed._ask()
+            found.feed._next = f"$JS.API.CONSUMER.MSG.NEXT.{JOBS_STREAM}.{found.feed.consumer}"
+            tasks.start(found.feed.keep_asking)
+            await store(bus, "b")
+            await eventually(lambda: found.names() == ["a", "b"])
 
 
 async def test_an_empty_stream_is_complete_at_once(connected: Connect) -> None:

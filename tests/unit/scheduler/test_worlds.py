@@ -19,7 +19,7 @@ def befall(world: World) -> None:
     chance = world.random
     name = chance.choice(sorted(world.workers))
     match chance.choice(
-        ["kill", "runner", "pause", "cut off", "goodbye", "leader", "leader wakes", "model", "cancel"]
+        ["kill", "runner", "pause", "hang", "cut off", "goodbye", "leader", "leader wakes", "model", "cancel"]
     ):
         case "kill":
             world.kill(name, restart_after_s=chance.uniform(0.1, 8))
@@ -27,6 +27,8 @@ def befall(world: World) -> None:
             world.kill_runner(name, chance.uniform(0.2, 3))
         case "pause":
             world.pause(name, chance.choice([0.5, 3.0, 10.0]))
+        case "hang":
+            world.hang(name, chance.choice([1.0, 10.0, 30.0]))
         case "cut off":
             world.cut_off(name, chance.choice([0.3, 2.0, 9.0]))
         case "goodbye":

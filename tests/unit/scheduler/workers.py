@@ -45,6 +45,7 @@ class SimWorker:
     is_alive: bool = True
     has_runner: bool = True
     is_paused: bool = False
+    is_hung: bool = False
     is_cut_off: bool = False
     is_draining: bool = False
 
@@ -125,4 +126,4 @@ class SimWorker:
         self.lose_memory()
         self.life, self.seq, self.term = now, 0, 0
         self.is_alive, self.has_runner = True, True
-        self.is_paused = self.is_cut_off = self.is_draining = False
+        self.is_paused = self.is_cut_off = self.is_draining = self.is_hung = False

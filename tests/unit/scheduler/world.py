@@ -21,6 +21,7 @@ from schemas.workers import AssignmentAnswer, Finished, Outcome, RunningJob
 from services.scheduler.core import Scheduler
 from services.scheduler.protocol import commands, events
 from tests.unit.scheduler.making import make_job
+from tests.unit.scheduler.misfortunes import Misfortunes
 from tests.unit.scheduler.store import Results
 from tests.unit.scheduler.workers import SimWorker
 
@@ -40,7 +41,7 @@ class Unkindness:
     lookups_fail: float = 0.0
 
 
-class World:
+class World(Misfortunes):
     """The core, its workers, and everything that is under way between them."""
 
     def __init__(self, seed: int, workers: list[SimWorker], models: list[Model]) -> None:
@@ -135,86 +136,7 @@ class World:
         self.cancelled.add(job)
         self.feed(events.CancelRequested(job))
 
-    # What befalls workers -------------------------------------------------------------------------
-
-    def kill(self, name: str, restart_after_s: float | None = None) -> None:
-        """kill -9: what it ran is gone; it may come back as a new process."""
-        worker = self.workers[name]
-        worker.is_alive = False
-        for lost in worker.lose_memory():
-            self.deaths[lost.job] = self.deaths.get(lost.job, 0) + 1
-        if restart_after_s is not None:
-            self.after(restart_after_s, partial(self.start_again, name))
-
-    def start_again(self, name: str) -> None:
-        worker = self.workers[name]
-        worker.start_again(self.now)
-        self.beat_now(worker)
-
-    def kill_runner(self, name: str, restart_after_s: float = 0.5) -> None:
-        """The runner dies alone: the agent says so for each job, and starts another."""
-        worker = self.workers[name]
-        if not worker.has_runner or not worker.is_alive:
-            return
-        worker.has_runner = False
-        for lost in worker.lose_memory():
-            self.deaths[lost.job] = self.deaths.get(lost.job, 0) + 1
-            self._finished(worker, lost, "lost")
-        self.beat_now(worker)
-        life = worker.life
-
-        def restart() -> None:
-            if worker.life == life:
-                worker.has_runner = True
-                self.beat_now(worker)
-
-        self.after(restart_after_s, restart)
-
-    def pause(self, name: str, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT later."""
-        worker = self.workers[name]
-        worker.is_paused = True
-
-        def resume() -> None:
-            worker.is_paused = False
-            self.beat_now(worker)
-
-        self.after(seconds, resume)
-
-    def cut_off(self, name: str, seconds: float) -> None:
-        """Its connection breaks, and stands again later; what it sends meanwhile waits."""
-        worker = self.workers[name]
-        worker.is_cut_off = True
-
-        def heal() -> None:
-            worker.is_cut_off = False
-            self.beat_now(worker)
-
-        self.after(seconds, heal)
-
-    def say_goodbye(self, name: str, restart_after_s: float | None = None) -> None:
-        """It stops, as in a rolling update: what it runs it drops, and says so."""
-        worker = self.workers[name]
-        if not worker.listens or worker.is_paused:
-            return
-        self.tell(events.HeartbeatSeen(worker.heartbeat(is_leaving=True)))
-        worker.is_alive = False
-        worker.running.clear()
-        if restart_after_s is not None:
-            self.after(restart_after_s, partial(self.start_again, name))
-
-    def forget_model(self, name: str, seconds: float) -> None:
-        """The model leaves the catalog, and is there again later."""
-        model = self.models.pop(name, None)
-        if model is None:
-            return
-        self.feed(events.ModelChanged(name, None))
-
-        def back() -> None:
-            self.models[name] = model
-            self.feed(events.ModelChanged(name, model))
-
-        self.after(seconds, back)
+    # Leaders --------------------------------------------------------------------------------------
 
     def change_leader(self) -> None:
         """The leader is gone; the next one knows the stream, and what workers say."""
@@ -367,7 +289,7 @@ class World:
         def done() -> None:
             if worker.life != life or worker.running.get(running.job) is not running:
                 return
-            if worker.is_paused:
+            if worker.is_paused or worker.is_hung:
                 self.after(0.05, done)
                 return
             del worker.running[running.job]

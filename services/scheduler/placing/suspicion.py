@@ -1,0 +1,94 @@
+"""Runs that take longer than any of their kind: what is believed of their workers, and what is tried elsewhere.
+Pure.
+
+A driver that hangs, a disk that answers after minutes, a device that is throttled: the worker speaks, and its
+job does not go on. A run that takes `SLOW_FACTOR` times as long as the slowest of the last ones makes its
+worker *suspected* for this model: nothing new goes there while another replica has room. It is cleared when a
+run of the model ends well there, when its runner is another one, or after `SUSPECTED_S`.
+
+A job under suspicion is given to another replica too, where that is safe (`is_repeatable`), a slot is free and
+nobody waits for it. Both attempts have the same fence: whichever ends first ends the job, and the other is
+revoked.
+"""
+
+from collections.abc import Iterator
+
+from schemas.fleet import PlatformEvent
+from schemas.jobs import CallInput, FunctionInput, JobInput, LoadInput, work_units
+from services.scheduler.fleet.estimates import Estimates
+from services.scheduler.fleet.workers import Fleet, Worker
+from services.scheduler.jobs.ledger import Ledger
+from services.scheduler.jobs.record import Record
+from services.scheduler.protocol.commands import Command
+from services.scheduler.protocol.commands import Record as Keep
+
+SLOW_FACTOR = 2.0
+MIN_SLOW_S = 3.0
+"""No run is slow before this, however quick the others were."""
+SUSPECTED_S = 60.0
+LOOK_EVERY_S = 0.5
+MOST_BESIDE = 1
+"""Further attempts that a job is given beside its first."""
+
+
+def is_repeatable(job_input: JobInput) -> bool:
+    """Whether doing it twice at a time does no harm: not what runs code of users."""
+    return not isinstance(job_input, CallInput | FunctionInput | LoadInput)
+
+
+class Suspicion:
+    """Looks at what runs."""
+
+    def __init__(self, ledger: Ledger, fleet: Fleet, estimates: Estimates) -> None:
+        self._ledger = ledger
+        self._fleet = fleet
+        self._estimates = estimates
+        self._looked_at = 0.0
+
+    def look(self, now: float) -> tuple[list[Record], list[Command]]:
+        """The running jobs that are overdue, once in `LOOK_EVERY_S`; suspects their workers. O(running)."""
+        if now - self._looked_at < LOOK_EVERY_S:
+            return [], []
+        self._looked_at = now
+        overdue: list[Record] = []
+        commands: list[Command] = []
+        for worker in self._fleet.workers.values():
+            for model in [model for model, since in worker.suspected.items() if now - since > SUSPECTED_S]:
+                del worker.suspected[model]
+            for record, slow_s in self._slow(worker, now):
+                overdue.append(record)
+                if record.job.model not in worker.suspected:
+                    commands.append(_told(worker, record, slow_s, now))
+                worker.suspected[record.job.model] = now
+        return overdue, commands
+
+    def _slow(self, worker: Worker, now: float) -> Iterator[tuple[Record, float]]:
+        """The jobs that a worker runs for too long, and how long would have been slow."""
+        for held in worker.held.values():
+            record = self._ledger.records[held.job]
+            if record.phase != "running":
+                continue
+            slowest_s = self._estimates.slowest_s(held.model, held.spec, work_units(record.job.input))
+            if slowest_s is None:
+                continue
+            slow_s = max(SLOW_FACTOR * slowest_s, MIN_SLOW_S)
+            if now - held.since > slow_s + held.load_s:
+                yield record, slow_s
+
+    def may_go_beside(self, record: Record) -> bool:
+        """Whether a job that is overdue may be given to another replica too."""
+        return (
+            is_repeatable(record.job.input)
+            and len(record.beside) < MOST_BESIDE
+            and not record.must_fence
+            and not self._ledger.has_waiting(record.job.model)
+        )
+
+
+def _told(worker: Worker, record: Record, slow_s: float, now: float) -> Command:
+    model = record.job.model
+    reason = f"job {record.id} has run for over {slow_s:.1f} s, much longer than any of the last"
+    found = PlatformEvent(
+        kind="suspected", subject=worker.id, at=now, reason=reason, model=model, worker=worker.id
+    )
+    return Keep(found)
