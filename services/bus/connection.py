@@ -40,6 +40,9 @@ HANDSHAKE_TIMEOUT_S = 3.0
 CONNECT_TIMEOUT_S = 30.0
 RECONNECT_WAIT_S = 0.1
 PORT_POLL_S = 0.02
+PING_EVERY_S, MAX_UNANSWERED_PINGS = 1, 2
+"""A server that answers no ping for three seconds counts as gone: another one is connected to, if there is one.
+"""
 BUFFER_WHILE_RECONNECTING_BYTES = 32 * 1024 * 1024
 CLOSE_TIMEOUT_S = 2.0
 
@@ -329,7 +332,8 @@ async def _connect(settings: BusSettings, name: str, wait_s: float) -> Bus:
                 reconnected_cb=on_reconnect,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=RECONNECT_WAIT_S,
-                ping_interval=10,
+                ping_interval=PING_EVERY_S,
+                max_outstanding_pings=MAX_UNANSWERED_PINGS,
                 pending_size=BUFFER_WHILE_RECONNECTING_BYTES,
                 **options,
             )

@@ -4,8 +4,8 @@ nats-py queues each subscription's messages for a task of its own, drops them pa
 another task. Here a *direct* subscription's handler is called by the read loop itself, synchronously, so
 nothing is queued or dropped; and posted messages are written once per turn of the loop. A subscription for one
 request (`subscribe_now`) waits for nothing either. It overrides and uses private parts of nats-py
-(`_process_msg`, `_remove_sub`, `_subs`, `_pending`, `_flush_queue`, `_transport`), which is why pyproject pins
-its minor version; the contract tests of the bus would show a change.
+(`_process_msg`, `_process_pong`, `_remove_sub`, `_subs`, `_pending`, `_flush_queue`, `_transport`), which is
+why pyproject pins its minor version; the contract tests of the bus would show a change.
 
 Handlers must only hand the message on: decode, set a future, put into a queue. What one raises is reported.
 """
@@ -78,6 +78,18 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         """A subscription has ended: its handler goes with it."""
         self._direct.pop(sid, None)
         super()._remove_sub(sid, max_msgs)
+
+    async def _process_pong(self) -> None:
+        """A PONG may answer a PING that nobody waits for any more, after a pause of the server: nothing more.
+
+        nats-py would set a future that is cancelled, and the error would end its read loop.
+        """
+        if self._pongs and self._pongs[0].done():
+            self._pongs.pop(0)
+            self._pongs_received += 1
+            self._pings_outstanding = 0
+            return
+        await super()._process_pong()
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         handler = self._direct.get(sid)
