@@ -15,7 +15,7 @@ Feature = Literal[
 DEFAULT_SPEC = "default"
 
 
-class Adapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Adapter(msgspec.Struct, frozen=True):
     """LoRA weights: asked for as `model_adapter`, or laid over a model's own for good (`Spec.loras`)."""
 
     name: str
@@ -23,7 +23,7 @@ class Adapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     strength: float = 1.0
 
 
-class Style(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Style(msgspec.Struct, frozen=True, omit_defaults=True):
     """A LoRA to be asked for per request at a level: 0 off, 1..N picks levels[N-1], above N the last.
 
     required_cross_attention_dim: what the model must have, 0 = whatever the LoRA's header says.
@@ -42,7 +42,7 @@ class Style(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return Adapter(f"style_{self.id}", self.lora, self.levels[min(level, len(self.levels)) - 1])
 
 
-class Mode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Mode(msgspec.Struct, frozen=True):
     """What a modes file says of a model, as it is shown again. model: as written; path: where that is."""
 
     model: str
@@ -53,7 +53,7 @@ class Mode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metadata: dict[str, Any] = {}
 
 
-class FunctionModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FunctionModel(msgspec.Struct, frozen=True):
     """A model that a function is given. name: its key (fixed), or the field of the payload that has it."""
 
     parameter: str
@@ -61,7 +61,7 @@ class FunctionModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
 
 
-class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Function(msgspec.Struct, frozen=True, omit_defaults=True):
     """A user's function: JSON Schemas of what goes in and comes out, and the keys of the models it may use."""
 
     input_schema: dict[str, Any]
@@ -72,7 +72,7 @@ class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     keys: tuple[str, ...] = ()
 
 
-class LoadBalancing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class LoadBalancing(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a model's requests are spread over its ready replicas.
 
     prefix_char_length: how many characters of a request choose its replica. mean_load_percentage: how far
@@ -85,14 +85,14 @@ class LoadBalancing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     prefix_char_length: int = 100
 
 
-class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Gpu(msgspec.Struct, frozen=True, omit_defaults=True):
     """kind: as the launcher calls it, such as nvidia-l4 ("" = any)."""
 
     count: int
     kind: str = ""
 
 
-class ResourceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class ResourceProfile(msgspec.Struct, frozen=True, omit_defaults=True):
     """A kind of hardware, and who starts workers on it. cpu (cores), memory_bytes and gpu are for one unit.
 
     launcher: "static" where somebody else starts them. image: a container's; interpreter: the Python of another
@@ -117,7 +117,7 @@ class ResourceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
 DEFAULT_TARGET_REQUESTS = 100
 
 
-class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     """One way to run a model: an engine, its weights, and the hardware for it.
 
     size_bytes: size of the weights where it is known without loading; memory_bytes: what they take when
@@ -155,7 +155,7 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         return self.target_requests == 0
 
 
-class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Model(msgspec.Struct, frozen=True, omit_defaults=True):
     """A name that clients may ask for. defaults: request values used where a request leaves them unset."""
 
     name: str

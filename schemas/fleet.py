@@ -103,8 +103,9 @@ class CancelAnswer(msgspec.Struct, frozen=True):
 
 EventKind = Literal[
     "assigned", "evicted", "launched", "ready", "kept", "downscaled", "failed", "backoff",
-    "joined", "lost", "suspected", "drained", "elected", "loaded",
+    "joined", "lost", "suspected", "drained", "elected", "loaded", "other",
 ]  # fmt: skip
+"""other: of a later version."""
 
 
 class PlatformEvent(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -163,6 +163,25 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     has_one_result: bool = False
 
 
+class JobHead(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of a job that cannot be read, what is needed to end it."""
+
+    id: str
+    model: str
+    gateway: str
+    created_at: float
+    tenant: str = ""
+    fingerprint: str = ""
+    webhook: str = ""
+    wants_events: bool = False
+    is_client_named: bool = False
+    has_one_result: bool = False
+
+    def as_job(self) -> Job:
+        """A job that asks for nothing."""
+        return Job(input=LoadInput(), **{name: getattr(self, name) for name in self.__struct_fields__})
+
+
 def work_units(job_input: JobInput) -> float:
     """How much work an input is, in the unit in which run times of its model are learned.
 

@@ -4,7 +4,8 @@ import msgspec
 
 
 class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One key, under its id in the bucket `stoker_keys`.
+    """One key, under its id in the bucket `stoker_keys`. A field of a later version may be a limit: such a key
+    opens nothing.
 
     sha256: of the secret, in hex. priority: of jobs that do not say one. requests_per_minute, concurrency
     (requests at a time) and requests_per_day: 0 = no limit, counted by each gateway. models: the only ones

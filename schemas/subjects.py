@@ -64,6 +64,10 @@ KEYS_BUCKET = "stoker_keys"
 BLOBS_BUCKET = "stoker_blobs"
 
 
+ANY_GATEWAY = "="
+"""Stands in results where the version before has the name of a gateway: no name has this token."""
+
+
 class Wildcard(Enum):
     """Stands for any one token in a pattern."""
 
@@ -89,7 +93,7 @@ class Subjects:
 
     def result(self, job: str) -> str:
         """How a job ended, or which attempt may end it, whoever accepted it (stream STOKER_RESULTS)."""
-        return f"{self.prefix}.result.{to_token(job)}"
+        return f"{self.prefix}.result.{ANY_GATEWAY}.{to_token(job)}"
 
     def result_of_before(self, gateway: str, job: str) -> str:
         """The terminal event of a job that a gateway of the version before has accepted."""

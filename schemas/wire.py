@@ -1,8 +1,8 @@
 """How Structs become bytes.
 
-Messages on NATS are JSON, so that `nats sub 'stoker.>'` reads well. Decoding is tolerant of unknown
-fields (a newer service may say more) and strict about types. Pictures ride behind the JSON in the same
-message: `pack` puts the length of the JSON part into a header, and `unpack` cuts there.
+Messages on NATS are JSON, so that `nats sub 'stoker.>'` reads well. Decoding is tolerant of what a later
+version says (unknown fields, and words as skew.py has them) and strict about types. Pictures ride behind the
+JSON in the same message: `pack` puts the length of the JSON part into a header, and `unpack` cuts there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +10,8 @@ from functools import cache
 from typing import Any
 
 import msgspec
+
+from schemas.skew import read_newer
 
 JSON_LENGTH_HEADER = "Stoker-Json-Bytes"
 """Present when raw bytes follow the JSON part of a message; its value is the length of the JSON part."""
@@ -35,7 +37,17 @@ def decode(kind: Any, payload: bytes) -> Any:
     """The Struct (or union of Structs) `kind` in `payload`. Raises UnreadableMessage."""
     try:
         return _decoder(kind).decode(payload)
+    except msgspec.ValidationError as error:
+        return _newer(kind, payload, error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UnreadableMessage(str(error)) from error
+
+
+def _newer(kind: Any, payload: bytes, error: msgspec.ValidationError) -> Any:
+    """The message of a later version, where that is what is wrong with it. Raises UnreadableMessage."""
+    try:
+        return read_newer(kind, payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise UnreadableMessage(str(error)) from error
 
 

@@ -53,8 +53,10 @@ def stream_configs(subjects: Subjects) -> list[api.StreamConfig]:
         ),
         api.StreamConfig(
             name=names.RESULTS_STREAM,
-            subjects=[f"{prefix}.result.*", f"{prefix}.result.*.*"],
-            republish=api.RePublish(src=f"{prefix}.result.*", dest=f"{prefix}.ended.{{{{wildcard(1)}}}}"),
+            subjects=[f"{prefix}.result.*.*"],
+            republish=api.RePublish(
+                src=f"{prefix}.result.{names.ANY_GATEWAY}.*", dest=f"{prefix}.ended.{{{{wildcard(1)}}}}"
+            ),
             retention=api.RetentionPolicy.LIMITS,
             discard=api.DiscardPolicy.OLD,
             max_msgs_per_subject=1,
@@ -152,11 +154,12 @@ def admitted_term(config: api.StreamConfig, subjects: Subjects) -> int:
 def _admitting(config: api.StreamConfig, subjects: Subjects, term: int) -> api.StreamConfig:
     """The same stream, taking verdicts of this term (0: of none)."""
     prefix = subjects.prefix
-    taken = [f"{prefix}.result.*", f"{prefix}.result.*.*"]
+    taken = [f"{prefix}.result.*.*"]
     if not term:
         return config.evolve(subjects=taken)
     verdicts = f"{prefix}.verdict.{term}.*"
-    transform = api.SubjectTransform(src=verdicts, dest=f"{prefix}.result.{{{{wildcard(1)}}}}")
+    stored = f"{prefix}.result.{names.ANY_GATEWAY}.{{{{wildcard(1)}}}}"
+    transform = api.SubjectTransform(src=verdicts, dest=stored)
     return config.evolve(subjects=[*taken, verdicts], subject_transform=transform)
 
 

@@ -16,13 +16,20 @@ KIND = "ResourceProfile"
 KEY = "resourceProfiles"
 
 
+class GpuEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A GPU as it is written."""
+
+    count: int
+    kind: str = ""
+
+
 class ProfileEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One profile as it is written."""
 
     launcher: Literal["static", "process", "docker", "nomad"] = "static"
     cpu: float = 0.0
     memory: int | str = 0
-    gpu: Gpu | None = None
+    gpu: GpuEntry | None = None
     image: str = ""
     interpreter: str = ""
     env: dict[str, str] = {}
@@ -46,7 +53,7 @@ def read_profile(document: Document, path: tuple[str | int, ...], name: str, ent
         launcher=given.launcher,
         cpu=given.cpu,
         memory_bytes=read_size(document, (*path, "memory"), given.memory),
-        gpu=given.gpu,
+        gpu=Gpu(given.gpu.count, given.gpu.kind) if given.gpu is not None else None,
         image=given.image,
         interpreter=given.interpreter,
         env=given.env,

@@ -16,6 +16,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 from nats.js import api
 
 from schemas import wire
@@ -118,11 +119,41 @@ def of_leader(bus: Bus, term: int, job: Job, attempt: int, fence: int) -> Writer
 def read_record(payload: bytes, headers: dict[str, str] | None) -> Result | Superseded:
     """What a message under a result subject says. Raises wire.UnreadableMessage."""
     head, attached = wire.unpack(payload, headers)
-    record = wire.decode(StoredRecord, head)
+    try:
+        record = wire.decode(StoredRecord, head)
+    except wire.UnreadableMessage as error:
+        return Result(_of_later_version(head, error), b"")
     return record if isinstance(record, Superseded) else Result(record, attached)
 
 
+def _of_later_version(head: bytes, error: wire.UnreadableMessage) -> Failed:
+    """An end that only a later version can read: that it is one is known. Raises wire.UnreadableMessage."""
+    try:
+        known = wire.decode(TerminalFields, head)
+    except wire.UnreadableMessage:
+        raise error from None
+    message = f"the job has ended in a way that this version cannot read ({error})"
+    fields = {name: getattr(known, name) for name in known.__struct_fields__}
+    return Failed(**fields, kind="internal", message=message)
+
+
 # Writing ------------------------------------------------------------------------------------------
+
+
+class TerminalFields(msgspec.Struct, frozen=True):
+    """What every version says of an end."""
+
+    job: str
+    model: str
+    created_at: float
+    finished_at: float
+    term: int = 0
+    attempt: int = 0
+    seq: int = 0
+    worker: str = ""
+    spec: str = ""
+    fingerprint: str = ""
+    tenant: str = ""
 
 
 def post_terminal(
@@ -264,13 +295,7 @@ def status_of(event: Terminal) -> Status:
 
 async def find_result(bus: Bus, job: str) -> Lookup:
     """Whether a job has ended, and how. Raises nothing: `Unknown` says that it could not be found out."""
-    found = await _last_record(bus, job, bus.subjects.result(job))
-    if isinstance(found, NotStored) and not found.place:
-        return await _last_record(bus, job, bus.subjects.every("result", ANY, job))
-    return found
-
-
-async def _last_record(bus: Bus, job: str, subject: str) -> Lookup:
+    subject = bus.subjects.every("result", ANY, job)
     try:
         with named(f"looking for the result of {job}"):
             message = await bus.jetstream.get_last_msg(RESULTS_STREAM, subject, direct=True)
@@ -294,7 +319,7 @@ async def last_endings(bus: Bus, count: int) -> list[JobView]:
         if not state.messages:
             return []
         consumer = await bus.jetstream.pull_subscribe(
-            f"{bus.subjects.prefix}.result.>",
+            bus.subjects.every("result", ANY, ANY),
             stream=RESULTS_STREAM,
             config=api.ConsumerConfig(
                 deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,

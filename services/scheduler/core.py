@@ -155,6 +155,8 @@ class Scheduler:
         if job.id in self._early_cancels:
             del self._early_cancels[job.id]
             return self._cancel(job.id, now)
+        if event.unreadable:
+            return self.endings.failed(record, "impossible", event.unreadable, now)
         if claim is not None:
             return []
         if reason := self._why_never(record):

@@ -22,8 +22,8 @@ from nats.aio.msg import Msg
 from nats.js import api
 
 from schemas import wire
-from schemas.jobs import Job
-from schemas.subjects import JOBS_STREAM
+from schemas.jobs import Job, JobHead
+from schemas.subjects import JOBS_STREAM, BadName, check_name
 from services.bus.connection import Bus
 from services.bus.errors import BusError, Missing, named
 from services.bus.streams import MAX_JOBS
@@ -159,15 +159,31 @@ class JobFeed:
         self._left -= 1
         parts = message.reply.split(".")
         sequence, pending = int(parts[-4]), int(parts[-1])
-        try:
-            job: Job = wire.decode(Job, message.data)
-        except wire.UnreadableMessage as error:
-            log.error("job.unreadable", subject=message.subject, error=str(error))
+        job, unreadable = _read(message)
+        if job is None:
+            log.error("job.nameless", subject=message.subject, error=unreadable, sequence=sequence)
             self._bus.post(message.reply, b"+TERM")
             self._ask_on()
         else:
             self._untaken += 1
             may_have_run = sequence <= self._old_sequence or job.is_client_named
-            self._arrived(JobArrived(job, message.reply, sequence, trace_of(message), may_have_run))
+            trace = trace_of(message)
+            self._arrived(JobArrived(job, message.reply, sequence, trace, may_have_run, unreadable))
         if sequence >= self._old_sequence or not pending:
             self._old_have_come.set()
+
+
+def _read(message: Msg) -> tuple[Job | None, str]:
+    """The job, and why it cannot be read where only its head can. None: not even whom to tell is known."""
+    try:
+        return wire.decode(Job, message.data), ""
+    except wire.UnreadableMessage as error:
+        reason = f"this scheduler cannot read the job, which a later version may have stored: {error}"
+    try:
+        head: JobHead = wire.decode(JobHead, message.data)
+        check_name(head.id)
+        check_name(head.gateway)
+    except (wire.UnreadableMessage, BadName) as error:
+        return None, f"{reason}; {error}"
+    log.warning("job.unreadable", job=head.id, error=reason)
+    return head.as_job(), reason

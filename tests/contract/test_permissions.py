@@ -93,7 +93,7 @@ MUST_NOT = {
         "$KV.stoker_replicas.m",
     ],
     "scheduler": ["stoker.jobs.m", "stoker.heartbeat.w", "$KV.stoker_catalog.m", "$KV.stoker_replicas.m"],
-    "autoscaler": ["stoker.jobs.m", "stoker.worker.w.assign", "stoker.result.j", "$KV.stoker_catalog.m"],
+    "autoscaler": ["stoker.jobs.m", "stoker.worker.w.assign", "stoker.result.=.j", "$KV.stoker_catalog.m"],
 }
 MAY = {
     "worker": ["stoker.heartbeat.w", "stoker.out.g.j", "stoker.sent"],

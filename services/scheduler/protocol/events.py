@@ -22,6 +22,7 @@ class JobArrived(Stimulus, frozen=True):
 
     handle: acks the stored message; sequence: its place in the stream; trace: the context it came with.
     may_have_run: it may have been given to a worker by an earlier leader, or have ended under the same id.
+    unreadable: why it cannot be read, where that is so: it is to be ended.
     """
 
     job: Job
@@ -29,6 +30,7 @@ class JobArrived(Stimulus, frozen=True):
     sequence: int
     trace: str = ""
     may_have_run: bool = False
+    unreadable: str = ""
 
 
 class EarlierJobsArrived(Stimulus, frozen=True):

@@ -126,6 +126,32 @@ async def test_a_job_that_cannot_be_read_is_taken_out_and_holds_nobody_up(connec
             assert found.names() == ["b"]
 
 
+LATER = (
+    b'{"id":"later","model":"m","gateway":"gw","created_at":1.0,"input":{"kind":"video","prompt":"x"},'
+    b'"has_one_result":true}'
+)
+
+
+async def test_a_job_of_a_later_version_is_known_by_its_head_and_one_without_is_taken_out(
+    connected: Connect,
+) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        await bus.publish_stored(bus.subjects.job("m"), LATER)
+        await bus.publish_stored(bus.subjects.job("m"), LATER.replace(b'"later"', b'""'))
+        async with fed(bus) as found:
+            await found.feed.open()
+            await asyncio.wait_for(found.feed.wait_for_old(), LIMIT_S)
+            assert found.names() == ["later"]
+            [event] = found.arrived
+            assert "video" in event.unreadable and event.job.has_one_result
+
+            async def one_is_left() -> bool:
+                return await messages(bus) == 1
+
+            assert await eventually(one_is_left)
+
+
 async def test_a_leader_of_before_gets_nothing_more(connected: Connect) -> None:
     async with connected("old") as one, connected("new") as two:
         await declare(one)

@@ -42,6 +42,7 @@ from services.scheduler.protocol.events import Ticked
 from services.scheduler.replaying import replayed
 from services.scheduler.service import SchedulerService, serve
 from tests.contract.conftest import Connect
+from tests.contract.scheduler.test_feed import LATER
 from tests.fixtures.ends import end
 from tests.waiting import eventually
 
@@ -244,6 +245,24 @@ async def test_a_cancel_ends_a_waiting_job_and_reaches_a_running_one(connected: 
             assert worker.cancelled[0] == JobCommand("b", 1)
         unknown: CancelAnswer = await other.ask(other.subjects.cancel("?"), JobCommand("?"), CancelAnswer, 2.0)
         assert not unknown.known
+
+
+async def test_a_job_that_this_version_cannot_read_ends_with_the_reason(connected: Connect) -> None:
+    async with connected() as bus, connected() as other, leading(bus):
+        await other.publish_stored(other.subjects.job("m"), LATER)
+
+        async def failure() -> Failed | None:
+            found = await find_result(other, "later")
+            event = found.result.event if isinstance(found, Stored) else None
+            return event if isinstance(event, Failed) else None
+
+        event = await eventually(failure)
+        assert (event.kind, "video" in event.message) == ("impossible", True)
+
+        async def is_empty() -> bool:
+            return await stored_jobs(other) == 0
+
+        assert await eventually(is_empty)
 
 
 async def test_a_job_of_no_model_fails_with_the_reason(connected: Connect) -> None:
