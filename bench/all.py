@@ -10,7 +10,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench import cold_start, functions, placement, rest, switching, takeover, throughput
+from bench import cold_start, durability, functions, placement, rest, switching, takeover, throughput
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
@@ -66,6 +66,10 @@ at 10,000 jobs, under 3 s at 200,000.
 
 {takeover}
 
+## What is on the disk (`python -m bench.durability`)
+
+{durability}
+
 ## Functions (`python -m bench.functions`)
 
 Three workers and three checkpoints, one fits per worker; keys of a Zipf law, four callers. Goal: over 95 % hot.
@@ -86,6 +90,7 @@ def main() -> None:
         switching="\n".join(switching.report()),
         cold_start="\n".join(cold_start.report()),
         takeover="\n".join(uvloop.run(takeover.main(takeover.COUNTS))),
+        durability="\n".join(uvloop.run(durability.main())),
         functions="\n".join(functions.report()),
     )
     RESULTS.write_text(text)

@@ -28,6 +28,14 @@ class QueueDepth(msgspec.Struct, frozen=True, omit_defaults=True):
     limit: int = 0
 
 
+class DiskRoom(msgspec.Struct, frozen=True):
+    """The disk of the NATS server in bytes, told every second by who runs it. is_low: accept nothing new."""
+
+    free: int
+    total: int
+    is_low: bool
+
+
 class Candidate(msgspec.Struct, frozen=True, omit_defaults=True):
     """One worker that was considered for a job. Seconds; None where it could not run the job at all."""
 
@@ -103,7 +111,8 @@ class CancelAnswer(msgspec.Struct, frozen=True):
 
 EventKind = Literal[
     "assigned", "evicted", "launched", "ready", "kept", "downscaled", "failed", "backoff",
-    "joined", "lost", "suspected", "drained", "elected", "loaded", "other",
+    "joined", "lost", "suspected", "drained", "elected", "loaded", "disk_low", "disk_ok",
+    "other",
 ]  # fmt: skip
 """other: of a later version."""
 

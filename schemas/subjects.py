@@ -131,6 +131,10 @@ class Subjects:
         """A worker's state, every second and on change."""
         return f"{self.prefix}.heartbeat.{to_token(worker)}"
 
+    def disk(self) -> str:
+        """How much room the NATS server's disk has, every second (`stoker up`)."""
+        return f"{self.prefix}.disk"
+
     def solicit(self) -> str:
         """Asks every worker for a heartbeat now."""
         return f"{self.prefix}.solicit"

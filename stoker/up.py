@@ -26,15 +26,19 @@ from zlib import crc32
 
 from rich.console import Console
 
-from services.bus.connection import open_bus
+from schemas import wire
+from schemas.fleet import DiskRoom, PlatformEvent
+from services.bus.connection import Bus, open_bus
 from services.bus.streams import declare
 from services.catalog import store
 from services.catalog.load import Configuration
+from services.process.disk import room_at
 from services.process.embedded import embedded_server
 from services.process.running import die_with_parent
 from services.process.settings import BusSettings, read_settings
 from services.process.tasks import LimitExceeded, TaskOwner, limit
 
+DISK_EVERY_S = 1.0
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 10.0
 CALM_AFTER_S = 10.0
@@ -141,10 +145,30 @@ class Up:
                 await declare(bus)
                 found = self.configuration
                 await store.publish(bus, found.models, found.profiles, found.default_mode)
-            tasks.start(self._announce, began, started)
-            await stopping.wait()
+                tasks.start(self._announce, began, started)
+                if not self.nats:
+                    tasks.start(self._tell_disk, bus)
+                await stopping.wait()
             self._say("stopping …")
             await self._stop_children()
+
+    async def _tell_disk(self, bus: Bus) -> None:
+        """Tell the gateways how much room the NATS server has, until cancelled, and people when it is low."""
+        was_low = False
+        while True:
+            room = room_at(self.data)
+            bus.tell(bus.subjects.disk(), DiskRoom(room.free, room.total, room.is_low))
+            if room.is_low != was_low:
+                was_low = room.is_low
+                found = f"{room.free / 1e6:,.0f} of {room.total / 1e6:,.0f} MB free at {self.data}"
+                self._say(
+                    f"the disk is nearly full: {found}" if was_low else f"the disk has room again: {found}"
+                )
+                event = PlatformEvent(
+                    kind="disk_low" if was_low else "disk_ok", subject="nats", at=time.time(), reason=found
+                )
+                bus.post(bus.subjects.event(event.kind, event.subject), wire.encode(event))
+            await asyncio.sleep(DISK_EVERY_S)
 
     def _plan(self, url: str) -> list[Child]:
         common = ["--nats", url, "--log-level", self.log_level]

@@ -35,7 +35,11 @@ class Refused(BusError):
 
 
 class StreamFull(Refused):
-    """The stream holds as much as it may (`discard=new`), or the disk is full."""
+    """The stream holds as much as it may (`discard=new`)."""
+
+
+class DiskFull(StreamFull):
+    """The NATS server has no room for what a stream reserves, or for a message."""
 
 
 class Conflict(Refused):
@@ -54,14 +58,18 @@ _MISSING = (
     js.ObjectDeletedError,
 )
 _WRONG_LAST_SEQUENCE = 10071
-_LIMITS = (10047, 10077, 10122)
-"""JetStream's codes: insufficient storage resources, maximum messages or bytes, message size."""
+_NO_STORAGE = (10023, 10047)
+"""JetStream's codes: insufficient resources, insufficient storage resources."""
+_LIMITS = (10077, 10122)
+"""JetStream's codes: maximum messages or bytes, message size."""
 
 
 def of_code(code: int, description: str) -> Refused:
     """The error for a code of JetStream's API."""
     if code == _WRONG_LAST_SEQUENCE:
         return Conflict(description)
+    if code in _NO_STORAGE:
+        return DiskFull(description)
     if code in _LIMITS or "maximum" in description:
         return StreamFull(description)
     return Refused(f"{description} ({code})")

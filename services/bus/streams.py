@@ -21,7 +21,7 @@ from nats.js import api
 from schemas import subjects as names
 from schemas.subjects import Subjects
 from services.bus.connection import Bus
-from services.bus.errors import BusError, CannotConnect, Missing, NoAnswer, Refused, named
+from services.bus.errors import BusError, CannotConnect, DiskFull, Missing, NoAnswer, Refused, named
 from services.process.logs import get_logger
 
 log = get_logger("streams")
@@ -33,7 +33,8 @@ LEASE_TTL_S = 1.2
 DUPLICATE_WINDOW_S = 30.0
 """Repeats of a publication that the server itself drops; later ones the scheduler recognises."""
 MAX_JOBS = 200_000
-MAX_RESULTS_BYTES = 8 * 1024**3
+MAX_RESULTS_BYTES, MIN_RESULTS_BYTES = 8 * 1024**3, 64 * 1024**2
+"""What results may take, which the server reserves on its disk: the most, and the least to start with."""
 READY_TIMEOUT_S = 30.0
 READY_POLL_S = 0.05
 
@@ -101,21 +102,45 @@ async def declare(bus: Bus) -> None:
 
 async def _declare_all(bus: Bus) -> None:
     for config in stream_configs(bus.subjects):
-        await _declare_stream(bus, config.evolve(num_replicas=bus.replicas))
+        await _declare_fitting(bus, config.evolve(num_replicas=bus.replicas))
     for bucket in (names.CATALOG_BUCKET, names.REPLICAS_BUCKET, names.KEYS_BUCKET):
         await _declare_bucket(bus, bucket, 0.0)
     await _declare_bucket(bus, names.LEASES_BUCKET, LEASE_TTL_S)
     await _declare_blobs(bus)
 
 
+async def _declare_fitting(bus: Bus, config: api.StreamConfig) -> None:
+    """Declare a stream; one that reserves more than the disk has gets half of it, and half of that, …
+
+    Raises CannotConnect when there is no room for the least either.
+    """
+    while True:
+        try:
+            await _declare_stream(bus, config)
+            return
+        except DiskFull as error:
+            smaller = (config.max_bytes or 0) // 2
+            if smaller < MIN_RESULTS_BYTES:
+                least = MIN_RESULTS_BYTES // 1024**2
+                raise CannotConnect(
+                    f"the disk of the NATS server is too full for the stream {config.name}, which needs "
+                    f"{least} MB ({error}); make room there, and start again"
+                ) from error
+            log.warning("stream.smaller", stream=config.name, max_bytes=smaller, reason="the disk has no more")
+            config = config.evolve(max_bytes=smaller)
+
+
 async def _declare_stream(bus: Bus, config: api.StreamConfig) -> None:
     try:
         with named(f"making the stream {config.name}"):
             await bus.jetstream.add_stream(config)
+    except DiskFull:
+        raise
     except Refused:  # it is there, in another form
         with named(f"upgrading the stream {config.name}"):
             if config.name == names.RESULTS_STREAM:
                 found = (await bus.jetstream.stream_info(config.name)).config
+                config = config.evolve(max_bytes=_kept_bytes(found, config))
                 config = _admitting(config, bus.subjects, admitted_term(found, bus.subjects))
                 if _form(found) == _form(config):
                     return
@@ -161,6 +186,13 @@ def _admitting(config: api.StreamConfig, subjects: Subjects, term: int) -> api.S
     stored = f"{prefix}.result.{names.ANY_GATEWAY}.{{{{wildcard(1)}}}}"
     transform = api.SubjectTransform(src=verdicts, dest=stored)
     return config.evolve(subjects=[*taken, verdicts], subject_transform=transform)
+
+
+def _kept_bytes(found: api.StreamConfig, wanted: api.StreamConfig) -> int | None:
+    """What a stream that is there may hold: as much as it has, where the disk had no room for more."""
+    has: int = found.max_bytes or 0
+    most: int = wanted.max_bytes or 0
+    return (has if MIN_RESULTS_BYTES <= has < most else most) or None
 
 
 def _form(config: api.StreamConfig) -> tuple[object, ...]:

@@ -15,20 +15,26 @@ from nats.aio.msg import Msg
 from schemas import wire
 from schemas.catalog import Model
 from schemas.discovery import Schema
-from schemas.fleet import ModelReplicas, QueueDepth
+from schemas.fleet import DiskRoom, ModelReplicas, QueueDepth
 from schemas.subjects import last_name
 from schemas.workers import Heartbeat
 from services.catalog import store
 from services.gateway.modes import Modes
 from services.process.logs import get_logger
+from services.process.telemetry import gauge
 
 log = get_logger("fleet")
 
 WORKER_SILENT_S = 6.0
 """A worker that has not reported for this long does not count."""
+DISK_SILENT_S = 5.0
+"""What was said of the disk counts for so long."""
 FORGET_AFTER_S = 60.0
 """What has not reported for this long is removed."""
 TIDY_EVERY_S = 5.0
+
+
+DISK_FREE = gauge("stoker_nats_disk_free_bytes", "Room on the disk of the NATS server")
 
 
 class FleetView:
@@ -41,6 +47,7 @@ class FleetView:
         self.replicas: dict[str, ModelReplicas] = {}
         self.modes = Modes(self.models)
         self.catalog_read = asyncio.Event()
+        self._disk: tuple[DiskRoom, float] | None = None
         self._clock = clock
         self._workers: dict[str, tuple[Heartbeat, float]] = {}
         self._depths_at: dict[str, float] = {}
@@ -88,6 +95,23 @@ class FleetView:
         name = last_name(message.subject)
         self.depths[name] = depth
         self._depths_at[name] = self._clock()
+
+    def on_disk(self, message: Msg) -> None:
+        """Who runs the NATS server reports the room on its disk."""
+        try:
+            room: DiskRoom = wire.decode(DiskRoom, message.data)
+        except wire.UnreadableMessage as error:
+            log.warning("message.unreadable", subject=message.subject, error=str(error))
+            return
+        DISK_FREE.set(room.free)
+        self._disk = (room, self._clock())
+
+    def why_disk_full(self) -> str:
+        """How little room the disk of the NATS server has; "" where there is enough, or nobody says."""
+        if self._disk is None or self._clock() - self._disk[1] >= DISK_SILENT_S:
+            return ""
+        room, _ = self._disk
+        return f"{room.free / 1e6:,.0f} of {room.total / 1e6:,.0f} MB free" if room.is_low else ""
 
     def on_heartbeat(self, message: Msg) -> None:
         """A worker reports itself."""

@@ -39,7 +39,7 @@ class Gateway:
         self.fleet = FleetView()
         self.streams = Streams(bus, name)
         self.streams_open = StreamLimit(max_streams)
-        self.admission = Admission(self.fleet.depths, queue_max)
+        self.admission = Admission(self.fleet.depths, queue_max, self.fleet.why_disk_full)
         self.submission = Submission(bus, name, self.streams)
         self.loading = Loading(self.submission, self.tasks)
 
@@ -66,6 +66,7 @@ class Gateway:
         reports = (
             (subjects.every("queue", ANY), self.fleet.on_depth),
             (subjects.every("heartbeat", ANY), self.fleet.on_heartbeat),
+            (subjects.disk(), self.fleet.on_disk),
         )
         async with self.bus.listening(*reports), self.streams.running(), self.tasks:
             self.tasks.start(self.fleet.tidy)

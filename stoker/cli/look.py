@@ -1,6 +1,7 @@
 """Looking at a running system: models, workers, jobs, explain, top, doctor."""
 
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
@@ -10,6 +11,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from services.process.disk import room_at
 from services.process.embedded import EmbeddedServerError, find_binary
 from services.worker.engines.registry import ENGINES
 from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, print_json
@@ -176,6 +178,10 @@ def doctor(url: Url = DEFAULT_URL, json: Json = False) -> None:
         note(f"gateway {url}", answer.status_code == 200, reason, "see its log")
     except (httpx.HTTPError, ValueError) as error:
         note(f"gateway {url}", False, str(error), "start it: stoker up")
+    room = room_at(Path(".stoker") if Path(".stoker").exists() else Path())
+    found = f"{room.free / 1e9:,.1f} of {room.total / 1e9:,.1f} GB free"
+    remedy = f"make room: `stoker up` accepts no job with less than {room.low / 1e6:,.0f} MB free"
+    note("disk of .stoker", not room.is_low, found, remedy)
     if json:
         print_json(findings)
     else:

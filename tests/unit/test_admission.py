@@ -29,6 +29,26 @@ def test_what_can_never_run_is_refused_with_the_status_of_its_route() -> None:
     assert refusal(depth).code == "impossible"
 
 
+def test_with_a_disk_that_is_nearly_full_no_job_is_accepted_and_it_says_why_and_when() -> None:
+    found = ""
+    admission = Admission({}, 10, lambda: found)
+    admission.check(JOB, 503)
+    found = "3 of 100 MB free"
+    with pytest.raises(RequestError, match=r"3 of 100 MB free.*make room") as raised:
+        admission.check(JOB, 422)
+    assert (raised.value.status, raised.value.code, raised.value.retry_after_s) == (
+        507,
+        "insufficient_storage",
+        10,
+    )
+
+
+def test_what_passes_says_when_to_come_back_and_what_is_final_does_not() -> None:
+    depth = QueueDepth("m", 0, 0, impossible="no worker has the engine")
+    assert refusal(depth, status=503).retry_after_s is not None
+    assert refusal(depth, status=422).retry_after_s is None
+
+
 @given(queued=st.integers(0, 50), limit=st.integers(0, 50), eta_s=st.one_of(st.none(), st.floats(0, 1000)))
 def test_a_queue_is_full_at_its_limit_and_says_when_to_come_back(
     queued: int, limit: int, eta_s: float | None

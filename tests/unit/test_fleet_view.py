@@ -8,10 +8,10 @@ from nats.aio.msg import Msg
 from schemas import wire
 from schemas.catalog import Model, Spec
 from schemas.discovery import Inputs, Schema
-from schemas.fleet import ModelReplicas, QueueDepth
+from schemas.fleet import DiskRoom, ModelReplicas, QueueDepth
 from schemas.workers import EngineCapability, Heartbeat
 from services.catalog import store
-from services.gateway.fleet_view import FORGET_AFTER_S, WORKER_SILENT_S, FleetView
+from services.gateway.fleet_view import DISK_SILENT_S, FORGET_AFTER_S, WORKER_SILENT_S, FleetView
 
 MODEL = Model("m", ("ImageGeneration",), (Spec(name="s", engine="diffusers", url=""),))
 
@@ -46,6 +46,10 @@ class Seen:
     def depth(self, model: str, queued: int) -> None:
         data = wire.encode(QueueDepth(model, queued, 0))
         self.view.on_depth(Msg(_client=None, subject=f"stoker.queue.{model}", data=data))
+
+    def disk(self, free: int, *, is_low: bool) -> None:
+        data = wire.encode(DiskRoom(free, 10**8, is_low))
+        self.view.on_disk(Msg(_client=None, subject="stoker.disk", data=data))
 
     def names(self) -> list[str]:
         return [beat.worker for beat in self.view.live_workers()]
@@ -126,3 +130,17 @@ def test_the_current_mode_is_noted_for_all_gateways() -> None:
     assert seen.view.modes.current == "m", "a mode that is not there is not current"
     seen.view.noted(store.SCHEMA_NOTE, "m", b"")
     assert seen.view.schemas == {}
+
+
+def test_a_disk_counts_as_full_while_it_is_said_so_and_not_longer() -> None:
+    seen = Seen()
+    assert seen.view.why_disk_full() == ""
+    seen.disk(3_000_000, is_low=True)
+    assert seen.view.why_disk_full() == "3 of 100 MB free"
+    seen.view.on_disk(Msg(_client=None, subject="stoker.disk", data=b"garbage"))
+    assert seen.view.why_disk_full()
+    seen.disk(50_000_000, is_low=False)
+    assert seen.view.why_disk_full() == ""
+    seen.disk(3_000_000, is_low=True)
+    seen.clock.now += DISK_SILENT_S
+    assert seen.view.why_disk_full() == "", "who runs the server is gone, and nobody knows"

@@ -53,6 +53,15 @@ class RequestError(Exception):
         self.retry_after_s = retry_after_s
 
 
+DISK_RETRY_S = 10
+
+
+def disk_full(found: str) -> RequestError:
+    """The disk of the NATS server has no room for another job."""
+    message = f"no job is accepted: the disk of the NATS server is nearly full ({found}); make room there"
+    return RequestError(507, message, code="insufficient_storage", retry_after_s=DISK_RETRY_S)
+
+
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     """RFC 9457 problem details."""
 

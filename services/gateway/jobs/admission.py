@@ -4,13 +4,13 @@ Read from what the scheduler reports of its queues; without a report everything 
 decides.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from schemas.fleet import QueueDepth
 from schemas.jobs import Job, work_units
-from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
+from services.gateway.edge.problems import RETRY_AFTER_S, RequestError, disk_full
 
 MAX_URL_CHARS = 2048
 QUEUE_RETRY_S = 2
@@ -31,20 +31,34 @@ def check_webhook(url: str | None) -> str:
 
 
 class Admission:
-    """depths: queues by model, as they are now. queue_max: generations of modes that may wait (QUEUE_MAX)."""
+    """depths: queues by model, as they are now. queue_max: generations of modes that may wait (QUEUE_MAX).
 
-    def __init__(self, depths: Mapping[str, QueueDepth], queue_max: int) -> None:
+    why_disk_full: see FleetView.
+    """
+
+    def __init__(
+        self,
+        depths: Mapping[str, QueueDepth],
+        queue_max: int,
+        why_disk_full: Callable[[], str] = lambda: "",
+    ) -> None:
         self._depths = depths
+        self._why_disk_full = why_disk_full
         self._queue_max = queue_max
         self.generations = 0
 
     def check(self, job: Job, impossible_status: int) -> None:
         """Refuse at once what could only fail later. Raises RequestError."""
+        if found := self._why_disk_full():
+            raise disk_full(found)
         depth = self._depths.get(job.model)
         if depth is None:
             return
         if depth.impossible:
-            raise RequestError(impossible_status, depth.impossible, code="impossible")
+            retry_after_s = RETRY_AFTER_S if impossible_status == 503 else None
+            raise RequestError(
+                impossible_status, depth.impossible, code="impossible", retry_after_s=retry_after_s
+            )
         if depth.limit and depth.queued >= depth.limit:
             raise RequestError(
                 429,

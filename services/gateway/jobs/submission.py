@@ -27,10 +27,10 @@ from schemas.fleet import CancelAnswer
 from schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, Job, JobInput
 from schemas.workers import JobCommand
 from services.bus.connection import Bus
-from services.bus.errors import BusError, StreamFull
+from services.bus.errors import BusError, DiskFull, StreamFull
 from services.bus.publishing import PubAck
 from services.gateway.edge.access import check_model, current_key
-from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
+from services.gateway.edge.problems import RETRY_AFTER_S, RequestError, disk_full
 from services.gateway.jobs.outcomes import observe_accepted
 from services.gateway.jobs.requests import MAX_SEED
 from services.gateway.scheduler_queries import no_scheduler
@@ -44,6 +44,8 @@ CANCEL_TIMEOUT_S, CANCEL_PATIENCE_S, CANCEL_AGAIN_S = 1.0, 5.0, 0.1
 """How long one question to cancel waits, how long it is repeated, and how often."""
 STORE_PATIENCE_S, STORE_AGAIN_S = 10.0, 0.1
 """How long storing a job is tried, and how often: three NATS servers need seconds to elect a leader."""
+NOT_ACCEPTED = (429, 507)
+"""What a job that was certainly not stored is answered."""
 RESULT_MARGIN_S = 30.0
 """Beyond a job's own limits, before a waiting request gives up on its end."""
 
@@ -244,7 +246,9 @@ class _Storing:
         if self.stored.done():
             return
         loop = asyncio.get_running_loop()
-        if isinstance(ack, StreamFull):
+        if isinstance(ack, DiskFull):
+            self.stored.set_exception(disk_full(str(ack)))
+        elif isinstance(ack, StreamFull):
             self.stored.set_exception(
                 RequestError(429, "the job stream is full", code="queue_full", retry_after_s=RETRY_AFTER_S)
             )
@@ -268,7 +272,7 @@ def has_ended(ended: "asyncio.Future[Result]") -> bool:
     if not ended.done() or ended.cancelled():
         return False
     error = ended.exception()
-    return error is None or (isinstance(error, RequestError) and error.status == 429)
+    return error is None or (isinstance(error, RequestError) and error.status in NOT_ACCEPTED)
 
 
 def _refuse(ended: "asyncio.Future[Result]", stored: "asyncio.Future[bool]") -> None:
