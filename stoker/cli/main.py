@@ -1,11 +1,21 @@
 """The `stoker` command."""
 
-from stoker.cli import bench, fleet, functions, keys, look, replay, serve, work
+from stoker.cli import bench, chaos, fleet, functions, keys, look, replay, serve, work
 from stoker.cli.app import app
 
 __all__ = ["app", "main"]
 
-_GROUPS = (serve, look, fleet, functions, work, bench, keys, replay)  # importing them registers their commands
+_GROUPS = (
+    serve,
+    look,
+    fleet,
+    functions,
+    work,
+    bench,
+    chaos,
+    keys,
+    replay,
+)  # importing them registers their commands
 
 
 def main() -> None:

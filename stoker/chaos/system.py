@@ -1,0 +1,232 @@
+"""The processes that chaos happens to: NATS, two schedulers, two gateways, workers, each with its own proxy.
+
+What dies is started again, as `stoker up` or a supervisor would do it. Everything ends with the block.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+import psutil
+
+from services.bus.connection import open_bus
+from services.bus.streams import declare
+from services.catalog import store
+from services.catalog.load import Configuration, WorkerEntry
+from services.process.embedded import embedded_server, free_port
+from services.process.running import die_with_parent
+from services.process.settings import BusSettings
+from services.process.tasks import TaskOwner, cleanup
+from stoker.chaos.plan import Role
+from stoker.chaos.proxy import Proxy
+
+READY_S = 60.0
+STOP_S = 5.0
+POLL_S = 0.05
+MIN_WORKERS = 2
+
+
+class CannotStart(RuntimeError):
+    """The installation did not come up; says where the logs are."""
+
+
+@dataclass(slots=True)
+class Service:
+    """One process and its proxy. away_s: how long it stays away when it is killed next."""
+
+    name: str
+    role: Role
+    module: str
+    arguments: list[str]
+    proxy: Proxy
+    away_s: float = 0.0
+    process: asyncio.subprocess.Process | None = None
+    starts: int = 0
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid if self.process is not None and self.process.returncode is None else 0
+
+
+class Installation(Protocol):
+    """What faults and traffic need to know. gateways: URLs. can_cut: whether services can be cut off."""
+
+    gateways: list[str]
+    can_cut: bool
+
+    def pids(self, role: Role) -> list[int]: ...
+
+    def proxies(self, role: Role) -> list[Proxy]: ...
+
+    def stay_away(self, pid: int, seconds: float) -> None: ...
+
+
+@dataclass(slots=True)
+class System:
+    """Made by `started`."""
+
+    configuration: Configuration
+    data: Path
+    services: list[Service] = field(default_factory=list)
+    gateways: list[str] = field(default_factory=list)
+    can_cut: bool = True
+
+    def pids(self, role: Role) -> list[int]:
+        """Processes of a role that are there now; a runner is the child of a worker."""
+        if role == "nats":
+            with contextlib.suppress(OSError, ValueError):
+                return [int((self.data / "nats" / "pid").read_text())]
+            return []
+        if role == "runner":
+            return [pid for worker in self.pids("worker") for pid in children_of(worker)]
+        return [service.pid for service in self.services if service.role == role and service.pid]
+
+    def proxies(self, role: Role) -> list[Proxy]:
+        return [service.proxy for service in self.services if service.role == role]
+
+    def stay_away(self, pid: int, seconds: float) -> None:
+        """Start this process again so long after it has died."""
+        for service in self.services:
+            if service.pid == pid:
+                service.away_s = seconds
+
+    async def keep(self, service: Service) -> None:
+        """Run a process again and again, until cancelled; it is ended then."""
+        with (self.data / f"{service.name}.log").open("ab") as log:
+            try:
+                while True:
+                    service.starts += 1
+                    service.process = await asyncio.create_subprocess_exec(
+                        *(sys.executable, "-P", "-m", service.module, *service.arguments),
+                        stdout=log,
+                        stderr=log,
+                        preexec_fn=die_with_parent,
+                        start_new_session=True,
+                        cwd=self.data,
+                    )
+                    await service.process.wait()
+                    await asyncio.sleep(service.away_s)
+            finally:
+                await _end(service)
+
+
+async def _end(service: Service) -> None:
+    process = service.process
+    if process is None or process.returncode is not None:
+        return
+    for number in (signal.SIGCONT, signal.SIGTERM):
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+    async with cleanup(f"stopping {service.name}", STOP_S):
+        await process.wait()
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+
+
+def children_of(pid: int) -> list[int]:
+    with contextlib.suppress(psutil.Error):
+        return [child.pid for child in psutil.Process(pid).children()]
+    return []
+
+
+def planned(configuration: Configuration) -> list[tuple[str, Role, str, list[str]]]:
+    """What runs: name, role, module, arguments without those of the connection."""
+    rows: list[tuple[str, Role, str, list[str]]] = []
+    for number in (1, 2):
+        rows.append((f"scheduler-{number}", "scheduler", "services.scheduler", []))
+        rows.append((f"gateway-{number}", "gateway", "services.gateway", ["--insecure"]))
+    handlers = ",".join(configuration.handlers())
+    for number, entry in enumerate(_workers(configuration.workers), 1):
+        name = f"worker-{number}"
+        arguments = ["--name", name, "--profile", entry.profile, "--ram", str(entry.ram)]
+        arguments += ["--memory", str(entry.memory)] if entry.memory else []
+        arguments += ["--engines", ",".join(entry.engines)] if entry.engines else []
+        arguments += ["--handlers", handlers] if handlers else []
+        rows.append((name, "worker", "services.worker", arguments))
+    return rows
+
+
+def _workers(entries: Sequence[WorkerEntry]) -> list[WorkerEntry]:
+    """Those of the configuration; each twice where that would be a single worker."""
+    wanted = [entry for entry in entries or (WorkerEntry(),) for _ in range(entry.count)]
+    return wanted if len(wanted) >= MIN_WORKERS else wanted * MIN_WORKERS
+
+
+@asynccontextmanager
+async def started(configuration: Configuration, data: Path) -> AsyncIterator[System]:
+    """The whole installation, ready, for as long as the block lasts. Raises CannotStart."""
+    system = System(configuration, data)
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(embedded_server(data))
+        async with open_bus(BusSettings(nats=url), "stoker-chaos") as bus:
+            await declare(bus)
+            await store.publish(bus, configuration.models, configuration.profiles, configuration.default_mode)
+        tasks = await stack.enter_async_context(TaskOwner("chaos"))
+        for name, role, module, arguments in planned(configuration):
+            proxy = Proxy(int(url.rsplit(":", 1)[1]))
+            await stack.enter_async_context(proxy.running())
+            connection = ["--nats", f"nats://127.0.0.1:{proxy.port}", "--log-level", "warning"]
+            if role == "gateway":
+                port = free_port()
+                system.gateways.append(f"http://127.0.0.1:{port}")
+                connection += ["--port", str(port)]
+            service = Service(name, role, module, [*connection, *arguments], proxy)
+            system.services.append(service)
+            tasks.start(system.keep, service)
+        await _until_ready(system)
+        yield system
+        for proxy in [service.proxy for service in system.services]:
+            proxy.heal()
+
+
+async def _until_ready(system: System) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + READY_S
+    async with httpx.AsyncClient(timeout=2.0) as client:
+        for gateway in system.gateways:
+            while True:
+                with contextlib.suppress(httpx.HTTPError):
+                    if (await client.get(gateway + "/health/ready")).status_code == 200:
+                        break
+                if loop.time() > deadline:
+                    raise CannotStart(f"the gateway at {gateway} is not ready; the logs are in {system.data}")
+                await asyncio.sleep(POLL_S)
+
+
+@dataclass(slots=True)
+class Attached:
+    """An installation that `stoker up` runs: its processes by their pid files. It starts again what dies."""
+
+    data: Path
+    gateways: list[str]
+    can_cut: bool = False
+
+    def pids(self, role: Role) -> list[int]:
+        if role == "nats":
+            files = [self.data / "nats" / "pid"]
+        elif role == "runner":
+            return [pid for worker in self.pids("worker") for pid in children_of(worker)]
+        else:
+            files = sorted(self.data.glob(f"{role}*.pid"))
+        found: list[int] = []
+        for file in files:
+            with contextlib.suppress(OSError, ValueError):
+                pid = int(file.read_text())
+                os.kill(pid, 0)
+                found.append(pid)
+        return found
+
+    def proxies(self, role: Role) -> list[Proxy]:
+        return []
+
+    def stay_away(self, pid: int, seconds: float) -> None:
+        """Who runs it decides when it is started again."""

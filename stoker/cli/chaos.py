@@ -1,0 +1,112 @@
+"""`stoker chaos` on the command line."""
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Annotated, get_args
+
+import httpx
+import typer
+
+from schemas.catalog import Model, Spec
+from services.catalog.load import Configuration, WorkerEntry
+from services.process.embedded import EmbeddedServerError
+from services.process.logs import configure_logs
+from stoker.chaos.plan import KINDS, ROLES, Kind, Role
+from stoker.chaos.report import Report
+from stoker.chaos.run import NothingToAsk, Wishes, prompts_of, run, run_own
+from stoker.chaos.system import Attached, CannotStart
+from stoker.cli.app import DEFAULT_URL, Json, app, errors, fail, print_json
+from stoker.cli.serve import Configs, read_configuration
+
+EXAMPLE = Configuration(
+    models=(
+        Model("echo", ("TextGeneration",), (Spec("default", "synthetic", ""),)),
+        Model(
+            "slow",
+            ("TextGeneration",),
+            (Spec("default", "synthetic", "", options={"token_interval_s": 0.05}, slots=8),),
+        ),
+    ),
+    workers=(WorkerEntry(count=3, memory="512MB", engines=("synthetic",)),),
+)
+"""Without a configuration: the synthetic engine, which needs no weights."""
+
+
+@app.command()
+def chaos(
+    config: Configs = None,
+    attach: Annotated[
+        Path | None, typer.Option(help="Disturb what `stoker up --data` of this folder runs, not an own one.")
+    ] = None,
+    url: Annotated[str, typer.Option(help="With --attach: its gateway.")] = DEFAULT_URL,
+    yes: Annotated[bool, typer.Option("--yes", help="With --attach: do not ask.")] = False,
+    minutes: Annotated[float, typer.Option(min=0.05, help="How long.")] = 5.0,
+    jobs: Annotated[int, typer.Option(min=0, help="End after so many requests; 0: after the minutes.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same plan.")] = 1,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between faults, on average.")] = 2.0,
+    at_once: Annotated[int, typer.Option("--at-once", "-c", min=1, help="Clients.")] = 8,
+    pace: Annotated[float, typer.Option(min=0.0, help="Seconds that a client waits between requests.")] = 0.0,
+    faults: Annotated[str, typer.Option(help=f"Only these, by commas: {', '.join(KINDS)}.")] = ",".join(KINDS),
+    only: Annotated[str, typer.Option(help=f"Only these, by commas: {', '.join(ROLES)}.")] = ",".join(ROLES),
+    json: Json = False,
+) -> None:
+    """Kill, pause and cut off processes under mixed traffic; ends with 1 where a promise broke."""
+    wishes = Wishes(
+        seed=seed,
+        seconds=minutes * 60.0,
+        every_s=every,
+        at_once=at_once,
+        jobs=jobs,
+        pace_s=pace,
+        kinds=[kind for kind in get_args(Kind) if kind in _chosen(faults, KINDS, "--faults")],
+        roles=[role for role in get_args(Role) if role in _chosen(only, ROLES, "--only")],
+    )
+    configure_logs("error", "text")
+    report = _disturb(attach, url, yes, wishes) if attach is not None else _own(config, wishes)
+    if json:
+        print_json(report.as_dict())
+    else:
+        print("\n".join(report.lines()))
+    raise typer.Exit(0 if report.is_good else 1)
+
+
+def _chosen(listed: str, known: tuple[str, ...], option: str) -> set[str]:
+    chosen = {one.strip() for one in listed.split(",") if one.strip()}
+    if unknown := chosen - set(known):
+        fail(f"{option}: {', '.join(sorted(unknown))} is not known; there are {', '.join(known)}", 2)
+    return chosen
+
+
+def _say(line: str) -> None:
+    errors.print(f"[dim]stoker:[/] {line}", highlight=False)
+
+
+def _own(config: list[Path] | None, wishes: Wishes) -> Report:
+    configuration = read_configuration(config) if config else EXAMPLE
+    with tempfile.TemporaryDirectory(prefix="stoker-chaos-") as data:
+        try:
+            return asyncio.run(run_own(configuration, Path(data), wishes, _say))
+        except (NothingToAsk, CannotStart, EmbeddedServerError, httpx.HTTPError) as error:
+            fail(str(error) or type(error).__name__, 2)
+
+
+def _disturb(data: Path, url: str, is_sure: bool, wishes: Wishes) -> Report:
+    system = Attached(data, [url])
+    if not system.pids("scheduler"):
+        fail(f"no `stoker up` runs with --data {data}", 2)
+    if not is_sure:
+        typer.confirm(f"Kill and pause processes of the installation in {data}?", abort=True)
+        typer.confirm("Its users will notice. Are you sure?", abort=True)
+
+    async def disturb() -> Report:
+        async with httpx.AsyncClient() as http:
+            answer = await http.get(url + "/v1/models")
+            names = [model["id"] for model in answer.raise_for_status().json()["data"]]
+        models = [Model(name, ("TextGeneration",), ()) for name in names]
+        return await run(system, prompts_of(models), wishes, _say)
+
+    try:
+        return asyncio.run(disturb())
+    except (NothingToAsk, httpx.HTTPError) as error:
+        fail(str(error) or type(error).__name__, 2)
