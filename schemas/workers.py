@@ -115,7 +115,8 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
     """The terminal event of a job is stored, the slot is free. `lost`: it has none, try elsewhere.
 
     term, attempt: which attempt it was. reason: why it is lost. kind: what the job failed with here, where that
-    need not be so on another worker; "" where its runner died.
+    need not be so on another worker; "" where its runner died. was_killed: its runner was killed from outside,
+    which is no fault of what ran in it.
     """
 
     job: str
@@ -128,6 +129,7 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
     term: int = 0
     reason: str = ""
     kind: FailureKind | Literal[""] = ""
+    was_killed: bool = False
 
 
 class EngineCapability(msgspec.Struct, frozen=True):

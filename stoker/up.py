@@ -141,13 +141,14 @@ class Up:
         async with TaskOwner("up") as tasks:
             for child in self._children:
                 tasks.start(self._keep, child)
-            async with open_bus(read_settings(BusSettings, "stoker up", ["--nats", url]), "stoker-up") as bus:
+            settings = read_settings(BusSettings, "stoker up", ["--nats", url])
+            async with open_bus(settings, "stoker-up") as bus, TaskOwner("disk") as telling:
                 await declare(bus)
                 found = self.configuration
                 await store.publish(bus, found.models, found.profiles, found.default_mode)
                 tasks.start(self._announce, began, started)
                 if not self.nats:
-                    tasks.start(self._tell_disk, bus)
+                    telling.start(self._tell_disk, bus)
                 await stopping.wait()
             self._say("stopping …")
             await self._stop_children()

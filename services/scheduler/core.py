@@ -8,7 +8,7 @@ simulation):
 - attempts of a job only grow, and an earlier one that may be alive cannot end the job once a later one has it;
   a worker that lost a job gets it again only where no other could run it;
 - a lane of a worker never holds more than its slots and prefetch, but for jobs that were adopted;
-- a job under which workers died twice ends with `worker_lost`.
+- a job under which runners crashed twice ends with `worker_lost`.
 
 While settling (a new leader that does not yet know what its predecessor left) jobs are only taken in.
 No NATS, no clock, no randomness here: `now` is an argument, in seconds since 1970, and never goes back.
@@ -193,7 +193,8 @@ class Scheduler:
                 failure = Failure(finished.kind, finished.reason, now)
                 commands += self._failed_there(record, worker_id, failure, now)
             elif is_current:
-                commands += self.leaving.lost(record, worker_id, now, may_end=False)
+                is_crash = not finished.was_killed
+                commands += self.leaving.lost(record, worker_id, now, may_end=False, is_crash=is_crash)
         worker = self.fleet.workers.get(worker_id)
         if worker is not None:
             commands += self._dispatch_on(worker, now)

@@ -4,9 +4,10 @@ Three answers to "where is it?", which must not be mixed up:
 
 - *left*: it said goodbye, or is another process now that says so. Its jobs go back to their places; nobody is
   blamed.
-- *gone*: it neither speaks nor answers, or was started again. Its jobs are tried elsewhere, and that counts: a
-  job under which workers died `MAX_LOST_WORKERS` times ends as `worker_lost`, lest it take down every worker
-  there is.
+- *gone*: it neither speaks nor answers, or was started again. Its jobs are tried elsewhere. A worker runs no
+  code of jobs itself, its runner does: so it is a runner that crashes which counts against a job. One under
+  which runners crashed `MAX_CRASHES` times ends as `worker_lost`, lest it take down every runner there is; so
+  does one that was lost `MAX_LOST` times in any way.
 - *away*: the server says that nobody listens. For `AWAY_LIMIT_S` that may be a short disconnection: its jobs
   stay.
 
@@ -22,7 +23,7 @@ from services.scheduler.protocol.commands import Command, Probe
 from services.scheduler.protocol.commands import Record as Keep
 from services.scheduler.protocol.endings import Endings
 
-MAX_LOST_WORKERS = 2
+MAX_CRASHES, MAX_LOST = 2, 6
 SILENT_S = 1.5 * HEARTBEAT_INTERVAL_S
 """A worker that said nothing for this long is asked whether it is there."""
 AWAY_LIMIT_S = 1.0
@@ -86,17 +87,21 @@ class Leaving:
         held = [self._ledger.records.get(job) for job in worker.held]
         return [record for record in held if record is not None and record.worker == worker.id]
 
-    def lost(self, record: Record, worker: str, now: float, *, may_end: bool) -> list[Command]:
+    def lost(
+        self, record: Record, worker: str, now: float, *, may_end: bool, is_crash: bool = False
+    ) -> list[Command]:
         """A worker or its runner died with this job. One that was only asked to take it has not lost it.
 
-        may_end: as in `take_back`.
+        may_end: as in `take_back`. is_crash: its runner ended by itself, and the job may be why.
         """
         if record.phase == "offered":
             return self.take_back(record, now, may_end=may_end)
         record.lost_on.append(worker)
-        if len(record.lost_on) < MAX_LOST_WORKERS or record.phase == "cancelling":
+        record.crashes += is_crash
+        is_too_often = record.crashes >= MAX_CRASHES or len(record.lost_on) >= MAX_LOST
+        if not is_too_often or record.phase == "cancelling":
             return self.take_back(record, now, may_end=may_end)
-        message = f"{MAX_LOST_WORKERS} workers died while they ran this job; it is not tried again"
+        message = f"{len(record.lost_on)} workers died while they ran this job; it is not tried again"
         event = PlatformEvent(
             kind="failed", subject=record.id, at=now, reason=message, model=record.job.model, worker=worker
         )

@@ -204,9 +204,9 @@ class Agent:
         self.readiness.runner_ready()
         self.heartbeats.changed()
 
-    def _runner_died(self, status: int) -> None:
-        self.runs.runner_died(status)
-        self.loader.runner_died()
+    def _runner_died(self, status: int, was_killed: bool) -> None:
+        self.runs.runner_died(status, was_killed=was_killed)
+        self.loader.runner_died(was_killed=was_killed)
         self.heartbeats.changed()
 
     def _report_download(self, model: str, percent: float | None) -> None:

@@ -9,7 +9,7 @@ import httpx
 
 from schemas.catalog import Model
 from services.catalog.load import Configuration
-from services.process.tasks import together
+from services.process.tasks import TaskOwner, together
 from stoker.chaos.faults import Faults
 from stoker.chaos.ledger import Ledger
 from stoker.chaos.plan import KINDS, ROLES, Kind, Role, plan
@@ -76,10 +76,9 @@ async def run(
 
     say(f"{wishes.at_once} clients, a fault every {wishes.every_s:g} s, seed {wishes.seed} …")
     if wishes.jobs:
-        async with asyncio.TaskGroup() as group:
-            disturbing = group.create_task(disturb())
+        async with TaskOwner("disturbing") as tasks:
+            tasks.start(disturb)
             await traffic.run(wishes.at_once)
-            disturbing.cancel()
     else:
         await together((disturb, lambda: traffic.run(wishes.at_once)))
     say("calm: looking at every job once more …")

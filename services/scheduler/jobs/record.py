@@ -71,11 +71,12 @@ class Record:
 
     phase: its state. mentioned_at: when that began, or its worker last mentioned the job; seconds. attempt,
     term: of the newest assignment, and of the leader that made it. worker, spec: who has it; "" while it waits.
-    lost_on: the workers that died under it. failed_on: what it failed with where another worker may do better.
-    refused_at: when a worker did not take it. handle: acknowledges the stored message. fence: number of the
-    last record under its result subject, as far as is known. must_fence: an attempt of before may still be
-    alive, and must not end the job once another has it. beside: earlier attempts, by worker and number, that
-    go on beside the current one: whichever ends first ends the job.
+    lost_on: the workers that died under it. crashes: how often a runner crashed under it. failed_on: what it
+    failed with where another worker may do better. refused_at: when a worker did not take it. handle:
+    acknowledges the stored message. fence: number of the last record under its result subject, as far as is
+    known. must_fence: an attempt of before may still be alive, and must not end the job once another has it.
+    beside: earlier attempts, by worker and number, that go on beside the current one: whichever ends first ends
+    the job.
     """
 
     job: Job
@@ -91,6 +92,7 @@ class Record:
     spec: str = ""
     queued_s: float = 0.0
     lost_on: list[str] = field(default_factory=list)
+    crashes: int = 0
     refused_at: dict[str, float] = field(default_factory=dict)
     failed_on: dict[str, Failure] = field(default_factory=dict)
     fence: int = 0

@@ -102,10 +102,19 @@ class Endings:
         else:
             self._store(attempt, Cancelled(**self._ending(attempt)), "cancelled")
 
-    def lost(self, attempt: Attempt, reason: str, kind: FailureKind | Literal[""] = "") -> None:
-        """It cannot go on here: the scheduler tries elsewhere. kind: as in schemas.workers.Finished."""
+    def lost(
+        self,
+        attempt: Attempt,
+        reason: str,
+        kind: FailureKind | Literal[""] = "",
+        *,
+        was_killed: bool = False,
+    ) -> None:
+        """It cannot go on here: the scheduler tries elsewhere. kind, was_killed: as in
+        schemas.workers.Finished.
+        """
         log.warning("attempt.lost", job=attempt.job, reason=reason, kind=kind)
-        self._finish(attempt, "lost", 0.0, reason, kind)
+        self._finish(attempt, "lost", 0.0, reason, kind, was_killed)
 
     def dropped(self, attempt: Attempt) -> None:
         """It was revoked, or superseded, and has left: nothing is said of its job."""
@@ -182,6 +191,7 @@ class Endings:
         run_s: float,
         reason: str = "",
         kind: FailureKind | Literal[""] = "",
+        was_killed: bool = False,
     ) -> None:
         job = attempt.assignment.job
         _runs(job.model, outcome).inc()
@@ -197,6 +207,7 @@ class Endings:
             term=attempt.assignment.term,
             reason=reason,
             kind=kind,
+            was_killed=was_killed,
         )
         self._bus.tell(self._bus.subjects.finished(self._worker), finished)
         self._gone()

@@ -77,9 +77,9 @@ class Preparing:
                 self._core.move(attempt, "ending")
                 self._endings.failed(attempt, "load_failed", str(error))
         except LoadError as error:
-            self._end(attempt, str(error), "" if error.is_lost else "load_failed")
+            self._end(attempt, str(error), "" if error.is_lost else "load_failed", was_killed=error.was_killed)
         except (LimitExceeded, BusError) as error:  # slow, or NATS: here it may do better in a moment
-            self._end(attempt, str(error) or type(error).__name__, "")
+            self._end(attempt, str(error) or type(error).__name__, "", was_killed=True)
         except (WeightsError, wire.UnreadableMessage, ValueError, OSError) as error:
             self._end(attempt, str(error) or type(error).__name__, "load_failed")
         except Exception as error:
@@ -108,9 +108,11 @@ class Preparing:
     async def _make_hot(self, attempt: Attempt, model: str, spec: Spec) -> None:
         await self._loader.make_hot(model, spec, attempt.assignment.evict, _time_left_s(attempt))
 
-    def _end(self, attempt: Attempt, reason: str, kind: FailureKind | Literal[""]) -> None:
+    def _end(
+        self, attempt: Attempt, reason: str, kind: FailureKind | Literal[""], *, was_killed: bool = False
+    ) -> None:
         if attempt.phase == "preparing":  # else it was stopped meanwhile
-            self._endings.lost(attempt, reason, kind)
+            self._endings.lost(attempt, reason, kind, was_killed=was_killed)
 
 
 def _continues(attempt: Attempt) -> bool:

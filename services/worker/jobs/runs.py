@@ -90,7 +90,7 @@ class Runs:
                 self._runner.send(RunTogether(tuple(runs)) if len(runs) > 1 else runs[0])
             except RunnerAway as error:
                 for attempt in batch:
-                    self._endings.lost(attempt, str(error))
+                    self._endings.lost(attempt, str(error), was_killed=True)  # it never ran
 
     def _begin(self, attempt: Attempt) -> None:
         attempt.started_at = time.time()
@@ -222,13 +222,17 @@ class Runs:
             self._endings.stopped(attempt)
         self.start_next(attempt.lane)
 
-    def runner_died(self, status: int) -> None:
-        """What ran is lost, and what waited for a slot of a model that is gone is prepared again elsewhere."""
+    def runner_died(self, status: int, *, was_killed: bool) -> None:
+        """What ran is lost, and what waited for a slot of a model that is gone is prepared again elsewhere.
+
+        was_killed: from outside.
+        """
         for attempt in self._core.attempts():
             if attempt.phase == "stopping":
                 self._leave_runner(attempt)
             elif attempt.phase in ("running", "ready"):
-                self._endings.lost(attempt, f"the runner died with status {status}")
+                reason = f"the runner died with status {status}"
+                self._endings.lost(attempt, reason, was_killed=was_killed or attempt.phase == "ready")
 
 
 def _may_run_elsewhere(attempt: Attempt, failure: RunFailed) -> bool:

@@ -21,11 +21,15 @@ LOAD_LIMIT_S = 1800.0
 
 
 class LoadError(Exception):
-    """A model could not be made hot; the message is for the client. is_lost: another worker may do it."""
+    """A model could not be made hot; the message is for the client.
 
-    def __init__(self, message: str, *, is_lost: bool = False) -> None:
+    is_lost: the runner is gone. was_killed: from outside.
+    """
+
+    def __init__(self, message: str, *, is_lost: bool = False, was_killed: bool = False) -> None:
         super().__init__(message)
         self.is_lost = is_lost
+        self.was_killed = was_killed
 
 
 class OutOfMemory(LoadError):
@@ -83,8 +87,9 @@ class RunnerAnswers:
             kind = OutOfMemory if message.is_out_of_memory else LoadError
             answer.set_exception(kind(message.reason))
 
-    def runner_died(self) -> None:
+    def runner_died(self, *, was_killed: bool = False) -> None:
         """Nobody will answer."""
         for key, answer in self._waiting.items():
             if not answer.done():
-                answer.set_exception(LoadError(f"the runner died while it loaded {key}", is_lost=True))
+                message = f"the runner died while it loaded {key}"
+                answer.set_exception(LoadError(message, is_lost=True, was_killed=was_killed))

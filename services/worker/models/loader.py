@@ -239,11 +239,11 @@ class Loader:
         self._evict(evictions, room_for)
         return bool(evictions)
 
-    def runner_died(self) -> None:
-        """Nothing is in memory any more; loads under way fail."""
+    def runner_died(self, *, was_killed: bool = False) -> None:
+        """Nothing is in memory any more; loads under way fail. was_killed: from outside."""
         self.cache.all_dropped()
         self._attached.clear()
-        self.answers.runner_died()
+        self.answers.runner_died(was_killed=was_killed)
         self._changed()
 
     def progressed(self, key: str, percent: float) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -31,6 +32,17 @@ class RunnerAway(Exception):
 
 class RunnerNotStarted(Exception):
     """The process ended, or did not say that it is ready."""
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory since the machine started; 0 where it does
+    not say.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 class RunnerProcess:

@@ -14,6 +14,7 @@ libraries that are imported, or read files, may hold up everything else in the p
 """
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +23,7 @@ from typing import Any, Literal
 from services.process.logs import get_logger
 from services.process.tasks import LimitExceeded, TaskOwner, limit
 from services.worker.runner.messages import Message, Ping, Pong
-from services.worker.runner.process import RunnerAway, RunnerNotStarted, RunnerProcess
+from services.worker.runner.process import RunnerAway, RunnerNotStarted, RunnerProcess, oom_kills
 
 log = get_logger("runner")
 
@@ -49,16 +50,18 @@ class IllegalMove(Exception):
 
 
 class RunnerSupervisor:
-    """`take` gets what runners say; `on_ready`, `on_died(status)` and `on_change` are called by its task.
+    """`take` gets what runners say; `on_ready`, `on_died(status, was_killed)` and `on_change` are called by its
+    task.
 
-    is_loading: whether weights are being loaded. limit_s: how long a runner may be silent; 0 for ever.
+    was_killed: somebody else has killed it (kill -9), and not the kernel for want of memory. is_loading:
+    whether weights are being loaded. limit_s: how long a runner may be silent; 0 for ever.
     """
 
     def __init__(
         self,
         take: Callable[[Any], None],
         on_ready: Callable[[], None],
-        on_died: Callable[[int], None],
+        on_died: Callable[[int, bool], None],
         on_change: Callable[[], None] = lambda: None,
         is_loading: Callable[[], bool] = lambda: False,
         limit_s: float = LIMIT_S,
@@ -70,6 +73,7 @@ class RunnerSupervisor:
         self._is_loading = is_loading
         self._limit_s = limit_s
         self._heard_at = 0.0
+        self._is_ended_by_us = False
         self.state: State = "stopped"
         self._process: RunnerProcess | None = None
         self._ready = asyncio.Event()
@@ -101,6 +105,7 @@ class RunnerSupervisor:
         if self._process is not None:
             if self.state in ("starting", "ready", "silent"):
                 self._move("ending")
+            self._is_ended_by_us = True
             self._process.kill()
 
     async def wait_ready(self, seconds: float) -> None:
@@ -155,6 +160,7 @@ class RunnerSupervisor:
     async def _live(self, process: RunnerProcess) -> None:
         """One life. Nothing is left of the process, however it ends."""
         began = time.monotonic()
+        self._is_ended_by_us = False
         self.starts += 1
         self._process = process
         try:
@@ -163,13 +169,15 @@ class RunnerSupervisor:
                 raise RunnerNotStarted("it was ended while it started")
             self._move("ready")
             log.info("runner.ready", pid=process.pid)
+            oom_kills_before = oom_kills()
             self._on_ready()
             async with TaskOwner("pulse") as tasks:
                 tasks.start(self._watch, process)
                 status = await process.serve()
             self._process = None
             log.error("runner.died", status=status)
-            self._on_died(status)
+            is_foreign = status == -signal.SIGKILL and not self._is_ended_by_us
+            self._on_died(status, is_foreign and oom_kills() == oom_kills_before)
         except (RunnerNotStarted, LimitExceeded, OSError) as error:
             log.error("runner.not_started", error=str(error))
         finally:

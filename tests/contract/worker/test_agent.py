@@ -137,7 +137,7 @@ async def test_a_runner_that_is_killed_loses_what_ran_and_nothing_else(
         worker.agent.cancel(JobCommand("stopped"))
         os.kill(worker.agent.runner.pid, signal.SIGKILL)
         told = await worker.outcome("a")
-        assert (told.outcome, "status" in told.reason) == ("lost", True)
+        assert (told.outcome, "status" in told.reason, told.was_killed) == ("lost", True, True)
         assert await worker.end_of("a") is None
         assert (await worker.outcome("stopped")).outcome == "cancelled", "it was told to stop, and has"
         worker.assign("b", QUICK, model="q")
@@ -292,7 +292,7 @@ async def test_a_runner_that_hangs_is_silent_first_and_ended_then_and_its_jobs_g
         assert worker.phase("a") == "running", "a short pause costs nothing"
         os.kill(first, signal.SIGSTOP)
         told = await worker.outcome("a")
-        assert (told.outcome, told.kind) == ("lost", "")
+        assert (told.outcome, told.kind, told.was_killed) == ("lost", "", False)
         await eventually(lambda: worker.agent.runner.pid not in (0, first), 30)
         worker.check_nothing_is_held()
 

@@ -37,8 +37,8 @@ class Bench:
         if isinstance(message, Loaded | LoadFailed):
             self.loader.answers.take(message)
 
-    def _died(self, _: int) -> None:
-        self.loader.runner_died()
+    def _died(self, _: int, was_killed: bool) -> None:
+        self.loader.runner_died(was_killed=was_killed)
 
     def catalog(self, **specs: Spec) -> None:
         for name, spec in specs.items():

@@ -27,6 +27,7 @@ class Watched(RunnerSupervisor):
         super().__init__(self._note, self._on_ready_note, self._on_died_note)
         self.messages: list[object] = []
         self.events: list[str] = []
+        self.killed: list[bool] = []
 
     def _note(self, message: object) -> None:
         self.messages.append(message)
@@ -34,8 +35,9 @@ class Watched(RunnerSupervisor):
     def _on_ready_note(self) -> None:
         self.events.append("ready")
 
-    def _on_died_note(self, status: int) -> None:
+    def _on_died_note(self, status: int, was_killed: bool) -> None:
         self.events.append(f"died {status}")
+        self.killed.append(was_killed)
 
 
 @asynccontextmanager
@@ -112,6 +114,7 @@ async def test_one_that_hangs_is_ended_later_where_weights_are_being_loaded(
         assert (time.monotonic() - began > 2.0) == is_loading
         await found.wait_ready(30)
         assert [event.split()[0] for event in found.events[:2]] == ["ready", "died"]
+        assert found.killed == [False], "it was ended by us: what ran in it may be why"
 
 
 async def test_one_that_is_killed_is_told_of_once_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from services.bus.errors import (
     BusError,
     CannotConnect,
     Conflict,
+    DiskFull,
     Missing,
     NoAnswer,
     NobodyThere,
@@ -68,7 +69,7 @@ def test_an_error_without_words_says_its_type() -> None:
     ("code", "description", "kind"),
     [
         (10071, "wrong last sequence: 3", Conflict),
-        (10047, "insufficient storage resources available", StreamFull),
+        (10047, "insufficient storage resources available", DiskFull),
         (10077, "maximum messages exceeded", StreamFull),
         (10122, "message size exceeds maximum allowed", StreamFull),
         (10999, "maximum bytes exceeded", StreamFull),

@@ -96,13 +96,13 @@ def test_a_refusal_tries_the_next_worker() -> None:
     assert len(set(assigned(world))) == 2
 
 
-def test_a_job_whose_workers_die_twice_is_never_given_to_a_third() -> None:
+def test_a_job_whose_runners_crash_twice_is_never_given_to_a_third() -> None:
     workers = [SimWorker(f"w{i}", run_s=50) for i in range(3)]
     world = World(0, workers, [make_model("a")])
     job = world.submit("a")
     for _ in range(3):
         world.run_for(1)
-        world.kill(world.attempts[job][-1][1])
+        world.kill_runner(world.attempts[job][-1][1])
         world.run_for(10)
     assert world.ended[job] == "failed"
     assert [number for number, _ in world.attempts[job]] == [1, 2]

@@ -10,7 +10,15 @@ from schemas.jobs import CompletionInput, Job
 from services.scheduler.fleet.workers import Fleet, Held, Worker
 from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.jobs.record import Phase, Record
-from services.scheduler.leaving import AWAY_LIMIT_S, GONE_S, MAX_LOST_WORKERS, SILENT_S, Leaving, about_worker
+from services.scheduler.leaving import (
+    AWAY_LIMIT_S,
+    GONE_S,
+    MAX_CRASHES,
+    MAX_LOST,
+    SILENT_S,
+    Leaving,
+    about_worker,
+)
 from services.scheduler.protocol import commands
 from services.scheduler.protocol.endings import Endings
 from tests.unit.scheduler.workers import SimWorker
@@ -128,16 +136,27 @@ def test_a_worker_that_was_only_asked_has_not_lost_the_job() -> None:
     assert (record.phase, record.lost_on, record.mentioned_at) == ("waiting", [], NOW + 1)
 
 
-def test_a_job_under_which_workers_died_twice_ends_and_says_so() -> None:
+def test_a_job_that_is_lost_again_and_again_without_a_crash_is_tried_for_longer() -> None:
     books = Books("w1", "w2")
     record = books.give("j", "w1")
-    assert books.leaving.lost(record, "w1", NOW, may_end=False) == []
+    for _ in range(1, MAX_LOST):
+        assert books.leaving.lost(record, "w1", NOW, may_end=False) == []
+        books.give("j", "w1")
+    end, _ = books.leaving.lost(record, "w1", NOW, may_end=False)
+    assert isinstance(end, commands.EndJob) and isinstance(end.event, Failed)
+    assert end.event.message.startswith(f"{MAX_LOST} workers died")
+
+
+def test_a_job_under_which_runners_crashed_twice_ends_and_says_so() -> None:
+    books = Books("w1", "w2")
+    record = books.give("j", "w1")
+    assert books.leaving.lost(record, "w1", NOW, may_end=False, is_crash=True) == []
     books.give("j", "w2")
-    end, kept = books.leaving.lost(record, "w2", NOW + 5, may_end=False)
+    end, kept = books.leaving.lost(record, "w2", NOW + 5, may_end=False, is_crash=True)
     assert isinstance(end, commands.EndJob) and isinstance(end.event, Failed)
     assert (end.handle, end.event.kind, end.event.finished_at) == ("h-j", "worker_lost", NOW + 5)
     assert (end.event.term, end.event.attempt, end.event.job, end.event.model) == (7, 2, "j", "a")
-    assert end.event.message.startswith(f"{MAX_LOST_WORKERS} workers died")
+    assert end.event.message.startswith(f"{MAX_CRASHES} workers died")
     assert isinstance(kept, commands.Record)
     assert kept.event == PlatformEvent(
         kind="failed", subject="j", at=NOW + 5, reason=end.event.message, model="a", worker="w2"
