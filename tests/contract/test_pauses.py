@@ -52,7 +52,7 @@ async def longest_silence(bus: Bus, pid: int, seconds: float) -> float:
     return max(await asking)
 
 
-@pytest.mark.parametrize("seconds", [1.0, 7.0])
+@pytest.mark.parametrize("seconds", [1.0, pytest.param(7.0, marks=pytest.mark.slow)])
 async def test_after_a_pause_of_the_only_server_all_goes_on(tmp_path: Path, seconds: float) -> None:
     async with embedded_server(tmp_path) as url, open_bus(BusSettings(nats=url), "test") as bus:
         await declare(bus)

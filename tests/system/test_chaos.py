@@ -70,14 +70,16 @@ def test_a_configuration_without_text_has_nothing_to_ask(tmp_path: Path) -> None
     )
 
 
-def test_a_running_installation_is_asked_about_twice_and_disturbed_with_its_own_processes(
-    synthetic: System,
-) -> None:
+def test_a_running_installation_is_asked_about_twice(synthetic: System) -> None:
     refused = subprocess.run(
         [sys.executable, "-P", "-m", "stoker", "chaos", "--attach", str(synthetic.data), "--url", synthetic.url],
         cwd=ROOT, input="y\nn\n", capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert refused.returncode == 1 and "Are you sure" in refused.stdout
+
+
+@pytest.mark.slow
+def test_a_running_installation_is_disturbed_with_its_own_processes(synthetic: System) -> None:
     report = chaos(
         "--attach", str(synthetic.data), "--url", synthetic.url, "--yes", "--minutes", "0.2", "--only", "worker",
         "--faults", "kill", "--every", "3", "--at-once", "4", "--pace", "0.05",
