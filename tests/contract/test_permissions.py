@@ -13,9 +13,13 @@ from nats.js.errors import Error as JetStreamError
 
 from schemas.subjects import CATALOG_BUCKET, KEYS_BUCKET, REPLICAS_BUCKET
 from services.bus.connection import open_bus
+from services.bus.leases import Lease
 from services.bus.streams import declare
+from services.gateway.gateway import Gateway
 from services.process.embedded import find_binary
 from services.process.settings import BusSettings
+from services.process.tasks import TaskOwner
+from services.scheduler.service import SchedulerService
 from tests.conftest import ROOT, free_port, wait_for
 from tests.waiting import eventually
 
@@ -144,3 +148,20 @@ async def test_a_worker_cannot_read_the_queue_nor_delete_a_stream(server: str) -
     with pytest.raises((nats.errors.Error, JetStreamError, TimeoutError)):
         await jetstream.delete_stream("STOKER_JOBS")
     await client.close()
+
+
+async def test_a_gateway_and_a_scheduler_may_subscribe_to_all_that_they_listen_to(
+    server: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gateway_user, scheduler_user = settings(server, "gateway"), settings(server, "scheduler")
+    async with open_bus(gateway_user, "gateway") as one, open_bus(scheduler_user, "scheduler") as two:
+        gateway = Gateway(one, "g", 10, 10)
+        scheduler = SchedulerService(two, Lease(1, float("inf")), "s")
+        async with gateway.running(), TaskOwner("test") as tasks:
+            tasks.start(scheduler.serve)
+            stop = one.listen_now(one.subjects.ended("j"), lambda _: None)
+            await eventually(lambda: not scheduler.core.is_settling, PATIENCE_S)
+            await one.client.flush()
+            stop()
+    said = "".join(capfd.readouterr())
+    assert "violation" not in said.lower(), said
