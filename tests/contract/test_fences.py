@@ -114,6 +114,7 @@ async def test_what_is_stored_is_told_whoever_stored_it(connected: Connect) -> N
         await declare(bus)
         await admit_leader(bus, 5)
         heard: list[Msg] = []
+        before = len(bus.client._subs)
         stop = bus.listen_now(bus.subjects.ended("a.b"), heard.append)
         job = one_job("a.b")
         fence = await supersede(bus, 5, job, 2, 0)
@@ -125,7 +126,9 @@ async def test_what_is_stored_is_told_whoever_stored_it(connected: Connect) -> N
         stop()
         stop()
         await end(bus, completed(job="c"))
-        assert not bus.client._subs.keys() & bus.client._direct.keys() - set(bus.client._direct)
+        await bus.client.flush()
+        assert len(heard) == 2, "nothing is heard after the subscription has ended"
+        assert len(bus.client._subs) == before, "nothing is left of it"
         assert [view.id for view in await last_endings(bus, 10)] == ["a.b", "c"], (
             "records that end nothing are left out"
         )

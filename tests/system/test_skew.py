@@ -158,7 +158,8 @@ def test_jobs_end_well_whichever_role_is_of_the_version_before(before: Path, tmp
         for number in range(20):
             submit(url, f"j{number}")
         wait_for(lambda: all(ended(url, f"j{number}") for number in range(20)), 30)
-        submit(url, "j0")  # the same id again: the same job
+        submit(url, "j0")
+        assert ended(url, "j0"), "the same id again is the same job, and it has ended"
 
 
 def test_a_rolling_update_and_back_loses_nothing_and_every_gateway_finds_every_job(

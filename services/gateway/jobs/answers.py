@@ -6,7 +6,6 @@ import msgspec
 
 from schemas.fleet import JobView
 from schemas.job_events import (
-    Cancelled,
     Completed,
     EmbeddingOutput,
     Expired,
@@ -17,6 +16,7 @@ from schemas.job_events import (
     ValueOutput,
 )
 from schemas.jobs import Status
+from services.records.results import status_of
 
 
 class Urls(msgspec.Struct, frozen=True):
@@ -69,18 +69,6 @@ def from_view(view: JobView) -> JobAnswer:
         spec=view.spec,
         timings={"queued_s": view.queued_s} if view.attempt else {},
     )
-
-
-def status_of(event: Terminal) -> Status:
-    match event:
-        case Completed():
-            return "completed"
-        case Failed():
-            return "failed"
-        case Cancelled():
-            return "cancelled"
-        case Expired():
-            return "expired"
 
 
 def from_result(event: Terminal) -> JobAnswer:

@@ -21,7 +21,7 @@ from services.gateway.edge.routing import delete, get, post, put
 from services.gateway.edge.sse import EVENT_STREAM, comment, sse
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.admission import check_webhook
-from services.gateway.jobs.answers import JobAnswer, JobList, from_result, from_view, status_of, urls_of
+from services.gateway.jobs.answers import JobAnswer, JobList, from_result, from_view, urls_of
 from services.gateway.jobs.files import (
     attached_to,
     check_id,
@@ -38,6 +38,7 @@ from services.gateway.scheduler_queries import Known, explain, list_jobs, look_u
 from services.gateway.watching.resume import END, BadEventId, Cursor, event_name
 from services.gateway.watching.streams import UnknownJob
 from services.records.blobs import with_value
+from services.records.results import status_of
 
 MAX_WAIT_S = 60.0
 MAX_PAGE = 200

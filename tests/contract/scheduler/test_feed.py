@@ -101,7 +101,7 @@ async def test_a_request_that_is_over_or_was_lost_is_made_again(
             found.feed._next = f"$JS.API.CONSUMER.MSG.NEXT.{JOBS_STREAM}.{found.feed.consumer}"
             tasks.start(found.feed.keep_asking)
             await store(bus, "b")
-            await eventually(lambda: found.names() == ["a", "b"])
+            assert await eventually(lambda: found.names() == ["a", "b"])
 
 
 async def test_an_empty_stream_is_complete_at_once(connected: Connect) -> None:
