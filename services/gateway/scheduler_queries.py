@@ -48,11 +48,12 @@ def no_scheduler() -> RequestError:
     return RequestError(503, "no scheduler answers; try again", retry_after_s=RETRY_AFTER_S)
 
 
-async def look_up_job(bus: Bus, job: str) -> JobLookup:
-    """Where a job stands. Raises nothing."""
+async def look_up_job(bus: Bus, job: str, *, must_be_sure: bool = False) -> JobLookup:
+    """Where a job stands. must_be_sure: `NotKnown` means that it was not with any scheduler. Raises nothing."""
     subject = bus.subjects.scheduler("job")
+    query = JobQuery(job, must_be_sure)
     try:
-        view: JobView | None = await bus.ask(subject, JobQuery(job), JobView | None, ASK_TIMEOUT_S)
+        view: JobView | None = await bus.ask(subject, query, JobView | None, ASK_TIMEOUT_S)
     except (BusError, wire.UnreadableMessage) as error:
         return Unknown(str(error))
     return NotKnown() if view is None else Known(view)

@@ -293,12 +293,15 @@ def status_of(event: Terminal) -> Status:
 # Looking ------------------------------------------------------------------------------------------
 
 
-async def find_result(bus: Bus, job: str) -> Lookup:
-    """Whether a job has ended, and how. Raises nothing: `Unknown` says that it could not be found out."""
+async def find_result(bus: Bus, job: str, *, for_sure: bool = False) -> Lookup:
+    """Whether a job has ended, and how. Raises nothing: `Unknown` says that it could not be found out.
+
+    for_sure: the server that leads the stream is asked. Any other may answer too, and be a moment behind.
+    """
     subject = bus.subjects.every("result", ANY, job)
     try:
         with named(f"looking for the result of {job}"):
-            message = await bus.jetstream.get_last_msg(RESULTS_STREAM, subject, direct=True)
+            message = await bus.jetstream.get_last_msg(RESULTS_STREAM, subject, direct=not for_sure)
     except Missing:
         return NotStored()
     except BusError as error:

@@ -14,6 +14,7 @@ over takes as long as reading the stream, and placing need not wait for the end 
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -23,7 +24,7 @@ from nats.js import api
 
 from schemas import wire
 from schemas.jobs import Job, JobHead
-from schemas.subjects import JOBS_STREAM, BadName, check_name
+from schemas.subjects import ANY, JOBS_STREAM, BadName, check_name
 from services.bus.connection import Bus
 from services.bus.errors import BusError, Missing, named
 from services.bus.streams import MAX_JOBS
@@ -36,6 +37,7 @@ from services.scheduler.protocol.events import JobArrived
 log = get_logger("scheduler")
 
 RETRY_S = 0.2
+READ_POLL_S = 0.05
 REQUEST_OVER = "408"
 """The status with which the server ends a request that has stood for its time."""
 LOOK_EVERY_S = 1.0
@@ -66,6 +68,8 @@ class JobFeed:
         """Jobs that the request which stands may still bring."""
         self._untaken = 0
         """Jobs that came and that the core has not taken in."""
+        self._read_to = 0
+        """Place in the stream up to which the core has taken in everything."""
 
     async def open(self) -> None:
         """Make the consumer; subscribe to `deliveries` before. Raises BusError."""
@@ -91,9 +95,10 @@ class JobFeed:
         self._asked_until = steady_now() + ASK_S + ASK_MARGIN_S
         self._bus.post(self._next, wire.encode({"batch": BATCH, "expires": int(ASK_S * 1e9)}), self.deliveries)
 
-    def taken(self) -> None:
-        """The core has taken in a job that arrived."""
+    def taken(self, sequence: int) -> None:
+        """The core has taken in the job at this place of the stream; jobs come in the order of their places."""
         self._untaken -= 1
+        self._read_to = max(self._read_to, sequence)
         self._ask_on()
 
     def _ask_on(self) -> None:
@@ -135,6 +140,28 @@ class JobFeed:
                 await self._old_have_come.wait()
                 return
             await self._look()
+
+    async def wait_for_all_so_far(self) -> None:
+        """Return when the core has taken in every job that is in the stream now. Raises BusError.
+
+        This is asked of the stream, so that it holds for a leader too that was paused, and replaced meanwhile.
+        """
+        with named("reading the stream of jobs"):
+            last = (await self._bus.jetstream.stream_info(JOBS_STREAM)).state.last_seq
+        while self._read_to < last:
+            if await self._first_unread() > last:
+                return  # what lies between has ended
+            await asyncio.sleep(READ_POLL_S)
+
+    async def _first_unread(self) -> float:
+        """Place of the first job in the stream that the core has not taken in; infinite where there is none."""
+        every = self._bus.subjects.every("jobs", ANY)
+        try:
+            with named("looking for the next job"):
+                found = await self._bus.jetstream.get_msg(JOBS_STREAM, self._read_to + 1, every, next=True)
+        except Missing:
+            return math.inf
+        return found.seq or math.inf
 
     async def _look(self) -> None:
         """Ask the server whether everything was delivered: the last jobs may have been lost, or removed."""

@@ -36,7 +36,7 @@ from services.catalog import store
 from services.process.clock import steady_now
 from services.process.logs import get_logger
 from services.process.recording import Head, Recorder
-from services.process.tasks import TaskOwner, until
+from services.process.tasks import LimitExceeded, TaskOwner, limit, until
 from services.process.telemetry import counter
 from services.records.replicas import watch_replicas
 from services.records.results import last_endings
@@ -67,8 +67,12 @@ SETTLE_S, ARRIVE_S = 0.25, 0.5
 TURN_EVENTS = 100
 ADMIT_AGAIN_S = 1.0
 """How often the results stream is looked at: another service may have put it into an earlier form."""
+SURE_WITHIN_S = 1.5
+"""How long a question may wait until every job has been read; shorter than who asks waits."""
 INBOX_LIMIT = 500_000
 LISTED_ENDINGS = 2_000
+
+MAY_COME = Done(ok=False, reason="this scheduler has not read every job: it may not know this one yet")
 
 JOBS = counter("stoker_jobs_total", "Jobs that came to the scheduler", "model")
 
@@ -206,11 +210,13 @@ class SchedulerService:
         try:
             match message.subject.rsplit(".", 1)[1]:
                 case "job":
-                    answer = ledger.view(wire.decode(JobQuery, message.data).job)
+                    query: JobQuery = wire.decode(JobQuery, message.data)
+                    answer = ledger.view(query.job)
+                    if answer is None and query.must_be_sure:
+                        self._tasks.start_contained(self._answer_for_sure, query.job, message.reply)
+                        return
                     if answer is None and not self.core.reconciler.knows_all_jobs:
-                        answer = Done(
-                            ok=False, reason="this scheduler is taking over: it may not know the job yet"
-                        )
+                        answer = MAY_COME
                 case "jobs":
                     answer = ledger.page(wire.decode(JobsQuery, message.data))
                 case "explain":
@@ -223,6 +229,17 @@ class SchedulerService:
             answer = Done(ok=False, reason=str(error))
         if message.reply:
             self.bus.tell(message.reply, answer)
+
+    async def _answer_for_sure(self, job: str, reply: str) -> None:
+        """Where a job is that was not known a moment ago: it may have been accepted and not have come yet."""
+        answer: object = MAY_COME
+        try:
+            with limit("reading every job", SURE_WITHIN_S):
+                await self._feed.wait_for_all_so_far()
+            answer = self.core.ledger.view(job)
+        except (LimitExceeded, BusError) as error:
+            log.warning("job.not_sure", job=job, error=str(error))
+        self.bus.tell(reply, answer)
 
     # Commands become messages ---------------------------------------------------------------------
 
@@ -247,7 +264,7 @@ class SchedulerService:
             for command in commands:
                 self._executor.carry_out(command)
             if isinstance(event, JobArrived):
-                self._feed.taken()
+                self._feed.taken(event.sequence)
 
     async def _tick(self) -> None:
         """At most one tick waits in the inbox: while the core lags, more of them would only add to it."""

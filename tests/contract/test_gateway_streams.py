@@ -202,16 +202,30 @@ async def test_a_job_nobody_knows_is_certainly_not_there_only_if_the_scheduler_s
             assert (answer.status, answer.headers["retry-after"]) == (503, "1"), answer.body
 
 
-async def test_a_result_that_was_told_but_is_not_stored_yet_is_waited_for(start: Start) -> None:
-    """A client may come back with an end before JetStream has stored it."""
+@pytest.mark.parametrize("path", ["/v1/jobs/j", "/v1/jobs/j/events"])
+async def test_a_job_that_ends_between_two_looks_is_there(start: Start, path: str) -> None:
+    """No end was stored at the first look, and the scheduler has forgotten the job when it is asked."""
     async with start() as stand:
         elsewhere = Job(id="j", model="m", input=CompletionInput("hi"), gateway="gw", created_at=1.0)
-        async with asyncio.TaskGroup() as tasks:
-            looking = tasks.create_task(stand.ask("GET", "/v1/jobs/j"))
-            await asyncio.sleep(0.1)
-            assert not looking.done()
-            await end(stand.backend.bus, completed(elsewhere))
-        assert (looking.result().status, looking.result().json()["status"]) == (200, "completed")
+        stand.backend.before_answer = lambda: end(stand.backend.bus, completed(elsewhere))
+        answer = await stand.ask("GET", path)
+        assert answer.status == 200
+        assert b"completed" in answer.body
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/j", "/v1/jobs/j/events"])
+async def test_no_such_job_is_said_only_on_the_word_of_one_who_is_sure(start: Start, path: str) -> None:
+    async with start() as stand:
+        assert (await stand.ask("GET", path)).status == 404
+        assert stand.backend.asked_to_be_sure == ["j"]
+
+
+async def test_a_cancel_that_is_there_before_the_job_cancels_it_on_arrival(start: Start) -> None:
+    async with start() as stand:
+        stand.backend.views["j"] = view("j")
+        stand.backend.cancels_known = False
+        answer = await stand.ask("POST", "/v1/jobs/j/cancel")
+        assert (answer.status, stand.backend.cancelled) == (202, ["j"])
 
 
 # A client that goes away, at any moment ----------------------------------------------------------

@@ -204,8 +204,11 @@ def test_files_go_in_and_out(client: Client, system: System, tmp_path: Path) -> 
 
 def test_two_models_are_given_to_one_function(client: Client, system: System) -> None:
     assert client.run("compose", count=1)["text"].startswith("The stoker feeds the")
-    worker = system.get("/v1/fleet")["workers"][0]
-    assert {"words", "rules"} <= set(worker["vram_models"])
+
+    def loaded() -> set[str]:
+        return set(system.get("/v1/fleet")["workers"][0]["vram_models"])
+
+    assert wait_for(lambda: {"words", "rules"} <= loaded(), 10, "the models in the fleet")
 
 
 def test_an_edit_is_served_after_it_is_saved(client: Client, system: System) -> None:

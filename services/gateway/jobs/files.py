@@ -1,6 +1,5 @@
 """Files and pictures of ended jobs: for who asks for them, and for calls of functions that name them."""
 
-import asyncio
 import re
 from typing import Any, Literal
 
@@ -16,8 +15,6 @@ from services.gateway.jobs.submission import with_input
 from services.records.blobs import BlobGone, attach, attachments, get_pictures, with_value
 from services.records.results import NotStored, Result, Stored, Unknown, Unreadable, find_result
 
-STORED_WITHIN_S, LOOK_AGAIN_S = 0.5, 0.05
-"""How long after an end was told it may not be stored yet, and how often to look."""
 MAX_REFERENCES = 16
 """Files of other jobs that one payload may name."""
 Kind = Literal["files", "images"]
@@ -36,43 +33,31 @@ def no_such_job(job: str) -> RequestError:
     return RequestError(404, f"there is no job {job!r}, or its result is no longer kept", code="job_not_found")
 
 
-async def stored_result(gateway: Gateway, job: str) -> Result | None:
-    """The result of an ended job; None: it is certain that none is stored.
+async def visible_result(gateway: Gateway, job: str, found: Result) -> Result:
+    """A stored result with its whole value. Raises RequestError 404 when it is another key's, BlobGone."""
+    if not is_visible(found.event.tenant):
+        raise no_such_job(job)
+    return Result(await with_value(gateway.bus, found.event), found.attached)
 
-    Raises RequestError 404 when it is another key's, 503 and BusError when it could not be found out, BlobGone.
-    """
-    match await find_result(gateway.bus, check_id(job)):
+
+async def _stored_result(gateway: Gateway, job: str) -> Result:
+    """The result of an ended job. Raises RequestError 404 where none is stored, 503, BlobGone."""
+    match await find_result(gateway.bus, check_id(job), for_sure=True):
         case NotStored():
-            return None
+            raise no_such_job(job)
         case Unknown(reason):
             raise RequestError(503, reason, retry_after_s=RETRY_AFTER_S)
         case Unreadable(reason):
             raise RequestError(500, reason, code="unreadable_result")
         case Stored(found):
-            if not is_visible(found.event.tenant):
-                raise no_such_job(job)
-    return Result(await with_value(gateway.bus, found.event), found.attached)
-
-
-async def stored_result_soon(gateway: Gateway, job: str) -> Result | None:
-    """As `stored_result`, but "none is stored" only after a moment.
-
-    An end is told over core NATS, and a client may come back with it, before JetStream has stored it.
-    """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + STORED_WITHIN_S
-    while True:
-        found = await stored_result(gateway, job)
-        if found is not None or loop.time() >= deadline:
-            return found
-        await asyncio.sleep(LOOK_AGAIN_S)
+            return await visible_result(gateway, job, found)
 
 
 async def attached_to(gateway: Gateway, job: str, kind: Kind, index: int) -> tuple[bytes, SavedFile | Picture]:
     """A file that a function has saved, or a picture of a result. Raises RequestError 404, BlobGone."""
-    stored = await stored_result_soon(gateway, job)
-    output = stored.event.output if stored and isinstance(stored.event, Completed) else None
-    if stored is None or not isinstance(output, ValueOutput if kind == "files" else ImageOutput):
+    stored = await _stored_result(gateway, job)
+    output = stored.event.output if isinstance(stored.event, Completed) else None
+    if not isinstance(output, ValueOutput if kind == "files" else ImageOutput):
         raise no_such_job(job)
     there = attachments(output)
     if index >= len(there):

@@ -1,4 +1,4 @@
-"""Where a job is: with the scheduler, or stored as ended. "There is none" is said only when that is certain."""
+"""Where a job is, for whoever asks about it: as an answer, and only if it is theirs."""
 
 import asyncio
 
@@ -6,48 +6,43 @@ from services.gateway.edge.access import current_key, is_visible
 from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.answers import JobAnswer, from_result, from_view
-from services.gateway.jobs.files import (
-    LOOK_AGAIN_S,
-    STORED_WITHIN_S,
-    check_id,
-    no_such_job,
-    stored_result,
-)
-from services.gateway.scheduler_queries import Known, Unknown, look_up_job, no_scheduler
+from services.gateway.jobs.files import check_id, no_such_job, visible_result
+from services.gateway.locating import Nowhere, locate
+from services.gateway.scheduler_queries import Known, Unknown
+from services.records.results import Stored, Unreadable
 
-CONFLICT_WAIT_S = 2.0
+CONFLICT_WAIT_S, LOOK_AGAIN_S = 2.0, 0.05
 
 
-async def find_job(gateway: Gateway, job: str) -> tuple[JobAnswer, str] | None:
-    """A job and its fingerprint; None when there was none a moment ago: it may be accepted, or end, just now.
+async def find_job(gateway: Gateway, job: str, *, must_be_sure: bool = False) -> tuple[JobAnswer, str] | None:
+    """A job and its fingerprint; None: there is none, or there was none a moment ago where it need not be sure.
 
-    What is stored counts more than what the scheduler says: one that takes over may not know of an end yet.
-    Raises RequestError 404 when it is another key's, 503 and BusError when it could not be found out.
+    Raises RequestError 404 when it is another key's, 503 when it could not be found out, BlobGone.
     """
-    stored = await stored_result(gateway, job)
-    if stored is not None:
-        return from_result(stored.event), stored.event.fingerprint
-    view = await look_up_job(gateway.bus, job)
-    if isinstance(view, Known) and view.is_under_way:
-        if not is_visible(view.view.tenant):
-            raise no_such_job(job)
-        return from_view(view.view), view.view.fingerprint
-    if isinstance(view, Unknown):
-        raise no_scheduler()
-    return None
+    match await locate(gateway.bus, check_id(job), must_be_sure=must_be_sure):
+        case Stored(result):
+            stored = await visible_result(gateway, job, result)
+            return from_result(stored.event), stored.event.fingerprint
+        case Unreadable(reason):
+            raise RequestError(500, reason, code="unreadable_result")
+        case Known(view):
+            if not is_visible(view.tenant):
+                raise no_such_job(job)
+            return from_view(view), view.fingerprint
+        case Unknown(reason):
+            message = f"nobody could say where the job is ({reason}); try again"
+            raise RequestError(503, message, retry_after_s=RETRY_AFTER_S)
+        case Nowhere():
+            return None
 
 
 async def present_job(gateway: Gateway, job: str) -> JobAnswer:
-    """A job that a client asks about, as it is now. Raises RequestError 404 when there is none, 503, BusError.
-
-    It may have been accepted, or have ended, a moment ago: "none" is said only when it stays so for a moment.
+    """A job that a client asks about, as it is now. Raises RequestError 404 when it is sure that there is none,
+    else as `find_job` does.
     """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + STORED_WITHIN_S
-    while (found := await find_job(gateway, job)) is None:
-        if loop.time() > deadline:
-            raise no_such_job(job)
-        await asyncio.sleep(LOOK_AGAIN_S)
+    found = await find_job(gateway, job, must_be_sure=True)
+    if found is None:
+        raise no_such_job(job)
     return found[0]
 
 
@@ -66,4 +61,4 @@ async def await_job(gateway: Gateway, job: str) -> tuple[JobAnswer, str]:
 async def check_owner(gateway: Gateway, job: str) -> None:
     """Raises RequestError 404 when the job is another key's."""
     if current_key.get() is not None:
-        await find_job(gateway, check_id(job))
+        await find_job(gateway, job, must_be_sure=True)

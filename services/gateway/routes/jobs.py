@@ -26,19 +26,16 @@ from services.gateway.jobs.files import (
     attached_to,
     check_id,
     no_such_job,
-    stored_result,
-    stored_result_soon,
     with_files,
 )
 from services.gateway.jobs.function_calls import placed_by
 from services.gateway.jobs.lookup import await_job, check_owner, find_job, present_job
 from services.gateway.jobs.requests import JobRequest, admission_timeout_s, job_input, split_adapter
 from services.gateway.jobs.submission import fingerprint_of
-from services.gateway.scheduler_queries import Known, explain, list_jobs, look_up_job
+from services.gateway.scheduler_queries import explain, list_jobs
 from services.gateway.watching.resume import END, BadEventId, Cursor, event_name
 from services.gateway.watching.streams import UnknownJob
 from services.records.blobs import with_value
-from services.records.results import status_of
 
 MAX_WAIT_S = 60.0
 MAX_PAGE = 200
@@ -206,18 +203,13 @@ async def delete_job(gateway: Gateway, exchange: Exchange) -> None:
 
 async def _cancel(gateway: Gateway, exchange: Exchange) -> None:
     job = check_id(exchange.parameter("job"))
-    await check_owner(gateway, job)
-    stored = await stored_result(gateway, job)
-    if stored is None and not await gateway.submission.cancel(job):
-        stored = await stored_result_soon(gateway, job)
-        if stored is None:
-            raise no_such_job(job)
-    if stored is not None:
-        status = status_of(stored.event)
-        raise RequestError(409, f"the job has ended already: {status}", code="already_ended")
-    view = await look_up_job(gateway.bus, job)
-    model = view.view.model if isinstance(view, Known) else ""
-    await exchange.answer(JobAnswer(id=job, status="cancelled", model=model, urls=urls_of(job)), 202)
+    found = await present_job(gateway, job)
+    if found.finished_at is None and not await gateway.submission.cancel(job):
+        found = await present_job(gateway, job)  # it has ended meanwhile, or it is cancelled on arrival
+    if found.finished_at is not None:
+        raise RequestError(409, f"the job has ended already: {found.status}", code="already_ended")
+    answer = JobAnswer(id=job, status="cancelled", model=found.model, urls=urls_of(job))
+    await exchange.answer(answer, 202)
 
 
 @get("/v1/jobs/{job}/explain", summary="Why a job went where it went", answers=Explanation)

@@ -20,20 +20,21 @@ from schemas.workers import Replay, ReplayRequest, SentRequest, SentText
 from services.bus.connection import Bus
 from services.bus.errors import BusError, NobodyThere
 from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
-from services.gateway.scheduler_queries import Known, NotKnown, look_up_job
+from services.gateway.locating import Nowhere, locate
+from services.gateway.scheduler_queries import Known, Unknown, look_up_job
 from services.gateway.watching.reconciling import Reconciler
 from services.gateway.watching.resume import Cursor, Diverged, Gap
 from services.gateway.watching.waiting import Ended, Waiting
 from services.gateway.watching.watcher import Watcher
 from services.process.logs import get_logger
 from services.process.tasks import TaskOwner
-from services.records.results import Lookup, NotStored, Result, Stored, Unreadable, find_result, read_record
+from services.records.results import Lookup, Result, Stored, Unreadable, find_result, read_record
 
 log = get_logger("streams")
 
 ASK_TIMEOUT_S = 2.0
-UNKNOWN_JOB_WAIT_S = 2.0
-"""How long a job may be unknown to everybody: accepted, but not with the scheduler yet."""
+LOCATE_WITHIN_S = 2.0
+"""How long to go on asking where a job is while nobody can say."""
 LOCATE_AGAIN_S = 0.05
 IDLE_S = 5.0
 """After this long without an event a watcher's client is told that the connection lives."""
@@ -173,23 +174,21 @@ class Streams:
         Raises as `watch` does.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + UNKNOWN_JOB_WAIT_S
+        deadline = loop.time() + LOCATE_WITHIN_S
         while True:
-            found = await find_result(self.bus, watcher.job)
-            match found:
+            match await locate(self.bus, watcher.job):
                 case Stored(result):
                     return result
                 case Unreadable(reason):
                     raise RequestError(500, reason, code="unreadable_result")
-            view = await look_up_job(self.bus, watcher.job)
-            if isinstance(view, Known) and view.is_under_way:
-                watcher.worker = view.view.worker
-                return None
-            if loop.time() > deadline:
-                if isinstance(found, NotStored) and isinstance(view, NotKnown):
+                case Known(view):
+                    watcher.worker = view.worker
+                    return None
+                case Nowhere():
                     raise UnknownJob(watcher.job)
-                message = f"nobody could say where job {watcher.job!r} is; try again"
-                raise RequestError(503, message, retry_after_s=RETRY_AFTER_S)
+                case Unknown() if loop.time() > deadline:
+                    message = f"nobody could say where job {watcher.job!r} is; try again"
+                    raise RequestError(503, message, retry_after_s=RETRY_AFTER_S)
             await asyncio.sleep(LOCATE_AGAIN_S)
 
     async def follow(self, watcher: Watcher) -> AsyncGenerator[Item]:

@@ -77,8 +77,8 @@ async def test_jobs_come_in_batches_as_the_core_takes_them_in(connected: Connect
             await eventually(lambda: len(found.arrived) == BATCH)
             await bus.client.flush()
             assert len(found.arrived) == BATCH, "the rest waits until these are taken in"
-            for _ in range(BATCH):
-                found.feed.taken()
+            for event in list(found.arrived):
+                found.feed.taken(event.sequence)
             await asyncio.wait_for(found.feed.wait_for_old(), LIMIT_S)
             assert [event.job.id for event in found.arrived] == names
 
@@ -96,12 +96,52 @@ async def test_a_request_that_is_over_or_was_lost_is_made_again(
             await store(bus, "a")
             await eventually(lambda: found.names() == ["a"])
             found.feed._next = "nobody.takes.it"
-            found.feed.taken()
+            found.feed.taken(1)
             found.feed._ask()
             found.feed._next = f"$JS.API.CONSUMER.MSG.NEXT.{JOBS_STREAM}.{found.feed.consumer}"
             tasks.start(found.feed.keep_asking)
             await store(bus, "b")
             assert await eventually(lambda: found.names() == ["a", "b"])
+
+
+async def test_what_is_in_the_stream_now_is_waited_for_and_nothing_else(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        async with fed(bus) as found:
+            await found.feed.open()
+            await asyncio.wait_for(found.feed.wait_for_all_so_far(), LIMIT_S)
+            await store(bus, "a", "b")
+            await eventually(lambda: len(found.arrived) == 2)
+            async with TaskOwner("reader") as tasks:
+                has_read = asyncio.Event()
+
+                async def read() -> None:
+                    await found.feed.wait_for_all_so_far()
+                    has_read.set()
+
+                tasks.start(read)
+                found.feed.taken(1)
+                await asyncio.sleep(0.2)
+                assert not has_read.is_set(), "b has come and is not taken in"
+                await store(bus, "later")
+                found.feed.taken(2)
+                await asyncio.wait_for(has_read.wait(), LIMIT_S)
+
+
+async def test_a_leader_that_was_replaced_does_not_hold_what_it_never_got_for_read(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        async with fed(bus) as old, fed(bus, term=2) as new:
+            await old.feed.open()
+            await new.feed.open()
+            await store(bus, "a", "b")
+            await eventually(lambda: new.names() == ["a", "b"])
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(old.feed.wait_for_all_so_far(), 0.5)
+            for event in new.arrived:
+                bus.post(event.handle, b"+ACK")
+            await asyncio.wait_for(old.feed.wait_for_all_so_far(), LIMIT_S)
+            assert old.arrived == [], "both have ended meanwhile"
 
 
 async def test_an_empty_stream_is_complete_at_once(connected: Connect) -> None:

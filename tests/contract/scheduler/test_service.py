@@ -154,6 +154,19 @@ async def view(bus: Bus, name: str) -> JobView | None:
     return found
 
 
+async def test_a_job_is_unknown_for_sure_only_when_every_stored_job_was_read(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "SURE_WITHIN_S", 0.5)
+    async with connected() as bus, connected() as other, leading(bus):
+        subject, query = other.subjects.scheduler("job"), JobQuery("none", must_be_sure=True)
+        assert await other.ask(subject, query, JobView | None, 3.0) is None
+        consumers = await other.jetstream.consumers_info(JOBS_STREAM)
+        await other.jetstream.delete_consumer(JOBS_STREAM, consumers[0].name)
+        await submit(other, "late")
+        assert await other.ask(subject, query, Done, 3.0) == service.MAY_COME
+
+
 async def stored_jobs(bus: Bus) -> int:
     return int((await bus.jetstream.stream_info(JOBS_STREAM)).state.messages)
 
