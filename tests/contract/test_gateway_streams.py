@@ -192,42 +192,6 @@ async def test_previews_that_nobody_reads_are_bounded_in_bytes(start: Start) -> 
         assert await stand.backend.job()
 
 
-async def test_a_job_nobody_knows_is_certainly_not_there_only_if_the_scheduler_says_so(start: Start) -> None:
-    async with start() as stand:
-        assert (await stand.ask("GET", "/v1/jobs/none")).status == 404
-        assert (await stand.ask("GET", "/v1/jobs/none/events")).status == 404
-        stand.backend.leads = False
-        for path in ("/v1/jobs/none", "/v1/jobs/none/events"):
-            answer = await stand.ask("GET", path)
-            assert (answer.status, answer.headers["retry-after"]) == (503, "1"), answer.body
-
-
-@pytest.mark.parametrize("path", ["/v1/jobs/j", "/v1/jobs/j/events"])
-async def test_a_job_that_ends_between_two_looks_is_there(start: Start, path: str) -> None:
-    """No end was stored at the first look, and the scheduler has forgotten the job when it is asked."""
-    async with start() as stand:
-        elsewhere = Job(id="j", model="m", input=CompletionInput("hi"), gateway="gw", created_at=1.0)
-        stand.backend.before_answer = lambda: end(stand.backend.bus, completed(elsewhere))
-        answer = await stand.ask("GET", path)
-        assert answer.status == 200
-        assert b"completed" in answer.body
-
-
-@pytest.mark.parametrize("path", ["/v1/jobs/j", "/v1/jobs/j/events"])
-async def test_no_such_job_is_said_only_on_the_word_of_one_who_is_sure(start: Start, path: str) -> None:
-    async with start() as stand:
-        assert (await stand.ask("GET", path)).status == 404
-        assert stand.backend.asked_to_be_sure == ["j"]
-
-
-async def test_a_cancel_that_is_there_before_the_job_cancels_it_on_arrival(start: Start) -> None:
-    async with start() as stand:
-        stand.backend.views["j"] = view("j")
-        stand.backend.cancels_known = False
-        answer = await stand.ask("POST", "/v1/jobs/j/cancel")
-        assert (answer.status, stand.backend.cancelled) == (202, ["j"])
-
-
 # A client that goes away, at any moment ----------------------------------------------------------
 
 
