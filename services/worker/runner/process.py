@@ -6,6 +6,8 @@ process.
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -102,9 +104,12 @@ class RunnerProcess:
         self._writer.write(frame(message))
 
     def kill(self) -> None:
+        """End it at once. Not by the process's own method, which may take the exit status of one that has just
+        died from who waits for it: whether it was killed from outside would be lost.
+        """
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+                os.kill(self._process.pid, signal.SIGKILL)
 
     async def reap(self) -> None:
         """End the process, if it has not: it is asked by closing its socket, then killed, and waited for."""
