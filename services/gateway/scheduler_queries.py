@@ -49,7 +49,11 @@ def no_scheduler() -> RequestError:
 
 
 async def look_up_job(bus: Bus, job: str, *, must_be_sure: bool = False) -> JobLookup:
-    """Where a job stands. must_be_sure: `NotKnown` means that it was not with any scheduler. Raises nothing."""
+    """Where a job stands. Raises nothing.
+
+    must_be_sure: `NotKnown` comes only from a scheduler that has read every job stored by now. One of the
+    version before does not know of this wish, and answers at once.
+    """
     subject = bus.subjects.scheduler("job")
     query = JobQuery(job, must_be_sure)
     try:
