@@ -100,10 +100,7 @@ class JobsPage(msgspec.Struct, frozen=True):
 
 
 class JobQuery(msgspec.Struct, frozen=True):
-    """must_be_sure: "not known" is answered only by a scheduler that has read every job stored until now."""
-
     job: str
-    must_be_sure: bool = False
 
 
 class CancelAnswer(msgspec.Struct, frozen=True):

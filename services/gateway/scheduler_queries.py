@@ -51,13 +51,20 @@ def no_scheduler() -> RequestError:
 async def look_up_job(bus: Bus, job: str, *, must_be_sure: bool = False) -> JobLookup:
     """Where a job stands. Raises nothing.
 
-    must_be_sure: `NotKnown` comes only from a scheduler that has read every job stored by now. One of the
-    version before does not know of this wish, and answers at once.
+    must_be_sure: `NotKnown` comes only from a scheduler that has read every job stored by now. That is a
+    question of its own, so that a scheduler of a version before it refuses it: then the answer is `Unknown`.
     """
-    subject = bus.subjects.scheduler("job")
-    query = JobQuery(job, must_be_sure)
+    answer = await _ask_for_job(bus, "job", job)
+    if must_be_sure and answer == NotKnown():
+        answer = await _ask_for_job(bus, "job_for_sure", job)
+    return answer
+
+
+async def _ask_for_job(bus: Bus, question: str, job: str) -> JobLookup:
     try:
-        view: JobView | None = await bus.ask(subject, query, JobView | None, ASK_TIMEOUT_S)
+        view: JobView | None = await bus.ask(
+            bus.subjects.scheduler(question), JobQuery(job), JobView | None, ASK_TIMEOUT_S
+        )
     except (BusError, wire.UnreadableMessage) as error:
         return Unknown(str(error))
     return NotKnown() if view is None else Known(view)

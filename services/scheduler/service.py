@@ -204,19 +204,19 @@ class SchedulerService:
         self._put(ReplicasChanged(model, replicas))
 
     def _on_question(self, message: Msg) -> None:
-        """What people and gateways ask: job, jobs, explain, ping."""
+        """What people and gateways ask: job, job_for_sure, jobs, explain, ping."""
         ledger = self.core.ledger
         answer: object
         try:
             match message.subject.rsplit(".", 1)[1]:
                 case "job":
-                    query: JobQuery = wire.decode(JobQuery, message.data)
-                    answer = ledger.view(query.job)
-                    if answer is None and query.must_be_sure:
-                        self._tasks.start_contained(self._answer_for_sure, query.job, message.reply)
-                        return
+                    answer = ledger.view(wire.decode(JobQuery, message.data).job)
                     if answer is None and not self.core.reconciler.knows_all_jobs:
                         answer = MAY_COME
+                case "job_for_sure":
+                    job = wire.decode(JobQuery, message.data).job
+                    self._tasks.start_contained(self._answer_for_sure, job, message.reply)
+                    return
                 case "jobs":
                     answer = ledger.page(wire.decode(JobsQuery, message.data))
                 case "explain":
@@ -231,7 +231,7 @@ class SchedulerService:
             self.bus.tell(message.reply, answer)
 
     async def _answer_for_sure(self, job: str, reply: str) -> None:
-        """Where a job is that was not known a moment ago: it may have been accepted and not have come yet."""
+        """Where a job is; "not known" only when every job that is stored until now has been read."""
         answer: object = MAY_COME
         try:
             with limit("reading every job", SURE_WITHIN_S):

@@ -47,6 +47,15 @@ async def test_no_such_job_is_said_only_on_the_word_of_one_who_is_sure(connected
         assert stand.backend.asked_to_be_sure == ["j"]
 
 
+async def test_a_scheduler_of_the_version_before_is_never_sure(connected: Connect) -> None:
+    """It refuses the question; its plain "not known" may be about a job that has not come to it yet."""
+    async with gateway(connected) as stand:
+        stand.backend.is_of_before = True
+        for path in ("/v1/jobs/none", "/v1/jobs/none/events"):
+            answer = await stand.ask("GET", path)
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1"), answer.body
+
+
 async def test_a_cancel_that_is_there_before_the_job_cancels_it_on_arrival(connected: Connect) -> None:
     async with gateway(connected) as stand:
         stand.backend.views["j"] = view("j")

@@ -159,7 +159,7 @@ async def test_a_job_is_unknown_for_sure_only_when_every_stored_job_was_read(
 ) -> None:
     monkeypatch.setattr(service, "SURE_WITHIN_S", 0.5)
     async with connected() as bus, connected() as other, leading(bus):
-        subject, query = other.subjects.scheduler("job"), JobQuery("none", must_be_sure=True)
+        subject, query = other.subjects.scheduler("job_for_sure"), JobQuery("none")
         assert await other.ask(subject, query, JobView | None, 3.0) is None
         consumers = await other.jetstream.consumers_info(JOBS_STREAM)
         await other.jetstream.delete_consumer(JOBS_STREAM, consumers[0].name)
