@@ -78,11 +78,15 @@ class Preview(AttemptEvent, frozen=True, kw_only=True):
 
 
 class Delta(AttemptEvent, frozen=True, kw_only=True):
-    """More text. at: how many characters of output came before it. tokens: how many it stands for."""
+    """More text. at: how many characters of output came before it. tokens: how many it stands for.
+
+    tokens_so_far: of the whole output up to the end of this text; 0 where that is not known.
+    """
 
     at: int
     text: str
     tokens: int = 1
+    tokens_so_far: int = 0
 
 
 class TextOutput(msgspec.Struct, frozen=True, tag="text", tag_field="kind", omit_defaults=True):

@@ -103,9 +103,13 @@ class SentRequest(msgspec.Struct, frozen=True):
 
 
 class SentText(msgspec.Struct, frozen=True):
-    """The longest text from its first character on that clients of this gateway were given."""
+    """The longest text from its first character on that clients of this gateway were given.
+
+    tokens: how many it stands for; 0 where that is not known.
+    """
 
     text: str = ""
+    tokens: int = 0
 
 
 Outcome = Literal["completed", "failed", "cancelled", "lost"]

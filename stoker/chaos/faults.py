@@ -39,16 +39,18 @@ class Faults:
     async def do(self, fault: Fault) -> None:
         """One fault, to its end; nothing where there is nobody of its role now."""
         if fault.kind == "cut":
-            proxies = self._system.proxies(fault.role)
-            if not proxies:
+            lines = self._system.lines(fault.role)
+            if not lines:
                 return
-            proxy = proxies[int(fault.which * len(proxies))]
+            proxies = lines[int(fault.which * len(lines))]
             self._note(fault)
-            proxy.cut()
+            for proxy in proxies:
+                proxy.cut()
             try:
                 await asyncio.sleep(fault.seconds)
             finally:
-                proxy.heal()
+                for proxy in proxies:
+                    proxy.heal()
             return
         pids = self._system.pids(fault.role)
         if not pids:

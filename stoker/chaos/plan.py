@@ -10,9 +10,10 @@ Kind = Literal["kill", "stop", "pause", "cut"]
 ROLES: tuple[Role, ...] = ("scheduler", "gateway", "worker", "runner", "nats")
 KINDS: tuple[Kind, ...] = ("kill", "stop", "pause", "cut")
 
-CANNOT: frozenset[tuple[Kind, Role]] = frozenset({("stop", "runner"), ("cut", "runner"), ("cut", "nats")})
-"""A runner is stopped by its worker, and has no connection; cutting off the server cuts off everybody."""
-LASTS_S: dict[Kind, tuple[float, ...]] = {"pause": (0.5, 3.0, 10.0), "cut": (0.5, 2.0, 5.0)}
+CUTTABLE: tuple[Role, ...] = ("scheduler", "gateway", "worker")
+"""Whom a proxy can cut off. Where there is one server, cutting it off would cut off everybody."""
+PAUSES_S = (0.5, 3.0, 10.0)
+CUTS_S = (0.5, 2.0, 5.0)
 RESTART_S = (0.1, 1.0)
 """How long a process that was killed or stopped stays away: from, to."""
 
@@ -32,20 +33,44 @@ class Fault:
         return self.at + self.seconds
 
 
-def plan(
-    seed: int, seconds: float, every_s: float, kinds: Sequence[Kind] = KINDS, roles: Sequence[Role] = ROLES
-) -> Iterator[Fault]:
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What may happen, to whom, and for how long: pauses_s, cuts_s, one of them each time."""
+
+    kinds: Sequence[Kind] = KINDS
+    roles: Sequence[Role] = ROLES
+    cuttable: Sequence[Role] = CUTTABLE
+    pauses_s: Sequence[float] = PAUSES_S
+    cuts_s: Sequence[float] = CUTS_S
+
+    def possible(self) -> list[tuple[Kind, Role]]:
+        """A runner is stopped by its worker, and has no connection."""
+        return [
+            (kind, role)
+            for kind in self.kinds
+            for role in self.roles
+            if (kind != "cut" or role in self.cuttable) and (kind, role) != ("stop", "runner")
+        ]
+
+    def seconds(self, kind: Kind, chance: random.Random) -> float:
+        """How long a fault lasts; of kill and stop: how long the process stays away."""
+        if kind == "pause":
+            return chance.choice(self.pauses_s)
+        return chance.choice(self.cuts_s) if kind == "cut" else chance.uniform(*RESTART_S)
+
+
+def plan(seed: int, seconds: float, every_s: float, choice: Choice) -> Iterator[Fault]:
     """Faults in order, one every `every_s` on average; never two at a time on the same role."""
     chance = random.Random(seed)
-    possible = [(kind, role) for kind in kinds for role in roles if (kind, role) not in CANNOT]
-    free_at: dict[str, float] = dict.fromkeys(roles, 0.0)
+    possible = choice.possible()
+    free_at: dict[str, float] = dict.fromkeys(choice.roles, 0.0)
     now = 0.0
     while possible:
         now += every_s * chance.uniform(0.5, 1.5)
         if now >= seconds:
             return
         kind, role = chance.choice(possible)
-        lasts = chance.uniform(*RESTART_S) if kind in ("kill", "stop") else chance.choice(LASTS_S[kind])
+        lasts = choice.seconds(kind, chance)
         fault = Fault(round(now, 3), kind, role, chance.random(), round(lasts, 3))
         if now >= free_at[role]:
             free_at[role] = fault.until

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Self
 
 from services.process.tasks import TaskOwner
 
@@ -15,28 +16,36 @@ CHUNK_BYTES = 64 * 1024
 
 
 class Proxy:
-    """Use it inside `running`. port: where it listens."""
+    """Use it inside `running`. port: where it listens. Cut twice, it has to be healed twice."""
 
     def __init__(self, to_port: int) -> None:
         self.port = 0
         self._to_port = to_port
+        self._cuts = 0
         self._passes = asyncio.Event()
         self._passes.set()
         self._tasks = TaskOwner("proxy")
 
+    @property
+    def is_cut(self) -> bool:
+        return self._cuts > 0
+
     def cut(self) -> None:
+        self._cuts += 1
         self._passes.clear()
 
     def heal(self) -> None:
-        self._passes.set()
+        self._cuts -= 1
+        if not self._cuts:
+            self._passes.set()
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[Self]:
         async with self._tasks:
             server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
             self.port = server.sockets[0].getsockname()[1]
             try:
-                yield
+                yield self
             finally:
                 server.close()
 

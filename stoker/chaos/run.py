@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
@@ -12,7 +12,7 @@ from services.catalog.load import Configuration
 from services.process.tasks import TaskOwner, together
 from stoker.chaos.faults import Faults
 from stoker.chaos.ledger import Ledger
-from stoker.chaos.plan import KINDS, ROLES, Kind, Role, plan
+from stoker.chaos.plan import Choice, plan
 from stoker.chaos.report import Report, report_of
 from stoker.chaos.system import Installation, started
 from stoker.chaos.traffic import TIMEOUT, Prompt, Traffic, learn
@@ -31,7 +31,7 @@ class NothingToAsk(RuntimeError):
 class Wishes:
     """What a run is to be. seconds, every_s: how long, and the time between faults on average.
 
-    jobs: 0 = no limit. pace_s: how long each client waits before its next request.
+    jobs: 0 = no limit. pace_s: how long each client waits before its next request. servers: of NATS.
     """
 
     seed: int = 1
@@ -40,8 +40,8 @@ class Wishes:
     at_once: int = 8
     jobs: int = 0
     pace_s: float = 0.0
-    kinds: Sequence[Kind] = KINDS
-    roles: Sequence[Role] = ROLES
+    servers: int = 1
+    choice: Choice = field(default_factory=Choice)
 
 
 def prompts_of(models: Sequence[Model]) -> list[Prompt]:
@@ -50,7 +50,10 @@ def prompts_of(models: Sequence[Model]) -> list[Prompt]:
     if not names:
         raise NothingToAsk("no model of the configuration makes text: there is nothing whose answer is known")
     return [
-        Prompt(name, sentence, MAX_TOKENS, seed) for name in names for seed, sentence in enumerate(SENTENCES, 1)
+        Prompt(name, sentence, MAX_TOKENS, seed, is_chat)
+        for name in names
+        for seed, sentence in enumerate(SENTENCES, 1)
+        for is_chat in (False, True)
     ]
 
 
@@ -66,8 +69,8 @@ async def run(
         system.gateways, known, ledger, wishes.seed, began, jobs=wishes.jobs, pace_s=wishes.pace_s
     )
     faults = Faults(system, began)
-    kinds = [kind for kind in wishes.kinds if kind != "cut" or system.can_cut]
-    planned = plan(wishes.seed, wishes.seconds, wishes.every_s, kinds, wishes.roles)
+    choice = replace(wishes.choice, cuttable=system.cuttable)
+    planned = plan(wishes.seed, wishes.seconds, wishes.every_s, choice)
 
     async def disturb() -> None:
         await faults.run(planned)
@@ -116,5 +119,5 @@ async def run_own(
     """A run on an installation of its own. Raises NothingToAsk, CannotStart."""
     prompts = prompts_of(configuration.models)
     say("starting NATS, two schedulers, two gateways and the workers …")
-    async with started(configuration, data) as system:
+    async with started(configuration, data, wishes.servers) as system:
         return await run(system, prompts, wishes, say)

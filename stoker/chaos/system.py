@@ -1,4 +1,4 @@
-"""The processes that chaos happens to: NATS, two schedulers, two gateways, workers, each with its own proxy.
+"""The processes that chaos happens to: NATS, two schedulers, two gateways, workers, each with its own proxies.
 
 What dies is started again, as `stoker up` or a supervisor would do it. Everything ends with the block.
 """
@@ -17,7 +17,8 @@ from typing import Protocol
 import httpx
 import psutil
 
-from services.bus.connection import open_bus
+from services.bus.connection import Bus, open_bus
+from services.bus.errors import BusError
 from services.bus.streams import declare
 from services.catalog import store
 from services.catalog.load import Configuration, WorkerEntry
@@ -25,8 +26,9 @@ from services.process.embedded import embedded_server, free_port
 from services.process.running import die_with_parent
 from services.process.settings import BusSettings
 from services.process.tasks import TaskOwner, cleanup
-from stoker.chaos.plan import Role
+from stoker.chaos.plan import CUTTABLE, Role
 from stoker.chaos.proxy import Proxy
+from stoker.chaos.servers import Server, cluster
 
 READY_S = 60.0
 STOP_S = 5.0
@@ -40,13 +42,12 @@ class CannotStart(RuntimeError):
 
 @dataclass(slots=True)
 class Service:
-    """One process and its proxy. away_s: how long it stays away when it is killed next."""
+    """One process and the proxies around it. away_s: how long it stays away when it is killed next."""
 
     name: str
     role: Role
-    module: str
-    arguments: list[str]
-    proxy: Proxy
+    command: list[str]
+    lines: list[Proxy]
     away_s: float = 0.0
     process: asyncio.subprocess.Process | None = None
     starts: int = 0
@@ -57,14 +58,16 @@ class Service:
 
 
 class Installation(Protocol):
-    """What faults and traffic need to know. gateways: URLs. can_cut: whether services can be cut off."""
+    """What faults and traffic need to know. gateways: URLs. cuttable: who can be cut off."""
 
     gateways: list[str]
-    can_cut: bool
+    cuttable: Sequence[Role]
 
     def pids(self, role: Role) -> list[int]: ...
 
-    def proxies(self, role: Role) -> list[Proxy]: ...
+    def lines(self, role: Role) -> list[list[Proxy]]:
+        """Of each process of a role, the proxies through which it reaches others."""
+        ...
 
     def stay_away(self, pid: int, seconds: float) -> None: ...
 
@@ -77,11 +80,11 @@ class System:
     data: Path
     services: list[Service] = field(default_factory=list)
     gateways: list[str] = field(default_factory=list)
-    can_cut: bool = True
+    cuttable: Sequence[Role] = CUTTABLE
 
     def pids(self, role: Role) -> list[int]:
         """Processes of a role that are there now; a runner is the child of a worker."""
-        if role == "nats":
+        if role == "nats" and "nats" not in self.cuttable:
             with contextlib.suppress(OSError, ValueError):
                 return [int((self.data / "nats" / "pid").read_text())]
             return []
@@ -89,8 +92,8 @@ class System:
             return [pid for worker in self.pids("worker") for pid in children_of(worker)]
         return [service.pid for service in self.services if service.role == role and service.pid]
 
-    def proxies(self, role: Role) -> list[Proxy]:
-        return [service.proxy for service in self.services if service.role == role]
+    def lines(self, role: Role) -> list[list[Proxy]]:
+        return [service.lines for service in self.services if service.role == role]
 
     def stay_away(self, pid: int, seconds: float) -> None:
         """Start this process again so long after it has died."""
@@ -105,7 +108,7 @@ class System:
                 while True:
                     service.starts += 1
                     service.process = await asyncio.create_subprocess_exec(
-                        *(sys.executable, "-P", "-m", service.module, *service.arguments),
+                        *service.command,
                         stdout=log,
                         stderr=log,
                         preexec_fn=die_with_parent,
@@ -162,30 +165,56 @@ def _workers(entries: Sequence[WorkerEntry]) -> list[WorkerEntry]:
 
 
 @asynccontextmanager
-async def started(configuration: Configuration, data: Path) -> AsyncIterator[System]:
-    """The whole installation, ready, for as long as the block lasts. Raises CannotStart."""
+async def started(configuration: Configuration, data: Path, servers: int = 1) -> AsyncIterator[System]:
+    """The whole installation, ready, for as long as the block lasts; `servers` of NATS. Raises CannotStart."""
     system = System(configuration, data)
     async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(embedded_server(data))
-        async with open_bus(BusSettings(nats=url), "stoker-chaos") as bus:
-            await declare(bus)
-            await store.publish(bus, configuration.models, configuration.profiles, configuration.default_mode)
+        if servers == 1:
+            url = await stack.enter_async_context(embedded_server(data))
+            nats = [Server("nats", int(url.rsplit(":", 1)[1]), 0)]
+        else:
+            nats = await stack.enter_async_context(cluster(data / "nats", servers))
+            system.cuttable = (*CUTTABLE, "nats")
         tasks = await stack.enter_async_context(TaskOwner("chaos"))
+
+        def start(service: Service) -> None:
+            system.services.append(service)
+            tasks.start(system.keep, service)
+
+        for server in nats:
+            if server.command:
+                start(Service(server.name, "nats", server.command, server.lines))
+        urls = ",".join(f"nats://127.0.0.1:{server.port}" for server in nats)
+        async with open_bus(BusSettings(nats=urls, nats_replicas=servers), "stoker-chaos") as bus:
+            await _declared(bus, system)
         for name, role, module, arguments in planned(configuration):
-            proxy = Proxy(int(url.rsplit(":", 1)[1]))
-            await stack.enter_async_context(proxy.running())
-            connection = ["--nats", f"nats://127.0.0.1:{proxy.port}", "--log-level", "warning"]
+            lines = [await stack.enter_async_context(Proxy(server.port).running()) for server in nats]
+            for server, line in zip(nats, lines, strict=True):
+                server.lines.append(line)
+            urls = ",".join(f"nats://127.0.0.1:{line.port}" for line in lines)
+            options = ["--nats", urls, "--nats-replicas", str(servers), "--log-level", "warning"]
             if role == "gateway":
                 port = free_port()
                 system.gateways.append(f"http://127.0.0.1:{port}")
-                connection += ["--port", str(port)]
-            service = Service(name, role, module, [*connection, *arguments], proxy)
-            system.services.append(service)
-            tasks.start(system.keep, service)
+                options += ["--port", str(port)]
+            start(Service(name, role, [sys.executable, "-P", "-m", module, *options, *arguments], lines))
         await _until_ready(system)
         yield system
-        for proxy in [service.proxy for service in system.services]:
-            proxy.heal()
+
+
+async def _declared(bus: Bus, system: System) -> None:
+    """Streams and the catalog; a cluster chooses its leaders first, which takes seconds. Raises CannotStart."""
+    found = system.configuration
+    deadline = asyncio.get_running_loop().time() + READY_S
+    while True:
+        try:
+            await declare(bus)
+            await store.publish(bus, found.models, found.profiles, found.default_mode)
+            return
+        except BusError as error:
+            if asyncio.get_running_loop().time() > deadline:
+                raise CannotStart(f"NATS is not ready: {error}; the logs are in {system.data}") from error
+            await asyncio.sleep(POLL_S)
 
 
 async def _until_ready(system: System) -> None:
@@ -208,7 +237,7 @@ class Attached:
 
     data: Path
     gateways: list[str]
-    can_cut: bool = False
+    cuttable: Sequence[Role] = ()
 
     def pids(self, role: Role) -> list[int]:
         if role == "nats":
@@ -225,7 +254,7 @@ class Attached:
                 found.append(pid)
         return found
 
-    def proxies(self, role: Role) -> list[Proxy]:
+    def lines(self, role: Role) -> list[list[Proxy]]:
         return []
 
     def stay_away(self, pid: int, seconds: float) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -30,20 +30,34 @@ BROKEN = (httpx.TransportError,)
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A request whose answer is known: text was its answer in quiet."""
+    """A request whose answer is known: text was its answer in quiet. is_chat: a message, else a beginning."""
 
     model: str
     prompt: str
     max_tokens: int
     seed: int
+    is_chat: bool = False
     text: str = ""
 
-    def job(self) -> dict[str, Any]:
-        asked = {"prompt": self.prompt, "max_tokens": self.max_tokens, "seed": self.seed, "temperature": 0.0}
-        return {"model": self.model, "input": asked}
+    @property
+    def path(self) -> str:
+        return "/v1/chat/completions" if self.is_chat else "/v1/completions"
 
-    def completion(self, *, is_stream: bool) -> dict[str, Any]:
+    def job(self) -> dict[str, Any]:
+        said: dict[str, Any] = {"prompt": self.prompt}
+        if self.is_chat:
+            said = {"messages": [{"role": "user", "content": self.prompt}]}
+        asked = {"max_tokens": self.max_tokens, "seed": self.seed, "temperature": 0.0}
+        return {"model": self.model, "input": said | asked}
+
+    def body(self, *, is_stream: bool) -> dict[str, Any]:
+        """Of a request to `path`."""
         return {**self.job()["input"], "model": self.model, "stream": is_stream}
+
+    def text_of(self, answer: dict[str, Any]) -> str:
+        """The text in an answer of `path`."""
+        choice = answer["choices"][0]
+        return str(choice["message"]["content"] if self.is_chat else choice["text"])
 
 
 class GaveUp(Exception):
@@ -93,13 +107,14 @@ class Traffic:
         job = self.ledger.job(name, prompt.text)
 
         async def once() -> httpx.Response:
-            body = prompt.completion(is_stream=False)
-            return await http.post(chance.choice(self.gateways) + "/v1/completions", json=body)
+            return await http.post(
+                chance.choice(self.gateways) + prompt.path, json=prompt.body(is_stream=False)
+            )
 
         answer = await self._answer(once, "completion")
         if answer is not None:
             job.accepted_at = self.now()
-            job.ends.append(End(self.now(), "", "completed", answer.json()["choices"][0]["text"]))
+            job.ends.append(End(self.now(), "", "completed", prompt.text_of(answer.json())))
 
     async def poll(self, http: httpx.AsyncClient, chance: random.Random, name: str) -> None:
         """Submit a job, and look at it at any gateway until it has ended."""
@@ -174,11 +189,10 @@ class Traffic:
 
     async def leave(self, http: httpx.AsyncClient, chance: random.Random, name: str) -> None:
         """Begin to stream an answer, and go."""
-        body = chance.choice(self.prompts).completion(is_stream=True)
+        prompt = chance.choice(self.prompts)
+        url = chance.choice(self.gateways) + prompt.path
         with contextlib.suppress(*BROKEN):
-            async with http.stream(
-                "POST", chance.choice(self.gateways) + "/v1/completions", json=body
-            ) as answer:
+            async with http.stream("POST", url, json=prompt.body(is_stream=True)) as answer:
                 async for _ in answer.aiter_lines():
                     return
 
@@ -271,8 +285,7 @@ async def learn(gateway: str, prompts: list[Prompt]) -> list[Prompt]:
     known: list[Prompt] = []
     async with httpx.AsyncClient(timeout=TIMEOUT) as http:
         for one in prompts:
-            answer = await http.post(gateway + "/v1/completions", json=one.completion(is_stream=False))
+            answer = await http.post(gateway + one.path, json=one.body(is_stream=False))
             answer.raise_for_status()
-            text = answer.json()["choices"][0]["text"]
-            known.append(Prompt(one.model, one.prompt, one.max_tokens, one.seed, text))
+            known.append(replace(one, text=one.text_of(answer.json())))
     return known

@@ -12,7 +12,7 @@ from schemas.catalog import Model, Spec
 from services.catalog.load import Configuration, WorkerEntry
 from services.process.embedded import EmbeddedServerError
 from services.process.logs import configure_logs
-from stoker.chaos.plan import KINDS, ROLES, Kind, Role
+from stoker.chaos.plan import KINDS, PAUSES_S, ROLES, Choice, Kind, Role
 from stoker.chaos.report import Report
 from stoker.chaos.run import NothingToAsk, Wishes, prompts_of, run, run_own
 from stoker.chaos.system import Attached, CannotStart
@@ -31,6 +31,9 @@ EXAMPLE = Configuration(
     workers=(WorkerEntry(count=3, memory="512MB", engines=("synthetic",)),),
 )
 """Without a configuration: the synthetic engine, which needs no weights."""
+PAUSES = ",".join(f"{seconds:g}" for seconds in PAUSES_S)
+MAX_PAUSE_S = 60.0
+"""A client gives up after 90 s without an answer."""
 
 
 @app.command()
@@ -48,6 +51,8 @@ def chaos(
     at_once: Annotated[int, typer.Option("--at-once", "-c", min=1, help="Clients.")] = 8,
     pace: Annotated[float, typer.Option(min=0.0, help="Seconds that a client waits between requests.")] = 0.0,
     faults: Annotated[str, typer.Option(help=f"Only these, by commas: {', '.join(KINDS)}.")] = ",".join(KINDS),
+    pauses: Annotated[str, typer.Option(help="Seconds that a pause lasts, one of these by commas.")] = PAUSES,
+    servers: Annotated[int, typer.Option(help="Servers of NATS: 1, or 3 as one cluster.")] = 1,
     only: Annotated[str, typer.Option(help=f"Only these, by commas: {', '.join(ROLES)}.")] = ",".join(ROLES),
     json: Json = False,
 ) -> None:
@@ -59,9 +64,15 @@ def chaos(
         at_once=at_once,
         jobs=jobs,
         pace_s=pace,
-        kinds=[kind for kind in get_args(Kind) if kind in _chosen(faults, KINDS, "--faults")],
-        roles=[role for role in get_args(Role) if role in _chosen(only, ROLES, "--only")],
+        servers=servers,
+        choice=Choice(
+            kinds=[kind for kind in get_args(Kind) if kind in _chosen(faults, KINDS, "--faults")],
+            roles=[role for role in get_args(Role) if role in _chosen(only, ROLES, "--only")],
+            pauses_s=_seconds(pauses),
+        ),
     )
+    if servers not in (1, 3):
+        fail("--servers: NATS runs as one server or as three", 2)
     configure_logs("error", "text")
     report = _disturb(attach, url, yes, wishes) if attach is not None else _own(config, wishes)
     if json:
@@ -76,6 +87,16 @@ def _chosen(listed: str, known: tuple[str, ...], option: str) -> set[str]:
     if unknown := chosen - set(known):
         fail(f"{option}: {', '.join(sorted(unknown))} is not known; there are {', '.join(known)}", 2)
     return chosen
+
+
+def _seconds(listed: str) -> list[float]:
+    try:
+        found = [float(one) for one in listed.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 < one <= MAX_PAUSE_S for one in found):
+        fail(f"--pauses: {listed!r} is not a list of seconds, each up to {MAX_PAUSE_S:g}", 2)
+    return found
 
 
 def _say(line: str) -> None:

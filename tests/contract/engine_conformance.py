@@ -36,11 +36,13 @@ class Emitted:
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.tokens: list[int] = []
         self.steps: list[tuple[int, int]] = []
         self.first = threading.Event()
 
     def text(self, text: str, tokens: int = 1) -> None:
         self.texts.append(text)
+        self.tokens.append(tokens)
         self.first.set()
 
     def step(self, step: int, steps: int) -> None:
@@ -118,6 +120,26 @@ class EngineConformance:
         again = essence(await self.run(engine, model, self.quick()))
         assert first
         assert first == again
+
+    async def test_it_goes_on_after_what_was_sent_as_if_it_had_been_one_run(
+        self, loaded: tuple[Engine, str]
+    ) -> None:
+        engine, model = loaded
+        emitted = Emitted()
+        whole = await self.run(engine, model, self.quick(), emitted=emitted)
+        if not isinstance(whole, TextOutput):
+            pytest.skip("it makes no text")
+        made = sum(emitted.tokens)
+        assert ("".join(emitted.texts), made) == (whole.text, whole.usage.completion_tokens)
+        for count in range(1, len(emitted.texts) + 1):
+            sent, more = "".join(emitted.texts[:count]), Emitted()
+            tokens = sum(emitted.tokens[:count])
+            output = await self.run(
+                engine, model, self.quick(), emitted=more, sent_text=sent, sent_tokens=tokens
+            )
+            assert output == whole
+            assert sent + "".join(more.texts) == whole.text
+            assert tokens + sum(more.tokens) == made
 
     async def test_cancelled_before_it_runs_it_stops_at_once(self, loaded: tuple[Engine, str]) -> None:
         engine, model = loaded

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,9 @@ from schemas.subjects import EVENTS_STREAM
 from services.bus.connection import Bus, open_bus
 from services.bus.errors import BusError
 from services.bus.streams import declare
-from services.process.embedded import embedded_server, find_binary, free_port
+from services.process.embedded import embedded_server
 from services.process.settings import BusSettings
+from stoker.chaos.servers import Server, cluster
 from tests.waiting import eventually
 
 ASK_EVERY_S = 0.05
@@ -80,64 +81,54 @@ async def test_a_ping_that_nobody_waits_for_any_more_ends_nothing(tmp_path: Path
 
 
 @dataclass
-class Cluster:
+class Running:
     """Three servers with JetStream: the port and the process of each."""
 
     ports: list[int]
     processes: list[subprocess.Popen[bytes]]
 
 
-@contextlib.contextmanager
-def three_servers(folder: Path) -> Iterator[Cluster]:
-    ports, routes = [free_port() for _ in range(3)], [free_port() for _ in range(3)]
-    peers = ", ".join(f"nats://127.0.0.1:{route}" for route in routes)
-    found = Cluster(ports, [])
-    try:
-        for number, (port, route) in enumerate(zip(ports, routes, strict=True)):
-            config = folder / f"{number}.conf"
-            config.write_text(
-                f'server_name: s{number}\nlisten: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder}/{number}" }}\n'
-                f'cluster {{ name: c, listen: "127.0.0.1:{route}", routes: [{peers}] }}\n'
-            )
-            command = [find_binary(), "-c", str(config)]
-            found.processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
-        yield found
-    finally:
-        for process in found.processes:
-            process.kill()
-            process.wait()
+def start(server: Server) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(server.command, stderr=subprocess.DEVNULL)
 
 
 @asynccontextmanager
-async def clustered(folder: Path) -> AsyncIterator[tuple[Bus, Cluster]]:
-    with three_servers(folder) as cluster:
-        urls = ",".join(f"nats://127.0.0.1:{port}" for port in cluster.ports)
-        async with open_bus(BusSettings(nats=urls, nats_replicas=3), "test") as bus:
-            await declare(bus)
-            yield bus, cluster
+async def clustered(folder: Path) -> AsyncIterator[tuple[Bus, Running]]:
+    async with cluster(folder, 3) as servers:
+        found = Running([server.port for server in servers], [])
+        try:
+            found.processes += [start(server) for server in servers]
+            urls = ",".join(f"nats://127.0.0.1:{port}" for port in found.ports)
+            async with open_bus(BusSettings(nats=urls, nats_replicas=3), "test") as bus:
+                await declare(bus)
+                yield bus, found
+        finally:
+            for process in found.processes:
+                process.kill()
+                process.wait()
 
 
-async def chosen(bus: Bus, cluster: Cluster, whose: str) -> subprocess.Popen[bytes]:
+async def chosen(bus: Bus, running: Running, whose: str) -> subprocess.Popen[bytes]:
     if whose == "the client's":
-        return cluster.processes[cluster.ports.index(bus.client.connected_url.port)]
+        return running.processes[running.ports.index(bus.client.connected_url.port)]
     info = await bus.jetstream.stream_info(EVENTS_STREAM)
     assert info.cluster is not None and info.cluster.leader is not None
-    return cluster.processes[int(info.cluster.leader.removeprefix("s"))]
+    return running.processes[int(info.cluster.leader.removeprefix("nats-")) - 1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whose", ["the client's", "the stream's leader"])
 async def test_a_pause_of_one_of_three_servers_is_no_longer_than_itself(tmp_path: Path, whose: str) -> None:
-    async with clustered(tmp_path) as (bus, cluster):
-        victim = await chosen(bus, cluster, whose)
+    async with clustered(tmp_path) as (bus, running):
+        victim = await chosen(bus, running, whose)
         assert await longest_silence(bus, victim.pid, 10.0) < 10.0 + MARGIN_S
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whose", ["the client's", "the stream's leader"])
 async def test_the_death_of_one_of_three_servers_costs_seconds(tmp_path: Path, whose: str) -> None:
-    async with clustered(tmp_path) as (bus, cluster):
-        victim = await chosen(bus, cluster, whose)
+    async with clustered(tmp_path) as (bus, running):
+        victim = await chosen(bus, running, whose)
         over = asyncio.Event()
         asking = asyncio.create_task(silences(bus, over))
         await asyncio.sleep(0.5)

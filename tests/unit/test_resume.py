@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from schemas.job_events import Completed, Delta, JobEvent, LiveEvent, Progress, Started, TextOutput
 from schemas.openai import Usage
+from schemas.workers import SentText
 from services.gateway.watching.resume import BadEventId, Cursor, Gap
 from services.worker.jobs.event_log import EventLog
 
@@ -91,7 +92,7 @@ def test_text_arrives_exactly_once_whatever_is_lost(
         deliver(first.delta(piece, 1), first, next(lost))
     second = EventLog(1, 2)
     if resume_from_text:
-        second.start_after(text_of(given_events))
+        second.start_after(SentText(text_of(given_events), 1))
         position = second.chars
     while position < len(whole):
         deliver(second.delta(whole[position : position + 2], 1), second, next(lost, False))

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from schemas.job_events import Completed, Delta, JobEvent, LiveEvent, Progress, Started, TextOutput
 from schemas.openai import Usage
+from schemas.workers import SentText
 from services.gateway.watching.resume import Cursor, Gap
 from services.worker.jobs.event_log import EventLog
 
@@ -39,8 +40,8 @@ class WatchedJob(RuleBasedStateMachine):
     @precondition(lambda self: not self.terminals and self.log.chars < len(self.whole))
     @rule(size=st.integers(1, 9), is_lost=st.booleans())
     def more_text(self, size: int, is_lost: bool) -> None:
-        at = self.log.chars
-        self.publish(self.log.delta(self.whole[at : at + size], 1), is_lost)
+        text = self.whole[self.log.chars :][:size]  # each character is a token
+        self.publish(self.log.delta(text, len(text)), is_lost)
 
     @precondition(lambda self: not self.terminals)
     @rule(is_lost=st.booleans())
@@ -56,7 +57,7 @@ class WatchedJob(RuleBasedStateMachine):
         self.term, self.attempt = (self.term + 1, 1) if is_new_leader else (self.term, self.attempt + 1)
         self.log = EventLog(self.term, self.attempt)
         if knows_text:
-            self.log.start_after(self.cursor.text())
+            self.log.start_after(SentText(self.cursor.text(), self.cursor.tokens))
         started = Started(term=self.term, attempt=self.attempt, seq=self.log.next_seq(), worker="w")
         self.log.note(started)
         self.publish(started, is_lost)
@@ -129,6 +130,7 @@ class WatchedJob(RuleBasedStateMachine):
         assert self.whole.startswith(self.text)
         assert self.whole.startswith(self.cursor.text()), "what a further attempt is told to go on after"
         assert self.cursor.chars == len(self.cursor.text())
+        assert self.terminals or self.cursor.tokens == self.cursor.chars
         assert max(self.cursor.chars, self.cursor.had_chars) == len(self.text)
 
     @invariant()

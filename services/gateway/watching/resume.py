@@ -47,6 +47,7 @@ class Cursor:
     from 0.
 
     had_chars: characters that its client had before this watcher began: they are not given again.
+    tokens: of the text that it knows; 0 where that is not known.
     """
 
     term: int = 0
@@ -54,6 +55,7 @@ class Cursor:
     seq: int = 0
     chars: int = 0
     had_chars: int = 0
+    tokens: int = 0
     _pieces: list[str] = field(default_factory=list)
     _is_mended: bool = False
     """Whether the text comes from more than one attempt."""
@@ -119,8 +121,10 @@ class Cursor:
     def _more(self, event: Delta, text: str) -> Delta | None:
         """The event for text that follows what is known; None where the client had all of it."""
         at = self.chars
-        self.chars += len(text)
-        self._pieces.append(text)
+        if text:
+            self.chars += len(text)
+            self._pieces.append(text)
+            self.tokens = event.tokens_so_far
         had = max(self.had_chars - at, 0)
         return msgspec.structs.replace(event, at=at + had, text=text[had:]) if text[had:] else None
 

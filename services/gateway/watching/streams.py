@@ -127,8 +127,9 @@ class Streams:
             job = wire.decode(SentRequest, message.data).job
         except wire.UnreadableMessage:
             job = ""
-        texts = [watcher.cursor.text() for watcher in self._waiting.watchers(job)]
-        self.bus.tell(message.reply, SentText(max(texts, key=len, default="")))
+        cursors = [watcher.cursor for watcher in self._waiting.watchers(job)]
+        furthest = max(cursors, key=lambda cursor: cursor.chars, default=Cursor())
+        self.bus.tell(message.reply, SentText(furthest.text(), furthest.tokens))
 
     # Watching -------------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One run. sent_text: output already delivered by an attempt that was lost; go on after it.
+    """One run. sent_text: output that an attempt that was lost has delivered, sent_tokens long; go on after it.
 
     title: the model's name, for what is written about it. adapter: the one asked for by name.
     loras: what lies over the weights for this run; their urls are paths here.
@@ -60,6 +60,7 @@ class Request:
     adapter: str = ""
     loras: tuple[Adapter, ...] = ()
     sent_text: str = ""
+    sent_tokens: int = 0
     wants_events: bool = False
 
 

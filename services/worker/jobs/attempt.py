@@ -18,7 +18,7 @@ from typing import Literal
 
 from schemas.catalog import Adapter, Spec
 from schemas.jobs import JobInput
-from schemas.workers import Assignment
+from schemas.workers import Assignment, SentText
 from services.worker.jobs.event_log import EventLog
 
 Phase = Literal["preparing", "ready", "running", "stopping", "ending", "gone"]
@@ -59,7 +59,7 @@ class Attempt:
     phase: Phase = "preparing"
     why_stopped: StopReason = ""
     wants_events: bool = False
-    sent_text: str = ""
+    sent: SentText = field(default_factory=SentText)
     loras: tuple[Adapter, ...] = ()
     ready_at: float = 0.0
     started_at: float = 0.0

@@ -6,13 +6,14 @@ the fact remains; their bytes are a live view.
 """
 
 from schemas.job_events import Delta, Progress, SmallEvent
+from schemas.workers import SentText
 
 MAX_HISTORY = 256
 """Small events kept; a run of more steps keeps the first ones and the last."""
 
 
 class EventLog:
-    """Numbers events and answers replays. `sent_text`: output delivered by an earlier attempt."""
+    """Numbers events and answers replays. chars, tokens: of the output so far."""
 
     def __init__(self, term: int, attempt: int) -> None:
         self.term = term
@@ -21,11 +22,13 @@ class EventLog:
         self._small: list[SmallEvent] = []
         self._pieces: list[str] = []
         self.chars = 0
+        self.tokens = 0
 
-    def start_after(self, sent_text: str) -> None:
+    def start_after(self, sent: SentText) -> None:
         """Output begins after this text; it belongs to the log, for watchers who lack it."""
-        self._pieces = [sent_text]
-        self.chars = len(sent_text)
+        self._pieces = [sent.text]
+        self.chars = len(sent.text)
+        self.tokens = sent.tokens
 
     def next_seq(self) -> int:
         self.seq += 1
@@ -39,7 +42,8 @@ class EventLog:
             self._small.append(event)
 
     def delta(self, text: str, tokens: int) -> Delta:
-        """The numbered event for more text."""
+        """The numbered event for more text. tokens: 0 for a part of a text whose last part has its tokens."""
+        self.tokens += tokens
         event = Delta(
             term=self.term,
             attempt=self.attempt,
@@ -47,6 +51,7 @@ class EventLog:
             at=self.chars,
             text=text,
             tokens=tokens,
+            tokens_so_far=self.tokens if tokens else 0,
         )
         self._pieces.append(text)
         self.chars += len(text)
@@ -78,6 +83,7 @@ class EventLog:
                     at=chars,
                     text=self.text()[chars:],
                     tokens=0,
+                    tokens_so_far=self.tokens,
                 )
             )
         return missed

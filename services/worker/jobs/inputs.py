@@ -5,7 +5,15 @@ from typing import Any
 
 import msgspec
 
-from schemas.jobs import Attachment, FunctionInput, ImageInput, JobInput, UpscaleInput
+from schemas.jobs import (
+    Attachment,
+    ChatInput,
+    CompletionInput,
+    FunctionInput,
+    ImageInput,
+    JobInput,
+    UpscaleInput,
+)
 from schemas.workers import SentRequest, SentText
 from services.bus.connection import Bus
 from services.records.blobs import read_blob
@@ -18,14 +26,29 @@ SENT_ANSWERS_S = 0.2
 """How long gateways have to say what they have passed on; it delays only jobs whose worker was lost."""
 
 
-async def ask_sent(bus: Bus, attempt: Attempt) -> str:
+def can_go_on(asked: JobInput) -> bool:
+    """Whether an engine can go on with a text that another has begun, as if it had been one run.
+
+    Not where what came before counts: a grammar that would begin anew, and penalties that some engines count
+    over the output alone.
+    """
+    match asked:
+        case ChatInput(response_format=None, tools=(), sampling=sampling) | CompletionInput(sampling=sampling):
+            return not (sampling.presence_penalty or sampling.frequency_penalty)
+        case _:
+            return False
+
+
+async def ask_sent(bus: Bus, attempt: Attempt) -> SentText:
     """The longest text of earlier attempts that a client was given, at any gateway.
 
-    "" where nobody says so: then the same seed makes the same text from the beginning.
+    "" where nobody says so, or not how many tokens it has: then the same seed makes the same text from the
+    beginning, and who has had a part of it is given the rest.
     """
     asked = SentRequest(attempt.job)
     answers: list[SentText] = await bus.ask_all(bus.subjects.sent(), asked, SentText, SENT_ANSWERS_S)
-    return max((answer.text for answer in answers), key=len, default="")
+    longest = max(answers, key=lambda answer: len(answer.text), default=SentText())
+    return longest if longest.tokens else SentText()
 
 
 def brings_more(job_input: JobInput) -> bool:

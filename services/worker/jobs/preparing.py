@@ -13,7 +13,6 @@ from typing import Literal
 from schemas import wire
 from schemas.catalog import Spec
 from schemas.job_events import FailureKind, Loading
-from schemas.jobs import ChatInput, CompletionInput
 from services.bus.connection import Bus
 from services.bus.errors import BusError
 from services.process.logs import get_logger
@@ -22,7 +21,7 @@ from services.records.blobs import BlobGone
 from services.worker.jobs.attempt import Attempt
 from services.worker.jobs.core import WorkerCore
 from services.worker.jobs.endings import Endings
-from services.worker.jobs.inputs import ask_sent, brings_more, companions_of, fetch
+from services.worker.jobs.inputs import ask_sent, brings_more, can_go_on, companions_of, fetch
 from services.worker.jobs.reports import Reports
 from services.worker.models.asking import LoadError
 from services.worker.models.loader import Loader
@@ -88,8 +87,8 @@ class Preparing:
 
     async def _bring(self, attempt: Attempt) -> None:
         if _continues(attempt):
-            attempt.sent_text = await ask_sent(self._bus, attempt)
-            attempt.log.start_after(attempt.sent_text)
+            attempt.sent = await ask_sent(self._bus, attempt)
+            attempt.log.start_after(attempt.sent)
         if brings_more(attempt.input):
             await fetch(self._bus, self._loader, attempt)
         for model in companions_of(attempt):
@@ -117,7 +116,7 @@ class Preparing:
 
 def _continues(attempt: Attempt) -> bool:
     """Whether it goes on with the text of an earlier attempt."""
-    return attempt.assignment.attempt > 1 and isinstance(attempt.input, ChatInput | CompletionInput)
+    return attempt.assignment.attempt > 1 and can_go_on(attempt.input)
 
 
 def _time_left_s(attempt: Attempt) -> float:

@@ -111,7 +111,8 @@ class Runs:
             title=job.model,
             adapter=job.adapter,
             loras=self._loader.attached(job.model, attempt.spec) + attempt.loras,
-            sent_text=attempt.sent_text,
+            sent_text=attempt.sent.text,
+            sent_tokens=attempt.sent.tokens,
             wants_events=attempt.wants_events,
         )
 

@@ -65,7 +65,7 @@ class Unload(Message, frozen=True):
 
 
 class Run(Message, frozen=True):
-    """Run a job on loaded weights. sent_text: output that has been delivered; go on after it.
+    """Run a job on loaded weights. sent_text: output that has been delivered, sent_tokens long; go on after it.
 
     job: names the attempt, here and in everything that is said of it. job_id: the job's own id ("": the same).
     title: the model's name. loras: what lies over the weights for this job.
@@ -79,6 +79,7 @@ class Run(Message, frozen=True):
     adapter: str = ""
     loras: tuple[Adapter, ...] = ()
     sent_text: str = ""
+    sent_tokens: int = 0
     wants_events: bool = False
     job_id: str = ""
 

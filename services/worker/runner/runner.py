@@ -323,6 +323,7 @@ class Runner:
             adapter=run.adapter,
             loras=run.loras,
             sent_text=run.sent_text,
+            sent_tokens=run.sent_tokens,
             wants_events=run.wants_events,
         )
         return Task(request, JobEmitter(run.job, self._outbox), self._running[run.job])

@@ -43,6 +43,16 @@ async def test_what_is_sent_comes_back_and_waits_while_the_line_is_cut() -> None
             writer.close()
 
 
+async def test_what_was_cut_twice_is_healed_twice() -> None:
+    proxy = Proxy(1)
+    proxy.cut()
+    proxy.cut()
+    proxy.heal()
+    assert proxy.is_cut
+    proxy.heal()
+    assert not proxy.is_cut
+
+
 async def test_a_connection_made_while_it_is_cut_waits_too() -> None:
     async with echoing() as port:
         proxy = Proxy(port)

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.job_events import Delta, Progress, SmallEvent, Started
+from schemas.workers import SentText
 from services.worker.jobs import event_log
 from services.worker.jobs.event_log import EventLog
 
@@ -18,8 +19,12 @@ def note_step(log: EventLog, step: int) -> Progress:
 def test_events_and_text_are_numbered_together() -> None:
     log = EventLog(7, 3)
     first = note_step(log, 1)
-    assert log.delta("héllo", 2) == Delta(term=7, attempt=3, seq=2, at=0, text="héllo", tokens=2)
-    assert log.delta(" world", 1) == Delta(term=7, attempt=3, seq=3, at=5, text=" world", tokens=1)
+    assert log.delta("héllo", 2) == Delta(
+        term=7, attempt=3, seq=2, at=0, text="héllo", tokens=2, tokens_so_far=2
+    )
+    assert log.delta(" world", 1) == Delta(
+        term=7, attempt=3, seq=3, at=5, text=" world", tokens=1, tokens_so_far=3
+    )
     assert (first.seq, note_step(log, 2).seq, log.chars, log.text()) == (1, 4, 11, "héllo world")
     assert log.delta("!", 1).at == 11, "looking at the text changes nothing"
     assert log.text() == "héllo world!"
@@ -27,7 +32,7 @@ def test_events_and_text_are_numbered_together() -> None:
 
 def test_text_of_an_earlier_attempt_belongs_to_the_log_and_is_not_sent_again() -> None:
     log = EventLog(1, 2)
-    log.start_after("abc")
+    log.start_after(SentText("abc", 2))
     assert (log.chars, log.text()) == (3, "abc")
     assert log.delta("def", 1).at == 3
     assert log.text() == "abcdef"
@@ -38,7 +43,7 @@ def test_a_replay_brings_the_small_events_after_a_place_and_the_text_as_one_delt
     one, two = note_step(log, 1), note_step(log, 2)
     log.delta("abc", 1)
     log.delta("def", 1)
-    rest = Delta(term=7, attempt=1, seq=4, at=2, text="cdef", tokens=0)
+    rest = Delta(term=7, attempt=1, seq=4, at=2, text="cdef", tokens=0, tokens_so_far=2)
     assert log.replay(7, 1, 1, 2) == [two, rest]
     assert log.replay(0, 0, 0, 6) == [one, two]
     assert log.replay(6, 9, 9, 2) == [one, two, rest], "a place in an earlier term"

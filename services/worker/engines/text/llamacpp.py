@@ -21,7 +21,6 @@ import xllamacpp
 
 from schemas.job_events import EmbeddingOutput, FailureKind, TextOutput
 from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput
-from schemas.openai import Usage
 from schemas.workers import EngineCapability
 from services.worker.engines.base import (
     Cancellation,
@@ -32,7 +31,7 @@ from services.worker.engines.base import (
     RunOutput,
     Stopped,
 )
-from services.worker.engines.text.generation import Answer, ToolCalls, chat_body, completion_body
+from services.worker.engines.text.generation import Answer, Generation, ToolCalls, chat_body, completion_body
 
 DEFAULT_CONTEXT_TOKENS = 2048
 MAX_THREADS = 64
@@ -169,14 +168,11 @@ def _generate(
     handle: Handle, body: Answer, request: Request, emit: Emitter, cancelled: Cancellation
 ) -> TextOutput:
     """Run one generation in this thread."""
-    pieces: list[str] = []
+    generation = Generation(request, emit)
     calls = ToolCalls()
-    finish_reason = "stop"
-    usage = Usage(0, 0, 0)
     problem: list[EngineError] = []
 
     def take(answer: Answer) -> bool:
-        nonlocal finish_reason, usage
         if cancelled.is_set():
             return True
         try:
@@ -188,29 +184,23 @@ def _generate(
             delta = choice.get("delta", {})
             text = choice.get("text") if "text" in choice else delta.get("content")
             if text:
-                pieces.append(text)
-                emit.text(text)
+                generation.add_up_to(text, answer.get("timings", {}).get("predicted_n", 0))
             if delta.get("tool_calls"):
                 calls.add(delta["tool_calls"])
-            finish_reason = choice.get("finish_reason") or finish_reason
+            generation.finish(choice.get("finish_reason"))
         if (counts := answer.get("usage")) is not None:
-            usage = Usage(counts["prompt_tokens"], counts["completion_tokens"], counts["total_tokens"])
+            generation.count(counts["prompt_tokens"], counts["completion_tokens"])
         return False
 
     try:
-        handle(body, take)
+        handle(body | {"timings_per_token": True}, take)
     except (RuntimeError, ValueError) as error:
         raise EngineError(f"llama.cpp: {error}", "validation") from error
     if problem:
         raise problem[0]
     if cancelled.is_set():
         raise Stopped
-    return TextOutput(
-        text=request.sent_text + "".join(pieces),
-        finish_reason=finish_reason,
-        usage=usage,
-        tool_calls=calls.whole(),
-    )
+    return generation.output(calls.whole())
 
 
 def create(capability: EngineCapability) -> LlamaCppEngine:

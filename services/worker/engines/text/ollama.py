@@ -17,7 +17,6 @@ import msgspec
 
 from schemas.job_events import EmbeddingOutput, TextOutput
 from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, Sampling
-from schemas.openai import Usage
 from schemas.workers import EngineCapability
 from services.worker.engines.base import (
     Cancellation,
@@ -27,7 +26,7 @@ from services.worker.engines.base import (
     Request,
     RunOutput,
 )
-from services.worker.engines.text.generation import Answer
+from services.worker.engines.text.generation import Answer, Generation, left_tokens
 from services.worker.engines.text.http_stream import lines_of, make_client, post, refusal, unless_cancelled
 from services.worker.engines.text.server_process import ServerProcess
 
@@ -147,7 +146,7 @@ def _options(asked: ChatInput | CompletionInput, request: Request, files: ModelF
         if (value := getattr(sampling, ours)) is not None:
             options[theirs] = value
     if asked.max_tokens is not None:
-        options["num_predict"] = asked.max_tokens
+        options["num_predict"] = left_tokens(asked.max_tokens, request)
     if asked.stop:
         options["stop"] = list(asked.stop)
     keep_alive = files.options.get("keep_alive", -1)
@@ -187,9 +186,8 @@ def _completion_body(asked: CompletionInput, request: Request, files: ModelFiles
 async def _generate(
     client: httpx.AsyncClient, path: str, body: Answer, request: Request, emit: Emitter
 ) -> TextOutput:
-    pieces: list[str] = []
+    generation = Generation(request, emit)
     calls: list[Answer] = []
-    finish_reason, usage = "stop", Usage(0, 0, 0)
     async for line in lines_of(client, path, body, "Ollama"):
         said: dict[str, Any] = msgspec.json.decode(line)
         if "error" in said:
@@ -197,15 +195,13 @@ async def _generate(
         message = said.get("message", {})
         text = message.get("content") if "message" in said else said.get("response")
         if text:
-            pieces.append(text)
-            emit.text(text)
+            generation.add(text)
         for call in message.get("tool_calls") or ():
             calls.append(_tool_call(request, len(calls), call))
         if said.get("done"):
-            finish_reason = "tool_calls" if calls else said.get("done_reason") or "stop"
-            prompt, made = said.get("prompt_eval_count", 0), said.get("eval_count", 0)
-            usage = Usage(prompt, made, prompt + made)
-    return TextOutput(request.sent_text + "".join(pieces), finish_reason, usage, tuple(calls))
+            generation.finish("tool_calls" if calls else said.get("done_reason"))
+            generation.count(said.get("prompt_eval_count", 0), said.get("eval_count", 0))
+    return generation.output(tuple(calls))
 
 
 def _tool_call(request: Request, index: int, call: Answer) -> Answer:

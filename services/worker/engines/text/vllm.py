@@ -17,7 +17,6 @@ import msgspec
 
 from schemas.job_events import EmbeddingOutput, TextOutput
 from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput
-from schemas.openai import Usage
 from schemas.workers import EngineCapability
 from services.process.embedded import free_port
 from services.worker.engines.base import (
@@ -30,7 +29,7 @@ from services.worker.engines.base import (
 )
 from services.worker.engines.registry import VLLM_VARIABLE, vllm_command
 from services.worker.engines.text.device_memory import device_bytes
-from services.worker.engines.text.generation import Answer, ToolCalls, chat_body, completion_body
+from services.worker.engines.text.generation import Answer, Generation, ToolCalls, chat_body, completion_body
 from services.worker.engines.text.http_stream import (
     lines_of,
     make_client,
@@ -151,9 +150,9 @@ class VllmEngine:
 async def _generate(
     client: httpx.AsyncClient, path: str, body: Answer, request: Request, emit: Emitter
 ) -> TextOutput:
-    pieces: list[str] = []
+    generation = Generation(request, emit)
     calls = ToolCalls()
-    finish_reason, usage = "stop", Usage(0, 0, 0)
+    body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     async for line in lines_of(client, path, body, "vLLM"):
         data = line.removeprefix("data: ")
         if data == line or data == "[DONE]":
@@ -161,23 +160,18 @@ async def _generate(
         chunk: dict[str, Any] = msgspec.json.decode(data)
         if "error" in chunk:
             raise refusal_of_event("vLLM", chunk["error"])
+        counts = chunk.get("usage") or {}
         for choice in chunk.get("choices", ()):
             delta = choice.get("delta", {})
             text = choice.get("text") if "text" in choice else delta.get("content")
             if text:
-                pieces.append(text)
-                emit.text(text)
+                generation.add_up_to(text, counts.get("completion_tokens") or 0)
             if delta.get("tool_calls"):
                 calls.add(delta["tool_calls"])
-            finish_reason = choice.get("finish_reason") or finish_reason
-        if (counts := chunk.get("usage")) is not None:
-            usage = Usage(counts["prompt_tokens"], counts.get("completion_tokens") or 0, counts["total_tokens"])
-    return TextOutput(
-        text=request.sent_text + "".join(pieces),
-        finish_reason=finish_reason,
-        usage=usage,
-        tool_calls=calls.whole(),
-    )
+            generation.finish(choice.get("finish_reason"))
+        if counts:
+            generation.count(counts["prompt_tokens"], counts.get("completion_tokens") or 0)
+    return generation.output(calls.whole())
 
 
 async def _embed(client: httpx.AsyncClient, name: str, asked: EmbeddingInput) -> EmbeddingOutput:
