@@ -82,6 +82,7 @@ class JobView(msgspec.Struct, frozen=True, omit_defaults=True):
     fingerprint: str = ""
     gateway: str = ""
     tenant: str = ""
+    finished_at: float = 0.0
 
 
 class JobsQuery(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -3,13 +3,17 @@
 "Nowhere" is for ever, so it is said only on evidence, never because time has passed: the service may have been
 stopped for a while between two looks. An accepted job is in the stream of jobs until its end is stored. So when
 a scheduler that has read that whole stream does not know the job, and after that no end is stored, the job was
-not accepted before the question, or its end is no longer kept.
+not accepted before the question, or its end is no longer kept. A job of which the scheduler says that it has
+ended, and whose end is not stored, is about to be stored.
 """
 
+import time
 from dataclasses import dataclass
 
+from schemas.fleet import JobView
 from services.bus.connection import Bus
-from services.gateway.scheduler_queries import Known, Unknown, look_up_job
+from services.bus.streams import RESULT_TTL_S
+from services.gateway.scheduler_queries import Known, NotKnown, Unknown, look_up_job
 from services.records import results
 from services.records.results import Stored, Unreadable, find_result
 
@@ -31,14 +35,23 @@ async def locate(bus: Bus, job: str, *, must_be_sure: bool = True) -> Place:
     ended = await _ended(bus, job)
     if ended is not None:
         return ended
-    view = await look_up_job(bus, job, must_be_sure=must_be_sure)
-    match view:
-        case Known() if view.is_under_way:
-            return view
+    said = await look_up_job(bus, job, must_be_sure=must_be_sure)
+    match said:
+        case Known() if said.is_under_way:
+            return said
         case Unknown():
-            return view
-    ended = await _ended(bus, job, for_sure=True) if must_be_sure else None
+            return said
+        case NotKnown() if not must_be_sure:
+            return Nowhere()
+    ended = await _ended(bus, job, for_sure=True)
+    if ended is None and isinstance(said, Known) and _is_still_kept(said.view):
+        return Unknown("its end is being stored")
     return Nowhere() if ended is None else ended
+
+
+def _is_still_kept(view: JobView) -> bool:
+    """Whether the end of an ended job should be there. A scheduler of the version before says no time."""
+    return time.time() - (view.finished_at or view.created_at) < RESULT_TTL_S
 
 
 async def _ended(bus: Bus, job: str, *, for_sure: bool = False) -> Stored | Unreadable | Unknown | None:

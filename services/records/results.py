@@ -274,6 +274,7 @@ def _ending(gateway: str, event: Terminal) -> JobView:
         fingerprint=event.fingerprint,
         gateway=gateway,
         tenant=event.tenant,
+        finished_at=event.finished_at,
     )
 
 

@@ -1,11 +1,13 @@
 """Where a job is, and that there is none: for ever only if somebody is sure, whoever was stopped meanwhile."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from schemas.jobs import CompletionInput, Job
+from services.bus.streams import RESULT_TTL_S
 from tests.contract.conftest import Connect
 from tests.fixtures.ends import end
 from tests.fixtures.gateway_app import Served, completed, served, view
@@ -45,6 +47,24 @@ async def test_no_such_job_is_said_only_on_the_word_of_one_who_is_sure(connected
     async with gateway(connected) as stand:
         assert (await stand.ask("GET", path)).status == 404
         assert stand.backend.asked_to_be_sure == ["j"]
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/j", "/v1/jobs/j/events"])
+async def test_a_job_that_has_ended_and_whose_end_is_not_stored_yet_is_there(
+    connected: Connect, path: str
+) -> None:
+    """A job that was cancelled in the queue: the scheduler has forgotten it, and its end is on the way."""
+    async with gateway(connected) as stand:
+        stand.backend.views["j"] = view("j", "cancelled", finished_at=time.time())
+        answer = await stand.ask("GET", path)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1"), answer.body
+
+
+@pytest.mark.parametrize("times", [{"finished_at": time.time() - RESULT_TTL_S - 1}, {}])
+async def test_a_job_whose_end_is_no_longer_kept_is_gone(connected: Connect, times: dict[str, float]) -> None:
+    async with gateway(connected) as stand:
+        stand.backend.views["j"] = view("j", "cancelled", **times)
+        assert (await stand.ask("GET", "/v1/jobs/j")).status == 404
 
 
 async def test_a_scheduler_of_the_version_before_is_never_sure(connected: Connect) -> None:

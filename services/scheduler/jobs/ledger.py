@@ -147,7 +147,7 @@ class Ledger:
         """Forget a job that has ended, but for what a listing shows."""
         self.move(record, "ended", now)
         del self.records[record.id]
-        self.history.ended(self._view(record, status))
+        self.history.ended(msgspec.structs.replace(self._view(record, status), finished_at=now))
 
     # Deadlines ------------------------------------------------------------------------------------
 
