@@ -1,6 +1,7 @@
 """`stoker chaos` on the command line."""
 
 import asyncio
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated, get_args
@@ -105,11 +106,16 @@ def _say(line: str) -> None:
 
 def _own(config: list[Path] | None, wishes: Wishes) -> Report:
     configuration = read_configuration(config) if config else EXAMPLE
-    with tempfile.TemporaryDirectory(prefix="stoker-chaos-") as data:
-        try:
-            return asyncio.run(run_own(configuration, Path(data), wishes, _say))
-        except (NothingToAsk, CannotStart, EmbeddedServerError, httpx.HTTPError) as error:
-            fail(str(error) or type(error).__name__, 2)
+    data = Path(tempfile.mkdtemp(prefix="stoker-chaos-"))
+    try:
+        report = asyncio.run(run_own(configuration, data, wishes, _say))
+    except (NothingToAsk, CannotStart, EmbeddedServerError, httpx.HTTPError) as error:
+        fail(str(error) or type(error).__name__, 2)
+    if report.is_good:
+        shutil.rmtree(data)
+    else:
+        _say(f"what each process said is in {data}")
+    return report
 
 
 def _disturb(data: Path, url: str, is_sure: bool, wishes: Wishes) -> Report:
