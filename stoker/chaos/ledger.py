@@ -10,6 +10,7 @@
 | never ended | a job has no end when all is calm again |
 | refused | a request was answered with an error that is not to be tried again |
 | silent | a request heard nothing for longer than SILENT_S, not counting the time in which a fault lasted |
+| crashed | a process ended that nobody ended |
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ from stoker.chaos.plan import Fault
 SILENT_S = 10.0
 PROMISES = (
     "lost", "doubled", "wrong", "ended by nobody", "failed by infrastructure", "never ended", "refused",
-    "silent",
+    "silent", "crashed",
 )  # fmt: skip
 FAILED = ("failed", "expired")
 
@@ -74,6 +75,7 @@ class Ledger:
     jobs: dict[str, Job] = field(default_factory=dict)
     refusals: list[tuple[float, str]] = field(default_factory=list)
     silences: list[Silence] = field(default_factory=list)
+    crashes: list[tuple[float, str]] = field(default_factory=list)
     requests: int = 0
 
     def job(self, name: str, expected: str | None = None) -> Job:
@@ -92,6 +94,7 @@ def judge(ledger: Ledger, faults: Sequence[Fault]) -> list[Broken]:
     """Every promise that was broken, in the order of time."""
     found = [broken for job in ledger.jobs.values() for broken in _of_job(job)]
     found += [Broken("refused", "", detail, at) for at, detail in ledger.refusals]
+    found += [Broken("crashed", "", detail, at) for at, detail in ledger.crashes]
     for silence in ledger.silences:
         seconds = silence.ended - silence.began
         disturbed = disturbed_during(faults, silence.began, silence.ended)

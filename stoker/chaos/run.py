@@ -86,6 +86,7 @@ async def run(
         await together((disturb, lambda: traffic.run(wishes.at_once)))
     say("calm: looking at every job once more …")
     await look_at_all(traffic)
+    ledger.crashes = [(round(at - began, 3), what) for at, what in system.crashes if at > began]
     return report_of(wishes.seed, ledger, faults.done)
 
 

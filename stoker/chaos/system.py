@@ -42,13 +42,17 @@ class CannotStart(RuntimeError):
 
 @dataclass(slots=True)
 class Service:
-    """One process and the proxies around it. away_s: how long it stays away when it is killed next."""
+    """One process and the proxies around it. away_s: how long it stays away when it is killed next.
+
+    is_to_end: somebody is about to end it.
+    """
 
     name: str
     role: Role
     command: list[str]
     lines: list[Proxy]
     away_s: float = 0.0
+    is_to_end: bool = False
     process: asyncio.subprocess.Process | None = None
     starts: int = 0
 
@@ -58,10 +62,14 @@ class Service:
 
 
 class Installation(Protocol):
-    """What faults and traffic need to know. gateways: URLs. cuttable: who can be cut off."""
+    """What faults and traffic need to know. gateways: URLs. cuttable: who can be cut off.
+
+    crashes: processes that ended by themselves, with the times of the loop's clock.
+    """
 
     gateways: list[str]
     cuttable: Sequence[Role]
+    crashes: list[tuple[float, str]]
 
     def pids(self, role: Role) -> list[int]: ...
 
@@ -81,6 +89,7 @@ class System:
     services: list[Service] = field(default_factory=list)
     gateways: list[str] = field(default_factory=list)
     cuttable: Sequence[Role] = CUTTABLE
+    crashes: list[tuple[float, str]] = field(default_factory=list)
 
     def pids(self, role: Role) -> list[int]:
         """Processes of a role that are there now; a runner is the child of a worker."""
@@ -96,10 +105,11 @@ class System:
         return [service.lines for service in self.services if service.role == role]
 
     def stay_away(self, pid: int, seconds: float) -> None:
-        """Start this process again so long after it has died."""
+        """This process is about to be ended: start it again so long after it has died."""
         for service in self.services:
             if service.pid == pid:
                 service.away_s = seconds
+                service.is_to_end = True
 
     async def keep(self, service: Service) -> None:
         """Run a process again and again, until cancelled; it is ended then."""
@@ -115,7 +125,11 @@ class System:
                         start_new_session=True,
                         cwd=self.data,
                     )
-                    await service.process.wait()
+                    status = await service.process.wait()
+                    if not service.is_to_end:
+                        now = asyncio.get_running_loop().time()
+                        self.crashes.append((now, f"{service.name} ended by itself with status {status}"))
+                    service.is_to_end = False
                     await asyncio.sleep(service.away_s)
             finally:
                 await _end(service)
@@ -238,6 +252,7 @@ class Attached:
     data: Path
     gateways: list[str]
     cuttable: Sequence[Role] = ()
+    crashes: list[tuple[float, str]] = field(default_factory=list)
 
     def pids(self, role: Role) -> list[int]:
         if role == "nats":

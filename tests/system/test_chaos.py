@@ -20,6 +20,7 @@ KEPT = {
     "never ended": 0,
     "refused": 0,
     "silent": 0,
+    "crashed": 0,
 }
 
 

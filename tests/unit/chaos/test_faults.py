@@ -25,6 +25,7 @@ class Processes:
 
     def __init__(self) -> None:
         self.gateways = []
+        self.crashes: list[tuple[float, str]] = []
         self.running = [
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(2)
         ]

@@ -144,3 +144,11 @@ def test_the_report_counts_says_and_tells_the_story() -> None:
     text = "\n".join(report.lines())
     assert "seed 7" in text and "1 x kill worker" in text and "wrong                     1" in text
     assert report_of(7, accepted(ends=[end()]), []).is_good
+
+
+def test_a_process_that_ended_by_itself_breaks_a_promise() -> None:
+    ledger = accepted(ends=[end()])
+    ledger.crashes.append((4.0, "gateway-1 ended by itself with status 1"))
+    (broken,) = judge(ledger, [])
+    assert (broken.promise, broken.at) == ("crashed", 4.0)
+    assert "status 1" in broken.detail
