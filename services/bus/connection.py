@@ -210,6 +210,11 @@ class Bus:
         )
         return await answer
 
+    def give_up(self) -> None:
+        """The connection is lost: whatever was asked or published through it is answered with NoAnswer now."""
+        self._publisher.give_up()
+        self.client.fail_requests()
+
     async def close(self) -> None:
         """Send what is waiting, then disconnect; bounded."""
         async with cleanup("closing the NATS connection", CLOSE_TIMEOUT_S):
@@ -219,7 +224,7 @@ class Bus:
                 await self.client.close()
             except (TimeoutError, nats.errors.Error, OSError, RuntimeError) as error:  # uvloop: already closed
                 log.warning("connection.not_flushed", error=str(error) or type(error).__name__)
-        self._publisher.close()
+        self._publisher.give_up()
 
 
 def _credentials(settings: BusSettings) -> dict[str, Any]:
@@ -314,6 +319,8 @@ async def _connect(settings: BusSettings, name: str, wait_s: float) -> Bus:
     async def on_disconnect() -> None:
         if not client.is_closed:
             log.warning("connection.lost")
+        if bus is not None:
+            bus.give_up()
 
     async def on_reconnect() -> None:
         log.info("connection.restored")

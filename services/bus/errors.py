@@ -27,7 +27,7 @@ class NobodyThere(BusError):
 
 
 class NoAnswer(BusError):
-    """A request or a publication was not answered in time."""
+    """A request or a publication was not answered in time, or the connection was lost before."""
 
 
 class Refused(BusError):
@@ -91,6 +91,8 @@ def of(error: Exception, what: str) -> BusError:
             return NoAnswer(f"{what}: JetStream does not answer")
         case nats.errors.NoRespondersError():
             return NobodyThere(what)
+        case nats.errors.ConnectionReconnectingError():
+            return NoAnswer(f"{what}: the connection was lost before the answer came")
         case nats.errors.TimeoutError() | TimeoutError():
             return NoAnswer(f"{what}: no answer in time")
         case _ if isinstance(error, _MISSING):

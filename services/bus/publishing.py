@@ -1,7 +1,8 @@
 """Publishing into streams: a request whose answers come to one inbox.
 
 Cheaper than nats-py's own `publish` (one subscription, no future per message unless it is asked for), and it
-gives errors names. Every publication is answered once: stored, refused, or `NoAnswer` after PUBLISH_TIMEOUT_S.
+gives errors names. Every publication is answered once: stored, refused, or `NoAnswer`, after PUBLISH_TIMEOUT_S
+or when the connection is lost.
 """
 
 import asyncio
@@ -104,11 +105,14 @@ class Publisher:
                 del self._waiting[token]
                 answered(NoAnswer(f"{subject} was not stored in {PUBLISH_TIMEOUT_S:g} s"))
 
-    def close(self) -> None:
-        """Answer everything that is still under way: nothing more will come."""
+    def give_up(self) -> None:
+        """Answer everything that is under way: its connection is gone, and nobody knows whether it was stored.
+
+        What was not sent by then is sent by the next connection; its answer comes to nobody.
+        """
         waiting, self._waiting = self._waiting, {}
         for _, subject, answered in waiting.values():
-            answered(NoAnswer(f"{subject}: the connection was closed before the answer came"))
+            answered(NoAnswer(f"{subject}: the connection was lost before the answer came"))
 
 
 def into(future: "asyncio.Future[PubAck]") -> Answered:

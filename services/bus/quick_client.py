@@ -4,8 +4,8 @@ nats-py queues each subscription's messages for a task of its own, drops them pa
 another task. Here a *direct* subscription's handler is called by the read loop itself, synchronously, so
 nothing is queued or dropped; and posted messages are written once per turn of the loop. A subscription for one
 request (`subscribe_now`) waits for nothing either. It overrides and uses private parts of nats-py
-(`_process_msg`, `_process_pong`, `_remove_sub`, `_subs`, `_pending`, `_flush_queue`, `_transport`), which is
-why pyproject pins its minor version; the contract tests of the bus would show a change.
+(`_process_msg`, `_process_pong`, `_remove_sub`, `_resp_map`, `_subs`, `_pending`, `_flush_queue`,
+`_transport`), which is why pyproject pins its minor version; the contract tests of the bus would show a change.
 
 Handlers must only hand the message on: decode, set a future, put into a queue. What one raises is reported.
 """
@@ -163,6 +163,12 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         except (OSError, RuntimeError):
             self._pending = pending + self._pending  # the read loop will notice the loss
             self._pending_data_size = sum(map(len, self._pending))
+
+    def fail_requests(self) -> None:
+        """The connection is lost: what was asked through it is not answered any more."""
+        for answer in list(self._resp_map.values()):
+            if not answer.done():
+                answer.set_exception(nats.errors.ConnectionReconnectingError())
 
     def _wake_flusher(self) -> None:
         """Have nats-py's own flusher write what is pending, waiting for the server; one request is enough."""

@@ -15,10 +15,11 @@ import pytest
 
 from schemas.subjects import EVENTS_STREAM
 from services.bus.connection import Bus, open_bus
-from services.bus.errors import BusError
+from services.bus.errors import BusError, NoAnswer
 from services.bus.streams import declare
 from services.process.embedded import embedded_server
 from services.process.settings import BusSettings
+from services.records.results import last_endings
 from stoker.chaos.servers import Server, cluster
 from tests.waiting import eventually
 
@@ -78,6 +79,24 @@ async def test_a_ping_that_nobody_waits_for_any_more_ends_nothing(tmp_path: Path
         os.kill(pid, signal.SIGCONT)
         await bus.publish_stored(bus.subjects.event("lost", "x"), b"{}")
         assert bus.is_connected and bus.client.stats["reconnects"] == 0
+
+
+async def test_what_was_under_way_when_the_server_died_is_answered_at_once(tmp_path: Path) -> None:
+    """It waited for its whole time, five seconds, though the answer could come no more."""
+    async with embedded_server(tmp_path) as url, open_bus(BusSettings(nats=url), "test") as bus:
+        await declare(bus)
+        pid = int((tmp_path / "nats" / "pid").read_text())
+        os.kill(pid, signal.SIGSTOP)
+        waiting = [
+            asyncio.create_task(bus.publish_stored(bus.subjects.event("lost", "x"), b"{}")),
+            asyncio.create_task(bus.ask("x.y", None, object, 30.0)),
+            asyncio.create_task(last_endings(bus, 10)),
+        ]
+        await asyncio.sleep(0.2)
+        os.kill(pid, signal.SIGKILL)
+        found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 2.0)
+        assert [type(one) for one in found] == [NoAnswer] * 3, found
+        await bus.publish_stored(bus.subjects.event("lost", "x"), b"{}")
 
 
 @dataclass
