@@ -29,12 +29,14 @@ CONFIG = f"""\
 models:
   synthetic: {{engine: synthetic, slots: 2, options: {{token_interval_s: 0.01}}}}
   loading: {{engine: synthetic, slots: 1, options: {{load_s: 20}}}}
-  llama: {{engine: llamacpp, url: "file://{DEMO}/chat.gguf", slots: 2, options: {{n_ctx: 2048}}}}
+  llama: {{engine: llamacpp, url: "file://{DEMO}/chat.gguf", slots: 2}}
   diffusers: {{engine: diffusers, url: "file://{DEMO}/image", slots: 1}}
 workers:
   - {{count: 1, engines: [synthetic, llamacpp, diffusers], memory: 2GB}}
 """
 COUNT = 100
+RUN_FIRST = 10
+"""Jobs in front of those that are cancelled while they are queued."""
 LIMIT_S = 60.0
 POLL_S = 0.005
 ENDED = ("completed", "failed", "cancelled", "expired")
@@ -43,19 +45,17 @@ _numbers = itertools.count()
 
 
 def text(tokens: int) -> Answer:
-    never_ends = {"logit_bias": {"2": -100}}
-    return {
-        "messages": [{"role": "user", "content": "go on"}],
-        "max_tokens": tokens,
-        "temperature": 1,
-    } | never_ends
+    """That does not end before: what could end it is never chosen."""
+    no_end = {str(token): -100 for token in range(4)}
+    asked = {"messages": [{"role": "user", "content": "go on"}], "max_tokens": tokens}
+    return asked | {"temperature": 1, "logit_bias": no_end}
 
 
 def picture(steps: int, edge: int) -> Answer:
     return {"prompt": "a red circle", "num_inference_steps": steps, "width": edge, "height": edge}
 
 
-LONG = {"synthetic": text(5000), "llama": text(1500), "diffusers": picture(150, 512), "loading": text(5)}
+LONG = {"synthetic": text(5000), "llama": text(250), "diffusers": picture(150, 128), "loading": text(5)}
 SHORT = {"synthetic": text(5), "llama": text(5), "diffusers": picture(2, 64)}
 
 
@@ -68,6 +68,13 @@ class Row:
     seconds: list[float] = field(default_factory=list)
     ends: dict[str, int] = field(default_factory=dict)
     others: dict[str, int] = field(default_factory=dict)
+
+    def note(self, job: Answer, began: float) -> None:
+        """A job has ended; it was cancelled at `began`, unless it ended before."""
+        end = job["status"]
+        self.ends[end] = self.ends.get(end, 0) + 1
+        if end == "cancelled":
+            self.seconds.append(job["finished_at"] - began)
 
     def line(self) -> str:
         found = sorted(self.seconds)
@@ -106,10 +113,7 @@ class Asking:
     async def cancel(self, job: str, row: Row) -> None:
         began = time.time()
         await self.http.delete(f"/v1/jobs/{job}")
-        found = await self.until(job, *ENDED)
-        row.ends[found["status"]] = row.ends.get(found["status"], 0) + 1
-        if found["status"] == "cancelled":
-            row.seconds.append(found["finished_at"] - began)
+        row.note(await self.until(job, *ENDED), began)
 
     async def leave(self, model: str, row: Row) -> None:
         """Begin to stream an answer, and close the connection."""
@@ -120,9 +124,7 @@ class Asking:
                     job = json.loads(line.removeprefix("data: "))["id"].partition("-")[2]
                     break
         began = time.time()
-        found = await self.until(job, *ENDED)
-        row.ends[found["status"]] = row.ends.get(found["status"], 0) + 1
-        row.seconds.append(found["finished_at"] - began)
+        row.note(await self.until(job, *ENDED), began)
 
     @asynccontextmanager
     async def others(self, model: str, row: Row) -> AsyncIterator[None]:
@@ -149,12 +151,9 @@ async def measure(asking: Asking, engine: str, state: str, count: int) -> Row:
             for job in jobs:
                 await asking.cancel(job, row)
         case "queued":
-            holding = [await asking.submit(engine, LONG[engine]) for _ in range(3)]
-            await asking.until(holding[0], "running")
-            for _ in range(count):
-                await asking.cancel(await asking.submit(engine, LONG[engine]), row)
-            for job in holding:
-                await asking.cancel(job, Row("", ""))
+            jobs = [await asking.submit(engine, LONG[engine]) for _ in range(count + RUN_FIRST)]
+            for job in reversed(jobs):
+                await asking.cancel(job, row if job in jobs[RUN_FIRST:] else Row("", ""))
         case "running":
             async with asking.others(engine, row):
                 for _ in range(count):
