@@ -23,7 +23,7 @@ from nats.js import JetStreamContext
 
 from schemas import wire
 from schemas.subjects import Subjects
-from services.bus.errors import CannotConnect, named
+from services.bus.errors import CannotConnect, ConnectionEnded, named
 from services.bus.lag import watch_lag
 from services.bus.publishing import PUBLISH_TIMEOUT_S, Answered, PubAck, Publisher, into
 from services.bus.quick_client import Handler, QuickClient
@@ -50,7 +50,8 @@ CLOSE_TIMEOUT_S = 2.0
 class Bus:
     """A NATS connection with the subjects of this installation. Make one with `open_bus`.
 
-    replicas: servers that hold each stream. on_reconnect: called after every reconnection.
+    replicas: servers that hold each stream. on_reconnect: called after every reconnection. ended: set when the
+    client has given up the connection, which it does for what the server does not forgive.
     """
 
     def __init__(self, client: QuickClient, subjects: Subjects, replicas: int) -> None:
@@ -60,6 +61,7 @@ class Bus:
         self.jetstream: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
         self.on_reconnect: list[Callable[[], None]] = []
         self.dropped_messages = 0
+        self.ended = asyncio.Event()
         self._publisher = Publisher(client, self.post)
 
     @property
@@ -76,7 +78,12 @@ class Bus:
     async def start(self, tasks: TaskOwner) -> None:
         tasks.start(self._publisher.sweep)
         tasks.start(watch_lag, self.client)
+        tasks.start(self._fail_when_ended)
         await self.listen(self._publisher.inbox + ".*", self._publisher.take)
+
+    async def _fail_when_ended(self) -> None:
+        await self.ended.wait()
+        raise ConnectionEnded(f"the connection to NATS is closed for good: {self.client.last_error}")
 
     def post(
         self,
@@ -91,14 +98,14 @@ class Bus:
 
         A message that is not urgent waits up to a millisecond for company.
 
-        A message that cannot be sent (the buffer of a long disconnection is full) is dropped and counted:
-        whoever needs to know asks for an answer.
+        A message that cannot be sent (it is larger than the server takes, or the buffer of a long disconnection
+        is full) is dropped and counted: whoever needs to know asks for an answer.
         """
         try:
             self.client.post(subject, payload, reply, headers, is_urgent=is_urgent)
         except nats.errors.Error as error:
             self.dropped_messages += 1
-            log.warning("message.not_sent", subject=subject, error=str(error))
+            log.warning("message.not_sent", subject=subject, size=len(payload), error=str(error))
 
     async def listen(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
         """Subscribe; `handler` is called by the read loop and must only hand the message on."""
@@ -322,6 +329,10 @@ async def _connect(settings: BusSettings, name: str, wait_s: float) -> Bus:
         if bus is not None:
             bus.give_up()
 
+    async def on_closed() -> None:
+        if bus is not None:
+            bus.ended.set()
+
     async def on_reconnect() -> None:
         log.info("connection.restored")
         for callback in bus.on_reconnect if bus else ():
@@ -337,6 +348,7 @@ async def _connect(settings: BusSettings, name: str, wait_s: float) -> Bus:
                 error_cb=on_error,
                 disconnected_cb=on_disconnect,
                 reconnected_cb=on_reconnect,
+                closed_cb=on_closed,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=RECONNECT_WAIT_S,
                 ping_interval=PING_EVERY_S,

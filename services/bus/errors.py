@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import nats.errors
 from nats.js import errors as js
 
-from services.process.running import CannotStart
+from services.process.running import CannotGoOn, CannotStart
 
 
 class BusError(Exception):
@@ -40,6 +40,14 @@ class StreamFull(Refused):
 
 class DiskFull(StreamFull):
     """The NATS server has no room for what a stream reserves, or for a message."""
+
+
+class TooLarge(Refused):
+    """A message is larger than the server takes; it was not sent."""
+
+
+class ConnectionEnded(BusError, CannotGoOn):
+    """The connection is closed for good: what it is for cannot go on."""
 
 
 class Conflict(Refused):
@@ -91,6 +99,8 @@ def of(error: Exception, what: str) -> BusError:
             return NoAnswer(f"{what}: JetStream does not answer")
         case nats.errors.NoRespondersError():
             return NobodyThere(what)
+        case nats.errors.MaxPayloadError():
+            return TooLarge(f"{what}: the message is larger than the server takes")
         case nats.errors.ConnectionReconnectingError():
             return NoAnswer(f"{what}: the connection was lost before the answer came")
         case nats.errors.TimeoutError() | TimeoutError():

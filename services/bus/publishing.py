@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 import msgspec
 from nats.aio.msg import Msg
 
-from services.bus.errors import BusError, NoAnswer, Refused, of_code
+from services.bus.errors import BusError, NoAnswer, TooLarge, of_code
 from services.bus.quick_client import QuickClient
+from services.bus.sizes import message_bytes
 
 PUBLISH_TIMEOUT_S = 5.0
 SWEEP_S = 0.25
@@ -63,15 +64,15 @@ class Publisher:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Publish; `answered` is called once. The options are those of `Bus.post_stored`."""
-        most = self._client.max_payload
-        if len(payload) > most:
-            answered(Refused(f"{len(payload)} bytes are over the server's limit of {most}"))
-            return
         sent = dict(headers) if headers else {}
         if message_id:
             sent["Nats-Msg-Id"] = message_id
         if expected is not None:
             sent["Nats-Expected-Last-Subject-Sequence"] = str(expected)
+        most, size = self._client.max_payload, message_bytes(payload, sent)
+        if size > most:
+            answered(TooLarge(f"{size} bytes are over the server's limit of {most}"))
+            return
         self._next_token += 1
         token = str(self._next_token)
         self._waiting[token] = (time.monotonic() + PUBLISH_TIMEOUT_S, subject, answered)

@@ -4,8 +4,9 @@ nats-py queues each subscription's messages for a task of its own, drops them pa
 another task. Here a *direct* subscription's handler is called by the read loop itself, synchronously, so
 nothing is queued or dropped; and posted messages are written once per turn of the loop. A subscription for one
 request (`subscribe_now`) waits for nothing either. It overrides and uses private parts of nats-py
-(`_process_msg`, `_process_pong`, `_remove_sub`, `_resp_map`, `_subs`, `_pending`, `_flush_queue`,
-`_transport`), which is why pyproject pins its minor version; the contract tests of the bus would show a change.
+(`_process_msg`, `_process_pong`, `_remove_sub`, `_resp_map`, `_max_payload`, `_subs`, `_pending`,
+`_flush_queue`, `_transport`), which is why pyproject pins its minor version; the contract tests of the bus
+would show a change.
 
 Handlers must only hand the message on: decode, set a future, put into a queue. What one raises is reported.
 """
@@ -18,6 +19,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.protocol import command
+
+from services.bus.sizes import message_bytes
 
 Handler = Callable[[Msg], None]
 
@@ -114,10 +117,11 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         *,
         is_urgent: bool = True,
     ) -> None:
-        """Publish without waiting. Raises nats.errors.Error when the connection is closed for good, or its
-        buffer is full while it is away."""
+        """Publish without waiting. Raises nats.errors.Error when the connection is closed for good, its buffer
+        is full while it is away, or the message is larger than the server takes."""
         if self.is_closed:
             raise nats.errors.ConnectionClosedError
+        self._check_size(payload, headers)
         away = not self.is_connected
         if away and self._pending_data_size + len(payload) > self._max_pending_size:
             raise nats.errors.OutboundBufferLimitError
@@ -128,6 +132,18 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         else:
             encoded = command.pub_cmd(subject, reply, payload)
         self._put(encoded, is_urgent=is_urgent)
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """As nats-py's, which compares the payload alone with the server's limit."""
+        self._check_size(payload, headers)
+        await super().publish(subject, payload, reply, headers)
+
+    def _check_size(self, payload: bytes, headers: dict[str, str] | None) -> None:
+        """Raises MaxPayloadError: of a larger message the server ends the connection."""
+        if message_bytes(payload, headers) > self._max_payload:
+            raise nats.errors.MaxPayloadError
 
     def _put(self, encoded: bytes, *, is_urgent: bool) -> None:
         """Have a command written: soon, or with the next that is urgent."""

@@ -13,7 +13,9 @@ from typing import Any
 
 import msgspec
 
+from schemas import wire
 from schemas.catalog import Model, ResourceProfile, Style
+from services.bus.sizes import MAX_SPEC_BYTES
 from services.catalog import functions, multi_spec, profiles
 from services.catalog.documents import ConfigurationError, Document, check_keys, convert, read, shown
 from services.catalog.modes import is_modes_file, legacy_mode, read_modes, read_styles
@@ -67,6 +69,11 @@ class _Reading:
     def add(self, document: Document, model: Model, *path: str | int) -> None:
         if model.name in self.models:
             raise document.place(*path).error("a model of this name is there already")
+        for spec in model.specs:
+            size = len(wire.encode(spec))
+            if size > MAX_SPEC_BYTES:
+                message = f"the spec {spec.name!r} has {size} bytes; it may have {MAX_SPEC_BYTES}"
+                raise document.place(*path).error(message)
         self.models[model.name] = model
 
     def take(self, document: Document) -> None:

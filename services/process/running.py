@@ -24,6 +24,10 @@ class CannotStart(Exception):
     """Something that a service needs is not there; says what, and what to do."""
 
 
+class CannotGoOn(Exception):
+    """Something that a service needs is gone for good; who runs it starts it again."""
+
+
 class StoppedAtStart(Exception):
     """The process was told to stop before it had what it needs: a normal end."""
 
@@ -47,7 +51,7 @@ def run_service(
 ) -> int:
     """Run `serve(settings, stopping)` until it returns; SIGTERM and SIGINT set `stopping`.
 
-    Returns an exit status: 0, or 2 when NATS could not be reached.
+    Returns an exit status: 0, 2 when NATS could not be reached, 1 when it was lost for good.
     """
     configure_logs(settings.log_level, settings.log_format, service=name, **context)
     configure_tracing(settings.otlp, name, **context)
@@ -68,6 +72,9 @@ def run_service(
     except (CannotStart, BadSetting) as error:
         log.error("service.not_started", reason=str(error))
         return 2
+    except CannotGoOn as error:
+        log.error("service.ended", reason=str(error), remedy="it is to be started again")
+        return 1
     finally:
         close_tracing()
     return 0

@@ -27,6 +27,7 @@ from schemas.jobs import Job, JobHead
 from schemas.subjects import ANY, JOBS_STREAM, BadName, check_name
 from services.bus.connection import Bus
 from services.bus.errors import BusError, Missing, named
+from services.bus.sizes import max_job_bytes
 from services.bus.streams import MAX_JOBS
 from services.process.clock import steady_now
 from services.process.logs import get_logger
@@ -186,7 +187,7 @@ class JobFeed:
         self._left -= 1
         parts = message.reply.split(".")
         sequence, pending = int(parts[-4]), int(parts[-1])
-        job, unreadable = _read(message)
+        job, unreadable = _read(message, max_job_bytes(self._bus.max_payload))
         if job is None:
             log.error("job.nameless", subject=message.subject, error=unreadable, sequence=sequence)
             self._bus.post(message.reply, b"+TERM")
@@ -200,16 +201,23 @@ class JobFeed:
             self._old_have_come.set()
 
 
-def _read(message: Msg) -> tuple[Job | None, str]:
-    """The job, and why it cannot be read where only its head can. None: not even whom to tell is known."""
+def _read(message: Msg, max_bytes: int) -> tuple[Job | None, str]:
+    """The job; where only its head can be used, why. None: not even whom to tell is known."""
+    reason = f"the job has {len(message.data)} bytes; no more than {max_bytes} can be given to a worker"
     try:
-        return wire.decode(Job, message.data), ""
+        if len(message.data) <= max_bytes:
+            job: Job = wire.decode(Job, message.data)
+            for name in (job.id, job.model, job.gateway):
+                check_name(name)
+            return job, ""
     except wire.UnreadableMessage as error:
         reason = f"this scheduler cannot read the job, which a later version may have stored: {error}"
+    except BadName as error:
+        reason = str(error)
     try:
         head: JobHead = wire.decode(JobHead, message.data)
-        check_name(head.id)
-        check_name(head.gateway)
+        for name in (head.id, head.model, head.gateway):
+            check_name(name)
     except (wire.UnreadableMessage, BadName) as error:
         return None, f"{reason}; {error}"
     log.warning("job.unreadable", job=head.id, error=reason)

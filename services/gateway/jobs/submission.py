@@ -29,6 +29,7 @@ from schemas.workers import JobCommand
 from services.bus.connection import Bus
 from services.bus.errors import BusError, DiskFull, StreamFull
 from services.bus.publishing import PubAck
+from services.bus.sizes import max_job_bytes
 from services.gateway.edge.access import check_model, current_key
 from services.gateway.edge.problems import RETRY_AFTER_S, RequestError, disk_full
 from services.gateway.jobs.outcomes import observe_accepted
@@ -133,7 +134,11 @@ class Submission:
         the stream is full, 503 when NATS could not store it in time. Cancelling it ends the repeats.
         """
         storing = _Storing(self, job)
-        storing.post()
+        most = max_job_bytes(self._bus.max_payload)
+        if storing.size > most:
+            storing.refuse(too_large(storing.size, most))
+        else:
+            storing.post()
         return storing.stored
 
     @contextmanager
@@ -230,6 +235,14 @@ class _Storing:
         self._give_up_at = loop.time() + STORE_PATIENCE_S
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes of the job."""
+        return len(self._payload)
+
+    def refuse(self, error: RequestError) -> None:
+        self.stored.set_exception(error)
+
     def post(self) -> None:
         self._timer = None
         if self.stored.done():  # nobody waits for it any more
@@ -265,6 +278,11 @@ class _Storing:
             self.stored.set_exception(
                 RequestError(503, f"the job could not be stored: {why}", retry_after_s=RETRY_AFTER_S)
             )
+
+
+def too_large(size: int, most: int) -> RequestError:
+    message = f"the request makes a job of {size} bytes; one may have {most}: send less text, or files by URL"
+    return RequestError(413, message, code="body_too_large")
 
 
 def has_ended(ended: "asyncio.Future[Result]") -> bool:

@@ -18,6 +18,7 @@ from schemas.catalog import Model, Spec
 from schemas.fleet import Explanation, PlatformEvent
 from schemas.jobs import Job, work_units
 from schemas.workers import Assignment
+from services.bus.sizes import MAX_EVICTIONS
 from services.scheduler.fleet.estimates import Estimates
 from services.scheduler.fleet.workers import Fleet, Held, Worker
 from services.scheduler.jobs.ledger import Ledger
@@ -238,7 +239,8 @@ class Dispatcher:
     def _unneeded(self, worker: Worker) -> tuple[str, ...]:
         """What may go first where room is needed: loaded here, not in use, and nothing waits for it."""
         idle = evictable(worker, self.demand)
-        return tuple(resident.model for resident in idle if self.demand(resident.model) < 1.0)
+        unneeded = [resident.model for resident in idle if self.demand(resident.model) < 1.0]
+        return tuple(unneeded[:MAX_EVICTIONS])
 
     def _expand(self, model: Model, queue: ModelQueue, now: float) -> list[Command]:
         """Look wider for the first job that has a place at all: load the model for it, or another replica."""

@@ -29,7 +29,7 @@ from schemas.job_events import (
 from schemas.jobs import work_units
 from schemas.workers import Finished, Outcome
 from services.bus.connection import Bus
-from services.bus.errors import BusError
+from services.bus.errors import BusError, TooLarge
 from services.bus.publishing import PubAck
 from services.process.logs import get_logger
 from services.process.tasks import TaskOwner
@@ -175,6 +175,10 @@ class Endings:
             try:
                 found = await publish_terminal(self._bus, writer, event, images)
                 break
+            except TooLarge as error:
+                reason = f"the answer is too large to be stored: {error}"
+                event, images = Failed(**self._ending(attempt), kind="internal", message=reason), None
+                outcome = "failed"
             except BusError as error:
                 log.warning("result.not_stored", job=event.job, error=str(error))
                 await asyncio.sleep(RETRY_S)

@@ -121,6 +121,12 @@ def test_a_name_is_taken_once_whoever_took_it(tmp_path: Path) -> None:
     assert said == "4: resourceProfiles.p: a profile of this name is there already"
 
 
+def test_a_spec_that_would_not_fit_into_an_assignment_is_refused(tmp_path: Path) -> None:
+    said = refused(tmp_path, f"models: {{m: {{engine: synthetic, options: {{a: {'x' * 70_000}}}}}}}\n")
+    assert said.startswith("1: models.m: the spec 'default' has 70")
+    assert said.endswith("it may have 65536")
+
+
 def test_workers_are_what_up_starts(tmp_path: Path) -> None:
     found = read(
         tmp_path, "workers:\n- {}\n- {profile: gpu, count: 0, memory: 2GB, ram: 4GiB, engines: [vllm]}\n"

@@ -1,0 +1,147 @@
+"""No message is larger than the server takes: it would end the connection of whoever sends it, for good."""
+
+import asyncio
+
+import pytest
+
+from schemas import wire
+from schemas.catalog import Spec
+from schemas.job_events import Failed
+from schemas.jobs import CompletionInput, Job
+from schemas.subjects import MAX_NAME_BYTES
+from schemas.workers import Assignment
+from services.bus.connection import Bus
+from services.bus.errors import ConnectionEnded, TooLarge
+from services.bus.sizes import (
+    MAX_EVICTIONS,
+    MAX_SPEC_BYTES,
+    WRAPPING_BYTES,
+    max_job_bytes,
+    message_bytes,
+)
+from services.bus.streams import declare
+from services.records.results import Stored, find_result
+from tests.contract.conftest import Connect
+from tests.contract.scheduler.test_service import ScriptedWorker, beating, leading
+from tests.fixtures.gateway_app import served
+from tests.waiting import eventually
+
+HEADERS = {"Nats-Msg-Id": "x", "traceparent": "é" * 20}
+
+
+def sized(size: int, name: str = "large") -> Job:
+    """A job of so many bytes."""
+    empty = Job(id=name, model="m", input=CompletionInput(""), gateway="gw", created_at=1e9)
+    return Job(
+        id=name,
+        model="m",
+        input=CompletionInput("x" * (size - len(wire.encode(empty)))),
+        gateway="gw",
+        created_at=1e9,
+    )
+
+
+async def is_alive(bus: Bus) -> bool:
+    await bus.client.flush(timeout=2)
+    return bus.is_connected and bus.client.stats["reconnects"] == 0
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1, 50])
+async def test_the_bus_refuses_what_the_server_would_punish_headers_included(
+    connected: Connect, over: int
+) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        payload = b"x" * (bus.max_payload - message_bytes(b"", HEADERS) + over)
+        dropped = bus.dropped_messages
+        bus.post("a.b", payload, headers=HEADERS)
+        assert bus.dropped_messages - dropped == (over > 0)
+        stored = bus.publish_stored(bus.subjects.event("lost", "x"), payload, headers=HEADERS)
+        if over > 0:
+            with pytest.raises(TooLarge, match="over the server's limit"):
+                await stored
+        else:
+            await stored
+        assert await is_alive(bus)
+
+
+async def test_a_question_that_is_too_large_is_not_sent(connected: Connect) -> None:
+    async with connected() as bus:
+        with pytest.raises(TooLarge):
+            await bus.ask("a.b", "x" * bus.max_payload, object, 1.0)
+        assert await is_alive(bus)
+
+
+def test_whatever_an_assignment_adds_to_a_job_there_is_room_for_it() -> None:
+    spec = Spec("s", "e", "", options={"o": ""})
+    spec = Spec("s", "e", "", options={"o": "x" * (MAX_SPEC_BYTES - len(wire.encode(spec)))})
+    evict = ("\x01" * MAX_NAME_BYTES,) * MAX_EVICTIONS  # six bytes each in JSON
+    job = sized(10_000)
+    given = Assignment(job, 2**60, 2**60, spec, "parked", 1 / 3, evict, 1e9 / 3, 2**60)
+    added = len(wire.encode(given)) - len(wire.encode(job))
+    headers = {"traceparent": "0" * 55, "tracestate": "x" * 512}
+    assert added + message_bytes(b"", headers) + MAX_NAME_BYTES <= WRAPPING_BYTES
+
+
+@pytest.mark.parametrize("over", [-1, 0])
+async def test_the_largest_job_is_run(connected: Connect, over: int) -> None:
+    async with connected() as bus, connected() as other, leading(bus), beating(ScriptedWorker(other)) as worker:
+        job = sized(max_job_bytes(bus.max_payload) + over)
+        await other.publish_stored(other.subjects.job("m"), wire.encode(job))
+        await eventually(lambda: [given.job.id for given in worker.assigned] == ["large"])
+
+
+@pytest.mark.parametrize("over", [1, 60, WRAPPING_BYTES])
+async def test_a_larger_one_in_the_stream_ends_and_the_next_one_runs(connected: Connect, over: int) -> None:
+    """The scheduler died of it, and each that came after it."""
+    async with connected() as bus, connected() as other, leading(bus), beating(ScriptedWorker(other)) as worker:
+        job = sized(max_job_bytes(bus.max_payload) + over)
+        await other.publish_stored(other.subjects.job("m"), wire.encode(job))
+        await other.publish_stored(other.subjects.job("m"), wire.encode(sized(1000, "next")))
+        await eventually(lambda: [given.job.id for given in worker.assigned] == ["next"])
+
+        async def has_failed() -> bool:
+            found = await find_result(other, "large")
+            return isinstance(found, Stored) and isinstance(found.result.event, Failed)
+
+        assert await eventually(has_failed)
+        assert await is_alive(bus)
+
+
+@pytest.mark.parametrize("field", ["id", "gateway", "model"])
+@pytest.mark.parametrize("name", ["", "a\x00b", "x" * 300])
+async def test_a_job_whose_names_cannot_travel_holds_nobody_up(
+    connected: Connect, field: str, name: str
+) -> None:
+    async with connected() as bus, connected() as other, leading(bus), beating(ScriptedWorker(other)) as worker:
+        fields = {"id": "bad", "gateway": "gw", "model": "m"} | {field: name}
+        bad = Job(input=CompletionInput("x"), created_at=1e9, **fields)
+        await other.publish_stored(other.subjects.job("m"), wire.encode(bad))
+        await other.publish_stored(other.subjects.job("m"), wire.encode(sized(1000, "next")))
+        await eventually(lambda: [given.job.id for given in worker.assigned] == ["next"])
+
+
+@pytest.mark.parametrize("over", [1, 100, WRAPPING_BYTES - 100, WRAPPING_BYTES, WRAPPING_BYTES + 300])
+async def test_the_door_says_413_with_the_limit_and_serves_the_next(connected: Connect, over: int) -> None:
+    async with connected("gateway") as bus, connected("backend") as other, served(bus, other) as stand:
+        size = max_job_bytes(bus.max_payload) + over
+        for path, body in (
+            ("/v1/jobs", {"model": "m", "input": {"prompt": "x" * size}}),
+            ("/v1/completions", {"model": "m", "prompt": "x" * size}),
+            ("/v1/completions", {"model": "m", "prompt": "x" * size, "stream": True}),
+        ):
+            answer = await stand.ask("POST", path, body)
+            assert answer.status == 413, answer.body[:300]
+            assert str(max_job_bytes(bus.max_payload)).encode() in answer.body
+            assert "retry-after" not in answer.headers
+        assert (await stand.ask("POST", "/v1/jobs", {"model": "m", "input": {"prompt": "x"}})).status == 202
+        assert await is_alive(bus)
+
+
+async def test_a_connection_that_the_client_has_given_up_ends_the_service(connected: Connect) -> None:
+    """It stood for ever, with /health/live 200: nats-py does not come back from such an end."""
+    with pytest.raises(ConnectionEnded, match="closed for good"):
+        async with connected() as bus:
+            bus.client._put(b"PUB a.b " + str(bus.max_payload + 1).encode() + b"\r\n", is_urgent=True)
+            await asyncio.sleep(10)
+            raise AssertionError("it went on")

@@ -1,0 +1,27 @@
+"""How a service process ends: with the status that tells who runs it what to do."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+from services.process import running
+from services.process.settings import BusSettings
+
+async def serve(settings, stopping):
+    raise getattr(running, sys.argv[1])("this is why")
+
+running.exit_with(running.run_service("test", BusSettings(), serve))
+"""
+
+
+@pytest.mark.parametrize(("error", "status"), [("StoppedAtStart", 0), ("CannotStart", 2), ("CannotGoOn", 1)])
+def test_the_status_says_whether_it_is_to_be_started_again(error: str, status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", PROGRAM, error], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == status
+    assert "this is why" in done.stderr
+    assert "Traceback" not in done.stderr
