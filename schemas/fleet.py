@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from schemas.jobs import Status
+from schemas.ranges import Amount, Count, Seconds
 from schemas.workers import Tier
 
 
@@ -17,22 +18,22 @@ class QueueDepth(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     model: str
-    queued: int
-    running: int
-    oldest_wait_s: float = 0.0
-    arrival_rate: float = 0.0
-    eta_s: float | None = None
-    best_s: float | None = None
-    by_spec: dict[str, int] = {}
+    queued: Count
+    running: Count
+    oldest_wait_s: Seconds = 0.0
+    arrival_rate: Amount = 0.0
+    eta_s: Seconds | None = None
+    best_s: Seconds | None = None
+    by_spec: dict[str, Count] = {}
     impossible: str = ""
-    limit: int = 0
+    limit: Count = 0
 
 
 class DiskRoom(msgspec.Struct, frozen=True):
     """The disk of the NATS server in bytes, told every second by who runs it. is_low: accept nothing new."""
 
-    free: int
-    total: int
+    free: Count
+    total: Count
     is_low: bool
 
 

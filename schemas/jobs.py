@@ -6,6 +6,7 @@ import msgspec
 
 from schemas.catalog import Adapter, Spec
 from schemas.openai import ChatMessage
+from schemas.subjects import check_name
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -161,6 +162,11 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     deadline_s: float | None = None
     spec: Spec | None = None
     has_one_result: bool = False
+
+    def __post_init__(self) -> None:
+        """Its names become subjects: raises BadName, so that nobody can be sent a job whose names cannot."""
+        for name in (self.id, self.model, self.gateway):
+            check_name(name)
 
 
 class JobHead(msgspec.Struct, frozen=True, omit_defaults=True):

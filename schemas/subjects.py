@@ -14,6 +14,8 @@ MAX_NAME_BYTES = 200
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPE = re.compile(r"=([0-9A-F]{2})")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 class BadName(ValueError):
@@ -26,9 +28,9 @@ def check_name(name: str) -> str:
         raise BadName("a name must not be empty")
     if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
         raise BadName(f"a name is at most {MAX_NAME_BYTES} bytes long")
-    if any(ord(character) < 32 or ord(character) == 127 for character in name):
+    if _CONTROL.search(name):
         raise BadName("a name must not contain control characters such as NUL or a newline")
-    if any(0xD800 <= ord(character) <= 0xDFFF for character in name):
+    if _SURROGATE.search(name):
         raise BadName("a name must be valid Unicode")
     return name
 
@@ -124,7 +126,7 @@ class Subjects:
         return f"{self.prefix}.gateway.{to_token(gateway)}.{verb}"
 
     def scheduler(self, verb: str) -> str:
-        """Questions to the leading scheduler: job, jobs, explain, ping."""
+        """Questions to the leading scheduler: job, job_for_sure, jobs, explain, ping."""
         return f"{self.prefix}.scheduler.{verb}"
 
     def heartbeat(self, worker: str) -> str:

@@ -7,6 +7,7 @@ import msgspec
 from schemas.catalog import Spec
 from schemas.job_events import Delta, FailureKind, SmallEvent
 from schemas.jobs import Job
+from schemas.ranges import Amount, Count, Moment, Seconds, Slots
 
 Tier = Literal["hot", "loading", "base", "parked", "warm", "cold"]
 """Where a model is on a worker: in device memory, on its way there, there but for its LoRAs (base), in RAM,
@@ -125,12 +126,12 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
 
     job: str
     model: str
-    attempt: int
+    attempt: Count
     outcome: Outcome
-    load_s: float = 0.0
-    run_s: float = 0.0
-    units: float = 1.0
-    term: int = 0
+    load_s: Seconds = 0.0
+    run_s: Seconds = 0.0
+    units: Amount = 1.0
+    term: Count = 0
     reason: str = ""
     kind: FailureKind | Literal[""] = ""
     was_killed: bool = False
@@ -143,8 +144,8 @@ class EngineCapability(msgspec.Struct, frozen=True):
     models: the only ones that it serves (none named: any).
     """
 
-    slots: int
-    prefetch: int
+    slots: Slots
+    prefetch: Slots
     features: tuple[str, ...]
     lane: str = ""
     models: tuple[str, ...] = ()
@@ -160,8 +161,8 @@ class ResidentModel(msgspec.Struct, frozen=True, omit_defaults=True):
     spec: str
     engine: str
     tier: Tier
-    memory_bytes: int = 0
-    load_s: float | None = None
+    memory_bytes: Count = 0
+    load_s: Seconds | None = None
     loaded_from: Tier = "warm"
     weights: str = ""
     path: str = ""
@@ -190,8 +191,8 @@ class RunningJob(msgspec.Struct, frozen=True, omit_defaults=True):
     job: str
     model: str
     spec: str
-    attempt: int
-    term: int = 0
+    attempt: Count
+    term: Count = 0
 
 
 class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -202,16 +203,16 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     worker: str
-    started_at: float
-    seq: int
+    started_at: Moment
+    seq: Count
     spec: str
     profile: str
     device: str
     host: str
     engines: dict[str, EngineCapability]
-    memory_total_bytes: int
-    memory_used_bytes: int
-    ram_total_bytes: int = 0
+    memory_total_bytes: Count
+    memory_used_bytes: Count
+    ram_total_bytes: Count = 0
     models: tuple[ResidentModel, ...] = ()
     vram_models: tuple[str, ...] = ()
     ram_models: tuple[str, ...] = ()
@@ -220,7 +221,7 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
     is_draining: bool = False
     is_leaving: bool = False
     failed_loads: dict[str, str] = {}
-    rss_bytes: int = 0
+    rss_bytes: Count = 0
     resources: Resources = Resources()
 
 

@@ -14,10 +14,12 @@ from nats.aio.msg import Msg
 
 from services.bus.errors import BusError, NoAnswer, TooLarge, of_code
 from services.bus.quick_client import QuickClient
-from services.bus.sizes import message_bytes
+from services.bus.sizes import MAX_SUBJECT_CHARS, message_bytes
 
 PUBLISH_TIMEOUT_S = 5.0
 SWEEP_S = 0.25
+MAX_REPLY_CHARS = 100
+"""Of an answer's subject: an inbox and a number."""
 
 Answered = Callable[["PubAck | BusError"], None]
 """Called once with how a publication went."""
@@ -72,6 +74,9 @@ class Publisher:
         most, size = self._client.max_payload, message_bytes(payload, sent)
         if size > most:
             answered(TooLarge(f"{size} bytes are over the server's limit of {most}"))
+            return
+        if len(subject) > MAX_SUBJECT_CHARS - MAX_REPLY_CHARS:
+            answered(TooLarge(f"the subject has {len(subject)} characters"))
             return
         self._next_token += 1
         token = str(self._next_token)

@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.protocol import command
 
-from services.bus.sizes import message_bytes
+from services.bus.sizes import MAX_SUBJECT_CHARS, message_bytes
 
 Handler = Callable[[Msg], None]
 
@@ -60,10 +60,11 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         """Subscribe without waiting, with a handler that the read loop calls; a number to end it with.
 
         The server knows of it before it sees what is posted later. Raises nats.errors.Error when the connection
-        is closed for good.
+        is closed for good, or the subject too long.
         """
         if self.is_closed:
             raise nats.errors.ConnectionClosedError
+        self._check_size(subject, b"", "", None)
         self._sid += 1
         sid: int = self._sid
         self._subs[sid] = _Direct(sid, subject)
@@ -121,7 +122,7 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         is full while it is away, or the message is larger than the server takes."""
         if self.is_closed:
             raise nats.errors.ConnectionClosedError
-        self._check_size(payload, headers)
+        self._check_size(subject, payload, reply, headers)
         away = not self.is_connected
         if away and self._pending_data_size + len(payload) > self._max_pending_size:
             raise nats.errors.OutboundBufferLimitError
@@ -137,13 +138,15 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
         """As nats-py's, which compares the payload alone with the server's limit."""
-        self._check_size(payload, headers)
+        self._check_size(subject, payload, reply, headers)
         await super().publish(subject, payload, reply, headers)
 
-    def _check_size(self, payload: bytes, headers: dict[str, str] | None) -> None:
-        """Raises MaxPayloadError: of a larger message the server ends the connection."""
+    def _check_size(self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None:
+        """Raises MaxPayloadError, BadSubjectError: the server ends the connection of who sends more."""
         if message_bytes(payload, headers) > self._max_payload:
             raise nats.errors.MaxPayloadError
+        if len(subject) + len(reply) > MAX_SUBJECT_CHARS:
+            raise nats.errors.BadSubjectError
 
     def _put(self, encoded: bytes, *, is_urgent: bool) -> None:
         """Have a command written: soon, or with the next that is urgent."""

@@ -16,6 +16,8 @@ ESCAPED = 6
 """The most bytes that JSON makes of one byte of a name."""
 FIXED_BYTES = 4 * 1024
 """Numbers, names of fields, the reply subject and headers."""
+MAX_SUBJECT_CHARS = 3500
+"""Of subject and reply together: the server takes command lines of 4096 bytes."""
 WRAPPING_BYTES = MAX_SPEC_BYTES + MAX_EVICTIONS * (ESCAPED * MAX_NAME_BYTES + 3) + FIXED_BYTES
 
 

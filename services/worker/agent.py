@@ -47,6 +47,8 @@ from services.worker.runner.supervisor import LIMIT_S, RunnerSupervisor
 log = get_logger("agent")
 
 RUN_MESSAGES = get_args(RunMessage)
+CLOCK_AHEAD_S = 3600.0
+"""How far ahead the clock of another machine may be: a start later than that is not believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class Agent:
         self.readiness = Readiness(identity, engines, self.loader, self._prepare_runner, self.loader.begin)
         self.replaced = asyncio.Event()
         """Set when a newer process has this worker's name."""
+        self._newer_life = (0.0, 0)
+        """Start and last heartbeat of such a process. One heartbeat alone proves nothing."""
         self._idle = asyncio.Event()
         self._tasks = tasks
 
@@ -173,7 +177,12 @@ class Agent:
 
     def heartbeat_seen(self, heartbeat: Heartbeat) -> None:
         """A heartbeat under this worker's name: its own, or that of another process."""
-        if heartbeat.started_at > self.heartbeats.started_at and not self.replaced.is_set():
+        life, seq = self._newer_life
+        is_newer = self.heartbeats.started_at < heartbeat.started_at < time.time() + CLOCK_AHEAD_S
+        if not is_newer or self.replaced.is_set():
+            return
+        self._newer_life = (heartbeat.started_at, heartbeat.seq)
+        if heartbeat.started_at == life and heartbeat.seq > seq:
             log.error("worker.replaced", name=self.name, remedy="give each worker a --name of its own")
             self.replaced.set()
 

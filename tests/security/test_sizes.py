@@ -1,6 +1,7 @@
 """No message is larger than the server takes: it would end the connection of whoever sends it, for good."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -11,10 +12,11 @@ from schemas.jobs import CompletionInput, Job
 from schemas.subjects import MAX_NAME_BYTES
 from schemas.workers import Assignment
 from services.bus.connection import Bus
-from services.bus.errors import ConnectionEnded, TooLarge
+from services.bus.errors import BusError, ConnectionEnded, TooLarge
 from services.bus.sizes import (
     MAX_EVICTIONS,
     MAX_SPEC_BYTES,
+    MAX_SUBJECT_CHARS,
     WRAPPING_BYTES,
     max_job_bytes,
     message_bytes,
@@ -72,6 +74,30 @@ async def test_a_question_that_is_too_large_is_not_sent(connected: Connect) -> N
         assert await is_alive(bus)
 
 
+@pytest.mark.parametrize("chars", [MAX_SUBJECT_CHARS, MAX_SUBJECT_CHARS + 1, 4090, 4100, 100_000])
+async def test_a_subject_that_is_too_long_is_not_sent(connected: Connect, chars: int) -> None:
+    """A worker's connection ended when it stored the end of a job with such a name."""
+    async with connected() as bus:
+        subject = "a." + "b" * (chars - 2)
+        bus.post(subject, b"")
+        assert bus.dropped_messages == (chars > MAX_SUBJECT_CHARS)
+        bus.listen_now(subject, print)
+        with pytest.raises(BusError):
+            await bus.publish_stored(subject, b"")
+        with pytest.raises(BusError):
+            await bus.ask(subject, None, object, 0.5)
+        assert await is_alive(bus)
+
+
+@pytest.mark.parametrize("name", ["", "a\x00b", "x" * 300, "\ud800"])
+def test_a_job_with_a_name_that_cannot_travel_is_unreadable_for_everybody(name: str) -> None:
+    for field in ("id", "model", "gateway"):
+        fields = {"id": "j", "model": "m", "gateway": "g"} | {field: name}
+        content = fields | {"input": {"kind": "completion", "prompt": "x"}, "created_at": 1.0}
+        with pytest.raises(wire.UnreadableMessage):
+            wire.decode(Job, json.dumps(content).encode())
+
+
 def test_whatever_an_assignment_adds_to_a_job_there_is_room_for_it() -> None:
     spec = Spec("s", "e", "", options={"o": ""})
     spec = Spec("s", "e", "", options={"o": "x" * (MAX_SPEC_BYTES - len(wire.encode(spec)))})
@@ -114,8 +140,8 @@ async def test_a_job_whose_names_cannot_travel_holds_nobody_up(
     connected: Connect, field: str, name: str
 ) -> None:
     async with connected() as bus, connected() as other, leading(bus), beating(ScriptedWorker(other)) as worker:
-        fields = {"id": "bad", "gateway": "gw", "model": "m"} | {field: name}
-        bad = Job(input=CompletionInput("x"), created_at=1e9, **fields)
+        bad = {"id": "bad", "gateway": "gw", "model": "m"} | {field: name}
+        bad |= {"input": {"kind": "completion", "prompt": "x"}, "created_at": 1e9}
         await other.publish_stored(other.subjects.job("m"), wire.encode(bad))
         await other.publish_stored(other.subjects.job("m"), wire.encode(sized(1000, "next")))
         await eventually(lambda: [given.job.id for given in worker.assigned] == ["next"])

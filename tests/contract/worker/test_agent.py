@@ -112,15 +112,20 @@ async def test_an_assignment_for_another_process_of_this_name_is_not_answered(co
 async def test_a_newer_process_of_the_same_name_replaces_this_one_and_an_older_does_not(
     connected: Connect,
 ) -> None:
-    def heartbeat(started_at: float) -> Heartbeat:
-        return Heartbeat("w1", started_at, 1, "", "cpu", "cpu", "h", {}, 1, 0)
+    def heartbeat(started_at: float, seq: int = 1) -> Heartbeat:
+        return Heartbeat("w1", started_at, seq, "", "cpu", "cpu", "h", {}, 1, 0)
 
     async with connected() as bus, working(bus) as worker:
         own = worker.agent.heartbeats.started_at
         worker.agent.heartbeat_seen(heartbeat(own))
-        worker.agent.heartbeat_seen(heartbeat(own - 1))
+        for life in (own - 1, own + 2, own + 1, own + 10_000):
+            worker.agent.heartbeat_seen(heartbeat(life))
+        worker.agent.heartbeat_seen(heartbeat(own + 10_000, 2))
+        assert not worker.agent.replaced.is_set(), "one heartbeat, or one from the future, proves nothing"
+        worker.agent.heartbeat_seen(heartbeat(own + 1, 1))
+        worker.agent.heartbeat_seen(heartbeat(own + 1, 1))
         assert not worker.agent.replaced.is_set()
-        worker.agent.heartbeat_seen(heartbeat(own + 1))
+        worker.agent.heartbeat_seen(heartbeat(own + 1, 2))
         assert worker.agent.replaced.is_set()
 
 

@@ -1,0 +1,15 @@
+"""What numbers in messages may be. One outside is not believed: its message cannot be read."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+"""Bytes, jobs, terms, places in a stream: as far as every reader of JSON counts exactly."""
+Slots = Annotated[int, Meta(ge=0, le=100_000)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+"""A length of time, up to thirty years."""
+Moment = Annotated[float, Meta(ge=0, le=1e11)]
+"""Seconds since 1970."""
+Amount = Annotated[float, Meta(ge=0, le=1e15)]
+"""Units of work, jobs a second."""
