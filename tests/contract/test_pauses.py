@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from schemas.subjects import EVENTS_STREAM
@@ -74,6 +75,7 @@ async def test_a_ping_that_nobody_waits_for_any_more_ends_nothing(tmp_path: Path
         await declare(bus)
         pid = int((tmp_path / "nats" / "pid").read_text())
         os.kill(pid, signal.SIGSTOP)
+        await eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
         with pytest.raises(Exception, match="flush"):
             await bus.client.flush(timeout=1)
         os.kill(pid, signal.SIGCONT)
