@@ -35,7 +35,7 @@ def fleet(name: str = "m") -> dict[str, Any]:
     spec = {
         "name": name, "engine": "vllm", "profile": "gpu", "launcher": "nomad", "target_requests": 0, "desired": 2,
         "ready": 1, "starting": 1, "draining": 1,
-        "condition": {"reason": name, "message": f"no {name}", "retry_at": time.time() + 99},
+        "condition": {"reason": name, "message": f"no {name}", "retry_at": time.time() + 100_000},
     }  # fmt: skip
     worker = {
         "worker": name, "profile": name, "device": name, "memory_used_bytes": 10**6, "memory_total_bytes": 5 * 10**6,
@@ -54,7 +54,7 @@ def job(name: str = "m") -> dict[str, Any]:
         "id": name,
         "model": name,
         "status": "queued",
-        "created_at": time.time() + 99,
+        "created_at": time.time() + 100_000,
         "worker": name,
         "attempt": 3,
     }
