@@ -1,5 +1,6 @@
 """Every engine passes the conformance tests, on the smallest real thing there is of it."""
 
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -219,7 +220,9 @@ class TestVllm(EngineConformance):
         return ModelFiles("m", path, {})
 
     def quick(self) -> JobInput:
-        return CompletionInput("a b c", max_tokens=4, sampling=GREEDY)
+        """Letters only: its tokens are single bytes, and of random ones no text can be gone on with."""
+        letters = {str(ord(letter) - ord("!") + 2): 100.0 for letter in string.ascii_letters}
+        return CompletionInput("a b c", max_tokens=4, sampling=Sampling(temperature=0.0, logit_bias=letters))
 
     def long(self) -> JobInput:
         return CompletionInput("a b c", max_tokens=200, sampling=GREEDY)
