@@ -21,7 +21,7 @@ from schemas.openai import Usage
 from schemas.subjects import BLOBS_BUCKET, KEYS_BUCKET, RESULTS_STREAM, WEBHOOKS_STREAM
 from services.bus.buckets import open_bucket
 from services.bus.connection import Bus
-from services.bus.errors import BusError, Conflict, Missing
+from services.bus.errors import BusError, Conflict, ConnectionEnded, Missing
 from services.bus.streams import declare, stream_configs
 from services.records import keys
 from services.records.blobs import (
@@ -125,13 +125,14 @@ async def test_a_blob_is_gone_only_when_that_is_certain(connected: Connect) -> N
 
 
 async def test_a_blob_that_could_not_be_read_is_not_gone(connected: Connect, server: str) -> None:
-    async with connected() as bus:
-        await declare(bus)
-        await write_blob(bus, "x", os.urandom(300_000))
-        await bus.client.close()
-        with pytest.raises(BusError) as raised:
-            await read_blob(bus, "x")
-        assert not isinstance(raised.value, Missing)
+    with pytest.raises(ConnectionEnded):
+        async with connected() as bus:
+            await declare(bus)
+            await write_blob(bus, "x", os.urandom(300_000))
+            await bus.client.close()
+            with pytest.raises(BusError) as raised:
+                await read_blob(bus, "x")
+            assert not isinstance(raised.value, Missing)
 
 
 async def test_large_pictures_go_to_the_store_and_come_back_in_order(connected: Connect) -> None:
@@ -179,31 +180,32 @@ async def test_an_input_file_travels_with_its_job_while_it_is_small(connected: C
 
 
 async def test_a_bucket_tells_absence_conflict_and_failure_apart(connected: Connect) -> None:
-    async with connected() as bus:
-        with pytest.raises(Missing):
-            await open_bucket(bus, KEYS_BUCKET)
-        await declare(bus)
-        bucket = await open_bucket(bus, KEYS_BUCKET)
-        assert await bucket.keys() == []
-        assert await bucket.get("a") is None
-        first = await bucket.create("a", b"1")
-        with pytest.raises(Conflict):
-            await bucket.create("a", b"2")
-        second = await bucket.update("a", b"2", first)
-        with pytest.raises(Conflict):
-            await bucket.update("a", b"3", first)
-        with pytest.raises(Conflict):
-            await bucket.delete("a", first)
-        found = await bucket.get("a")
-        assert found is not None
-        assert (found.value, found.revision) == (b"2", second)
-        await bucket.delete("a", second)
-        assert await bucket.get("a") is None
-        assert await bucket.create("a", b"again") > second
-        await bus.client.close()
-        with pytest.raises(BusError) as raised:
-            await bucket.get("a")
-        assert not isinstance(raised.value, Missing | Conflict)
+    with pytest.raises(ConnectionEnded):
+        async with connected() as bus:
+            with pytest.raises(Missing):
+                await open_bucket(bus, KEYS_BUCKET)
+            await declare(bus)
+            bucket = await open_bucket(bus, KEYS_BUCKET)
+            assert await bucket.keys() == []
+            assert await bucket.get("a") is None
+            first = await bucket.create("a", b"1")
+            with pytest.raises(Conflict):
+                await bucket.create("a", b"2")
+            second = await bucket.update("a", b"2", first)
+            with pytest.raises(Conflict):
+                await bucket.update("a", b"3", first)
+            with pytest.raises(Conflict):
+                await bucket.delete("a", first)
+            found = await bucket.get("a")
+            assert found is not None
+            assert (found.value, found.revision) == (b"2", second)
+            await bucket.delete("a", second)
+            assert await bucket.get("a") is None
+            assert await bucket.create("a", b"again") > second
+            await bus.client.close()
+            with pytest.raises(BusError) as raised:
+                await bucket.get("a")
+            assert not isinstance(raised.value, Missing | Conflict)
 
 
 async def test_a_key_is_made_listed_and_revoked(connected: Connect) -> None:

@@ -43,7 +43,7 @@ def nothing_is_left() -> bool:
 
 
 def test_a_short_run_keeps_every_promise_and_leaves_no_process() -> None:
-    report = chaos("--minutes", "0.4", "--seed", "11", "--every", "1.5", "--pace", "0.05")
+    report = chaos("--minutes", "0.25", "--seed", "11", "--every", "1.2", "--pace", "0.05")
     assert report["broken"] == KEPT, report["stories"]
     assert sum(report["faults"].values()) > 5
     assert report["jobs_accepted"] > 20

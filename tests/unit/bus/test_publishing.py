@@ -145,8 +145,8 @@ def test_at_the_end_everything_under_way_is_answered_and_nothing_twice() -> None
     for _ in range(3):
         found.publish()
     found.answer(b'{"seq": 1}', 0)
-    found.publisher.close()
-    found.publisher.close()
+    found.publisher.give_up()
+    found.publisher.give_up()
     found.answer(b'{"seq": 2}', 1)
     assert found.answers[0] == PubAck(seq=1)
     assert [type(answer) for answer in found.answers[1:]] == [NoAnswer, NoAnswer]

@@ -108,6 +108,16 @@ def test_a_whole_file_says_its_shapes_and_not_its_metadata(tmp_path: Path) -> No
     assert found == {"x": (2,), "scalar": (), "y": (1, 2, 3)}
 
 
+@pytest.mark.parametrize("length", [0x80, 0x280, 0x480, 0x100])
+@pytest.mark.parametrize("name", ["x.safetensors", "x.ckpt"])
+def test_a_header_is_no_pickle_whatever_its_length_begins_with(tmp_path: Path, name: str, length: int) -> None:
+    """A length of 128, or 640, begins with the bytes of a pickle."""
+    raw = json.dumps({"a": tensor(end=4)}).encode().ljust(length)
+    path = tmp_path / name
+    path.write_bytes(struct.pack("<Q", length) + raw + b"\0" * 4)
+    assert tensor_shapes(path) == {"a": ()}
+
+
 def test_a_scalar_where_a_matrix_should_be_is_of_unknown_width(tmp_path: Path) -> None:
     header = {
         "model.diffusion_model.attn2.to_k.weight": tensor(),

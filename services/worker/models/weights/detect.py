@@ -72,7 +72,8 @@ def tensor_shapes(path: Path) -> Shapes:
             head = file.read(16)
     except OSError as error:
         raise UnknownCheckpoint(f"{path}: {error.strerror}") from error
-    if path.suffix in PICKLES or head.startswith((b"PK\x03\x04", b"\x80")):
+    is_safetensors = head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES
+    if not is_safetensors and (path.suffix in PICKLES or head.startswith((b"PK\x03\x04", b"\x80"))):
         return {name: tuple(tensor.shape) for name, tensor in read_pickle(path).items()}
     return safetensors_header(path)
 
@@ -120,7 +121,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
                 f"{path.name} is refused: it would run code when loaded; ask for a .safetensors file"
             ) from error
         raise UnknownCheckpoint(f"{path.name} is not a checkpoint: {error}") from error
-    except (RuntimeError, ValueError, EOFError, OSError) as error:
+    except Exception as error:  # whatever a file makes torch raise
         raise UnknownCheckpoint(f"{path.name} cannot be read; is it truncated? ({error})") from error
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict):
