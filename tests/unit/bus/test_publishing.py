@@ -150,7 +150,7 @@ def test_at_the_end_everything_under_way_is_answered_and_nothing_twice() -> None
     found.answer(b'{"seq": 2}', 1)
     assert found.answers[0] == PubAck(seq=1)
     assert [type(answer) for answer in found.answers[1:]] == [NoAnswer, NoAnswer]
-    assert "the connection was closed before the answer came" in str(found.answers[1])
+    assert "the connection was lost before the answer came" in str(found.answers[1])
 
 
 async def test_what_waits_too_long_is_answered_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
