@@ -42,6 +42,12 @@ async def silences(bus: Bus, until: asyncio.Event) -> list[float]:
     return gaps
 
 
+async def stop(pid: int) -> None:
+    """Returns when the process has stopped: the signal takes a moment to reach all its threads."""
+    os.kill(pid, signal.SIGSTOP)
+    await eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+
+
 async def longest_silence(bus: Bus, pid: int, seconds: float) -> float:
     """While the server `pid` is paused, and for a while after."""
     over = asyncio.Event()
@@ -74,8 +80,7 @@ async def test_a_ping_that_nobody_waits_for_any_more_ends_nothing(tmp_path: Path
     async with embedded_server(tmp_path) as url, open_bus(BusSettings(nats=url), "test") as bus:
         await declare(bus)
         pid = int((tmp_path / "nats" / "pid").read_text())
-        os.kill(pid, signal.SIGSTOP)
-        await eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+        await stop(pid)
         with pytest.raises(Exception, match="flush"):
             await bus.client.flush(timeout=1)
         os.kill(pid, signal.SIGCONT)
@@ -88,7 +93,7 @@ async def test_what_was_under_way_when_the_server_died_is_answered_at_once(tmp_p
     async with embedded_server(tmp_path) as url, open_bus(BusSettings(nats=url), "test") as bus:
         await declare(bus)
         pid = int((tmp_path / "nats" / "pid").read_text())
-        os.kill(pid, signal.SIGSTOP)
+        await stop(pid)
         waiting = [
             asyncio.create_task(bus.publish_stored(bus.subjects.event("lost", "x"), b"{}")),
             asyncio.create_task(bus.ask("x.y", None, object, 30.0)),

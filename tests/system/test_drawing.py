@@ -57,6 +57,7 @@ def test_more_than_queue_max_waiting_is_429(legacy: System) -> None:
     assert late.status_code == 503  # no upscaler: said before anything is drawn
 
 
+@pytest.mark.slow
 def test_like_requests_are_drawn_at_once_and_each_is_what_it_is_alone(model: Path, tmp_path: Path) -> None:
     tiny = {
         "engine": "diffusers",

@@ -224,6 +224,7 @@ def test_an_edit_is_served_after_it_is_saved(client: Client, system: System) -> 
     wait_for(lambda: client.run("echo", text="x") == {"text": "x"}, 30, "the first version again")
 
 
+@pytest.mark.slow
 def test_a_thousand_calls_at_once_succeed(system: System) -> None:
     import asyncio
 

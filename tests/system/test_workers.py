@@ -94,6 +94,7 @@ def test_a_worker_that_is_paused_for_long_drops_what_has_moved_and_keeps_what_ha
     assert {end["result"]["text"] for end in ends.values()} == {words}
 
 
+@pytest.mark.slow
 def test_workers_that_are_updated_again_and_again_are_no_deaths(tmp_path: Path) -> None:
     """A job longer than any worker lives goes from one to the next, and completes on the last."""
     system = System(
