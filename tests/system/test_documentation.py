@@ -33,6 +33,7 @@ ELSEWHERE = {
     "curl localhost:8000/api/modes/switch": "tests/system/test_modes.py",
     "stoker scheduler --record": "tests/contract/scheduler/test_service.py",
     "stoker replay": "tests/unit/test_recordings.py",
+    "stoker chaos ": "tests/system/test_chaos.py",
     "curl localhost:8000/kandinsky3": "tests/system/test_discovery.py",
 }
 """Beginnings of commands that cannot run here, and what runs instead."""
