@@ -99,7 +99,7 @@ async def test_what_was_under_way_when_the_server_died_is_answered_at_once(tmp_p
             asyncio.create_task(bus.ask("x.y", None, object, 30.0)),
             asyncio.create_task(last_endings(bus, 10)),
         ]
-        await asyncio.sleep(0.2)
+        await eventually(lambda: bus._publisher._waiting and len(bus.client._resp_map) == 2)
         os.kill(pid, signal.SIGKILL)
         found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 2.0)
         assert [type(one) for one in found] == [NoAnswer] * 3, found

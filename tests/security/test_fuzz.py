@@ -10,11 +10,12 @@ import psutil
 import pytest
 from nats.aio.msg import Msg
 
-from schemas.subjects import CATALOG_BUCKET
+from schemas.subjects import CATALOG_BUCKET, REPLICAS_BUCKET
 from services.bus.connection import Bus, open_bus
 from services.process.settings import BusSettings
 from tests.conftest import System
 from tests.security.fuzzing import Fuzzer, Message
+from tests.waiting import eventually
 
 CONFIG = """\
 models:
@@ -52,8 +53,17 @@ async def recorded(bus: Bus, http: httpx.AsyncClient) -> list[Message]:
             await http.get(f"/v1/jobs/j{number}/events")
             await http.delete(f"/v1/jobs/j{number}")
             await http.get("/v1/jobs")
-        await asyncio.sleep(1.5)
+        await eventually(lambda: {"heartbeat", "queue", "disk", "jobs", "result"} <= kinds(heard))
+    for bucket in (CATALOG_BUCKET, REPLICAS_BUCKET):
+        store = await bus.jetstream.key_value(bucket)
+        for key in await store.keys():
+            subject = f"$KV.{bucket}.{key}"
+            heard[subject] = Message(subject, (await store.get(key)).value or b"", {})
     return list(heard.values())
+
+
+def kinds(heard: dict[str, Message]) -> set[str]:
+    return {subject.split(".")[1] for subject in heard}
 
 
 def processes(system: System) -> dict[str, psutil.Process]:

@@ -7,7 +7,7 @@ import pytest
 
 from schemas import wire
 from schemas.catalog import Spec
-from schemas.job_events import Failed
+from schemas.job_events import Completed, Failed
 from schemas.jobs import CompletionInput, Job
 from schemas.subjects import MAX_NAME_BYTES
 from schemas.workers import Assignment
@@ -25,9 +25,11 @@ from services.bus.streams import declare
 from services.records.results import Stored, find_result
 from tests.contract.conftest import Connect
 from tests.contract.scheduler.test_service import ScriptedWorker, beating, leading
+from tests.contract.worker.agents import spec_of, working
 from tests.fixtures.gateway_app import served
 from tests.waiting import eventually
 
+QUICK = spec_of()
 HEADERS = {"Nats-Msg-Id": "x", "traceparent": "é" * 20}
 
 
@@ -114,7 +116,7 @@ async def test_the_largest_job_is_run(connected: Connect, over: int) -> None:
     async with connected() as bus, connected() as other, leading(bus), beating(ScriptedWorker(other)) as worker:
         job = sized(max_job_bytes(bus.max_payload) + over)
         await other.publish_stored(other.subjects.job("m"), wire.encode(job))
-        await eventually(lambda: [given.job.id for given in worker.assigned] == ["large"])
+        assert await eventually(lambda: [given.job.id for given in worker.assigned] == ["large"])
 
 
 @pytest.mark.parametrize("over", [1, 60, WRAPPING_BYTES])
@@ -124,7 +126,7 @@ async def test_a_larger_one_in_the_stream_ends_and_the_next_one_runs(connected: 
         job = sized(max_job_bytes(bus.max_payload) + over)
         await other.publish_stored(other.subjects.job("m"), wire.encode(job))
         await other.publish_stored(other.subjects.job("m"), wire.encode(sized(1000, "next")))
-        await eventually(lambda: [given.job.id for given in worker.assigned] == ["next"])
+        assert await eventually(lambda: [given.job.id for given in worker.assigned] == ["next"])
 
         async def has_failed() -> bool:
             found = await find_result(other, "large")
@@ -144,7 +146,7 @@ async def test_a_job_whose_names_cannot_travel_holds_nobody_up(
         bad |= {"input": {"kind": "completion", "prompt": "x"}, "created_at": 1e9}
         await other.publish_stored(other.subjects.job("m"), wire.encode(bad))
         await other.publish_stored(other.subjects.job("m"), wire.encode(sized(1000, "next")))
-        await eventually(lambda: [given.job.id for given in worker.assigned] == ["next"])
+        assert await eventually(lambda: [given.job.id for given in worker.assigned] == ["next"])
 
 
 @pytest.mark.parametrize("over", [1, 100, WRAPPING_BYTES - 100, WRAPPING_BYTES, WRAPPING_BYTES + 300])
@@ -169,5 +171,22 @@ async def test_a_connection_that_the_client_has_given_up_ends_the_service(connec
     with pytest.raises(ConnectionEnded, match="closed for good"):
         async with connected() as bus:
             bus.client._put(b"PUB a.b " + str(bus.max_payload + 1).encode() + b"\r\n", is_urgent=True)
-            await asyncio.sleep(10)
-            raise AssertionError("it went on")
+            async with asyncio.timeout(10):
+                await asyncio.Event().wait()
+
+
+async def test_an_answer_that_is_too_large_is_a_failure_and_frees_its_slot(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker would try to store it for ever."""
+    async with connected() as bus:
+        await declare(bus)
+        async with working(bus, models={"m": QUICK}) as worker:
+            monkeypatch.setattr(bus.client, "_max_payload", 6000)
+            worker.assign("large", QUICK, job_input=CompletionInput("x", max_tokens=3000))
+            end = await worker.ended("large")
+            assert isinstance(end, Failed) and "too large to be stored" in end.message
+            assert worker.finished["large"].outcome == "failed"
+            worker.assign("next", QUICK, job_input=CompletionInput("x", max_tokens=3))
+            assert isinstance(await worker.ended("next"), Completed)
+            worker.check_nothing_is_held()
