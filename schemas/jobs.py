@@ -140,8 +140,8 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     fingerprint: hash of the request body; the same id with another fingerprint is a conflict.
     is_client_named: the client chose the id (PUT or Idempotency-Key), so the same id may arrive twice.
     deadline_s: seconds after created_at by which it must end.
-    has_one_result: its end is stored under its id alone (`Subjects.result`); one that a gateway of the version
-        before has accepted is stored under that gateway's name too.
+    has_one_result: for early versions, to which only such jobs may be given.
+    is_sealed: it is spoken of under its seal (services/bus/seals.py).
     """
 
     id: str
@@ -162,6 +162,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     deadline_s: float | None = None
     spec: Spec | None = None
     has_one_result: bool = False
+    is_sealed: bool = False
 
     def __post_init__(self) -> None:
         """Its names become subjects: raises BadName, so that nobody can be sent a job whose names cannot."""
@@ -182,6 +183,7 @@ class JobHead(msgspec.Struct, frozen=True, omit_defaults=True):
     wants_events: bool = False
     is_client_named: bool = False
     has_one_result: bool = False
+    is_sealed: bool = False
 
     def as_job(self) -> Job:
         """A job that asks for nothing."""

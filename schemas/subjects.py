@@ -14,6 +14,8 @@ MAX_NAME_BYTES = 200
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPE = re.compile(r"=([0-9A-F]{2})")
+_SEAL = "=S"
+"""Between a name and its seal: no escape looks like that."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -51,8 +53,20 @@ def from_token(token: str) -> str:
 
 
 def last_name(subject: str) -> str:
-    """The name in the last token of a subject."""
-    return from_token(subject.rsplit(".", 1)[1])
+    """The name in the last token of a subject, without its seal."""
+    return opened(subject)[0]
+
+
+def sealed(job: str, seal: str) -> str:
+    """The token under which who has a job's seal speaks of it (services/bus/seals.py); "": it has none."""
+    return f"{to_token(job)}{_SEAL}{seal}" if seal else to_token(job)
+
+
+def opened(subject: str) -> tuple[str, str]:
+    """The name in the last token of a subject, and its seal; "" where it has none."""
+    token = subject.rsplit(".", 1)[1]
+    head, mark, seal = token.rpartition(_SEAL)
+    return (from_token(head), seal) if mark else (from_token(token), "")
 
 
 JOBS_STREAM = "STOKER_JOBS"
@@ -63,11 +77,17 @@ CATALOG_BUCKET = "stoker_catalog"
 LEASES_BUCKET = "stoker_leases"
 REPLICAS_BUCKET = "stoker_replicas"
 KEYS_BUCKET = "stoker_keys"
-BLOBS_BUCKET = "stoker_blobs"
+SECRETS_BUCKET = "stoker_secrets"
+BLOBS_STREAM = "STOKER_BLOBS"
+
+
+def of_bucket(bucket: str) -> str:
+    """The stream in which a key-value bucket lies."""
+    return f"KV_{bucket}"
 
 
 ANY_GATEWAY = "="
-"""Stands in results where the version before has the name of a gateway: no name has this token."""
+"""Stands in results where an early version had the name of a gateway: no name has this token."""
 
 
 class Wildcard(Enum):
@@ -89,25 +109,30 @@ class Subjects:
         """Accepted jobs (stream STOKER_JOBS)."""
         return f"{self.prefix}.jobs.{to_token(model)}"
 
-    def out(self, gateway: str, job: str) -> str:
+    def out(self, gateway: str | Wildcard, job: str, seal: str = "") -> str:
         """Deltas, progress, previews and queue positions of a job, on their way to its gateway."""
-        return f"{self.prefix}.out.{to_token(gateway)}.{to_token(job)}"
+        token = "*" if isinstance(gateway, Wildcard) else to_token(gateway)
+        return f"{self.prefix}.out.{token}.{sealed(job, seal)}"
 
-    def result(self, job: str) -> str:
+    def result(self, job: str, seal: str = "") -> str:
         """How a job ended, or which attempt may end it, whoever accepted it (stream STOKER_RESULTS)."""
-        return f"{self.prefix}.result.{ANY_GATEWAY}.{to_token(job)}"
+        return f"{self.prefix}.result.{ANY_GATEWAY}.{sealed(job, seal)}"
 
-    def result_of_before(self, gateway: str, job: str) -> str:
-        """The terminal event of a job that a gateway of the version before has accepted."""
-        return f"{self.prefix}.result.{to_token(gateway)}.{to_token(job)}"
-
-    def verdict(self, term: int, job: str) -> str:
+    def verdict(self, term: int, job: str, seal: str = "") -> str:
         """What the leader of a term writes to `result`: the stream takes those of the newest term alone."""
-        return f"{self.prefix}.verdict.{term}.{to_token(job)}"
+        return f"{self.prefix}.verdict.{term}.{sealed(job, seal)}"
 
-    def ended(self, job: str) -> str:
+    def ended(self, job: str, seal: str = "") -> str:
         """A record of `result`, told by the server once it is stored."""
-        return f"{self.prefix}.ended.{to_token(job)}"
+        return f"{self.prefix}.ended.{sealed(job, seal)}"
+
+    def blob(self, name: str, part: int) -> str:
+        """A part of a blob (stream STOKER_BLOBS)."""
+        return f"{self.prefix}.blob.{name}.{part}"
+
+    def described(self, worker: str) -> str:
+        """What a model takes, found by a worker that has loaded it; a gateway notes it in the catalog."""
+        return f"{self.prefix}.described.{to_token(worker)}"
 
     def sent(self) -> str:
         """Asks every gateway what it has passed on of a job's text."""
@@ -121,12 +146,8 @@ class Subjects:
         """Commands to one worker: assign, cancel, revoke, load, unload, drain, replay, ping."""
         return f"{self.prefix}.worker.{to_token(worker)}.{verb}"
 
-    def gateway(self, gateway: str, verb: str) -> str:
-        """Questions of workers of the version before to one gateway: sent."""
-        return f"{self.prefix}.gateway.{to_token(gateway)}.{verb}"
-
     def scheduler(self, verb: str) -> str:
-        """Questions to the leading scheduler: job, job_for_sure, jobs, explain, ping."""
+        """Questions to the leading scheduler: job, job_for_sure, jobs, explain, ping, recorded."""
         return f"{self.prefix}.scheduler.{verb}"
 
     def heartbeat(self, worker: str) -> str:

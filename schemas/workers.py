@@ -1,6 +1,6 @@
 """What the scheduler and the workers say to each other."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -21,6 +21,7 @@ class Assignment(msgspec.Struct, frozen=True, omit_defaults=True):
     evict: models to evict first where room is needed: those that nothing waits for.
     fence: number in the stream of the last record under the job's result subject, 0 for none. The end of this
         attempt is stored only while that is still the last one.
+    seal: shows everybody that the worker was given the job (services/bus/seals.py).
     """
 
     job: Job
@@ -32,6 +33,7 @@ class Assignment(msgspec.Struct, frozen=True, omit_defaults=True):
     evict: tuple[str, ...] = ()
     life: float = 0.0
     fence: int = 0
+    seal: str = ""
 
 
 class Accepted(msgspec.Struct, frozen=True, tag="accepted", tag_field="answer"):
@@ -97,10 +99,14 @@ class Replay(msgspec.Struct, frozen=True):
     events: tuple[SmallEvent | Delta, ...] = ()
 
 
-class SentRequest(msgspec.Struct, frozen=True):
-    """What has been passed on of a job's text? Asked of every gateway, before a later attempt begins."""
+class SentRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What has been passed on of a job's text? Asked of every gateway, before a later attempt begins.
+
+    seal: shows that the worker was given the job.
+    """
 
     job: str
+    seal: str = ""
 
 
 class SentText(msgspec.Struct, frozen=True):
@@ -121,7 +127,7 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
 
     term, attempt: which attempt it was. reason: why it is lost. kind: what the job failed with here, where that
     need not be so on another worker; "" where its runner died. was_killed: its runner was killed from outside,
-    which is no fault of what ran in it.
+    which is no fault of what ran in it. seal: shows that the worker was given the job.
     """
 
     job: str
@@ -135,6 +141,35 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     kind: FailureKind | Literal[""] = ""
     was_killed: bool = False
+    seal: str = ""
+
+
+class RecordedQuery(msgspec.Struct, frozen=True):
+    """What is stored of this job? Asked of the leader by a worker that has it, as its seal shows."""
+
+    job: str
+    seal: str
+
+
+class Recorded(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is stored of a job. open: it has not ended. unknown: it could not be found out; reason says why.
+
+    place: number of the last record, 0 for none. term, attempt: whose it is. digest: of the end, as hex.
+    """
+
+    state: Literal["open", "ended", "unreadable", "unknown"]
+    place: Count = 0
+    term: Count = 0
+    attempt: Count = 0
+    digest: str = ""
+    reason: str = ""
+
+
+class ModelSchema(msgspec.Struct, frozen=True):
+    """What a model takes, as JSON Schema: of the inputs of its functions, or of its pipeline."""
+
+    model: str
+    schema: Any
 
 
 class EngineCapability(msgspec.Struct, frozen=True):
@@ -186,13 +221,17 @@ class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RunningJob(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An attempt that a worker has: waiting for its model or a slot, running, or having its end stored."""
+    """An attempt that a worker has: waiting for its model or a slot, running, or having its end stored.
+
+    seal: shows that the worker was given the job.
+    """
 
     job: str
     model: str
     spec: str
     attempt: Count
     term: Count = 0
+    seal: str = ""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -29,7 +29,6 @@ from rich.console import Console
 from schemas import wire
 from schemas.fleet import DiskRoom, PlatformEvent
 from services.bus.connection import Bus, open_bus
-from services.bus.streams import declare
 from services.catalog import store
 from services.catalog.load import Configuration
 from services.process.disk import room_at
@@ -37,6 +36,7 @@ from services.process.embedded import embedded_server
 from services.process.running import die_with_parent
 from services.process.settings import BusSettings, read_settings
 from services.process.tasks import LimitExceeded, TaskOwner, limit
+from services.records.installation import install
 
 DISK_EVERY_S = 1.0
 FIRST_PAUSE_S = 0.1
@@ -65,12 +65,16 @@ class IllegalMove(RuntimeError):
 
 @dataclass(slots=True)
 class Child:
-    """One process that is kept running. is_wanted: False once all are to stop, whatever its state is."""
+    """One process that is kept running. is_wanted: False once all are to stop, whatever its state is.
+
+    nats: the server's address with its password, which everybody would see in a command line.
+    """
 
     name: str
     module: str
     arguments: list[str]
     colour: str
+    nats: str
     state: State = "starting"
     is_wanted: bool = True
     process: asyncio.subprocess.Process | None = None
@@ -143,7 +147,7 @@ class Up:
                 tasks.start(self._keep, child)
             settings = read_settings(BusSettings, "stoker up", ["--nats", url])
             async with open_bus(settings, "stoker-up") as bus, TaskOwner("disk") as telling:
-                await declare(bus)
+                await install(bus)
                 found = self.configuration
                 await store.publish(bus, found.models, found.profiles, found.default_mode)
                 tasks.start(self._announce, began, started)
@@ -172,7 +176,7 @@ class Up:
             await asyncio.sleep(DISK_EVERY_S)
 
     def _plan(self, url: str) -> list[Child]:
-        common = ["--nats", url, "--log-level", self.log_level]
+        common = ["--log-level", self.log_level]
         gateway = ["--host", self.host, "--port", str(self.port)]
         if self.paths:
             gateway += ["--config", ",".join(str(path.absolute()) for path in self.paths)]
@@ -201,7 +205,7 @@ class Up:
                     arguments += ["--handlers", handlers]
                 plan.append((name, "services.worker", arguments))
         return [
-            Child(name, module, common + arguments, COLOURS[index % len(COLOURS)])
+            Child(name, module, common + arguments, COLOURS[index % len(COLOURS)], url)
             for index, (name, module, arguments) in enumerate(plan)
         ]
 
@@ -236,7 +240,7 @@ class Up:
             stderr=asyncio.subprocess.STDOUT,
             preexec_fn=die_with_parent,
             start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "STOKER_NATS": child.nats},
         )
         child.move("running")
         if not child.is_wanted:  # it was told to stop while its process was being made

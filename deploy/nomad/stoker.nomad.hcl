@@ -64,6 +64,24 @@ job "stoker" {
       }
     }
 
+    task "init" { # makes the streams, and upgrades them
+      driver = "docker"
+      lifecycle {
+        hook    = "poststart"
+        sidecar = false
+      }
+      config {
+        image        = var.image
+        args         = ["init"]
+        network_mode = "host"
+      }
+      env {
+        STOKER_NATS          = "nats://127.0.0.1:4222"
+        STOKER_NATS_USER     = "operator"
+        STOKER_NATS_PASSWORD = var.passwords["operator"]
+      }
+    }
+
     task "gateway" {
       driver = "docker"
       config {

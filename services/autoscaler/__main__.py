@@ -10,12 +10,13 @@ from anyio import move_on_after
 from msgspec import Meta
 from nats.nuid import NUID
 
+from schemas.subjects import CATALOG_BUCKET, LEASES_BUCKET, REPLICAS_BUCKET, of_bucket
 from services.autoscaler.service import STOP_ALL_TIMEOUT_S, AutoscalerService, LeadsNoLonger
 from services.bus.connection import Bus, open_bus
 from services.bus.discovery import register
 from services.bus.errors import BusError
 from services.bus.leases import hold
-from services.bus.streams import declare
+from services.bus.streams import wait_for_streams
 from services.process.logs import get_logger
 from services.process.running import exit_with, run_service
 from services.process.settings import BusSettings, read_settings, to_environment
@@ -78,8 +79,8 @@ async def _lead(bus: Bus, settings: Settings, stopping: asyncio.Event, leading: 
 
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
     serve_metrics(settings.metrics_port)
-    async with open_bus(settings, "stoker-autoscaler", stopping=stopping) as bus:
-        await declare(bus)
+    async with open_bus(settings, "stoker-autoscaler", role="autoscaler", stopping=stopping) as bus:
+        await wait_for_streams(bus, stopping, *map(of_bucket, (CATALOG_BUCKET, REPLICAS_BUCKET, LEASES_BUCKET)))
         leading = asyncio.Event()
         ended = asyncio.Event()
 

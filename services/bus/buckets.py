@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from nats.js.kv import KeyValue
 
+from services.bus.bucket_feed import read_changes
 from services.bus.connection import Bus
 from services.bus.errors import Missing, named
 
@@ -19,17 +20,14 @@ class Entry:
 class Bucket:
     """One bucket of `bus`. Made by `open_bucket`."""
 
-    def __init__(self, name: str, store: KeyValue) -> None:
+    def __init__(self, bus: Bus, name: str, store: KeyValue) -> None:
+        self._bus = bus
         self._name = name
         self._store = store
 
     async def keys(self) -> list[str]:
         """Every key that has a value."""
-        try:
-            with named(f"listing the bucket {self._name}"):
-                return list(await self._store.keys())
-        except Missing:
-            return []
+        return [change.key for change in await read_changes(self._bus, self._name) if change.value]
 
     async def get(self, key: str) -> Entry | None:
         """A key's value; None: it has none."""
@@ -64,4 +62,4 @@ class Bucket:
 async def open_bucket(bus: Bus, name: str) -> Bucket:
     """A bucket that is declared (streams.py). Raises Missing when it is not, BusError."""
     with named(f"opening the bucket {name}"):
-        return Bucket(name, await bus.jetstream.key_value(name))
+        return Bucket(bus, name, await bus.jetstream.key_value(name))

@@ -7,12 +7,9 @@ long as the block of `open_bus` lasts.
 """
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import anyio
 import nats
@@ -22,11 +19,14 @@ from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
 from schemas import wire
-from schemas.subjects import Subjects
+from schemas.subjects import CATALOG_BUCKET, Subjects
+from services.bus.addresses import credentials, shown, tls_context, urls_of, wait_for_port
 from services.bus.errors import CannotConnect, ConnectionEnded, named
 from services.bus.lag import watch_lag
+from services.bus.permissions import inbox_of
 from services.bus.publishing import PUBLISH_TIMEOUT_S, Answered, PubAck, Publisher, into
 from services.bus.quick_client import Handler, QuickClient
+from services.bus.seals import Seals
 from services.process.logs import get_logger
 from services.process.running import StoppedAtStart
 from services.process.settings import BusSettings
@@ -39,19 +39,20 @@ T = TypeVar("T")
 HANDSHAKE_TIMEOUT_S = 3.0
 CONNECT_TIMEOUT_S = 30.0
 RECONNECT_WAIT_S = 0.1
-PORT_POLL_S = 0.02
 PING_EVERY_S, MAX_UNANSWERED_PINGS = 1, 2
 """A server that answers no ping for three seconds counts as gone: another one is connected to, if there is one.
 """
 BUFFER_WHILE_RECONNECTING_BYTES = 32 * 1024 * 1024
 CLOSE_TIMEOUT_S = 2.0
+MAY_NOT_LISTEN = "permissions violation for subscription"
 
 
 class Bus:
     """A NATS connection with the subjects of this installation. Make one with `open_bus`.
 
     replicas: servers that hold each stream. on_reconnect: called after every reconnection. ended: set when the
-    client has given up the connection, which it does for what the server does not forgive.
+    client has given up the connection, which it does for what the server does not forgive. seals: of jobs, as
+    far as this process may know them (services/records/seal_key.py).
     """
 
     def __init__(self, client: QuickClient, subjects: Subjects, replicas: int) -> None:
@@ -62,6 +63,7 @@ class Bus:
         self.on_reconnect: list[Callable[[], None]] = []
         self.dropped_messages = 0
         self.ended = asyncio.Event()
+        self.seals = Seals()
         self._publisher = Publisher(client, self.post)
 
     @property
@@ -234,45 +236,13 @@ class Bus:
         self._publisher.give_up()
 
 
-def _credentials(settings: BusSettings) -> dict[str, Any]:
-    """nats-py's options for who we are."""
-    options: dict[str, Any] = {}
-    if settings.nats_user:
-        options |= {"user": settings.nats_user, "password": settings.nats_password}
-    if settings.nats_nkey:
-        options["nkeys_seed"] = str(Path(settings.nats_nkey).expanduser())
-    if settings.nats_creds:
-        options["user_credentials"] = str(Path(settings.nats_creds).expanduser())
-    return options
-
-
-def _tls_context(settings: BusSettings) -> ssl.SSLContext | None:
-    if not settings.nats_ca:
-        return None
-    context = ssl.create_default_context(cafile=settings.nats_ca)
-    if settings.nats_cert:
-        context.load_cert_chain(settings.nats_cert, settings.nats_key or None)
-    return context
-
-
-async def _wait_for_port(urls: list[str], timeout_s: float) -> None:
-    """Return when one of the servers listens: the client itself would wait 2 s after a first refusal."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout_s
-    while True:
-        for url in urls:
-            parts = urlsplit(url if "//" in url else f"nats://{url}")
-            try:
-                _, writer = await asyncio.open_connection(parts.hostname, parts.port or 4222)
-                writer.close()
-                return
-            except OSError:
-                continue
-        if loop.time() > deadline:
-            raise CannotConnect(
-                f"no NATS server listens at {', '.join(urls)}; start one, or let `stoker up` do it"
-            )
-        await asyncio.sleep(PORT_POLL_S)
+async def _try_listening(client: QuickClient, heard: tuple[str, ...]) -> None:
+    """Subscribe to these for a moment: what the server refuses it has said when this returns."""
+    numbers = [client.subscribe_now(subject, lambda _: None) for subject in heard]
+    client.write_pending()
+    await client.flush(timeout=HANDSHAKE_TIMEOUT_S)
+    for number in numbers:
+        client.unsubscribe_now(number)
 
 
 @asynccontextmanager
@@ -281,20 +251,22 @@ async def open_bus(
     name: str,
     wait_s: float = CONNECT_TIMEOUT_S,
     *,
+    role: str = "",
     stopping: asyncio.Event | None = None,
 ) -> AsyncIterator[Bus]:
     """A connection that reconnects for ever inside the block, and is flushed and closed after it.
 
-    Raises CannotConnect when no server is there in `wait_s`, StoppedAtStart when `stopping` is set before.
+    role: whose inbox it has (permissions.py); "": that of people. Raises CannotConnect when no server is there
+    in `wait_s`, or it does not let this role listen; StoppedAtStart when `stopping` is set before.
     """
     connected: list[Bus] = []
 
     async def connect() -> None:
-        connected.append(await _connect(settings, name, wait_s))
+        connected.append(await _connect(settings, name, wait_s, role))
 
     await until(stopping or asyncio.Event(), connect)
     if not connected:
-        raise StoppedAtStart(f"told to stop while it looked for NATS at {settings.nats}")
+        raise StoppedAtStart(f"told to stop while it looked for NATS at {shown(urls_of(settings))}")
     [bus] = connected
     try:
         async with TaskOwner("bus") as tasks:
@@ -304,61 +276,78 @@ async def open_bus(
         await bus.close()
 
 
-async def _connect(settings: BusSettings, name: str, wait_s: float) -> Bus:
-    urls = [url.strip() for url in settings.nats.split(",") if url.strip()]
-    await _wait_for_port(urls, wait_s)
+class _Told:
+    """What nats-py tells of a connection. bus: None until it is there. may_not_listen: that was refused."""
+
+    def __init__(self, client: QuickClient) -> None:
+        self.bus: Bus | None = None
+        self.last_error = "no answer"
+        self.may_not_listen = False
+        self._client = client
+
+    async def on_error(self, error: Exception) -> None:
+        self.last_error = str(error) or type(error).__name__
+        if self.bus is None:
+            self.may_not_listen |= MAY_NOT_LISTEN in self.last_error.lower()
+            return
+        if isinstance(error, nats.errors.SlowConsumerError):
+            self.bus.dropped_messages += 1
+        log.warning("connection.error", error=self.last_error)
+
+    async def on_disconnect(self) -> None:
+        if not self._client.is_closed:
+            log.warning("connection.lost")
+        if self.bus is not None:
+            self.bus.give_up()
+
+    async def on_closed(self) -> None:
+        if self.bus is not None:
+            self.bus.ended.set()
+
+    async def on_reconnect(self) -> None:
+        log.info("connection.restored")
+        for callback in self.bus.on_reconnect if self.bus else ():
+            callback()
+
+
+async def _connect(settings: BusSettings, name: str, wait_s: float, role: str) -> Bus:
+    urls, inbox = urls_of(settings), inbox_of(role)
+    await wait_for_port(urls, wait_s)
 
     def on_handler_error(subject: str, error: Exception) -> None:
         log.error("message.failed", subject=subject, exc_info=error)
 
     client = QuickClient(on_handler_error)
-    bus: Bus | None = None
-    last_error = "no answer"
-
-    async def on_error(error: Exception) -> None:
-        nonlocal last_error
-        last_error = str(error) or type(error).__name__
-        if isinstance(error, nats.errors.SlowConsumerError) and bus is not None:
-            bus.dropped_messages += 1
-        if bus is not None:
-            log.warning("connection.error", error=last_error)
-
-    async def on_disconnect() -> None:
-        if not client.is_closed:
-            log.warning("connection.lost")
-        if bus is not None:
-            bus.give_up()
-
-    async def on_closed() -> None:
-        if bus is not None:
-            bus.ended.set()
-
-    async def on_reconnect() -> None:
-        log.info("connection.restored")
-        for callback in bus.on_reconnect if bus else ():
-            callback()
-
-    options = _credentials(settings)
+    told = _Told(client)
+    heard = (f"{inbox}.probe", f"$KV.{CATALOG_BUCKET}.>") if role else ()
     try:
         with limit("the handshake", HANDSHAKE_TIMEOUT_S):
             await client.connect(
                 servers=urls,
                 name=name,
-                tls=_tls_context(settings),
-                error_cb=on_error,
-                disconnected_cb=on_disconnect,
-                reconnected_cb=on_reconnect,
-                closed_cb=on_closed,
+                tls=tls_context(settings),
+                error_cb=told.on_error,
+                disconnected_cb=told.on_disconnect,
+                reconnected_cb=told.on_reconnect,
+                closed_cb=told.on_closed,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=RECONNECT_WAIT_S,
                 ping_interval=PING_EVERY_S,
                 max_outstanding_pings=MAX_UNANSWERED_PINGS,
                 pending_size=BUFFER_WHILE_RECONNECTING_BYTES,
-                **options,
+                inbox_prefix=inbox,
+                **credentials(settings),
             )
+            await _try_listening(client, heard)
     except (nats.errors.Error, OSError) as error:
         await client.close()
-        reason = last_error if isinstance(error, TimeoutError) else error
-        raise CannotConnect(f"NATS at {settings.nats} refused: {reason}") from error
-    bus = Bus(client, Subjects(settings.prefix), settings.nats_replicas)
-    return bus
+        reason = told.last_error if isinstance(error, TimeoutError) else error
+        raise CannotConnect(f"NATS at {shown(urls)} refused: {reason}") from error
+    if told.may_not_listen:
+        await client.close()
+        raise CannotConnect(
+            f"NATS does not let this user listen to {' or '.join(heard)}: a worker needs the --name that "
+            "was invited; a users.conf of an earlier version is replaced by what `stoker users` prints"
+        )
+    told.bus = Bus(client, Subjects(settings.prefix), settings.nats_replicas)
+    return told.bus

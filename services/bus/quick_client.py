@@ -164,6 +164,12 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         elif self._due is None:
             self._due = loop.call_later(CROWD_GAP_S, self._write)
 
+    def write_pending(self) -> None:
+        """Write what is posted now, before anything that nats-py itself writes at once."""
+        if self._due is not None:
+            self._due.cancel()
+        self._write()
+
     def _write(self) -> None:
         self._due, self._is_due_now = None, False
         if not self.is_connected or self.is_connecting or self._transport is None:

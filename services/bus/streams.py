@@ -1,4 +1,7 @@
-"""The streams and buckets of Stoker, declared by every service at start: idempotent, upgrading.
+"""The streams and buckets of Stoker: declared by `stoker init` and `stoker up`, and by nobody else.
+
+`declare` makes them, and brings those of the version before into today's form. A service waits until those that
+it uses are there (`wait_for_streams`).
 
 | stream | holds | until |
 |---|---|---|
@@ -6,6 +9,7 @@
 | STOKER_RESULTS | how jobs ended: one record per job | `RESULT_TTL_S` |
 | STOKER_EVENTS | what happened and why | a day, or 100,000 events |
 | STOKER_WEBHOOKS | terminal events that somebody wants posted | delivered, or a day |
+| STOKER_BLOBS | parts of large inputs and results, encrypted | `RESULT_TTL_S`; nothing is written twice |
 
 STOKER_RESULTS also takes the verdicts of the leading scheduler, and stores them under the subjects of the jobs:
 those of the newest term alone (`admit_leader`), so that an earlier leader which does not know yet that it was
@@ -14,7 +18,6 @@ replaced writes into nothing. What is stored there is told under `Subjects.ended
 
 import asyncio
 import re
-from contextlib import suppress
 
 from nats.js import api
 
@@ -23,6 +26,7 @@ from schemas.subjects import Subjects
 from services.bus.connection import Bus
 from services.bus.errors import BusError, CannotConnect, DiskFull, Missing, NoAnswer, Refused, named
 from services.process.logs import get_logger
+from services.process.running import CannotStart, StoppedAtStart
 
 log = get_logger("streams")
 
@@ -82,16 +86,29 @@ def stream_configs(subjects: Subjects) -> list[api.StreamConfig]:
             max_age=EVENTS_TTL_S,
             duplicate_window=DUPLICATE_WINDOW_S,
         ),
+        api.StreamConfig(
+            name=names.BLOBS_STREAM,
+            subjects=[f"{prefix}.blob.*.*"],
+            retention=api.RetentionPolicy.LIMITS,
+            discard=api.DiscardPolicy.NEW,
+            discard_new_per_subject=True,
+            max_msgs_per_subject=1,
+            max_age=RESULT_TTL_S,
+            duplicate_window=DUPLICATE_WINDOW_S,
+            allow_direct=True,
+        ),
     ]
 
 
-async def declare(bus: Bus) -> None:
-    """Create or upgrade every stream and bucket. Raises CannotConnect when JetStream is not ready, BusError."""
+async def declare(bus: Bus) -> bool:
+    """Create or upgrade every stream and bucket; whether no job was accepted here before.
+
+    Raises CannotConnect when JetStream is not ready, BusError.
+    """
     deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_S
     while True:
         try:
-            await _declare_all(bus)
-            return
+            return await _declare_all(bus)
         except NoAnswer as error:
             if asyncio.get_running_loop().time() > deadline:
                 raise CannotConnect(
@@ -100,13 +117,51 @@ async def declare(bus: Bus) -> None:
             await asyncio.sleep(READY_POLL_S)
 
 
-async def _declare_all(bus: Bus) -> None:
+async def is_declared(bus: Bus, stream: str) -> bool:
+    """Whether a stream is there. Raises BusError where that could not be found out."""
+    try:
+        with named(f"looking for the stream {stream}"):
+            await bus.jetstream.stream_info(stream)
+    except Missing:
+        return False
+    return True
+
+
+async def wait_for_streams(bus: Bus, stopping: asyncio.Event, *streams: str) -> None:
+    """Return when these are there.
+
+    Raises CannotStart after `READY_TIMEOUT_S`, with what to do; StoppedAtStart when `stopping` is set before.
+    """
+    deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_S
+    for stream in streams:
+        problem = await _why_missing(bus, stream)
+        while problem:
+            if asyncio.get_running_loop().time() > deadline:
+                raise CannotStart(problem)
+            if stopping.is_set():
+                raise StoppedAtStart(f"told to stop while it waited: {problem}")
+            await asyncio.sleep(READY_POLL_S)
+            problem = await _why_missing(bus, stream)
+
+
+async def _why_missing(bus: Bus, stream: str) -> str:
+    """Why a stream cannot be used, and what to do; "" when it is there."""
+    try:
+        if await is_declared(bus, stream):
+            return ""
+    except NoAnswer as error:
+        return f"JetStream does not answer ({error}); start nats-server with JetStream enabled"
+    return f"the stream {stream} is not there; run `stoker init` once, as a NATS user that may make streams"
+
+
+async def _declare_all(bus: Bus) -> bool:
+    is_new = not await is_declared(bus, names.JOBS_STREAM)
     for config in stream_configs(bus.subjects):
         await _declare_fitting(bus, config.evolve(num_replicas=bus.replicas))
-    for bucket in (names.CATALOG_BUCKET, names.REPLICAS_BUCKET, names.KEYS_BUCKET):
+    for bucket in (names.CATALOG_BUCKET, names.REPLICAS_BUCKET, names.KEYS_BUCKET, names.SECRETS_BUCKET):
         await _declare_bucket(bus, bucket, 0.0)
     await _declare_bucket(bus, names.LEASES_BUCKET, LEASE_TTL_S)
-    await _declare_blobs(bus)
+    return is_new
 
 
 async def _declare_fitting(bus: Bus, config: api.StreamConfig) -> None:
@@ -228,18 +283,3 @@ async def _declare_bucket(bus: Bus, bucket: str, ttl_s: float) -> None:
     if (found.max_age or 0.0) != ttl_s or found.num_replicas != bus.replicas:
         with named(f"upgrading the bucket {bucket}"):
             await bus.jetstream.update_stream(found.evolve(max_age=ttl_s, num_replicas=bus.replicas))
-
-
-async def _declare_blobs(bus: Bus) -> None:
-    stream = f"OBJ_{names.BLOBS_BUCKET}"
-    try:
-        with named("reading the object store"):
-            found = (await bus.jetstream.stream_info(stream)).config
-    except Missing:
-        config = api.ObjectStoreConfig(bucket=names.BLOBS_BUCKET, ttl=RESULT_TTL_S, replicas=bus.replicas)
-        with suppress(Refused), named("making the object store"):  # another service was first
-            await bus.jetstream.create_object_store(names.BLOBS_BUCKET, config)
-        return
-    if found.num_replicas != bus.replicas:
-        with named("upgrading the object store"):
-            await bus.jetstream.update_stream(found.evolve(num_replicas=bus.replicas))

@@ -1,8 +1,18 @@
-"""Watching a key-value bucket through reconnections: every key that is there, and every change of one."""
+"""Watching a key-value bucket through reconnections: every key that is there, and every change of one.
+
+Theory. The changes after the last place that was read are read again and again (bucket_feed.py): at once when a
+write to the bucket is heard, and every `LOOK_EVERY_S` whatever is heard. So a write that is not heard, and one
+that a server of a cluster did not have yet, are a moment late and never lost. A bucket that was made anew is
+read from its beginning.
+"""
 
 import asyncio
 from collections.abc import Callable
 
+import anyio
+from nats.aio.msg import Msg
+
+from services.bus.bucket_feed import read_changes
 from services.bus.connection import Bus
 from services.bus.errors import BusError, named
 from services.process.logs import get_logger
@@ -10,6 +20,9 @@ from services.process.logs import get_logger
 log = get_logger("buckets")
 
 RETRY_S = 0.5
+LOOK_EVERY_S = 1.0
+CHECK_LOOKS = 10
+"""After so many looks it is found out whether the bucket was made anew."""
 Changed = Callable[[str, bytes], None]
 """Called with a key and its new value; b"" when it was removed."""
 
@@ -19,41 +32,70 @@ async def watch_bucket(bus: Bus, name: str, changed: Changed, caught_up: asyncio
 
     `caught_up` is set when everything that was there at the start has been told.
     """
-    known: dict[str, bytes] = {}
+    watch = _Watch(bus, name, changed)
 
-    def tell(key: str, value: bytes) -> None:
-        if known.get(key, b"") != value:
-            if value:
-                known[key] = value
-            else:
-                del known[key]
-            changed(key, value)
+    def heard(_: Msg) -> None:
+        watch.due.set()
 
-    while True:
+    async with bus.listening((f"$KV.{name}.>", heard)):
+        bus.on_reconnect.append(watch.start_anew)
         try:
-            with named(f"watching the bucket {name}"):
-                await _watch(bus, name, tell, known, caught_up)
-        except BusError as error:
-            log.warning("bucket.not_read", bucket=name, error=str(error))
-            await asyncio.sleep(RETRY_S)
+            while True:
+                try:
+                    await watch.look()
+                    if caught_up is not None:
+                        caught_up.set()
+                    with anyio.move_on_after(LOOK_EVERY_S):
+                        await watch.due.wait()
+                except BusError as error:
+                    log.warning("bucket.not_read", bucket=name, error=str(error))
+                    await asyncio.sleep(RETRY_S)
+        finally:
+            bus.on_reconnect.remove(watch.start_anew)
 
 
-async def _watch(
-    bus: Bus, name: str, tell: Changed, known: dict[str, bytes], caught_up: asyncio.Event | None
-) -> None:
-    """One watch, until it breaks. Keys that are known and not there any more have been removed meanwhile."""
-    bucket = await bus.jetstream.key_value(name)
-    watcher = await bucket.watchall()
-    seen: set[str] = set()
-    is_initial = True
-    async for entry in watcher:
-        if entry is None:  # end of what was there already
-            for key in known.keys() - seen:
-                tell(key, b"")
-            is_initial = False
-            if caught_up is not None:
-                caught_up.set()
-            continue
-        if is_initial:
-            seen.add(entry.key)
-        tell(entry.key, (entry.operation is None and entry.value) or b"")
+class _Watch:
+    """What is known of a bucket, and up to which place. due: something was heard that is to be read."""
+
+    def __init__(self, bus: Bus, name: str, changed: Changed) -> None:
+        self.due = asyncio.Event()
+        self._bus = bus
+        self._name = name
+        self._changed = changed
+        self._known: dict[str, bytes] = {}
+        self._read_to = 0
+        self._looks = 0
+        self._made: object = None
+
+    def start_anew(self) -> None:
+        """The server may be another one: find out whether the bucket is."""
+        self._looks = 0
+        self.due.set()
+
+    async def look(self) -> None:
+        """Tell what has changed. Raises BusError."""
+        self.due.clear()
+        is_anew = self._looks % CHECK_LOOKS == 0 and await self._is_anew()
+        self._looks += 1
+        changes = await read_changes(self._bus, self._name, 0 if is_anew else self._read_to)
+        for change in changes:
+            self._tell(change.key, change.value)
+            self._read_to = change.place
+        if is_anew:
+            for key in self._known.keys() - {change.key for change in changes}:
+                self._tell(key, b"")
+
+    async def _is_anew(self) -> bool:
+        with named(f"looking at the bucket {self._name}"):
+            info = await self._bus.jetstream.stream_info(f"KV_{self._name}")
+        before, self._made = self._made, info.created
+        return bool(before != info.created or info.state.last_seq < self._read_to)
+
+    def _tell(self, key: str, value: bytes) -> None:
+        if self._known.get(key, b"") == value:
+            return
+        if value:
+            self._known[key] = value
+        else:
+            del self._known[key]
+        self._changed(key, value)

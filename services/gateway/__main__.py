@@ -15,9 +15,10 @@ import uvicorn
 from msgspec import Meta
 from nats.nuid import NUID
 
+from schemas import subjects
 from services.bus.connection import open_bus
 from services.bus.discovery import register
-from services.bus.streams import declare
+from services.bus.streams import wait_for_streams
 from services.catalog import store
 from services.catalog.documents import ConfigurationError
 from services.gateway.app import OPENAI_PATHS, create_app, with_header_limit
@@ -35,9 +36,20 @@ from services.process.tasks import until
 from services.process.tracing import recorder
 from services.records.keys import watch_keys
 from services.records.replicas import watch_replicas
+from services.records.seal_key import knowing_seals
 
 log = get_logger("gateway")
 
+BUCKETS = (subjects.CATALOG_BUCKET, subjects.REPLICAS_BUCKET, subjects.KEYS_BUCKET, subjects.SECRETS_BUCKET)
+STREAMS = (
+    subjects.JOBS_STREAM,
+    subjects.RESULTS_STREAM,
+    subjects.EVENTS_STREAM,
+    subjects.WEBHOOKS_STREAM,
+    subjects.BLOBS_STREAM,
+    *map(subjects.of_bucket, BUCKETS),
+)
+"""What it uses."""
 BACKLOG = 2048
 STOP_GRACE_S = 5
 KEEP_ALIVE_S = 75
@@ -117,15 +129,15 @@ async def load_default_mode(gateway: Gateway) -> None:
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
     listener = _listen(settings.host, settings.port)
     name = settings.name or "gw-" + NUID().next().decode()[-8:]
-    async with open_bus(settings, f"stoker-gateway-{name}", stopping=stopping) as bus:
-        await declare(bus)
+    async with open_bus(settings, f"stoker-gateway-{name}", role="gateway", stopping=stopping) as bus:
+        await wait_for_streams(bus, stopping, *STREAMS)
         paths = [Path(path) for path in settings.config.split(",") if path]
         projects = [Path(path) for path in settings.functions.split(",") if path]
         reloading = Reloading(bus, paths, projects, watch_projects=settings.reload)
         gateway = Gateway(bus, name, settings.max_streams, _queue_max(), reloading)
         if settings.publish:
             await reloading.reload()
-        async with gateway.running():
+        async with knowing_seals(bus), gateway.running():
             await register(bus, "gateway", "HTTP and server-sent events", {"gateway": name})
             log.info("gateway.listening", host=settings.host, port=listener.getsockname()[1], gateway=name)
             await _serve(gateway, reloading, settings, listener, stopping)

@@ -120,7 +120,9 @@ class FleetView:
         except wire.UnreadableMessage as error:
             log.warning("message.unreadable", subject=message.subject, error=str(error))
             return
-        if heartbeat.is_leaving:
+        if heartbeat.worker != last_name(message.subject):
+            log.warning("heartbeat.not_believed", subject=message.subject, worker=heartbeat.worker)
+        elif heartbeat.is_leaving:
             self._workers.pop(heartbeat.worker, None)
         else:
             self._workers[heartbeat.worker] = (heartbeat, self._clock())
@@ -130,6 +132,13 @@ class FleetView:
         now = self._clock()
         beats = [beat for beat, seen_at in self._workers.values() if now - seen_at < WORKER_SILENT_S]
         return sorted(beats, key=lambda beat: beat.worker)
+
+    def has(self, worker: str, model: str) -> bool:
+        """Whether a live worker has the model in memory, or is loading it."""
+        return any(
+            beat.worker == worker and any(one.model == model for one in beat.models)
+            for beat in self.live_workers()
+        )
 
     def image_workers(self) -> list[Heartbeat]:
         """Live workers that draw images."""

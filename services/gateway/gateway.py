@@ -1,8 +1,9 @@
 """One gateway process, put together: what every route is given.
 
 It decides nothing itself. `fleet` is what is known of the others, `admission` and `streams_open` refuse what is
-too much, `submission` accepts jobs, `streams` has their events, `loading` and `modes` load models, `reloading`
-reads the configuration. What runs beside requests belongs to `tasks`, and ends with the block of `running`.
+too much, `submission` accepts jobs, `streams` has their events, `loading` and `modes` load models, `describing`
+notes what they take, `reloading` reads the configuration. What runs beside requests belongs to `tasks`, and
+ends with the block of `running`.
 """
 
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager
 from schemas.catalog import Model
 from schemas.subjects import ANY
 from services.bus.connection import Bus
+from services.gateway.describing import Describing
 from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from services.gateway.edge.sse import StreamLimit
 from services.gateway.fleet_view import FleetView
@@ -42,6 +44,7 @@ class Gateway:
         self.admission = Admission(self.fleet.depths, queue_max, self.fleet.why_disk_full)
         self.submission = Submission(bus, name, self.streams)
         self.loading = Loading(self.submission, self.tasks)
+        self.describing = Describing(bus, self.fleet, self.tasks)
 
     @property
     def models(self) -> dict[str, Model]:
@@ -67,6 +70,7 @@ class Gateway:
             (subjects.every("queue", ANY), self.fleet.on_depth),
             (subjects.every("heartbeat", ANY), self.fleet.on_heartbeat),
             (subjects.disk(), self.fleet.on_disk),
+            (subjects.every("described", ANY), self.describing.on_described),
         )
         async with self.bus.listening(*reports), self.streams.running(), self.tasks:
             self.tasks.start(self.fleet.tidy)

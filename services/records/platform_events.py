@@ -39,7 +39,7 @@ async def read_events(
         return
     with named("reading the platform events"):
         subscription = await bus.jetstream.subscribe(
-            bus.subjects.every("events", ANY, ANY), ordered_consumer=True, config=config
+            bus.subjects.every("events", ANY, ANY), stream=EVENTS_STREAM, ordered_consumer=True, config=config
         )
     try:
         number = after

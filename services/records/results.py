@@ -8,12 +8,15 @@ more, and what it writes is refused. The leader itself writes to a subject of it
 (as that of the job) only while the term is the newest (services/bus/streams.py): an earlier leader ends
 nothing.
 
-Jobs that a gateway of the version before has accepted are ended under that gateway's subject, where the first
-record is the only one; they have no fences.
+The subject has the job's seal in it (services/bus/seals.py), so that only who was given the job can write
+there. A worker may not read results: it asks the leader what is stored of a job of its own.
 """
 
 import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -23,8 +26,8 @@ from schemas import wire
 from schemas.fleet import JobView
 from schemas.job_events import Cancelled, Completed, Expired, Failed, StoredRecord, Superseded, Terminal
 from schemas.jobs import Job, Status
-from schemas.subjects import ANY, RESULTS_STREAM
-from schemas.workers import Assignment
+from schemas.subjects import ANY, RESULTS_STREAM, opened
+from schemas.workers import Assignment, Recorded, RecordedQuery
 from services.bus.connection import Bus
 from services.bus.errors import BusError, Conflict, Missing, NoAnswer, Refused, StreamFull, named
 from services.bus.publishing import Answered, PubAck, into
@@ -32,6 +35,7 @@ from services.process.tasks import cleanup
 
 PUBLISH_ATTEMPTS = 10
 LISTING_TIMEOUT_S = 2.0
+ASK_LEADER_S = 2.0
 ENDING_HEADER = "Stoker-Ending"
 """What a listing shows of a job that ended (a JobView), so that nobody need read pictures for it."""
 
@@ -90,30 +94,36 @@ Lookup = Stored | NotStored | Unreadable | Unknown
 class Writer:
     """Who ends a job. subject: where it writes. fence: what it believes to be the last record there.
 
-    order: its attempt, or the last one that the leader knows. may_override: the leader, who writes after
-    whatever attempts of its own or of earlier leaders are noted there.
+    look: finds out what is stored of the job. order: its attempt, or the last one that the leader knows.
+    may_override: the leader, who writes after whatever attempts of its own or of earlier leaders are noted.
     """
 
     subject: str
     gateway: str
     fence: int
     order: Order
+    look: Callable[[], Awaitable[Recorded]]
     may_override: bool = False
 
 
 def of_attempt(bus: Bus, assignment: Assignment) -> Writer:
     """A worker, with an attempt that it was given."""
-    job, order = assignment.job, (assignment.term, assignment.attempt)
-    if not job.has_one_result:
-        return Writer(bus.subjects.result_of_before(job.gateway, job.id), job.gateway, 0, order)
-    return Writer(bus.subjects.result(job.id), job.gateway, assignment.fence, order)
+    job, seal = assignment.job, assignment.seal
+    look = partial(_ask_leader, bus, job.id, seal) if seal else partial(recorded, bus, job.id)
+    order = (assignment.term, assignment.attempt)
+    return Writer(bus.subjects.result(job.id, seal), job.gateway, assignment.fence, order, look)
 
 
 def of_leader(bus: Bus, term: int, job: Job, attempt: int, fence: int) -> Writer:
     """The scheduler of a term, for a job that no worker is to end."""
-    if not job.has_one_result:
-        return Writer(bus.subjects.result_of_before(job.gateway, job.id), job.gateway, 0, (term, attempt))
-    return Writer(bus.subjects.verdict(term, job.id), job.gateway, fence, (term, attempt), may_override=True)
+    subject = bus.subjects.verdict(term, job.id, seal_of(bus, job))
+    look = partial(recorded, bus, job.id)
+    return Writer(subject, job.gateway, fence, (term, attempt), look, may_override=True)
+
+
+def seal_of(bus: Bus, job: Job) -> str:
+    """The seal under which everybody speaks of a job; "" where the gateway that accepted it knew of none."""
+    return bus.seals.of(job.id) if job.is_sealed else ""
 
 
 def read_record(payload: bytes, headers: dict[str, str] | None) -> Result | Superseded:
@@ -177,30 +187,18 @@ def post_terminal(
 async def publish_terminal(
     bus: Bus, writer: Writer, event: Terminal, attachments: list[bytes] | None = None
 ) -> Outcome:
-    """Store the terminal event of a job, and the order for its webhook.
+    """Store the terminal event of a job.
 
-    Tries for as long as NATS is away within `PUBLISH_ATTEMPTS` publications. Raises BusError after that; then
-    call it again, as the order of a webhook is published whoever stored the event.
+    Tries for as long as NATS is away within `PUBLISH_ATTEMPTS` publications. Raises BusError after that.
     """
-    outcome, ordered = await _store(bus, writer, event, attachments or [])
-    if ordered is not None and ordered.webhook:
-        subject = bus.subjects.webhook(ordered.job)
-        await bus.publish_stored(subject, wire.encode(ordered), message_id=ordered.job)
-    return outcome
-
-
-async def _store(
-    bus: Bus, writer: Writer, event: Terminal, attachments: list[bytes]
-) -> tuple[Outcome, Terminal | None]:
-    """How it went, and the event that is stored, where it can be read. Raises BusError."""
     last: BusError = NoAnswer("not tried")
     fence = writer.fence
     for _ in range(PUBLISH_ATTEMPTS):
         answer: asyncio.Future[PubAck] = asyncio.get_running_loop().create_future()
-        post_terminal(bus, writer, event, attachments, into(answer), fence)
+        post_terminal(bus, writer, event, attachments or [], into(answer), fence)
         try:
             await answer
-            return "stored", event
+            return "stored"
         except Conflict:
             pass
         except StreamFull:
@@ -208,18 +206,47 @@ async def _store(
         except BusError as error:
             last = error
             continue
-        match await find_result(bus, event.job):
-            case Stored(result):
-                return ("stored" if result.event == event else "ended_before"), result.event
-            case Unreadable():
-                return "ended_before", None
-            case NotStored(place, order):
-                if place and not (writer.may_override and order <= writer.order):
-                    return "superseded", None
-                fence = place
-            case Unknown(reason):
-                last = BusError(reason)
+        found = await writer.look()
+        order = (found.term, found.attempt)
+        match found.state:
+            case "ended":
+                return "stored" if found.digest == _digest(event) else "ended_before"
+            case "unreadable":
+                return "ended_before"
+            case "open":
+                if found.place and not (writer.may_override and order <= writer.order):
+                    return "superseded"
+                fence = found.place
+            case "unknown":
+                last = BusError(found.reason)
     raise last
+
+
+def _digest(event: Terminal) -> str:
+    return hashlib.blake2b(wire.encode(event), digest_size=16).hexdigest()
+
+
+async def recorded(bus: Bus, job: str) -> Recorded:
+    """What is stored of a job, as a worker is told it. Raises nothing."""
+    match await find_result(bus, job, for_sure=True):
+        case Stored(result):
+            return Recorded("ended", digest=_digest(result.event))
+        case Unreadable(reason):
+            return Recorded("unreadable", reason=reason)
+        case NotStored(place, (term, attempt)):
+            return Recorded("open", place, term, attempt)
+        case Unknown(reason):
+            return Recorded("unknown", reason=reason)
+
+
+async def _ask_leader(bus: Bus, job: str, seal: str) -> Recorded:
+    """As `recorded`, for a worker. Raises nothing."""
+    subject = bus.subjects.scheduler("recorded")
+    try:
+        found: Recorded = await bus.ask(subject, RecordedQuery(job, seal), Recorded, ASK_LEADER_S)
+    except (BusError, wire.UnreadableMessage) as error:
+        return Recorded("unknown", reason=str(error))
+    return found
 
 
 async def supersede(bus: Bus, term: int, job: Job, attempt: int, fence: int) -> int | None:
@@ -227,9 +254,7 @@ async def supersede(bus: Bus, term: int, job: Job, attempt: int, fence: int) -> 
 
     The fence for that attempt; None when the job has ended. fence: the last one that is known. Raises BusError.
     """
-    if not job.has_one_result:
-        return await _without_fence(bus, job)
-    subject = bus.subjects.verdict(term, job.id)
+    subject = bus.subjects.verdict(term, job.id, seal_of(bus, job))
     record = wire.encode(Superseded(job=job.id, term=term, attempt=attempt))
     for _ in range(PUBLISH_ATTEMPTS):
         try:
@@ -248,17 +273,6 @@ async def supersede(bus: Bus, term: int, job: Job, attempt: int, fence: int) -> 
             case Unknown(reason):
                 raise BusError(reason)
     raise NoAnswer(f"the result of {job.id} changes all the time")
-
-
-async def _without_fence(bus: Bus, job: Job) -> int | None:
-    """As `supersede`, for a job of the version before: it can only be found out whether it has ended."""
-    match await find_result(bus, job.id):
-        case Stored() | Unreadable():
-            return None
-        case Unknown(reason):
-            raise BusError(reason)
-        case NotStored():
-            return 0
 
 
 def _ending(gateway: str, event: Terminal) -> JobView:
@@ -299,9 +313,16 @@ async def find_result(bus: Bus, job: str, *, for_sure: bool = False) -> Lookup:
 
     for_sure: the server that leads the stream is asked. Any other may answer too, and be a moment behind.
     """
-    subject = bus.subjects.every("result", ANY, job)
+    found = await _last_record(bus, job, bus.seals.of(job), for_sure)
+    if found == NotStored() and bus.seals.of(job) and bus.seals.may_be_missing:
+        return await _last_record(bus, job, "", for_sure)
+    return found
+
+
+async def _last_record(bus: Bus, job: str, seal: str, for_sure: bool) -> Lookup:
     try:
         with named(f"looking for the result of {job}"):
+            subject = bus.subjects.result(job, seal)
             message = await bus.jetstream.get_last_msg(RESULTS_STREAM, subject, direct=not for_sure)
     except Missing:
         return NotStored()
@@ -338,7 +359,7 @@ async def last_endings(bus: Bus, count: int) -> list[JobView]:
         with named("listing the last results"):
             for message in await consumer.fetch(min(count, state.messages), timeout=LISTING_TIMEOUT_S):
                 ending = (message.headers or {}).get(ENDING_HEADER)
-                if ending:
+                if ending and bus.seals.holds(*opened(message.subject)):
                     views.append(wire.decode(JobView, ending.encode()))
     except (NoAnswer, wire.UnreadableMessage):
         pass  # a shorter listing, nothing worse

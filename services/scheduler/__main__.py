@@ -9,12 +9,22 @@ from typing import Annotated
 from msgspec import Meta
 from nats.nuid import NUID
 
+from schemas import subjects
 from services.bus.connection import open_bus
-from services.bus.streams import declare
+from services.bus.streams import wait_for_streams
 from services.process.running import exit_with, run_service
 from services.process.settings import BusSettings, read_settings
 from services.process.telemetry import serve_metrics
+from services.records.seal_key import knowing_seals
 from services.scheduler.service import serve
+
+STREAMS = (
+    subjects.JOBS_STREAM,
+    subjects.RESULTS_STREAM,
+    subjects.WEBHOOKS_STREAM,
+    *map(subjects.of_bucket, (subjects.CATALOG_BUCKET, subjects.LEASES_BUCKET, subjects.SECRETS_BUCKET)),
+)
+"""What it uses; others that it writes into (events) may come later."""
 
 
 class Settings(BusSettings, frozen=True, kw_only=True):
@@ -28,10 +38,11 @@ class Settings(BusSettings, frozen=True, kw_only=True):
 
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
     serve_metrics(settings.metrics_port)
-    async with open_bus(settings, "stoker-scheduler", stopping=stopping) as bus:
-        await declare(bus)
+    async with open_bus(settings, "stoker-scheduler", role="scheduler", stopping=stopping) as bus:
+        await wait_for_streams(bus, stopping, *STREAMS)
         record = Path(settings.record) if settings.record else None
-        await serve(bus, NUID().next().decode()[-8:], stopping, record)
+        async with knowing_seals(bus):
+            await serve(bus, NUID().next().decode()[-8:], stopping, record)
 
 
 def run(arguments: Sequence[str]) -> int:

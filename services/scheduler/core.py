@@ -145,7 +145,7 @@ class Scheduler:
             return [Acknowledge(event.handle)]  # the same id stored twice: the first one stands
         ended = self.ledger.history.endings.get(job.id)
         if ended is not None and ended.created_at == job.created_at:
-            return [AcknowledgeEnded(job.id, event.handle)]
+            return [AcknowledgeEnded(job, event.handle)]
         record = self.ledger.add(job, event.handle, event.sequence, now, event.trace)
         record.must_fence = event.may_have_run
         claim = self.reconciler.claim_of(job.id)
@@ -188,7 +188,7 @@ class Scheduler:
                 if not is_current:  # the job has ended: nobody needs the newer attempt
                     commands += self.reconciler.revoke_current(record, now)
                 self.ledger.end(record, finished.outcome, now)
-                commands.append(Acknowledge(record.handle))
+                commands.append(_acknowledged(record))
             elif is_current and finished.kind:
                 failure = Failure(finished.kind, finished.reason, now)
                 commands += self._failed_there(record, worker_id, failure, now)
@@ -234,7 +234,7 @@ class Scheduler:
         must_revoke = has_current and record.phase in HOLDS_SLOT
         commands = self.reconciler.revoke_current(record, now) if must_revoke else []
         self.ledger.end(record, status, now)
-        return [*commands, Acknowledge(record.handle)]
+        return [*commands, _acknowledged(record)]
 
     def _answered(self, event: AssignmentAnswered, now: float) -> list[Command]:
         record = self.ledger.records.get(event.job)
@@ -374,3 +374,7 @@ class Scheduler:
     def validate(self) -> None:
         """Raise AssertionError where the books contradict each other. O(everything), for tests and replays."""
         self.ledger.validate()
+
+
+def _acknowledged(record: JobRecord) -> Acknowledge:
+    return Acknowledge(record.handle, record.job if record.job.webhook else None)

@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 from prometheus_client import Counter, Histogram
 
 from schemas import wire
+from schemas.jobs import Job
 from schemas.workers import AssignmentAnswer, Done, JobCommand, ModelCommand, Revocation
 from services.bus.connection import Bus
 from services.bus.errors import BusError, NobodyThere
@@ -30,6 +31,7 @@ from services.records.results import (
     find_result,
     of_leader,
     publish_terminal,
+    seal_of,
     status_of,
     supersede,
 )
@@ -57,6 +59,7 @@ from services.scheduler.protocol.events import (
     ResultChecked,
     WorkerGone,
 )
+from services.scheduler.webhook_orders import order_webhook
 
 log = get_logger("scheduler")
 
@@ -108,8 +111,10 @@ class Executor:
                 self._tasks.start(self._fence, command)
             case Assign():
                 self._assign(command)
-            case Acknowledge():
+            case Acknowledge(order=None):
                 bus.post(command.handle, b"+ACK", is_urgent=False)
+            case Acknowledge(order=job) if job is not None:
+                self._tasks.start(self._order_webhook, job, command.handle)
             case AcknowledgeEnded():
                 self._tasks.start(self._acknowledge_ended, command)
             case PublishDepth():
@@ -119,7 +124,7 @@ class Executor:
                 bus.tell(bus.subjects.queue(depth.model), depth)
             case Notify():
                 job = command.job
-                bus.tell(bus.subjects.out(job.gateway, job.id), command.event)
+                bus.tell(bus.subjects.out(job.gateway, job.id, seal_of(bus, job)), command.event)
             case EndJob():
                 self._tasks.start(self._end, command)
             case Cancel():
@@ -161,15 +166,21 @@ class Executor:
     async def _acknowledge_ended(self, command: AcknowledgeEnded) -> None:
         """Until then, whoever ends the job goes on to store its end."""
         while True:
-            found = await find_result(self._bus, command.job)
+            found = await find_result(self._bus, command.job.id)
             if isinstance(found, Stored | Unreadable):
                 break
             await asyncio.sleep(STORE_AGAIN_S)
-        self._bus.post(command.handle, b"+ACK")
+        await self._order_webhook(command.job, command.handle)
+
+    async def _order_webhook(self, job: Job, handle: str) -> None:
+        """A job has ended: have its webhook posted, where it has one, then take it out of the stream."""
+        if job.webhook:
+            await order_webhook(self._bus, job)
+        self._bus.post(handle, b"+ACK")
 
     def _assign(self, command: Assign) -> None:
-        assignment = command.assignment
-        job = assignment.job
+        job = command.assignment.job
+        assignment = msgspec.structs.replace(command.assignment, seal=seal_of(self._bus, job))
         self._next_token += 1
         token = str(self._next_token)
         deadline = steady_now() + ASSIGN_TIMEOUT_S
@@ -194,7 +205,7 @@ class Executor:
             except BusError as error:
                 log.warning("result.not_stored", job=command.job.id, error=str(error))
                 await asyncio.sleep(STORE_AGAIN_S)
-        self._bus.post(command.handle, b"+ACK")
+        await self._order_webhook(command.job, command.handle)
 
     async def _command(self, worker: str, verb: str, order: object) -> None:
         try:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 from nats.aio.msg import Msg
 from prometheus_client import Counter
 
@@ -26,7 +27,7 @@ from schemas import wire
 from schemas.catalog import Model
 from schemas.fleet import CancelAnswer, JobQuery, JobsQuery, ModelReplicas
 from schemas.subjects import ANY, from_token, last_name
-from schemas.workers import Done, Finished, Heartbeat
+from schemas.workers import Done, Finished, Heartbeat, Recorded, RecordedQuery
 from services.bus.connection import Bus
 from services.bus.discovery import register
 from services.bus.errors import BusError
@@ -39,7 +40,7 @@ from services.process.recording import Head, Recorder
 from services.process.tasks import LimitExceeded, TaskOwner, limit, until
 from services.process.telemetry import counter
 from services.records.replicas import watch_replicas
-from services.records.results import last_endings
+from services.records.results import last_endings, recorded
 from services.scheduler.core import Scheduler
 from services.scheduler.executor import Executor
 from services.scheduler.feed import JobFeed
@@ -176,12 +177,27 @@ class SchedulerService:
         self._put(event)
 
     def _on_heartbeat(self, message: Msg) -> None:
-        if (heartbeat := self._read(message, Heartbeat)) is not None:
-            self._put(HeartbeatSeen(heartbeat))
+        heartbeat = self._read(message, Heartbeat)
+        if heartbeat is not None and heartbeat.worker == last_name(message.subject):
+            self._put(HeartbeatSeen(self._believed(heartbeat)))
+
+    def _believed(self, heartbeat: Heartbeat) -> Heartbeat:
+        """The same heartbeat, without jobs that its worker was never given."""
+        holds = self.bus.seals.holds
+        believed = tuple(one for one in heartbeat.running if holds(one.job, one.seal))
+        if len(believed) == len(heartbeat.running):
+            return heartbeat
+        log.warning("heartbeat.not_believed", worker=heartbeat.worker)
+        return msgspec.structs.replace(heartbeat, running=believed)
 
     def _on_finished(self, message: Msg) -> None:
-        if (finished := self._read(message, Finished)) is not None:
+        finished = self._read(message, Finished)
+        if finished is None:
+            return
+        if self.bus.seals.holds(finished.job, finished.seal):
             self._put(JobFinished(last_name(message.subject), finished))
+        else:
+            log.warning("end.not_believed", subject=message.subject, job=finished.job)
 
     def _read(self, message: Msg, kind: Any) -> Any:
         """The Struct in a message, or None (logged) when it is not what it should be."""
@@ -204,7 +220,7 @@ class SchedulerService:
         self._put(ReplicasChanged(model, replicas))
 
     def _on_question(self, message: Msg) -> None:
-        """What people and gateways ask: job, job_for_sure, jobs, explain, ping."""
+        """What people and gateways ask: job, job_for_sure, jobs, explain, ping; and workers: recorded."""
         ledger = self.core.ledger
         answer: object
         try:
@@ -216,6 +232,10 @@ class SchedulerService:
                 case "job_for_sure":
                     job = wire.decode(JobQuery, message.data).job
                     self._tasks.start_contained(self._answer_for_sure, job, message.reply)
+                    return
+                case "recorded":
+                    asked = wire.decode(RecordedQuery, message.data)
+                    self._tasks.start_contained(self._answer_recorded, asked, message.reply)
                     return
                 case "jobs":
                     answer = ledger.page(wire.decode(JobsQuery, message.data))
@@ -239,6 +259,14 @@ class SchedulerService:
             answer = self.core.ledger.view(job)
         except (LimitExceeded, BusError) as error:
             log.warning("job.not_sure", job=job, error=str(error))
+        self.bus.tell(reply, answer)
+
+    async def _answer_recorded(self, asked: RecordedQuery, reply: str) -> None:
+        """What is stored of a job, for a worker that has it."""
+        if not self.bus.seals.holds(asked.job, asked.seal):
+            answer = Recorded("unknown", reason="this worker was not given the job")
+        else:
+            answer = await recorded(self.bus, asked.job)
         self.bus.tell(reply, answer)
 
     # Commands become messages ---------------------------------------------------------------------

@@ -17,12 +17,13 @@ from nats.aio.msg import Msg
 from nats.nuid import NUID
 
 from schemas import wire
-from schemas.subjects import check_name
+from schemas.subjects import CATALOG_BUCKET, check_name, of_bucket
 from schemas.workers import Assignment, Done, Heartbeat, JobCommand, ModelCommand, ReplayRequest, Revocation
 from services.bus.connection import Bus, open_bus
 from services.bus.discovery import register
+from services.bus.permissions import worker_role
 from services.bus.quick_client import Handler
-from services.bus.streams import declare
+from services.bus.streams import wait_for_streams
 from services.catalog import store
 from services.catalog.documents import ConfigurationError
 from services.catalog.functions import read_project
@@ -184,9 +185,9 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
     if settings.memory:
         memory = parse_bytes(settings.memory, "memory")
     cache = ModelCache(memory, parse_bytes(settings.ram, "ram"))
-    connecting = open_bus(settings, f"stoker-worker-{name}", stopping=stopping)
+    connecting = open_bus(settings, f"stoker-worker-{name}", role=worker_role(name), stopping=stopping)
     async with connecting as bus, TaskOwner("worker") as tasks:
-        await declare(bus)
+        await wait_for_streams(bus, stopping, of_bucket(CATALOG_BUCKET))
         identity = Identity(name, settings.profile, settings.spec, device, settings.pinned)
         limits = Limits(settings.runner_silent_s, settings.stop_grace_s)
         agent = Agent(bus, identity, cache, chosen_engines(settings.engines, settings.handlers), tasks, limits)

@@ -22,12 +22,12 @@ from schemas.workers import (
     EngineCapability,
     Heartbeat,
     JobCommand,
+    ModelSchema,
     Replay,
     ReplayRequest,
     Revocation,
 )
 from services.bus.connection import Bus
-from services.catalog import store
 from services.process.logs import get_logger
 from services.process.tasks import LimitExceeded, TaskOwner, limit
 from services.worker.heartbeats import Heartbeats, Identity
@@ -200,7 +200,8 @@ class Agent:
             case Usage():
                 self.heartbeats.resources = message.resources
             case Described():
-                self._tasks.start(store.publish_schema, self.bus, message.model, message.schema)
+                described = ModelSchema(message.model, message.schema)
+                self.bus.tell(self.bus.subjects.described(self.name), described)
 
     def _prepare_runner(self, message: Message) -> None:
         """What a runner should do ahead of need; one that is being started is told when it is ready."""

@@ -94,7 +94,14 @@ class Heartbeats:
             ram_models=in_tier("parked"),
             disk_models=in_tier("warm", "parked", "base", "hot"),
             running=tuple(
-                RunningJob(one.job, one.model, one.spec.name, one.assignment.attempt, one.assignment.term)
+                RunningJob(
+                    one.job,
+                    one.model,
+                    one.spec.name,
+                    one.assignment.attempt,
+                    one.assignment.term,
+                    one.assignment.seal,
+                )
                 for one in self._core.listed()
             ),
             is_draining=self._core.is_draining,

@@ -19,13 +19,13 @@ import psutil
 
 from services.bus.connection import Bus, open_bus
 from services.bus.errors import BusError
-from services.bus.streams import declare
 from services.catalog import store
 from services.catalog.load import Configuration, WorkerEntry
 from services.process.embedded import embedded_server, free_port
 from services.process.running import die_with_parent
 from services.process.settings import BusSettings
 from services.process.tasks import TaskOwner, cleanup
+from services.records.installation import install
 from stoker.chaos.plan import CUTTABLE, Role
 from stoker.chaos.proxy import Proxy
 from stoker.chaos.servers import Server, cluster
@@ -222,7 +222,7 @@ async def _declared(bus: Bus, system: System) -> None:
     deadline = asyncio.get_running_loop().time() + READY_S
     while True:
         try:
-            await declare(bus)
+            await install(bus)
             await store.publish(bus, found.models, found.profiles, found.default_mode)
             return
         except BusError as error:

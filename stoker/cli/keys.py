@@ -10,9 +10,10 @@ import typer
 from rich.table import Table
 
 from schemas.keys import ApiKey
+from schemas.subjects import KEYS_BUCKET, of_bucket
 from services.bus.connection import Bus, open_bus
 from services.bus.errors import CannotConnect
-from services.bus.streams import declare
+from services.bus.streams import wait_for_streams
 from services.process.embedded import URL_FILE
 from services.process.settings import BusSettings, read_settings
 from services.records import keys
@@ -36,7 +37,7 @@ def _with_bus(data: Path, work: Callable[[Bus], Awaitable[T]]) -> T:
 
     async def run() -> T:
         async with open_bus(settings, "stoker-keys", CONNECT_S) as bus:
-            await declare(bus)
+            await wait_for_streams(bus, asyncio.Event(), of_bucket(KEYS_BUCKET))
             return await work(bus)
 
     try:

@@ -1,12 +1,13 @@
 """The `stoker` command."""
 
-from stoker.cli import bench, chaos, fleet, functions, keys, look, replay, serve, work
+from stoker.cli import bench, chaos, fleet, functions, installation, keys, look, replay, serve, work
 from stoker.cli.app import app
 
 __all__ = ["app", "main"]
 
 _GROUPS = (
     serve,
+    installation,
     look,
     fleet,
     functions,

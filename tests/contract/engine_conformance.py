@@ -7,6 +7,7 @@ state, bad files, wrong inputs, unloading, memory, parking and LoRAs where it ha
 import asyncio
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -96,10 +97,12 @@ class EngineConformance:
     # The tests ------------------------------------------------------------------------------------
 
     @pytest.fixture
-    def loaded(self, tmp_path: Path) -> tuple[Engine, str]:
+    def loaded(self, tmp_path: Path) -> Iterator[tuple[Engine, str]]:
+        """A loaded model. It is unloaded afterwards: a server of a model would go on for the tests to come."""
         engine, files = create(self.engine_name), self.files(tmp_path)
         engine.load(files)
-        return engine, files.model
+        yield engine, files.model
+        engine.unload(files.model)
 
     @staticmethod
     async def run(

@@ -9,7 +9,7 @@ from schemas.job_events import Cancelled, Completed, Expired, TextOutput
 from schemas.openai import Usage
 from schemas.subjects import RESULTS_STREAM
 from services.bus.connection import Bus
-from services.bus.errors import BusError, Conflict, NoAnswer, Refused
+from services.bus.errors import BusError, NoAnswer, Refused
 from services.bus.streams import NotLeading, admit_leader, admitted_term, declare
 from services.records.results import (
     NotStored,
@@ -132,19 +132,6 @@ async def test_what_is_stored_is_told_whoever_stored_it(connected: Connect) -> N
         assert [view.id for view in await last_endings(bus, 10)] == ["a.b", "c"], (
             "records that end nothing are left out"
         )
-
-
-async def test_a_job_of_the_version_before_has_the_first_end_under_its_gateway(connected: Connect) -> None:
-    async with connected() as bus:
-        await declare(bus)
-        await admit_leader(bus, 5)
-        old = one_job(has_one_result=False)
-        assert await supersede(bus, 5, old, 2, 0) == 0
-        assert await publish_terminal(bus, by_attempt(bus, old, 2), completed("first")) == "stored"
-        assert await publish_terminal(bus, by_leader(bus, old, 5), EXPIRED) == "ended_before"
-        assert await stored(bus) == completed("first")
-        with pytest.raises(Conflict):
-            await bus.publish_stored(bus.subjects.result_of_before("gw", "j"), b"{}", expected=0)
 
 
 async def test_many_writers_at_once_leave_one_end(connected: Connect) -> None:

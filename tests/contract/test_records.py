@@ -9,7 +9,6 @@ from schemas.fleet import PlatformEvent
 from schemas.job_events import (
     Cancelled,
     Completed,
-    Failed,
     ImageOutput,
     Picture,
     SavedFile,
@@ -18,14 +17,17 @@ from schemas.job_events import (
 )
 from schemas.keys import ApiKey
 from schemas.openai import Usage
-from schemas.subjects import BLOBS_BUCKET, KEYS_BUCKET, RESULTS_STREAM, WEBHOOKS_STREAM
+from schemas.subjects import BLOBS_STREAM, KEYS_BUCKET, RESULTS_STREAM
 from services.bus.buckets import open_bucket
 from services.bus.connection import Bus
 from services.bus.errors import BusError, Conflict, ConnectionEnded, Missing
 from services.bus.streams import declare, stream_configs
 from services.records import keys
 from services.records.blobs import (
+    AT_ONCE,
     MAX_INLINE_INPUT_BYTES,
+    PART_BYTES,
+    STORE_OF_BEFORE,
     BlobGone,
     attach,
     get_pictures,
@@ -35,6 +37,7 @@ from services.records.blobs import (
     with_value,
     write_blob,
 )
+from services.records.installation import install
 from services.records.platform_events import newest_number, read_events
 from services.records.results import (
     NotStored,
@@ -44,18 +47,13 @@ from services.records.results import (
     find_result,
     last_endings,
 )
+from services.records.seal_key import knowing_seals
 from tests.contract.conftest import Connect
 from tests.fixtures.ends import end
 
-HOOK = "http://hooks.example/x"
 
-
-def cancelled(job: str, webhook: str = "") -> Cancelled:
-    return Cancelled(job=job, model="m", created_at=1.0, finished_at=2.0, webhook=webhook)
-
-
-async def ordered(bus: Bus) -> int:
-    return int((await bus.jetstream.stream_info(WEBHOOKS_STREAM)).state.messages)
+def cancelled(job: str) -> Cancelled:
+    return Cancelled(job=job, model="m", created_at=1.0, finished_at=2.0)
 
 
 async def test_whether_a_job_has_ended_has_four_answers(connected: Connect) -> None:
@@ -70,42 +68,6 @@ async def test_whether_a_job_has_ended_has_four_answers(connected: Connect) -> N
         assert isinstance(await find_result(bus, "there"), Unknown), "no stream: nobody can say"
 
 
-async def test_a_webhook_whose_order_failed_is_ordered_when_the_end_is_published_again(
-    connected: Connect,
-) -> None:
-    async with connected() as bus:
-        await declare(bus)
-        event = cancelled("j", HOOK)
-        config = (await bus.jetstream.stream_info(WEBHOOKS_STREAM)).config
-        await bus.jetstream.delete_stream(WEBHOOKS_STREAM)
-        with pytest.raises(BusError):
-            await end(bus, event)
-        assert isinstance(await find_result(bus, "j"), Stored), "the end is stored, its webhook is not ordered"
-        await bus.jetstream.add_stream(config)
-        assert await end(bus, event) == "stored", "the same event again"
-        assert await ordered(bus) == 1
-
-
-async def test_who_comes_second_orders_the_webhook_of_the_end_that_is_stored(connected: Connect) -> None:
-    async with connected() as bus:
-        await declare(bus)
-        first = Failed(
-            job="j", model="m", created_at=1.0, finished_at=2.0, webhook=HOOK, kind="fatal", message="no"
-        )
-        await bus.publish_stored(bus.subjects.result("j"), wire.encode(first))
-        assert await end(bus, cancelled("j", HOOK)) == "ended_before"
-        message = await bus.jetstream.get_last_msg(WEBHOOKS_STREAM, bus.subjects.webhook("j"))
-        assert wire.decode(Cancelled | Failed, message.data) == first
-
-
-async def test_a_webhook_is_ordered_once_however_often_the_end_is_published(connected: Connect) -> None:
-    async with connected() as bus:
-        await declare(bus)
-        assert {await end(bus, cancelled("j", HOOK)) for _ in range(3)} == {"stored"}
-        assert await end(bus, cancelled("j")) == "ended_before"
-        assert await ordered(bus) == 1
-
-
 async def test_a_listing_leaves_out_what_says_nothing_of_itself(connected: Connect) -> None:
     async with connected() as bus:
         await declare(bus)
@@ -118,8 +80,38 @@ async def test_a_listing_leaves_out_what_says_nothing_of_itself(connected: Conne
 async def test_a_blob_is_gone_only_when_that_is_certain(connected: Connect) -> None:
     async with connected() as bus:
         await declare(bus)
-        await write_blob(bus, "x", b"content")
-        assert await read_blob(bus, "x") == b"content"
+        for content in (b"", b"content", os.urandom(PART_BYTES), os.urandom(AT_ONCE * PART_BYTES + 1)):
+            name = await write_blob(bus, "x", content, is_sealed=True)
+            assert await read_blob(bus, name) == content
+        await bus.jetstream.purge_stream(BLOBS_STREAM, subject=bus.subjects.blob("*", 3))
+        with pytest.raises(BlobGone, match="is no longer kept"):
+            await read_blob(bus, name)
+        for other in ("blob:", "blob:!!", "blob:AAAA"):
+            with pytest.raises(BlobGone, match="is not the name of a blob"):
+                await read_blob(bus, other)
+
+
+async def test_nobody_reads_a_blob_without_its_name_nor_changes_it(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        name = await write_blob(bus, "x", b"a prompt of somebody", is_sealed=True)
+        [stored] = [await bus.jetstream.get_msg(BLOBS_STREAM, 1)]
+        assert b"prompt" not in stored.data
+        token = stored.subject.split(".")[2]
+        with pytest.raises(BusError):
+            await bus.publish_stored(bus.subjects.blob(token, 0), b"another")
+        await bus.jetstream.purge_stream(BLOBS_STREAM)
+        await bus.publish_stored(bus.subjects.blob(token, 0), b"another content of some length")
+        with pytest.raises(BlobGone, match="not what was stored"):
+            await read_blob(bus, name)
+
+
+async def test_a_blob_of_the_version_before_is_read(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        await bus.jetstream.create_object_store(STORE_OF_BEFORE)
+        assert await write_blob(bus, "j/1", b"content", is_sealed=False) == "j/1"
+        assert await read_blob(bus, "j/1") == b"content"
         with pytest.raises(BlobGone, match="y is no longer kept"):
             await read_blob(bus, "y")
 
@@ -128,10 +120,10 @@ async def test_a_blob_that_could_not_be_read_is_not_gone(connected: Connect, ser
     with pytest.raises(ConnectionEnded):
         async with connected() as bus:
             await declare(bus)
-            await write_blob(bus, "x", os.urandom(300_000))
+            name = await write_blob(bus, "x", os.urandom(300_000), is_sealed=True)
             await bus.client.close()
             with pytest.raises(BusError) as raised:
-                await read_blob(bus, "x")
+                await read_blob(bus, name)
             assert not isinstance(raised.value, Missing)
 
 
@@ -139,8 +131,8 @@ async def test_large_pictures_go_to_the_store_and_come_back_in_order(connected: 
     async with connected() as bus:
         await declare(bus)
         contents = [b"small", os.urandom(bus.max_payload), b"also small"]
-        names, inline = await put_large(bus, "j", contents)
-        assert names == ["", "j/1", ""]
+        names, inline = await put_large(bus, "j", contents, is_sealed=True)
+        assert [bool(name) for name in names] == [False, True, False]
         assert inline == [b"small", b"also small"]
         pictures = tuple(
             Picture(seed=1, width=1, height=1, image_bytes=len(content), blob=name)
@@ -157,9 +149,9 @@ async def test_a_large_value_goes_to_the_store_and_a_small_one_does_not(connecte
     async with connected() as bus:
         await declare(bus)
         small, large = ValueOutput({"a": 1}), ValueOutput("x" * bus.max_payload)
-        assert await store_value(bus, "j", small) is small
-        stored = await store_value(bus, "j", large)
-        assert (stored.value, stored.blob) == (None, "j/value")
+        assert await store_value(bus, "j", small, is_sealed=True) is small
+        stored = await store_value(bus, "j", large, is_sealed=True)
+        assert stored.value is None and stored.blob
         event = Completed(job="j", model="m", created_at=1.0, finished_at=2.0, output=stored)
         found = await with_value(bus, event)
         assert isinstance(found, Completed) and isinstance(found.output, ValueOutput)
@@ -171,12 +163,17 @@ async def test_a_large_value_goes_to_the_store_and_a_small_one_does_not(connecte
 
 async def test_an_input_file_travels_with_its_job_while_it_is_small(connected: Connect) -> None:
     async with connected() as bus:
-        await declare(bus)
-        small, large = b"s" * MAX_INLINE_INPUT_BYTES, b"l" * (MAX_INLINE_INPUT_BYTES + 1)
-        assert (await attach(bus, "j/a", small)).content == small
-        attached = await attach(bus, "j/b", large)
-        assert (attached.content, attached.blob) == (b"", "j/b")
-        assert await read_blob(bus, "j/b") == large
+        await install(bus)
+        async with knowing_seals(bus):
+            await check_attaching(bus)
+
+
+async def check_attaching(bus: Bus) -> None:
+    small, large = b"s" * MAX_INLINE_INPUT_BYTES, b"l" * (MAX_INLINE_INPUT_BYTES + 1)
+    assert (await attach(bus, "j/a", small)).content == small
+    attached = await attach(bus, "j/b", large)
+    assert attached.content == b""
+    assert await read_blob(bus, attached.blob) == large
 
 
 async def test_a_bucket_tells_absence_conflict_and_failure_apart(connected: Connect) -> None:
@@ -246,7 +243,6 @@ async def test_declaring_again_upgrades_a_stream_and_a_bucket(connected: Connect
         for config in stream_configs(bus.subjects):
             assert (await bus.jetstream.stream_info(config.name)).config.max_msgs == (config.max_msgs or -1)
         assert (await bus.jetstream.stream_info("KV_stoker_leases")).config.max_age != 100.0
-        assert await bus.jetstream.object_store(BLOBS_BUCKET)
 
 
 async def test_a_publication_under_way_is_answered_when_the_connection_closes(connected: Connect) -> None:

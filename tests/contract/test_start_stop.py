@@ -5,7 +5,7 @@ Whatever happens, a service leaves no task, no subscription and no handler of it
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 from services.autoscaler.__main__ import Settings as AutoscalerSettings
 from services.autoscaler.__main__ import main as autoscaler_main
 from services.autoscaler.service import AutoscalerService
-from services.bus.connection import Bus
+from services.bus.connection import Bus, open_bus
 from services.bus.leases import Lease
 from services.bus.streams import declare
 from services.catalog import store
@@ -23,7 +23,9 @@ from services.gateway.__main__ import Settings as GatewaySettings
 from services.gateway.__main__ import main as gateway_main
 from services.gateway.gateway import Gateway
 from services.process.running import StoppedAtStart
+from services.process.settings import BusSettings
 from services.process.tasks import OwnerClosed
+from services.records.installation import install
 from stoker.client import AsyncClient, CallFailed
 from tests.conftest import free_port
 from tests.contract.conftest import Connect
@@ -111,6 +113,30 @@ async def test_started_and_stopped_many_times_a_gateway_is_as_new(connected: Con
         assert bus.on_reconnect == []
 
 
+async def installed(server: str) -> None:
+    """What `stoker init` does."""
+    async with open_bus(BusSettings(nats=server), "init") as bus:
+        await install(bus)
+
+
+async def test_told_to_stop_while_there_are_no_streams_a_service_stops(server: str) -> None:
+    stopping = asyncio.Event()
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(
+            stopped_at_start(gateway_main(GatewaySettings(nats=server, port=0), stopping))
+        )
+        await asyncio.sleep(0.3)
+        assert not running.done(), "it waits for them"
+        stopping.set()
+    assert "stoker init" in running.result()
+
+
+async def stopped_at_start(service: Awaitable[None]) -> str:
+    with pytest.raises(StoppedAtStart) as stopped:
+        await service
+    return str(stopped.value)
+
+
 async def test_a_gateway_cannot_run_twice_at_once(connected: Connect) -> None:
     async with connected() as bus:
         await declare(bus)
@@ -137,6 +163,7 @@ async def test_told_to_stop_before_they_start_whole_services_stop(server: str, t
 async def test_an_autoscaler_that_waits_for_the_lease_stops_at_once(server: str, tmp_path: Path) -> None:
     first, second = asyncio.Event(), asyncio.Event()
     settings = AutoscalerSettings(nats=server, data=str(tmp_path))
+    await installed(server)
     async with asyncio.timeout(40), asyncio.TaskGroup() as both:
         leader = both.create_task(autoscaler_main(settings, first))
         await asyncio.sleep(0.5)
@@ -153,6 +180,7 @@ async def test_cancelled_at_each_await_a_client_leaves_its_connection_usable(ser
     stopping = asyncio.Event()
     port = free_port()
     settings = GatewaySettings(nats=server, port=port)
+    await installed(server)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(gateway_main(settings, stopping))
         async with AsyncClient(f"http://127.0.0.1:{port}") as client:

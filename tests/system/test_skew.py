@@ -16,14 +16,26 @@ import pytest
 
 from schemas.catalog import Model, Spec
 from services.bus.connection import open_bus
-from services.bus.streams import declare
 from services.catalog import store
 from services.process.embedded import find_binary
 from services.process.settings import BusSettings
+from services.records.installation import install
 from tests.conftest import ROOT, free_port, is_ready, wait_for
 
-BEFORE = "ef1d65d"
-"""The version before: what had landed when results got one subject per job."""
+BEFORE = "84505eb"
+"""The version before: its services make the streams themselves, and its jobs have no seals."""
+MAKE_STREAMS = """
+import asyncio
+from services.bus.connection import open_bus
+from services.bus.streams import declare
+from services.process.settings import BusSettings, read_settings
+
+async def make():
+    async with open_bus(read_settings(BusSettings, "test", []), "test") as bus:
+        await declare(bus)
+
+asyncio.run(make())
+"""
 MODELS = [
     Model("echo", ("TextGeneration",), (Spec("default", "synthetic", "", options={"tokens": 8}),)),
     Model(
@@ -59,12 +71,14 @@ class Mixed:
         self.nats = f"nats://127.0.0.1:{free_port()}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def apply(self) -> None:
-        """Put the models into the catalog."""
+    def apply(self, before: Path) -> None:
+        """An installation of the version before, upgraded, with the models in its catalog."""
+        environment = os.environ | {"PYTHONPATH": str(before), "STOKER_NATS": self.nats}
+        subprocess.run([sys.executable, "-P", "-c", MAKE_STREAMS], env=environment, cwd=self.folder, check=True)
 
         async def publish() -> None:
             async with open_bus(BusSettings(nats=self.nats), "test") as bus:
-                await declare(bus)
+                await install(bus)
                 await store.publish(bus, MODELS)
 
         asyncio.run(publish())
@@ -95,7 +109,7 @@ class Mixed:
 
 
 @contextmanager
-def mixed(folder: Path) -> Iterator[Mixed]:
+def mixed(folder: Path, before: Path) -> Iterator[Mixed]:
     found = Mixed(folder)
     port = found.nats.rsplit(":", 1)[1]
     (folder / "nats.conf").write_text(
@@ -103,7 +117,7 @@ def mixed(folder: Path) -> Iterator[Mixed]:
     )
     server = subprocess.Popen([find_binary(), "-c", str(folder / "nats.conf")], stderr=subprocess.DEVNULL)
     try:
-        found.apply()
+        found.apply(before)
         yield found
     finally:
         for process in [*found.processes.values(), server]:
@@ -150,7 +164,7 @@ def test_jobs_end_well_whichever_role_is_of_the_version_before(before: Path, tmp
         is_old = old == role or (old.startswith("all but") and not old.endswith(role))
         return before if is_old else ROOT
 
-    with mixed(tmp_path) as system:
+    with mixed(tmp_path, before) as system:
         system.start("scheduler", sources("scheduler"), "services.scheduler")
         system.worker("w1", sources("worker"))
         url = system.gateway("gateway", sources("gateway"))
@@ -165,7 +179,7 @@ def test_jobs_end_well_whichever_role_is_of_the_version_before(before: Path, tmp
 def test_a_rolling_update_and_back_loses_nothing_and_every_gateway_finds_every_job(
     before: Path, tmp_path: Path
 ) -> None:
-    with mixed(tmp_path) as system:
+    with mixed(tmp_path, before) as system:
         system.start("scheduler", before, "services.scheduler")
         system.worker("w1", before)
         old = system.gateway("old", before)

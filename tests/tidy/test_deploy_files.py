@@ -66,7 +66,7 @@ def test_compose_starts_every_service_as_its_own_nats_user() -> None:
         if isinstance(service.get("environment"), dict)
     }
     assert users == {
-        "nats": None, "gateway": "gateway", "scheduler": "scheduler", "autoscaler": "autoscaler",
+        "nats": None, "init": "operator", "gateway": "gateway", "scheduler": "scheduler", "autoscaler": "autoscaler",
         "worker": "worker", "image-worker": "worker", "gpu-worker": "worker", "grafana": None,
     }  # fmt: skip
 

@@ -120,6 +120,7 @@ class Submission:
             deadline_s=deadline_s,
             spec=model.specs[0] if model.mode is not None else None,
             has_one_result=True,
+            is_sealed=self._bus.seals.are_there,
         )
 
     def _seed(self, job_id: str, fingerprint: str) -> int:

@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 
 from schemas import wire
 from schemas.job_events import JobEvent, LiveEvent, Preview, Queued, Terminal
-from schemas.subjects import ANY, last_name
+from schemas.subjects import ANY, last_name, opened
 from schemas.workers import Replay, ReplayRequest, SentRequest, SentText
 from services.bus.connection import Bus
 from services.bus.errors import BusError, NobodyThere
@@ -55,7 +55,7 @@ class Streams:
     def __init__(self, bus: Bus, gateway: str) -> None:
         self.bus = bus
         self.gateway = gateway
-        self._waiting = Waiting(lambda job: bus.listen_now(bus.subjects.ended(job), self._on_result))
+        self._waiting = Waiting(self._listen_for_end)
         self._reconciler = Reconciler(self._waiting, self._find, lambda: bus.is_connected)
 
     @asynccontextmanager
@@ -64,11 +64,6 @@ class Streams:
         subjects = self.bus.subjects
         subscriptions = (
             (subjects.every("out", self.gateway, ANY), self._on_event),
-            (
-                subjects.every("result", self.gateway, ANY),
-                self._on_result,
-            ),  # from workers of the version before
-            (subjects.gateway(self.gateway, "sent"), self._on_sent),  # from them too
             (subjects.sent(), self._on_sent),
         )
         async with self.bus.listening(*subscriptions), TaskOwner("streams") as tasks:
@@ -100,11 +95,27 @@ class Streams:
     async def _find(self, job: str) -> Lookup:
         return await find_result(self.bus, job)
 
+    def _seals(self, job: str) -> list[str]:
+        """Under which seals others may speak of a job; "": under none."""
+        seal = self.bus.seals.of(job)
+        return [seal, ""] if seal and self.bus.seals.may_be_missing else [seal]
+
     # Subscriptions --------------------------------------------------------------------------------
 
+    def _listen_for_end(self, job: str) -> Callable[[], None]:
+        listen, ended = self.bus.listen_now, self.bus.subjects.ended
+        stops = [listen(ended(job, seal), self._on_result) for seal in self._seals(job)]
+
+        def stop() -> None:
+            for one in stops:
+                one()
+
+        return stop
+
     def _on_event(self, message: Msg) -> None:
-        watchers = self._waiting.watchers(last_name(message.subject))
-        if watchers:
+        job, seal = opened(message.subject)
+        watchers = self._waiting.watchers(job)
+        if watchers and self.bus.seals.holds(job, seal):
             _hand_on(message, watchers)
 
     def _on_result(self, message: Msg) -> None:
@@ -124,10 +135,11 @@ class Streams:
     def _on_sent(self, message: Msg) -> None:
         """A worker takes over a job: how much of its text has been passed on?"""
         try:
-            job = wire.decode(SentRequest, message.data).job
+            asked: SentRequest = wire.decode(SentRequest, message.data)
         except wire.UnreadableMessage:
-            job = ""
-        cursors = [watcher.cursor for watcher in self._waiting.watchers(job)]
+            asked = SentRequest("")
+        is_believed = self.bus.seals.holds(asked.job, asked.seal)
+        cursors = [one.cursor for one in self._waiting.watchers(asked.job)] if is_believed else []
         furthest = max(cursors, key=lambda cursor: cursor.chars, default=Cursor())
         self.bus.tell(message.reply, SentText(furthest.text(), furthest.tokens))
 
@@ -140,8 +152,8 @@ class Streams:
         could say, 500 when its result cannot be read.
         """
         watcher = Watcher(job, cursor)
-        live = (self.bus.subjects.every("out", ANY, job), self._elsewhere(watcher))
-        async with self.bus.listening(live):
+        out, on_event = self.bus.subjects.out, self._elsewhere(watcher)
+        async with self.bus.listening(*((out(ANY, job, seal), on_event) for seal in self._seals(job))):
             with self.attached(watcher):
                 stored = await self._locate(watcher)
                 if cursor.is_fresh:
@@ -161,7 +173,7 @@ class Streams:
 
     def _elsewhere(self, watcher: Watcher) -> Callable[[Msg], None]:
         """Hands on the events of jobs that another gateway accepted; those of this one come anyway."""
-        own = self.bus.subjects.out(self.gateway, "")
+        own = self.bus.subjects.out(self.gateway, "")  # what all of those begin with
 
         def on_event(message: Msg) -> None:
             if not message.subject.startswith(own):

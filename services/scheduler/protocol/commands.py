@@ -30,15 +30,16 @@ class Assign(Instruction, frozen=True):
 
 
 class Acknowledge(Instruction, frozen=True):
-    """The job's result is stored: take it out of the stream."""
+    """The job's result is stored: take it out of the stream. order: first have its webhook posted."""
 
     handle: str
+    order: Job | None = None
 
 
 class AcknowledgeEnded(Instruction, frozen=True):
     """The job has ended and came again: take it out of the stream as soon as its result is stored."""
 
-    job: str
+    job: Job
     handle: str
 
 

@@ -78,6 +78,10 @@ class Attempt:
         return f"{self.job}/{self.assignment.term}.{self.assignment.attempt}"
 
     @property
+    def is_sealed(self) -> bool:
+        return bool(self.assignment.seal)
+
+    @property
     def order(self) -> tuple[int, int]:
         """Later attempts of a job are greater."""
         return self.assignment.term, self.assignment.attempt

@@ -77,8 +77,8 @@ class Endings:
     ) -> None:
         try:
             if isinstance(output, ValueOutput):
-                output = await store_value(self._bus, attempt.key, output)
-            names, inline = await put_large(self._bus, attempt.key, contents)
+                output = await store_value(self._bus, attempt.key, output, is_sealed=attempt.is_sealed)
+            names, inline = await put_large(self._bus, attempt.key, contents, is_sealed=attempt.is_sealed)
         except Exception as error:  # whatever the store raises, the job must end
             self.failed(attempt, "internal", f"the result was not stored: {error or type(error).__name__}")
             return
@@ -154,9 +154,6 @@ class Endings:
         run_s: float = 0.0,
     ) -> None:
         """Store the terminal event, then say that the job is finished."""
-        if event.webhook:
-            self._tasks.start(self._insist, attempt, event, outcome, images, run_s)
-            return
 
         def answered(found: PubAck | BusError) -> None:
             if isinstance(found, PubAck):
@@ -169,7 +166,7 @@ class Endings:
     async def _insist(
         self, attempt: Attempt, event: Terminal, outcome: Outcome, images: list[bytes] | None, run_s: float
     ) -> None:
-        """Store it however long that takes, and its webhook's order with it; unless another has the job."""
+        """Store it however long that takes; unless another has the job."""
         writer = of_attempt(self._bus, attempt.assignment)
         while True:
             try:
@@ -212,6 +209,7 @@ class Endings:
             reason=reason,
             kind=kind,
             was_killed=was_killed,
+            seal=attempt.assignment.seal,
         )
         self._bus.tell(self._bus.subjects.finished(self._worker), finished)
         self._gone()

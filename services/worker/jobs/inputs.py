@@ -45,7 +45,7 @@ async def ask_sent(bus: Bus, attempt: Attempt) -> SentText:
     "" where nobody says so, or not how many tokens it has: then the same seed makes the same text from the
     beginning, and who has had a part of it is given the rest.
     """
-    asked = SentRequest(attempt.job)
+    asked = SentRequest(attempt.job, attempt.assignment.seal)
     answers: list[SentText] = await bus.ask_all(bus.subjects.sent(), asked, SentText, SENT_ANSWERS_S)
     longest = max(answers, key=lambda answer: len(answer.text), default=SentText())
     return longest if longest.tokens else SentText()

@@ -72,4 +72,5 @@ class Reports:
 
     def _publish(self, attempt: Attempt, payload: bytes, headers: dict[str, str] | None = None) -> None:
         job = attempt.assignment.job
-        self._bus.post(self._bus.subjects.out(job.gateway, job.id), payload, headers=headers)
+        subject = self._bus.subjects.out(job.gateway, job.id, attempt.assignment.seal)
+        self._bus.post(subject, payload, headers=headers)

@@ -5,7 +5,7 @@ from nats.js.errors import NotFoundError
 
 from schemas.job_events import Cancelled, Failed
 from schemas.jobs import Attachment, FunctionInput, ImageInput, UpscaleInput
-from schemas.subjects import BLOBS_BUCKET, RESULTS_STREAM, WEBHOOKS_STREAM
+from schemas.subjects import RESULTS_STREAM
 from schemas.workers import JobCommand, Revocation
 from services.records import blobs
 from services.records.blobs import write_blob
@@ -78,14 +78,13 @@ async def test_a_file_that_is_no_longer_kept_fails_the_job(connected: Connect) -
 async def test_a_file_that_cannot_be_read_now_is_tried_elsewhere(
     connected: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its name is there, its content is not (yet): nobody can say that it is gone."""
-    monkeypatch.setattr(blobs, "BLOB_LIMIT_S", 0.5)
+    """Nobody answers in time: nobody can say that it is gone."""
     async with connected() as bus, working(bus, models={"m": QUICK}) as worker:
-        await write_blob(bus, "kept", b"x" * 200_000)
-        await bus.jetstream.purge_stream(f"OBJ_{BLOBS_BUCKET}", subject=f"$O.{BLOBS_BUCKET}.C.>")
-        worker.assign("a", QUICK, job_input=ImageInput("x", files={"image": Attachment(blob="kept")}))
+        name = await write_blob(bus, "kept", b"x" * 200_000, is_sealed=True)
+        monkeypatch.setattr(blobs, "BLOB_LIMIT_S", 0.0)
+        worker.assign("a", QUICK, job_input=ImageInput("x", files={"image": Attachment(blob=name)}))
         told = await worker.outcome("a")
-        assert (told.outcome, "reading kept" in told.reason) == ("lost", True)
+        assert (told.outcome, "reading a blob" in told.reason) == ("lost", True)
         worker.check_nothing_is_held()
 
 
@@ -94,24 +93,6 @@ async def test_a_job_whose_model_is_unknown_here_loads_what_it_brings_along(conn
         worker.assign("a", QUICK, model="brought")
         assert (await worker.outcome("a")).outcome == "completed"
         assert worker.agent.loader.cache.entries == {}, "no model of the catalog needs its weights"
-        worker.check_nothing_is_held()
-
-
-async def test_an_end_that_cannot_be_stored_is_stored_later_and_its_webhook_ordered(connected: Connect) -> None:
-    async with connected() as bus, connected() as operator, working(bus, models={"m": QUICK}) as worker:
-        config = (await operator.jetstream.stream_info(WEBHOOKS_STREAM)).config
-        await operator.jetstream.delete_stream(WEBHOOKS_STREAM)
-        worker.assign("a", QUICK, webhook=HOOK)
-        await eventually(lambda: worker.phase("a") == "ending")
-
-        async def is_stored() -> bool:
-            return await worker.end_of("a") is not None
-
-        await eventually(is_stored)
-        assert "a" not in worker.finished, "its webhook is not ordered yet"
-        await operator.jetstream.add_stream(config)
-        assert (await worker.outcome("a", 30)).outcome == "completed"
-        assert (await operator.jetstream.stream_info(WEBHOOKS_STREAM)).state.messages == 1
         worker.check_nothing_is_held()
 
 

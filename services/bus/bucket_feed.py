@@ -1,0 +1,77 @@
+"""Reading a key-value bucket in the order of its writes, without a consumer.
+
+A consumer can be told to deliver to any subject, whoever made it may publish there or not; so nobody but the
+operator may make one on a bucket. What is read here are batches of direct gets, which go to the reader's inbox
+alone (nats-server 2.11 and newer). A bucket keeps the last write of each key: everything from the first place
+on is its whole content, and what comes after a place are the changes since.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from nats.aio.msg import Msg
+
+from schemas import wire
+from services.bus.connection import Bus
+from services.bus.errors import BusError, NoAnswer
+
+BATCH = 256
+ANSWER_TIMEOUT_S = 2.0
+"""The longest between two messages of a batch."""
+NOTHING, BATCH_ENDED = "404", "204"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The last write of a key, at its place in the bucket. value: b"" when it was removed."""
+
+    key: str
+    value: bytes
+    place: int
+
+
+async def read_changes(bus: Bus, bucket: str, after: int = 0) -> list[Change]:
+    """The last write of every key that was written after a place, in order. Raises BusError."""
+    changes: list[Change] = []
+    while True:
+        batch, is_last = await _read_batch(bus, bucket, after)
+        changes += batch
+        if is_last:
+            return changes
+        after = batch[-1].place
+
+
+async def _read_batch(bus: Bus, bucket: str, after: int) -> tuple[list[Change], bool]:
+    """The next changes, and whether there are no more."""
+    answers: asyncio.Queue[Msg] = asyncio.Queue()
+    inbox = bus.client.new_inbox()
+    stop = bus.listen_now(inbox, answers.put_nowait)
+    asked = {"seq": after + 1, "batch": BATCH, "next_by_subj": f"$KV.{bucket}.>"}
+    found: list[Change] = []
+    try:
+        bus.post(f"$JS.API.DIRECT.GET.KV_{bucket}", wire.encode(asked), inbox)
+        while True:
+            try:
+                answer = await asyncio.wait_for(answers.get(), ANSWER_TIMEOUT_S)
+            except TimeoutError:
+                raise NoAnswer(f"reading the bucket {bucket}: no answer in {ANSWER_TIMEOUT_S:g} s") from None
+            fields = answer.headers or {}
+            status = fields.get("Status", "")
+            if status == NOTHING:
+                return found, True
+            if status == BATCH_ENDED:
+                return found, not found or fields.get("Nats-Num-Pending") == "0"
+            if status:
+                raise BusError(f"reading the bucket {bucket}: {status} {fields.get('Description', '')}")
+            found.append(_change(bucket, answer, fields))
+    finally:
+        stop()
+
+
+def _change(bucket: str, answer: Msg, fields: dict[str, str]) -> Change:
+    try:
+        key = fields["Nats-Subject"].removeprefix(f"$KV.{bucket}.")
+        place = int(fields["Nats-Sequence"])
+    except (KeyError, ValueError) as error:
+        raise BusError(f"reading the bucket {bucket}: an answer without {error}") from error
+    return Change(key, b"" if "KV-Operation" in fields else answer.data, place)

@@ -1,0 +1,14 @@
+"""Making an installation: its streams and buckets, and the key of its seals.
+
+Done by who may make streams: `stoker up` on its own server, elsewhere `stoker init`, once and after every
+upgrade.
+"""
+
+from services.bus.connection import Bus
+from services.bus.streams import declare
+from services.records.seal_key import make_key
+
+
+async def install(bus: Bus) -> None:
+    """Create or upgrade everything. Raises CannotConnect when JetStream is not ready, BusError."""
+    await make_key(bus, is_new=await declare(bus))
