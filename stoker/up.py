@@ -74,9 +74,9 @@ class Child:
     module: str
     arguments: list[str]
     colour: str
-    nats: str
     state: State = "starting"
     is_wanted: bool = True
+    nats: str = ""
     process: asyncio.subprocess.Process | None = None
     restarts: int = 0
     has_ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -122,6 +122,8 @@ class Up:
     reload: bool = False
     insecure: bool = False
     require_keys: bool = False
+    allowed_hosts: str = ""
+    cors_origin: str = ""
     log_level: str = "info"
     _console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
     _children: list[Child] = field(default_factory=list)
@@ -182,6 +184,9 @@ class Up:
             gateway += ["--config", ",".join(str(path.absolute()) for path in self.paths)]
         if self.projects:
             gateway += ["--functions", ",".join(str(path.absolute()) for path in self.projects)]
+        for setting in ("allowed_hosts", "cors_origin"):
+            if value := getattr(self, setting):
+                gateway += ["--" + setting.replace("_", "-"), value]
         for flag in ("reload", "insecure", "require_keys"):
             if getattr(self, flag):
                 gateway += ["--" + flag.replace("_", "-")]
@@ -205,7 +210,7 @@ class Up:
                     arguments += ["--handlers", handlers]
                 plan.append((name, "services.worker", arguments))
         return [
-            Child(name, module, common + arguments, COLOURS[index % len(COLOURS)], url)
+            Child(name, module, common + arguments, COLOURS[index % len(COLOURS)], nats=url)
             for index, (name, module, arguments) in enumerate(plan)
         ]
 

@@ -10,6 +10,7 @@ hour from then on (as long as results are kept): until it is over, services of t
 and new jobs have no seals. For another hour what has none is still believed.
 """
 
+import base64
 import hashlib
 import hmac
 import time
@@ -19,7 +20,7 @@ import msgspec
 
 from schemas.ranges import Moment
 
-SEAL_BYTES = 16
+SEAL_BYTES, SECRET_BYTES = 16, 32
 KEPT = 8192
 """Seals that need not be computed again: of the jobs whose events come just now."""
 
@@ -58,6 +59,11 @@ class Seals:
         if not self._key:
             return ""
         return hashlib.blake2b(job.encode(), key=self._key, digest_size=SEAL_BYTES).hexdigest()
+
+    def webhook_secret(self) -> str:
+        """What webhooks are signed with unless said otherwise, as the Standard Webhooks have it."""
+        made = hashlib.blake2b(b"webhooks", key=self._key, digest_size=SECRET_BYTES).digest()
+        return "whsec_" + base64.b64encode(made).decode()
 
     def holds(self, job: str, seal: str) -> bool:
         """Whether who shows this seal was given the job."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import secrets
 import socket
 import sys
 from collections.abc import Sequence
@@ -21,11 +20,15 @@ from services.bus.discovery import register
 from services.bus.streams import wait_for_streams
 from services.catalog import store
 from services.catalog.documents import ConfigurationError
-from services.gateway.app import OPENAI_PATHS, create_app, with_header_limit
+from services.gateway.app import MAX_HEADER_BYTES, OPENAI_PATHS, create_app, with_header_limit
 from services.gateway.edge.access import Access
 from services.gateway.edge.access_middleware import with_access
+from services.gateway.edge.connections import Bounds, Connections
+from services.gateway.edge.door import Door, listed, own_names
+from services.gateway.edge.door_middleware import with_door
 from services.gateway.edge.traced import with_traces
 from services.gateway.gateway import Gateway
+from services.gateway.jobs.webhook_urls import WebhookRules
 from services.gateway.reloading import Reloading
 from services.gateway.routes.modes import load_mode
 from services.gateway.webhooks import Webhooks
@@ -65,13 +68,27 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     name: Annotated[str, Meta(description="name of the gateway; default: random")] = ""
     require_keys: Annotated[bool, Meta(description="ask for API keys on loopback too")] = False
     insecure: Annotated[bool, Meta(description="ask for no API keys though others can reach this")] = False
+    allowed_hosts: Annotated[str, Meta(description="further names that it answers to, by commas; * = any")] = ""
+    cors_origin: Annotated[
+        str, Meta(description="web pages of other sites that may ask, as https://app.example, by commas")
+    ] = ""
     max_streams: Annotated[int, Meta(description="open event streams at most", ge=1)] = 2000
+    max_connections: Annotated[int, Meta(description="connections of one client address at most", ge=1)] = 4096
+    head_timeout_s: Annotated[float, Meta(description="longest for a request's headers to come", gt=0)] = 20.0
+    body_timeout_s: Annotated[float, Meta(description="longest without a byte of a request's body", gt=0)] = (
+        30.0
+    )
     config: Annotated[str, Meta(description="configuration files or folders to watch, by commas")] = ""
     publish: Annotated[bool, Meta(description="make the configuration the catalog at the start")] = False
     functions: Annotated[str, Meta(description="folders of function projects, by commas")] = ""
     reload: Annotated[bool, Meta(description="read function projects again when they change")] = False
-    webhook_secret: Annotated[str, Meta(description="key of webhook signatures")] = ""
+    webhook_secret: Annotated[
+        str, Meta(description="key of webhook signatures, whsec_…; default: `stoker webhook-secret` prints it")
+    ] = ""
     webhook_private: Annotated[bool, Meta(description="allow webhooks to private addresses")] = False
+    webhook_ports: Annotated[str, Meta(description="ports that webhooks may have, by commas; * = any")] = (
+        "80,443,8000,8080,8443"
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -88,6 +105,26 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def bounds_of(settings: Settings) -> Bounds:
+    """What one client may take before it has shown a key."""
+    return Bounds(
+        head_bytes=MAX_HEADER_BYTES,
+        head_s=settings.head_timeout_s,
+        body_pause_s=settings.body_timeout_s,
+        per_address=settings.max_connections,
+    )
+
+
+def webhook_rules(settings: Settings) -> WebhookRules:
+    """Which webhooks may be. Raises BadSetting."""
+    ports = listed(settings.webhook_ports)
+    try:
+        numbers = frozenset() if "*" in ports else frozenset(int(port) for port in ports)
+    except ValueError as error:
+        raise BadSetting("webhook-ports must be numbers, separated by commas, or *") from error
+    return WebhookRules(settings.webhook_private, numbers)
+
+
 def _queue_max() -> int:
     """QUEUE_MAX: generations that may wait. Raises BadSetting."""
     try:
@@ -96,12 +133,20 @@ def _queue_max() -> int:
         raise BadSetting(f"QUEUE_MAX must be a number, not {os.environ['QUEUE_MAX']!r}") from error
 
 
+def is_local(settings: Settings) -> bool:
+    """Whether nobody but this machine can reach the gateway."""
+    return settings.host == "localhost" or _is_loopback(settings.host)
+
+
+def door_of(settings: Settings) -> Door:
+    """Which names the gateway answers to, and which pages may ask it."""
+    hosts, origins = listed(settings.allowed_hosts), listed(settings.cors_origin)
+    return Door(is_local(settings), needs_keys(settings), hosts, origins, own_names())
+
+
 def needs_keys(settings: Settings) -> bool:
     """As soon as others than this machine can reach the gateway, unless that is wanted."""
-    is_local = settings.host == "localhost" or _is_loopback(settings.host)
-    if settings.insecure and not is_local:
-        log.warning("gateway.insecure", host=settings.host, remedy="anybody who reaches it may use it")
-    return settings.require_keys or not (is_local or settings.insecure)
+    return settings.require_keys or not (is_local(settings) or settings.insecure)
 
 
 def _is_loopback(host: str) -> bool:
@@ -135,6 +180,7 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
         projects = [Path(path) for path in settings.functions.split(",") if path]
         reloading = Reloading(bus, paths, projects, watch_projects=settings.reload)
         gateway = Gateway(bus, name, settings.max_streams, _queue_max(), reloading)
+        gateway.webhook_rules = webhook_rules(settings)
         if settings.publish:
             await reloading.reload()
         async with knowing_seals(bus), gateway.running():
@@ -153,9 +199,12 @@ async def _serve(
     """Answer requests until `stopping`; then requests under way have STOP_GRACE_S to end."""
     bus = gateway.bus
     access = Access(is_required=needs_keys(settings))
-    server = _server(gateway, access)
-    secret = settings.webhook_secret or secrets.token_hex(32)
-    webhooks = Webhooks(bus, secret, allow_private=settings.webhook_private)
+    if settings.insecure and not is_local(settings):
+        log.warning("gateway.insecure", host=settings.host, remedy="anybody who reaches it may use it")
+    connections = Connections(bounds_of(settings))
+    server = _server(gateway, access, door_of(settings), connections)
+    secret = settings.webhook_secret or bus.seals.webhook_secret()
+    webhooks = Webhooks(bus, secret, gateway.webhook_rules)
 
     async def serve() -> None:
         await server._serve([listener])
@@ -169,6 +218,7 @@ async def _serve(
         asyncio.Event(),
         serve,
         stop,
+        connections.sweep,
         webhooks.deliver,
         partial(store.watch, bus, gateway.model_changed, gateway.fleet.catalog_read, gateway.fleet.noted),
         partial(watch_replicas, bus, gateway.fleet.replicas_changed),
@@ -178,11 +228,12 @@ async def _serve(
     )
 
 
-def _server(gateway: Gateway, access: Access) -> uvicorn.Server:
-    app = create_app(gateway)
+def _server(gateway: Gateway, access: Access, door: Door, connections: Connections) -> uvicorn.Server:
+    app = with_door(with_access(create_app(gateway), access, OPENAI_PATHS), door, OPENAI_PATHS)
     return uvicorn.Server(
         uvicorn.Config(
-            with_traces(with_header_limit(with_access(app, access, OPENAI_PATHS)), recorder()),
+            with_traces(with_header_limit(app), recorder()),
+            http=connections.protocol(),
             log_config=None,
             access_log=False,
             proxy_headers=False,

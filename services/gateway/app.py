@@ -82,7 +82,7 @@ def create_pages(gateway: Gateway) -> Litestar:
         logging_config=None,
         exception_handlers={HTTPException: _on_error, Exception: _on_error},
         openapi_config=OpenAPIConfig(
-            title="Stoker", version=VERSION, render_plugins=[FunctionsPage(), FunctionsJson()]
+            title="Stoker", version=VERSION, render_plugins=[FunctionsPage(path="/"), FunctionsJson()]
         ),
     )
     describe(app, ROUTES)

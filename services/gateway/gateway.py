@@ -19,6 +19,7 @@ from services.gateway.fleet_view import FleetView
 from services.gateway.jobs.admission import Admission
 from services.gateway.jobs.loading import Loading
 from services.gateway.jobs.submission import Submission
+from services.gateway.jobs.webhook_urls import WebhookRules
 from services.gateway.modes import Modes
 from services.gateway.reloading import Reloading
 from services.gateway.scheduler_queries import why_not_ready
@@ -44,6 +45,7 @@ class Gateway:
         self.admission = Admission(self.fleet.depths, queue_max, self.fleet.why_disk_full)
         self.submission = Submission(bus, name, self.streams)
         self.loading = Loading(self.submission, self.tasks)
+        self.webhook_rules = WebhookRules()
         self.describing = Describing(bus, self.fleet, self.tasks)
 
     @property

@@ -1,33 +1,36 @@
 """Webhooks: terminal events posted to who asked for them, signed, retried, never to private addresses.
 
 Any gateway delivers: all share one consumer on STOKER_WEBHOOKS, so that the death of the gateway that
-accepted a job loses nothing. The signature is HMAC-SHA256 over "<timestamp>.<body>" with the installation's
-secret, in `Stoker-Signature: t=<timestamp>,v1=<hex>`.
+accepted a job loses nothing. Signed as the Standard Webhooks specification has it (`webhook-id`, the job's
+id, is the same at every try); `Stoker-Signature: t=<timestamp>,v1=<hex>` over "<timestamp>.<body>" is the
+form of early versions. Redirects are not followed, and every address is checked before it is connected to
+(public_network.py).
 """
 
 import asyncio
+import base64
+import binascii
 import hashlib
 import hmac
-import ipaddress
-import socket
 import time
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
+import httpcore
+import httpx
 from nats.aio.msg import Msg
 from nats.js import api
 
 from schemas import wire
 from schemas.job_events import Terminal
 from schemas.subjects import ANY, WEBHOOKS_STREAM
-from services import without
 from services.bus.connection import Bus
 from services.bus.errors import BusError, NoAnswer, named
+from services.gateway.edge.problems import RequestError
 from services.gateway.jobs.answers import from_result
+from services.gateway.jobs.webhook_urls import WebhookRules
+from services.gateway.public_network import NotPublic, PublicNetwork
 from services.process.logs import get_logger
-from services.process.tasks import TaskOwner, cleanup, limit
-
-with without("click"):  # no command line
-    import httpx
+from services.process.tasks import LimitExceeded, TaskOwner, cleanup, limit
 
 log = get_logger("webhooks")
 
@@ -40,6 +43,10 @@ ACK_WAIT_S = 60.0
 AGAIN_S = 1.0
 POST_TIMEOUT_S = 10.0
 MAX_DELIVERIES = 12
+SECRET_PREFIX = "whsec_"
+FAILURES = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError)
+GONE = 410
+"""The receiver wants no more of this."""
 FIRST_RETRY_S = 1.0
 MAX_RETRY_S = 600.0
 
@@ -49,8 +56,16 @@ def signature(secret: str, timestamp: int, body: bytes) -> str:
     return f"t={timestamp},v1={digest}"
 
 
-def is_public(address: str) -> bool:
-    return ipaddress.ip_address(address).is_global
+def standard_signature(secret: str, webhook_id: str, timestamp: int, body: bytes) -> str:
+    """The header `webhook-signature`. secret: whsec_ and base64, or a text whose bytes are the key."""
+    key = secret.encode()
+    if secret.startswith(SECRET_PREFIX):
+        try:
+            key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+        except binascii.Error:
+            pass  # it only looks like one
+    signed = f"{webhook_id}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
 
 
 def pause_s(tries: int) -> float:
@@ -59,19 +74,21 @@ def pause_s(tries: int) -> float:
 
 
 class Webhooks:
-    """Delivers until cancelled. `allow_private`: also to loopback and private addresses."""
+    """Delivers until cancelled. rules: where to."""
 
-    def __init__(self, bus: Bus, secret: str, *, allow_private: bool) -> None:
+    def __init__(self, bus: Bus, secret: str, rules: WebhookRules) -> None:
         self._bus = bus
         self._secret = secret
-        self._allow_private = allow_private
+        self._rules = rules
         self._places = asyncio.Semaphore(AT_ONCE)
         self._under_way = 0
 
     async def deliver(self) -> None:
         """Post what is due, for ever. A receiver that is slow, or fails in whatever way, holds up no other."""
         async with (
-            httpx.AsyncClient(timeout=POST_TIMEOUT_S, follow_redirects=False) as client,
+            httpcore.AsyncConnectionPool(
+                network_backend=PublicNetwork(allow_private=self._rules.allow_private), max_connections=AT_ONCE
+            ) as client,
             TaskOwner("webhooks") as tasks,
         ):
             while True:
@@ -81,7 +98,7 @@ class Webhooks:
                     log.warning("webhooks.interrupted", error=str(error))
                     await asyncio.sleep(AGAIN_S)
 
-    async def _fetch(self, client: httpx.AsyncClient, tasks: TaskOwner) -> None:
+    async def _fetch(self, client: httpcore.AsyncConnectionPool, tasks: TaskOwner) -> None:
         """Hand every webhook that comes to a task of its own. Raises BusError."""
         with named("subscribing to webhooks"):
             consumer = await self._bus.jetstream.pull_subscribe(
@@ -106,7 +123,7 @@ class Webhooks:
             async with cleanup("unsubscribing from webhooks", FETCH_TIMEOUT_S):
                 await self._bus.unlisten(consumer)
 
-    async def _deliver_one(self, client: httpx.AsyncClient, message: Msg) -> None:
+    async def _deliver_one(self, client: httpcore.AsyncConnectionPool, message: Msg) -> None:
         self._under_way += 1
         try:
             async with self._places:
@@ -115,46 +132,65 @@ class Webhooks:
         finally:
             self._under_way -= 1
 
-    async def _post(self, client: httpx.AsyncClient, message: Msg) -> None:
+    async def _post(self, client: httpcore.AsyncConnectionPool, message: Msg) -> None:
         try:
             event: Terminal = wire.decode(Terminal, message.data)
         except wire.UnreadableMessage as error:
             log.error("webhook.unreadable", error=str(error))
             await message.term()
             return
-        body = wire.encode(from_result(event))
-        timestamp = int(time.time())
         try:
-            with limit("resolving the host of a webhook", POST_TIMEOUT_S):
-                await self._check_address(event.webhook)
-            answer = await client.post(
-                event.webhook,
-                content=body,
-                headers={
-                    "Content-Type": "application/json",
-                    "Stoker-Signature": signature(self._secret, timestamp, body),
-                    "Stoker-Job": event.job,
-                },
-            )
-            answer.raise_for_status()
-        except (PermissionError, httpx.InvalidURL) as error:
+            status = await self._post_event(client, event)
+        except (RequestError, NotPublic) as error:
             log.warning("webhook.refused", job=event.job, reason=str(error))
             await message.term()
             return
-        except (httpx.HTTPError, OSError, UnicodeError) as error:  # UnicodeError: a host that is no host name
-            tries = message.metadata.num_delivered
-            log.warning("webhook.failed", job=event.job, tries=tries, error=str(error))
-            await message.nak(delay=pause_s(tries))
+        except (*FAILURES, LimitExceeded) as error:
+            await self._again(message, event, str(error) or type(error).__name__)
             return
-        await message.ack()
+        if 200 <= status < 300:
+            await message.ack()
+        elif status == GONE:
+            log.warning("webhook.refused", job=event.job, reason="the receiver wants no more (410)")
+            await message.term()
+        else:
+            await self._again(message, event, f"it answered {status}")
 
-    async def _check_address(self, url: str) -> None:
-        """Raises PermissionError when any address of the host is not public."""
-        if self._allow_private:
-            return
-        parts = urlsplit(url)
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
-        for *_, address in found:
-            if not is_public(str(address[0])):
-                raise PermissionError(f"{parts.hostname} is {address[0]}, which is not a public address")
+    async def _again(self, message: Msg, event: Terminal, reason: str) -> None:
+        tries = message.metadata.num_delivered
+        log.warning("webhook.failed", job=event.job, tries=tries, error=reason)
+        await message.nak(delay=pause_s(tries))
+
+    async def _post_event(self, client: httpcore.AsyncConnectionPool, event: Terminal) -> int:
+        """Post once; the status. Raises RequestError where the URL may not be used, httpcore's errors,
+        OSError.
+        """
+        url = self._rules.check(event.webhook)
+        body, timestamp = wire.encode(from_result(event)), int(time.time())
+        headers = {
+            "Host": httpx.URL(url).netloc.decode("ascii"),
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "User-Agent": "stoker",
+            "webhook-id": event.job,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": standard_signature(self._secret, event.job, timestamp, body),
+            "Stoker-Signature": signature(self._secret, timestamp, body),
+            "Stoker-Job": event.job,
+        }
+        parsed = httpx.URL(url)
+        target = httpcore.URL(
+            scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path
+        )
+        encoded = [(name.encode(), _value(value)) for name, value in headers.items()]
+        limits = dict.fromkeys(("connect", "read", "write", "pool"), POST_TIMEOUT_S)
+        with limit("posting a webhook", 2 * POST_TIMEOUT_S):
+            async with client.stream(
+                "POST", target, headers=encoded, content=body, extensions={"timeout": limits}
+            ) as answer:
+                return int(answer.status)
+
+
+def _value(text: str) -> bytes:
+    """A header's value: a job's id may have any letters, which a header has not."""
+    return quote(text, safe=" !#$&'()*+,/:;=?@[]-._~%").encode()

@@ -23,13 +23,20 @@ cluster {{ name: chaos, listen: 127.0.0.1:{route}, no_advertise: true, routes: [
 
 @dataclass(slots=True)
 class Server:
-    """One of the cluster. lines: every proxy to it and from it to its peers."""
+    """One of the cluster. lines: every proxy to it and from it to its peers. who: user and password, as in a
+    URL.
+    """
 
     name: str
     port: int
     route: int
     command: list[str] = field(default_factory=list)
     lines: list[Proxy] = field(default_factory=list)
+    who: str = ""
+
+    def url(self, port: int = 0) -> str:
+        """Its address; through a proxy, the proxy's."""
+        return f"nats://{self.who}127.0.0.1:{port or self.port}"
 
 
 @asynccontextmanager

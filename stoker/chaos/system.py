@@ -185,7 +185,8 @@ async def started(configuration: Configuration, data: Path, servers: int = 1) ->
     async with AsyncExitStack() as stack:
         if servers == 1:
             url = await stack.enter_async_context(embedded_server(data))
-            nats = [Server("nats", int(url.rsplit(":", 1)[1]), 0)]
+            who, _, address = url.removeprefix("nats://").rpartition("@")
+            nats = [Server("nats", int(address.rpartition(":")[2]), 0, who=f"{who}@")]
         else:
             nats = await stack.enter_async_context(cluster(data / "nats", servers))
             system.cuttable = (*CUTTABLE, "nats")
@@ -198,14 +199,14 @@ async def started(configuration: Configuration, data: Path, servers: int = 1) ->
         for server in nats:
             if server.command:
                 start(Service(server.name, "nats", server.command, server.lines))
-        urls = ",".join(f"nats://127.0.0.1:{server.port}" for server in nats)
+        urls = ",".join(server.url() for server in nats)
         async with open_bus(BusSettings(nats=urls, nats_replicas=servers), "stoker-chaos") as bus:
             await _declared(bus, system)
         for name, role, module, arguments in planned(configuration):
             lines = [await stack.enter_async_context(Proxy(server.port).running()) for server in nats]
             for server, line in zip(nats, lines, strict=True):
                 server.lines.append(line)
-            urls = ",".join(f"nats://127.0.0.1:{line.port}" for line in lines)
+            urls = ",".join(server.url(line.port) for server, line in zip(nats, lines, strict=True))
             options = ["--nats", urls, "--nats-replicas", str(servers), "--log-level", "warning"]
             if role == "gateway":
                 port = free_port()

@@ -11,15 +11,16 @@ import typer
 
 from schemas.subjects import BadName, check_name
 from services.bus import permissions
-from services.bus.connection import open_bus
+from services.bus.connection import Bus, open_bus
 from services.bus.errors import BusError, CannotConnect
 from services.process.settings import BadSetting, BusSettings, read_settings
 from services.records.installation import install
+from services.records.seal_key import knowing_seals
 from stoker.cli.app import app, console, fail
+from stoker.cli.look import workers
+from stoker.cli.on_bus import Data, with_bus
 
 CONNECT_S = 30.0
-workers = typer.Typer(no_args_is_help=True, help="Invite workers, each with a NATS user of its own.")
-app.add_typer(workers, name="workers")
 
 Users = Annotated[Path, typer.Option(help="nats-server's file of users.")]
 DEFAULT_USERS = Path("deploy/nats/users.conf")
@@ -53,6 +54,17 @@ def init(context: typer.Context) -> None:
 def users(prefix: Annotated[str, typer.Option(help="First token of every subject.")] = "stoker") -> None:
     """Print nats-server's file of users: what each service may do, and nothing else."""
     typer.echo(permissions.users_conf(prefix), nl=False)
+
+
+@app.command("webhook-secret")
+def webhook_secret(data: Data = Path(".stoker")) -> None:
+    """Print the key with which webhooks are signed, unless gateways are given another (--webhook-secret)."""
+
+    async def read(bus: Bus) -> str:
+        async with knowing_seals(bus):
+            return bus.seals.webhook_secret()
+
+    typer.echo(with_bus("stoker webhook-secret", data, read))
 
 
 @workers.command()

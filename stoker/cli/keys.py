@@ -1,49 +1,19 @@
 """API keys: made, listed and revoked over NATS, by whoever may write the bucket."""
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from schemas.keys import ApiKey
-from schemas.subjects import KEYS_BUCKET, of_bucket
-from services.bus.connection import Bus, open_bus
-from services.bus.errors import CannotConnect
-from services.bus.streams import wait_for_streams
-from services.process.embedded import URL_FILE
-from services.process.settings import BusSettings, read_settings
 from services.records import keys
 from stoker.cli.app import Json, app, console, fail, print_json
-
-T = TypeVar("T")
+from stoker.cli.on_bus import Data, with_bus
 
 group = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 app.add_typer(group, name="keys")
-CONNECT_S = 3.0
-
-Data = Annotated[Path, typer.Option(help="The --data of a running `stoker up`; or set STOKER_NATS.")]
-
-
-def _with_bus(data: Path, work: Callable[[Bus], Awaitable[T]]) -> T:
-    """Do something on the bus of a running system."""
-    settings = read_settings(BusSettings, "stoker keys", [])
-    address = data / URL_FILE
-    if settings.nats == BusSettings().nats and address.exists():
-        settings = BusSettings(nats=address.read_text().strip())
-
-    async def run() -> T:
-        async with open_bus(settings, "stoker-keys", CONNECT_S) as bus:
-            await wait_for_streams(bus, asyncio.Event(), of_bucket(KEYS_BUCKET))
-            return await work(bus)
-
-    try:
-        return asyncio.run(run())
-    except CannotConnect as error:
-        fail(str(error), 2)
 
 
 @group.command()
@@ -70,7 +40,7 @@ def create(
         concurrency=concurrency,
         models=tuple(model or ()),
     )
-    _with_bus(data, lambda bus: keys.put_key(bus, key))
+    with_bus("stoker keys", data, lambda bus: keys.put_key(bus, key))
     if json:
         print_json({"id": key_id, "key": secret})
     else:
@@ -80,7 +50,7 @@ def create(
 @group.command("list")
 def list_keys(data: Data = Path(".stoker"), json: Json = False) -> None:
     """Every key, without its secret."""
-    found = _with_bus(data, keys.list_keys)
+    found = with_bus("stoker keys", data, keys.list_keys)
     if json:
         print_json([{"id": key.id, "name": key.name, "revoked": bool(key.revoked_at)} for key in found])
         return
@@ -99,6 +69,6 @@ def list_keys(data: Data = Path(".stoker"), json: Json = False) -> None:
 @group.command()
 def revoke(key_id: str, data: Data = Path(".stoker")) -> None:
     """Make a key useless, at once and everywhere."""
-    if _with_bus(data, lambda bus: keys.revoke_key(bus, key_id, time.time())) is None:
+    if with_bus("stoker keys", data, lambda bus: keys.revoke_key(bus, key_id, time.time())) is None:
         fail(f"there is no key {key_id!r}; `stoker keys list` shows them")
     console.print(f"{key_id} is revoked")

@@ -16,6 +16,8 @@ from services.process.embedded import EmbeddedServerError, find_binary
 from services.worker.engines.registry import ENGINES
 from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, print_json
 
+workers = typer.Typer(invoke_without_command=True)
+app.add_typer(workers, name="workers")
 TOP_INTERVAL_S = 0.5
 TIER_COLOURS = {"hot": "red", "loading": "yellow", "parked": "magenta", "warm": "blue", "cold": "dim"}
 
@@ -91,9 +93,11 @@ def models(url: Url = DEFAULT_URL, json: Json = False) -> None:
         console.print(_models_table(found))
 
 
-@app.command()
-def workers(url: Url = DEFAULT_URL, json: Json = False) -> None:
-    """Workers, their memory, and what they have loaded."""
+@workers.callback()
+def show_workers(context: typer.Context, url: Url = DEFAULT_URL, json: Json = False) -> None:
+    """Workers, their memory, and what they have loaded; and inviting them, each with a NATS user of its own."""
+    if context.invoked_subcommand is not None:
+        return
     found = call("GET", url, "/v1/fleet")["workers"]
     if json:
         print_json(found)

@@ -48,6 +48,12 @@ def up(
     reload: Annotated[bool, typer.Option("--reload", help="Read projects again when they change.")] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="No API keys on a public address.")] = False,
     require_keys: Annotated[bool, typer.Option("--require-keys", help="API keys on loopback too.")] = False,
+    allowed_hosts: Annotated[
+        str, typer.Option(help="Further names that the gateway answers to, by commas; * = any.")
+    ] = "",
+    cors_origin: Annotated[
+        str, typer.Option(help="Web pages of other sites that may ask, as https://app.example, by commas.")
+    ] = "",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Start NATS, all services and the configured workers; one Ctrl-C stops all."""
@@ -72,6 +78,8 @@ def up(
         reload=reload,
         insecure=insecure,
         require_keys=require_keys,
+        allowed_hosts=allowed_hosts,
+        cors_origin=cors_origin,
         log_level=log_level,
     )
     try:

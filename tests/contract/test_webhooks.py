@@ -1,6 +1,10 @@
 """Webhooks on a real NATS server and a real receiver: every failure is that webhook's own."""
 
 import asyncio
+import base64
+import hashlib
+import hmac
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,10 +18,13 @@ from schemas.subjects import WEBHOOKS_STREAM
 from services.bus.connection import Bus
 from services.bus.streams import declare
 from services.gateway import webhooks as module
-from services.gateway.webhooks import MAX_RETRY_S, Webhooks, is_public, pause_s, signature
+from services.gateway.jobs.webhook_urls import WebhookRules
+from services.gateway.webhooks import MAX_RETRY_S, Webhooks, pause_s, signature, standard_signature
 from services.process.tasks import TaskOwner
 from tests.contract.conftest import Connect
 from tests.fixtures.gateway_app import soon
+
+SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 
 
 class Receiver:
@@ -31,7 +38,8 @@ class Receiver:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+        lines = [line.split(": ", 1) for line in head[1:] if line]
+        headers = {name.lower(): value for name, value in lines}
         body = await reader.readexactly(int(headers["content-length"]))
         path = head[0].split(" ")[1]
         self.posts.append((path, time.monotonic(), headers, body))
@@ -54,7 +62,8 @@ async def delivering(bus: Bus, *, allow_private: bool = True) -> AsyncIterator[R
     server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
     receiver.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server, TaskOwner("test") as tasks:
-        tasks.start(Webhooks(bus, "secret", allow_private=allow_private).deliver)
+        rules = WebhookRules(allow_private, frozenset())
+        tasks.start(Webhooks(bus, SECRET, rules).deliver)
         yield receiver
 
 
@@ -78,7 +87,11 @@ async def test_a_webhook_is_posted_signed_and_then_forgotten(connected: Connect)
         timestamp = int(headers["stoker-signature"].removeprefix("t=").partition(",")[0])
         assert path == "/hook"
         assert headers["stoker-job"] == "j"
-        assert headers["stoker-signature"] == signature("secret", timestamp, body)
+        assert headers["stoker-signature"] == signature(SECRET, timestamp, body)
+        assert headers["webhook-id"] == "j"
+        assert headers["webhook-timestamp"] == str(timestamp)
+        assert headers["webhook-signature"] == standard_signature(SECRET, "j", timestamp, body)
+        assert headers["content-type"] == "application/json"
         await eventually_none(bus)
 
 
@@ -140,9 +153,61 @@ def test_pauses_double_up_to_a_limit() -> None:
     assert pauses[-1] == MAX_RETRY_S
 
 
-@pytest.mark.parametrize(
-    ("address", "expected"),
-    [("8.8.8.8", True), ("10.0.0.1", False), ("169.254.169.254", False), ("::1", False), ("fe80::1", False)],
-)
-def test_addresses_are_public_or_not(address: str, expected: bool) -> None:
-    assert is_public(address) is expected
+def test_a_signature_is_what_the_standard_webhooks_say() -> None:
+    """By hand: base64 of HMAC-SHA256 over "id.timestamp.body", with the key behind the prefix."""
+    expected = base64.b64encode(
+        hmac.new(b"k" * 32, b'msg_1.1614265330.{"a":1}', hashlib.sha256).digest()
+    ).decode()
+    assert standard_signature(SECRET, "msg_1", 1614265330, b'{"a":1}') == f"v1,{expected}"
+    for odd in ("plain", "whsec_not base64!"):
+        assert standard_signature(odd, "msg_1", 1, b"").startswith("v1,"), "any text may be the key"
+
+
+async def test_a_name_is_looked_up_once_and_what_was_checked_is_connected_to(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is public when it is checked and this machine's when it is connected to reaches nothing."""
+    looks: list[str] = []
+    real = asyncio.get_running_loop().getaddrinfo
+
+    async def rebinding(host: str, port: int, **more: object) -> object:
+        if host != "rebinding.example":
+            return await real(host, port, **more)  # type: ignore[arg-type]
+        looks.append(host)
+        address = "127.0.0.1" if len(looks) > 1 else "192.88.98.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", rebinding)
+    monkeypatch.setattr(module, "POST_TIMEOUT_S", 0.3)
+    async with connected() as bus, delivering(bus, allow_private=False) as receiver:
+        await order(bus, "j", f"http://rebinding.example:{receiver.url.rpartition(':')[2]}/hook")
+        await soon(lambda: len(looks) == 2)
+        await eventually_none(bus)
+        assert receiver.posts == [], "the second look was refused, the first connected elsewhere"
+
+
+async def test_the_name_is_still_what_the_receiver_is_asked_for(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def resolve(host: str, port: int, **_: object) -> object:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    async with connected() as bus, delivering(bus) as receiver:
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+        port = receiver.url.rpartition(":")[2]
+        await order(bus, "j", f"http://hooks.example:{port}/a?b=c")
+        await soon(lambda: receiver.posts)
+        path, _, headers, _ = receiver.posts[0]
+        assert (path, headers["host"]) == ("/a?b=c", f"hooks.example:{port}")
+
+
+async def test_a_receiver_that_is_gone_is_not_asked_again_and_a_redirect_is_not_followed(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_RETRY_S", 0.1)
+    async with connected() as bus, delivering(bus) as receiver:
+        receiver.statuses = {"/gone": [410], "/moved": [302, 204]}
+        await order(bus, "a", f"{receiver.url}/gone")
+        await order(bus, "b", f"{receiver.url}/moved")
+        await eventually_none(bus)
+        assert sorted(receiver.paths()) == ["/gone", "/moved", "/moved"]

@@ -12,7 +12,7 @@ from schemas.keys import ApiKey
 from services.gateway.edge.access import DAY_S, MINUTE_S, Access
 from services.gateway.edge.problems import RequestError
 from services.gateway.edge.sse import StreamLimit, comment, sse
-from services.gateway.jobs.admission import Admission, check_webhook
+from services.gateway.jobs.admission import Admission
 
 JOB = Job(id="j", model="m", input=CompletionInput("hi"), gateway="g", created_at=1.0)
 
@@ -87,30 +87,6 @@ def test_generations_that_wait_are_counted_here_before_the_scheduler_reports_the
     with pytest.raises(KeyError), admission.generation({"m": None}):
         raise KeyError
     assert admission.generations == 0
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "x",
-        "ftp://a/b",
-        "http://",
-        "http://[::1",
-        "https://a:99999/",
-        "http://a/" + "x" * 2048,
-        "//a",
-        "http://a:0/",
-    ],
-)
-def test_a_webhook_that_could_never_be_posted_is_refused(url: str) -> None:
-    with pytest.raises(RequestError, match="webhook must be"):
-        check_webhook(url)
-
-
-def test_a_webhook_that_can_is_taken_as_it_is() -> None:
-    assert check_webhook(None) == ""
-    assert check_webhook("https://example.org:8443/hook?a=b") == "https://example.org:8443/hook?a=b"
 
 
 def test_streams_are_counted_whatever_ends_them() -> None:

@@ -31,7 +31,7 @@ def test_three_services_are_always_there_and_all_reach_the_same_nats() -> None:
     assert list(found) == ["scheduler", "gateway", "autoscaler"]
     for name, child in found.items():
         assert child.module == f"services.{name}"
-        assert (option(child, "--nats"), option(child, "--log-level")) == ("nats://h:1", "debug")
+        assert (child.nats, option(child, "--log-level")) == ("nats://h:1", "debug")
 
 
 @given(st.lists(st.integers(0, 5), max_size=5))

@@ -17,6 +17,8 @@ from services.records.keys import digest
 MINUTE_S, DAY_S = 60.0, 86_400.0
 current_key: ContextVar[ApiKey | None] = ContextVar("current_key", default=None)
 
+COOKIE = "stoker_key"
+"""Where the dashboard's browser keeps its key."""
 OPEN_PATHS = ("/health/", "/static/", "/schema")
 """Answered to anybody: they say nothing of models or jobs."""
 

@@ -3,15 +3,14 @@
 import time
 from collections.abc import Mapping
 from http.cookies import SimpleCookie
+from urllib.parse import unquote
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas import wire
-from services.gateway.edge.access import OPEN_PATHS, Access, current_key
+from services.gateway.edge.access import COOKIE, OPEN_PATHS, Access, current_key
 from services.gateway.edge.problems import RequestError, answer_body
-
-COOKIE = "stoker_key"
 
 
 def with_access(app: ASGIApp, access: Access, openai_paths: tuple[str, ...]) -> ASGIApp:
@@ -58,7 +57,7 @@ def _authorization(headers: Mapping[bytes, bytes]) -> str:
     if sent or b"cookie" not in headers:
         return sent
     cookie = SimpleCookie(headers[b"cookie"].decode("latin-1")).get(COOKIE)
-    return f"Bearer {cookie.value}" if cookie is not None else ""
+    return f"Bearer {unquote(cookie.value)}" if cookie is not None else ""
 
 
 async def _refuse(send: Send, error: RequestError, is_openai: bool) -> None:

@@ -26,6 +26,7 @@ from services.gateway.edge.sse import SSE_HEADERS, StreamLimit
 T = TypeVar("T")
 
 JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"
 MAX_BODY_BYTES = 20 * 1024 * 1024
 WATCH_AFTER_S = 0.01
 """A quick answer is there before it is worth watching for the client to go away."""
@@ -83,6 +84,25 @@ class Exchange:
     def base_url(self) -> str:
         """Scheme and host as the client wrote them."""
         return f"{self._scope.get('scheme', 'http')}://{self.header(b'host')}"
+
+    def check_json(self) -> None:
+        """Raises RequestError 415 where the body is said to be something else than JSON.
+
+        What curl says when it is told nothing is taken for JSON, unless a browser says it: that is a form.
+        """
+        kind = self.header(b"content-type").partition(";")[0].strip().lower()
+        if not kind or kind == JSON or (kind.startswith("application/") and kind.endswith("+json")):
+            return
+        if kind == FORM and not (self.header(b"origin") or self.header(b"sec-fetch-site")):
+            return
+        raise RequestError(
+            415, f"the body must be {JSON}, not {kind}", field="Content-Type", code="unsupported_media_type"
+        )
+
+    async def json_body(self) -> bytes:
+        """The whole body, which is said to be JSON. Raises RequestError 413, 415, ClientGone."""
+        self.check_json()
+        return await self.body()
 
     async def body(self) -> bytes:
         """The whole body. Raises RequestError 413, ClientGone."""

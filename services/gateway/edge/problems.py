@@ -17,10 +17,12 @@ RETRY_AFTER_S = 1
 TITLES = {
     400: "Bad request",
     401: "Not authenticated",
+    403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
     409: "Conflict",
     413: "Body too large",
+    415: "Not the type that is expected",
     422: "Cannot be done",
     429: "Too many requests",
     499: "Cancelled",

@@ -85,7 +85,7 @@ def post_body(
 
     def make(handle: HandleBody[Ask]) -> Route:
         async def decoded(gateway: Gateway, exchange: Exchange) -> None:
-            await handle(gateway, exchange, decode(asks, await exchange.body()))
+            await handle(gateway, exchange, decode(asks, await exchange.json_body()))
 
         decoded.__name__ = getattr(handle, "__name__", "route")
         return post(*paths, summary=summary, asks=asks, **described)(decoded)

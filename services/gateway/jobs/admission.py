@@ -6,28 +6,12 @@ decides.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from urllib.parse import urlsplit
 
 from schemas.fleet import QueueDepth
 from schemas.jobs import Job, work_units
 from services.gateway.edge.problems import RETRY_AFTER_S, RequestError, disk_full
 
-MAX_URL_CHARS = 2048
 QUEUE_RETRY_S = 2
-
-
-def check_webhook(url: str | None) -> str:
-    """A webhook's URL as it may be used, "" for none. Raises RequestError 400."""
-    if url is None:
-        return ""
-    try:
-        parts = urlsplit(url)
-        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_url = False
-    if not is_url or len(url) > MAX_URL_CHARS:
-        raise RequestError(400, "webhook must be an http or https URL", field="webhook", code="invalid_value")
-    return url
 
 
 class Admission:

@@ -2,16 +2,19 @@
 
 from collections.abc import AsyncGenerator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import anyio
 import msgspec
 
 from schemas import wire
+from services.gateway.edge.access import COOKIE, current_key
 from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError
-from services.gateway.edge.routing import get
+from services.gateway.edge.routing import delete, get, post
 from services.gateway.edge.sse import EVENT_STREAM, comment, sse
 from services.gateway.gateway import Gateway
 from services.gateway.routes.events import EventsQuery, follow_events
@@ -19,7 +22,16 @@ from services.gateway.routes.fleet import fleet_of
 from services.records.platform_events import newest_number
 
 STATIC = Path(__file__).parent.parent / "static"
-FILES = {"app.js": "text/javascript", "style.css": "text/css"}
+FILES = {
+    "app.js": "text/javascript",
+    "schema.js": "text/javascript",
+    "style.css": "text/css",
+    "swagger-ui.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
+}
+SWAGGER = "swagger_ui"
+"""The package with the files of Swagger UI: pages load nothing from elsewhere."""
+SESSION_PATH = "/dashboard/session"
 FLEET_EVERY_S = 0.5
 ALIVE_EVERY = 20
 """Looks at the fleet without a change before a comment says that the connection lives."""
@@ -34,7 +46,11 @@ class LastEvents(msgspec.Struct, frozen=True):
 
 @cache
 def _file(name: str) -> bytes:
-    return (STATIC / name).read_bytes()
+    if not name.startswith("swagger"):
+        return (STATIC / name).read_bytes()
+    found = find_spec(SWAGGER)  # it is never imported: only its files are wanted
+    assert found is not None and found.submodule_search_locations
+    return (Path(found.submodule_search_locations[0]) / "static" / name).read_bytes()
 
 
 @get("/", summary="The dashboard", is_hidden=True)
@@ -50,6 +66,25 @@ async def static_file(_: Gateway, exchange: Exchange) -> None:
         raise RequestError(404, f"there is no file {name!r}")
     media_type = f"{FILES[name]}; charset=utf-8"
     await exchange.answer_bytes(_file(name), media_type, headers={"cache-control": "no-cache"})
+
+
+@post(SESSION_PATH, summary="Keep the request's API key in a cookie", is_hidden=True, status=204)
+async def begin_session(_: Gateway, exchange: Exchange) -> None:
+    """For the dashboard, whose event streams cannot send headers. No script can read the cookie."""
+    scheme, _space, key = exchange.header(b"authorization").partition(" ")
+    if scheme.lower() != "bearer" or current_key.get() is None:
+        raise RequestError(401, "a valid API key is needed: Authorization: Bearer …", code="invalid_api_key")
+    await exchange.answer_empty(204, {"set-cookie": _cookie(exchange, quote(key.strip(), safe=""))})
+
+
+@delete(SESSION_PATH, summary="Forget the key of the cookie", is_hidden=True, status=204)
+async def end_session(_: Gateway, exchange: Exchange) -> None:
+    await exchange.answer_empty(204, {"set-cookie": _cookie(exchange, "", "; Max-Age=0")})
+
+
+def _cookie(exchange: Exchange, value: str, more: str = "") -> str:
+    secure = "; Secure" if exchange.base_url().startswith("https") else ""
+    return f"{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict{secure}{more}"
 
 
 @get("/v1/fleet/stream", summary="The fleet as it changes (SSE)", gives=EVENT_STREAM)
@@ -83,4 +118,4 @@ async def events_stream(gateway: Gateway, exchange: Exchange) -> None:
     )
 
 
-ROUTES = [dashboard, static_file, fleet_stream, events_stream]
+ROUTES = [dashboard, static_file, begin_session, end_session, fleet_stream, events_stream]

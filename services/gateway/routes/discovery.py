@@ -97,7 +97,7 @@ async def generate(gateway: Gateway, exchange: Exchange) -> None:
     began = time.monotonic()
     deployment = exchange.parameter("deployment")
     model = find_deployment(gateway, deployment)
-    given = decode(dict[str, Any], await exchange.body())
+    given = decode(dict[str, Any], await exchange.json_body())
     found = gateway.fleet.schemas.get(model.name)
     if found is None or not gateway.fleet.is_hot(model.name):
         if found is not None:

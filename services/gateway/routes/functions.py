@@ -116,7 +116,7 @@ async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
 @post("/v1/functions/{name}", summary="Call a function: wait, stream, or as a job")
 async def call_function(gateway: Gateway, exchange: Exchange) -> None:
     model = _find(gateway, exchange.parameter("name"))
-    asked = function_input(decode(dict[str, Any], await exchange.body()), model)
+    asked = function_input(decode(dict[str, Any], await exchange.json_body()), model)
     is_streamed = EVENT_STREAM in exchange.header(b"accept")
     job = await with_files(gateway, _job(gateway, model, asked, wants_events=is_streamed))
     if "respond-async" in exchange.header(b"prefer"):

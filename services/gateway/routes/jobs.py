@@ -20,7 +20,6 @@ from services.gateway.edge.problems import RequestError
 from services.gateway.edge.routing import delete, get, post, put
 from services.gateway.edge.sse import EVENT_STREAM, comment, sse
 from services.gateway.gateway import Gateway
-from services.gateway.jobs.admission import check_webhook
 from services.gateway.jobs.answers import JobAnswer, JobList, from_result, from_view, urls_of
 from services.gateway.jobs.files import (
     attached_to,
@@ -80,7 +79,7 @@ def _job_of(gateway: Gateway, body: bytes, job_id: str) -> Job:
         seed=seed,
         wants_events=True,
         priority=asked.priority,
-        webhook=check_webhook(asked.webhook),
+        webhook=gateway.webhook_rules.check(asked.webhook),
         fingerprint=fingerprint_of(body),
         admission_timeout_s=admission_timeout_s(asked),
         deadline_s=asked.deadline_s,
@@ -88,7 +87,7 @@ def _job_of(gateway: Gateway, body: bytes, job_id: str) -> Job:
 
 
 async def _submit(gateway: Gateway, exchange: Exchange, job_id: str) -> None:
-    job = _job_of(gateway, await exchange.body(), job_id)
+    job = _job_of(gateway, await exchange.json_body(), job_id)
     wait_s = prefer_wait_s(exchange.header(b"prefer"))
     with ExitStack() as until_answered:
         ended = None
@@ -223,18 +222,30 @@ async def explain_job(gateway: Gateway, exchange: Exchange) -> None:
     await exchange.answer(found)
 
 
+SHOWN = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "text/plain", "application/json")
+"""Types that a browser may show: none of them can hold a script."""
+
+
+def _harmless(content_type: str, name: str = "") -> dict[str, str]:
+    """Headers with which a file that a user's code has made does nothing on this site: the browser keeps what
+    it might run, and runs none of it."""
+    kind = content_type.partition(";")[0].strip().lower()
+    how = "inline" if kind in SHOWN or kind.startswith(("audio/", "video/")) else "attachment"
+    named = f"; filename*=UTF-8''{quote(name)}" if name else ""
+    return {"content-disposition": how + named, "content-security-policy": "default-src 'none'; sandbox"}
+
+
 @get("/v1/jobs/{job}/files/{index:int}", summary="A file that a function has saved", gives="*/*")
 async def job_file(gateway: Gateway, exchange: Exchange) -> None:
     content, file = await attached_to(gateway, exchange.parameter("job"), "files", exchange.index("index"))
     assert isinstance(file, SavedFile)
-    named = {"content-disposition": f"inline; filename*=UTF-8''{quote(file.name)}"}
-    await exchange.answer_bytes(content, file.content_type, headers=named)
+    await exchange.answer_bytes(content, file.content_type, headers=_harmless(file.content_type, file.name))
 
 
 @get("/v1/jobs/{job}/images/{index:int}", summary="A picture of a result", gives="image/png")
 async def job_image(gateway: Gateway, exchange: Exchange) -> None:
     content, picture = await attached_to(gateway, exchange.parameter("job"), "images", exchange.index("index"))
-    await exchange.answer_bytes(content, picture.content_type)
+    await exchange.answer_bytes(content, picture.content_type, headers=_harmless(picture.content_type))
 
 
 ROUTES = [

@@ -224,11 +224,13 @@ $("modes").addEventListener("submit", async (event) => {
   $("told").textContent = said.message || said.status || messageOf(said);
 });
 
-// Where keys are asked for: a cookie, for event streams send no headers. Only this site gets it.
-$("key-form").addEventListener("submit", (event) => {
+// Where keys are asked for: a cookie, for event streams send no headers. No script can read it.
+$("key-form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  document.cookie = `stoker_key=${encodeURIComponent($("key").value)}; path=/; SameSite=Strict`;
-  location.reload();
+  const headers = { Authorization: `Bearer ${$("key").value}` };
+  const answer = await fetch("/dashboard/session", { method: "POST", headers });
+  if (answer.ok) location.reload();
+  else $("state").textContent = "this key is not valid";
 });
 
 async function showModes() {

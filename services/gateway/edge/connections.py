@@ -1,0 +1,145 @@
+"""Bounds of connections, before any key is looked at: how large a request's head may be, how long it and the
+body may take to come, and how many connections one address may have.
+
+uvicorn has none of these for its quick parser. `sweep` ends what waits too long; a connection that waits for
+its next request, and had one before, is uvicorn's own to end (`timeout_keep_alive`).
+"""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from services.process.logs import get_logger
+
+log = get_logger("http")
+
+SWEEP_S = 1.0
+_ANSWER = (
+    "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {length}\r\n"
+    "connection: close\r\n\r\n{text}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """head_bytes: of the request line and all headers. head_s: from the connection, or a request's first byte,
+    to the end of its head. body_pause_s: the longest without a byte of the body. body_s: for all of it.
+    per_address: connections of one client address.
+    """
+
+    head_bytes: int = 64 * 1024
+    head_s: float = 20.0
+    body_pause_s: float = 30.0
+    body_s: float = 600.0
+    per_address: int = 4096
+
+
+@dataclass(slots=True)
+class Connections:
+    """The connections of one server. Give `protocol` to uvicorn, and let `sweep` run beside it."""
+
+    bounds: Bounds = Bounds()
+    by_address: Counter[str] = field(default_factory=Counter)
+    waiting: "set[_Bounded]" = field(default_factory=set)
+
+    def protocol(self) -> type[asyncio.Protocol]:
+        """The protocol of each connection."""
+        owner = self
+
+        class Protocol(_Bounded):
+            connections_of_all = owner
+
+        return Protocol
+
+    async def sweep(self) -> None:
+        """End what waits too long, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = loop.time()
+            for one in [one for one in self.waiting if one.is_late(now)]:
+                one.end("408 Request Timeout", "the request did not come in time")
+
+
+class _Bounded(HttpToolsProtocol):
+    """One connection. Reading a head: since `_head_since`; a body: since `_body_since`, its last byte at
+    `_body_at`.
+    """
+
+    connections_of_all: Connections
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._address = ""
+        self._head_bytes = 0
+        self._head_since = self._body_since = self._body_at = 0.0
+        self._is_in_head = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        all_of_them = self.connections_of_all
+        self._address = self.client[0] if self.client else ""
+        all_of_them.by_address[self._address] += 1
+        if all_of_them.by_address[self._address] > all_of_them.bounds.per_address:
+            self.end("503 Service Unavailable", "this address has too many connections")
+            return
+        self._head_since = self.loop.time()
+        all_of_them.waiting.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        all_of_them = self.connections_of_all
+        all_of_them.waiting.discard(self)
+        all_of_them.by_address[self._address] -= 1
+        if not all_of_them.by_address[self._address]:
+            del all_of_them.by_address[self._address]
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._is_in_head:
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > self.connections_of_all.bounds.head_bytes:
+            most = self.connections_of_all.bounds.head_bytes
+            self.end(
+                "431 Request Header Fields Too Large", f"request line and headers have at most {most} bytes"
+            )
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._is_in_head, self._head_bytes, self._head_since = True, 0, self.loop.time()
+        self.connections_of_all.waiting.add(self)
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        self._body_since = self._body_at = self.loop.time()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_at = self.loop.time()
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self.connections_of_all.waiting.discard(self)
+        super().on_message_complete()
+
+    def is_late(self, now: float) -> bool:
+        """Whether it has waited longer than it may."""
+        bounds = self.connections_of_all.bounds
+        if self._is_in_head:
+            return now - self._head_since > bounds.head_s
+        return now - self._body_at > bounds.body_pause_s or now - self._body_since > bounds.body_s
+
+    def end(self, status: str, text: str) -> None:
+        """Say why, where no answer has begun, and close."""
+        self.connections_of_all.waiting.discard(self)
+        if self.transport.is_closing():
+            return
+        log.info("connection.ended", address=self._address, reason=text)
+        if self._is_in_head:
+            answer = _ANSWER.format(status=status, length=len(text), text=text)
+            self.transport.write(answer.encode())
+        self.transport.close()

@@ -1,0 +1,40 @@
+"""Commands that speak NATS themselves: to a running `stoker up` by its --data, or to the server of
+STOKER_NATS.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from schemas.subjects import KEYS_BUCKET, of_bucket
+from services.bus.connection import Bus, open_bus
+from services.bus.streams import wait_for_streams
+from services.process.embedded import URL_FILE
+from services.process.running import CannotStart
+from services.process.settings import BusSettings, read_settings
+from stoker.cli.app import fail
+
+T = TypeVar("T")
+CONNECT_S = 3.0
+Data = Annotated[Path, typer.Option(help="The --data of a running `stoker up`; or set STOKER_NATS.")]
+
+
+def with_bus(program: str, data: Path, work: Callable[[Bus], Awaitable[T]]) -> T:
+    """Do something on the bus of a running system. Ends the program where there is none."""
+    settings = read_settings(BusSettings, program, [])
+    address = data / URL_FILE
+    if settings.nats == BusSettings().nats and address.exists():
+        settings = BusSettings(nats=address.read_text().strip())
+
+    async def run() -> T:
+        async with open_bus(settings, program.replace(" ", "-"), CONNECT_S) as bus:
+            await wait_for_streams(bus, asyncio.Event(), of_bucket(KEYS_BUCKET))
+            return await work(bus)
+
+    try:
+        return asyncio.run(run())
+    except CannotStart as error:
+        fail(str(error), 2)
