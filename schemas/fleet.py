@@ -113,7 +113,7 @@ class CancelAnswer(msgspec.Struct, frozen=True):
 
 EventKind = Literal[
     "assigned", "evicted", "launched", "ready", "kept", "downscaled", "failed", "backoff",
-    "joined", "lost", "suspected", "drained", "elected", "loaded", "disk_low", "disk_ok",
+    "joined", "lost", "suspected", "drained", "elected", "loaded", "disk_low", "disk_ok", "quarantined",
     "other",
 ]  # fmt: skip
 """other: of a later version."""

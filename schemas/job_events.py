@@ -155,7 +155,7 @@ class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
 
 FailureKind = Literal[
     "validation", "retryable", "resource", "fatal", "auth", "cancelled", "internal",
-    "worker_lost", "impossible", "would_miss_deadline", "load_failed", "timeout",
+    "worker_lost", "impossible", "would_miss_deadline", "load_failed", "timeout", "poisoned",
 ]  # fmt: skip
 
 

@@ -73,6 +73,7 @@ JOBS_STREAM = "STOKER_JOBS"
 RESULTS_STREAM = "STOKER_RESULTS"
 EVENTS_STREAM = "STOKER_EVENTS"
 WEBHOOKS_STREAM = "STOKER_WEBHOOKS"
+QUARANTINE_STREAM = "STOKER_QUARANTINE"
 CATALOG_BUCKET = "stoker_catalog"
 LEASES_BUCKET = "stoker_leases"
 REPLICAS_BUCKET = "stoker_replicas"
@@ -126,6 +127,10 @@ class Subjects:
         """A record of `result`, told by the server once it is stored."""
         return f"{self.prefix}.ended.{sealed(job, seal)}"
 
+    def quarantine(self, source: str) -> str:
+        """Messages that could not be handled (stream STOKER_QUARANTINE)."""
+        return f"{self.prefix}.quarantine.{to_token(source)}"
+
     def blob(self, name: str, part: int) -> str:
         """A part of a blob (stream STOKER_BLOBS)."""
         return f"{self.prefix}.blob.{name}.{part}"
@@ -153,6 +158,10 @@ class Subjects:
     def heartbeat(self, worker: str) -> str:
         """A worker's state, every second and on change."""
         return f"{self.prefix}.heartbeat.{to_token(worker)}"
+
+    def use(self) -> str:
+        """What gateways tell each other of keys with limits; with a reply subject: what was used today?"""
+        return f"{self.prefix}.use"
 
     def disk(self) -> str:
         """How much room the NATS server's disk has, every second (`stoker up`)."""

@@ -68,12 +68,15 @@ def _gateway(prefix: str) -> Permissions:
             f"{prefix}.scheduler.*",
             *(f"{prefix}.worker.*.{verb}" for verb in ("cancel", "replay", "load", "unload")),
             f"{prefix}.blob.*.*",
+            f"{prefix}.use",
+            f"{prefix}.quarantine.webhook",
+            f"{prefix}.events.quarantined.*",
             f"$KV.{names.CATALOG_BUCKET}.>",
             f"$JS.ACK.{names.WEBHOOKS_STREAM}.>",
         ),
         subscribe=(
             *(f"{prefix}.{subject}" for subject in ("out.*.*", "ended.*", "queue.*", "heartbeat.*")),
-            *(f"{prefix}.{subject}" for subject in ("described.*", "events.*.*", "sent", "disk")),
+            *(f"{prefix}.{subject}" for subject in ("described.*", "events.*.*", "sent", "disk", "use")),
             *_changes(*GATEWAY_BUCKETS),
         ),
         asks=(
@@ -99,7 +102,7 @@ def _scheduler(prefix: str) -> Permissions:
     return Permissions(
         publish=(
             *(f"{prefix}.{subject}" for subject in ("worker.*.*", "solicit", "out.*.*", "verdict.*.*")),
-            *(f"{prefix}.{subject}" for subject in ("queue.*", "events.*.*", "webhook.*", "quarantine.*")),
+            *(f"{prefix}.{subject}" for subject in ("queue.*", "events.*.*", "webhook.*", "quarantine.job")),
             f"$KV.{names.LEASES_BUCKET}.scheduler",
             f"$JS.ACK.{names.JOBS_STREAM}.>",
         ),

@@ -9,6 +9,7 @@ it uses are there (`wait_for_streams`).
 | STOKER_RESULTS | how jobs ended: one record per job | `RESULT_TTL_S` |
 | STOKER_EVENTS | what happened and why | a day, or 100,000 events |
 | STOKER_WEBHOOKS | terminal events that somebody wants posted | delivered, or a day |
+| STOKER_QUARANTINE | what could not be handled, with its reason | a week, or 10,000 messages |
 | STOKER_BLOBS | parts of large inputs and results, encrypted | `RESULT_TTL_S`; nothing is written twice |
 
 STOKER_RESULTS also takes the verdicts of the leading scheduler, and stores them under the subjects of the jobs:
@@ -32,6 +33,7 @@ log = get_logger("streams")
 
 RESULT_TTL_S = 3600.0
 EVENTS_TTL_S = 24 * 3600.0
+QUARANTINE_TTL_S = 7 * 24 * 3600.0
 LEASE_TTL_S = 1.2
 """How long a leader lease outlives its holder: a new scheduler is there in under two seconds."""
 DUPLICATE_WINDOW_S = 30.0
@@ -84,6 +86,14 @@ def stream_configs(subjects: Subjects) -> list[api.StreamConfig]:
             subjects=[f"{prefix}.webhook.*"],
             retention=api.RetentionPolicy.WORK_QUEUE,
             max_age=EVENTS_TTL_S,
+            duplicate_window=DUPLICATE_WINDOW_S,
+        ),
+        api.StreamConfig(
+            name=names.QUARANTINE_STREAM,
+            subjects=[f"{prefix}.quarantine.*"],
+            retention=api.RetentionPolicy.LIMITS,
+            max_age=QUARANTINE_TTL_S,
+            max_msgs=10_000,
             duplicate_window=DUPLICATE_WINDOW_S,
         ),
         api.StreamConfig(

@@ -10,6 +10,9 @@ import msgspec
 import yaml
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
+MAX_VALUES = 100_000
+"""Of one document: an alias stands for all that it names, and aliases of aliases for more than fits anywhere.
+"""
 SHOWN_CHARS = 80
 
 
@@ -90,6 +93,9 @@ def _plain(
     file: Path, node: yaml.Node, path: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]
 ) -> Any:
     lines.setdefault(path, node.start_mark.line + 1)
+    if len(lines) > MAX_VALUES:
+        line = node.start_mark.line + 1
+        raise ConfigurationError(f"{file}:{line}: more than {MAX_VALUES} values, aliases written out")
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:

@@ -179,7 +179,8 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
         paths = [Path(path) for path in settings.config.split(",") if path]
         projects = [Path(path) for path in settings.functions.split(",") if path]
         reloading = Reloading(bus, paths, projects, watch_projects=settings.reload)
-        gateway = Gateway(bus, name, settings.max_streams, _queue_max(), reloading)
+        access = Access(is_required=needs_keys(settings))
+        gateway = Gateway(bus, name, settings.max_streams, _queue_max(), reloading, access)
         gateway.webhook_rules = webhook_rules(settings)
         if settings.publish:
             await reloading.reload()
@@ -198,7 +199,7 @@ async def _serve(
 ) -> None:
     """Answer requests until `stopping`; then requests under way have STOP_GRACE_S to end."""
     bus = gateway.bus
-    access = Access(is_required=needs_keys(settings))
+    access = gateway.access
     if settings.insecure and not is_local(settings):
         log.warning("gateway.insecure", host=settings.host, remedy="anybody who reaches it may use it")
     connections = Connections(bounds_of(settings))
@@ -229,7 +230,9 @@ async def _serve(
 
 
 def _server(gateway: Gateway, access: Access, door: Door, connections: Connections) -> uvicorn.Server:
-    app = with_door(with_access(create_app(gateway), access, OPENAI_PATHS), door, OPENAI_PATHS)
+    app = with_door(
+        with_access(create_app(gateway), access, gateway.limits.request, OPENAI_PATHS), door, OPENAI_PATHS
+    )
     return uvicorn.Server(
         uvicorn.Config(
             with_traces(with_header_limit(app), recorder()),

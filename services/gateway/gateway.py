@@ -13,6 +13,7 @@ from schemas.catalog import Model
 from schemas.subjects import ANY
 from services.bus.connection import Bus
 from services.gateway.describing import Describing
+from services.gateway.edge.access import Access
 from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from services.gateway.edge.sse import StreamLimit
 from services.gateway.fleet_view import FleetView
@@ -20,6 +21,7 @@ from services.gateway.jobs.admission import Admission
 from services.gateway.jobs.loading import Loading
 from services.gateway.jobs.submission import Submission
 from services.gateway.jobs.webhook_urls import WebhookRules
+from services.gateway.limits import Limits
 from services.gateway.modes import Modes
 from services.gateway.reloading import Reloading
 from services.gateway.scheduler_queries import why_not_ready
@@ -33,8 +35,16 @@ class Gateway:
     """`name` is its token in subjects."""
 
     def __init__(
-        self, bus: Bus, name: str, max_streams: int, queue_max: int, reloading: Reloading | None = None
+        self,
+        bus: Bus,
+        name: str,
+        max_streams: int,
+        queue_max: int,
+        reloading: Reloading | None = None,
+        access: Access | None = None,
     ) -> None:
+        self.access = access or Access(is_required=False)
+        self.limits = Limits(bus, name, self.access.key)
         self.bus = bus
         self.name = name
         self.reloading = reloading
@@ -42,7 +52,7 @@ class Gateway:
         self.fleet = FleetView()
         self.streams = Streams(bus, name)
         self.streams_open = StreamLimit(max_streams)
-        self.admission = Admission(self.fleet.depths, queue_max, self.fleet.why_disk_full)
+        self.admission = Admission(self.fleet.depths, queue_max, self.fleet.why_disk_full, self.limits.job)
         self.submission = Submission(bus, name, self.streams)
         self.loading = Loading(self.submission, self.tasks)
         self.webhook_rules = WebhookRules()
@@ -72,10 +82,12 @@ class Gateway:
             (subjects.every("queue", ANY), self.fleet.on_depth),
             (subjects.every("heartbeat", ANY), self.fleet.on_heartbeat),
             (subjects.disk(), self.fleet.on_disk),
+            (subjects.use(), self.limits.on_use),
             (subjects.every("described", ANY), self.describing.on_described),
         )
         async with self.bus.listening(*reports), self.streams.running(), self.tasks:
             self.tasks.start(self.fleet.tidy)
+            self.tasks.start(self.limits.keep)
             try:
                 yield
             finally:

@@ -31,6 +31,7 @@ from services.gateway.jobs.webhook_urls import WebhookRules
 from services.gateway.public_network import NotPublic, PublicNetwork
 from services.process.logs import get_logger
 from services.process.tasks import LimitExceeded, TaskOwner, cleanup, limit
+from services.records.quarantine import put_aside
 
 log = get_logger("webhooks")
 
@@ -136,7 +137,7 @@ class Webhooks:
         try:
             event: Terminal = wire.decode(Terminal, message.data)
         except wire.UnreadableMessage as error:
-            log.error("webhook.unreadable", error=str(error))
+            self._put_aside(message, f"it cannot be read: {error}", "")
             await message.term()
             return
         try:
@@ -156,8 +157,15 @@ class Webhooks:
         else:
             await self._again(message, event, f"it answered {status}")
 
+    def _put_aside(self, message: Msg, reason: str, job: str) -> None:
+        put_aside(self._bus, "webhook", message.subject, message.data, message.headers, reason, job=job)
+
     async def _again(self, message: Msg, event: Terminal, reason: str) -> None:
         tries = message.metadata.num_delivered
+        if tries >= MAX_DELIVERIES:
+            self._put_aside(message, f"{tries} tries; the last: {reason}", event.job)
+            await message.term()
+            return
         log.warning("webhook.failed", job=event.job, tries=tries, error=reason)
         await message.nak(delay=pause_s(tries))
 

@@ -1,12 +1,14 @@
 """Settings of a service: flags, then STOKER_… environment variables, then defaults.
 
 A service declares a frozen Struct; each field becomes `--field-name` and `STOKER_FIELD_NAME`, and its
-`Meta(description=…)` the help text.
+`Meta(description=…)` the help text. `STOKER_FIELD_NAME_FILE` names a file that has the value, such as a
+password that Docker, Nomad or systemd puts there.
 """
 
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -40,6 +42,7 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 S = TypeVar("S", bound=msgspec.Struct)
+FILE = "_FILE"
 
 
 class BadSetting(ValueError):
@@ -77,10 +80,20 @@ def read_settings(
             values[field.name] = given[field.name]
         elif variable in environment:
             values[field.name] = environment[variable]
+        elif variable + FILE in environment:
+            values[field.name] = _content(variable + FILE, environment[variable + FILE])
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
         raise BadSetting(f"{program}: {error}") from error
+
+
+def _content(variable: str, path: str) -> str:
+    """What a file says. Raises BadSetting."""
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSetting(f"{variable}: {path} cannot be read: {error}") from error
 
 
 def to_environment(settings: msgspec.Struct, kind: type[msgspec.Struct]) -> dict[str, str]:

@@ -156,7 +156,7 @@ class Scheduler:
             del self._early_cancels[job.id]
             return self._cancel(job.id, now)
         if event.unreadable:
-            return self.endings.failed(record, "impossible", event.unreadable, now)
+            return self.endings.failed(record, "poisoned", event.unreadable, now)
         if claim is not None:
             return []
         if reason := self._why_never(record):

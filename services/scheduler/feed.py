@@ -17,6 +17,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from anyio import move_on_after
 from nats.aio.msg import Msg
@@ -33,6 +34,7 @@ from services.process.clock import steady_now
 from services.process.logs import get_logger
 from services.process.tasks import TaskOwner
 from services.process.tracing import trace_of
+from services.records.quarantine import put_aside
 from services.scheduler.protocol.events import JobArrived
 
 log = get_logger("scheduler")
@@ -189,16 +191,23 @@ class JobFeed:
         sequence, pending = int(parts[-4]), int(parts[-1])
         job, unreadable = _read(message, max_job_bytes(self._bus.max_payload))
         if job is None:
-            log.error("job.nameless", subject=message.subject, error=unreadable, sequence=sequence)
-            self._bus.post(message.reply, b"+TERM")
+            self._put_aside(message, unreadable, "", partial(self._bus.post, message.reply, b"+TERM"))
             self._ask_on()
         else:
+            if unreadable:
+                self._put_aside(message, unreadable, job.id)
             self._untaken += 1
             may_have_run = sequence <= self._old_sequence or job.is_client_named
             trace = trace_of(message)
             self._arrived(JobArrived(job, message.reply, sequence, trace, may_have_run, unreadable))
         if sequence >= self._old_sequence or not pending:
             self._old_have_come.set()
+
+    def _put_aside(
+        self, message: Msg, reason: str, job: str, stored: Callable[[], None] = lambda: None
+    ) -> None:
+        given = (message.subject, message.data, message.headers, reason)
+        put_aside(self._bus, "job", *given, job=job, stored=stored)
 
 
 def _read(message: Msg, max_bytes: int) -> tuple[Job | None, str]:

@@ -14,6 +14,7 @@ others run after `TURN_EVENTS`, so that the lease is renewed however much there 
 """
 
 import asyncio
+import time
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,14 @@ from services.process.logs import get_logger
 from services.process.recording import Head, Recorder
 from services.process.tasks import LimitExceeded, TaskOwner, limit, until
 from services.process.telemetry import counter
+from services.records.quarantine import put_aside
 from services.records.replicas import watch_replicas
 from services.records.results import last_endings, recorded
 from services.scheduler.core import Scheduler
 from services.scheduler.executor import Executor
 from services.scheduler.feed import JobFeed
+from services.scheduler.protocol.commands import Command, EndJob
+from services.scheduler.protocol.endings import poisoned
 from services.scheduler.protocol.events import (
     CancelRequested,
     EarlierJobsArrived,
@@ -286,13 +290,32 @@ class SchedulerService:
             if isinstance(event, Ticked):
                 self._ticks_waiting -= 1
             now = steady_now()
-            commands = self.core.handle(event, now)
+            commands = self._handled(event, now)
             if self._recorder is not None:
                 self._recorder.step(event, now, commands)
             for command in commands:
                 self._executor.carry_out(command)
             if isinstance(event, JobArrived):
                 self._feed.taken(event.sequence)
+
+    def _handled(self, event: Event, now: float) -> list[Command]:
+        """What the core says to an event. A job that it cannot take in is put aside, and ends.
+
+        What it raises at anything else ends this term: the books are wrong, and the next leader makes new ones.
+        """
+        if not isinstance(event, JobArrived):
+            return self.core.handle(event, now)
+        try:
+            return self.core.handle(event, now)
+        except Exception as error:
+            log.exception("job.not_taken_in", job=event.job.id)
+            job, ledger = event.job, self.core.ledger
+            if (record := ledger.records.get(job.id)) is not None:
+                ledger.end(record, "failed", now)
+            reason = f"the scheduler could not take this job in: {type(error).__name__}: {error}"
+            subject, content = self.bus.subjects.job(job.model), wire.encode(job)
+            put_aside(self.bus, "job", subject, content, None, reason, job=job.id)
+            return [EndJob(job, event.handle, poisoned(job, self.lease.term, reason, time.time()))]
 
     async def _tick(self) -> None:
         """At most one tick waits in the inbox: while the core lags, more of them would only add to it."""

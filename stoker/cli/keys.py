@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from schemas.keys import ApiKey
+from schemas.keys import ROLES, ApiKey
 from services.records import keys
 from stoker.cli.app import Json, app, console, fail, print_json
 from stoker.cli.on_bus import Data, with_bus
@@ -24,10 +24,15 @@ def create(
     priority: Annotated[int, typer.Option(help="Of its jobs, -10 to 10.", min=-10, max=10)] = 0,
     per_minute: Annotated[int, typer.Option(help="Requests a minute; 0 = no limit.", min=0)] = 0,
     per_day: Annotated[int, typer.Option(help="Requests a day; 0 = no limit.", min=0)] = 0,
-    concurrency: Annotated[int, typer.Option(help="Requests at a time; 0 = no limit.", min=0)] = 0,
+    tokens_per_minute: Annotated[int, typer.Option(help="Tokens a minute; 0 = no limit.", min=0)] = 0,
+    device_seconds: Annotated[float, typer.Option(help="Engines' seconds a day; 0 = no limit.", min=0)] = 0.0,
+    concurrency: Annotated[int, typer.Option(help="Jobs under way at a time; 0 = no limit.", min=0)] = 0,
+    role: Annotated[str, typer.Option(help=f"What it may do: {', '.join(ROLES)}.")] = "use",
     model: Annotated[list[str] | None, typer.Option(help="The only model it may use; repeatable.")] = None,
 ) -> None:
     """Make a key; its secret is shown once and never kept."""
+    if role not in ROLES:
+        fail(f"--role must be one of {', '.join(ROLES)}, not {role!r}", 2)
     key_id, secret = keys.new_secret()
     key = ApiKey(
         id=key_id,
@@ -38,7 +43,10 @@ def create(
         requests_per_minute=per_minute,
         requests_per_day=per_day,
         concurrency=concurrency,
+        tokens_per_minute=tokens_per_minute,
+        device_seconds_per_day=device_seconds,
         models=tuple(model or ()),
+        role=role,
     )
     with_bus("stoker keys", data, lambda bus: keys.put_key(bus, key))
     if json:
@@ -55,14 +63,14 @@ def list_keys(data: Data = Path(".stoker"), json: Json = False) -> None:
         print_json([{"id": key.id, "name": key.name, "revoked": bool(key.revoked_at)} for key in found])
         return
     table = Table()
-    for column in ("id", "name", "made", "per minute", "per day", "at a time", "models", ""):
+    for column in ("id", "name", "role", "made", "per minute", "per day", "at a time", "models", ""):
         table.add_column(column)
     for key in found:
         limits = (key.requests_per_minute, key.requests_per_day, key.concurrency)
         made = time.strftime("%Y-%m-%d", time.localtime(key.created_at))
         state = "[red]revoked[/]" if key.revoked_at else ""
         shown = [str(limit or "-") for limit in limits]
-        table.add_row(key.id, key.name, made, *shown, ", ".join(key.models) or "any", state)
+        table.add_row(key.id, key.name, key.role, made, *shown, ", ".join(key.models) or "any", state)
     console.print(table)
 
 

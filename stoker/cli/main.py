@@ -1,6 +1,6 @@
 """The `stoker` command."""
 
-from stoker.cli import bench, chaos, fleet, functions, installation, keys, look, replay, serve, work
+from stoker.cli import bench, chaos, fleet, functions, installation, keys, look, quarantine, replay, serve, work
 from stoker.cli.app import app
 
 __all__ = ["app", "main"]
@@ -15,6 +15,7 @@ _GROUPS = (
     bench,
     chaos,
     keys,
+    quarantine,
     replay,
 )  # importing them registers their commands
 

@@ -14,6 +14,8 @@ CallFailure = Literal["validation", "retryable", "resource", "fatal", "auth", "c
 
 MAX_MESSAGE_CHARS = 500
 SHOWN_FRAMES = 3
+BAD_PICTURES = ("UnidentifiedImageError", "DecompressionBombError")
+"""What Pillow raises for a picture that is none, or is a bomb: the caller has sent it."""
 _SECRETS = (
     (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@]+@"), r"\1***@"),
     (
@@ -78,7 +80,10 @@ def kind_of(error: BaseException) -> CallFailure:
     """The kind of a failure; a project's own failure with a kind of its own making is `fatal`."""
     if isinstance(error, FunctionError):
         return error.kind if error.kind in get_args(CallFailure) else "fatal"
-    return "resource" if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ else "fatal"
+    name = type(error).__name__
+    if name in BAD_PICTURES:
+        return "validation"
+    return "resource" if isinstance(error, MemoryError) or "OutOfMemory" in name else "fatal"
 
 
 def message_of(error: BaseException, *, with_trace: bool) -> str:

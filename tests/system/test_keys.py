@@ -1,6 +1,7 @@
 """API keys on a running system."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from tests.conftest import SYNTHETIC, System, is_ready, wait_for
+from tests.conftest import SYNTHETIC, System, free_port, is_ready, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +117,86 @@ def test_a_light_tenant_is_not_drowned_by_a_heavy_one(system: System) -> None:
     last_of_mine = max(ended(light, job) for job in mine)
     behind = sum(ended(heavy, job) > last_of_mine for job in flood)
     assert behind >= 20, f"only {behind} of the heavy tenant's jobs came after the light one's last"
+
+
+SLOW = {"model": "slow", "input": {"prompt": "x"}}
+
+
+def test_jobs_of_a_key_are_counted_however_and_wherever_they_were_submitted(system: System) -> None:
+    limited, _ = client(system, "--concurrency", "2")
+    port = free_port()
+    second = subprocess.Popen(
+        [sys.executable, "-P", "-m", "stoker", "gateway", "--port", str(port), "--require-keys"],
+        env={**os.environ, "STOKER_NATS": system.nats},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        other = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=limited.headers, timeout=30)
+        wait_for(lambda: is_ready(str(other.base_url)), 30, "a second gateway")
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: limited.post("/v1/jobs", json=SLOW), range(30)))
+        accepted = [answer.json()["id"] for answer in answers if answer.status_code == 202]
+        assert len(accepted) == 2
+        refused = next(answer for answer in answers if answer.status_code == 429)
+        assert int(refused.headers["retry-after"]) >= 1
+        chat = {"model": "slow", "messages": [{"role": "user", "content": "x"}]}
+        assert limited.post("/v1/chat/completions", json=chat).status_code == 429
+        wait_for(lambda: other.post("/v1/jobs", json=SLOW).status_code == 429, 10, "the refusal elsewhere")
+        assert other.post(f"/v1/jobs/{accepted[0]}/cancel").status_code == 202
+        wait_for(lambda: other.post("/v1/jobs", json=SLOW).status_code == 202, 10, "room again")
+    finally:
+        second.terminate()
+        second.wait(20)
+
+
+def test_tokens_and_device_seconds_are_counted_at_the_end(system: System) -> None:
+    tokens, _ = client(system, "--tokens-per-minute", "10")
+    chat = {"model": "echo", "messages": [{"role": "user", "content": "x"}]}
+    first = tokens.post("/v1/chat/completions", json=chat)
+    assert (first.status_code, first.headers["x-ratelimit-limit-tokens"]) == (200, "10")
+    wait_for(lambda: tokens.post("/v1/chat/completions", json=chat).status_code == 429, 10, "too many tokens")
+    devices, _ = client(system, "--device-seconds", "0.2")
+    assert devices.post("/v1/completions", json={"model": "single", "prompt": "x"}).status_code == 200
+    wait_for(
+        lambda: devices.post("/v1/completions", json={"model": "single", "prompt": "x"}).status_code == 429,
+        10,
+        "a day's use",
+    )
+
+
+def test_a_key_does_what_its_role_allows(system: System) -> None:
+    user, _ = client(system, "--model", "echo")
+    operator, _ = client(system, "--role", "operate")
+    admin, _ = client(system, "--role", "admin")
+    job = user.post("/v1/jobs", json=BODY).json()["id"]
+    for path in ("/v1/fleet", "/v1/events", "/metrics", "/v1/fleet/stream", "/v1/events/stream", "/api/vram"):
+        answer = user.get(path)
+        assert (answer.status_code, answer.json()["type"]) == (403, "urn:stoker:role_not_allowed"), path
+    for path in ("/v1/fleet", "/v1/events", "/metrics"):
+        assert operator.get(path).status_code == admin.get(path).status_code == 200, path
+    assert [card["id"] for card in user.get("/v1/models").json()["data"]] == ["echo"]
+    assert user.get("/v1/models/slow").status_code == 403
+    assert len(operator.get("/v1/models").json()["data"]) == 3
+    assert operator.get(f"/v1/jobs/{job}").status_code == 200, "everybody's jobs"
+    assert job in [found["id"] for found in operator.get("/v1/jobs").json()["jobs"]]
+    assert user.post("/api/modes/reload").status_code == operator.post("/api/modes/reload").status_code == 403
+    assert admin.post("/api/modes/reload").status_code != 403
+    wrong = subprocess.run(
+        [sys.executable, "-P", "-m", "stoker", "keys", "create", "x", "--role", "king"],
+        capture_output=True,
+        text=True,
+    )
+    assert wrong.returncode == 2 and "use, operate, admin" in wrong.stderr
+
+
+def test_the_dashboards_cookie_is_out_of_reach_of_scripts(system: System) -> None:
+    held, _ = client(system, "--role", "operate")
+    begun = held.post("/dashboard/session")
+    assert begun.status_code == 204
+    cookie = begun.headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+    browser = httpx.Client(base_url=system.url, cookies={"stoker_key": cookie.split("=", 1)[1].split(";")[0]})
+    assert browser.get("/v1/fleet").status_code == 200
+    assert httpx.post(system.url + "/dashboard/session").status_code == 401
+    assert "Max-Age=0" in browser.delete("/dashboard/session").headers["set-cookie"]

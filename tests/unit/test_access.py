@@ -3,8 +3,8 @@
 import pytest
 from msgspec.structs import replace
 
-from schemas.keys import ApiKey
-from services.gateway.edge.access import Access, check_model, current_key, is_visible
+from schemas.keys import ROLES, ApiKey
+from services.gateway.edge.access import Access, check_model, check_role, current_key, is_visible, may_use
 from services.gateway.edge.problems import RequestError
 from services.records.keys import digest, new_secret
 
@@ -40,28 +40,28 @@ def test_a_revoked_or_removed_key_is_of_no_use() -> None:
         keys.identify(f"Bearer {SECRET}")
 
 
-def test_limits_by_minute_by_day_and_at_once() -> None:
-    key = replace(KEY, requests_per_minute=2, requests_per_day=3, concurrency=2)
-    keys = access(key)
-    assert keys.begin(key, 0.0) == {"x-ratelimit-limit-requests": "2", "x-ratelimit-remaining-requests": "1"}
-    keys.begin(key, 1.0)
-    with pytest.raises(RequestError, match="2 requests of this key run already"):
-        keys.begin(key, 2.0)
-    keys.end(key)
-    with pytest.raises(RequestError, match="more than 2 requests a minute") as refused:
-        keys.begin(key, 2.0)
-    assert (refused.value.status, refused.value.retry_after_s) == (429, 59)
-    keys.begin(key, 61.0)
-    keys.end(key)
-    with pytest.raises(RequestError, match="more than 3 requests a day"):
-        keys.begin(key, 200.0)
-    keys.begin(key, 86_401.0)
+def test_a_role_may_do_what_those_before_it_may() -> None:
+    for at, role in enumerate(ROLES):
+        token = current_key.set(replace(KEY, role=role))
+        try:
+            for number, needed in enumerate(ROLES):
+                if number <= at:
+                    check_role(needed)
+                else:
+                    with pytest.raises(RequestError, match="this needs a key of the role") as refused:
+                        check_role(needed)
+                    assert refused.value.status == 403
+            assert is_visible("k2") == (role != "use"), "who operates sees everybody's jobs"
+        finally:
+            current_key.reset(token)
+    check_role("admin")
 
 
 def test_models_and_jobs_of_others_are_out_of_reach() -> None:
     token = current_key.set(replace(KEY, models=("a",)))
     try:
         check_model("a")
+        assert may_use("a") and not may_use("b")
         with pytest.raises(RequestError, match="may not use 'b'; it may use a"):
             check_model("b")
         assert is_visible("k1")

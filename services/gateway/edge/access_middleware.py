@@ -1,7 +1,6 @@
 """Every HTTP request is asked for its API key here, before anything else sees it."""
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.cookies import SimpleCookie
 from urllib.parse import unquote
 
@@ -9,12 +8,18 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas import wire
+from schemas.keys import ApiKey
 from services.gateway.edge.access import COOKIE, OPEN_PATHS, Access, current_key
 from services.gateway.edge.problems import RequestError, answer_body
 
 
-def with_access(app: ASGIApp, access: Access, openai_paths: tuple[str, ...]) -> ASGIApp:
-    """The same application, for requests that have a valid key or need none."""
+def with_access(
+    app: ASGIApp, access: Access, count: Callable[[ApiKey], Mapping[str, str]], openai_paths: tuple[str, ...]
+) -> ASGIApp:
+    """The same application, for requests that have a valid key or need none.
+
+    count: one more of a key's requests; raises RequestError 429, gives headers.
+    """
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         if access.is_idle:
@@ -27,7 +32,7 @@ def with_access(app: ASGIApp, access: Access, openai_paths: tuple[str, ...]) -> 
         headers: dict[bytes, bytes] = dict(scope["headers"])
         try:
             key = access.identify(_authorization(headers))
-            left = access.begin(key, time.time()) if key is not None else {}
+            left = count(key) if key is not None else {}
         except RequestError as error:
             await _refuse(send, error, path.startswith(openai_paths))
             return
@@ -46,7 +51,6 @@ def with_access(app: ASGIApp, access: Access, openai_paths: tuple[str, ...]) -> 
             await app(scope, receive, send_with_limits)
         finally:
             current_key.reset(token)
-            access.end(key)
 
     return guarded
 
@@ -63,6 +67,7 @@ def _authorization(headers: Mapping[bytes, bytes]) -> str:
 async def _refuse(send: Send, error: RequestError, is_openai: bool) -> None:
     body, media_type = answer_body(error, is_openai)
     headers = [(b"content-type", media_type.encode())]
+    headers += [(name.encode(), value.encode()) for name, value in error.headers.items()]
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     if error.retry_after_s:

@@ -212,7 +212,7 @@ class Exchange:
         """Answer with an error, unless an answer has begun."""
         if self.is_answered:
             return
-        sent = dict(headers or {})
+        sent = error.headers | (headers or {})
         if error.retry_after_s:
             sent["retry-after"] = str(error.retry_after_s)
         body, media_type = answer_body(error, is_openai)

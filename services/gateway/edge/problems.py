@@ -53,6 +53,8 @@ class RequestError(Exception):
         self.field = field
         self.code = code
         self.retry_after_s = retry_after_s
+        self.headers: dict[str, str] = {}
+        """More headers of the answer."""
 
 
 DISK_RETRY_S = 10

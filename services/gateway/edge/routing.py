@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
+from schemas.keys import Role
+from services.gateway.edge.access import check_role
 from services.gateway.edge.decoding import decode
 from services.gateway.edge.error_mapping import request_error
 from services.gateway.edge.exchange import JSON, ClientGone, Exchange
@@ -33,8 +35,8 @@ Parameters = dict[str, str | int]
 class Route:
     """How one function is asked. What stands below `handle` is for the OpenAPI document.
 
-    status: of success. query, asks, answers: Structs of the query, of the body, and of the answer. takes and
-    gives: media types of the latter two. is_openai: errors are OpenAI's.
+    role: that a key needs. status: of success. query, asks, answers: Structs of the query, of the body, and
+    of the answer. takes and gives: media types of the latter two. is_openai: errors are OpenAI's.
     """
 
     method: str
@@ -48,6 +50,7 @@ class Route:
     answers: Any = None
     takes: str = JSON
     gives: str = JSON
+    role: Role = "use"
     is_openai: bool = False
     is_hidden: bool = False
 
@@ -186,6 +189,7 @@ def with_routes(rest: ASGIApp, router: Router, gateway: Gateway) -> ASGIApp:
 
 async def _serve(gateway: Gateway, exchange: Exchange, found: Route) -> None:
     try:
+        check_role(found.role)
         await found.handle(gateway, exchange)
     except ClientGone:
         return

@@ -17,7 +17,7 @@ QUEUE_RETRY_S = 2
 class Admission:
     """depths: queues by model, as they are now. queue_max: generations of modes that may wait (QUEUE_MAX).
 
-    why_disk_full: see FleetView.
+    why_disk_full: see FleetView. count: one more of a key's jobs; raises RequestError 429.
     """
 
     def __init__(
@@ -25,14 +25,20 @@ class Admission:
         depths: Mapping[str, QueueDepth],
         queue_max: int,
         why_disk_full: Callable[[], str] = lambda: "",
+        count: Callable[[Job], None] = lambda _: None,
     ) -> None:
+        self._count = count
         self._depths = depths
         self._why_disk_full = why_disk_full
         self._queue_max = queue_max
         self.generations = 0
 
     def check(self, job: Job, impossible_status: int) -> None:
-        """Refuse at once what could only fail later. Raises RequestError."""
+        """Refuse at once what could only fail later, and what is too much. Raises RequestError."""
+        self._check_model(job, impossible_status)
+        self._count(job)
+
+    def _check_model(self, job: Job, impossible_status: int) -> None:
         if found := self._why_disk_full():
             raise disk_full(found)
         depth = self._depths.get(job.model)

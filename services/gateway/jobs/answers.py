@@ -16,6 +16,7 @@ from schemas.job_events import (
     ValueOutput,
 )
 from schemas.jobs import Status
+from services.gateway.edge.access import shown_to
 from services.records.results import status_of
 
 
@@ -75,9 +76,9 @@ def from_result(event: Terminal) -> JobAnswer:
     """An ended job, with its result or error."""
     error: dict[str, str] | None = None
     if isinstance(event, Failed):
-        error = {"kind": event.kind, "message": event.message}
+        error = {"kind": event.kind, "message": shown_to(event.tenant, event.message)}
     elif isinstance(event, Expired):
-        error = {"kind": "timeout", "message": event.message}
+        error = {"kind": "timeout", "message": shown_to(event.tenant, event.message)}
     return JobAnswer(
         id=event.job,
         status=status_of(event),

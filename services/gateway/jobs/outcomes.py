@@ -6,6 +6,7 @@ from prometheus_client import Counter, Histogram
 
 from schemas.job_events import Cancelled, Completed, Expired, Failed, Terminal
 from schemas.jobs import Job
+from services.gateway.edge.access import shown_to
 from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from services.process.telemetry import counter, histogram
 
@@ -21,6 +22,7 @@ _FAILED_STATUS = {
     "load_failed": 503,
     "worker_lost": 503,
     "timeout": 504,
+    "poisoned": 422,
 }
 
 
@@ -60,7 +62,8 @@ def completed_or_raise(event: Terminal) -> Completed:
         case Failed():
             status = _FAILED_STATUS.get(event.kind, 500)
             retry_after_s = RETRY_AFTER_S if status == 503 else None
-            raise RequestError(status, event.message, code=event.kind, retry_after_s=retry_after_s)
+            message = shown_to(event.tenant, event.message)
+            raise RequestError(status, message, code=event.kind, retry_after_s=retry_after_s)
         case Cancelled():
             raise RequestError(499, "the job was cancelled", code="cancelled")
         case Expired():

@@ -87,7 +87,7 @@ def _cookie(exchange: Exchange, value: str, more: str = "") -> str:
     return f"{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict{secure}{more}"
 
 
-@get("/v1/fleet/stream", summary="The fleet as it changes (SSE)", gives=EVENT_STREAM)
+@get("/v1/fleet/stream", summary="The fleet as it changes (SSE)", gives=EVENT_STREAM, role="operate")
 async def fleet_stream(gateway: Gateway, exchange: Exchange) -> None:
     await exchange.stream(gateway.streams_open, _fleet(gateway))
 
@@ -109,6 +109,7 @@ async def _fleet(gateway: Gateway) -> AsyncGenerator[bytes]:
     summary="The last events, then each as it happens (SSE)",
     query=LastEvents,
     gives=EVENT_STREAM,
+    role="operate",
 )
 async def events_stream(gateway: Gateway, exchange: Exchange) -> None:
     last = exchange.query(LastEvents).last

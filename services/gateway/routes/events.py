@@ -37,7 +37,13 @@ class EventsQuery(msgspec.Struct, frozen=True):
         return self.model in ("", event.model) and self.kind in ("", event.kind)
 
 
-@get("/v1/events", summary="What happened and why; SSE if accepted", query=EventsQuery, answers=Events)
+@get(
+    "/v1/events",
+    summary="What happened and why; SSE if accepted",
+    query=EventsQuery,
+    answers=Events,
+    role="operate",
+)
 async def events(gateway: Gateway, exchange: Exchange) -> None:
     wanted = exchange.query(EventsQuery)
     last = exchange.header(b"last-event-id") or "0"

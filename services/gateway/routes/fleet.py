@@ -49,7 +49,7 @@ class Fleet(msgspec.Struct, frozen=True):
     models: tuple[FleetModel, ...]
 
 
-@get("/v1/fleet", summary="Workers, models and queues", answers=Fleet)
+@get("/v1/fleet", summary="Workers, models and queues", answers=Fleet, role="operate")
 async def fleet(gateway: Gateway, exchange: Exchange) -> None:
     await exchange.answer(fleet_of(gateway))
 
@@ -110,7 +110,7 @@ async def ready(gateway: Gateway, exchange: Exchange) -> None:
         await exchange.answer({"status": "ready"})
 
 
-@get("/metrics", summary="Prometheus metrics", gives="text/plain")
+@get("/metrics", summary="Prometheus metrics", gives="text/plain", role="operate")
 async def metrics(_: Gateway, exchange: Exchange) -> None:
     text, media_type = exposition()
     await exchange.answer_bytes(text, media_type)

@@ -9,6 +9,7 @@ from schemas import wire
 from schemas.catalog import Function, Model
 from schemas.job_events import Completed, Delta, Progress, Queued, Terminal, ValueOutput
 from schemas.jobs import FunctionInput, Job
+from services.gateway.edge.access import may_use
 from services.gateway.edge.decoding import decode
 from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError, problem
@@ -48,7 +49,11 @@ def _card(model: Model) -> FunctionCard:
 
 
 def _functions(gateway: Gateway) -> dict[str, Model]:
-    return {name: model for name, model in sorted(gateway.models.items()) if model.function is not None}
+    return {
+        name: model
+        for name, model in sorted(gateway.models.items())
+        if model.function is not None and may_use(name)
+    }
 
 
 def _find(gateway: Gateway, name: str) -> Model:

@@ -13,7 +13,7 @@ from schemas import wire
 from schemas.fleet import Explanation, JobsQuery
 from schemas.job_events import JobEvent, Preview, SavedFile, Terminal
 from schemas.jobs import Job
-from services.gateway.edge.access import owner
+from services.gateway.edge.access import listed_tenant, owner
 from services.gateway.edge.decoding import decode
 from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError
@@ -140,7 +140,7 @@ async def show_jobs(gateway: Gateway, exchange: Exchange) -> None:
     wanted = exchange.query(JobsFilter)
     if not 1 <= wanted.limit <= MAX_PAGE:
         raise RequestError(400, f"limit must be 1 to {MAX_PAGE}", field="limit", code="invalid_value")
-    query = JobsQuery(wanted.status, owner(), wanted.model, wanted.limit, wanted.cursor)
+    query = JobsQuery(wanted.status, listed_tenant(), wanted.model, wanted.limit, wanted.cursor)
     page = await list_jobs(gateway.bus, query)
     await exchange.answer(JobList(tuple(from_view(view) for view in page.jobs), page.next_cursor))
 

@@ -1,6 +1,7 @@
 """The models that may be asked for."""
 
 from schemas.openai import ModelCard, ModelList
+from services.gateway.edge.access import check_model, may_use
 from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.routing import get, openai_paths
 from services.gateway.gateway import Gateway
@@ -12,7 +13,7 @@ async def list_models(gateway: Gateway, exchange: Exchange) -> None:
     cards = [
         ModelCard(id=name, created=model.created_at, features=model.features)
         for model in gateway.models.values()
-        if model.function is None and "Weights" not in model.features
+        if model.function is None and "Weights" not in model.features and may_use(model.name)
         for name in (model.name, *(f"{model.name}_{a}" for a in model.adapter_names()))
     ]
     await exchange.answer(ModelList(tuple(sorted(cards, key=lambda card: card.id))))
@@ -22,6 +23,7 @@ async def list_models(gateway: Gateway, exchange: Exchange) -> None:
 async def show_model(gateway: Gateway, exchange: Exchange) -> None:
     name = exchange.parameter("name")
     model, _ = split_adapter(name, gateway.models)
+    check_model(model.name)
     await exchange.answer(ModelCard(id=name, created=model.created_at, features=model.features))
 
 

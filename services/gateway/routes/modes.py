@@ -177,7 +177,7 @@ async def list_modes(gateway: Gateway, exchange: Exchange) -> None:
     await exchange.answer({"default_mode": gateway.modes.default or None, "modes": modes})
 
 
-@get("/api/vram", summary="Memory of the device, and what lies in it")
+@get("/api/vram", summary="Memory of the device, and what lies in it", role="operate")
 async def vram(gateway: Gateway, exchange: Exchange) -> None:
     workers = _workers(gateway)
     if not workers:
@@ -186,7 +186,7 @@ async def vram(gateway: Gateway, exchange: Exchange) -> None:
     await exchange.answer(first | ({"workers": workers} if len(workers) > 1 else {}))
 
 
-@post_body("/api/modes/switch", summary="Switch to another mode", asks=SwitchRequest)
+@post_body("/api/modes/switch", summary="Switch to another mode", asks=SwitchRequest, role="operate")
 async def switch(gateway: Gateway, exchange: Exchange, asked: SwitchRequest) -> None:
     mode = gateway.modes.find(asked.mode)
     current = gateway.modes.current
@@ -221,7 +221,7 @@ async def load_mode(gateway: Gateway, mode: Model) -> None:
             gateway.modes.pending = ""
 
 
-@post("/api/modes/reload", summary="Read the configuration files again")
+@post("/api/modes/reload", summary="Read the configuration files again", role="admin")
 async def reload_modes(gateway: Gateway, exchange: Exchange) -> None:
     if gateway.reloading is None or not gateway.reloading.has_files:
         raise RequestError(

@@ -1,6 +1,7 @@
 """Jobs that end without a worker: cancelled in the queue, expired, impossible, or given up. Pure."""
 
 from schemas.job_events import Cancelled, Ending, Expired, Failed, FailureKind, Timings
+from schemas.jobs import Job
 from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.jobs.record import Record
 from services.scheduler.protocol.commands import Command, EndJob
@@ -49,3 +50,19 @@ class Endings:
             "webhook": job.webhook,
             "tenant": job.tenant,
         }
+
+
+def poisoned(job: Job, term: int, reason: str, finished_at: float) -> Failed:
+    """The end of a job that is in no book, as it could not be taken in."""
+    return Failed(
+        term=term,
+        job=job.id,
+        model=job.model,
+        created_at=job.created_at,
+        finished_at=finished_at,
+        fingerprint=job.fingerprint,
+        webhook=job.webhook,
+        tenant=job.tenant,
+        kind="poisoned",
+        message=reason,
+    )

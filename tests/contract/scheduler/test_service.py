@@ -270,7 +270,7 @@ async def test_a_job_that_this_version_cannot_read_ends_with_the_reason(connecte
             return event if isinstance(event, Failed) else None
 
         event = await eventually(failure)
-        assert (event.kind, "video" in event.message) == ("impossible", True)
+        assert (event.kind, "video" in event.message) == ("poisoned", True)
 
         async def is_empty() -> bool:
             return await stored_jobs(other) == 0

@@ -63,6 +63,13 @@ def test_whatever_is_in_a_file_it_is_read_or_refused_with_its_name(tmp_path: Pat
         assert all(one.content is not None for one in found)
 
 
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}, *a{n - 1}, *a{n - 1}, *a{n - 1}, *a{n - 1}, *a{n - 1}]\n"
+    for n in range(1, 12)
+)
+"""A kilobyte that stands for 8^12 values."""
+
+
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
@@ -73,6 +80,7 @@ def test_whatever_is_in_a_file_it_is_read_or_refused_with_its_name(tmp_path: Pat
         ("a: 2024-99-99\n", 1, "not valid YAML"),
         ("a:\n- &loop\n  - *loop\n", 1, "nested too deeply"),
         ("a: " + "[" * 5000 + "]" * 5000 + "\n", 1, "nested too deeply"),
+        (BOMB, 1, "more than 100000 values, aliases written out"),
     ],
 )
 def test_a_value_that_cannot_be_made_is_an_error_with_its_line(

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import UnidentifiedImageError
 
 from stoker.functions import (
     ActionContext,
@@ -162,6 +163,7 @@ class OutOfMemoryError(RuntimeError):
         (Cancelled("gone"), "cancelled", "gone"),
         (OutOfMemoryError("full"), "resource", "OutOfMemoryError: full"),
         (KeyError("x"), "fatal", "KeyError: 'x'"),
+        (UnidentifiedImageError("no picture"), "validation", "UnidentifiedImageError: no picture"),
         (FunctionError("plain"), "fatal", "plain"),
     ],
 )

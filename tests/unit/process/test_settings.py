@@ -39,6 +39,15 @@ def test_defaults_then_variables_then_flags() -> None:
     assert read("--name", "other").name == "other"
 
 
+def test_a_value_may_lie_in_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("from the file\n")
+    assert read(STOKER_MODE_FILE=str(secret)).mode == "from the file"
+    assert read(STOKER_MODE_FILE=str(secret), STOKER_MODE="b").mode == "b"
+    with pytest.raises(BadSetting, match=f"STOKER_MODE_FILE: {tmp_path}/none cannot be read"):
+        read(STOKER_MODE_FILE=str(tmp_path / "none"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "value", "expected"),
     [

@@ -14,6 +14,7 @@ Nothing is executed: safetensors headers are JSON, and a .ckpt is read with weig
 import json
 import pickle
 import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        is_mapped = zipfile.is_zipfile(path)  # the form before that can only be read whole
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except pickle.UnpicklingError as error:
         if "Weights only load failed" in str(error):
             raise UnknownCheckpoint(
