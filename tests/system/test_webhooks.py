@@ -71,7 +71,10 @@ def test_a_webhook_is_signed_and_repeated_until_it_is_taken(
 
 def test_a_private_address_is_never_posted_to(receiver: Receiver, synthetic: System) -> None:
     body = {"model": "echo", "input": {"prompt": "x"}, "webhook": receiver.url}
-    synthetic.ended(synthetic.post("/v1/jobs", body).json()["id"])
+    answer = synthetic.post("/v1/jobs", body)
+    assert (answer.status_code, answer.json()["field"]) == (400, "webhook"), "it is said at once"
+    by_name = receiver.url.replace("127.0.0.1", "localhost").replace(f":{receiver.server_port}", ":8080")
+    synthetic.ended(synthetic.post("/v1/jobs", body | {"webhook": by_name}).json()["id"])
     wait_for(lambda: "webhook.refused" in synthetic.log.read_text(), 20, "the refusal in the log")
     assert receiver.posts == []
 
