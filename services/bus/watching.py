@@ -30,6 +30,7 @@ Changed = Callable[[str, bytes], None]
 async def watch_bucket(bus: Bus, name: str, changed: Changed, caught_up: asyncio.Event | None = None) -> None:
     """Call `changed` for every key and every change, until cancelled; never twice for the same value.
 
+    What it raises at one entry is logged, and the next is told.
     `caught_up` is set when everything that was there at the start has been told.
     """
     watch = _Watch(bus, name, changed)
@@ -98,4 +99,7 @@ class _Watch:
             self._known[key] = value
         else:
             del self._known[key]
-        self._changed(key, value)
+        try:
+            self._changed(key, value)
+        except Exception:  # one entry, whatever is in it, ends nobody who reads the bucket
+            log.exception("bucket.entry_not_taken_in", bucket=self._name, key=key)

@@ -99,6 +99,23 @@ async def test_a_model_of_another_version_is_left_as_it_was_known(connected: Con
         assert watched.models["a"] == model("a")
 
 
+async def test_an_entry_that_its_reader_cannot_take_in_ends_no_reader(connected: Connect) -> None:
+    told: list[str] = []
+
+    def changed(name: str, _: Model | None) -> None:
+        told.append(name)
+        if name == "bad":
+            raise OSError("File name too long")
+
+    async with connected() as bus, TaskOwner("test") as tasks:
+        await declare(bus)
+        await store.add(bus, [model("a"), model("bad"), model("c")])
+        tasks.start(store.watch, bus, changed)
+        await eventually(lambda: told == ["a", "bad", "c"])
+        await store.add(bus, [model("d")])
+        await eventually(lambda: told[-1] == "d")
+
+
 async def test_a_schema_that_cannot_be_kept_is_logged_and_no_error(connected: Connect) -> None:
     async with connected() as bus:
         with capture_logs() as logged:

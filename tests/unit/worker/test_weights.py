@@ -252,6 +252,7 @@ def test_weights_that_cannot_be_had_are_an_error_with_the_remedy(url: str, says:
 def test_the_name_of_an_ollama_model_is_ollamas_own_affair() -> None:
     assert resolve("ollama://a:b", lambda _: None) == Path("a:b")
     assert is_cached("ollama://a:b") is None
+    assert is_cached("/" + "x" * 5000) is None, "no path at all"
 
 
 def test_what_the_hub_has_left_in_its_cache_is_found_offline(

@@ -41,7 +41,7 @@ def resolve(url: str, report: Percent) -> Path:
     """
     path = local_path(url)
     if path is not None:
-        if not path.exists():
+        if not _is_there(path):
             raise WeightsError(f"{path} does not exist on this worker")
         return path
     if url.startswith("hf://"):
@@ -56,13 +56,21 @@ def is_cached(url: str) -> Path | None:
     """Where the weights are on this machine's disk already, without asking any hub."""
     path = local_path(url)
     if path is not None:
-        return path if path.exists() else None
+        return path if _is_there(path) else None
     if not url.startswith("hf://"):
         return None
     try:
         return _from_hub(url.removeprefix("hf://"), lambda _: None, is_offline=True)
     except WeightsError:
         return None
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is something; a path that cannot be one, such as of a name that is too long, has nothing."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _from_hub(name: str, report: Percent, *, is_offline: bool = False) -> Path:
