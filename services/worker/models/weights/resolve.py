@@ -66,7 +66,7 @@ def is_cached(url: str) -> Path | None:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether there is something; a path that cannot be one, such as of a name that is too long, has nothing."""
+    """Whether there is something; a path that cannot be one, as its name is too long, has nothing."""
     try:
         return path.exists()
     except OSError:
