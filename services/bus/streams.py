@@ -19,6 +19,7 @@ replaced writes into nothing. What is stored there is told under `Subjects.ended
 
 import asyncio
 import re
+from typing import Any
 
 from nats.js import api
 
@@ -48,63 +49,45 @@ READY_POLL_S = 0.05
 def stream_configs(subjects: Subjects) -> list[api.StreamConfig]:
     """What each stream must look like."""
     prefix = subjects.prefix
+    ended = api.RePublish(
+        src=f"{prefix}.result.{names.ANY_GATEWAY}.*", dest=f"{prefix}.ended.{{{{wildcard(1)}}}}"
+    )
+
+    def stream(name: str, subject: str, **form: Any) -> api.StreamConfig:
+        common = {"retention": api.RetentionPolicy.LIMITS, "duplicate_window": DUPLICATE_WINDOW_S}
+        return api.StreamConfig(name=name, subjects=[f"{prefix}.{subject}"], **(common | form))
+
     return [
-        api.StreamConfig(
-            name=names.JOBS_STREAM,
-            subjects=[f"{prefix}.jobs.*"],
+        stream(
+            names.JOBS_STREAM,
+            "jobs.*",
             retention=api.RetentionPolicy.WORK_QUEUE,
             discard=api.DiscardPolicy.NEW,
             max_msgs=MAX_JOBS,
-            duplicate_window=DUPLICATE_WINDOW_S,
             allow_direct=True,
         ),
-        api.StreamConfig(
-            name=names.RESULTS_STREAM,
-            subjects=[f"{prefix}.result.*.*"],
-            republish=api.RePublish(
-                src=f"{prefix}.result.{names.ANY_GATEWAY}.*", dest=f"{prefix}.ended.{{{{wildcard(1)}}}}"
-            ),
-            retention=api.RetentionPolicy.LIMITS,
+        stream(
+            names.RESULTS_STREAM,
+            "result.*.*",
+            republish=ended,
             discard=api.DiscardPolicy.OLD,
             max_msgs_per_subject=1,
             max_age=RESULT_TTL_S,
             max_bytes=MAX_RESULTS_BYTES,
-            duplicate_window=DUPLICATE_WINDOW_S,
             allow_direct=True,
         ),
-        api.StreamConfig(
-            name=names.EVENTS_STREAM,
-            subjects=[f"{prefix}.events.*.*"],
-            retention=api.RetentionPolicy.LIMITS,
-            max_age=EVENTS_TTL_S,
-            max_msgs=100_000,
-            duplicate_window=DUPLICATE_WINDOW_S,
-            allow_direct=True,
+        stream(names.EVENTS_STREAM, "events.*.*", max_age=EVENTS_TTL_S, max_msgs=100_000, allow_direct=True),
+        stream(
+            names.WEBHOOKS_STREAM, "webhook.*", retention=api.RetentionPolicy.WORK_QUEUE, max_age=EVENTS_TTL_S
         ),
-        api.StreamConfig(
-            name=names.WEBHOOKS_STREAM,
-            subjects=[f"{prefix}.webhook.*"],
-            retention=api.RetentionPolicy.WORK_QUEUE,
-            max_age=EVENTS_TTL_S,
-            duplicate_window=DUPLICATE_WINDOW_S,
-        ),
-        api.StreamConfig(
-            name=names.QUARANTINE_STREAM,
-            subjects=[f"{prefix}.quarantine.*"],
-            retention=api.RetentionPolicy.LIMITS,
-            max_age=QUARANTINE_TTL_S,
-            max_msgs=10_000,
-            duplicate_window=DUPLICATE_WINDOW_S,
-        ),
-        api.StreamConfig(
-            name=names.BLOBS_STREAM,
-            subjects=[f"{prefix}.blob.*.*"],
-            retention=api.RetentionPolicy.LIMITS,
+        stream(names.QUARANTINE_STREAM, "quarantine.*", max_age=QUARANTINE_TTL_S, max_msgs=10_000),
+        stream(
+            names.BLOBS_STREAM,
+            "blob.*.*",
             discard=api.DiscardPolicy.NEW,
             discard_new_per_subject=True,
             max_msgs_per_subject=1,
             max_age=RESULT_TTL_S,
-            duplicate_window=DUPLICATE_WINDOW_S,
             allow_direct=True,
         ),
     ]

@@ -1,15 +1,12 @@
-"""What is refused at once, and what never is; access limits hold whatever the order of requests."""
+"""What is refused at once, and what never is."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec.structs import replace
 
 from schemas.fleet import QueueDepth
 from schemas.jobs import CompletionInput, Job
-from schemas.keys import ApiKey
-from services.gateway.edge.access import DAY_S, MINUTE_S, Access
 from services.gateway.edge.problems import RequestError
 from services.gateway.edge.sse import StreamLimit, comment, sse
 from services.gateway.jobs.admission import Admission
@@ -105,58 +102,3 @@ def test_an_event_is_framed_as_browsers_read_it() -> None:
     assert sse(b'{"a":1}') == b'data: {"a":1}\n\n'
     assert sse(b"1", "delta", "7.1.2.3") == b"id: 7.1.2.3\nevent: delta\ndata: 1\n\n"
     assert comment("waiting") == b": waiting\n\n"
-
-
-class KeyLimits(RuleBasedStateMachine):
-    """A key with all three limits, against a model that keeps every request's time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.key = ApiKey("k", "test", "x" * 64, 0.0, requests_per_minute=4, requests_per_day=9, concurrency=3)
-        self.access = Access(is_required=True)
-        self.access.changed("k", self.key)
-        self.now = 1_000_000.0
-        self.open = 0
-        self.begun: list[float] = []
-
-    @rule(seconds=st.sampled_from([0.0, 0.5, 20.0, 61.0, DAY_S + 1]))
-    def time_passes(self, seconds: float) -> None:
-        self.now += seconds
-
-    @rule()
-    def a_request_begins(self) -> None:
-        lately = sum(self.now - at < MINUTE_S for at in self.begun)
-        try:
-            left = self.access.begin(self.key, self.now)
-        except RequestError as error:
-            assert error.status == 429 and error.retry_after_s is not None and error.retry_after_s >= 1
-            is_day = "a day" in error.message
-            assert self.open >= 3 or lately >= 4 or (is_day and len(self.begun) >= 9)
-        else:
-            assert self.open < 3 and lately < 4
-            self.open += 1
-            self.begun.append(self.now)
-            assert left["x-ratelimit-remaining-requests"] == str(4 - lately - 1)
-
-    @precondition(lambda self: self.open)
-    @rule()
-    def a_request_ends(self) -> None:
-        self.access.end(self.key)
-        self.open -= 1
-
-    @rule()
-    def the_key_is_removed_and_made_again(self) -> None:
-        self.access.changed("k", None)
-        assert self.access._uses == {}
-        for _ in range(self.open):
-            self.access.end(self.key)  # those that are still answered
-        self.access.changed("k", self.key)
-        self.open, self.begun = 0, []
-
-    @invariant()
-    def what_runs_is_counted(self) -> None:
-        use = self.access._uses.get("k")
-        assert (use.at_once if use is not None else 0) == self.open
-
-
-TestKeyLimits = KeyLimits.TestCase

@@ -2,12 +2,13 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec.structs import replace
 
 from schemas.keys import ApiKey
 from schemas.usage import KeyUse
 from services.gateway.edge.problems import RequestError
-from services.gateway.edge.usage import DAY_S, Book
+from services.gateway.edge.usage import DAY_S, MINUTE_S, Book
 
 KEY = ApiKey("k", "test", "", 0.0)
 NOON = DAY_S * 20_000 + DAY_S / 2
@@ -104,3 +105,77 @@ def test_in_no_minute_are_there_more_requests_than_the_limit(steps: list[tuple[f
                 taken.append(now)
     for at in taken:
         assert sum(at <= other < at + 60 for other in taken) <= 7
+
+
+class KeyLimits(RuleBasedStateMachine):
+    """A key with all limits at two gateways that tell each other, against a model that keeps every time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key = replace(
+            KEY,
+            requests_per_minute=4,
+            requests_per_day=9,
+            concurrency=3,
+            tokens_per_minute=50,
+            device_seconds_per_day=20.0,
+        )
+        self.books = [Book(), Book()]
+        self.now = NOON
+        self.requests: list[float] = []
+        self.tokens: list[tuple[float, int]] = []
+        self.devices: list[tuple[float, float]] = []
+        self.jobs: list[str] = []
+        self.made = 0
+
+    def tell(self, use: KeyUse) -> None:
+        for book in self.books:
+            book.note(use, self.now)
+
+    def today(self, at: float) -> bool:
+        return at // DAY_S == self.now // DAY_S
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 20.0, 61.0, DAY_S + 1]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(at=st.integers(0, 1))
+    def a_request(self, at: int) -> None:
+        lately = sum(self.now - one < MINUTE_S for one in self.requests)
+        tokens = sum(amount for one, amount in self.tokens if self.now - one < MINUTE_S)
+        must_refuse = lately >= 4 or tokens >= 50 or sum(map(self.today, self.requests)) >= 9
+        refused = refusal(self.books[at].check_request, self.key, self.now)
+        assert (refused is not None) == must_refuse
+        if refused is None:
+            self.tell(KeyUse("k", requests=1))
+            self.requests.append(self.now)
+
+    @rule(at=st.integers(0, 1))
+    def a_job_begins(self, at: int) -> None:
+        self.made += 1
+        used = sum(seconds for one, seconds in self.devices if self.today(one))
+        refused = refusal(self.books[at].check_job, self.key, f"j{self.made}", self.now)
+        assert (refused is not None) == (len(self.jobs) >= 3 or used >= 20.0)
+        if refused is None:
+            self.tell(KeyUse("k", began=f"j{self.made}"))
+            self.jobs.append(f"j{self.made}")
+
+    @precondition(lambda self: self.jobs)
+    @rule(tokens=st.integers(0, 30), seconds=st.sampled_from([0.0, 1.0, 8.0]))
+    def a_job_ends(self, tokens: int, seconds: float) -> None:
+        self.tell(KeyUse("k", ended=self.jobs.pop(0), tokens=tokens, device_s=seconds))
+        self.tokens.append((self.now, tokens))
+        self.devices.append((self.now, seconds))
+
+    @rule()
+    def the_key_is_removed_and_made_again(self) -> None:
+        for book in self.books:
+            book.forget("k")
+        self.requests, self.tokens, self.devices, self.jobs = [], [], [], []
+
+    @invariant()
+    def what_is_under_way_is_known(self) -> None:
+        assert all(book.jobs("k") == set(self.jobs) for book in self.books)
+
+
+TestKeyLimits = KeyLimits.TestCase
