@@ -114,7 +114,7 @@ class CancelAnswer(msgspec.Struct, frozen=True):
 EventKind = Literal[
     "assigned", "evicted", "launched", "ready", "kept", "downscaled", "failed", "backoff",
     "joined", "lost", "suspected", "drained", "elected", "loaded", "disk_low", "disk_ok", "quarantined",
-    "other",
+    "operated", "other",
 ]  # fmt: skip
 """other: of a later version."""
 

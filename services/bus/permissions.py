@@ -71,6 +71,7 @@ def _gateway(prefix: str) -> Permissions:
             f"{prefix}.use",
             f"{prefix}.quarantine.webhook",
             f"{prefix}.events.quarantined.*",
+            f"{prefix}.events.operated.*",
             f"$KV.{names.CATALOG_BUCKET}.>",
             f"$JS.ACK.{names.WEBHOOKS_STREAM}.>",
         ),

@@ -1,5 +1,6 @@
-"""Reading the stream STOKER_EVENTS: what happened and why, oldest first."""
+"""The stream STOKER_EVENTS: what happened and why, oldest first; what people did among it."""
 
+import time
 from collections.abc import AsyncGenerator
 
 from nats.js.api import ConsumerConfig, DeliverPolicy
@@ -15,8 +16,17 @@ from services.process.tasks import cleanup
 log = get_logger("events")
 
 UNSUBSCRIBE_TIMEOUT_S = 2.0
+MAX_WHO_CHARS = 100
 WAIT_S = 5.0
 """How long a follower waits for an event before it is given None, to tell its client that it lives."""
+
+
+def note_action(bus: Bus, who: str, action: str) -> None:
+    """Keep that somebody has changed something: the audit trail. who: a key's id, or a user of NATS and a
+    machine.
+    """
+    event = PlatformEvent(kind="operated", subject=who, at=time.time(), reason=action)
+    bus.post(bus.subjects.event(event.kind, who[:MAX_WHO_CHARS]), wire.encode(event))
 
 
 async def newest_number(bus: Bus) -> int:

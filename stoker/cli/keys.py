@@ -48,7 +48,7 @@ def create(
         models=tuple(model or ()),
         role=role,
     )
-    with_bus("stoker keys", data, lambda bus: keys.put_key(bus, key))
+    with_bus("stoker keys", data, lambda bus: keys.put_key(bus, key), f"made the key {key_id} ({name}, {role})")
     if json:
         print_json({"id": key_id, "key": secret})
     else:
@@ -77,6 +77,12 @@ def list_keys(data: Data = Path(".stoker"), json: Json = False) -> None:
 @group.command()
 def revoke(key_id: str, data: Data = Path(".stoker")) -> None:
     """Make a key useless, at once and everywhere."""
-    if with_bus("stoker keys", data, lambda bus: keys.revoke_key(bus, key_id, time.time())) is None:
+    revoked = with_bus(
+        "stoker keys",
+        data,
+        lambda bus: keys.revoke_key(bus, key_id, time.time()),
+        f"revoked the key {key_id}",
+    )
+    if revoked is None:
         fail(f"there is no key {key_id!r}; `stoker keys list` shows them")
     console.print(f"{key_id} is revoked")

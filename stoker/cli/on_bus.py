@@ -3,6 +3,8 @@ STOKER_NATS.
 """
 
 import asyncio
+import getpass
+import platform
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -15,6 +17,7 @@ from services.bus.streams import wait_for_streams
 from services.process.embedded import URL_FILE
 from services.process.running import CannotStart
 from services.process.settings import BusSettings, read_settings
+from services.records.platform_events import note_action
 from stoker.cli.app import fail
 
 T = TypeVar("T")
@@ -22,8 +25,11 @@ CONNECT_S = 3.0
 Data = Annotated[Path, typer.Option(help="The --data of a running `stoker up`; or set STOKER_NATS.")]
 
 
-def with_bus(program: str, data: Path, work: Callable[[Bus], Awaitable[T]]) -> T:
-    """Do something on the bus of a running system. Ends the program where there is none."""
+def with_bus(program: str, data: Path, work: Callable[[Bus], Awaitable[T]], action: str = "") -> T:
+    """Do something on the bus of a running system. Ends the program where there is none.
+
+    action: what of it is to be kept in the audit trail, once it is done.
+    """
     settings = read_settings(BusSettings, program, [])
     address = data / URL_FILE
     if settings.nats == BusSettings().nats and address.exists():
@@ -32,7 +38,10 @@ def with_bus(program: str, data: Path, work: Callable[[Bus], Awaitable[T]]) -> T
     async def run() -> T:
         async with open_bus(settings, program.replace(" ", "-"), CONNECT_S) as bus:
             await wait_for_streams(bus, asyncio.Event(), of_bucket(KEYS_BUCKET))
-            return await work(bus)
+            found = await work(bus)
+            if action:
+                note_action(bus, f"{settings.nats_user or getpass.getuser()}@{platform.node()}", action)
+            return found
 
     try:
         return asyncio.run(run())

@@ -63,7 +63,7 @@ def retry(number: int, data: Data = HERE) -> None:
         except BusError as error:
             fail(str(error))
 
-    with_bus(PROGRAM, data, send)
+    with_bus(PROGRAM, data, send, f"sent {number} of the quarantine again")
     console.print(f"{number} was sent again")
 
 
@@ -75,5 +75,5 @@ def discard(number: int, data: Data = HERE) -> None:
         await _find(bus, number)
         await quarantine.discard(bus, number)
 
-    with_bus(PROGRAM, data, remove)
+    with_bus(PROGRAM, data, remove, f"discarded {number} of the quarantine")
     console.print(f"{number} is gone")

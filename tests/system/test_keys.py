@@ -182,6 +182,14 @@ def test_a_key_does_what_its_role_allows(system: System) -> None:
     assert job in [found["id"] for found in operator.get("/v1/jobs").json()["jobs"]]
     assert user.post("/api/modes/reload").status_code == operator.post("/api/modes/reload").status_code == 403
     assert admin.post("/api/modes/reload").status_code != 403
+    assert operator.post("/api/modes/switch", json={"mode": "none"}).status_code != 403
+    trail = admin.get("/v1/events", params={"kind": "operated"}).json()["events"]
+    actions = [(event["subject"], event["reason"]) for event in trail]
+    assert any("@" in who and "made the key" in action for who, action in actions)
+    assert {action for who, action in actions if "@" not in who} == {
+        "POST /api/modes/reload",
+        "POST /api/modes/switch",
+    }
     wrong = subprocess.run(
         [sys.executable, "-P", "-m", "stoker", "keys", "create", "x", "--role", "king"],
         capture_output=True,

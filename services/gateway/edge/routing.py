@@ -17,12 +17,13 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from schemas.keys import Role
-from services.gateway.edge.access import check_role
+from services.gateway.edge.access import check_role, owner
 from services.gateway.edge.decoding import decode
 from services.gateway.edge.error_mapping import request_error
 from services.gateway.edge.exchange import JSON, ClientGone, Exchange
 from services.gateway.edge.problems import RequestError
 from services.gateway.gateway import Gateway
+from services.records.platform_events import note_action
 
 Ask = TypeVar("Ask")
 
@@ -190,6 +191,8 @@ def with_routes(rest: ASGIApp, router: Router, gateway: Gateway) -> ASGIApp:
 async def _serve(gateway: Gateway, exchange: Exchange, found: Route) -> None:
     try:
         check_role(found.role)
+        if found.role != "use" and found.method != "GET":
+            note_action(gateway.bus, owner() or "anybody", f"{found.method} {exchange.path}")
         await found.handle(gateway, exchange)
     except ClientGone:
         return
