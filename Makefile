@@ -4,6 +4,7 @@
 # make lint     ruff, mypy --strict, import-linter
 # make docs     the documentation site, in site/
 # make bench    measurements, written to bench/RESULTS.md
+# make sbom     what is installed, as CycloneDX, in sbom.json;  make audit  known vulnerabilities of it (needs PyPI)
 
 PYTHON ?= python3
 PORT ?= 8000
@@ -12,7 +13,7 @@ V := .venv/bin
 STAMP := .venv/.ready
 VLLM_STAMP := .venv-vllm/.ready
 
-.PHONY: setup demo test test-all mutation lint docs bench clean
+.PHONY: setup demo test test-all mutation lint docs bench sbom audit clean
 
 setup: $(STAMP)
 
@@ -64,5 +65,17 @@ docs: setup
 bench: setup
 	$(V)/python -m bench.all
 
+# Both tools live in an environment of their own, so that they are not part of what they list.
+.venv-audit/.ready: setup
+	test -x .venv-audit/bin/python || $(V)/uv venv -q -p $(V)/python .venv-audit
+	$(V)/uv pip install -q -p .venv-audit/bin/python 'cyclonedx-bom>=7' 'pip-audit>=2.9'
+	touch $@
+
+sbom: .venv-audit/.ready
+	.venv-audit/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o sbom.json $(V)/python
+
+audit: .venv-audit/.ready
+	.venv-audit/bin/pip-audit --path "$$($(V)/python -c 'import site; print(site.getsitepackages()[0])')" --skip-editable
+
 clean:
-	rm -rf .venv .stoker site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info .lint-imports.log
+	rm -rf .venv .venv-audit .stoker site sbom.json .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info .lint-imports.log
