@@ -6,6 +6,7 @@ import msgspec
 
 from schemas.catalog import Adapter, Spec
 from schemas.openai import ChatMessage
+from schemas.ranges import Amount
 from schemas.subjects import check_name
 
 
@@ -111,6 +112,18 @@ class FunctionInput(msgspec.Struct, frozen=True, tag="function", tag_field="kind
     files: dict[str, Attachment] = {}
 
 
+class StoredInput(msgspec.Struct, frozen=True, tag="stored", tag_field="kind", omit_defaults=True):
+    """An input that is too large to travel with its job: it lies in a blob, as JSON.
+
+    units, is_repeatable, begins: what must be known of it without reading it.
+    """
+
+    blob: str
+    units: Amount = 1.0
+    is_repeatable: bool = False
+    begins: str = ""
+
+
 JobInput = (
     ChatInput
     | CompletionInput
@@ -120,6 +133,7 @@ JobInput = (
     | LoadInput
     | CallInput
     | FunctionInput
+    | StoredInput
 )
 
 DEFAULT_ADMISSION_TIMEOUT_S = 900.0
@@ -203,8 +217,30 @@ def work_units(job_input: JobInput) -> float:
             return float(len(job_input.texts))
         case ImageInput():
             return float((job_input.num_inference_steps or 20) * job_input.n)
+        case StoredInput():
+            return job_input.units
         case UpscaleInput() | LoadInput() | CallInput() | FunctionInput():
             return 1.0
+
+
+def is_repeatable(job_input: JobInput) -> bool:
+    """Whether doing it twice at a time does no harm: not what runs code of users."""
+    if isinstance(job_input, StoredInput):
+        return job_input.is_repeatable
+    return not isinstance(job_input, CallInput | FunctionInput | LoadInput)
+
+
+def prefix_of(job_input: JobInput, chars: int) -> str:
+    """The first characters of the first user message, or of the prompt; "" where it has no text."""
+    match job_input:
+        case ChatInput(messages=messages):
+            first = next((message for message in messages if message.role == "user"), None)
+            text = first.text() if first is not None else ""
+        case CompletionInput(prompt=text) | StoredInput(begins=text):
+            pass
+        case _:
+            text = ""
+    return text[:chars]
 
 
 Status = Literal["queued", "assigned", "running", "completed", "failed", "cancelled", "expired"]

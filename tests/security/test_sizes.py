@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import httpx
 import pytest
 
 from schemas import wire
@@ -23,6 +24,7 @@ from services.bus.sizes import (
 )
 from services.bus.streams import declare
 from services.records.results import Stored, find_result
+from tests.conftest import System
 from tests.contract.conftest import Connect
 from tests.contract.scheduler.test_service import ScriptedWorker, beating, leading
 from tests.contract.worker.agents import spec_of, working
@@ -190,3 +192,21 @@ async def test_an_answer_that_is_too_large_is_a_failure_and_frees_its_slot(
             worker.assign("next", QUICK, job_input=CompletionInput("x", max_tokens=3))
             assert isinstance(await worker.ended("next"), Completed)
             worker.check_nothing_is_held()
+
+
+async def test_a_text_that_is_too_large_for_a_message_travels_as_a_blob(synthetic: System) -> None:
+    """Up to the largest body. Before, it was refused with 413, and before that it stopped the scheduler."""
+    text = "x" * (12 * 1024 * 1024)
+    asks: list[tuple[str, dict[str, object]]] = [
+        ("/v1/completions", {"model": "echo", "prompt": text}),
+        ("/v1/completions", {"model": "echo", "prompt": text, "stream": True}),
+        ("/v1/chat/completions", {"model": "echo", "messages": [{"role": "user", "content": text}]}),
+        ("/v1/jobs", {"model": "echo", "input": {"prompt": text}}),
+    ]
+    async with httpx.AsyncClient(base_url=synthetic.url, timeout=60) as client:
+        for path, body in asks:
+            answer = await client.post(path, json=body, headers={"Prefer": "wait=30"})
+            assert answer.status_code == 200, answer.text[:300]
+            assert "t0 t1" in answer.text
+        answer = await client.post("/v1/completions", json={"model": "echo", "prompt": "x" * 21 * 1024 * 1024})
+        assert (answer.status_code, "20971520 bytes" in answer.text) == (413, True)

@@ -7,12 +7,14 @@ from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError, openai_error
 from services.gateway.edge.sse import comment, sse
 from services.gateway.gateway import Gateway
+from services.gateway.jobs.large_inputs import fitting
 from services.gateway.jobs.outcomes import completed_or_raise, observe_end
 
 
 async def finished(gateway: Gateway, exchange: Exchange, job: Job) -> tuple[Completed, bytes]:
     """Run a job to its end: how it completed, and its raw bytes. Raises RequestError, ClientGone."""
     gateway.admission.check(job, impossible_status=503)
+    job = await fitting(gateway.bus, job)
     with gateway.submission.running(job) as ended:
         result = await exchange.unless_gone(ended)
     observe_end(result.event)

@@ -19,6 +19,7 @@ from services.gateway.gateway import Gateway
 from services.gateway.jobs.answers import from_result, urls_of
 from services.gateway.jobs.files import with_files
 from services.gateway.jobs.function_calls import function_input, placed_by
+from services.gateway.jobs.large_inputs import fitting
 from services.gateway.jobs.outcomes import completed_or_raise, observe_end
 from services.gateway.jobs.own_jobs import finished, job_headers, waiting_comment
 from services.records.blobs import with_value
@@ -124,6 +125,7 @@ async def call_function(gateway: Gateway, exchange: Exchange) -> None:
     asked = function_input(decode(dict[str, Any], await exchange.json_body()), model)
     is_streamed = EVENT_STREAM in exchange.header(b"accept")
     job = await with_files(gateway, _job(gateway, model, asked, wants_events=is_streamed))
+    job = await fitting(gateway.bus, job)
     if "respond-async" in exchange.header(b"prefer"):
         gateway.admission.check(job, impossible_status=422)
         await gateway.submission.store(job)

@@ -28,6 +28,7 @@ from services.gateway.jobs.files import (
     with_files,
 )
 from services.gateway.jobs.function_calls import placed_by
+from services.gateway.jobs.large_inputs import fitting
 from services.gateway.jobs.lookup import await_job, check_owner, find_job, present_job
 from services.gateway.jobs.requests import JobRequest, admission_timeout_s, job_input, split_adapter
 from services.gateway.jobs.submission import fingerprint_of
@@ -108,7 +109,7 @@ async def _accept(gateway: Gateway, job: Job) -> JobAnswer:
     present = await find_job(gateway, job.id) if job.is_client_named else None
     if present is None:
         gateway.admission.check(job, impossible_status=422)
-        job = await with_files(gateway, job)
+        job = await fitting(gateway.bus, await with_files(gateway, job))
         if await gateway.submission.store(job):
             return JobAnswer(
                 id=job.id, status="queued", model=job.model, urls=urls_of(job.id), created_at=job.created_at

@@ -22,6 +22,7 @@ from services.gateway.edge.problems import RequestError
 from services.gateway.edge.routing import openai_paths, post_body
 from services.gateway.edge.sse import sse
 from services.gateway.gateway import Gateway
+from services.gateway.jobs.large_inputs import fitting
 from services.gateway.jobs.outcomes import completed_or_raise, observe_end, observe_first_token
 from services.gateway.jobs.own_jobs import error_event, finished, job_headers, waiting_comment
 from services.gateway.jobs.requests import chat_input, completion_input, split_adapter
@@ -153,6 +154,7 @@ Chunks = _ChatChunks | _TextChunks
 
 async def _stream(gateway: Gateway, exchange: Exchange, job: Job, chunks: Chunks) -> None:
     gateway.admission.check(job, impossible_status=503)
+    job = await fitting(gateway.bus, job)
     headers = job_headers(job)
     await exchange.stream(gateway.streams_open, _events(gateway, job, chunks, headers), headers)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schemas.catalog import Model, Spec
-from schemas.jobs import ChatInput, CompletionInput, Job
+from schemas.jobs import Job, prefix_of
 from services.scheduler.fleet.workers import Worker
 from services.scheduler.placing.prefix_hash import HashRing
 
@@ -53,7 +53,7 @@ class Balancer:
         ring.keep(by_name)
         slots = min((one.worker.slots(one.spec) for one in serving), default=0)
         chosen = ring.pick(
-            job.adapter + prefix_of(job, balancing.prefix_char_length),
+            job.adapter + prefix_of(job.input, balancing.prefix_char_length),
             {name: one.load(model.name) for name, one in by_name.items()},
             balancing.mean_load_percentage,
             lambda name: by_name[name].can_serve,
@@ -65,16 +65,3 @@ class Balancer:
 def _share(ready: Ready, model: str) -> tuple[float, str]:
     """How full the replica would be with one job more, by its target."""
     return (ready.load(model) + 1) / max(ready.spec.target_requests, 1), ready.worker.id
-
-
-def prefix_of(job: Job, chars: int) -> str:
-    """The first characters of the first user message, or of the prompt."""
-    match job.input:
-        case ChatInput(messages=messages):
-            first = next((message for message in messages if message.role == "user"), None)
-            text = first.text() if first is not None else ""
-        case CompletionInput(prompt=prompt):
-            text = prompt
-        case _:
-            text = ""
-    return text[:chars]

@@ -14,7 +14,7 @@ revoked.
 from collections.abc import Iterator
 
 from schemas.fleet import PlatformEvent
-from schemas.jobs import CallInput, FunctionInput, JobInput, LoadInput, work_units
+from schemas.jobs import is_repeatable, work_units
 from services.scheduler.fleet.estimates import Estimates
 from services.scheduler.fleet.workers import Fleet, Worker
 from services.scheduler.jobs.ledger import Ledger
@@ -29,11 +29,6 @@ SUSPECTED_S = 60.0
 LOOK_EVERY_S = 0.5
 MOST_BESIDE = 1
 """Further attempts that a job is given beside its first."""
-
-
-def is_repeatable(job_input: JobInput) -> bool:
-    """Whether doing it twice at a time does no harm: not what runs code of users."""
-    return not isinstance(job_input, CallInput | FunctionInput | LoadInput)
 
 
 class Suspicion:

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from schemas import wire
 from schemas.jobs import (
     Attachment,
     ChatInput,
@@ -12,6 +13,7 @@ from schemas.jobs import (
     FunctionInput,
     ImageInput,
     JobInput,
+    StoredInput,
     UpscaleInput,
 )
 from schemas.workers import SentRequest, SentText
@@ -60,13 +62,22 @@ def brings_more(job_input: JobInput) -> bool:
             return any(file.blob for file in files.values())
         case FunctionInput(models=models, files=files):
             return len(set(models.values())) > 1 or bool(files)
+        case StoredInput():
+            return True
         case _:
             return False
 
 
 async def fetch(bus: Bus, loader: Loader, attempt: Attempt) -> None:
-    """Bring them here: the attempt's input has bytes and paths then. Raises BlobGone, LoadError, BusError."""
+    """Bring them here: the attempt's input has bytes and paths then. Raises BlobGone, LoadError, BusError,
+    wire.UnreadableMessage.
+    """
     asked = attempt.input
+    if isinstance(asked, StoredInput):
+        attempt.input = wire.decode(JobInput, await read_blob(bus, asked.blob))
+        if brings_more(attempt.input) and not isinstance(attempt.input, StoredInput):
+            await fetch(bus, loader, attempt)
+        return
     if isinstance(asked, FunctionInput):
         attempt.input = await _with_files(bus, asked)
         return

@@ -4,11 +4,10 @@ from collections import Counter
 from functools import partial
 
 from schemas.catalog import Adapter, LoadBalancing, Model, Spec
-from schemas.jobs import ChatInput, CompletionInput, Job
+from schemas.jobs import ChatInput, CompletionInput, Job, prefix_of
 from schemas.openai import ChatMessage, TextPart
 from schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
 from services.scheduler.core import Scheduler
-from services.scheduler.placing.balance import prefix_of
 from services.scheduler.protocol import commands, events
 
 SLOTS = 1000
@@ -99,4 +98,4 @@ def test_the_prefix_is_of_the_first_user_message() -> None:
         ChatMessage("user", "later"),
     )
     job = Job("j", "m", ChatInput(messages), "gw", 0.0)
-    assert prefix_of(job, 8) == "hello wo"
+    assert prefix_of(job.input, 8) == "hello wo"

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.catalog import LoadBalancing, Model, Spec
-from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, Job, JobInput
+from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, Job, JobInput, prefix_of
 from schemas.openai import ChatMessage
 from schemas.workers import EngineCapability, Heartbeat
 from services.scheduler.fleet.workers import Worker
-from services.scheduler.placing.balance import Balancer, Ready, is_plain, prefix_of
+from services.scheduler.placing.balance import Balancer, Ready, is_plain
 from services.scheduler.placing.prefix_hash import HashRing
 
 
@@ -160,7 +160,7 @@ def test_a_change_of_the_replication_makes_the_ring_anew_and_models_have_rings_o
     ],
 )
 def test_a_prefix_is_the_beginning_of_what_the_user_says(given_input: JobInput, prefix: str) -> None:
-    assert prefix_of(Job("j", "m", given_input, "gw", 0.0), 5) == prefix
+    assert prefix_of(given_input, 5) == prefix
 
 
 # The ring -----------------------------------------------------------------------------------------

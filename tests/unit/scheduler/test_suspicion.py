@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from schemas.jobs import CallInput, EmbeddingInput, Job
+from schemas.jobs import CallInput, EmbeddingInput, Job, StoredInput, is_repeatable
 from schemas.workers import Finished, RunningJob
 from services.scheduler.fleet.estimates import LEARNT_RUNS, Estimates
-from services.scheduler.placing.suspicion import LOOK_EVERY_S, MIN_SLOW_S, SUSPECTED_S, is_repeatable
+from services.scheduler.placing.suspicion import LOOK_EVERY_S, MIN_SLOW_S, SUSPECTED_S
 from services.scheduler.protocol import commands, events
 from tests.unit.scheduler.making import make_job
 from tests.unit.scheduler.single import Core, kept, kinds
@@ -175,6 +175,7 @@ def test_when_the_one_beside_is_lost_no_earlier_attempt_may_end_the_job() -> Non
 def test_what_runs_code_of_users_is_not_repeated() -> None:
     assert not is_repeatable(CallInput())
     assert is_repeatable(EmbeddingInput(("x",)))
+    assert is_repeatable(StoredInput("b", is_repeatable=True)) and not is_repeatable(StoredInput("b"))
     assert is_repeatable(make_job("j", "a", 1.0).input)
     core = learnt("w1", "w2")
     job = Job("call", "a", CallInput(), "gw", core.now)

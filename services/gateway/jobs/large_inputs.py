@@ -1,0 +1,29 @@
+"""Inputs that do not fit a message travel as blobs: the job has the blob's name, and its worker reads it."""
+
+from schemas import wire
+from schemas.jobs import Job, StoredInput, is_repeatable, prefix_of, work_units
+from services.bus.connection import Bus
+from services.bus.sizes import max_job_bytes
+from services.gateway.jobs.submission import with_input
+from services.records.blobs import write_blob
+
+KEPT_CHARS = 4096
+"""Of a text's beginning, by which jobs of one beginning are brought together."""
+
+
+async def fitting(bus: Bus, job: Job) -> Job:
+    """The same job; with the name of its input where that is too large to travel with it. Raises BusError.
+
+    Not while services of the version before may be there, which could not read it: then it stays as it is,
+    and is refused for its size.
+    """
+    if len(wire.encode(job)) <= max_job_bytes(bus.max_payload) or not job.is_sealed:
+        return job
+    name = await write_blob(bus, f"{job.id}/input", wire.encode(job.input), is_sealed=True)
+    stored = StoredInput(
+        blob=name,
+        units=work_units(job.input),
+        is_repeatable=is_repeatable(job.input),
+        begins=prefix_of(job.input, KEPT_CHARS),
+    )
+    return with_input(job, stored)
