@@ -223,7 +223,7 @@ async def _serve(
         webhooks.deliver,
         partial(store.watch, bus, gateway.model_changed, gateway.fleet.catalog_read, gateway.fleet.noted),
         partial(watch_replicas, bus, gateway.fleet.replicas_changed),
-        partial(watch_keys, bus, access.changed),
+        partial(watch_keys, bus, gateway.key_changed),
         reloading.watch,
         partial(load_default_mode, gateway),
     )

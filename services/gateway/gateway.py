@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from schemas.catalog import Model
+from schemas.keys import ApiKey
 from schemas.subjects import ANY
 from services.bus.connection import Bus
 from services.gateway.describing import Describing
@@ -98,6 +99,12 @@ class Gateway:
         self.fleet.model_changed(name, model)
         if model is None:
             self.loading.forget(name)
+
+    def key_changed(self, key_id: str, key: ApiKey | None) -> None:
+        """An API key was made, changed or removed."""
+        self.access.changed(key_id, key)
+        if key is None or key.revoked_at:
+            self.limits.forget(key_id)
 
     async def why_not_ready(self) -> str:
         """Why the gateway is not ready; "" when it is: NATS, the catalog, a scheduler that answers."""

@@ -120,8 +120,13 @@ class Limits:
         found: set[str] = set()
         try:
             for status in UNDER_WAY:
-                page = await list_jobs(self._bus, JobsQuery(status, key, "", MAX_LISTED, ""))
-                found.update(view.id for view in page.jobs)
+                cursor = ""
+                while True:
+                    page = await list_jobs(self._bus, JobsQuery(status, key, "", MAX_LISTED, cursor))
+                    found.update(view.id for view in page.jobs)
+                    cursor = page.next_cursor
+                    if not cursor:
+                        break
         except RequestError:
             return  # nobody leads: in a while
         self.book.reconcile(key, found, time.time(), asked_at)

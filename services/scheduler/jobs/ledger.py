@@ -204,8 +204,12 @@ class Ledger:
         return msgspec.structs.replace(view, position=position)
 
     def page(self, query: JobsQuery) -> JobsPage:
-        """Jobs that match, newest first: O(jobs), for people."""
-        views = [self._view(record, STATUS[record.phase]) for record in self.records.values()]
+        """Jobs that match, newest first: O(jobs), for people; of one tenant only its own are looked at."""
+        views = [
+            self._view(record, STATUS[record.phase])
+            for record in self.records.values()
+            if query.tenant in ("", record.job.tenant)
+        ]
         views += self.history.endings.values()
         views = [
             view
