@@ -34,6 +34,11 @@ ELSEWHERE = {
     "stoker scheduler --record": "tests/contract/scheduler/test_service.py",
     "stoker replay": "tests/unit/test_recordings.py",
     "stoker chaos ": "tests/system/test_chaos.py",
+    "stoker workers ": "tests/security/test_nats_users.py",
+    "stoker worker --name gpu-1 --nats-nkey": "tests/security/test_nats_users.py",
+    "stoker quarantine show": "tests/security/test_quarantine.py: there is something to show",
+    "stoker quarantine retry": "tests/security/test_quarantine.py",
+    "stoker quarantine discard": "tests/security/test_quarantine.py",
     "curl localhost:8000/kandinsky3": "tests/system/test_discovery.py",
 }
 """Beginnings of commands that cannot run here, and what runs instead."""
