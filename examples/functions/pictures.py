@@ -1,11 +1,8 @@
 """A preprocessing job on the CPU: a file comes in, a smaller one goes out."""
 
-import io
-
 import msgspec
-from PIL import Image, UnidentifiedImageError
 
-from stoker import ActionContext, FileRef, ResourceRequirements, ValidationError, worker_function
+from stoker import ActionContext, FileRef, ResourceRequirements, worker_function
 
 
 class Shrink(msgspec.Struct):
@@ -22,9 +19,6 @@ class Shrunk(msgspec.Struct):
 @worker_function(ResourceRequirements(libraries=("PIL",), concurrency=4))
 def shrink(ctx: ActionContext, payload: Shrink) -> Shrunk:
     """Make a picture fit a square, keeping its proportions."""
-    try:
-        image = Image.open(io.BytesIO(ctx.read_file(payload.picture)))
-        image.thumbnail((payload.edge, payload.edge))
-    except UnidentifiedImageError as error:
-        raise ValidationError("picture is not an image") from error
+    image = ctx.read_image(payload.picture)
+    image.thumbnail((payload.edge, payload.edge))
     return Shrunk(ctx.save_image(image, "small.png"), image.width, image.height)

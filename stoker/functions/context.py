@@ -112,6 +112,22 @@ class ActionContext:
         except ValueError as error:
             raise ValidationError(f"the file is not base64: {error}") from error
 
+    def read_image(self, ref: FileRef) -> Any:
+        """A file of the payload as a picture (PIL.Image), read whole.
+
+        Raises ValidationError where it is none, is cut short, or would unpack to more than Pillow takes.
+        """
+        from PIL import Image
+
+        content = self.read_file(ref)
+        try:
+            image = Image.open(io.BytesIO(content))
+            image.load()
+        except Exception as error:  # decoders raise what they like for what they cannot read
+            reason = str(error) or type(error).__name__
+            raise ValidationError(f"the file is no picture that can be read: {reason}") from error
+        return image
+
     def close(self) -> None:
         """Remove the temporary folder; Stoker calls this."""
         if self._folder is not None:

@@ -1,6 +1,8 @@
 """Parts of the function SDK: frames, redaction, contexts. Whatever comes, it has an answer."""
 
 import base64
+import contextlib
+import io
 import threading
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from stoker.functions import (
     ActionContext,
@@ -253,3 +255,42 @@ def test_what_is_no_data_url_is_refused(url: str) -> None:
 def test_what_is_no_base64_is_refused(data: str) -> None:
     with pytest.raises(ValidationError, match="the file is not base64"):
         ActionContext().read_file(FileRef(f"data:;base64,{data}"))
+
+
+def png(edge: int = 8) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((edge, edge), 50).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def ref_of(content: bytes) -> FileRef:
+    return FileRef("data:image/png;base64," + base64.b64encode(content).decode())
+
+
+def test_a_picture_of_the_payload_is_read_whole() -> None:
+    assert ActionContext().read_image(ref_of(png())).size == (8, 8)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no picture",
+        png(64)[:200],
+        png()[:-30],
+        png(64)[:100] + b"\xff" * 60 + png(64)[160:],
+        b"\x89PNG\r\n\x1a\n",
+    ],
+    ids=["nothing", "text", "cut", "without its end", "damaged", "a head alone"],
+)
+def test_one_that_cannot_be_read_is_the_callers_fault(content: bytes) -> None:
+    with pytest.raises(ValidationError, match="no picture that can be read") as raised:
+        ActionContext().read_image(ref_of(content))
+    assert kind_of(raised.value) == "validation"
+
+
+@given(st.binary(max_size=300), st.integers(0, 400))
+def test_whatever_bytes_come_a_picture_is_read_or_refused(noise: bytes, at: int) -> None:
+    whole = png()
+    with contextlib.suppress(ValidationError):
+        ActionContext().read_image(ref_of(whole[:at] + noise + whole[at + len(noise) :]))
