@@ -15,7 +15,7 @@ from schemas import wire
 from services.bus.connection import Bus
 from services.bus.errors import BusError, NoAnswer
 
-BATCH = 256
+BATCH, BATCH_BYTES = 256, 2 * 1024 * 1024
 ANSWER_TIMEOUT_S = 2.0
 """The longest between two messages of a batch."""
 NOTHING, BATCH_ENDED = "404", "204"
@@ -34,19 +34,21 @@ async def read_changes(bus: Bus, bucket: str, after: int = 0) -> list[Change]:
     """The last write of every key that was written after a place, in order. Raises BusError."""
     changes: list[Change] = []
     while True:
-        batch, is_last = await _read_batch(bus, bucket, after)
+        batch, is_last = await _read_batch(bus, bucket, after, {"batch": BATCH, "max_bytes": BATCH_BYTES})
+        if not batch and not is_last:  # the next one alone has more bytes
+            batch, is_last = await _read_batch(bus, bucket, after, {"batch": 1})
         changes += batch
         if is_last:
             return changes
         after = batch[-1].place
 
 
-async def _read_batch(bus: Bus, bucket: str, after: int) -> tuple[list[Change], bool]:
-    """The next changes, and whether there are no more."""
+async def _read_batch(bus: Bus, bucket: str, after: int, bounds: dict[str, int]) -> tuple[list[Change], bool]:
+    """The next changes, and whether there are no more. bounds: how many, and how many bytes of them."""
     answers: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = bus.client.new_inbox()
     stop = bus.listen_now(inbox, answers.put_nowait)
-    asked = {"seq": after + 1, "batch": BATCH, "next_by_subj": f"$KV.{bucket}.>"}
+    asked = {"seq": after + 1, "next_by_subj": f"$KV.{bucket}.>", **bounds}
     found: list[Change] = []
     try:
         bus.post(f"$JS.API.DIRECT.GET.KV_{bucket}", wire.encode(asked), inbox)
@@ -60,7 +62,7 @@ async def _read_batch(bus: Bus, bucket: str, after: int) -> tuple[list[Change], 
             if status == NOTHING:
                 return found, True
             if status == BATCH_ENDED:
-                return found, not found or fields.get("Nats-Num-Pending") == "0"
+                return found, fields.get("Nats-Num-Pending") == "0"
             if status:
                 raise BusError(f"reading the bucket {bucket}: {status} {fields.get('Description', '')}")
             found.append(_change(bucket, answer, fields))

@@ -42,6 +42,8 @@ DUPLICATE_WINDOW_S = 30.0
 MAX_JOBS = 200_000
 MAX_RESULTS_BYTES, MIN_RESULTS_BYTES = 8 * 1024**3, 64 * 1024**2
 """What results may take, which the server reserves on its disk: the most, and the least to start with."""
+MAX_VALUE_BYTES = 512 * 1024
+"""Of a value in a bucket: eight specs of the largest size, and far more than any other needs."""
 READY_TIMEOUT_S = 30.0
 READY_POLL_S = 0.05
 
@@ -268,11 +270,18 @@ async def _declare_bucket(bus: Bus, bucket: str, ttl_s: float) -> None:
             found = (await bus.jetstream.stream_info(f"KV_{bucket}")).config
     except Missing:
         config = api.KeyValueConfig(
-            bucket=bucket, ttl=ttl_s or None, history=1, direct=True, replicas=bus.replicas
+            bucket=bucket,
+            ttl=ttl_s or None,
+            history=1,
+            direct=True,
+            max_value_size=MAX_VALUE_BYTES,
+            replicas=bus.replicas,
         )
         with named(f"making the bucket {bucket}"):
             await bus.jetstream.create_key_value(config)
         return
-    if (found.max_age or 0.0) != ttl_s or found.num_replicas != bus.replicas:
+    wanted = (ttl_s, bus.replicas, MAX_VALUE_BYTES)
+    if (found.max_age or 0.0, found.num_replicas, found.max_msg_size) != wanted:
+        form = {"max_age": ttl_s, "num_replicas": bus.replicas, "max_msg_size": MAX_VALUE_BYTES}
         with named(f"upgrading the bucket {bucket}"):
-            await bus.jetstream.update_stream(found.evolve(max_age=ttl_s, num_replicas=bus.replicas))
+            await bus.jetstream.update_stream(found.evolve(**form))

@@ -21,6 +21,8 @@ log = get_logger("buckets")
 
 RETRY_S = 0.5
 LOOK_EVERY_S = 1.0
+TURN_CHANGES = 50
+"""After so many the loop lets others run: a lease has to be renewed however full a bucket is."""
 CHECK_LOOKS = 10
 """After so many looks it is found out whether the bucket was made anew."""
 Changed = Callable[[str, bytes], None]
@@ -79,9 +81,11 @@ class _Watch:
         is_anew = self._looks % CHECK_LOOKS == 0 and await self._is_anew()
         self._looks += 1
         changes = await read_changes(self._bus, self._name, 0 if is_anew else self._read_to)
-        for change in changes:
+        for number, change in enumerate(changes, 1):
             self._tell(change.key, change.value)
             self._read_to = change.place
+            if number % TURN_CHANGES == 0:
+                await asyncio.sleep(0)
         if is_anew:
             for key in self._known.keys() - {change.key for change in changes}:
                 self._tell(key, b"")

@@ -13,6 +13,8 @@ from nats.js.errors import NotFoundError
 from schemas.job_events import Cancelled, Completed, TextOutput
 from schemas.openai import Usage
 from schemas.subjects import JOBS_STREAM
+from services.bus.bucket_feed import BATCH, BATCH_BYTES, read_changes
+from services.bus.buckets import open_bucket
 from services.bus.connection import Bus, open_bus
 from services.bus.errors import Conflict, NoAnswer, NobodyThere, StreamFull
 from services.bus.leases import hold
@@ -241,3 +243,21 @@ async def test_a_stream_that_is_not_there_is_the_servers_word(connected: Connect
     async with connected() as bus:
         with pytest.raises(NotFoundError):
             await bus.jetstream.stream_info(JOBS_STREAM)
+
+
+async def test_a_bucket_is_read_whole_however_large_its_values_are(connected: Connect) -> None:
+    """More than one batch of many, and of large ones, and one that is larger than a batch may be."""
+    async with connected() as bus:
+        await bus.jetstream.create_key_value(bucket="b", history=1, direct=True)
+        bucket = await open_bucket(bus, "b")
+        sizes = {f"k{n}": 10 for n in range(BATCH + 50)} | {f"l{n}": BATCH_BYTES // 3 for n in range(7)}
+        sizes |= {"huge": BATCH_BYTES + 100, "last": 1}
+        for key, size in sizes.items():
+            await bucket.put(key, b"x" * size)
+        found = await read_changes(bus, "b")
+        assert {change.key: len(change.value) for change in found} == sizes
+        assert [change.place for change in found] == list(range(1, len(sizes) + 1))
+        await bucket.delete("k0")
+        assert [(one.key, one.value) for one in await read_changes(bus, "b", found[-1].place)] == [("k0", b"")]
+        assert await read_changes(bus, "b", found[-1].place + 1) == []
+        assert len(await bucket.keys()) == len(sizes) - 1
