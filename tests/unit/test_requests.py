@@ -16,6 +16,7 @@ from services.gateway.jobs.requests import (
     job_input,
     parse_size,
     split_adapter,
+    within,
 )
 
 
@@ -119,3 +120,11 @@ def test_errors_have_both_shapes() -> None:
     assert openai_error(error).error.code == "model_not_found"
     shown = problem(error)
     assert (shown.status, shown.type, shown.field) == (404, "urn:stoker:model_not_found", "model")
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), 1e308, -1e308, 2**63])
+def test_a_number_of_any_size_is_refused_by_its_field(value: float) -> None:
+    """One of 400 digits, which no float holds, was an internal error."""
+    with pytest.raises(RequestError, match="n must be between 1 and 4, not ") as refused:
+        within(value, 1, 4, "n")
+    assert (refused.value.status, refused.value.field) == (400, "n")

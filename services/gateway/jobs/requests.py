@@ -5,6 +5,7 @@ request ends here, as a RequestError that names the field; it never reaches NATS
 """
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -136,9 +137,10 @@ def need(model: Model, feature: Feature) -> None:
 def within(value: float | None, low: float, high: float, field: str) -> None:
     """Raise RequestError 400 for a value outside its range; None is inside every range."""
     if value is not None and not low <= value <= high:
+        given = f"{value:g}" if abs(value) < sys.float_info.max else "a number of that size"
         raise RequestError(
             400,
-            f"{field} must be between {low:g} and {high:g}, not {value:g}",
+            f"{field} must be between {low:g} and {high:g}, not {given}",
             field=field,
             code="invalid_value",
         )
