@@ -44,6 +44,7 @@ PING_EVERY_S, MAX_UNANSWERED_PINGS = 1, 2
 """
 BUFFER_WHILE_RECONNECTING_BYTES = 32 * 1024 * 1024
 CLOSE_TIMEOUT_S = 2.0
+REFUSED = "authorization"
 MAY_NOT_LISTEN = "permissions violation for subscription"
 
 
@@ -310,9 +311,28 @@ class _Told:
             callback()
 
 
+class _NoHandshake(CannotConnect):
+    """A server listens and says nothing: it may be stopped for a moment, or cut off."""
+
+
 async def _connect(settings: BusSettings, name: str, wait_s: float, role: str) -> Bus:
+    """Raises CannotConnect when no server has let us in after `wait_s`, or at once when one has refused us."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait_s
+    while True:
+        await wait_for_port(urls_of(settings), max(deadline - loop.time(), 0.0))
+        try:
+            return await _shake_hands(settings, name, role)
+        except _NoHandshake as error:
+            if loop.time() > deadline:
+                raise
+            log.warning("connection.not_made", error=str(error))
+            await asyncio.sleep(RECONNECT_WAIT_S)
+
+
+async def _shake_hands(settings: BusSettings, name: str, role: str) -> Bus:
+    """One try. Raises CannotConnect."""
     urls, inbox = urls_of(settings), inbox_of(role)
-    await wait_for_port(urls, wait_s)
 
     def on_handler_error(subject: str, error: Exception) -> None:
         log.error("message.failed", subject=subject, exc_info=error)
@@ -341,8 +361,10 @@ async def _connect(settings: BusSettings, name: str, wait_s: float, role: str) -
             await _try_listening(client, heard)
     except (nats.errors.Error, OSError) as error:
         await client.close()
+        is_silent = isinstance(error, TimeoutError) and REFUSED not in told.last_error.lower()
         reason = told.last_error if isinstance(error, TimeoutError) else error
-        raise CannotConnect(f"NATS at {shown(urls)} refused: {reason}") from error
+        kind = _NoHandshake if is_silent else CannotConnect
+        raise kind(f"NATS at {shown(urls)} refused: {reason}") from error
     if told.may_not_listen:
         await client.close()
         raise CannotConnect(

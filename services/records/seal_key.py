@@ -17,7 +17,8 @@ from services.bus.seals import SealKey, Seals
 from services.bus.streams import RESULT_TTL_S
 from services.bus.watching import watch_bucket
 from services.process.logs import get_logger
-from services.process.tasks import TaskOwner, limit
+from services.process.running import CannotStart
+from services.process.tasks import LimitExceeded, TaskOwner, limit
 
 log = get_logger("seals")
 
@@ -38,12 +39,15 @@ async def make_key(bus: Bus, *, is_new: bool) -> None:
 
 @asynccontextmanager
 async def knowing_seals(bus: Bus) -> AsyncIterator[None]:
-    """Inside, `bus.seals` is what the bucket says. Raises LimitExceeded where it cannot be read."""
+    """Inside, `bus.seals` is what the bucket says. Raises CannotStart where it cannot be read."""
     is_read = asyncio.Event()
     async with TaskOwner("seals") as tasks:
         tasks.start(_watch_key, bus, is_read)
-        with limit("reading the key of the seals", READ_WITHIN_S):
-            await is_read.wait()
+        try:
+            with limit("reading the key of the seals", READ_WITHIN_S):
+                await is_read.wait()
+        except LimitExceeded as error:
+            raise CannotStart(str(error)) from error
         yield
 
 

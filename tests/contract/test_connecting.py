@@ -1,5 +1,6 @@
 """Every way to reach a NATS server: password, NKey, TLS; and what is said when it cannot be reached."""
 
+import asyncio
 import re
 import shutil
 import signal
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import anyio
 import nkeys
+import psutil
 import pytest
 
-from services.bus.connection import open_bus
+from services.bus.connection import HANDSHAKE_TIMEOUT_S, open_bus
 from services.bus.errors import CannotConnect
-from services.process.embedded import find_binary, free_port
+from services.process.embedded import embedded_server, find_binary, free_port
 from services.process.settings import BusSettings
 from tests.conftest import wait_for
 
@@ -74,7 +76,27 @@ async def test_over_tls(start_server: StartServer, tmp_path: Path) -> None:
     await anyio.run_process([*command.split(), *extra])
     port = start_server(f"tls {{ cert_file: '{certificate}', key_file: '{key}' }}")
     assert await reaches(BusSettings(nats=f"tls://127.0.0.1:{port}", nats_ca=str(certificate)))
-    assert await is_refused(BusSettings(nats=f"tls://127.0.0.1:{port}"))
+    assert await is_refused(BusSettings(nats=f"tls://127.0.0.1:{port}"), wait_s=1.0)
+
+
+async def test_a_server_that_is_stopped_for_a_moment_is_waited_for(tmp_path: Path) -> None:
+    """A worker that was started in a pause of NATS ended after three seconds."""
+    async with embedded_server(tmp_path) as url:
+        nats = psutil.Process(int((tmp_path / "nats" / "pid").read_text()))
+        nats.suspend()
+        connecting = asyncio.create_task(reaches(BusSettings(nats=url)))
+        await asyncio.sleep(HANDSHAKE_TIMEOUT_S + 1.0)
+        assert not connecting.done()
+        nats.resume()
+        assert await asyncio.wait_for(connecting, 10)
+
+
+async def test_one_that_says_nothing_is_given_up_in_the_end(tmp_path: Path) -> None:
+    async with embedded_server(tmp_path) as url:
+        nats = psutil.Process(int((tmp_path / "nats" / "pid").read_text()))
+        nats.suspend()
+        assert await is_refused(BusSettings(nats=url), "refused", wait_s=0.5)
+        nats.resume()
 
 
 async def test_no_server_says_what_to_do() -> None:
