@@ -8,6 +8,7 @@ space, `*` or `>` in a model name can never become part of the subject's structu
 import re
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 MAX_NAME_BYTES = 200
 """Longest name (model, job, worker) that is accepted: three times this still fits a subject."""
@@ -62,6 +63,7 @@ def sealed(job: str, seal: str) -> str:
     return f"{to_token(job)}{_SEAL}{seal}" if seal else to_token(job)
 
 
+@lru_cache(8192)  # every piece of a text comes under its job's subject
 def opened(subject: str) -> tuple[str, str]:
     """The name in the last token of a subject, and its seal; "" where it has none."""
     token = subject.rsplit(".", 1)[1]

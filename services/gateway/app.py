@@ -13,6 +13,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from schemas import wire
 from services.bus.discovery import VERSION
+from services.gateway.edge.door_middleware import with_browser_headers
 from services.gateway.edge.error_mapping import request_error
 from services.gateway.edge.openapi import describe
 from services.gateway.edge.openapi_functions import FunctionsJson, FunctionsPage
@@ -91,4 +92,4 @@ def create_pages(gateway: Gateway) -> Litestar:
 
 def create_app(gateway: Gateway) -> ASGIApp:
     """Everything that a gateway answers."""
-    return with_routes(create_pages(gateway), Router(ROUTES), gateway)
+    return with_routes(with_browser_headers(create_pages(gateway)), Router(ROUTES), gateway)

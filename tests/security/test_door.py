@@ -24,7 +24,8 @@ def asked(door: Door, host: str = "localhost:8000", method: str = "POST", **head
         name.replace("_", "-").encode(): value.encode() for name, value in headers.items()
     }
     try:
-        door.check(method, given)
+        door.check_host(host.encode())
+        door.check_origin(method, given)
     except RequestError as error:
         return error.status
     return 200

@@ -10,6 +10,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from schemas import wire
 from schemas.keys import ApiKey
 from services.gateway.edge.access import COOKIE, OPEN_PATHS, Access, current_key
+from services.gateway.edge.door import with_headers
 from services.gateway.edge.problems import RequestError, answer_body
 
 
@@ -66,7 +67,7 @@ def _authorization(headers: Mapping[bytes, bytes]) -> str:
 
 async def _refuse(send: Send, error: RequestError, is_openai: bool) -> None:
     body, media_type = answer_body(error, is_openai)
-    headers = [(b"content-type", media_type.encode())]
+    headers = with_headers([(b"content-type", media_type.encode())])
     headers += [(name.encode(), value.encode()) for name, value in error.headers.items()]
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))

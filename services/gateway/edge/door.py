@@ -27,7 +27,8 @@ HEADERS = (
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
 )
-POLICY = (b"content-security-policy", b"frame-ancestors 'none'")
+POLICY_NAME = "content-security-policy"
+POLICY = (POLICY_NAME.encode(), b"frame-ancestors 'none'")
 """Where an answer has no stricter one."""
 PREFLIGHT_AGE_S = 600
 EXPOSED = "retry-after, location, x-ratelimit-limit-requests, x-ratelimit-remaining-requests"
@@ -51,21 +52,20 @@ class Door:
     origins: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
 
-    def check(self, method: str, headers: Mapping[bytes, bytes]) -> None:
+    def check_host(self, name: bytes) -> None:
         """Raises RequestError 400, 403."""
-        host = headers.get(b"host", b"").decode("latin-1")
+        host = name.decode("latin-1")
         if not host:
             raise RequestError(400, "a request needs a Host", field="Host", code="host_missing")
         if not self._answers_to(host):
-            raise RequestError(
-                403,
-                f"this gateway does not answer to the name {host!r}; see `--allowed-hosts`",
-                field="Host",
-                code="host_not_allowed",
-            )
+            message = f"this gateway does not answer to the name {host!r}; see `--allowed-hosts`"
+            raise RequestError(403, message, field="Host", code="host_not_allowed")
+
+    def check_origin(self, method: str, headers: Mapping[bytes, bytes]) -> None:
+        """Raises RequestError 403."""
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin:
-            if not self._may_ask(origin, host):
+            if not self._may_ask(origin, headers.get(b"host", b"").decode("latin-1")):
                 raise _other_site(origin)
         elif headers.get(b"sec-fetch-site") == b"cross-site" and not _is_visit(method, headers):
             raise _other_site("another site")
@@ -149,7 +149,7 @@ def _other_site(who: str) -> RequestError:
 
 
 def with_headers(given: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """An answer's headers, and what every answer says."""
+    """An answer's headers, and what every answer says where it does not yet."""
     headers = list(given)
-    has_policy = any(name == POLICY[0] for name, _ in headers)
-    return [*headers, *HEADERS] if has_policy else [*headers, *HEADERS, POLICY]
+    names = {name for name, _ in headers}
+    return [*headers, *((name, value) for name, value in (*HEADERS, POLICY) if name not in names)]

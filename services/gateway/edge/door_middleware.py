@@ -1,5 +1,7 @@
 """Every request comes through the door before anything else sees it (door.py)."""
 
+from collections.abc import Iterable
+
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -7,37 +9,59 @@ from schemas import wire
 from services.gateway.edge.door import Door, with_headers
 from services.gateway.edge.problems import RequestError, answer_body
 
+MAX_HOSTS = 64
+
 
 def with_door(app: ASGIApp, door: Door, openai_paths: tuple[str, ...]) -> ASGIApp:
     """The same application, for requests that may come from where they come from."""
+    answered_to: set[bytes] = set()
+    """Hosts that were checked lately: almost every request has the same."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             await app(scope, receive, send)
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        cors = door.cors(headers) if door.origins else []
-
-        async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = with_headers((*message["headers"], *cors))
-            await send(message)
-
+        host = headers.get(b"host", b"")
         try:
-            door.check(scope["method"], headers)
+            if host not in answered_to:
+                door.check_host(host)
+                if len(answered_to) < MAX_HOSTS:
+                    answered_to.add(host)
+            door.check_origin(scope["method"], headers)
         except RequestError as error:
             body, media_type = answer_body(error, scope["path"].startswith(openai_paths))
-            await _answer(answer, error.status, [(b"content-type", media_type.encode())], wire.encode(body))
+            await _answer(send, error.status, [(b"content-type", media_type.encode())], wire.encode(body))
             return
-        if scope["method"] == "OPTIONS" and (allowed := door.preflight(headers)):
-            await _answer(send, 204, with_headers(allowed), b"")
-            return
-        await app(scope, receive, answer)
+        if door.origins and (cors := door.cors(headers)):
+            if scope["method"] == "OPTIONS" and (allowed := door.preflight(headers)):
+                await _answer(send, 204, allowed, b"")
+                return
+            send = _with(cors, send)
+        await app(scope, receive, send)
 
     return guarded
 
 
+def with_browser_headers(app: ASGIApp) -> ASGIApp:
+    """The same application, with what every answer says: for what does not answer by Exchange."""
+
+    async def told(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope, receive, _with((), send))
+
+    return told
+
+
+def _with(more: Iterable[tuple[bytes, bytes]], send: Send) -> Send:
+    async def answer(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = with_headers((*message["headers"], *more))
+        await send(message)
+
+    return answer
+
+
 async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.start", "status": status, "headers": with_headers((*headers, length))})
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -20,6 +20,7 @@ from litestar.types import HTTPScope, Receive, Send
 
 from schemas import wire
 from services.gateway.edge.decoding import invalid
+from services.gateway.edge.door import HEADERS, POLICY, POLICY_NAME
 from services.gateway.edge.problems import RequestError, answer_body
 from services.gateway.edge.sse import SSE_HEADERS, StreamLimit
 
@@ -39,7 +40,7 @@ class ClientGone(Exception):
 class Exchange:
     """One request. Read `body` first; then `answer`, `answer_bytes`, `answer_empty` or `stream`, once.
 
-    parameters: what the path's template names.
+    parameters: what the path's template names. body_bytes: of the body, once it is read.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._parameters = parameters or {}
+        self.body_bytes = 0
         self.is_answered = False
 
     @property
@@ -119,6 +121,7 @@ class Exchange:
             if size > MAX_BODY_BYTES:
                 raise RequestError(413, f"a body is at most {MAX_BODY_BYTES} bytes", code="body_too_large")
             if not message["more_body"]:
+                self.body_bytes = size
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def _disconnected(self) -> None:
@@ -164,6 +167,9 @@ class Exchange:
     async def _start(self, status: int, headers: dict[str, str]) -> None:
         self.is_answered = True
         encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+        encoded += HEADERS
+        if POLICY_NAME not in headers:
+            encoded.append(POLICY)
         await self._send({"type": "http.response.start", "status": status, "headers": encoded})
 
     async def answer(self, content: object, status: int = 200, headers: dict[str, str] | None = None) -> None:

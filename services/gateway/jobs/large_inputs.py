@@ -11,13 +11,15 @@ KEPT_CHARS = 4096
 """Of a text's beginning, by which jobs of one beginning are brought together."""
 
 
-async def fitting(bus: Bus, job: Job) -> Job:
+async def fitting(bus: Bus, job: Job, body_bytes: int) -> Job:
     """The same job; with the name of its input where that is too large to travel with it. Raises BusError.
 
+    body_bytes: of the request; what is made of a small one is small.
     Not while services of the version before may be there, which could not read it: then it stays as it is,
     and is refused for its size.
     """
-    if len(wire.encode(job)) <= max_job_bytes(bus.max_payload) or not job.is_sealed:
+    most = max_job_bytes(bus.max_payload)
+    if body_bytes < most // 2 or not job.is_sealed or len(wire.encode(job)) <= most:
         return job
     name = await write_blob(bus, f"{job.id}/input", wire.encode(job.input), is_sealed=True)
     stored = StoredInput(

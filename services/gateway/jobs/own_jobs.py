@@ -14,7 +14,7 @@ from services.gateway.jobs.outcomes import completed_or_raise, observe_end
 async def finished(gateway: Gateway, exchange: Exchange, job: Job) -> tuple[Completed, bytes]:
     """Run a job to its end: how it completed, and its raw bytes. Raises RequestError, ClientGone."""
     gateway.admission.check(job, impossible_status=503)
-    job = await fitting(gateway.bus, job)
+    job = await fitting(gateway.bus, job, exchange.body_bytes)
     with gateway.submission.running(job) as ended:
         result = await exchange.unless_gone(ended)
     observe_end(result.event)

@@ -94,7 +94,7 @@ async def _submit(gateway: Gateway, exchange: Exchange, job_id: str) -> None:
         ended = None
         if wait_s:  # before the job is stored: its end may come at once
             ended = until_answered.enter_context(gateway.streams.expecting(job.id, MAX_WAIT_S + 1))
-        answer = await _accept(gateway, job)
+        answer = await _accept(gateway, job, exchange.body_bytes)
         if ended is not None and answer.finished_at is None:
             gateway.streams.look_now(job.id)
             await asyncio.wait([ended], timeout=wait_s)
@@ -104,12 +104,12 @@ async def _submit(gateway: Gateway, exchange: Exchange, job_id: str) -> None:
     await exchange.answer(answer, 202 if answer.finished_at is None else 200, headers)
 
 
-async def _accept(gateway: Gateway, job: Job) -> JobAnswer:
+async def _accept(gateway: Gateway, job: Job, body_bytes: int) -> JobAnswer:
     """The job as it is accepted, or as it was before under the same id. Raises RequestError."""
     present = await find_job(gateway, job.id) if job.is_client_named else None
     if present is None:
         gateway.admission.check(job, impossible_status=422)
-        job = await fitting(gateway.bus, await with_files(gateway, job))
+        job = await fitting(gateway.bus, await with_files(gateway, job), body_bytes)
         if await gateway.submission.store(job):
             return JobAnswer(
                 id=job.id, status="queued", model=job.model, urls=urls_of(job.id), created_at=job.created_at

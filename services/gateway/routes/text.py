@@ -154,7 +154,7 @@ Chunks = _ChatChunks | _TextChunks
 
 async def _stream(gateway: Gateway, exchange: Exchange, job: Job, chunks: Chunks) -> None:
     gateway.admission.check(job, impossible_status=503)
-    job = await fitting(gateway.bus, job)
+    job = await fitting(gateway.bus, job, exchange.body_bytes)
     headers = job_headers(job)
     await exchange.stream(gateway.streams_open, _events(gateway, job, chunks, headers), headers)
 
