@@ -327,7 +327,7 @@ def test_a_worker_whose_invitation_was_taken_back_is_shut_out(tmp_path: Path) ->
         wait_for(lambda: httpx.get(f"{system.url}/v1/fleet").json()["workers"], 20, "the guest")
         system.command("workers", "revoke", "guest", "--users", "users.conf")
         system.processes["nats"].send_signal(signal.SIGHUP)
-        wait_for(lambda: not httpx.get(f"{system.url}/v1/fleet").json()["workers"], 20, "no guest")
+        assert wait_for(lambda: not httpx.get(f"{system.url}/v1/fleet").json()["workers"], 20, "no guest")
 
 
 async def test_an_invited_worker_has_one_name(system: Installation) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from schemas import wire
 from schemas.job_events import Cancelled
@@ -124,8 +125,9 @@ async def test_what_cannot_be_put_aside_stays_where_it_is(connected: Connect) ->
         config = (await bus.jetstream.stream_info(QUARANTINE_STREAM)).config
         await bus.jetstream.delete_stream(QUARANTINE_STREAM)
         await bus.publish_stored("stoker.jobs.m", POISON)
-        tasks.start(SchedulerService(bus, Lease(1, float("inf")), "s").serve)
-        await asyncio.sleep(0.5)
+        with capture_logs() as logged:
+            tasks.start(SchedulerService(bus, Lease(1, float("inf")), "s").serve)
+            await eventually(lambda: any(one["event"] == "quarantine.not_stored" for one in logged))
         assert (await bus.jetstream.stream_info("STOKER_JOBS")).state.messages == 1
         await bus.jetstream.add_stream(config)
 
