@@ -84,9 +84,9 @@ class Installation:
             return BusSettings(nats=self.nats, nats_user=user, nats_password=f"pw-{user}")
         return BusSettings(nats=self.nats, nats_nkey=str(self.folder / f"{user}.nkey"))
 
-    def key(self, name: str) -> dict[str, str]:
+    def key(self, name: str, *options: str) -> dict[str, str]:
         """The header of a new API key."""
-        said = self.command("keys", "create", name, **self.as_operator())
+        said = self.command("keys", "create", name, *options, **self.as_operator())
         return {"Authorization": f"Bearer {said.split()[0]}"}
 
     def as_operator(self) -> dict[str, str]:

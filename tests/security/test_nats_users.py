@@ -17,10 +17,12 @@ import httpx
 import pytest
 
 from schemas import subjects as names
+from schemas.keys import ApiKey
 from schemas.subjects import Subjects
 from services.bus.connection import open_bus
 from services.bus.errors import CannotConnect
 from services.bus.permissions import services, users_conf, with_worker, without_worker, worker_role
+from services.records.keys import digest, new_secret, put_key
 from tests.conftest import ROOT, wait_for
 from tests.security.installed import Installation, Intruder, complete, installed, intruding
 from tests.waiting import eventually
@@ -38,8 +40,8 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
 
 @pytest.fixture(scope="module")
 def ada(system: Installation) -> dict[str, str]:
-    """A tenant's header."""
-    headers = system.key("ada")
+    """The header of somebody who operates it."""
+    headers = system.key("ada", "--role", "operate")
     wait_for(lambda: complete(system.url, headers, "x").status_code == 200, 30, "a first answer")
     return headers
 
@@ -247,7 +249,7 @@ async def test_a_stolen_credential_sees_the_prompts_of_its_own_jobs_and_nothing_
     thief = await as_worker(system)
     mine = ("stoker.worker.w1.>", "stoker.heartbeat.w1", "_INBOX.worker.w1.>", "stoker.solicit")
     await thief.listen(*mine, "$KV.stoker_catalog.>", *HEARD)
-    headers = [await asyncio.to_thread(system.key, f"tenant{number}") for number in range(TENANTS)]
+    headers = await tenants(system)
     with ThreadPoolExecutor(TENANTS) as pool:
         prompts = {f"secret-{tenant}-{number}": tenant for tenant in range(TENANTS) for number in range(10)}
         answers = pool.map(lambda prompt: complete(system.url, headers[prompts[prompt]], prompt), prompts)
@@ -264,6 +266,24 @@ async def test_a_stolen_credential_sees_the_prompts_of_its_own_jobs_and_nothing_
     assert len(seen) == len(assigned) < len(prompts), "each of them in an assignment to this very worker"
     assert all(b"secret" not in line for line in thief.heard if line not in assigned)
     await thief.client.close()
+
+
+async def tenants(system: Installation) -> list[dict[str, str]]:
+    """The headers of twenty tenants, each with a key of its own."""
+    made: list[dict[str, str]] = []
+    async with open_bus(system.settings("operator"), "test") as bus:
+        for number in range(TENANTS):
+            key_id, secret = new_secret()
+            await put_key(bus, ApiKey(key_id, f"tenant{number}", digest(secret), time.time()))
+            made.append({"Authorization": f"Bearer {secret}"})
+    async with httpx.AsyncClient(base_url=system.url) as client:
+        for header in made:
+
+            async def is_known(header: dict[str, str] = header) -> bool:
+                return (await client.get("/v1/models", headers=header)).status_code == 200
+
+            await eventually(is_known)
+    return made
 
 
 async def jobs_of(system: Installation, headers: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ import threading
 import time
 
 import httpx
+import pytest
 
 from tests.conftest import System, events_of, free_port, is_ready, wait_for
 
@@ -209,6 +210,7 @@ def test_a_second_gateway_takes_a_stream_over(synthetic: System) -> None:
         assert second.wait(15) == 0
 
 
+@pytest.mark.slow
 def test_two_models_that_fit_one_each_settle_without_another_load(tmp_path_factory) -> None:
     config = """\
 models:
