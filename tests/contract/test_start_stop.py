@@ -120,12 +120,17 @@ async def installed(server: str) -> None:
 
 
 async def test_told_to_stop_while_there_are_no_streams_a_service_stops(server: str) -> None:
-    stopping = asyncio.Event()
-    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+    stopping, has_asked = asyncio.Event(), asyncio.Event()
+    async with (
+        asyncio.timeout(20),
+        open_bus(BusSettings(nats=server), "test") as bus,
+        bus.listening(("$JS.API.STREAM.INFO.STOKER_JOBS", lambda _: has_asked.set())),
+        asyncio.TaskGroup() as tasks,
+    ):
         running = tasks.create_task(
             stopped_at_start(gateway_main(GatewaySettings(nats=server, port=0), stopping))
         )
-        await asyncio.sleep(0.3)
+        await has_asked.wait()
         assert not running.done(), "it waits for them"
         stopping.set()
     assert "stoker init" in running.result()

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -170,9 +171,9 @@ async def test_a_name_is_looked_up_once_and_what_was_checked_is_connected_to(
     looks: list[str] = []
     real = asyncio.get_running_loop().getaddrinfo
 
-    async def rebinding(host: str, port: int, **more: object) -> object:
+    async def rebinding(host: str, port: int, **more: Any) -> object:
         if host != "rebinding.example":
-            return await real(host, port, **more)  # type: ignore[arg-type]
+            return await real(host, port, **more)
         looks.append(host)
         address = "127.0.0.1" if len(looks) > 1 else "192.88.98.1"
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]

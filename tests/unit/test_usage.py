@@ -1,5 +1,7 @@
 """The book of what keys have used: windows, days, jobs, and other gateways."""
 
+from collections.abc import Callable
+
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -14,9 +16,9 @@ KEY = ApiKey("k", "test", "", 0.0)
 NOON = DAY_S * 20_000 + DAY_S / 2
 
 
-def refusal(check: object, *arguments: object) -> RequestError | None:
+def refusal(check: Callable[..., object], *arguments: object) -> RequestError | None:
     try:
-        check(*arguments)  # type: ignore[operator]
+        check(*arguments)
     except RequestError as error:
         assert error.status == 429 and error.code == "rate_limit_exceeded"
         return error

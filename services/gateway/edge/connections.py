@@ -78,7 +78,7 @@ class _Bounded(HttpToolsProtocol):
         self._head_since = self._body_since = self._body_at = 0.0
         self._is_in_head = True
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
         all_of_them = self.connections_of_all
         self._address = self.client[0] if self.client else ""

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from schemas import wire
 from schemas.job_events import Cancelled, Failed
@@ -13,6 +14,7 @@ from services.scheduler import webhook_orders
 from services.scheduler.webhook_orders import order_webhook
 from tests.contract.conftest import Connect
 from tests.fixtures.ends import end, one_job
+from tests.waiting import eventually
 
 HOOK = "http://hooks.example/x"
 JOB = one_job("j", webhook=HOOK)
@@ -57,8 +59,9 @@ async def test_it_is_ordered_when_that_can_be_stored_again(
         config = (await bus.jetstream.stream_info(WEBHOOKS_STREAM)).config
         await bus.jetstream.delete_stream(WEBHOOKS_STREAM)
         async with asyncio.TaskGroup() as tasks:
-            ordering = tasks.create_task(order_webhook(bus, JOB))
-            await asyncio.sleep(0.2)
+            with capture_logs() as logged:
+                ordering = tasks.create_task(order_webhook(bus, JOB))
+                await eventually(lambda: any(one["event"] == "webhook.not_ordered_yet" for one in logged))
             assert not ordering.done()
             await bus.jetstream.add_stream(config)
         assert len(await ordered(bus)) == 1
