@@ -180,6 +180,7 @@ class Autoscaler:
         if state is None:
             return []
         state.acknowledged_at[replica] = now
+        state.health_of(state.replicas[replica].spec).taken(state.replicas[replica].launched_at)
         if state.replicas[replica].phase == "launching":
             state.move(replica, "starting")
         return self._reconcile(state, now)
@@ -232,7 +233,7 @@ class Autoscaler:
         self, state: ModelState, replica: Replica, reason: str, message: str, now: float
     ) -> list[Command]:
         health = state.health_of(replica.spec)
-        condition = health.failed(reason, message, len(state.specs), now)
+        condition = health.failed(reason, message, len(state.specs), replica.launched_at, now)
         pause = f"not again for {condition.retry_at - now:.0f} s, after {condition.failures} failures in a row"
         return [
             self._announce("failed", state, replica, f"{reason}: {message}", now),
@@ -298,7 +299,7 @@ class Autoscaler:
         )
         if replica.phase == "ready":
             if now - replica.ready_at >= STABLE_S and not state.is_outdated(replica):
-                state.health_of(replica.spec).proved()
+                state.health_of(replica.spec).proved(replica.ready_at)
             if not is_hot:  # it may come back; until then it does not count, and it has its time to start
                 state.move(replica.id, "starting", launched_at=now, ready_at=0.0)
             return []

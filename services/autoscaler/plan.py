@@ -165,11 +165,13 @@ class Planner:
 
     def _room(self, spec: Spec) -> int:
         """Replicas of a spec that may be launched now."""
-        if spec.name not in self.state.launch_keys or self.state.health_of(spec.name).is_resting(self.now):
-            return 0
+        health = self.state.health_of(spec.name)
         ordered = sum(launched.name == spec.name for launched, _ in self.plan.launches)
+        under_way = [*(one.launched_at for one in self.coming[spec.name]), *([self.now] * ordered)]
+        if spec.name not in self.state.launch_keys or not health.may_launch(under_way, self.now):
+            return 0
         limit = spec.max_replicas - self.state.count(spec.name) - ordered if spec.max_replicas else self.budget
-        return max(min(limit, self.budget), 0)
+        return max(min(limit, self.budget, 1 if health.condition is not None else self.budget), 0)
 
     def _launch(self, spec: Spec, count: int, why: str) -> None:
         count = min(count, self._room(spec))

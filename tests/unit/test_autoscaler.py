@@ -3,7 +3,7 @@
 import itertools
 import math
 
-from services.autoscaler.backoff import pause_s
+from services.autoscaler.backoff import PROBE_S, pause_s
 from services.autoscaler.core import MAX_LAUNCHING
 from services.autoscaler.demand import Demand
 from services.autoscaler.events import ModelChanged
@@ -100,12 +100,27 @@ def test_back_off_grows_with_failures_and_specs() -> None:
     assert [pause_s(n, 1) for n in (1, 2, 3)] == [2.0, 4.0, 8.0]
     assert pause_s(1, 3) == 6.0
     assert pause_s(1000, 1) == 300.0
-    world = simulate(make_spec("a"), hardware={"a": Hardware(stock=0)})
+    world = simulate(make_spec("a"), hardware={"a": Hardware(fails_to_load=1.0)})
     world.ask(1)
-    world.run_for(60)
+    world.run_for(90)
     pauses = [b - a for (a, _), (b, _) in itertools.pairwise(world.launches)]
     assert len(pauses) >= 3
     assert all(later > earlier for earlier, later in itertools.pairwise(pauses))
+
+
+def test_what_is_out_of_stock_is_asked_for_again_every_ten_seconds_and_at_once_when_it_is_back() -> None:
+    """Eight replicas are missing: the first batch is refused, then one at a time is tried."""
+    world = simulate(make_spec("a", target_requests=1), hardware={"a": Hardware(stock=0)})
+    world.ask(8)
+    world.run_for(35)
+    times = [round(at - world.launches[0][0], 1) for at, _ in world.launches]
+    assert times[:8] == [0.0] * 8
+    assert [round(later - earlier) for earlier, later in itertools.pairwise(times[7:])] == [10, 10, 10]
+    world.hardware["a"].stock = 8
+    back = world.now
+    world.run_for(14)
+    assert len(world.ready("a")) == 8
+    assert min(at for at, _ in world.launches if at >= back) <= back + PROBE_S + 0.5
 
 
 def test_a_replica_that_does_not_come_up_is_stopped_and_counts_as_a_failure() -> None:

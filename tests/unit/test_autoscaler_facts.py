@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.catalog import Model, ResourceProfile, Spec
 from schemas.fleet import Condition, Replica
-from services.autoscaler.backoff import FIRST_PAUSE_S, LONGEST_DOUBLING, MAX_PAUSE_S, Health, pause_s
+from services.autoscaler.backoff import FIRST_PAUSE_S, LONGEST_DOUBLING, MAX_PAUSE_S, PROBE_S, Health, pause_s
 from services.autoscaler.demand import BUCKET_S, MEMORY_S, Demand
 from services.autoscaler.state import IllegalMove, ModelState, launch_key
 
@@ -118,14 +118,56 @@ def test_pauses_are_bounded_and_never_shrink(failures: int, specs: int) -> None:
 def test_a_spec_rests_after_a_failure_until_its_time_has_come() -> None:
     health = Health()
     assert (health.failures, health.is_resting(NOW)) == (0, False)
-    assert health.failed("Crash", "exit 1", 1, NOW) == Condition("Crash", "exit 1", NOW, 1, NOW + 2.0)
+    assert health.failed("Crash", "exit 1", 1, NOW - 9, NOW) == Condition("Crash", "exit 1", NOW, 1, NOW + 2.0)
     assert (health.is_resting(NOW + 1.99), health.is_resting(NOW + 2.0)) == (True, False)
-    assert health.failed("OutOfStock", "none left", 1, NOW + 5) == Condition(
-        "OutOfStock", "none left", NOW + 5, 2, NOW + 9.0
-    )
-    health.proved()
-    assert (health.failures, health.is_resting(NOW + 6)) == (0, False)
-    assert health.failed("Crash", "exit 1", 1, NOW).failures == 1
+    again = health.failed("Crash", "exit 2", 1, NOW + 3, NOW + 5)
+    assert again == Condition("Crash", "exit 2", NOW + 5, 2, NOW + 9.0)
+
+
+def test_what_was_launched_before_a_failure_was_seen_belongs_to_it() -> None:
+    health = Health()
+    first = health.failed("OutOfStock", "none left", 2, NOW - 1, NOW)
+    for number in range(7):
+        last = health.failed("OutOfStock", f"none left, {number}", 2, NOW - 1, NOW + number)
+    assert (last.failures, last.at, last.retry_at) == (1, first.at, first.retry_at)
+    assert last.message == "none left, 6"
+
+
+def test_what_is_out_of_stock_is_asked_again_at_a_steady_pace() -> None:
+    health, at = Health(), NOW
+    for number in range(1, 6):
+        found = health.failed("OutOfStock", "none left", 3, at, at)
+        assert (found.failures, found.retry_at) == (number, at + PROBE_S)
+        at += PROBE_S
+
+
+def test_after_a_failure_one_at_a_time_is_tried() -> None:
+    health = Health()
+    assert health.may_launch([NOW, NOW], NOW)
+    health.failed("Crash", "exit 1", 1, NOW - 1, NOW)
+    assert not health.may_launch([], NOW + 1.9)
+    assert health.may_launch([NOW - 1], NOW + 2), "what was launched before is no try"
+    assert not health.may_launch([NOW + 2], NOW + 3)
+
+
+def test_only_a_replica_of_after_the_failure_forgives_it() -> None:
+    health = Health()
+    health.failed("Crash", "exit 1", 1, NOW - 1, NOW)
+    health.proved(NOW - 50)
+    assert health.failures == 1, "it was ready before"
+    health.taken(NOW + 2)
+    assert health.failures == 1, "an order that is taken says nothing of a crash"
+    health.proved(NOW + 3)
+    assert health.failures == 0
+
+
+def test_an_order_that_is_taken_says_that_stock_is_back() -> None:
+    health = Health()
+    health.failed("OutOfStock", "none left", 1, NOW - 1, NOW)
+    health.taken(NOW - 1)
+    assert health.failures == 1, "one of the batch that was refused"
+    health.taken(NOW + 10)
+    assert health.failures == 0
 
 
 # Replicas -----------------------------------------------------------------------------------------
@@ -230,7 +272,7 @@ def test_specs_that_are_gone_are_forgotten_once_their_last_replica_is() -> None:
     found = state(SPEC, Spec("cpu", "text", "", launcher="docker", profile="l4"))
     found.add(replica(of="cpu"))
     for name in ("gpu", "cpu", "old"):
-        found.health_of(name).failed("Crash", "m", 1, NOW)
+        found.health_of(name).failed("Crash", "m", 1, NOW - 1, NOW)
         found.start_s[name] = found.outside[name] = 3
     found.model = Model("m", ("TextGeneration",), (SPEC,))
     found.take({"l4": PROFILE})

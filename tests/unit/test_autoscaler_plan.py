@@ -83,7 +83,7 @@ def test_making_a_plan_changes_no_replica_and_the_same_state_gives_the_same_plan
 @given(state())
 def test_a_spec_that_rests_is_not_launched(found: ModelState) -> None:
     resting = found.specs[0]
-    found.health_of(resting.name).failed("LaunchFailed", "x", 1, NOW)
+    found.health_of(resting.name).failed("LaunchFailed", "x", 1, NOW - 1, NOW)
     assert all(launched.name != resting.name for launched, _ in made(found).launches)
 
 
