@@ -5,7 +5,11 @@ from typing import Annotated
 from msgspec import Meta
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
-"""Bytes, jobs, terms, places in a stream: as far as every reader of JSON counts exactly."""
+"""Bytes, jobs, places in a stream: as far as every reader of JSON counts exactly."""
+Term = Annotated[int, Meta(ge=0, lt=2**31)]
+"""Of a leader: the place of its lease in its bucket, which a renewal each second brings there in 68 years.
+One that no leader can have makes no worker refuse the true one.
+"""
 Slots = Annotated[int, Meta(ge=0, le=100_000)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 """A length of time, up to thirty years."""

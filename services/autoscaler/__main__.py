@@ -26,6 +26,8 @@ from services.process.telemetry import serve_metrics
 log = get_logger("autoscaler")
 
 ROLE = "autoscaler"
+LEAD_AGAIN_S = 0.2
+"""A leader that cannot begin tries again after this."""
 STOP_TIMEOUT_S = STOP_ALL_TIMEOUT_S + 5.0
 
 
@@ -75,6 +77,7 @@ async def _lead(bus: Bus, settings: Settings, stopping: asyncio.Event, leading: 
             finally:
                 leading.clear()
                 await service.close()
+        await asyncio.sleep(LEAD_AGAIN_S)
 
 
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
