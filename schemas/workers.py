@@ -7,7 +7,7 @@ import msgspec
 from schemas.catalog import Spec
 from schemas.job_events import Delta, FailureKind, SmallEvent
 from schemas.jobs import Job
-from schemas.ranges import Amount, Count, Moment, Seconds, Slots
+from schemas.ranges import Amount, Count, Moment, Seconds, Slots, Term
 
 Tier = Literal["hot", "loading", "base", "parked", "warm", "cold"]
 """Where a model is on a worker: in device memory, on its way there, there but for its LoRAs (base), in RAM,
@@ -26,7 +26,7 @@ class Assignment(msgspec.Struct, frozen=True, omit_defaults=True):
 
     job: Job
     attempt: int
-    term: int
+    term: Term
     spec: Spec
     tier: Tier = "hot"
     queued_s: float = 0.0
@@ -63,7 +63,7 @@ class Revocation(msgspec.Struct, frozen=True):
     """Take this attempt back: stop it, free its slot, and store nothing. The job itself goes on elsewhere."""
 
     job: str
-    term: int
+    term: Term
     attempt: int
 
 
@@ -86,7 +86,7 @@ class ReplayRequest(msgspec.Struct, frozen=True):
     """What of a job came after this point? chars: characters of output already delivered."""
 
     job: str
-    term: int = 0
+    term: Term = 0
     attempt: int = 0
     seq: int = 0
     chars: int = 0
@@ -137,7 +137,7 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
     load_s: Seconds = 0.0
     run_s: Seconds = 0.0
     units: Amount = 1.0
-    term: Count = 0
+    term: Term = 0
     reason: str = ""
     kind: FailureKind | Literal[""] = ""
     was_killed: bool = False
@@ -159,7 +159,7 @@ class Recorded(msgspec.Struct, frozen=True, omit_defaults=True):
 
     state: Literal["open", "ended", "unreadable", "unknown"]
     place: Count = 0
-    term: Count = 0
+    term: Term = 0
     attempt: Count = 0
     digest: str = ""
     reason: str = ""
@@ -189,7 +189,8 @@ class EngineCapability(msgspec.Struct, frozen=True):
 class ResidentModel(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model that a worker has somewhere. load_s: the measured load that made it hot, from `loaded_from`.
 
-    weights: models with the same share them in memory. skipped: LoRAs that do not fit the model, and why.
+    percent: of its download, while that goes on and its size is known. weights: models with the same
+    share them in memory. skipped: LoRAs that do not fit the model, and why.
     """
 
     model: str
@@ -200,6 +201,7 @@ class ResidentModel(msgspec.Struct, frozen=True, omit_defaults=True):
     load_s: Seconds | None = None
     loaded_from: Tier = "warm"
     weights: str = ""
+    percent: float | None = None
     path: str = ""
     skipped: tuple[str, ...] = ()
 
@@ -230,7 +232,7 @@ class RunningJob(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str
     spec: str
     attempt: Count
-    term: Count = 0
+    term: Term = 0
     seal: str = ""
 
 
@@ -238,7 +240,8 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
     """A worker's state: published every second and on every change.
 
     seq counts heartbeats of one life of the worker, started_at names that life. vram_models, ram_models
-    and disk_models repeat `models` by tier for people who read along.
+    and disk_models repeat `models` by tier for people who read along. failed_loads: why a model could not be
+    loaded lately; load_failures: how often that happened in this life.
     """
 
     worker: str
@@ -260,6 +263,7 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
     is_draining: bool = False
     is_leaving: bool = False
     failed_loads: dict[str, str] = {}
+    load_failures: dict[str, Count] = {}
     rss_bytes: Count = 0
     resources: Resources = Resources()
 

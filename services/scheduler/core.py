@@ -8,6 +8,7 @@ simulation):
 - attempts of a job only grow, and an earlier one that may be alive cannot end the job once a later one has it;
   a worker that lost a job gets it again only where no other could run it;
 - a lane of a worker never holds more than its slots and prefetch, but for jobs that were adopted;
+- nothing is given to a worker before its model is hot there;
 - a job under which runners crashed twice ends with `worker_lost`.
 
 While settling (a new leader that does not yet know what its predecessor left) jobs are only taken in.
@@ -20,7 +21,8 @@ from schemas.fleet import JobView
 from schemas.jobs import Status
 from schemas.workers import Accepted, Finished, Heartbeat
 from services.scheduler.fleet.estimates import Estimates
-from services.scheduler.fleet.workers import Fleet, Worker
+from services.scheduler.fleet.worker import Worker, newly_failed
+from services.scheduler.fleet.workers import Fleet
 from services.scheduler.forecast import Forecast
 from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.jobs.record import HOLDS_SLOT, Failure
@@ -61,8 +63,8 @@ class Scheduler:
     def __init__(self, term: int, now: float) -> None:
         self.term = term
         self.fleet = Fleet()
-        self.ledger = Ledger(self.fleet)
         self.estimates = Estimates()
+        self.ledger = Ledger(self.fleet, self.estimates)
         self.endings = Endings(self.ledger, term)
         self.leaving = Leaving(self.ledger, self.fleet, self.endings)
         self.reconciler = Reconciler(self.ledger, self.fleet, self.leaving, term)
@@ -75,7 +77,7 @@ class Scheduler:
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take in one event; the commands are to be carried out in order."""
         commands = self._take_in(event, now)
-        for model in self.ledger.take_returned():
+        for model in (*self.dispatcher.take_orphaned(), *self.ledger.take_returned()):
             commands += self._dispatch(model, now)
         return commands
 
@@ -123,15 +125,9 @@ class Scheduler:
         queues = self.ledger.waiting_queues()
         return [command for queue in queues for command in self._dispatch(queue.name, now)]
 
-    def _dispatch_on(self, worker: Worker, now: float) -> list[Command]:
-        """Give a worker that has become freer its next jobs, the longest waiting model first."""
-        names = [name for name in (*worker.residents, *worker.ordered) if self.ledger.has_waiting(name)]
-        if len(names) > 1:
-            names.sort(key=self.ledger.first_key)
-        commands = [command for name in names for command in self._dispatch(name, now)]
-        if worker.reserved_for and not worker.held:
-            commands += self._dispatch(worker.reserved_for, now)
-        return commands
+    def _fill(self, worker: Worker, now: float) -> list[Command]:
+        """Give a worker that has become freer its next jobs."""
+        return [] if self.is_settling else self.dispatcher.fill(worker, now)
 
     # Jobs -----------------------------------------------------------------------------------------
 
@@ -182,6 +178,7 @@ class Scheduler:
             is_current = record.is_attempt(worker_id, finished.attempt)
             if is_current and finished.outcome == "completed":
                 self.estimates.learn_run(finished.model, record.spec, finished.units, finished.run_s)
+                self.ledger.ran(record, finished.run_s)
                 if (on := self.fleet.workers.get(worker_id)) is not None:
                     on.suspected.pop(finished.model, None)
             if finished.outcome != "lost":
@@ -197,14 +194,14 @@ class Scheduler:
                 commands += self.leaving.lost(record, worker_id, now, may_end=False, is_crash=is_crash)
         worker = self.fleet.workers.get(worker_id)
         if worker is not None:
-            commands += self._dispatch_on(worker, now)
+            commands += self._fill(worker, now)
         return commands
 
     def _failed_there(self, record: JobRecord, worker: str, failure: Failure, now: float) -> list[Command]:
         """A job failed on one worker, and may do better on another: ended when nobody is left to try it."""
         record.failed_on[worker] = failure
-        if record.phase == "cancelling" or self.dispatcher.has_another(record):
-            return self.leaving.take_back(record, now, may_end=False)
+        if record.phase == "cancelling" or self.dispatcher.replicas.has_another(record):
+            return [] if record.phase == "waiting" else self.leaving.take_back(record, now, may_end=False)
         reasons = [f"on {name}: {one.reason}" for name, one in record.failed_on.items()]
         message = "; ".join(reasons) if len(reasons) > 1 else failure.reason
         return self.endings.failed(record, failure.kind, message, now)
@@ -306,6 +303,7 @@ class Scheduler:
         if heartbeat.is_leaving:
             return commands + self.leaving.left(heartbeat.worker, now)
         before = {one.model: one for one in known.facts.models} if known is not None else {}
+        failed = newly_failed(known.facts, heartbeat) if known is not None else set()
         worker = self.fleet.update(heartbeat, now)
         if worker is None:
             return commands
@@ -316,13 +314,24 @@ class Scheduler:
         for resident in heartbeat.models:
             is_new = resident.tier == "hot" and before.get(resident.model) != resident
             if is_new and resident.load_s is not None:
-                self.estimates.learn_load(resident.model, resident.spec, resident.loaded_from, resident.load_s)
+                self.estimates.learn_load(
+                    resident.model, resident.spec, resident.loaded_from, resident.load_s, resident.memory_bytes
+                )
         commands += self.reconciler.heartbeat(worker, heartbeat, now)
-        return commands + self._dispatch_on(worker, now)
+        for model in sorted(failed):
+            commands += self._load_failed(worker, model, heartbeat.failed_loads[model], now)
+        return commands + self._fill(worker, now)
+
+    def _load_failed(self, worker: Worker, model: str, reason: str, now: float) -> list[Command]:
+        """A model could not be loaded: the jobs that were meant for it there are tried elsewhere, or end."""
+        commands: list[Command] = []
+        for record in self.dispatcher.load_failed(worker, model):
+            commands += self._failed_there(record, worker.id, Failure("load_failed", reason, now), now)
+        return commands + self._dispatch(model, now)
 
     def _model_changed(self, event: ModelChanged, now: float) -> list[Command]:
         if event.model is not None:
-            self.dispatcher.models[event.name] = event.model
+            self.dispatcher.set(event.name, event.model)
             self.ledger.queue(event.name).is_changed = True
         else:
             self.dispatcher.remove(event.name)
@@ -359,8 +368,7 @@ class Scheduler:
         commands += self.reconciler.tick(now)
         for record, reason in self.forecast.hopeless(now):
             commands += self.endings.failed(record, "impossible", reason, now)
-        self.dispatcher.tidy()
-        commands += self._dispatch_all(now) + self._look_after_slow_ones(now)
+        commands += self.dispatcher.tick(now) + self._look_after_slow_ones(now)
         return commands + self.forecast.positions(self.ledger.waiting_queues(), now) + self.forecast.depths(now)
 
     def _look_after_slow_ones(self, now: float) -> list[Command]:
@@ -374,6 +382,7 @@ class Scheduler:
     def validate(self) -> None:
         """Raise AssertionError where the books contradict each other. O(everything), for tests and replays."""
         self.ledger.validate()
+        self.dispatcher.plan.validate()
 
 
 def _acknowledged(record: JobRecord) -> Acknowledge:

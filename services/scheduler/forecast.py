@@ -3,10 +3,12 @@
 Pure, like the core whose books it reads. `now` is in seconds since 1970.
 """
 
+from itertools import islice
+
 import msgspec
 
 from schemas.fleet import ModelReplicas
-from schemas.job_events import Provisioning, Queued
+from schemas.job_events import Downloading, Loading, Provisioning, Queued
 from services.scheduler.jobs.queues import ModelQueue
 from services.scheduler.jobs.record import Record as JobRecord
 from services.scheduler.placing.dispatch import Dispatcher
@@ -18,6 +20,10 @@ QUEUE_LIMIT = 10_000
 DEPTH_EVERY_S = 0.05
 DEPTH_ANYWAY_S = 1.0
 NOTIFY_EVERY_S = 1.0
+NOTIFIED_AT_A_TIME = 400
+DEPTHS_AT_A_TIME = 32
+MAX_STREAMS = 32
+"""Workers of one model that are looked at for an eta."""
 NOTIFIED_JOBS = 200
 """How many waiting jobs of a model are told their position every second."""
 IMPOSSIBLE_GRACE_S = 10.0
@@ -34,9 +40,12 @@ class Forecast:
         self._impossible: dict[str, tuple[float, str]] = {}
         """Models that no worker can run: since when, and why."""
         self._was_possible: set[str] = set()
+        self._told: dict[str, str] = {}
+        """What is said of them to those who ask."""
+        self._seen: tuple[int, int] = (-1, -1)
         self._starting_since: float | None = None
         """Since when there is a worker that has not told its engines: its runner is starting."""
-        self._notified_at = now
+        self._began_at = now
         self._launched: dict[str, ModelReplicas] = {}
 
     def replicas_changed(self, model: str, replicas: ModelReplicas | None) -> None:
@@ -67,17 +76,50 @@ class Forecast:
 
     def eta_s(self, model: str, position: int, now: float) -> float | None:
         """Predicted seconds until the job at this position starts; None where nothing is known of it."""
-        replicas = list(self._fleet.replicas(model).by_load())
-        if not replicas:
+        return round(seconds, 3) if (seconds := self._start_s(model, position, now)) is not None else None
+
+    def _start_s(self, model: str, position: int, now: float) -> float | None:
+        """As the plan has it: each worker that the model is planned on gives out its jobs one after
+        another.
+        """
+        streams = sorted(self._streams(model, now))
+        if not streams:
             return self._start_eta_s(model, now)
-        held = [held for worker in replicas for held in worker.held.values() if held.model == model]
-        mean_run_s = sum(one.run_s for one in held) / len(held) if held else 0.0
-        slots = sum(
-            capability.slots
-            for worker in replicas
-            if (capability := worker.capability(worker.replica_engine(model) or "")) is not None
-        )
-        return round((position + 1) * mean_run_s / max(slots, 1), 3)
+        wanted, started, rate, at = position + 1, 0.0, 0.0, 0.0
+        for begins_s, jobs_per_s in streams:
+            until = started + rate * (begins_s - at)
+            if until >= wanted:
+                break
+            started, at, rate = until + 1.0, begins_s, rate + jobs_per_s
+            if started >= wanted:
+                return at
+        return at + (wanted - started) / rate if rate else at
+
+    def _streams(self, model: str, now: float) -> list[tuple[float, float]]:
+        """For each worker that will run the model: when it begins, seconds from now, and its jobs a
+        second.
+        """
+        predictor, plan = self._dispatcher.predictor, self._dispatcher.plan
+        found: list[tuple[float, float]] = []
+        for lot in islice(plan.of(model).values(), MAX_STREAMS):
+            worker = self._fleet.workers.get(lot.worker)
+            if worker is None:
+                continue
+            slots = max(worker.slots(lot.spec), 1)
+            lane_s = predictor.held_s(worker, lot.lane, now) / slots
+            is_hot = worker.tier(model, lot.spec.name) == "hot"
+            ready_s = 0.0 if is_hot else predictor.load_s(worker, model, lot.spec, now)
+            ready_s += 0.0 if is_hot or worker.is_loading else predictor.owed_s(worker, model)
+            share = lot.jobs / max(worker.planned.get(lot.lane, 0), lot.jobs)
+            run_s = max(predictor.mean_run_s(model, lot.spec.name), 1e-3)
+            found.append((max(lane_s, ready_s), share * slots / run_s))
+        if not found:
+            for worker in islice(self._fleet.replicas(model), MAX_STREAMS):
+                slots = max(worker.engine_slots(worker.replica_engine(model) or ""), 1)
+                held = [held for held in worker.held.values() if held.model == model]
+                run_s = sum(one.run_s for one in held) / len(held) if held else 0.0
+                found.append((run_s / slots if len(held) >= slots else 0.0, slots / max(run_s, 1e-9)))
+        return found
 
     def position(self, record: JobRecord, place: int, now: float) -> list[Command]:
         """What a waiting job's watchers are told."""
@@ -99,42 +141,69 @@ class Forecast:
         return f"no replica is ready ({last})" if last else "no replica is ready"
 
     def positions(self, queues: list[ModelQueue], now: float) -> list[Command]:
-        """Tell those who wait where they stand, once in `NOTIFY_EVERY_S`."""
-        if now - self._notified_at < NOTIFY_EVERY_S:
-            return []
-        self._notified_at = now
-        return [
-            command
-            for queue in queues
-            for place, job in enumerate(queue.waiting.first(NOTIFIED_JOBS))
-            if (record := self._ledger.records[job]).job.wants_events
-            for command in self.position(record, place, now)
-        ]
+        """Tell those who wait where they stand, once in `NOTIFY_EVERY_S`; some queues at a time."""
+        commands: list[Command] = []
+        looked_at = 0
+        for queue in queues:
+            if now - max(queue.notified_at, self._began_at) < NOTIFY_EVERY_S:
+                continue
+            queue.notified_at = now
+            loading = self._loading(queue.name)
+            for place, job in enumerate(queue.waiting.first(NOTIFIED_JOBS)):
+                record = self._ledger.records[job]
+                looked_at += 1
+                if record.job.wants_events:
+                    commands += self.position(record, place, now)
+                    commands += [Notify(record.job, event) for event in loading]
+            if looked_at >= NOTIFIED_AT_A_TIME:
+                break
+        return commands
+
+    def _loading(self, model: str) -> list[Downloading | Loading]:
+        """How far the load is that jobs of a model wait for."""
+        for name in self._dispatcher.plan.of(model):
+            worker = self._fleet.workers.get(name)
+            order = worker.ordered.get(model) if worker is not None else None
+            if worker is None or order is None:
+                continue
+            resident = worker.residents.get(model)
+            percent = resident.percent if resident is not None else None
+            return [Downloading(percent=percent) if percent is not None else Loading(tier=order.tier)]
+        return []
 
     def hopeless(self, now: float) -> list[tuple[JobRecord, str]]:
-        """Waiting jobs that no worker can ever run, and why."""
-        workers = self._fleet.workers.values()
+        """Waiting jobs that no worker can ever run, and why. O(models)."""
         self._note_starting(now)
+        if self._seen != (seen := (self._fleet.kinds_changed, self._dispatcher.models_changed)):
+            self._seen = seen
+            for name in self._dispatcher.models:
+                self._judge(name, now)
         found: list[tuple[JobRecord, str]] = []
-        for name, model in self._dispatcher.models.items():
-            reason = why_impossible(workers, model) if workers else ""
-            before = self._why_impossible(name, now)
-            if reason:
-                since, _ = self._impossible.get(name, (now, ""))
-                self._impossible[name] = (since, reason)
-            else:
-                self._impossible.pop(name, None)
-                if workers:
-                    self._was_possible.add(name)
+        for name in list(self._impossible):
             reason = self._why_impossible(name, now)
-            if reason != before:
+            if reason != self._told.get(name, ""):
+                self._told[name] = reason
                 self._ledger.queue(name).is_changed = True
             if reason:
                 found += [(record, reason) for record in self._ledger.waiting(name)]
         return found
 
+    def _judge(self, name: str, now: float) -> None:
+        """Whether any worker that there is could run a model."""
+        model, has_workers = self._dispatcher.models[name], bool(self._fleet.workers)
+        reason = why_impossible(self._fleet, model) if has_workers else ""
+        if reason:
+            since, _ = self._impossible.get(name, (now, ""))
+            self._impossible[name] = (since, reason)
+            return
+        self._impossible.pop(name, None)
+        if self._told.pop(name, ""):
+            self._ledger.queue(name).is_changed = True
+        if has_workers:
+            self._was_possible.add(name)
+
     def _note_starting(self, now: float) -> None:
-        if all(worker.engines for worker in self._fleet.workers.values()):
+        if all(kind[0] for kind in self._fleet.kinds):
             self._starting_since = None
         elif self._starting_since is None:
             self._starting_since = now
@@ -155,15 +224,18 @@ class Forecast:
         """A model is gone from the catalog."""
         self._impossible.pop(name, None)
         self._was_possible.discard(name)
+        self._told.pop(name, None)
 
     def depths(self, now: float) -> list[Command]:
-        """The queues that have changed, and each one once in `DEPTH_ANYWAY_S`."""
+        """The queues that have changed, and each one once in `DEPTH_ANYWAY_S`; of these some at a time."""
         commands: list[Command] = []
+        anyway = 0
         for name in dict.fromkeys((*self._dispatcher.models, *self._ledger.queues)):
             queue = self._ledger.queue(name)
-            queue.settle_rate(now)
             age = now - queue.published_at
-            if age >= DEPTH_ANYWAY_S or (queue.is_changed and age >= DEPTH_EVERY_S):
+            is_due = age >= DEPTH_ANYWAY_S and (anyway := anyway + 1) <= DEPTHS_AT_A_TIME
+            if is_due or (queue.is_changed and age >= DEPTH_EVERY_S):
+                queue.settle_rate(now)
                 queue.is_changed, queue.published_at = False, now
                 depth = msgspec.structs.replace(
                     self._ledger.depth(queue, now, QUEUE_LIMIT),

@@ -16,7 +16,8 @@ Time is the caller's; a worker's silence is measured on a clock that never steps
 
 from schemas.fleet import EventKind, PlatformEvent
 from schemas.workers import HEARTBEAT_INTERVAL_S
-from services.scheduler.fleet.workers import Fleet, Worker
+from services.scheduler.fleet.worker import Worker
+from services.scheduler.fleet.workers import Fleet
 from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.jobs.record import Record
 from services.scheduler.protocol.commands import Command, Probe

@@ -23,7 +23,8 @@ worker goes on to mention it.
 from dataclasses import dataclass
 
 from schemas.workers import HEARTBEAT_INTERVAL_S, Heartbeat, RunningJob
-from services.scheduler.fleet.workers import Fleet, Worker
+from services.scheduler.fleet.worker import Worker
+from services.scheduler.fleet.workers import Fleet
 from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.jobs.record import Record
 from services.scheduler.leaving import Leaving

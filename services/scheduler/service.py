@@ -67,6 +67,8 @@ log = get_logger("scheduler")
 
 ROLE = "scheduler"
 TICK_S = 0.05
+LEAD_AGAIN_S = 0.2
+"""A leader that cannot begin, such as where a stream is missing, tries again after this."""
 SETTLE_S, ARRIVE_S = 0.25, 0.5
 """How long workers have to answer a new leader, and how long after that it waits for jobs to come."""
 TURN_EVENTS = 100
@@ -244,7 +246,7 @@ class SchedulerService:
                 case "jobs":
                     answer = ledger.page(wire.decode(JobsQuery, message.data))
                 case "explain":
-                    answer = ledger.history.explanation(wire.decode(JobQuery, message.data).job)
+                    answer = self.core.dispatcher.explain(wire.decode(JobQuery, message.data).job, steady_now())
                 case "ping":
                     answer = Done(ok=not self.core.is_settling, reason=self.identity)
                 case unknown:
@@ -339,5 +341,6 @@ async def serve(bus: Bus, identity: str, stopping: asyncio.Event, record: Path |
                     await SchedulerService(bus, lease, identity, record).serve()
                 except BusError as error:
                     log.warning("leadership.given_up", error=str(error))
+            await asyncio.sleep(LEAD_AGAIN_S)
 
     await until(stopping, lead)

@@ -84,7 +84,7 @@ class Cursor:
 
     def take(self, event: LiveEvent, *, is_replayed: bool = False) -> LiveEvent | None:
         """The event as the client must see it, or None when it had it. Raises Gap, Diverged."""
-        if not isinstance(event, AttemptEvent):
+        if not isinstance(event, AttemptEvent) or not (event.term or event.attempt):  # of the scheduler
             return event
         order = (event.term, event.attempt)
         mine = (self.term, self.attempt)

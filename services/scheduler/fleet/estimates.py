@@ -1,13 +1,14 @@
 """Learned load and run times: exponentially weighted means per model, spec and tier.
 
-Until something is measured, loading takes (file size x 1.2) over the bandwidth of the tier, and a run takes
-`FIRST_RUN_S_PER_UNIT` per unit of work (schemas.jobs.work_units). Of the last runs the slowest are known too,
-to tell a run that takes long from one that does not go on.
+Until a model's load is measured, it takes (file size x 1.2) over the bandwidth of the tier, as other
+models' loads show it, or as assumed; a run takes `FIRST_RUN_S_PER_UNIT` per unit of work
+(schemas.jobs.work_units). Of the last runs the slowest are known too, to tell a run that takes long
+from one that does not go on.
 """
 
 from collections import deque
 
-from schemas.catalog import Spec, memory_needed_bytes
+from schemas.catalog import Model, Spec, memory_needed_bytes, weights_key
 from schemas.workers import Tier
 
 SMOOTHING = 0.3
@@ -19,6 +20,8 @@ BANDWIDTH_BYTES_PER_S: dict[Tier, float] = {
     "warm": 1e9,
     "cold": 1e8,
 }
+LEARNT_BYTES = 100_000_000
+"""Loads of less say nothing about the bandwidth of a tier."""
 RUNS_KEPT = 64
 LEARNT_RUNS = 16
 """So many runs of a spec must have been seen before any is called slow."""
@@ -35,17 +38,28 @@ class Estimates:
 
     def __init__(self) -> None:
         self._loads: dict[tuple[str, str, Tier], float] = {}
+        self._s_per_byte: dict[Tier, float] = {}
         self._runs: dict[tuple[str, str], float] = {}
+        self._runs_of_kind: dict[str, float] = {}
+        self._kinds: dict[tuple[str, str], tuple[str, str]] = {}
+        """By model and spec: the key of its weights, and its engine, for runs that nobody has seen yet."""
+        self._first_spec: dict[str, str] = {}
         self._last_runs: dict[tuple[str, str], deque[tuple[float, float]]] = {}
 
-    def learn_load(self, model: str, spec: str, tier: Tier, seconds: float) -> None:
+    def learn_load(self, model: str, spec: str, tier: Tier, seconds: float, memory_bytes: int = 0) -> None:
+        """A load was measured. memory_bytes: of the model; other models of the tier are judged by it too."""
         key = (model, spec, tier)
         self._loads[key] = _blend(self._loads.get(key), seconds)
+        if memory_bytes >= LEARNT_BYTES and tier in FIXED_LOAD_S:
+            per_byte = max(seconds - FIXED_LOAD_S[tier], 0.0) / memory_bytes
+            self._s_per_byte[tier] = _blend(self._s_per_byte.get(tier), per_byte)
 
     def learn_run(self, model: str, spec: str, units: float, seconds: float) -> None:
         key = (model, spec)
         per_unit = seconds / max(units, 1.0)
         self._runs[key] = _blend(self._runs.get(key), per_unit)
+        for kind in self._kinds.get(key, ()):
+            self._runs_of_kind[kind] = _blend(self._runs_of_kind.get(kind), per_unit)
         last = self._last_runs.get(key)
         if last is None:
             last = self._last_runs[key] = deque(maxlen=RUNS_KEPT)
@@ -55,7 +69,18 @@ class Estimates:
         """A model is gone: nobody needs its times. O(everything that was learned)."""
         self._loads = {key: seconds for key, seconds in self._loads.items() if key[0] != model}
         self._runs = {key: seconds for key, seconds in self._runs.items() if key[0] != model}
+        self._first_spec.pop(model, None)
+        self._kinds = {key: kinds for key, kinds in self._kinds.items() if key[0] != model}
         self._last_runs = {key: last for key, last in self._last_runs.items() if key[0] != model}
+
+    def know(self, model: Model) -> None:
+        """A model of the catalog: until it has run, it is taken for one like those that share its
+        weights, or at least its engine.
+        """
+        for spec in reversed(model.specs):
+            kinds = (weights_key(model.name, spec), spec.engine)
+            self._kinds[model.name, spec.name] = kinds
+            self._first_spec[model.name] = spec.name
 
     def load_s(self, model: str, spec: Spec, tier: Tier) -> float:
         """Seconds until the model is in device memory when it is now in `tier`."""
@@ -64,17 +89,20 @@ class Estimates:
         learned = self._loads.get((model, spec.name, tier))
         if learned is not None:
             return learned
-        if tier == "cold":
-            size = memory_needed_bytes(spec) or UNKNOWN_SIZE_BYTES
-            return (
-                FIXED_LOAD_S["cold"] + size / BANDWIDTH_BYTES_PER_S["cold"] + self.load_s(model, spec, "warm")
-            )
         size = memory_needed_bytes(spec) or UNKNOWN_SIZE_BYTES
-        return FIXED_LOAD_S[tier] + size / BANDWIDTH_BYTES_PER_S[tier]
+        if tier in self._s_per_byte:
+            return FIXED_LOAD_S[tier] + size * self._s_per_byte[tier]
+        bare_s = FIXED_LOAD_S[tier] + size / BANDWIDTH_BYTES_PER_S[tier]
+        return bare_s + (self.load_s(model, spec, "warm") if tier == "cold" else 0.0)
 
     def run_s(self, model: str, spec: str, units: float) -> float:
-        """Seconds in the engine for a job of this size."""
-        return self._runs.get((model, spec), FIRST_RUN_S_PER_UNIT) * max(units, 1.0)
+        """Seconds in the engine for a job of this size. spec "": the first of the model."""
+        spec = spec or self._first_spec.get(model, "")
+        per_unit = self._runs.get((model, spec))
+        if per_unit is None:
+            known = (self._runs_of_kind.get(kind) for kind in self._kinds.get((model, spec), ()))
+            per_unit = next((one for one in known if one is not None), FIRST_RUN_S_PER_UNIT)
+        return per_unit * max(units, 1.0)
 
     def slowest_s(self, model: str, spec: str, units: float) -> float | None:
         """Seconds that the slowest of the last runs would have taken for this size; None while few were seen.

@@ -1,101 +1,257 @@
-"""The queue of one model: priorities first, then weighted fairness between tenants, then age.
+"""Who is served next: priorities first, then tenants by what they were given, then age.
 
-Start-time fair queueing (Goyal, Vin, Cheng 1996): a job's start tag is the later of the queue's virtual time
-and its tenant's last finish tag; the smallest tag goes first. With one tenant that is first in, first out.
-Pure: no clock, no randomness.
+One clock for all models. Each tenant has a counter of the device seconds that it was given, over its
+weight, and of those who wait the one with the least is next (virtual token counters, Sheng et al.,
+"Fairness in Serving Large Language Models", arXiv 2401.00588, with seconds for tokens). The clock shows
+the counter of the tenant that was served last. One that begins to wait starts at the clock, or with
+those who wait for the same model, where these are behind it: what it was served while nobody else
+waited is not held against it. Who waits behind the clock has a claim, of at most `CLAIM_S`: what could
+not be served for long does not stop everybody else afterwards. A job is charged when it is given to a
+worker, by prediction, and what it took besides is charged when it ends.
+
+Within one tenant and model the first to come is the first. Pure: no clock, no randomness.
 """
 
 import heapq
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 
-Key = tuple[int, float, int]
+from sortedcontainers import SortedDict
+
+Order = tuple[int, float]
+"""How urgent a waiting job is: its priority, negated, and its tenant's counter. The least goes first."""
+
+
+CLAIM_S = 30.0
+"""How far behind the clock a tenant can be, device seconds."""
+KEPT_TENANTS = 1000
+"""Counters of tenants that do not wait may lie about until so many are there."""
+
+
+class FairClock:
+    """The tenants' counters, in device seconds over their weight. All methods are O(1) amortised."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._given: dict[str, float] = {}
+        self._credit: dict[str, float] = {}
+        """What was charged too much, used up by the next charges: a counter never goes back."""
+        self._waiting: dict[str, int] = {}
+
+    def given(self, tenant: str) -> float:
+        """The tenant's counter."""
+        return max(self._given.get(tenant, self.now), self.now - CLAIM_S)
+
+    def begin_waiting(self, tenant: str, beside: float | None = None) -> None:
+        """One more job of the tenant waits. beside: the least counter of those who wait for the same
+        model.
+        """
+        count = self._waiting.get(tenant, 0)
+        self._waiting[tenant] = count + 1
+        if not count:
+            start = self.now if beside is None else min(beside, self.now)
+            self._given[tenant] = max(self._given.get(tenant, 0.0), start)
+
+    def stop_waiting(self, tenant: str) -> None:
+        """One job of the tenant less waits."""
+        self._waiting[tenant] -= 1
+        if not self._waiting[tenant]:
+            del self._waiting[tenant]
+        if not self._waiting:
+            self._given.clear()
+            self._credit.clear()
+        elif len(self._given) > 2 * len(self._waiting) + KEPT_TENANTS:
+            self._given = {one: given for one, given in self._given.items() if one in self._waiting}
+            self._credit = {one: credit for one, credit in self._credit.items() if one in self._waiting}
+
+    def charge(self, tenant: str, seconds: float) -> None:
+        """The tenant was given so much more; negative: so much less than it was charged for.
+
+        While nobody waits it is held against nobody.
+        """
+        if not self._waiting:
+            return
+        given = self.given(tenant)
+        owed = seconds - self._credit.pop(tenant, 0.0)
+        if owed < 0:
+            self._credit[tenant] = -owed
+        else:
+            self.now = max(self.now, given)
+            self._given[tenant] = given + owed
+
+    def validate(self) -> None:
+        """Raise AssertionError where the books contradict each other."""
+        assert all(count > 0 for count in self._waiting.values())
+        assert self._waiting.keys() <= self._given.keys()
+
+
+@dataclass(slots=True)
+class _Line:
+    """The waiting jobs of one tenant and priority, by arrival; a job's value is its predicted device
+    seconds.
+    """
+
+    tenant: str
+    priority: int
+    jobs: "SortedDict[int, tuple[str, float]]" = field(default_factory=SortedDict)
+    seconds: float = 0.0
 
 
 class FairQueue:
-    """Job ids in the order in which they are to run. Removing is lazy: O(log n) amortised."""
+    """The waiting jobs of one model. `clock` is shared by the queues of all models.
 
-    def __init__(self) -> None:
-        self._heap: list[tuple[Key, str]] = []
-        self._keys: dict[str, Key] = {}
-        self._finish_tags: dict[tuple[int, str], float] = {}
-        self._virtual_time = 0.0
-        self._arrivals = 0
+    seconds: of the device that all of them are predicted to take.
+    """
+
+    def __init__(self, clock: FairClock | None = None) -> None:
+        self._clock = clock if clock is not None else FairClock()
+        self._lines: dict[tuple[int, str], _Line] = {}
+        self._heads: list[tuple[int, float, int, str]] = []
+        """(-priority, counter, number, tenant) of each line, as they were at some time: a counter only
+        grows.
+        """
+        self._places: dict[str, tuple[_Line, int, float]] = {}
+        self._since_total = 0.0
+        self.seconds = 0.0
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._places)
 
     def __contains__(self, job: str) -> bool:
-        return job in self._keys
+        return job in self._places
 
-    def push(self, job: str, priority: int = 0, tenant: str = "", weight: float = 1.0) -> Key:
-        """Add a job; its key puts it back to the same place with `push_back`."""
-        start = max(self._virtual_time, self._finish_tags.get((priority, tenant), 0.0))
-        self._finish_tags[priority, tenant] = start + 1.0 / weight
-        self._arrivals += 1
-        key = (-priority, start, self._arrivals)
-        self.push_back(job, key)
-        return key
+    def push(
+        self,
+        job: str,
+        number: int,
+        priority: int = 0,
+        tenant: str = "",
+        seconds: float = 1.0,
+        since: float = 0.0,
+    ) -> None:
+        """Add a job, or put one back. number: its place among the jobs of its tenant, unique in the queue.
 
-    def push_back(self, job: str, key: Key) -> None:
-        """Return a job to the place it had: it has waited already."""
-        self._keys[job] = key
-        heapq.heappush(self._heap, (key, job))
+        seconds: of the device that it is predicted to take. since: when it began to wait.
+        """
+        head = self._head()
+        self._clock.begin_waiting(tenant, self._clock.given(head.tenant) if head is not None else None)
+        line = self._lines.get((priority, tenant))
+        if line is None:
+            line = self._lines[priority, tenant] = _Line(tenant, priority)
+        line.jobs[number] = (job, seconds)
+        line.seconds += seconds
+        self.seconds += seconds
+        self._since_total += since
+        self._places[job] = (line, number, since)
+        if line.jobs.peekitem(0)[0] == number:
+            self._note_head(line)
+
+    def _note_head(self, line: _Line) -> None:
+        number = line.jobs.peekitem(0)[0]
+        heapq.heappush(self._heads, (-line.priority, self._clock.given(line.tenant), number, line.tenant))
+
+    def _head(self) -> _Line | None:
+        """The line whose first job is next."""
+        while self._heads:
+            negated, given, number, tenant = self._heads[0]
+            line = self._lines.get((-negated, tenant))
+            if line is None or line.jobs.peekitem(0)[0] != number:
+                heapq.heappop(self._heads)
+                continue
+            now = self._clock.given(tenant)
+            if now == given:
+                return line
+            heapq.heapreplace(self._heads, (negated, now, number, tenant))
+        return None
 
     def peek(self) -> str | None:
         """The next job, or None."""
-        while self._heap:
-            key, job = self._heap[0]
-            if self._keys.get(job) == key:
-                return job
-            heapq.heappop(self._heap)
-        return None
+        line = self._head()
+        return line.jobs.peekitem(0)[1][0] if line is not None else None
 
-    def pop(self) -> str:
-        """Take the next job. Raises IndexError when the queue is empty."""
-        job = self.peek()
-        if job is None:
-            raise IndexError("the queue is empty")
-        self.take(job)
-        return job
+    def order(self) -> Order | None:
+        """How urgent the next job is, or None where there is none."""
+        line = self._head()
+        return (-line.priority, self._clock.given(line.tenant)) if line is not None else None
 
-    def take(self, job: str) -> None:
-        """Serve a job, wherever it stands: the queue's virtual time moves on. Raises KeyError."""
-        key = self._keys.pop(job)
-        self._virtual_time = max(self._virtual_time, key[1])
-        self._tidy()
+    def take(self, job: str, seconds: float | None = None) -> None:
+        """Serve a job, wherever it stands: its tenant is charged. Raises KeyError.
+
+        seconds: what it is predicted to take where it goes; what it was pushed with where None.
+        """
+        tenant, predicted = self._leave(job)
+        self._clock.charge(tenant, predicted if seconds is None else seconds)
 
     def remove(self, job: str) -> bool:
         """Forget a job that is not served; False when it is not here."""
-        is_here = self._keys.pop(job, None) is not None
-        self._tidy()
-        return is_here
+        if job not in self._places:
+            return False
+        self._leave(job)
+        return True
 
-    def _tidy(self) -> None:
-        if not self._keys:
-            self._heap.clear()
-            self._finish_tags.clear()
-            self._virtual_time = 0.0
+    def _leave(self, job: str) -> tuple[str, float]:
+        line, number, since = self._places.pop(job)
+        was_head = line.jobs.peekitem(0)[0] == number
+        _, seconds = line.jobs.pop(number)
+        line.seconds -= seconds
+        self.seconds -= seconds
+        self._since_total -= since
+        if not line.jobs:
+            del self._lines[line.priority, line.tenant]
+        elif was_head:
+            self._note_head(line)
+        if not self._places:
+            self._heads.clear()
+            self.seconds = self._since_total = 0.0
+        self._clock.stop_waiting(line.tenant)
+        return line.tenant, seconds
+
+    def waited_s(self, now: float) -> float:
+        """How long all jobs together have waited."""
+        return max(len(self._places) * now - self._since_total, 0.0)
 
     def in_order(self) -> Iterator[str]:
-        """The jobs in order; O(log n) for each that is looked at. Jobs may be taken meanwhile, none pushed."""
-        heap = self._heap
-        frontier = [(heap[0], 0)] if heap else []
-        seen: set[str] = set()
-        while frontier:
-            (key, job), index = heapq.heappop(frontier)
-            for child in (2 * index + 1, 2 * index + 2):
-                if child < len(heap):
-                    heapq.heappush(frontier, (heap[child], child))
-            if self._keys.get(job) == key and job not in seen:
-                seen.add(job)
-                yield job
+        """The jobs as they would be served now: O(log tenants) each. None may come or go meanwhile."""
+        given = {tenant: self._clock.given(tenant) for _, tenant in self._lines}
+        nexts = [
+            (-line.priority, given[line.tenant], *line.jobs.peekitem(0), 0, key)
+            for key, line in self._lines.items()
+        ]
+        heapq.heapify(nexts)
+        while nexts:
+            negated, known, number, (job, seconds), index, key = nexts[0]
+            if known != (now := given[key[1]]):  # a job of this tenant in another line went before
+                heapq.heapreplace(nexts, (negated, now, number, (job, seconds), index, key))
+                continue
+            heapq.heappop(nexts)
+            yield job
+            given[key[1]] += seconds
+            jobs = self._lines[key].jobs
+            if index + 1 < len(jobs):
+                heapq.heappush(nexts, (negated, given[key[1]], *jobs.peekitem(index + 1), index + 1, key))
 
     def first(self, count: int) -> Iterator[str]:
         """The next `count` jobs in order."""
         return islice(self.in_order(), count)
 
     def position(self, job: str) -> int | None:
-        """Jobs ahead of this one, or None when it is not here."""
-        mine = self._keys.get(job)
-        return None if mine is None else sum(1 for key in self._keys.values() if key < mine)
+        """Jobs ahead of this one, about; None when it is not here. O(log jobs + tenants)."""
+        place = self._places.get(job)
+        if place is None:
+            return None
+        mine, number, _ = place
+        rank: int = mine.jobs.bisect_left(number)
+        begins_at = self._clock.given(mine.tenant) + mine.seconds * rank / len(mine.jobs)
+        ahead = rank
+        for line in self._lines.values():
+            if line is mine or line.priority < mine.priority:
+                continue
+            if line.priority > mine.priority:
+                ahead += len(line.jobs)
+                continue
+            each_s = line.seconds / len(line.jobs)
+            lead_s = begins_at - self._clock.given(line.tenant)
+            if lead_s > 0:
+                ahead += min(len(line.jobs), int(lead_s / each_s) + 1 if each_s > 0 else len(line.jobs))
+        return ahead

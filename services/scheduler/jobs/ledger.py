@@ -12,9 +12,12 @@ import heapq
 import msgspec
 
 from schemas.fleet import JobsPage, JobsQuery, JobView, QueueDepth
-from schemas.jobs import Job, Status
+from schemas.jobs import Job, Status, work_units
 from schemas.workers import RunningJob
-from services.scheduler.fleet.workers import Fleet, Held, Worker
+from services.scheduler.fleet.estimates import Estimates
+from services.scheduler.fleet.worker import Held, Worker
+from services.scheduler.fleet.workers import Fleet
+from services.scheduler.jobs.fair_queue import FairClock, FairQueue
 from services.scheduler.jobs.history import History
 from services.scheduler.jobs.queues import ModelQueue
 from services.scheduler.jobs.record import HOLDS_SLOT, STATUS, TRANSITIONS, IllegalMove, Phase, Record
@@ -26,18 +29,21 @@ KEPT_DEADLINES = 10_000
 class Ledger:
     """All books. Methods are O(log n) unless they say otherwise."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, estimates: Estimates | None = None) -> None:
         self.fleet = fleet
+        self.clock = FairClock()
+        self._estimates = estimates if estimates is not None else Estimates()
         self.records: dict[str, Record] = {}
         self.queues: dict[str, ModelQueue] = {}
         self.history = History()
         self._deadlines: list[tuple[float, str]] = []
         self._returned: set[str] = set()
+        self._arrivals = 0
 
     def queue(self, model: str) -> ModelQueue:
         found = self.queues.get(model)
         if found is None:
-            found = self.queues[model] = ModelQueue(model)
+            found = self.queues[model] = ModelQueue(model, FairQueue(self.clock))
         return found
 
     def forget_queue(self, model: str) -> None:
@@ -52,11 +58,13 @@ class Ledger:
         waiting.sort(key=lambda queue: self.first_key(queue.name))
         return waiting
 
-    def first_key(self, model: str) -> tuple[int, float]:
-        """Orders queues by their first jobs: priority, then age."""
-        first = self.queue(model).waiting.peek()
-        record = self.records[first] if first is not None else None
-        return (record.key[0], record.job.created_at) if record is not None else (0, 0.0)
+    def first_key(self, model: str) -> tuple[int, float, float]:
+        """Orders queues by their first jobs: priority, what its tenant was given, age."""
+        waiting = self.queue(model).waiting
+        first, order = waiting.peek(), waiting.order()
+        if first is None or order is None:
+            return (0, 0.0, 0.0)
+        return (*order, self.records[first].job.created_at)
 
     def has_waiting(self, model: str) -> bool:
         queue = self.queues.get(model)
@@ -73,11 +81,23 @@ class Ledger:
         """Enter an arrived job: it is waiting."""
         queue = self.queue(job.model)
         queue.count_arrival(now)
-        key = queue.waiting.push(job.id, job.priority, job.tenant)
-        record = Record(job, handle, sequence, key, now, trace)
+        self._arrivals += 1
+        record = Record(job, handle, sequence, self._arrivals, now, trace, units=work_units(job.input))
         self.records[job.id] = record
-        self._set_deadline(record)
+        self._enter_queue(record, queue)
         return record
+
+    def _enter_queue(self, record: Record, queue: ModelQueue) -> None:
+        job = record.job
+        run_s = self.run_s(record)
+        if record.is_particular:
+            queue.particular[record.id] = None
+        queue.waiting.push(job.id, record.number, job.priority, job.tenant, run_s, job.created_at)
+        self._set_deadline(record)
+
+    def run_s(self, record: Record) -> float:
+        """Device seconds that a waiting job is predicted to take, on the spec that its model had last."""
+        return self._estimates.run_s(record.job.model, self.queue(record.job.model).last_spec, record.units)
 
     def offer(self, record: Record, worker: Worker, held: Held, term: int, now: float) -> None:
         """A worker is asked to take the job: the slot is taken now, not when the worker answers."""
@@ -90,7 +110,8 @@ class Ledger:
         self._check(record, "running")
         resident = worker.residents.get(running.model)
         lane = worker.lane(running.model, resident.engine if resident is not None else "")
-        held = Held(running.job, running.model, running.spec, lane, running.attempt, since=now)
+        slots = worker.engine_slots(resident.engine if resident is not None else "")
+        held = Held(running.job, running.model, running.spec, lane, running.attempt, since=now, slots=slots)
         self._enter_worker(record, worker, held, running.term, now)
         self.move(record, "running", now)
 
@@ -108,26 +129,49 @@ class Ledger:
         queue = self.queue(record.job.model)
         queue.is_changed = True
         if before == "waiting":
-            queue.waiting.remove(record.id) if to == "ended" else queue.waiting.take(record.id)
+            queue.particular.pop(record.id, None)
+        if before == "waiting" and to == "ended":
+            queue.waiting.remove(record.id)
+        elif before == "waiting":
+            queue.last_spec = record.spec or queue.last_spec
+            record.charged_s = self._device_s(record)
+            queue.waiting.take(record.id, record.charged_s)
         if before not in HOLDS_SLOT and to in HOLDS_SLOT:
             queue.running += 1
             queue.by_spec[record.spec] = queue.by_spec.get(record.spec, 0) + 1
         elif before in HOLDS_SLOT and to not in HOLDS_SLOT:
-            self._leave_worker(record, queue)
+            self._leave_worker(record, queue, now)
         if to == "waiting":
-            queue.waiting.push_back(record.id, record.key)
-            self._set_deadline(record)
+            self.clock.charge(record.job.tenant, -record.charged_s)
+            record.charged_s = 0.0
+            self._enter_queue(record, queue)
             self._returned.add(record.job.model)
 
-    def _leave_worker(self, record: Record, queue: ModelQueue) -> None:
+    def _device_s(self, record: Record) -> float:
+        """What a job is predicted to take of the device of its worker: the time of one of its slots."""
+        worker = self.fleet.workers.get(record.worker)
+        held = worker.held.get(record.id) if worker is not None else None
+        if worker is None or held is None:
+            return 0.0
+        return self._estimates.run_s(held.model, held.spec, record.units) / held.slots
+
+    def ran(self, record: Record, run_s: float) -> None:
+        """A job ran for so long: its tenant is charged for what that is more, or less, than was predicted."""
+        worker = self.fleet.workers.get(record.worker)
+        held = worker.held.get(record.id) if worker is not None else None
+        if held is not None:
+            device_s = run_s / held.slots
+            self.clock.charge(record.job.tenant, device_s - record.charged_s)
+            record.charged_s = device_s
+
+    def _leave_worker(self, record: Record, queue: ModelQueue, now: float) -> None:
         queue.running -= 1
         queue.by_spec[record.spec] -= 1
         if not queue.by_spec[record.spec]:
             del queue.by_spec[record.spec]
         worker = self.fleet.workers.get(record.worker)
         if worker is not None:
-            self.fleet.release(worker, record.id)
-            self.fleet.doubt_load(worker, record.job.model)
+            self.fleet.release(worker, record.id, now)
         if record.phase == "waiting":
             record.worker, record.spec = "", ""
 
@@ -261,4 +305,5 @@ class Ledger:
             assert queue.by_spec == running.get(name, {}), f"{name}: {queue.by_spec} counted as running"
             assert queue.running == sum(queue.by_spec.values())
             assert all(job in self.records for job in queue.waiting.in_order())
+        self.clock.validate()
         self.fleet.validate({job: record.worker for job, record in self.records.items()})

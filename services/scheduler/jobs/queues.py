@@ -1,26 +1,35 @@
 """The waiting jobs of one model, and what is measured of its demand. Pure."""
 
+import math
 from dataclasses import dataclass, field
 
 from services.scheduler.jobs.fair_queue import FairQueue
 
 RATE_WINDOW_S = 10.0
+HEAT_S = 60.0
+"""A model's heat is the number of jobs that came within this time, older ones counting less and less."""
 
 
 @dataclass(slots=True)
 class ModelQueue:
-    """running: jobs that workers have. by_spec: those by spec. expand_at: when placing may look wider again."""
+    """particular: waiting jobs with needs of their own. running: jobs that workers have. by_spec: those by
+    spec. last_spec: of the last one.
+    """
 
     name: str
     waiting: FairQueue = field(default_factory=FairQueue)
+    particular: dict[str, None] = field(default_factory=dict)
     running: int = 0
     by_spec: dict[str, int] = field(default_factory=dict)
+    last_spec: str = ""
     arrival_rate: float = 0.0
     arrived: int = 0
     rate_at: float = 0.0
     published_at: float = 0.0
+    notified_at: float = 0.0
     is_changed: bool = True
-    expand_at: float = 0.0
+    _heat: float = 0.0
+    _heat_at: float = 0.0
 
     @property
     def is_idle(self) -> bool:
@@ -28,10 +37,15 @@ class ModelQueue:
         return not (len(self.waiting) or self.running)
 
     def count_arrival(self, now: float) -> None:
+        self._heat, self._heat_at = self.heat(now) + 1.0, now
         self.arrived += 1
         self.is_changed = True
         if not self.rate_at:
             self.rate_at = now
+
+    def heat(self, now: float) -> float:
+        """Jobs that may be expected within `HEAT_S`, by those that came."""
+        return self._heat * math.exp((self._heat_at - now) / HEAT_S) if self._heat else 0.0
 
     def settle_rate(self, now: float) -> None:
         """Fold the arrivals since the last call into the rate (jobs a second, over `RATE_WINDOW_S`)."""

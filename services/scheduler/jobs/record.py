@@ -20,7 +20,6 @@ from typing import Literal
 
 from schemas.job_events import FailureKind
 from schemas.jobs import Job, Status
-from services.scheduler.jobs.fair_queue import Key
 
 Phase = Literal["waiting", "offered", "running", "checking", "cancelling", "ended"]
 
@@ -70,19 +69,21 @@ class Record:
     """One live job.
 
     phase: its state. mentioned_at: when that began, or its worker last mentioned the job; seconds. attempt,
-    term: of the newest assignment, and of the leader that made it. worker, spec: who has it; "" while it waits.
-    lost_on: the workers that died under it. crashes: how often a runner crashed under it. failed_on: what it
-    failed with where another worker may do better. refused_at: when a worker did not take it. handle:
-    acknowledges the stored message. fence: number of the last record under its result subject, as far as is
-    known. must_fence: an attempt of before may still be alive, and must not end the job once another has it.
-    beside: earlier attempts, by worker and number, that go on beside the current one: whichever ends first ends
-    the job.
+    term: of the newest assignment, and of the leader that made it. worker, spec: who has it; "" while
+    it waits. lost_on: the workers that died under it. crashes: how often a runner crashed under it.
+    failed_on: what it failed with where another worker may do better. refused_at: when a worker did not
+    take it. handle: acknowledges the stored message. number: counts arrivals, its place among the jobs
+    of its tenant. fence: number of the last record under its result subject, as far as is known.
+    must_fence: an attempt of before may still be alive, and must not end the job once another has it.
+    units: the size of its work (schemas.jobs.work_units). charged_s: device seconds that its tenant was
+    charged for. beside: earlier attempts, by worker and number, that go on beside the current one:
+    whichever ends first ends the job.
     """
 
     job: Job
     handle: str
     sequence: int
-    key: Key
+    number: int
     mentioned_at: float
     trace: str = ""
     phase: Phase = "waiting"
@@ -97,6 +98,8 @@ class Record:
     failed_on: dict[str, Failure] = field(default_factory=dict)
     fence: int = 0
     must_fence: bool = False
+    units: float = 1.0
+    charged_s: float = 0.0
     beside: list[tuple[str, int]] = field(default_factory=list)
 
     @property

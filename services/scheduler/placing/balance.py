@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from schemas.catalog import Model, Spec
 from schemas.jobs import Job, prefix_of
-from services.scheduler.fleet.workers import Worker
+from services.scheduler.fleet.worker import Worker
 from services.scheduler.placing.prefix_hash import HashRing
 
 

@@ -1,43 +1,57 @@
-"""Placing: takes jobs from the queues to workers, and orders loads ahead of need.
+"""Placing: takes jobs from the queues to workers, orders loads ahead of need, and moves what was planned.
 
-Two paths. The quick one: a replica of the model is hot and has room, so the least loaded takes the next job;
-O(1) in the number of workers. The slow one (`expand`, at most every `EXPAND_EVERY_S` per model): nothing hot
-has room, so every worker is scored. Then
+A job that finds a hot replica with a free slot goes there at once: the least burdened, O(1) in the number of
+workers. Any other is *meant* for the worker where it would end first (placement.py, plan.py), and stays
+in its queue: it is given out when the model is hot there and the lane has room, not before. When a
+worker has room
 
-- with no replica anywhere, the next job itself goes to the best worker and loads the model there;
-- with replicas, a load is ordered on the best other worker as soon as working off the queue takes longer
-  than loading; the jobs stay in the queue, where priorities, cancels and better placements still count;
-- a model that has waited for `STARVING_S` gets the best worker reserved: what runs there ends, and nothing
-  new is sent before this model had its turn.
+- it gets the next of what is hot there: by the fair clock, and among one tenant's jobs those first that
+  are short
+  for how long they have waited; where nothing is meant for it, what is meant for others and hot here too;
+- it is told what to load next (switching.py);
+- with nothing to do, it takes over a lot of the worker that has most to do, where that gains anything.
 """
 
-from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import islice
 
 from schemas.catalog import Model, Spec
 from schemas.fleet import Explanation, PlatformEvent
-from schemas.jobs import Job, work_units
+from schemas.job_events import Loading
 from schemas.workers import Assignment
 from services.bus.sizes import MAX_EVICTIONS
 from services.scheduler.fleet.estimates import Estimates
-from services.scheduler.fleet.workers import Fleet, Held, Worker
+from services.scheduler.fleet.worker import Held, Worker
+from services.scheduler.fleet.workers import Fleet
 from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.jobs.queues import ModelQueue
 from services.scheduler.jobs.record import Record as JobRecord
-from services.scheduler.placing.balance import Balancer, Ready, is_plain
-from services.scheduler.placing.placement import Option, evictable, has_adapter, option, rank
-from services.scheduler.protocol.commands import Assign, Command, LoadOnWorker, Record
+from services.scheduler.placing.balance import is_plain
+from services.scheduler.placing.candidates import candidates
+from services.scheduler.placing.explaining import Decision
+from services.scheduler.placing.moving import Mover
+from services.scheduler.placing.option import Option
+from services.scheduler.placing.placement import Predictor, has_adapter
+from services.scheduler.placing.plan import Plan
+from services.scheduler.placing.replicas import Replicas
+from services.scheduler.placing.switching import Switch, Switcher
+from services.scheduler.protocol.commands import Assign, Command, LoadOnWorker, Notify
+from services.scheduler.protocol.commands import Record as Keep
 
-EXPAND_EVERY_S = 0.1
 MAX_PASSED = 32
-"""Jobs with needs of their own (an adapter, a worker to avoid) that others may pass in one look at a queue."""
-EXPLAINED_CANDIDATES = 8
+"""Jobs with needs of their own (an adapter, a worker to avoid) that others may pass in one look at a
+queue.
+"""
+MAX_PLACED = 256
+"""Jobs of one model that are meant for somebody in one look; the next ones follow at the next tick."""
+LOOKED_AT_IN_A_TICK = 32
+"""Workers with something to load that are looked at in one tick."""
 EXPLAINED_WHEN_HOT = 3
-"""Candidates recorded for a job: of a full ranking, and of a quick placement."""
-STARVING_S = 3.0
-STARVING_LOADS = 4.0
-"""A model starves after waiting this long, and this many times its own load time."""
-DEMAND_HORIZON_S = 60.0
+"""Other candidates recorded for a job that goes to a free slot of a hot replica."""
+STRETCH = 40.0
+"""Among one tenant's jobs, one goes before another if it has waited so many times the difference of
+their runs less.
+"""
 
 
 class Dispatcher:
@@ -48,127 +62,126 @@ class Dispatcher:
         self.fleet = fleet
         self.estimates = estimates
         self.models: dict[str, Model] = {}
+        self.models_changed = 0
         self.term = term
+        self.plan = Plan(fleet)
+        self.predictor = Predictor(ledger, fleet, estimates, self.plan)
+        self._switcher = Switcher(self.predictor)
+        self._mover = Mover(self.predictor)
         self._retired: set[str] = set()
-        self._balancer = Balancer()
+        self.replicas = Replicas(fleet, self.plan, self.models)
+        self._looked_at = 0
+        self._orphaned: dict[str, None] = {}
+        fleet.on_remove = self._removed
+
+    # The catalog ----------------------------------------------------------------------------------
+
+    def set(self, name: str, model: Model) -> None:
+        """A model is new in the catalog, or has changed: what was planned for it is planned anew."""
+        self.predictor.note_model(name, self.models.get(name), model)
+        self.estimates.know(model)
+        self.models[name] = model
+        self.models_changed += 1
+        self.plan.trim(name, 0)
 
     def remove(self, name: str) -> None:
         """A model is gone from the catalog; one whose jobs brought their spec along stays until they ended."""
         if any(record.job.spec is not None for record in self.ledger.waiting(name)):
             self._retired.add(name)
         else:
-            self.models.pop(name, None)
+            self._forget(name)
 
-    def demand(self, model: str) -> float:
-        """Expected need of a model within the horizon: 1 when it is waited for or used."""
-        queue = self.ledger.queues.get(model)
-        if queue is None:
-            return 0.0
-        if len(queue.waiting) or queue.running:
-            return 1.0
-        return min(queue.arrival_rate * DEMAND_HORIZON_S, 1.0)
+    def _forget(self, name: str) -> None:
+        self.predictor.note_model(name, self.models.pop(name, None), None)
+        self.models_changed += 1
+        self.plan.trim(name, 0)
+
+    def _removed(self, worker: str) -> None:
+        self._orphaned.update(dict.fromkeys(self.plan.on(worker).lots))
+        self.plan.drop_worker(worker)
+
+    def take_orphaned(self) -> list[str]:
+        """The models of which something was meant for workers that are gone since the last call."""
+        orphaned, self._orphaned = self._orphaned, {}
+        return list(orphaned)
+
+    # Jobs of one model ----------------------------------------------------------------------------
 
     def dispatch(self, name: str, now: float) -> list[Command]:
-        """Place as many waiting jobs of a model as have a good place now."""
+        """Give out what has a free slot somewhere, and plan the rest."""
         queue = self.ledger.queues.get(name)
         model = self.models.get(name)
-        commands: list[Command] = []
         if queue is None or model is None:
-            return commands
-        specs = {spec.name: spec for spec in model.specs}
-        choose = self._ready_replica if is_plain(model) else self._balanced_replica
-        passed = 0
-        for job in queue.waiting.in_order():
-            record = self.ledger.records[job]
-            found = choose(model, specs, record, now)
-            if found is not None:
-                commands.append(self._assign_hot(record, *found, now))
-            elif not record.is_particular:
-                break  # there is no room for anybody
-            elif (passed := passed + 1) == MAX_PASSED:
-                break
-        if len(queue.waiting) and now >= queue.expand_at:
-            queue.expand_at = now + EXPAND_EVERY_S
-            commands += self._expand(model, queue, now)
+            return []
+        commands = self._give_out(model, queue, now)
+        self.plan.trim(name, len(queue.waiting))
+        missing = min(self.plan.missing(name, len(queue.waiting)), MAX_PLACED)
+        touched = self._place(model, queue, missing, now) if missing else []
+        for worker in touched:
+            commands += self.fill(worker, now)
         return commands
 
-    def _avoids(self, record: JobRecord, worker: Worker, model: Model, now: float) -> bool:
-        """Whether a job must not go to a worker: it was refused or failed there a moment ago, or lost there.
+    def _give_out(self, model: Model, queue: ModelQueue, now: float) -> list[Command]:
+        """Jobs that find a free slot of a hot replica, or of those that share it by targets or prefixes."""
+        commands: list[Command] = []
+        if not len(self.fleet.replicas(model.name)) or not len(queue.waiting):
+            return commands
+        specs = {spec.name: spec for spec in model.specs}
+        choose = self.replicas.with_slot if is_plain(model) else self.replicas.balanced
+        while (first := queue.waiting.peek()) is not None:
+            jobs = (first,) if not queue.particular else queue.waiting.first(MAX_PASSED)
+            passed = 0
+            for job in jobs:
+                record = self.ledger.records[job]
+                found = choose(model, specs, record, now)
+                if found is not None:
+                    commands.append(self._assign(record, *found, now))
+                    break
+                if not record.is_particular:
+                    return commands  # there is no room for anybody
+                passed += 1
+            if passed == min(MAX_PASSED, len(queue.waiting)):
+                break
+        return commands
 
-        Where it was lost it is tried again only when no other worker could run it.
+    def _place(self, model: Model, queue: ModelQueue, missing: int, now: float) -> list[Worker]:
+        """Mean so many more jobs for the workers where they would end first; these workers.
+
+        Jobs with needs of their own each by these; all others are alike.
         """
-        if record.refused_lately(worker.id, now) or record.failed_lately(worker.id, now):
-            return True
-        if any(worker.id == other for other, _ in record.beside):
-            return True
-        if worker.id not in record.lost_on:
-            return False
-        return any(
-            other.is_open
-            and other.id not in record.lost_on
-            and not record.failed_lately(other.id, now)
-            and other.can_run(model.name, spec)
-            for other in self.fleet.workers.values()
-            for spec in model.specs
-        )
+        touched: dict[str, Worker] = {}
 
-    def has_another(self, record: JobRecord) -> bool:
-        """Whether a worker on which the job has not failed yet could run it."""
-        model = self.models.get(record.job.model)
-        return model is not None and any(
-            worker.is_open and worker.id not in record.failed_on and worker.could_run(model.name, spec)
-            for worker in self.fleet.workers.values()
-            for spec in model.specs
-            if has_adapter(spec, record.job.adapter)
-        )
+        def place(record: JobRecord) -> bool:
+            options = self.options(record, model, now)
+            if options:
+                best = options[0]
+                self.plan.put(best.worker, model.name, best.spec, 1).why = options
+                touched[best.worker.id] = best.worker
+            return bool(options)
 
-    def _ready_replica(
-        self, model: Model, specs: Mapping[str, Spec], record: JobRecord, now: float
-    ) -> tuple[Worker, Spec] | None:
-        """The least loaded replica with room; loading ones count only where none is hot, and one that is
-        suspected only where no other has the model."""
-        loading: tuple[Worker, Spec] | None = None
-        suspected: tuple[Worker, Spec] | None = None
-        has_hot = False
-        for worker, spec, can_serve, is_hot in self._replicas(model, specs, record, now):
-            if model.name in worker.suspected:
-                suspected = suspected or ((worker, spec) if can_serve else None)
-                continue
-            has_hot = has_hot or is_hot
-            if not can_serve:
-                continue
-            if is_hot:
-                return worker, spec
-            loading = loading or (worker, spec)
-        return None if has_hot else loading or suspected
+        for job in list(islice(queue.particular, min(missing, MAX_PASSED))):
+            missing -= place(self.ledger.records[job])
+        plain = min(len(queue.waiting) - len(queue.particular), missing)
+        if plain > 0:
+            records = (self.ledger.records[job] for job in queue.waiting.in_order())
+            record = next(one for one in records if not one.is_particular)
+            for _ in range(plain):
+                if not place(record):
+                    break
+        return list(touched.values())
 
-    def _balanced_replica(
-        self, model: Model, specs: Mapping[str, Spec], record: JobRecord, now: float
-    ) -> tuple[Worker, Spec] | None:
-        """The replica that targets, standbys and prefixes say (balance.py); as above for loading ones."""
-        hot: list[Ready] = []
-        loading: list[Ready] = []
-        suspected: list[Ready] = []
-        for worker, spec, can_serve, is_hot in self._replicas(model, specs, record, now):
-            is_suspected = model.name in worker.suspected
-            (suspected if is_suspected else hot if is_hot else loading).append(Ready(worker, spec, can_serve))
-        chosen = self._balancer.choose(model, record.job, hot or loading or suspected)
-        return (chosen.worker, chosen.spec) if chosen is not None else None
-
-    def _replicas(
-        self, model: Model, specs: Mapping[str, Spec], record: JobRecord, now: float
-    ) -> Iterator[tuple[Worker, Spec, bool, bool]]:
-        """Replicas of the model, least loaded first: whether they may take the job now, and are hot."""
-        name = model.name
-        for worker in self.fleet.replicas(name).by_load():
-            resident = worker.residents.get(name)
-            is_hot = resident is not None and resident.tier == "hot"
-            holder = resident if is_hot else worker.ordered.get(name) or resident
-            spec = specs.get(holder.spec) if holder is not None else None
-            if spec is None or not worker.is_open or not has_adapter(spec, record.job.adapter):
-                continue
-            usable = worker.reserved_for in ("", name) and not self._avoids(record, worker, model, now)
-            yield worker, spec, usable and worker.has_room(name, spec), is_hot
+    def options(self, record: JobRecord, model: Model, now: float) -> list[Option]:
+        """Where a job could run, best first."""
+        workers = [
+            worker
+            for worker in candidates(self.fleet, self.plan, model)
+            if not self.replicas.avoids(record, worker, model, now)
+        ]
+        ranked = self.predictor.rank(workers, model, record.job.adapter, record.units, now)
+        able = [found for found in ranked if model.name not in found.worker.facts.failed_loads]
+        sound = [found for found in able or ranked if not found.worker.is_doubtful(model.name)]
+        serving = [found for found in sound if not found.spec.is_standby]
+        return serving or sound or able or ranked  # where it failed everywhere, the next job tries again
 
     def beside(self, record: JobRecord, now: float) -> list[Command]:
         """Give a job that runs to another replica too, which has a slot free; nothing where there is none."""
@@ -176,31 +189,116 @@ class Dispatcher:
         if model is None:
             return []
         specs = {spec.name: spec for spec in model.specs}
-        for worker, spec, can_serve, is_hot in self._replicas(model, specs, record, now):
-            is_free = can_serve and is_hot and worker.load(model.name, spec.engine) < worker.slots(spec)
-            if is_free and worker.id != record.worker and model.name not in worker.suspected:
+        for worker, spec, can_serve in self.replicas.hot(model, specs, record, now):
+            is_free = can_serve and worker.load(model.name, spec.engine) < worker.slots(spec)
+            if is_free and worker.id != record.worker and not worker.is_doubtful(model.name):
                 record.beside.append((record.worker, record.attempt))
                 self.ledger.move(record, "waiting", now)
-                return [self._assign_hot(record, worker, spec, now)]
+                return [self._assign(record, worker, spec, now)]
         return []
 
-    def _assign_hot(self, record: JobRecord, worker: Worker, spec: Spec, now: float) -> Command:
-        units = work_units(record.job.input)
-        model = record.job.model
-        chosen = option(worker, model, spec, units, self.estimates, self.demand, now)
-        others: list[Option] = []
-        for other in self.fleet.workers.values():
-            if other is not worker and other.is_open and other.can_run(model, spec):
-                others.append(option(other, model, spec, units, self.estimates, self.demand, now))
-                if len(others) == EXPLAINED_WHEN_HOT:
-                    break
-        reason = "hot here, least loaded" if chosen.tier == "hot" else "being loaded here already"
-        return self._assign(record, chosen, others, reason, now)
+    # One worker -----------------------------------------------------------------------------------
 
-    def _assign(
-        self, record: JobRecord, chosen: Option, others: list[Option], reason: str, now: float
-    ) -> Command:
-        job, worker, spec = record.job, chosen.worker, chosen.spec
+    def fill(self, worker: Worker, now: float) -> list[Command]:
+        """Give a worker its next jobs, tell it what to load, let it take over what others have too much
+        of.
+        """
+        if not worker.is_open:
+            self.plan.drop_worker(worker.id)
+            return []
+        self.fleet.evict_due(worker, now)
+        commands = self._serve(worker, now)
+        if not worker.held and not worker.planned and not worker.is_loading:
+            self._mover.take_over(worker, self.models, now)
+        switch = self._switcher.next(worker, now)
+        if switch is not None:
+            commands += self._order(worker, switch, now)
+        return commands
+
+    def _serve(self, worker: Worker, now: float) -> list[Command]:
+        commands: list[Command] = []
+        while (found := self._next_here(worker, now)) is not None:
+            commands.append(self._assign(*found, now))
+        return commands
+
+    def _next_here(self, worker: Worker, now: float) -> tuple[JobRecord, Worker, Spec] | None:
+        """The next job for a worker: of what is meant for it, else of what is hot here and meant for
+        others.
+        """
+        found = self._best_of(worker, list(self.plan.on(worker.id).lots), now, only_free=False)
+        if found is None:
+            hot = [
+                name for name in worker.residents if self.plan.planned(name) and worker.hot(name) is not None
+            ]
+            found = self._best_of(worker, hot, now, only_free=True)
+        return found
+
+    def _best_of(
+        self, worker: Worker, names: list[str], now: float, *, only_free: bool
+    ) -> tuple[JobRecord, Worker, Spec] | None:
+        """The most urgent job of these models that may go to the worker. only_free: to a slot that is
+        free.
+        """
+        best: tuple[tuple[int, float, float], JobRecord, Worker, Spec] | None = None
+        for name in names:
+            found = self._next_of(worker, name, now, only_free=only_free)
+            order = self.ledger.queue(name).waiting.order()
+            if found is None or order is None:
+                continue
+            record = found[0]
+            due = record.job.created_at + STRETCH * self.predictor.mean_run_s(name, found[2].name)
+            if best is None or (*order, due) < best[0]:
+                best = ((*order, due), *found)
+        return best[1:] if best is not None else None
+
+    def _next_of(
+        self, worker: Worker, name: str, now: float, *, only_free: bool
+    ) -> tuple[JobRecord, Worker, Spec] | None:
+        """The next job of a model that may go to the worker now."""
+        model, resident = self.models.get(name), worker.hot(name)
+        if model is None or resident is None or not self.plan.has_turn(worker.id, name):
+            return None
+        spec = next((one for one in model.specs if one.name == resident.spec), None)
+        if spec is None or not worker.has_room(name, spec):
+            return None
+        if only_free and worker.load(name, spec.engine) >= worker.slots(spec):
+            return None
+        if worker.is_doubtful(name) and len(self.fleet.replicas(name)) > 1:
+            return None
+        waiting = self.ledger.queue(name).waiting
+        first = waiting.peek()
+        if first is None:
+            return None
+        record = self.ledger.records[first]
+        if not record.is_particular and is_plain(model):
+            return record, worker, spec
+        return self._next_particular(worker, model, spec, now)
+
+    def _next_particular(
+        self, worker: Worker, model: Model, spec: Spec, now: float
+    ) -> tuple[JobRecord, Worker, Spec] | None:
+        """The same where jobs have needs of their own, or replicas share them by targets or prefixes."""
+        specs = {one.name: one for one in model.specs}
+        for job in self.ledger.queue(model.name).waiting.first(MAX_PASSED):
+            record = self.ledger.records[job]
+            if not is_plain(model):
+                chosen = self.replicas.balanced(model, specs, record, now)
+                if chosen is not None:
+                    return record, *chosen
+            elif has_adapter(spec, record.job.adapter) and not self.replicas.avoids(record, worker, model, now):
+                return record, worker, spec
+            if not record.is_particular:
+                return None
+        lot = self.plan.of(model.name).get(worker.id)
+        if lot is not None:  # none of those that wait may go here
+            self.plan.take(lot, lot.jobs)
+        return None
+
+    def _assign(self, record: JobRecord, worker: Worker, spec: Spec, now: float) -> Command:
+        """Give a job to a worker where its model is hot."""
+        job = record.job
+        planned = self.plan.given_out(job.model, worker.id)
+        run_s = self.estimates.run_s(job.model, spec.name, record.units)
         held = Held(
             job=job.id,
             model=job.model,
@@ -208,153 +306,94 @@ class Dispatcher:
             lane=worker.lane(job.model, spec.engine),
             attempt=record.attempt + 1,
             since=now,
-            run_s=chosen.load_s + chosen.run_s,
-            load_s=chosen.load_s,
+            run_s=run_s,
+            slots=max(worker.slots(spec), 1),
+            is_ahead=worker.load(job.model, spec.engine) >= worker.slots(spec),
         )
-        if worker.replica_engine(job.model) is None:
-            self.fleet.order_load(worker, job.model, spec, now)
         self.ledger.offer(record, worker, held, self.term, now)
-        if worker.reserved_for == job.model:
-            worker.reserved_for = ""
-        considered = len(self.fleet.workers)
-        explain = partial(_explanation, job, record.attempt, chosen, others, reason, considered, now)
-        self.ledger.history.decided(job.id, explain)
-        return Assign(
-            worker.id,
-            Assignment(
-                job=job,
-                attempt=record.attempt,
-                term=self.term,
-                spec=job.spec or spec,
-                tier=chosen.tier,
-                queued_s=record.queued_s,
-                evict=() if chosen.tier == "hot" else self._unneeded(worker),
-                life=worker.facts.started_at,
-                fence=record.fence,
-            ),
-            record.trace,
-            record.must_fence,
+        chosen = planned[0] if planned else Option(worker, spec, "hot", 0.0, 0.0, 0.0, run_s)
+        others = planned[1:] if planned else partial(self._others, worker, record, spec, now)
+        decision = Decision(job, record.attempt, chosen, others, len(self.fleet.workers), now)
+        self.ledger.history.decided(job.id, decision.explanation)
+        assignment = Assignment(
+            job=job,
+            attempt=record.attempt,
+            term=self.term,
+            spec=job.spec or spec,
+            queued_s=record.queued_s,
+            life=worker.facts.started_at,
+            fence=record.fence,
         )
+        return Assign(worker.id, assignment, record.trace, record.must_fence)
 
-    def _unneeded(self, worker: Worker) -> tuple[str, ...]:
-        """What may go first where room is needed: loaded here, not in use, and nothing waits for it."""
-        idle = evictable(worker, self.demand)
-        unneeded = [resident.model for resident in idle if self.demand(resident.model) < 1.0]
-        return tuple(unneeded[:MAX_EVICTIONS])
+    def _others(self, worker: Worker, record: JobRecord, spec: Spec, now: float) -> list[Option]:
+        """Some that did not get a job: their terms when somebody asks, which few do."""
+        others: list[Option] = []
+        for other in self.fleet.by_burden:
+            if other is not worker and other.is_open and other.can_run(record.job.model, spec):
+                others.append(self.predictor.option(other, record.job.model, spec, record.units, now))
+                if len(others) == EXPLAINED_WHEN_HOT:
+                    break
+        return others
 
-    def _expand(self, model: Model, queue: ModelQueue, now: float) -> list[Command]:
-        """Look wider for the first job that has a place at all: load the model for it, or another replica."""
-        for job in queue.waiting.first(MAX_PASSED):
-            record = self.ledger.records[job]
-            options = self._options(record, model, now)
-            if options or not record.is_particular:
-                return self._expand_for(record, options, model, queue, now)
-        return []
+    def explain(self, job: str, now: float) -> Explanation | None:
+        """Why a job went where it went, or where it is meant to go and when."""
+        record = self.ledger.records.get(job)
+        model = self.models.get(record.job.model) if record is not None else None
+        if record is None or model is None or record.phase != "waiting":
+            return self.ledger.history.explanation(job)
+        options = self.options(record, model, now)
+        if not options:
+            return self.ledger.history.explanation(job)
+        decision = Decision(record.job, record.attempt, options[0], options[1:], len(self.fleet.workers), now)
+        return decision.explanation(is_waiting=True)
 
-    def _options(self, record: JobRecord, model: Model, now: float) -> list[Option]:
-        """Where a job could run, best first."""
-        units = work_units(record.job.input)
-        workers = [
-            worker for worker in self.fleet.workers.values() if not self._avoids(record, worker, model, now)
+    def _order(self, worker: Worker, switch: Switch, now: float) -> list[Command]:
+        """Have a worker load the model of a lot; tell those who wait for it, and operators."""
+        lot = switch.lot
+        tier = worker.tier(lot.model, lot.spec.name)
+        going = frozenset(resident.model for one in switch.victims for resident in one.residents)
+        load_s = self.estimates.load_s(lot.model, lot.spec, "warm") if tier == "cold" else 0.0
+        room_at = now + max(self.estimates.load_s(lot.model, lot.spec, tier) - load_s, 0.0) if load_s else now
+        self.fleet.order_load(worker, lot.model, lot.spec, now, going, room_at)
+        evict = [one.residents[0].model for one in switch.victims][:MAX_EVICTIONS]
+        reason = f"{lot.model} is loaded for {lot.jobs} that wait; it was {tier} here"
+        event = PlatformEvent("assigned", lot.model, now, reason, model=lot.model, worker=worker.id)
+        told = self.ledger.queue(lot.model).waiting.first(min(lot.jobs, MAX_PASSED))
+        jobs = [self.ledger.records[job].job for job in told]
+        return [
+            LoadOnWorker(worker.id, lot.model, lot.spec, tuple(evict)),
+            Keep(event),
+            *(Notify(job, Loading(tier=tier)) for job in jobs if job.wants_events),
         ]
-        ranked = rank(workers, model, record.job.adapter, units, self.estimates, self.demand, now)
-        able = [found for found in ranked if model.name not in found.worker.facts.failed_loads]
-        return able or ranked  # where it failed everywhere, the next job tries again
 
-    def _expand_for(
-        self, record: JobRecord, options: list[Option], model: Model, queue: ModelQueue, now: float
-    ) -> list[Command]:
-        replicas = [found for found in options if found.tier in ("hot", "loading")]
-        startable = [
-            found for found in options if found.tier not in ("hot", "loading") and found.is_possible_now
-        ]
-        if not replicas:
-            ready = [found for found in startable if found.worker.has_room(model.name, found.spec)]
-            if ready:
-                reason = f"no replica is loaded; {ready[0].tier} here, the quickest to get"
-                command = self._assign(record, ready[0], options, reason, now)
-                return [command, self._record_assigned(record, now)]
-            self._reserve(record, options, now)
-            return [self._order(startable[0], model.name, now)] if startable else []
-        if not startable:
-            return []
-        slots = sum(found.worker.slots(found.spec) for found in replicas)
-        soonest = min(found.wait_s + found.load_s for found in replicas)
-        backlog_s = soonest + len(queue.waiting) * replicas[0].run_s / max(slots, 1)
-        best = startable[0]
-        if backlog_s <= best.load_s + best.eviction_s + best.wait_s:
-            return []
-        return [self._order(best, model.name, now)]
+    # Time -----------------------------------------------------------------------------------------
 
-    def _order(self, best: Option, model: str, now: float) -> Command:
-        self.fleet.order_load(best.worker, model, best.spec, now)
-        return LoadOnWorker(best.worker.id, model, best.spec, self._unneeded(best.worker))
-
-    def _reserve(self, record: JobRecord, options: list[Option], now: float) -> None:
-        """Keep the best worker free for a model that finds no place."""
-        if not options or any(found.worker.reserved_for == record.job.model for found in options):
-            return
-        best = options[0]
-        waited = now - record.job.created_at
-        if waited > max(STARVING_S, STARVING_LOADS * best.load_s) and not best.worker.reserved_for:
-            best.worker.reserved_for = record.job.model
-
-    def tidy(self) -> None:
-        """Free the workers that were kept for a model which waits no longer; let go of models that are gone."""
+    def tick(self, now: float) -> list[Command]:
+        """Plan what is not planned yet; look again at workers with something to load, some at a time."""
         for name in [name for name in self._retired if not self.ledger.has_waiting(name)]:
             self._retired.discard(name)
-            self.models.pop(name, None)
+            self._forget(name)
         for name in [name for name in self.ledger.queues if name not in self.models]:
             self.ledger.forget_queue(name)
-        for worker in self.fleet.workers.values():
-            if worker.reserved_for and not self.ledger.has_waiting(worker.reserved_for):
-                worker.reserved_for = ""
+        commands: list[Command] = []
+        for queue in self.ledger.waiting_queues():
+            if self.plan.planned(queue.name) != len(queue.waiting):
+                commands += self.dispatch(queue.name, now)
+        names = list(self.plan.workers())
+        for _ in range(min(LOOKED_AT_IN_A_TICK, len(names))):
+            self._looked_at = (self._looked_at + 1) % len(names)
+            if (worker := self.fleet.workers.get(names[self._looked_at])) is not None:
+                commands += self.fill(worker, now)
+        return commands
 
-    def _record_assigned(self, record: JobRecord, now: float) -> Command:
-        explanation = self.ledger.history.explanation(record.job.id)
-        return Record(
-            PlatformEvent(
-                kind="assigned",
-                subject=record.job.id,
-                at=now,
-                reason=explanation.reason if explanation is not None else "",
-                model=record.job.model,
-                worker=record.worker,
-                details=explanation,
-            )
-        )
-
-
-def _explanation(
-    job: Job, attempt: int, chosen: Option, others: list[Option], reason: str, considered: int, now: float
-) -> Explanation:
-    candidates = [chosen.candidate("chosen: " + reason)]
-    for other in others:
-        if other.worker is chosen.worker and other.spec is chosen.spec:
-            continue
-        if len(candidates) == EXPLAINED_CANDIDATES:
-            break
-        candidates.append(other.candidate(_why_lost(other, chosen)))
-    return Explanation(
-        job=job.id,
-        model=job.model,
-        attempt=attempt,
-        decided_at=now,
-        chosen=chosen.worker.id,
-        reason=reason,
-        considered=considered,
-        candidates=tuple(candidates),
-    )
-
-
-def _why_lost(other: Option, chosen: Option) -> str:
-    slower = other.total_s - chosen.total_s
-    if slower > 0.0005:
-        terms = {
-            "waiting": other.wait_s - chosen.wait_s,
-            "loading": other.load_s - chosen.load_s,
-            "making room": other.eviction_s - chosen.eviction_s,
-            "running": other.run_s - chosen.run_s,
-        }
-        return f"lost: {slower:.3g} s later, by {max(terms, key=lambda term: terms[term])}"
-    return "lost: a tie that went to the hotter, then the less loaded"
+    def load_failed(self, worker: Worker, model: str) -> list[JobRecord]:
+        """A model could not be loaded on a worker: the jobs that were meant for it there, planned no more."""
+        lot = self.plan.of(model).get(worker.id)
+        if lot is None:
+            return []
+        queue = self.ledger.queue(model)
+        jobs = list(queue.waiting.first(lot.jobs))
+        queue.particular.update(dict.fromkeys(jobs))
+        self.plan.take(lot, lot.jobs)
+        return [self.ledger.records[job] for job in jobs]

@@ -2,192 +2,265 @@
 
 For every worker that can run a job the terms are (design, section 4):
 
-- wait: until a slot of its lane is free, from what runs there and for how long already;
-- load: 0 for hot, else learned or estimated from the tier (estimates.py);
-- eviction: what reloading the victims is expected to cost, by the demand for each;
+- wait: until its turn in the lane, from what runs there and what is meant for it already (plan.py);
+- load: 0 for hot, else learned or estimated from the tier (estimates.py), after the loads that are owed
+  there;
+  a load into free memory counts half, since it harms nobody and serves those who come after;
+- eviction: what reloading the victims is expected to cost, by how often they were asked for and how
+  many copies
+  of them there are; and more where a victim is in use;
 - run: learned for the spec, times the size of the work.
 
-Ties go hot, then loading, parked, warm, cold, then to the least loaded. Pure: no clock, no randomness.
+Ties go hot, then loading, base, parked, warm, cold, then to the least burdened. Pure: no clock, no
+randomness.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from schemas.catalog import Model, Spec, fits_device, memory_needed_bytes
-from schemas.fleet import Candidate
+from schemas.catalog import Model, Spec, fits_device, memory_needed_bytes, weights_key
 from schemas.jobs import Job
 from schemas.workers import ResidentModel, Tier
 from services.scheduler.fleet.estimates import Estimates
-from services.scheduler.fleet.workers import Worker
+from services.scheduler.fleet.worker import Worker
+from services.scheduler.fleet.workers import Fleet
+from services.scheduler.jobs.ledger import Ledger
+from services.scheduler.placing.option import TIER_ORDER, Option
+from services.scheduler.placing.plan import Plan
 
-TIER_ORDER: dict[Tier, int] = {"hot": 0, "loading": 1, "base": 2, "parked": 3, "warm": 4, "cold": 5}
-BUSY_EVICTION_S = 1e6
-"""Charged where room could be made only by evicting a model in use: never chosen, still explained."""
+IN_USE_S = 6.0
+"""Charged where room can be made only when something ends that runs."""
+FREE_LOAD_SHARE = 0.5
+"""How much of a load counts that evicts nothing, or comes over the network, or lays LoRAs on hot weights."""
+RELOADS_CHARGED = 3.0
+"""A reload keeps others waiting too: how many times over it is charged."""
+MOST_RELOADS = 2.0
+"""The most times that a victim is expected to be asked for soon."""
 
-Demand = Callable[[str], float]
-"""Expected need of a model soon, 0 (nobody asks for it) to 1 (it is waited for)."""
+
+@dataclass(slots=True)
+class Weights:
+    """Weights in a worker's device memory, and the models that use them there."""
+
+    key: str
+    memory_bytes: int
+    residents: list[ResidentModel]
+    is_in_use: bool = False
+    jobs: int = 0
+    """Jobs that wait and are meant for these weights here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One worker with one spec, and its predicted terms in seconds."""
+class Predictor:
+    """Predicts the terms from the books. `models`: the catalog."""
 
-    worker: Worker
-    spec: Spec
-    tier: Tier
-    wait_s: float
-    load_s: float
-    eviction_s: float
-    run_s: float
+    def __init__(self, ledger: Ledger, fleet: Fleet, estimates: Estimates, plan: Plan) -> None:
+        self.ledger = ledger
+        self.fleet = fleet
+        self.estimates = estimates
+        self.plan = plan
+        self._sharing: dict[str, set[str]] = {}
+        """Models by the key of their weights."""
 
-    @property
-    def total_s(self) -> float:
-        return self.wait_s + self.load_s + self.eviction_s + self.run_s
+    def note_model(self, name: str, before: Model | None, after: Model | None) -> None:
+        """The catalog has changed: which models share weights."""
+        for spec in before.specs if before is not None else ():
+            sharing = self._sharing.get(weights_key(name, spec), set())
+            sharing.discard(name)
+            if not sharing:
+                self._sharing.pop(weights_key(name, spec), None)
+        for spec in after.specs if after is not None else ():
+            self._sharing.setdefault(weights_key(name, spec), set()).add(name)
 
-    @property
-    def is_possible_now(self) -> bool:
-        return self.eviction_s < BUSY_EVICTION_S
+    # What is there --------------------------------------------------------------------------------
 
-    def candidate(self, verdict: str) -> Candidate:
-        """As it is shown by `explain`."""
-        return Candidate(
-            worker=self.worker.id,
-            spec=self.spec.name,
-            tier=self.tier,
-            wait_s=round(self.wait_s, 4),
-            load_s=round(self.load_s, 4),
-            run_s=round(self.run_s, 4),
-            eviction_s=round(self.eviction_s, 4) if self.is_possible_now else 0.0,
-            verdict=verdict if self.is_possible_now else "no room: everything loaded is in use",
+    def mean_run_s(self, model: str, spec: str) -> float:
+        """Seconds that the waiting jobs of a model take each."""
+        queue = self.ledger.queues.get(model)
+        if queue is None or not len(queue.waiting):
+            return self.estimates.run_s(model, spec, 1.0)
+        return queue.waiting.seconds / len(queue.waiting)
+
+    def wait_s(self, worker: Worker, lane: str, slots: int, now: float) -> float:
+        """Seconds until a job that joins the lane now has a slot."""
+        ahead = worker.lanes.get(lane, 0) + worker.planned.get(lane, 0)
+        if ahead < slots:
+            return 0.0
+        return (self.held_s(worker, lane, now) + self.planned_s(worker, lane)) / max(slots, 1)
+
+    @staticmethod
+    def held_s(worker: Worker, lane: str, now: float) -> float:
+        """Seconds of work that the lane has."""
+        if not worker.lanes.get(lane):
+            return 0.0
+        held = (one for one in worker.held.values() if one.lane == lane)
+        return sum(one.run_s if one.is_ahead else max(one.run_s - (now - one.since), 0.0) for one in held)
+
+    def planned_s(self, worker: Worker, lane: str) -> float:
+        """Seconds of work that wait and are meant for the lane."""
+        if not worker.planned.get(lane):
+            return 0.0
+        lots = self.plan.on(worker.id).lots.values()
+        return sum(one.jobs * self.mean_run_s(one.model, one.spec.name) for one in lots if one.lane == lane)
+
+    def owed_s(self, worker: Worker, but: str) -> float:
+        """Seconds of loads that the worker has to do for what is planned on it, but for one model."""
+        return sum(
+            self.load_s(worker, one.model, one.spec)
+            for one in self.plan.on(worker.id).lots.values()
+            if one.model != but
         )
 
-
-def wait_s(worker: Worker, model: str, spec: Spec, estimates: Estimates, now: float) -> float:
-    """Seconds until the worker has a free slot for the model."""
-    slots = worker.slots(spec)
-    load = worker.load(model, spec.engine)
-    if load < slots or not slots:
-        return 0.0
-    lane = worker.lane(model, spec.engine)
-    ahead = [held for held in worker.held.values() if held.lane == lane]
-    remaining = sorted(max(held.run_s - (now - held.since), 0.0) for held in ahead)
-    first = remaining[0] if remaining else 0.0
-    surplus = load - slots
-    mean_run_s = sum(held.run_s for held in ahead) / max(len(ahead), 1)
-    return first + surplus * mean_run_s / slots
-
-
-def evictable(worker: Worker, demand: Demand) -> list[ResidentModel]:
-    """Loaded models that are not in use, the least needed first; of equals the largest."""
-    used = {held.model for held in worker.held.values()}
-    residents = worker.residents.values()
-    pinned = {resident.weights or resident.model for resident in residents if resident.model in used}
-    idle = [
-        resident
-        for resident in residents
-        if resident.tier in ("hot", "base") and (resident.weights or resident.model) not in pinned
-    ]
-    idle.sort(key=lambda resident: (demand(resident.model), -resident.memory_bytes))
-    return idle
-
-
-def victims(worker: Worker, needed_bytes: int, demand: Demand) -> list[ResidentModel] | None:
-    """Which loaded models would make room.
-
-    None: not even evicting everything that is idle would make room.
-    """
-    facts = worker.facts
-    free = facts.memory_total_bytes - facts.memory_used_bytes
-    if free >= needed_bytes:
-        return []
-    chosen: list[ResidentModel] = []
-    freed: set[str] = set()
-    for resident in evictable(worker, demand):
-        chosen.append(resident)
-        weights = resident.weights or resident.model
-        free += resident.memory_bytes if weights not in freed else 0
-        freed.add(weights)
-        if free >= needed_bytes:
-            return chosen
-    return None
-
-
-def eviction_s(
-    worker: Worker, model: str, spec: Spec, tier: Tier, estimates: Estimates, demand: Demand
-) -> float:
-    """The expected cost of making room, seconds."""
-    if tier in ("hot", "loading", "base"):
-        return 0.0
-    chosen = victims(worker, memory_needed_bytes(spec), demand)
-    if chosen is None:
-        return BUSY_EVICTION_S
-    cost = 0.0
-    for resident in chosen:
-        reload = Spec(
-            name=resident.spec,
-            engine=resident.engine,
-            url="",
-            memory_bytes=resident.memory_bytes,
-        )
-        cost += demand(resident.model) * estimates.load_s(resident.model, reload, "warm")
-    return cost
-
-
-def option(
-    worker: Worker,
-    model: str,
-    spec: Spec,
-    units: float,
-    estimates: Estimates,
-    demand: Demand,
-    now: float,
-) -> Option:
-    """The terms of running a job of `units` on this worker."""
-    tier = worker.tier(model, spec.name)
-    load_s = estimates.load_s(model, spec, tier)
-    if tier == "loading":
+    def load_s(self, worker: Worker, model: str, spec: Spec, now: float | None = None) -> float:
+        """Seconds until the model is hot, by itself; less what a load under way has done by now."""
+        tier = worker.tier(model, spec.name)
+        if tier != "loading":
+            return self.estimates.load_s(model, spec, tier)
         order = worker.ordered.get(model)
-        began_at = order.at if order is not None else now
-        load_s = max(estimates.load_s(model, spec, "warm") - (now - began_at), 0.0)
-    return Option(
-        worker=worker,
-        spec=spec,
-        tier=tier,
-        wait_s=wait_s(worker, model, spec, estimates, now),
-        load_s=load_s,
-        eviction_s=eviction_s(worker, model, spec, tier, estimates, demand),
-        run_s=estimates.run_s(model, spec.name, units),
-    )
+        if order is None:
+            return self.estimates.load_s(model, spec, "warm")
+        whole_s = self.estimates.load_s(model, spec, order.tier)
+        return max(whole_s - (now - order.at), 0.0) if now is not None else whole_s
 
+    def reload_s(self, worker: Worker, one: ResidentModel) -> float:
+        """Seconds to bring an evicted model back: from RAM, where the worker keeps weights there."""
+        tier: Tier = "parked" if worker.facts.ram_total_bytes >= one.memory_bytes else "warm"
+        spec = Spec(one.spec, one.engine, "", memory_bytes=one.memory_bytes)
+        return self.estimates.load_s(one.model, spec, tier)
 
-def rank(
-    workers: Iterable[Worker],
-    model: Model,
-    adapter: str,
-    units: float,
-    estimates: Estimates,
-    demand: Demand,
-    now: float,
-) -> list[Option]:
-    """Every worker that can run the model, best first."""
-    options = [
-        option(worker, model.name, spec, units, estimates, demand, now)
-        for worker in workers
-        if worker.is_open
-        for spec in model.specs
-        if worker.can_run(model.name, spec) and has_adapter(spec, adapter)
-    ]
-    options.sort(
-        key=lambda found: (
-            round(found.total_s, 4),
-            TIER_ORDER[found.tier],
-            found.worker.load(model.name, found.spec.engine),
-            len(found.worker.held),
-            found.worker.facts.memory_used_bytes,
-            found.worker.id,
+    def heat(self, weights: str, model: str, now: float) -> float:
+        """Requests that may be expected soon for a copy of the weights."""
+        names = self._sharing.get(weights) or {model}
+        heat = sum(queue.heat(now) for name in names if (queue := self.ledger.queues.get(name)) is not None)
+        return heat / max(self.fleet.copies(weights), 1)
+
+    # Making room ----------------------------------------------------------------------------------
+
+    def in_memory(self, worker: Worker) -> list[Weights]:
+        """What is in the worker's device memory, loads under way not included."""
+        found: dict[str, Weights] = {}
+        used = {held.model for held in worker.held.values()}
+        lots = self.plan.on(worker.id).lots
+        for one in worker.residents.values():
+            if one.tier not in ("hot", "base"):
+                continue
+            key = one.weights or one.model
+            weights = found.get(key)
+            if weights is None:
+                weights = found[key] = Weights(key, one.memory_bytes, [])
+            weights.residents.append(one)
+            weights.is_in_use |= one.model in used
+            lot = lots.get(one.model)
+            weights.jobs += lot.jobs if lot is not None else 0
+        return list(found.values())
+
+    def missing_bytes(self, worker: Worker, needed: int) -> int:
+        return needed - (worker.facts.memory_total_bytes - worker.facts.memory_used_bytes)
+
+    def worth_s(self, worker: Worker, one: Weights, now: float) -> float:
+        """What evicting the weights is expected to cost, seconds."""
+        first = one.residents[0]
+        times = min(self.heat(one.key, first.model, now), MOST_RELOADS)
+        return RELOADS_CHARGED * times * self.reload_s(worker, first)
+
+    def victims(self, worker: Worker, needed: int, pool: list[Weights], now: float) -> list[Weights] | None:
+        """The least worth of the pool that make room; None where all of it would not."""
+        missing = self.missing_bytes(worker, needed)
+        if missing <= 0:
+            return []
+
+        def price(one: Weights) -> tuple[bool, float]:
+            work_s = sum(
+                lot.jobs * self.mean_run_s(lot.model, lot.spec.name)
+                for resident in one.residents
+                if (lot := self.plan.on(worker.id).lots.get(resident.model)) is not None
+            )
+            return one.jobs > 0, (work_s + self.worth_s(worker, one, now)) / max(one.memory_bytes, 1)
+
+        chosen: list[Weights] = []
+        for one in sorted(pool, key=price):
+            chosen.append(one)
+            missing -= one.memory_bytes
+            if missing <= 0:
+                return _without_surplus(chosen, -missing)
+        return None
+
+    def eviction_s(self, worker: Worker, spec: Spec, now: float) -> tuple[float, bool]:
+        """The expected cost of making room, seconds; and whether anything has to go for it."""
+        needed = memory_needed_bytes(spec)
+        if self.missing_bytes(worker, needed) <= 0:
+            return 0.0, False
+        idle = [one for one in self.in_memory(worker) if not one.is_in_use]
+        chosen = self.victims(worker, needed, idle, now)
+        if chosen is None:
+            return IN_USE_S, True
+        cost = 0.0
+        for one in chosen:
+            cost += self.worth_s(worker, one, now)
+            cost += self.reload_s(worker, one.residents[0]) if one.jobs else 0.0
+        return cost, True
+
+    # Together -------------------------------------------------------------------------------------
+
+    def option(self, worker: Worker, model: str, spec: Spec, units: float, now: float) -> Option:
+        """The terms of running one more job of `units` on this worker."""
+        tier = worker.tier(model, spec.name)
+        wait = self.wait_s(worker, worker.lane(model, spec.engine), worker.slots(spec), now)
+        load, eviction = self._ready_s(worker, model, spec, tier, wait, now)
+        run = self.estimates.run_s(model, spec.name, units)
+        return Option(worker, spec, tier, wait, load, eviction, run)
+
+    def _ready_s(
+        self, worker: Worker, model: str, spec: Spec, tier: Tier, wait_s: float, now: float
+    ) -> tuple[float, float]:
+        """Load and eviction, as they are charged to one more job."""
+        is_closing = model in self.plan.on(worker.id).closing
+        if tier == "hot" and not is_closing:
+            return 0.0, 0.0
+        load = self.load_s(worker, model, spec, now)
+        if tier == "hot":
+            resident = worker.residents[model]
+            return self.reload_s(worker, resident) + self.owed_s(worker, model), 0.0
+        if tier == "loading" or model in self.plan.on(worker.id).lots:
+            return max(FREE_LOAD_SHARE * load - wait_s, 0.0), 0.0
+        if tier == "base":
+            return FREE_LOAD_SHARE * load, 0.0
+        eviction, must_evict = self.eviction_s(worker, spec, now)
+        share = 1.0 if must_evict and tier != "cold" else FREE_LOAD_SHARE
+        return share * load + self.owed_s(worker, model), eviction
+
+    def rank(
+        self, workers: Iterable[Worker], model: Model, adapter: str, units: float, now: float
+    ) -> list[Option]:
+        """Those of the workers that can run the model, best first."""
+        options = [
+            self.option(worker, model.name, spec, units, now)
+            for worker in workers
+            if worker.is_open
+            for spec in model.specs
+            if worker.can_run(model.name, spec) and has_adapter(spec, adapter)
+        ]
+        options.sort(
+            key=lambda found: (
+                round(found.total_s, 4),
+                TIER_ORDER[found.tier],
+                found.worker.burden(model.name, found.spec.engine),
+                len(found.worker.held),
+                found.worker.facts.memory_used_bytes,
+                found.worker.id,
+            )
         )
-    )
-    return options
+        return options
+
+
+def _without_surplus(chosen: list[Weights], spare_bytes: int) -> list[Weights]:
+    """Leave out victims that were taken before a larger one made them unnecessary."""
+    kept: list[Weights] = []
+    for one in chosen:
+        if one.memory_bytes <= spare_bytes and one is not chosen[-1]:
+            spare_bytes -= one.memory_bytes
+        else:
+            kept.append(one)
+    return kept
 
 
 def has_adapter(spec: Spec, adapter: str) -> bool:
@@ -203,26 +276,33 @@ def why_never(job: Job, model: Model | None) -> str:
     return f"the model {model.name!r} has no adapter {job.adapter!r}"
 
 
-def why_impossible(workers: Iterable[Worker], model: Model) -> str:
-    """What every worker lacks for every spec of the model, in words; "" when one could run it."""
+def why_impossible(fleet: Fleet, model: Model) -> str:
+    """What every worker lacks for every spec of the model, in words; "" when one could run it.
+
+    Workers of one kind lack the same: O(kinds).
+    """
+    kinds = [next(iter(workers.values())) for workers in fleet.kinds.values()]
     reasons: list[str] = []
     for spec in model.specs:
         if spec.launcher:
             return ""
-        needed = memory_needed_bytes(spec)
-        having = [worker for worker in workers if spec.engine in worker.engines]
+        having = [worker for worker in kinds if spec.engine in worker.engines]
         if any(worker.could_run(model.name, spec) for worker in having):
             return ""
-        if not having:
-            reasons.append(f"spec {spec.name}: no worker has the engine {spec.engine}")
-        elif spec.profile and all(worker.facts.profile != spec.profile for worker in having):
-            reasons.append(f"spec {spec.name}: no worker has the profile {spec.profile}")
-        elif not any(fits_device(spec, worker.facts.device) for worker in having):
-            reasons.append(f"spec {spec.name}: it needs a GPU and no worker has one")
-        else:
-            most = max(worker.facts.memory_total_bytes for worker in having)
-            reasons.append(
-                f"spec {spec.name}: it needs {needed / 1e6:.0f} MB of memory and the largest "
-                f"worker has {most / 1e6:.0f} MB"
-            )
+        reasons.append(_what_lacks(having, spec))
     return "; ".join(reasons)
+
+
+def _what_lacks(having: list[Worker], spec: Spec) -> str:
+    """What workers that have the engine of a spec lack for it."""
+    if not having:
+        return f"spec {spec.name}: no worker has the engine {spec.engine}"
+    if spec.profile and all(worker.facts.profile != spec.profile for worker in having):
+        return f"spec {spec.name}: no worker has the profile {spec.profile}"
+    if not any(fits_device(spec, worker.facts.device) for worker in having):
+        return f"spec {spec.name}: it needs a GPU and no worker has one"
+    most = max(worker.facts.memory_total_bytes for worker in having)
+    return (
+        f"spec {spec.name}: it needs {memory_needed_bytes(spec) / 1e6:.0f} MB of memory and the largest "
+        f"worker has {most / 1e6:.0f} MB"
+    )

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from schemas.fleet import PlatformEvent
 from schemas.jobs import is_repeatable, work_units
 from services.scheduler.fleet.estimates import Estimates
-from services.scheduler.fleet.workers import Fleet, Worker
+from services.scheduler.fleet.worker import Worker
+from services.scheduler.fleet.workers import Fleet
 from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.jobs.record import Record
 from services.scheduler.protocol.commands import Command
@@ -27,6 +28,9 @@ MIN_SLOW_S = 3.0
 """No run is slow before this, however quick the others were."""
 SUSPECTED_S = 60.0
 LOOK_EVERY_S = 0.5
+TURNS = 5
+"""In so many turns all workers are looked at."""
+MOST_AT_A_TIME = 128
 MOST_BESIDE = 1
 """Further attempts that a job is given beside its first."""
 
@@ -39,29 +43,41 @@ class Suspicion:
         self._fleet = fleet
         self._estimates = estimates
         self._looked_at = 0.0
+        self._next: list[str] = []
+        self._each = 0
 
     def look(self, now: float) -> tuple[list[Record], list[Command]]:
-        """The running jobs that are overdue, once in `LOOK_EVERY_S`; suspects their workers. O(running)."""
-        if now - self._looked_at < LOOK_EVERY_S:
+        """The running jobs that are overdue; suspects their workers. Some workers at a time, so that
+        each is looked at once in `LOOK_EVERY_S`, or as often as `MOST_AT_A_TIME` allows.
+        """
+        if now - self._looked_at < LOOK_EVERY_S / TURNS:
             return [], []
         self._looked_at = now
+        if not self._next:
+            self._next = list(reversed(self._fleet.workers))
+            self._each = min(-(-len(self._next) // TURNS), MOST_AT_A_TIME)
         overdue: list[Record] = []
         commands: list[Command] = []
-        for worker in self._fleet.workers.values():
-            for model in [model for model, since in worker.suspected.items() if now - since > SUSPECTED_S]:
-                del worker.suspected[model]
-            for record, slow_s in self._slow(worker, now):
-                overdue.append(record)
-                if record.job.model not in worker.suspected:
-                    commands.append(_told(worker, record, slow_s, now))
-                worker.suspected[record.job.model] = now
+        for _ in range(min(self._each, len(self._next))):
+            worker = self._fleet.workers.get(self._next.pop())
+            if worker is not None:
+                self._look_at(worker, now, overdue, commands)
         return overdue, commands
+
+    def _look_at(self, worker: Worker, now: float, overdue: list[Record], commands: list[Command]) -> None:
+        for model in [model for model, since in worker.suspected.items() if now - since > SUSPECTED_S]:
+            del worker.suspected[model]
+        for record, slow_s in self._slow(worker, now):
+            overdue.append(record)
+            if record.job.model not in worker.suspected:
+                commands.append(_told(worker, record, slow_s, now))
+            worker.suspected[record.job.model] = now
 
     def _slow(self, worker: Worker, now: float) -> Iterator[tuple[Record, float]]:
         """The jobs that a worker runs for too long, and how long would have been slow."""
         for held in worker.held.values():
             record = self._ledger.records[held.job]
-            if record.phase != "running":
+            if record.phase != "running" or held.is_ahead:
                 continue
             slowest_s = self._estimates.slowest_s(held.model, held.spec, work_units(record.job.input))
             if slowest_s is None:

@@ -8,7 +8,7 @@ import msgspec
 
 from schemas.catalog import Spec
 from schemas.fleet import PlatformEvent, QueueDepth
-from schemas.job_events import Provisioning, Queued, Terminal
+from schemas.job_events import Downloading, Loading, Provisioning, Queued, Terminal
 from schemas.jobs import Job
 from schemas.workers import Assignment
 
@@ -56,7 +56,7 @@ class Notify(Instruction, frozen=True):
     """Tell who watches the job where it stands."""
 
     job: Job
-    event: Queued | Provisioning
+    event: Queued | Provisioning | Downloading | Loading
 
 
 class Cancel(Instruction, frozen=True):

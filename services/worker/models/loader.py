@@ -65,7 +65,7 @@ class Attached:
 
 @dataclass(slots=True)
 class LoadUnderWay:
-    """A load that several may wait for. error: why it failed; None while it goes on, and when it went well."""
+    """A load that several may wait for. error: why it failed; None while it goes on, and when it is done."""
 
     done: asyncio.Event = field(default_factory=asyncio.Event)
     error: LoadError | None = None
@@ -93,6 +93,8 @@ class Loader:
         self._loads: dict[str, LoadUnderWay] = {}
         self._room = asyncio.Event()
         self._failures: dict[str, tuple[float, str]] = {}
+        self._percents: dict[str, float | None] = {}
+        self.failure_counts: dict[str, int] = {}
 
     # Looking --------------------------------------------------------------------------------------
 
@@ -155,6 +157,7 @@ class Loader:
                         load_s=entry.load_s,
                         loaded_from=entry.loaded_from,
                         weights=key,
+                        percent=self._percents.get(key),
                         path=str(local_path(spec.url) or spec.url),
                         skipped=self._attached.get(key, {}).get(spec.loras, Attached(())).skipped,
                     )
@@ -248,6 +251,7 @@ class Loader:
 
     def progressed(self, key: str, percent: float) -> None:
         """An engine downloads what it loads."""
+        self._percents[key] = percent
         for model, specs in self._specs.items():
             if any(weights_key(model, spec) == key for spec in specs.values()):
                 self._report(model, percent)
@@ -262,10 +266,8 @@ class Loader:
         key = weights_key(model, spec)
         with limit(f"bringing {model} into memory", limit_s):
             while not self.is_hot(model, spec):
-                load = self._loads.get(key)
-                if load is None:
-                    load = self._loads[key] = LoadUnderWay()
-                    self._tasks.start(self._run_load, load, model, spec, self._keys_of(unneeded))
+                self.begin(model, spec, unneeded)
+                load = self._loads[key]
                 await load.done.wait()
                 if load.error is not None:
                     raise load.error
@@ -298,8 +300,10 @@ class Loader:
         finally:
             self.cache.not_loaded(key)
             del self._loads[key]
+            self._percents.pop(key, None)
             if load.error is not None:
                 self._failures[model] = (time.monotonic(), str(load.error))
+                self.failure_counts[model] = self.failure_counts.get(model, 0) + 1
                 log.warning("model.not_loaded", model=model, reason=str(load.error))
             load.done.set()
             self._changed()
@@ -308,9 +312,11 @@ class Loader:
         key = weights_key(model, spec)
         self.cache.note(key, spec.engine, "cold")
         self._changed()
+        began = time.monotonic()
         path = await self._fetch(model, spec.url)
         loras = await self.fetch_all(model, spec.loras)
         adapters = await self.fetch_all(model, spec.adapters)
+        fetch_s = time.monotonic() - began
         load = Load(key, spec.engine, str(path), spec.options, adapters, loras, spec.args, spec.env)
         if self.cache.tier(key) == "hot":
             loaded = await self._attach(key, load)
@@ -322,9 +328,11 @@ class Loader:
             self._changed()
             await self.answers.wait_ready()
             source = self.cache.entries[key].loaded_from
-            unparked_s = (await self.answers.ask(key, Unpark(key))).load_s if source == "parked" else 0.0
+            before_s = fetch_s if source == "cold" else 0.0
+            if source == "parked":
+                before_s = (await self.answers.ask(key, Unpark(key))).load_s
             loaded = await self._ask_twice(key, load)
-            loaded = msgspec.structs.replace(loaded, load_s=unparked_s + loaded.load_s)
+            loaded = msgspec.structs.replace(loaded, load_s=before_s + loaded.load_s)
         self._attached.setdefault(key, {})[spec.loras] = Attached(loras, loaded.skipped)
         self._note_loaded(model, spec, loaded, source)
 
@@ -375,9 +383,14 @@ class Loader:
         loop = asyncio.get_running_loop()
 
         def report(percent: float) -> None:
-            loop.call_soon_threadsafe(self._report, model, percent)
+            loop.call_soon_threadsafe(self._downloaded, model, percent)
 
         return await anyio.to_thread.run_sync(resolve, url, report, abandon_on_cancel=True)
+
+    def _downloaded(self, model: str, percent: float) -> None:
+        keys = {weights_key(model, spec) for spec in self._specs.get(model, {}).values()}
+        self._percents.update(dict.fromkeys(keys & self._loads.keys(), percent))
+        self._report(model, percent)
 
     async def fetch_all(self, model: str, adapters: tuple[Adapter, ...]) -> tuple[Adapter, ...]:
         """The same adapters with paths on this machine as their urls. Raises WeightsError."""

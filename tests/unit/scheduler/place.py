@@ -7,7 +7,8 @@ from schemas.fleet import Explanation
 from schemas.jobs import CompletionInput, Job
 from schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
 from services.scheduler.fleet.estimates import Estimates
-from services.scheduler.fleet.workers import Fleet, Worker
+from services.scheduler.fleet.worker import Held, Worker
+from services.scheduler.fleet.workers import Fleet
 from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.jobs.record import Record
 from services.scheduler.placing.dispatch import Dispatcher
@@ -26,8 +27,10 @@ def model(name: str = "a", *specs: Spec) -> Model:
     return Model(name, ("TextGeneration",), specs or (spec(),))
 
 
-def resident(name: str = "a", tier: Tier = "hot", of: str = "default") -> ResidentModel:
-    return ResidentModel(name, of, "text", tier, 100 * MB)
+def resident(
+    name: str = "a", tier: Tier = "hot", of: str = "default", size_mb: int = 100, weights: str = ""
+) -> ResidentModel:
+    return ResidentModel(name, of, "text", tier, size_mb * MB, weights=weights)
 
 
 class Place:
@@ -35,13 +38,23 @@ class Place:
 
     def __init__(self, *models: Model) -> None:
         self.fleet = Fleet()
-        self.ledger = Ledger(self.fleet)
         self.estimates = Estimates()
+        self.ledger = Ledger(self.fleet, self.estimates)
         self.dispatcher = Dispatcher(self.ledger, self.fleet, self.estimates, TERM)
-        self.dispatcher.models = {one.name: one for one in models or (model("a"), model("b"))}
+        for one in models or (model("a"), model("b")):
+            self.dispatcher.set(one.name, one)
         self.seq = 0
 
-    def worker(self, name: str = "w", *models: ResidentModel, slots: int = 2, **facts: Any) -> Worker:
+    def worker(
+        self,
+        name: str = "w",
+        *models: ResidentModel,
+        slots: int = 2,
+        prefetch: int = 0,
+        lane: str = "",
+        now: float = NOW,
+        **facts: Any,
+    ) -> Worker:
         """slots: 0 for one whose runner is starting: it has not told its engines."""
         self.seq += 1
         given: dict[str, Any] = {
@@ -50,9 +63,9 @@ class Place:
             "memory_used_bytes": sum(one.memory_bytes for one in models if one.tier == "hot"),
             **facts,
         }
-        engines = {"text": EngineCapability(slots, 0, ("TextGeneration",))} if slots else {}
+        engines = {"text": EngineCapability(slots, prefetch, ("TextGeneration",), lane=lane)} if slots else {}
         beat = Heartbeat(name, 3.0, self.seq, "", "", host="h", engines=engines, models=models, **given)
-        found = self.fleet.update(beat, NOW)
+        found = self.fleet.update(beat, now)
         assert found is not None
         return found
 
@@ -60,10 +73,52 @@ class Place:
         job = Job(name, of, CompletionInput("x"), "gw", fields.pop("created_at", NOW), **fields)
         return self.ledger.add(job, f"h-{name}", 1, NOW, f"trace-{name}")
 
+    def job_but_not_on(self, worker: str, name: str = "j", why: str = "lost", **fields: Any) -> Record:
+        """A job that was lost on a worker, or that it refused just now."""
+        record = self.job(name, **fields)
+        if why == "lost":
+            record.lost_on.append(worker)
+        else:
+            record.refused_at[worker] = NOW
+        self.ledger.queue(record.job.model).particular[record.id] = None
+        return record
+
+    def run(self, worker: str, name: str, run_s: float, of: str = "a") -> None:
+        """A worker runs a job, for so long."""
+        found = self.fleet.workers[worker]
+        held = Held(name, of, "default", found.lane(of, "text"), 1, NOW, run_s)
+        self.ledger.offer(self.job(name, of), found, held, TERM, NOW)
+
     def dispatch(self, name: str = "a", now: float = NOW) -> list[commands.Command]:
-        found = self.dispatcher.dispatch(name, now)
+        return self.checked(self.dispatcher.dispatch(name, now))
+
+    def fill(self, worker: Worker, now: float = NOW) -> list[commands.Command]:
+        return self.checked(self.dispatcher.fill(worker, now))
+
+    def tick(self, now: float = NOW) -> list[commands.Command]:
+        return self.checked(self.dispatcher.tick(now))
+
+    def checked(self, found: list[commands.Command]) -> list[commands.Command]:
+        """The same commands; the books agree, and nothing goes where its model is not hot."""
         self.ledger.validate()
+        self.dispatcher.plan.validate()
+        for command in found:
+            if isinstance(command, commands.Assign):
+                resident = self.fleet.workers[command.worker].residents[command.assignment.job.model]
+                assert resident.tier == "hot"
         return found
+
+    def meant(self) -> dict[str, dict[str, int]]:
+        """Jobs that are meant for each worker, by model."""
+        plan = self.dispatcher.plan
+        return {
+            name: {lot.model: lot.jobs for lot in plan.on(name).lots.values()}
+            for name in sorted(plan.workers())
+        }
+
+    def loads(self, found: list[commands.Command]) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Loads that were ordered: model, worker, what goes for it."""
+        return [(c.model, c.worker, c.evict) for c in found if isinstance(c, commands.LoadOnWorker)]
 
     def given(self, name: str = "a", now: float = NOW) -> list[tuple[str, str]]:
         """The jobs that are placed, and where."""

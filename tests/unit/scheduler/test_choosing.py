@@ -10,7 +10,7 @@ from schemas.catalog import LoadBalancing, Model, Spec
 from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, Job, JobInput, prefix_of
 from schemas.openai import ChatMessage
 from schemas.workers import EngineCapability, Heartbeat
-from services.scheduler.fleet.workers import Worker
+from services.scheduler.fleet.worker import Worker
 from services.scheduler.placing.balance import Balancer, Ready, is_plain
 from services.scheduler.placing.prefix_hash import HashRing
 

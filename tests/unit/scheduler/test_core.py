@@ -48,6 +48,7 @@ def test_a_long_queue_makes_another_worker_load_the_model_and_a_short_one_does_n
     world.run_for(60)
     assert set(assigned(world)) == {"w1", "w2"}
     quick = World(0, [SimWorker("w1", run_s=0.01), SimWorker("w2", run_s=0.01)], [make_model("a")])
+    quick.core.estimates.learn_run("a", "default", 256.0, 0.01)
     for _ in range(100):
         quick.submit("a")
         quick.run_for(0.02)
@@ -88,6 +89,10 @@ def test_a_cancel_before_arrival_is_remembered() -> None:
 
 def test_a_refusal_tries_the_next_worker() -> None:
     world = World(0, [SimWorker("w1"), SimWorker("w2")], [make_model("a")])
+    for worker in world.workers.values():
+        worker.make_hot("a", make_model("a").specs[0])
+        world.beat_now(worker)
+    world.run_for(0.1)
     job = world.submit("a")
     first = assigned(world)[0]
     world.workers[first].is_draining = True

@@ -118,7 +118,7 @@ def test_a_job_that_ends_in_the_queue_costs_its_tenant_no_turn() -> None:
     core.arrive("light", 9, tenant="light")
     core.arrive("heavy-again", 10, tenant="heavy")
     assert [record.id for record in core.scheduler.ledger.waiting("a")] == ["heavy0", "light", "heavy-again"]
-    assert core.record("light").key[1] == 0.0
+    assert core.scheduler.ledger.clock.given("light") == 0.0
 
 
 def test_every_job_that_is_overdue_ends_at_the_same_tick() -> None:

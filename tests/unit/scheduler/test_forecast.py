@@ -7,11 +7,12 @@ import pytest
 
 from schemas.catalog import Spec
 from schemas.fleet import Condition, ModelReplicas, Replica, SpecReplicas
-from schemas.job_events import Provisioning, Queued
-from services.scheduler.fleet.workers import Held
+from schemas.job_events import Downloading, Loading, Provisioning, Queued
+from services.scheduler.fleet.worker import Held
 from services.scheduler.forecast import (
     DEPTH_ANYWAY_S,
     DEPTH_EVERY_S,
+    DEPTHS_AT_A_TIME,
     IMPOSSIBLE_GRACE_S,
     NOTIFIED_JOBS,
     NOTIFY_EVERY_S,
@@ -61,26 +62,68 @@ def test_without_replicas_and_launches_nothing_is_known() -> None:
     assert seen.forecast.eta_s("a", 0, NOW) is None
 
 
-def test_the_eta_is_the_work_ahead_over_the_slots_of_all_replicas() -> None:
+def planned(slots: int = 1, runs_s: float = 2.0) -> Seen:
+    """A worker that runs a job for 2 s more, and three jobs of 4 s that wait for it."""
+    seen = Seen()
+    seen.estimates.learn_run("a", "default", 256.0, 4.0)
+    worker = seen.worker("w", resident(), slots=slots)
+    if runs_s:
+        seen.hold("w", "runs", runs_s)
+    for number in range(3):
+        seen.job(f"j{number}", wants_events=True)
+    seen.dispatcher.plan.put(worker, "a", spec(), 3)
+    return seen
+
+
+def test_the_eta_is_the_turn_in_the_plan() -> None:
+    etas = [planned().forecast.eta_s("a", place, NOW) for place in range(3)]
+    assert etas == [2.0, 6.0, 10.0]
+    assert [planned(slots=2).forecast.eta_s("a", place, NOW) for place in range(2)] == [1.0, 3.0]
+
+
+def test_the_lane_is_shared_with_what_else_is_planned_there() -> None:
+    seen = planned()
+    worker = seen.worker("w", resident(), resident("i"), lane="device", slots=1)
+    seen.dispatcher.plan.drop_worker("w")
+    seen.job("other", "b")
+    seen.dispatcher.plan.put(worker, "a", spec(), 3)
+    seen.dispatcher.plan.put(worker, "b", spec(), 3)
+    assert seen.forecast.eta_s("a", 1, NOW) == pytest.approx(8.0), (
+        "half of the lane's jobs are of another model"
+    )
+
+
+def test_a_load_that_is_under_way_is_waited_for() -> None:
+    seen = planned(runs_s=0.0)
+    seen.dispatcher.plan.drop_worker("w")
+    seen.estimates.learn_load("a", "default", "warm", 10.0)
+    other = seen.worker("other", resident(tier="warm"), slots=1)
+    seen.dispatcher.plan.put(other, "a", spec(), 3)
+    seen.fleet.order_load(other, "a", spec(), NOW - 4)
+    assert seen.forecast.eta_s("a", 0, NOW) == 6.0
+
+
+def test_two_workers_give_out_jobs_side_by_side() -> None:
+    seen = planned()
+    second = seen.worker("second", resident(), slots=1)
+    seen.hold("second", "runs too", 3.0)
+    seen.dispatcher.plan.put(second, "a", spec(), 3)
+    assert [seen.forecast.eta_s("a", place, NOW) for place in range(2)] == [2.0, 3.0]
+
+
+def test_where_nothing_is_planned_a_replica_with_a_free_slot_takes_the_job_at_once() -> None:
     seen = Seen()
     seen.worker("w1", resident(), slots=2)
-    seen.worker("w2", resident(), slots=1)
-    assert seen.forecast.eta_s("a", 4, NOW) == 0.0
-    seen.hold("w1", "j1", 2.0)
-    seen.hold("w2", "j2", 4.0)
-    seen.hold("w2", "other", 100.0, of="b")
-    assert seen.forecast.eta_s("a", 0, NOW) == 1.0
-    assert seen.forecast.eta_s("a", 4, NOW) == 5.0
-    assert seen.forecast.eta_s("a", 1, NOW) == 2.0
-
-
-def test_a_worker_without_its_engine_has_no_slots_and_breaks_nothing() -> None:
-    seen = Seen()
-    seen.worker("w1", resident())
+    assert seen.forecast.eta_s("a", 0, NOW) == 0.0
     seen.hold("w1", "j1", 3.0)
-    worker = seen.fleet.workers["w1"]
+    assert seen.forecast.eta_s("a", 0, NOW) == 0.0
+
+
+def test_a_worker_without_its_engine_breaks_nothing() -> None:
+    seen = planned()
+    worker = seen.fleet.workers["w"]
     worker.facts = msgspec.structs.replace(worker.facts, engines={})
-    assert seen.forecast.eta_s("a", 1, NOW) == 6.0
+    assert seen.forecast.eta_s("a", 1, NOW) is not None
 
 
 @pytest.mark.parametrize(
@@ -116,11 +159,22 @@ def told(found: list[commands.Command]) -> list[tuple[str, object]]:
 
 
 def test_a_waiting_job_is_told_its_place_and_eta() -> None:
-    seen = Seen()
-    seen.worker("w", resident(), slots=1)
-    seen.hold("w", "other", 2.0)
-    record = seen.job()
-    assert told(seen.forecast.position(record, 2, NOW)) == [("j", Queued(position=2, eta_s=6.0))]
+    seen = planned()
+    record = seen.ledger.records["j2"]
+    assert told(seen.forecast.position(record, 2, NOW)) == [("j2", Queued(position=2, eta_s=10.0))]
+
+
+def test_who_waits_for_a_load_is_told_how_far_it_is() -> None:
+    seen = planned(runs_s=0.0)
+    seen.dispatcher.plan.drop_worker("w")
+    loading = seen.worker("other", resident(tier="warm"))
+    seen.dispatcher.plan.put(loading, "a", spec(), 3)
+    seen.fleet.order_load(loading, "a", spec(), NOW)
+    events = [event for _, event in told(seen.forecast.positions(seen.ledger.waiting_queues(), NOW + 1))]
+    assert events[1::2] == [Loading(tier="warm")] * 3
+    loading.residents["a"] = msgspec.structs.replace(resident(tier="loading"), percent=40.0)
+    events = [event for _, event in told(seen.forecast.positions(seen.ledger.waiting_queues(), NOW + 2))]
+    assert events[1::2] == [Downloading(percent=40.0)] * 3
 
 
 @pytest.mark.parametrize(
@@ -191,15 +245,21 @@ def test_a_queue_is_published_when_it_changed_but_not_too_often_and_anyway_every
 
 
 def test_a_depth_says_what_a_job_that_arrives_now_has_to_expect() -> None:
-    seen = Seen(spec("slow"), spec("quick"))
-    seen.worker("w", resident(of="slow"), slots=1)
-    seen.hold("w", "other", 3.0)
-    seen.estimates.learn_run("a", "slow", 1.0, 4.0)
-    seen.estimates.learn_run("a", "quick", 1.0, 1.5)
-    seen.job()
+    seen = planned()
+    seen.estimates.learn_run("a", "default", 1.0, 1.5)
     depth = seen.depths(NOW)["a"]
-    assert (depth.queued, depth.eta_s, depth.best_s, depth.limit) == (1, 6.0, 1.5, QUEUE_LIMIT)
+    assert (depth.queued, depth.eta_s, depth.limit) == (3, 14.0, QUEUE_LIMIT)
+    assert depth.best_s == pytest.approx(4.0 / 256 + 0.3 * (1.5 - 4.0 / 256))
     assert depth.impossible == ""
+
+
+def test_depths_that_are_only_due_are_told_some_at_a_time() -> None:
+    seen = Seen()
+    for number in range(3 * DEPTHS_AT_A_TIME):
+        seen.dispatcher.set(f"m{number}", model(f"m{number}"))
+    told_at = [len(seen.depths(NOW + 0.01 * turn)) for turn in range(3)]
+    assert told_at[0] == 3 * DEPTHS_AT_A_TIME + 1, "all are new"
+    assert [len(seen.depths(NOW + 2 + 0.01 * turn)) for turn in range(2)] == [DEPTHS_AT_A_TIME] * 2
 
 
 def test_queues_of_models_that_are_gone_are_published_while_they_are_there() -> None:

@@ -7,7 +7,8 @@ import pytest
 from schemas.fleet import PlatformEvent
 from schemas.job_events import Cancelled, Failed
 from schemas.jobs import CompletionInput, Job
-from services.scheduler.fleet.workers import Fleet, Held, Worker
+from services.scheduler.fleet.worker import Held, Worker
+from services.scheduler.fleet.workers import Fleet
 from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.jobs.record import Phase, Record
 from services.scheduler.leaving import (

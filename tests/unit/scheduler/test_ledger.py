@@ -8,7 +8,8 @@ import pytest
 from schemas.fleet import Explanation, JobsQuery, JobView
 from schemas.jobs import CompletionInput, Job
 from schemas.workers import RunningJob
-from services.scheduler.fleet.workers import Fleet, Held
+from services.scheduler.fleet.worker import Held
+from services.scheduler.fleet.workers import Fleet
 from services.scheduler.jobs import history, ledger
 from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.jobs.record import (
@@ -301,11 +302,11 @@ def test_history_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         lambda found, record: setattr(record, "phase", "ended"),
         lambda found, record: setattr(record, "phase", "waiting"),
-        lambda found, record: found.fleet.release(found.fleet.workers["w"], "j"),
+        lambda found, record: found.fleet.release(found.fleet.workers["w"], "j", 0.0),
         lambda found, record: setattr(record, "attempt", 9),
         lambda found, record: found.queue("a").by_spec.update({"default": 2}),
         lambda found, record: setattr(found.queue("a"), "running", 5),
-        lambda found, record: found.queue("a").waiting.push("ghost"),
+        lambda found, record: found.queue("a").waiting.push("ghost", 99),
         lambda found, record: found.fleet.workers["w"].lanes.update({"a": 2}),
         lambda found, record: found.fleet.workers["w"].held.update({"ghost": held("ghost")}),
     ],

@@ -8,7 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from schemas.fleet import JobsQuery
 from schemas.jobs import CompletionInput, Job
 from schemas.workers import RunningJob
-from services.scheduler.fleet.workers import Fleet, Held
+from services.scheduler.fleet.worker import Held
+from services.scheduler.fleet.workers import Fleet
 from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.jobs.record import HOLDS_SLOT, TRANSITIONS, IllegalMove, Phase
 from tests.unit.scheduler.workers import SimWorker

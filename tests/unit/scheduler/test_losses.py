@@ -14,8 +14,12 @@ from tests.unit.scheduler.world import World
 
 
 def world_of(*names: str, run_s: float = 50.0) -> World:
+    """Workers on which model a is hot; b is not."""
     workers = [SimWorker(name, run_s=run_s) for name in names]
-    return World(0, workers, [make_model("a", adapters=("style",)), make_model("b")])
+    model = make_model("a", adapters=("style",))
+    for worker in workers:
+        worker.make_hot("a", model.specs[0])
+    return World(0, workers, [model, make_model("b")])
 
 
 def attempts(world: World, job: str) -> list[int]:
@@ -201,6 +205,7 @@ def test_an_assignment_names_the_process_that_is_meant() -> None:
     world.start_again("w1")
     world.run_for(0.1)
     world.submit("a")
+    world.run_for(2)
     [assign] = [c for c in world.commands if isinstance(c, commands.Assign)]
     assert assign.assignment.life == world.workers["w1"].life
 

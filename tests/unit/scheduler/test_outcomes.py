@@ -179,7 +179,8 @@ def test_a_worker_that_becomes_free_is_given_the_longest_waiting_model_first() -
     sim = core.sims["w"] = SimWorker("w")
     for name in "ab":
         sim.make_hot(name, make_model(name).specs[0])
-    given = [c.assignment.job.id for c in core.beat("w") if isinstance(c, commands.Assign)]
+    core.beat("w")
+    given = [c.assignment.job.id for c in core.feed(events.Ticked()) if isinstance(c, commands.Assign)]
     assert given == ["b1", "a1"]
 
 

@@ -9,319 +9,350 @@ from hypothesis import strategies as st
 
 from schemas.catalog import Adapter, Model, Spec
 from schemas.jobs import CompletionInput, Job
-from schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
-from services.scheduler.fleet.estimates import Estimates
-from services.scheduler.fleet.workers import Held, OrderedLoad, Worker
+from schemas.workers import EngineCapability, Heartbeat, Tier
+from services.scheduler.fleet.worker import Held
+from services.scheduler.fleet.workers import Fleet
+from services.scheduler.placing.option import Option
 from services.scheduler.placing.placement import (
-    BUSY_EVICTION_S,
-    Option,
-    eviction_s,
+    FREE_LOAD_SHARE,
+    IN_USE_S,
+    MOST_RELOADS,
+    RELOADS_CHARGED,
     has_adapter,
-    option,
-    rank,
-    victims,
-    wait_s,
     why_impossible,
     why_never,
 )
+from tests.unit.scheduler.place import MB, NOW, Place, resident, spec
+from tests.unit.scheduler.place import model as make
 
-MB = 10**6
-NOW = 1000.0
-SPEC = Spec("default", "text", "file:///x", memory_bytes=100 * MB)
-
-
-def worker(
-    name: str = "w",
-    *,
-    memory_mb: int = 250,
-    used_mb: int = 0,
-    slots: int = 2,
-    models: tuple[ResidentModel, ...] = (),
-    device: str = "cpu",
-    **facts: Any,
-) -> Worker:
-    engines = {"text": EngineCapability(slots, 1, ("TextGeneration",))}
-    beat = Heartbeat(
-        worker=name,
-        started_at=1.0,
-        seq=1,
-        spec="",
-        profile=facts.pop("profile", ""),
-        device=device,
-        host="h",
-        engines=engines,
-        memory_total_bytes=memory_mb * MB,
-        memory_used_bytes=used_mb * MB,
-        models=models,
-        **facts,
-    )
-    found = Worker(name, beat, NOW, engines=engines)
-    found.residents = {one.model: one for one in models}
-    return found
+SPEC = spec()
+WARM_S = 0.2 + 100 * MB / 1e9
+"""Loading 100 MB from disk, as long as nothing was measured."""
+PARKED_S = 0.02 + 100 * MB / 8e9
 
 
-def resident(model: str, memory_mb: int = 100, tier: Tier = "hot", weights: str = "") -> ResidentModel:
-    return ResidentModel(model, "default", "text", tier, memory_mb * MB, weights=weights)
+def hold(place: Place, worker: str, job: str, of: str = "a", run_s: float = 0.0, **fields: Any) -> None:
+    found = place.fleet.workers[worker]
+    place.fleet.hold(found, Held(job, of, "default", found.lane(of, "text"), 1, NOW, run_s, **fields))
 
 
-def hold(found: Worker, job: str, model: str = "a", run_s: float = 0.0, since: float = NOW) -> None:
-    found.held[job] = Held(job, model, "default", model, 1, since, run_s)
-    found.lanes[model] = found.lanes.get(model, 0) + 1
-
-
-def need(**by_model: float) -> Any:
-    """Demand: as given, else nobody asks."""
-    return lambda model: by_model.get(model, 0.0)
+def terms(place: Place, worker: str, now: float = NOW, of: str = "a") -> tuple[float, float, float]:
+    """Wait, load and eviction of one more job."""
+    option = place.dispatcher.predictor.option(place.fleet.workers[worker], of, SPEC, 256.0, now)
+    return option.wait_s, pytest.approx(option.load_s), pytest.approx(option.eviction_s)
 
 
 # Waiting ------------------------------------------------------------------------------------------
 
 
 def test_nobody_waits_where_a_slot_is_free() -> None:
-    found = worker(slots=2)
-    assert wait_s(found, "a", SPEC, Estimates(), NOW) == 0.0
-    hold(found, "j1", run_s=10.0)
-    assert wait_s(found, "a", SPEC, Estimates(), NOW) == 0.0
+    place = Place()
+    place.worker("w", resident(), slots=2)
+    hold(place, "w", "j1", run_s=10.0)
+    assert terms(place, "w")[0] == 0.0
 
 
-def test_the_wait_is_until_the_first_of_those_that_run_has_ended() -> None:
-    found = worker(slots=2)
-    hold(found, "j1", run_s=10.0)
-    hold(found, "j2", run_s=4.0)
-    assert wait_s(found, "a", SPEC, Estimates(), NOW) == 4.0
-    assert wait_s(found, "a", SPEC, Estimates(), NOW + 3) == 1.0
+def test_the_wait_is_what_is_left_of_the_work_ahead_over_the_slots() -> None:
+    place = Place()
+    place.worker("w", resident(), slots=2)
+    hold(place, "w", "j1", run_s=10.0)
+    hold(place, "w", "j2", run_s=4.0)
+    assert terms(place, "w")[0] == 7.0
+    assert terms(place, "w", NOW + 3)[0] == 4.0
+    assert terms(place, "w", NOW + 99)[0] == 0.0, "who runs longer than predicted is expected to end at once"
 
 
-def test_who_runs_longer_than_predicted_is_expected_to_end_at_once() -> None:
-    found = worker(slots=1)
-    hold(found, "j1", run_s=4.0)
-    assert wait_s(found, "a", SPEC, Estimates(), NOW + 9) == 0.0
+def test_a_job_that_was_sent_ahead_has_all_its_work_before_it() -> None:
+    place = Place()
+    place.worker("w", resident(), slots=1)
+    hold(place, "w", "j1", run_s=4.0)
+    hold(place, "w", "j2", run_s=5.0, is_ahead=True)
+    assert terms(place, "w", NOW + 1)[0] == 8.0
 
 
-def test_jobs_that_wait_at_the_worker_add_their_share_of_the_mean_run() -> None:
-    found = worker(slots=2)
-    for number, run_s in enumerate((2.0, 4.0, 6.0)):
-        hold(found, f"j{number}", run_s=run_s)
-    assert wait_s(found, "a", SPEC, Estimates(), NOW) == pytest.approx(2.0 + 1 * 4.0 / 2)
+def test_what_is_meant_for_the_lane_is_ahead_too() -> None:
+    place = Place()
+    place.estimates.learn_run("a", "default", 256.0, 2.0)
+    worker = place.worker("w", resident(), slots=1)
+    for number in range(3):
+        place.job(f"j{number}")
+    place.dispatcher.plan.put(worker, "a", SPEC, 3)
+    assert terms(place, "w")[0] == pytest.approx(6.0)
+    assert terms(place, "w", of="b")[0] == 0.0, "another lane"
 
 
-def test_jobs_of_other_lanes_are_not_waited_for() -> None:
-    found = worker(slots=1)
-    hold(found, "other", "b", run_s=100.0)
-    assert wait_s(found, "a", SPEC, Estimates(), NOW) == 0.0
-    hold(found, "j1", run_s=3.0)
-    assert wait_s(found, "a", SPEC, Estimates(), NOW) == 3.0
+def test_models_of_one_lane_wait_for_each_other() -> None:
+    place = Place()
+    place.estimates.learn_run("b", "default", 256.0, 5.0)
+    worker = place.worker("w", resident(), resident("b"), slots=1, lane="device")
+    place.job("other", "b")
+    place.dispatcher.plan.put(worker, "b", SPEC, 1)
+    assert terms(place, "w")[0] == pytest.approx(5.0)
 
 
-def test_the_slots_of_the_spec_count_before_those_of_the_engine() -> None:
-    found = worker(slots=8)
-    hold(found, "j1", run_s=5.0)
-    assert wait_s(found, "a", Spec("default", "text", "", slots=1), Estimates(), NOW) == 5.0
+# Loading ------------------------------------------------------------------------------------------
 
 
-def test_no_wait_is_told_where_the_engine_is_not_there() -> None:
-    found = worker()
-    hold(found, "j1", run_s=5.0)
-    assert wait_s(found, "a", Spec("default", "image", ""), Estimates(), NOW) == 0.0
+@pytest.mark.parametrize(
+    ("tier", "load_s"),
+    [
+        ("hot", 0.0),
+        ("base", FREE_LOAD_SHARE * 3.0),
+        ("parked", FREE_LOAD_SHARE * 3.0),
+        ("warm", FREE_LOAD_SHARE * 3.0),
+    ],
+)
+def test_a_load_into_free_memory_counts_in_part(tier: Tier, load_s: float) -> None:
+    place = Place()
+    place.estimates.learn_load("a", "default", tier, 3.0)
+    place.worker("w", resident(tier=tier))
+    assert terms(place, "w") == (0.0, load_s, 0.0)
+
+
+def test_a_load_that_evicts_counts_in_full_and_one_over_the_network_in_part() -> None:
+    place = Place()
+    for tier in ("warm", "cold"):
+        place.estimates.learn_load("a", "default", tier, 8.0)  # type: ignore[arg-type]
+    place.worker("warm", resident("b"), resident(tier="warm"), memory_total_bytes=100 * MB)
+    place.worker("cold", resident("b"), memory_total_bytes=100 * MB)
+    assert (terms(place, "warm")[1], terms(place, "cold")[1]) == (8.0, FREE_LOAD_SHARE * 8.0)
+
+
+def test_a_load_that_is_under_way_counts_by_what_is_left_of_it_beyond_the_wait() -> None:
+    place = Place()
+    place.estimates.learn_load("a", "default", "warm", 6.0)
+    worker = place.worker("w", resident(tier="warm"), slots=1)
+    place.fleet.order_load(worker, "a", SPEC, NOW)
+    assert terms(place, "w", NOW + 2)[1] == FREE_LOAD_SHARE * 4.0
+    hold(place, "w", "j", run_s=100.0)
+    assert terms(place, "w", NOW + 2)[1] == 0.0
+
+
+def test_loads_that_are_owed_there_come_first() -> None:
+    place = Place(make("a"), make("b"))
+    worker = place.worker("w", resident("b", tier="warm"), resident(tier="warm"))
+    place.job("other", "b")
+    place.dispatcher.plan.put(worker, "b", SPEC, 1)
+    assert terms(place, "w")[1] == FREE_LOAD_SHARE * WARM_S + WARM_S
+
+
+def test_a_model_that_makes_room_is_hot_no_more_for_new_jobs() -> None:
+    place = Place()
+    worker = place.worker("w", resident(), resident("b", tier="warm"), memory_total_bytes=100 * MB)
+    place.job("other", "b")
+    place.dispatcher.plan.put(worker, "b", SPEC, 1)
+    place.dispatcher.plan.close("w", ["a"], "b")
+    assert terms(place, "w")[1] == 2 * WARM_S, "it is loaded again, after the other"
 
 
 # Making room --------------------------------------------------------------------------------------
 
 
-def names(found: list[ResidentModel] | None) -> list[str] | None:
-    return None if found is None else [one.model for one in found]
+def victims(place: Place, needed_mb: int) -> list[str] | None:
+    predictor, worker = place.dispatcher.predictor, place.fleet.workers["w"]
+    idle = [one for one in predictor.in_memory(worker) if not one.is_in_use]
+    found = predictor.victims(worker, needed_mb * MB, idle, NOW)
+    return None if found is None else [one.key for one in found]
+
+
+def arrive(place: Place, of: str, times: int) -> None:
+    for _ in range(times):
+        place.ledger.queue(of).count_arrival(NOW)
 
 
 def test_nobody_is_evicted_where_there_is_room_to_the_byte() -> None:
-    found = worker(memory_mb=250, used_mb=150, models=(resident("b"),))
-    assert victims(found, 100 * MB, need()) == []
-    assert names(victims(found, 100 * MB + 1, need())) == ["b"]
+    place = Place()
+    place.worker("w", resident("b", size_mb=150))
+    assert victims(place, 100) == []
+    assert victims(place, 101) == ["b"]
 
 
-def test_the_least_needed_goes_first_and_of_equals_the_largest() -> None:
-    models = (resident("needed", 100), resident("small", 50), resident("large", 100))
-    found = worker(memory_mb=250, used_mb=250, models=models)
-    demand = need(needed=1.0)
-    assert names(victims(found, 60 * MB, demand)) == ["large"]
-    assert names(victims(found, 100 * MB, demand)) == ["large"]
-    assert names(victims(found, 101 * MB, demand)) == ["large", "small"]
-    assert names(victims(found, 151 * MB, demand)) == ["large", "small", "needed"]
-    assert victims(found, 251 * MB, demand) is None
+def test_what_is_worth_least_for_its_size_goes_first_and_no_more_than_needed() -> None:
+    place = Place(*(make(name) for name in ("needed", "small", "large")))
+    place.worker("w", resident("needed"), resident("small", size_mb=50), resident("large"))
+    arrive(place, "needed", 9)
+    arrive(place, "small", 1)
+    assert victims(place, 60) == ["large"]
+    assert victims(place, 101) == ["large", "small"]
+    assert victims(place, 240) == ["large", "small", "needed"]
+    assert victims(place, 251) is None
+
+
+def test_what_somebody_waits_for_here_goes_last() -> None:
+    place = Place()
+    worker = place.worker("w", resident("a"), resident("b"))
+    place.job("waits", "b")
+    place.dispatcher.plan.put(worker, "b", SPEC, 1)
+    arrive(place, "a", 50)
+    assert victims(place, 100) == ["a"]
 
 
 def test_what_is_in_use_is_no_victim_and_neither_is_what_shares_its_weights() -> None:
-    models = (resident("used", weights="shared"), resident("sister", weights="shared"), resident("idle", 50))
-    found = worker(memory_mb=250, used_mb=250, models=models)
-    hold(found, "j1", "used")
-    assert names(victims(found, 50 * MB, need())) == ["idle"]
-    assert victims(found, 51 * MB, need()) is None
+    place = Place()
+    shared = (resident("used", weights="one"), resident("sister", weights="one"), resident("idle", size_mb=50))
+    place.worker("w", *shared, memory_total_bytes=150 * MB, memory_used_bytes=150 * MB)
+    hold(place, "w", "j1", "used")
+    assert victims(place, 50) == ["idle"]
+    assert victims(place, 51) is None
 
 
 def test_weights_that_two_models_share_are_freed_once() -> None:
-    models = (resident("one", weights="shared"), resident("two", weights="shared"), resident("other", 90))
-    found = worker(memory_mb=190, used_mb=190, models=models)
-    assert names(victims(found, 100 * MB, need())) == ["one"]
-    assert names(victims(found, 150 * MB, need())) == ["one", "two", "other"]
-    assert victims(found, 191 * MB, need()) is None
+    place = Place()
+    models = (resident("one", weights="s"), resident("two", weights="s"), resident("other", size_mb=90))
+    place.worker("w", *models, memory_total_bytes=190 * MB, memory_used_bytes=190 * MB)
+    assert victims(place, 191) is None
+    assert sorted(victims(place, 190) or []) == ["other", "s"]
 
 
 @pytest.mark.parametrize(
     ("tier", "frees"), [("hot", True), ("base", True), ("loading", False), ("parked", False), ("warm", False)]
 )
 def test_only_what_is_in_device_memory_and_not_on_its_way_can_be_evicted(tier: Tier, frees: bool) -> None:
-    found = worker(memory_mb=100, used_mb=100, models=(resident("b", tier=tier),))
-    assert names(victims(found, 100 * MB, need())) == (["b"] if frees else None)
+    place = Place()
+    place.worker("w", resident("b", tier=tier), memory_total_bytes=100 * MB, memory_used_bytes=100 * MB)
+    assert victims(place, 100) == (["b"] if frees else None)
 
 
-def test_an_eviction_costs_what_reloading_costs_times_how_likely_that_is() -> None:
-    estimates = Estimates()
-    estimates.learn_load("b", "default", "warm", 8.0)
-    found = worker(memory_mb=100, used_mb=100, models=(resident("b"),))
-    assert eviction_s(found, "a", SPEC, "cold", estimates, need(b=0.25)) == 2.0
-    assert eviction_s(found, "a", SPEC, "cold", estimates, need()) == 0.0
+def test_an_eviction_costs_reloads_by_how_often_the_model_is_asked_for_over_its_copies() -> None:
+    place = Place()
+    place.worker("w", resident("b"), resident(tier="warm"), memory_total_bytes=100 * MB)
+    assert terms(place, "w")[2] == 0.0
+    arrive(place, "b", 1)
+    assert terms(place, "w")[2] == RELOADS_CHARGED * WARM_S
+    place.worker("copy", resident("b"))
+    assert terms(place, "w")[2] == RELOADS_CHARGED * WARM_S / 2
+    arrive(place, "b", 99)
+    assert terms(place, "w")[2] == RELOADS_CHARGED * WARM_S * MOST_RELOADS
 
 
-def test_the_costs_of_several_victims_add_up() -> None:
-    estimates = Estimates()
-    estimates.learn_load("b", "default", "warm", 8.0)
-    estimates.learn_load("c", "default", "warm", 2.0)
-    found = worker(memory_mb=100, used_mb=100, models=(resident("b", 50), resident("c", 50)))
-    assert eviction_s(found, "a", SPEC, "warm", estimates, need(b=0.5, c=1.0)) == 6.0
+def test_a_worker_that_keeps_weights_in_ram_brings_them_back_from_there() -> None:
+    place = Place()
+    place.worker("w", resident("b"), memory_total_bytes=100 * MB, ram_total_bytes=100 * MB)
+    arrive(place, "b", 1)
+    assert terms(place, "w")[2] == RELOADS_CHARGED * PARKED_S
 
 
-def test_a_victim_whose_load_was_never_measured_costs_by_its_size() -> None:
-    found = worker(memory_mb=100, used_mb=100, models=(resident("b", 100),))
-    assert eviction_s(found, "a", SPEC, "warm", Estimates(), need(b=1.0)) == pytest.approx(0.2 + 100 * MB / 1e9)
-
-
-@pytest.mark.parametrize("tier", ["hot", "loading", "base"])
-def test_a_model_that_has_its_memory_already_evicts_nobody(tier: Tier) -> None:
-    found = worker(memory_mb=100, used_mb=100, models=(resident("b"),))
-    hold(found, "j1", "b")
-    assert eviction_s(found, "a", SPEC, tier, Estimates(), need()) == 0.0
-    assert eviction_s(found, "a", SPEC, "parked", Estimates(), need()) == BUSY_EVICTION_S
+def test_room_that_can_only_be_made_of_what_is_in_use_costs_a_wait() -> None:
+    place = Place()
+    place.worker("w", resident("b"), memory_total_bytes=100 * MB)
+    hold(place, "w", "j", "b")
+    assert terms(place, "w")[2] == IN_USE_S
 
 
 # Options and their order --------------------------------------------------------------------------
 
 
-def test_an_option_has_every_term() -> None:
-    estimates = Estimates()
-    estimates.learn_load("a", "default", "warm", 3.0)
-    estimates.learn_load("b", "default", "warm", 8.0)
-    estimates.learn_run("a", "default", 10.0, 5.0)
-    found = worker(slots=1, memory_mb=100, used_mb=100, models=(resident("b"), resident("a", tier="warm")))
-    hold(found, "j1", "a", run_s=7.0)
-    one = option(found, "a", SPEC, 4.0, estimates, need(b=0.5), NOW + 1)
-    assert (one.tier, one.wait_s, one.load_s, one.eviction_s, one.run_s) == ("warm", 6.0, 3.0, 4.0, 2.0)
-    assert (one.worker, one.spec, one.total_s, one.is_possible_now) == (found, SPEC, 15.0, True)
-
-
-def test_a_load_that_was_ordered_is_waited_for_from_when_it_was_ordered() -> None:
-    estimates = Estimates()
-    estimates.learn_load("a", "default", "warm", 3.0)
-    found = worker()
-    found.ordered["a"] = OrderedLoad("default", "text", NOW - 1)
-    one = option(found, "a", SPEC, 1.0, estimates, need(), NOW)
-    assert (one.tier, one.load_s) == ("loading", 2.0)
-    assert option(found, "a", SPEC, 1.0, estimates, need(), NOW + 9).load_s == 0.0
-
-
-def test_a_load_that_nobody_ordered_is_taken_to_have_just_begun() -> None:
-    estimates = Estimates()
-    estimates.learn_load("a", "default", "warm", 3.0)
-    found = worker(models=(resident("a", tier="loading"),))
-    assert option(found, "a", SPEC, 1.0, estimates, need(), NOW).load_s == 3.0
-
-
-def one_option(**terms: float) -> Option:
-    given = {"wait_s": 0.0, "load_s": 0.0, "eviction_s": 0.0, "run_s": 0.0, **terms}
-    return Option(worker=worker(), spec=SPEC, tier="warm", **given)
-
-
 def test_people_are_shown_every_term_rounded_and_the_verdict() -> None:
-    shown = one_option(wait_s=1.00004, load_s=2.00006, eviction_s=3.00004, run_s=4.00006).candidate("chosen")
+    place = Place()
+    option = Option(place.worker(), SPEC, "warm", 1.00004, 2.00006, 3.00004, 4.00006)
+    shown = option.candidate("chosen")
     assert (shown.worker, shown.spec, shown.tier, shown.verdict) == ("w", "default", "warm", "chosen")
     assert (shown.wait_s, shown.load_s, shown.eviction_s, shown.run_s) == (1.0, 2.0001, 3.0, 4.0001)
+    assert option.total_s == pytest.approx(10.00020)
 
 
-def test_people_are_told_that_there_is_no_room_instead_of_a_huge_number() -> None:
-    found = one_option(eviction_s=BUSY_EVICTION_S)
-    assert not found.is_possible_now
-    shown = found.candidate("chosen")
-    assert (shown.eviction_s, shown.verdict) == (0.0, "no room: everything loaded is in use")
-
-
-def model(*specs: Spec) -> Model:
-    return Model("a", ("TextGeneration",), specs or (SPEC,))
-
-
-def order(*workers: Worker, of: Model | None = None, adapter: str = "") -> list[tuple[str, str]]:
-    ranked = rank(workers, of or model(), adapter, 1.0, Estimates(), need(), NOW)
+def order(place: Place, of: Model | None = None, adapter: str = "") -> list[tuple[str, str]]:
+    workers = place.fleet.workers.values()
+    ranked = place.dispatcher.predictor.rank(workers, of or make(), adapter, 1.0, NOW)
     return [(one.worker.id, one.spec.name) for one in ranked]
 
 
 def test_the_quickest_is_first() -> None:
-    cold, hot = worker("cold"), worker("hot", models=(resident("a"),))
-    warm = worker("warm", models=(resident("a", tier="warm"),))
-    assert order(cold, warm, hot) == [("hot", "default"), ("warm", "default"), ("cold", "default")]
+    place = Place()
+    place.worker("cold")
+    place.worker("warm", resident(tier="warm"))
+    place.worker("hot", resident())
+    assert [name for name, _ in order(place)] == ["hot", "warm", "cold"]
 
 
 def test_of_equal_times_the_hotter_is_first() -> None:
-    estimates = Estimates()
-    for tier in ("base", "parked", "warm", "cold"):
-        estimates.learn_load("a", "default", tier, 0.0)
+    place = Place()
     tiers: list[Tier] = ["cold", "warm", "parked", "base", "loading", "hot"]
-    workers = [worker(tier, models=(resident("a", tier=tier),)) for tier in tiers]
-    ranked = rank(workers, model(), "", 1.0, estimates, need(), NOW)
-    assert [one.worker.id for one in ranked] == tiers[::-1]
+    for tier in tiers:
+        place.estimates.learn_load("a", "default", tier, 0.0)
+        place.worker(tier, resident(tier=tier))
+    assert [name for name, _ in order(place)] == tiers[::-1]
 
 
-def test_of_equal_tiers_the_less_loaded_is_first_then_the_emptier_then_by_name() -> None:
-    busy, elsewhere = worker("a-busy", models=(resident("a"),)), worker("b-elsewhere", models=(resident("a"),))
-    hold(busy, "j1", "a")
-    hold(elsewhere, "j2", "b")
-    full = worker("c-full", used_mb=200, models=(resident("a"),))
-    twins = [worker(name, models=(resident("a"),)) for name in ("twin-2", "twin-1")]
-    assert [name for name, _ in order(busy, elsewhere, full, *twins)] == [
-        "twin-1", "twin-2", "c-full", "b-elsewhere", "a-busy",
-    ]  # fmt: skip
+def test_of_equal_tiers_the_less_burdened_is_first_then_the_emptier_then_by_name() -> None:
+    place = Place()
+    for name in ("a-busy", "b-elsewhere", "twin-2", "twin-1"):
+        place.worker(name, resident(), slots=9)
+    place.worker("c-full", resident(), slots=9, memory_used_bytes=200 * MB)
+    hold(place, "a-busy", "j1", "a")
+    hold(place, "b-elsewhere", "j2", "b")
+    assert [name for name, _ in order(place)] == ["twin-1", "twin-2", "c-full", "b-elsewhere", "a-busy"]
 
 
 def test_every_spec_that_a_worker_can_run_is_an_option_and_no_other() -> None:
     big = Spec("big", "text", "", memory_bytes=300 * MB)
     gpu = Spec("gpu", "text", "", options={"needs_gpu": True})
     other = Spec("other", "image", "")
-    assert order(worker(), of=model(SPEC, big, gpu, other)) == [("w", "default")]
-    assert order(worker(device="cuda:0", memory_mb=300), of=model(gpu, other)) == [("w", "gpu")]
+    place = Place()
+    place.worker("cpu")
+    assert order(place, make("a", SPEC, big, gpu, other)) == [("cpu", "default")]
+    place = Place()
+    place.worker("gpu", device="cuda:0", memory_total_bytes=300 * MB)
+    assert order(place, make("a", gpu, other)) == [("gpu", "gpu")]
 
 
 def test_workers_that_drain_leave_or_are_away_are_no_options() -> None:
-    away = worker("away")
-    away.turn("away", NOW)
-    assert order(worker("d", is_draining=True), worker("l", is_leaving=True), away) == []
+    place = Place()
+    place.worker("drains", is_draining=True)
+    place.worker("leaves", is_leaving=True)
+    place.worker("away").turn("away", NOW)
+    assert order(place) == []
 
 
 def test_an_adapter_is_asked_of_specs_that_declare_it() -> None:
     able = Spec("able", "text", "", adapters=(Adapter("poet", "file:///p"), Adapter("clown", "file:///c")))
-    assert order(worker(), of=model(SPEC, able), adapter="clown") == [("w", "able")]
+    place = Place()
+    place.worker()
+    assert order(place, make("a", SPEC, able), adapter="clown") == [("w", "able")]
     assert has_adapter(SPEC, "")
     assert not has_adapter(able, "nobody")
 
 
+def test_a_worker_that_was_started_for_one_model_is_no_option_for_another() -> None:
+    place = Place()
+    for name, kept in (("kept", "a/default"), ("other", "b/default")):
+        worker = place.worker(name)
+        worker.facts = msgspec.structs.replace(worker.facts, spec=kept)
+    assert order(place) == [("kept", "default")]
+
+
 @given(st.lists(st.tuples(st.sampled_from(["hot", "warm", "cold"]), st.integers(0, 4)), min_size=1, max_size=8))
-def test_the_order_does_not_depend_on_the_order_of_the_workers(kinds: list[tuple[Tier, int]]) -> None:
-    workers = []
+def test_the_order_is_by_the_total_and_does_not_depend_on_that_of_the_workers(
+    kinds: list[tuple[Tier, int]],
+) -> None:
+    place = Place()
     for number, (tier, jobs) in enumerate(kinds):
-        found = worker(f"w{number}", models=(resident("a", tier=tier),))
+        place.worker(f"w{number}", resident(tier=tier))
         for job in range(jobs):
-            hold(found, f"j{number}-{job}", run_s=1.0)
-        workers.append(found)
-    ranked = rank(workers, model(), "", 1.0, Estimates(), need(), NOW)
-    again = rank(workers[::-1], model(), "", 1.0, Estimates(), need(), NOW)
+            hold(place, f"w{number}", f"j{number}-{job}", run_s=1.0)
+    workers = list(place.fleet.workers.values())
+    predictor = place.dispatcher.predictor
+    ranked = predictor.rank(workers, make(), "", 1.0, NOW)
+    again = predictor.rank(workers[::-1], make(), "", 1.0, NOW)
     assert [one.worker.id for one in ranked] == [one.worker.id for one in again]
     totals = [round(one.total_s, 4) for one in ranked]
     assert totals == sorted(totals)
+
+
+def worker(name: str = "w", *, memory_mb: int = 250, profile: str = "") -> Heartbeat:
+    engines = {"text": EngineCapability(2, 1, ("TextGeneration",))}
+    return Heartbeat(name, 1.0, 1, "", profile, "cpu", "h", engines, memory_mb * MB, 0)
+
+
+def fleet_of(*beats: Heartbeat) -> Fleet:
+    fleet = Fleet()
+    for beat in beats:
+        fleet.update(beat, NOW)
+    return fleet
+
+
+def model(*specs: Spec) -> Model:
+    return make("a", *(specs or (SPEC,)))
 
 
 # What can never run -------------------------------------------------------------------------------
@@ -337,12 +368,12 @@ def test_a_job_that_can_never_run_is_told_why_in_words() -> None:
 
 def test_a_model_is_possible_where_one_worker_could_run_one_spec() -> None:
     big = Spec("big", "text", "", memory_bytes=300 * MB)
-    assert why_impossible([worker()], model(big, SPEC)) == ""
-    assert why_impossible([worker("small"), worker("large", memory_mb=300)], model(big)) == ""
+    assert why_impossible(fleet_of(worker()), model(big, SPEC)) == ""
+    assert why_impossible(fleet_of(worker("small"), worker("large", memory_mb=300)), model(big)) == ""
 
 
 def test_a_model_whose_replicas_somebody_launches_is_always_possible() -> None:
-    assert why_impossible([], model(Spec("auto", "text", "", launcher="docker"))) == ""
+    assert why_impossible(fleet_of(), model(Spec("auto", "text", "", launcher="docker"))) == ""
 
 
 @pytest.mark.parametrize(
@@ -358,24 +389,16 @@ def test_a_model_whose_replicas_somebody_launches_is_always_possible() -> None:
     ],
 )
 def test_an_impossible_spec_says_what_is_lacking(spec: Spec, reason: str) -> None:
-    workers = [worker("small", memory_mb=50), worker("large", memory_mb=250)]
-    assert why_impossible(workers, model(spec)) == reason
+    fleet = fleet_of(worker("small", memory_mb=50), worker("large", memory_mb=250))
+    assert why_impossible(fleet, model(spec)) == reason
 
 
 def test_every_spec_of_an_impossible_model_says_its_reason() -> None:
-    reasons = why_impossible([worker()], model(Spec("x", "image", ""), Spec("y", "audio", "")))
+    reasons = why_impossible(fleet_of(worker()), model(Spec("x", "image", ""), Spec("y", "audio", "")))
     assert reasons == "spec x: no worker has the engine image; spec y: no worker has the engine audio"
 
 
 def test_a_profile_that_one_worker_has_is_not_what_is_lacking() -> None:
     spec = Spec("s", "text", "", profile="l4", memory_bytes=300 * MB)
-    workers = [worker("other"), worker("right", profile="l4")]
-    assert why_impossible(workers, model(spec)).startswith("spec s: it needs 300 MB")
-
-
-def test_a_worker_that_was_started_for_one_model_is_no_option_for_another() -> None:
-    kept = worker("kept")
-    kept.facts = msgspec.structs.replace(kept.facts, spec="a/default")
-    other = worker("other")
-    other.facts = msgspec.structs.replace(other.facts, spec="b/default")
-    assert order(kept, other) == [("kept", "default")]
+    fleet = fleet_of(worker("other"), worker("right", profile="l4"))
+    assert why_impossible(fleet, model(spec)).startswith("spec s: it needs 300 MB")

@@ -1,5 +1,6 @@
-"""The queue of a model to the last number: keys, virtual time, rates; what views and pages show of jobs."""
+"""The queue of a model: rates, heat, charges; what views and pages show of jobs."""
 
+import math
 from typing import Any
 
 import pytest
@@ -8,132 +9,15 @@ from hypothesis import strategies as st
 
 from schemas.fleet import JobsQuery, JobView
 from schemas.jobs import CompletionInput, Job
-from services.scheduler.fleet.workers import Fleet, Held
+from services.scheduler.fleet.worker import Held
+from services.scheduler.fleet.workers import Fleet
 from services.scheduler.jobs import history, ledger
-from services.scheduler.jobs.fair_queue import FairQueue
 from services.scheduler.jobs.history import History
 from services.scheduler.jobs.ledger import Ledger
-from services.scheduler.jobs.queues import RATE_WINDOW_S, ModelQueue
+from services.scheduler.jobs.queues import HEAT_S, RATE_WINDOW_S, ModelQueue
 from tests.unit.scheduler.workers import SimWorker
 
 NOW = 1000.0
-
-
-def drain(queue: FairQueue) -> list[str]:
-    return [queue.pop() for _ in range(len(queue))]
-
-
-# Fairness -----------------------------------------------------------------------------------------
-
-
-def test_a_key_says_priority_start_and_arrival() -> None:
-    queue = FairQueue()
-    assert queue.push("a") == (0, 0.0, 1)
-    assert queue.push("b", priority=3, tenant="t") == (-3, 0.0, 2)
-    assert queue.push("c", weight=4.0) == (0, 1.0, 3)
-    assert queue.push("d") == (0, 1.25, 4)
-
-
-def test_jobs_without_a_tenant_are_one_tenant() -> None:
-    queue = FairQueue()
-    queue.push("a")
-    assert queue.push("b", tenant="") == (0, 1.0, 2)
-
-
-def test_of_equal_tags_the_earlier_arrival_goes_first_whatever_it_is_called() -> None:
-    queue = FairQueue()
-    for job, tenant in (("z", "t1"), ("m", "t2"), ("a", "t3")):
-        queue.push(job, tenant=tenant)
-    assert drain(queue) == ["z", "m", "a"]
-
-
-def test_a_tenant_that_comes_late_starts_where_the_queue_is_and_not_in_the_past() -> None:
-    queue = FairQueue()
-    for number in range(4):
-        queue.push(f"a{number}", tenant="a")
-    assert [queue.pop(), queue.pop(), queue.pop()] == ["a0", "a1", "a2"]
-    assert queue.push("b0", tenant="b") == (0, 2.0, 5)
-    assert queue.push("b1", tenant="b") == (0, 3.0, 6)
-    assert drain(queue) == ["b0", "a3", "b1"]
-
-
-def test_a_job_that_is_taken_out_of_turn_moves_the_time_and_taking_an_earlier_one_does_not_turn_it_back() -> (
-    None
-):
-    queue = FairQueue()
-    for number in range(3):
-        queue.push(f"a{number}", tenant="a")
-    queue.take("a2")
-    queue.take("a0")
-    assert queue.push("b", tenant="b")[1] == 2.0
-
-
-def test_a_job_that_is_removed_costs_nobody_any_time() -> None:
-    queue = FairQueue()
-    for number in range(3):
-        queue.push(f"a{number}", tenant="a")
-    assert queue.remove("a2")
-    assert not queue.remove("a2")
-    assert queue.push("b", tenant="b")[1] == 0.0
-
-
-def test_fairness_is_within_a_priority() -> None:
-    queue = FairQueue()
-    for number in range(3):
-        queue.push(f"low{number}", tenant="a")
-    assert queue.push("high", priority=1, tenant="a") == (-1, 0.0, 4)
-
-
-def test_an_empty_queue_forgets_what_tenants_had() -> None:
-    queue = FairQueue()
-    for number in range(5):
-        queue.push(f"a{number}", tenant="a")
-    drain(queue)
-    assert queue.push("again", tenant="a")[1] == 0.0
-    queue.remove("again")
-    assert queue.push("once more", tenant="a")[1] == 0.0
-    assert "once more" in queue
-    assert "again" not in queue
-
-
-def test_taking_what_is_not_there_is_an_error() -> None:
-    queue = FairQueue()
-    with pytest.raises(IndexError, match="empty"):
-        queue.pop()
-    with pytest.raises(KeyError):
-        queue.take("nobody")
-    assert (queue.peek(), list(queue.in_order()), queue.position("nobody")) == (None, [], None)
-
-
-@given(
-    st.lists(
-        st.tuples(st.integers(-1, 1), st.sampled_from("xyz"), st.sampled_from([0.5, 1.0, 2.0])), max_size=40
-    )
-)
-def test_the_order_is_that_of_the_keys_however_it_is_asked_for(jobs: list[tuple[int, str, float]]) -> None:
-    queue = FairQueue()
-    keys = {f"j{n}": queue.push(f"j{n}", *job) for n, job in enumerate(jobs)}
-    expected = sorted(keys, key=lambda job: keys[job])
-    assert list(queue.in_order()) == expected
-    assert list(queue.first(3)) == expected[:3]
-    assert [queue.position(job) for job in expected] == list(range(len(expected)))
-    for job in expected[::2]:
-        queue.take(job)
-    for job in expected[:4:2]:
-        queue.push_back(job, keys[job])
-    left = [job for n, job in enumerate(expected) if n % 2 or n < 4]
-    assert list(queue.in_order()) == left
-    assert drain(queue) == left
-
-
-@given(st.integers(1, 5), st.integers(1, 5))
-def test_two_tenants_that_always_wait_get_shares_by_their_weights(one: int, other: int) -> None:
-    queue = FairQueue()
-    for number in range(120):
-        queue.push(f"a{number}", tenant="a", weight=float(one))
-        queue.push(f"b{number}", tenant="b", weight=float(other))
-    served = [queue.pop()[0] for _ in range(60)]
-    assert abs(served.count("a") - 60 * one / (one + other)) <= 2
 
 
 # Rates --------------------------------------------------------------------------------------------
@@ -172,7 +56,7 @@ def test_a_queue_is_idle_when_nobody_waits_and_nobody_runs() -> None:
     queue.running = 1
     assert not queue.is_idle
     queue.running = 0
-    queue.waiting.push("j")
+    queue.waiting.push("j", 1)
     assert not queue.is_idle
 
 
@@ -263,13 +147,47 @@ def test_pages_together_are_everything_once(count: int, limit: int) -> None:
     assert len(whole) == count
 
 
-def test_first_keys_order_queues_by_priority_then_age() -> None:
+def test_first_keys_order_queues_by_priority_then_what_tenants_were_given_then_age() -> None:
     found = books()
     found.add(job("a1", "a", created_at=5.0), "h", 1, NOW)
     found.add(job("b1", "b", created_at=1.0, priority=-2), "h", 2, NOW)
-    assert found.first_key("a") == (0, 5.0)
-    assert found.first_key("b") == (2, 1.0)
-    assert found.first_key("empty") == (0, 0.0)
+    assert found.first_key("a") == (0, 0.0, 5.0)
+    assert found.first_key("b") == (2, 0.0, 1.0)
+    assert found.first_key("empty") == (0, 0.0, 0.0)
+
+
+def test_heat_is_the_arrivals_of_the_last_minute_older_ones_less() -> None:
+    queue = ModelQueue("a")
+    assert queue.heat(NOW) == 0.0
+    for _ in range(4):
+        queue.count_arrival(NOW)
+    assert queue.heat(NOW) == 4.0
+    assert queue.heat(NOW + HEAT_S) == pytest.approx(4 / math.e)
+    queue.count_arrival(NOW + HEAT_S)
+    assert queue.heat(NOW + HEAT_S) == pytest.approx(1 + 4 / math.e)
+
+
+def test_a_tenant_is_charged_when_its_job_is_given_out_and_again_by_what_it_took() -> None:
+    found = books()
+    for name in ("j", "k"):
+        found.add(job(name, tenant="t"), "h", 1, NOW)
+    give(found, "j")
+    assert found.clock.given("t") == pytest.approx(2.56), "256 tokens at 0.01 s"
+    found.ran(found.records["j"], 10.0)
+    assert found.clock.given("t") == pytest.approx(10.0)
+    found.ran(found.records["j"], 4.0)
+    assert found.clock.given("t") == pytest.approx(10.0), "it goes on from there when it has used its credit"
+
+
+def test_a_job_that_comes_back_is_not_charged() -> None:
+    found = books()
+    for name in ("j", "k"):
+        found.add(job(name, tenant="t"), "h", 1, NOW)
+    give(found, "j")
+    found.move(found.records["j"], "waiting", NOW)
+    found.clock.charge("t", 2.56)
+    assert found.clock.given("t") == pytest.approx(2.56)
+    assert [record.id for record in found.waiting("a")] == ["j", "k"], "and it has its place again"
 
 
 def test_a_change_of_a_job_marks_its_queue_as_changed() -> None:

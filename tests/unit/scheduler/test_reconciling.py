@@ -7,7 +7,8 @@ import pytest
 from schemas.job_events import Cancelled
 from schemas.jobs import CompletionInput, Job
 from schemas.workers import RunningJob
-from services.scheduler.fleet.workers import Fleet, Held
+from services.scheduler.fleet.worker import Held
+from services.scheduler.fleet.workers import Fleet
 from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.jobs.record import Phase, Record
 from services.scheduler.leaving import Leaving

@@ -8,16 +8,9 @@ from hypothesis import strategies as st
 
 from schemas.catalog import Spec
 from schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
-from services.scheduler.fleet.workers import (
-    LOAD_BELIEVED_S,
-    TRANSITIONS,
-    Fleet,
-    Held,
-    OrderedLoad,
-    Presence,
-    Replicas,
-    Worker,
-)
+from services.scheduler.fleet.by_burden import ByBurden
+from services.scheduler.fleet.worker import TRANSITIONS, Held, OrderedLoad, Presence, Worker
+from services.scheduler.fleet.workers import LOAD_BELIEVED_S, Fleet
 
 MB = 10**6
 NOW = 1000.0
@@ -61,7 +54,7 @@ def held(job: str, model: str = "a", lane: str = "") -> Held:
 
 
 def listed(fleet: Fleet, model: str = "a") -> list[str]:
-    return [worker.id for worker in fleet.replicas(model).by_load()]
+    return [worker.id for worker in fleet.replicas(model)]
 
 
 # Heartbeats ---------------------------------------------------------------------------------------
@@ -234,7 +227,7 @@ def test_a_model_is_in_use_while_a_job_of_it_is_held() -> None:
     fleet.hold(found, held("j1"))
     assert found.in_use("a")
     assert not found.in_use("b")
-    assert fleet.release(found, "j1") is not None
+    assert fleet.release(found, "j1", NOW) is not None
     assert not found.in_use("a")
 
 
@@ -243,23 +236,62 @@ def test_a_slot_that_is_released_twice_is_free_once() -> None:
     found = known(fleet)
     fleet.hold(found, held("j1"))
     fleet.hold(found, held("j2"))
-    assert fleet.release(found, "j1") is not None
-    assert fleet.release(found, "j1") is None
+    assert fleet.release(found, "j1", NOW) is not None
+    assert fleet.release(found, "j1", NOW) is None
     assert found.lanes == {"a": 1}
-    fleet.release(found, "j2")
+    fleet.release(found, "j2", NOW)
     assert found.lanes == {}
 
 
 # Ordered loads ------------------------------------------------------------------------------------
 
 
-def test_an_ordered_load_makes_a_replica_until_the_heartbeat_shows_it() -> None:
+def test_an_ordered_load_is_under_way_until_the_model_is_hot() -> None:
     fleet = Fleet()
     found = known(fleet)
     fleet.order_load(found, "a", SPEC, NOW)
-    assert (listed(fleet), found.ordered["a"]) == (["w"], OrderedLoad("default", "text", NOW))
+    assert (listed(fleet), found.ordered["a"]) == (["w"], OrderedLoad("default", "text", NOW, "cold"))
     known(fleet, seq=2, models=(resident(tier="loading"),))
-    assert (listed(fleet), found.ordered) == (["w"], {})
+    assert (listed(fleet), list(found.ordered), found.is_loading) == (["w"], ["a"], True)
+    known(fleet, seq=3, models=(resident(tier="hot"),))
+    assert (listed(fleet), list(found.ordered), found.is_loading) == (["w"], [], False)
+
+
+def test_a_load_that_nobody_ordered_is_under_way_from_when_it_is_seen() -> None:
+    fleet = Fleet()
+    found = known(fleet, models=(resident(tier="parked"),))
+    known(fleet, seq=2, now=NOW + 5, models=(resident(tier="loading"),))
+    assert found.ordered["a"] == OrderedLoad("default", "text", NOW + 5, "parked")
+
+
+def test_what_has_to_go_for_a_load_is_not_hot_any_more() -> None:
+    fleet = Fleet()
+    found = known(fleet, models=(resident("b"),))
+    fleet.order_load(found, "a", SPEC, NOW, frozenset({"b"}), NOW)
+    assert (found.hot("b"), found.tier("b", "default"), listed(fleet, "b")) == (None, "parked", [])
+    known(fleet, seq=2, models=(resident("b"), resident(tier="hot")))
+    assert (found.tier("b", "default"), listed(fleet, "b")) == ("hot", ["w"]), "there was room for both"
+    fleet.validate({})
+
+
+def test_what_has_to_go_for_a_download_is_hot_until_the_room_is_needed() -> None:
+    fleet = Fleet()
+    found = known(fleet, models=(resident("b"),))
+    fleet.order_load(found, "a", SPEC, NOW, frozenset({"b"}), NOW + 30)
+    fleet.evict_due(found, NOW + 29)
+    assert listed(fleet, "b") == ["w"]
+    fleet.evict_due(found, NOW + 30)
+    assert listed(fleet, "b") == []
+    fleet.validate({})
+
+
+def test_an_order_that_takes_the_place_of_another_gives_back_what_had_to_go() -> None:
+    fleet = Fleet()
+    found = known(fleet, models=(resident("b"), resident("c")))
+    fleet.order_load(found, "a", SPEC, NOW, frozenset({"b"}), NOW)
+    fleet.order_load(found, "a", SPEC, NOW, frozenset({"c"}), NOW)
+    assert (listed(fleet, "b"), listed(fleet, "c")) == (["w"], [])
+    fleet.validate({})
 
 
 def test_an_ordered_load_that_no_heartbeat_shows_is_believed_for_a_while() -> None:
@@ -281,17 +313,62 @@ def test_an_ordered_load_that_failed_is_no_replica() -> None:
     assert (listed(fleet), listed(fleet, "b"), list(found.ordered)) == ([], ["w"], ["b"])
 
 
-def test_a_load_is_doubted_only_where_no_other_job_needs_it() -> None:
+def test_a_failure_that_is_still_told_is_not_that_of_a_new_load() -> None:
+    fleet = Fleet()
+    found = known(fleet, failed_loads={"a": "no such file"}, load_failures={"a": 1})
+    fleet.order_load(found, "a", SPEC, NOW)
+    known(fleet, seq=2, failed_loads={"a": "no such file"}, load_failures={"a": 1})
+    assert list(found.ordered) == ["a"]
+    known(fleet, seq=3, failed_loads={"a": "no such file"}, load_failures={"a": 2})
+    assert list(found.ordered) == []
+
+
+# Kinds, weights, plans ----------------------------------------------------------------------------
+
+
+def test_workers_that_could_run_the_same_are_of_one_kind() -> None:
+    fleet = Fleet()
+    known(fleet, "w1")
+    known(fleet, "w2")
+    changed = fleet.kinds_changed
+    known(fleet, "w1", seq=2, models=(resident(),))
+    assert (len(fleet.kinds), fleet.kinds_changed) == (1, changed), "what it has loaded does not matter"
+    known(fleet, "w2", seq=2, profile="gpu")
+    assert (len(fleet.kinds), fleet.kinds_changed) == (2, changed + 2)
+    fleet.remove("w2")
+    assert len(fleet.kinds) == 1
+
+
+def test_copies_of_weights_are_counted_once_on_each_worker() -> None:
+    fleet = Fleet()
+    one = ResidentModel("a", "default", "text", "hot", 1, weights="shared")
+    other = ResidentModel("b", "default", "text", "base", 1, weights="shared")
+    known(fleet, "w1", models=(one, other))
+    known(fleet, "w2", models=(other,))
+    assert fleet.copies("shared") == 2
+    known(fleet, "w1", seq=2)
+    fleet.remove("w2")
+    assert (fleet.copies("shared"), fleet._copies, fleet._weights_of) == (0, {}, {})
+
+
+def test_what_is_planned_counts_as_burden_and_takes_no_slot() -> None:
+    fleet = Fleet()
+    first = known(fleet, "w1", models=(resident(),))
+    known(fleet, "w2", models=(resident(),))
+    fleet.plan(first, "a", "a", 5)
+    assert (listed(fleet), [one.id for one in fleet.by_burden]) == (["w2", "w1"], ["w2", "w1"])
+    assert (first.load("a", "text"), first.burden("a", "text"), first.has_room("a", SPEC)) == (0, 5, True)
+    fleet.plan(first, "a", "a", -5)
+    assert first.planned == {}
+
+
+def test_a_job_that_was_sent_ahead_begins_when_a_slot_is_free() -> None:
     fleet = Fleet()
     found = known(fleet)
-    fleet.order_load(found, "a", SPEC, NOW)
-    fleet.hold(found, held("j1"))
-    fleet.doubt_load(found, "a")
-    assert listed(fleet) == ["w"]
-    fleet.release(found, "j1")
-    fleet.doubt_load(found, "a")
-    fleet.doubt_load(found, "never ordered")
-    assert (listed(fleet), found.ordered) == ([], {})
+    fleet.hold(found, held("runs"))
+    fleet.hold(found, Held("waits", "a", "default", "a", 1, NOW, is_ahead=True))
+    fleet.release(found, "runs", NOW + 7)
+    assert (found.held["waits"].since, found.held["waits"].is_ahead) == (NOW + 7, False)
 
 
 # The index of replicas ----------------------------------------------------------------------------
@@ -307,8 +384,8 @@ def test_the_least_loaded_replica_comes_first_whatever_was_first_before() -> Non
     assert listed(fleet) == ["w3", "w2", "w1"]
     fleet.hold(workers[2], held("j4"))
     assert listed(fleet) == ["w2", "w3", "w1"]
-    fleet.release(workers[0], "j1")
-    fleet.release(workers[0], "j2")
+    fleet.release(workers[0], "j1", NOW)
+    fleet.release(workers[0], "j2", NOW)
     assert listed(fleet)[0] == "w1"
 
 
@@ -318,7 +395,7 @@ def test_models_that_share_a_lane_are_all_indexed_anew() -> None:
     busy, idle = known(fleet, "busy", models=shown), known(fleet, "idle", models=shown)
     fleet.hold(busy, held("j1", "i", "lane:device"))
     assert listed(fleet, "i") == listed(fleet, "k") == ["idle", "busy"]
-    fleet.release(busy, "j1")
+    fleet.release(busy, "j1", NOW)
     fleet.hold(idle, held("j2", "k", "lane:device"))
     assert listed(fleet, "i") == listed(fleet, "k") == ["busy", "idle"]
 
@@ -344,30 +421,31 @@ def test_a_worker_that_is_removed_is_in_no_index() -> None:
 @given(st.lists(st.tuples(st.sampled_from("uvwxyz"), st.one_of(st.none(), st.integers(0, 6))), max_size=60))
 def test_the_index_agrees_with_sorting(steps: list[tuple[str, int | None]]) -> None:
     """None: the replica goes."""
-    replicas, loads = Replicas(), dict[str, int]()
+    replicas, loads = ByBurden[str](), dict[str, int]()
     for name, load in steps:
         if load is None:
             replicas.drop(name)
             loads.pop(name, None)
         else:
-            replicas.put(Worker(name, beat(name), NOW), load)
+            replicas.put(name, name, load)
             loads[name] = load
-        order = [worker.id for worker in replicas.by_load()]
+        order = list(replicas)
         assert sorted(order) == sorted(loads)
         assert [loads[one] for one in order] == sorted(loads.values())
+        assert [loads[one] for one in reversed(replicas)] == sorted(loads.values(), reverse=True)
         assert len(replicas) == len(loads)
         assert all(one in replicas for one in loads)
         assert (name in replicas) == (load is not None)
 
 
 def test_an_index_without_replicas_is_empty_again_and_again() -> None:
-    replicas = Replicas()
-    assert list(replicas.by_load()) == []
-    replicas.put(Worker("w", beat(), NOW), 3)
+    replicas = ByBurden[str]()
+    assert list(replicas) == []
+    replicas.put("w", "w", 3)
     replicas.drop("w")
-    assert list(replicas.by_load()) == list(replicas.by_load()) == []
-    replicas.put(Worker("w", beat(), NOW), 0)
-    assert len(list(replicas.by_load())) == 1
+    assert list(replicas) == list(reversed(replicas)) == []
+    replicas.put("w", "w", 0)
+    assert len(list(replicas)) == 1
 
 
 def test_room_and_slots_of_a_shared_lane_are_shared() -> None:

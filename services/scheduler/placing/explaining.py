@@ -1,0 +1,66 @@
+"""Why a job went where it went, in words. Pure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from schemas.fleet import Explanation
+from schemas.jobs import Job
+from services.scheduler.placing.option import Option
+
+EXPLAINED_CANDIDATES = 8
+"""Candidates that are shown, the chosen one included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a job went. others: what else there was, or how to find that out.
+
+    considered: workers that there were.
+    """
+
+    job: Job
+    attempt: int
+    chosen: Option
+    others: list[Option] | Callable[[], list[Option]]
+    considered: int
+    at: float
+
+    def explanation(self, *, is_waiting: bool = False) -> Explanation:
+        """The terms of the worker that got the job, and those of others."""
+        chosen = self.chosen
+        reason = _why_chosen(chosen)
+        others = self.others if isinstance(self.others, list) else self.others()
+        candidates = [chosen.candidate(("meant for: " if is_waiting else "chosen: ") + reason)]
+        for other in others[: EXPLAINED_CANDIDATES - 1]:
+            candidates.append(other.candidate(_why_lost(other, chosen)))
+        return Explanation(
+            job=self.job.id,
+            model=self.job.model,
+            attempt=self.attempt,
+            decided_at=self.at,
+            chosen=chosen.worker.id,
+            reason=reason,
+            considered=self.considered,
+            candidates=tuple(candidates),
+        )
+
+
+def _why_chosen(chosen: Option) -> str:
+    if chosen.tier != "hot":
+        return f"{chosen.tier} here, and it ends first here, the load included"
+    return (
+        "hot here, and it ends first here, the wait included" if chosen.wait_s else "hot here, least burdened"
+    )
+
+
+def _why_lost(other: Option, chosen: Option) -> str:
+    slower = other.total_s - chosen.total_s
+    if slower > 0.0005:
+        terms = {
+            "waiting": other.wait_s - chosen.wait_s,
+            "loading": other.load_s - chosen.load_s,
+            "making room": other.eviction_s - chosen.eviction_s,
+            "running": other.run_s - chosen.run_s,
+        }
+        return f"lost: {slower:.3g} s later, by {max(terms, key=lambda term: terms[term])}"
+    return "lost: a tie that went to the hotter, then the less burdened"

@@ -1,0 +1,154 @@
+"""What a worker loads next, and what has to make room for it: by what has waited, what it costs, and who is owed."""
+
+import pytest
+
+from services.scheduler.placing.plan import Plan
+from services.scheduler.placing.switching import WORTH, Switch, Switcher
+from tests.unit.scheduler.place import MB, NOW, Place, model, resident, spec
+
+LOAD_S = 0.2 + 100 * MB / 1e9
+
+
+class Lane(Place):
+    """One worker with room for one model of 100 MB, b, which is hot; all models share its lane."""
+
+    def __init__(self, room_mb: int = 100, **sizes_mb: int) -> None:
+        super().__init__(*(model(name, spec(memory_bytes=sizes_mb.get(name, 100) * MB)) for name in "abc"))
+        self.hot = self.worker(
+            "w", resident("b"), resident(tier="warm"), lane="device", slots=1, memory_total_bytes=room_mb * MB
+        )
+        self.switcher = Switcher(self.dispatcher.predictor)
+
+    @property
+    def plan(self) -> Plan:
+        return self.dispatcher.plan
+
+    def wait(self, of: str, jobs: int, since: float = NOW, tenant: str = "") -> None:
+        """Jobs of a model that wait and are meant for the worker."""
+        for number in range(jobs):
+            self.job(f"{of}{number}-{len(self.ledger.records)}", of, created_at=since, tenant=tenant)
+        self.plan.put(self.hot, of, self.dispatcher.models[of].specs[0], jobs)
+
+    def next(self, now: float = NOW) -> Switch | None:
+        found = self.switcher.next(self.hot, now)
+        self.plan.validate()
+        return found
+
+    def loads(self, now: float = NOW) -> tuple[str, list[str]] | None:  # type: ignore[override]
+        found = self.next(now)
+        return (found.lot.model, [one.key for one in found.victims]) if found is not None else None
+
+
+def test_nothing_is_loaded_for_nobody() -> None:
+    lane = Lane()
+    assert lane.next() is None
+    lane.wait("b", 3)
+    assert lane.next() is None, "it is hot"
+
+
+def test_what_nobody_waits_for_makes_room_at_once() -> None:
+    lane = Lane()
+    lane.wait("a", 1)
+    assert lane.loads() == ("a", ["b"])
+
+
+def test_where_there_is_room_nothing_has_to_go() -> None:
+    lane = Lane(room_mb=200)
+    lane.wait("b", 3)
+    lane.wait("a", 1)
+    assert lane.loads() == ("a", [])
+
+
+def test_one_load_at_a_time() -> None:
+    lane = Lane(room_mb=300)
+    lane.wait("a", 1)
+    lane.wait("c", 1)
+    lane.fleet.order_load(lane.hot, "a", spec(), NOW)
+    assert lane.next() is None
+
+
+def test_the_model_whose_jobs_have_waited_most_for_what_they_take_is_first() -> None:
+    lane = Lane(room_mb=300)
+    lane.estimates.learn_run("a", "default", 256.0, 10.0)
+    lane.estimates.learn_run("c", "default", 256.0, 1.0)
+    lane.wait("a", 2, since=NOW - 10)
+    lane.wait("c", 2, since=NOW - 9)
+    assert lane.loads() == ("c", [])
+
+
+def test_loras_are_laid_on_hot_weights_without_room_being_made() -> None:
+    lane = Lane()
+    lane.worker(
+        "w", resident("b"), resident("a", tier="base"), lane="device", slots=1, memory_total_bytes=100 * MB
+    )
+    lane.wait("b", 3)
+    lane.wait("a", 1)
+    assert lane.loads() == ("a", [])
+
+
+def test_a_model_that_is_used_is_closed_only_when_the_waiting_is_worth_it() -> None:
+    lane = Lane()
+    lane.wait("b", 4)
+    lane.wait("a", 1, since=NOW)
+    worth_s = WORTH * 2 * LOAD_S * 4
+    assert lane.next(NOW + worth_s - 0.1) is None
+    assert lane.plan.on("w").closing == {}
+    assert lane.next(NOW + worth_s + 0.1) is None, "those that were meant for it have their turn"
+    assert (lane.plan.on("w").closing, lane.plan.on("w").room_for) == ({"b": 4}, "a")
+    for _ in range(4):
+        lane.plan.given_out("b", "w")
+    assert lane.loads(NOW + worth_s + 9) == ("a", ["b"])
+    assert lane.plan.on("w").closing == {}
+
+
+def test_new_jobs_do_not_prolong_a_turn() -> None:
+    lane = Lane()
+    lane.wait("b", 1)
+    lane.wait("a", 1, since=NOW - 99)
+    lane.next()
+    lane.wait("b", 7)
+    lane.plan.given_out("b", "w")
+    assert lane.loads() == ("a", ["b"])
+
+
+def test_a_load_that_other_models_hide_is_cheap() -> None:
+    hidden, bare = Lane(room_mb=200), Lane(room_mb=200)
+    for lane in (hidden, bare):
+        lane.worker("w", resident("b"), resident("c"), lane="device", slots=1, memory_total_bytes=200 * MB)
+        lane.estimates.learn_load("a", "default", "cold", 40.0)
+        lane.wait("b", 1)
+        lane.wait("c", 40 if lane is hidden else 2)
+        lane.wait("a", 20, since=NOW - 10)
+        lane.next()
+    assert hidden.plan.on("w").room_for == "a", "its load goes on while c runs"
+    assert bare.plan.on("w").room_for == ""
+
+
+def test_a_tenant_that_was_given_less_gets_its_turn_at_once() -> None:
+    lane = Lane()
+    lane.wait("b", 300, tenant="greedy")
+    lane.wait("a", 1, tenant="patient")
+    assert lane.next(NOW + 1) is None
+    assert lane.plan.on("w").room_for == ""
+    lane.ledger.clock.charge("greedy", 2 * LOAD_S + 0.1)
+    assert lane.loads(NOW + 1) is None
+    assert lane.plan.on("w").closing == {"b": 0}, "no further job of b"
+    assert lane.loads(NOW + 1) == ("a", ["b"])
+
+
+def test_a_higher_priority_is_owed_a_turn() -> None:
+    lane = Lane()
+    lane.wait("b", 300)
+    lane.job("urgent", "a", priority=1)
+    lane.plan.put(lane.hot, "a", spec(), 1)
+    lane.next(NOW + 1)
+    assert lane.plan.on("w").closing == {"b": 0}
+
+
+@pytest.mark.parametrize("size_mb", [101, 500])
+def test_what_never_fits_closes_nobody(size_mb: int) -> None:
+    lane = Lane(a=size_mb)
+    lane.wait("b", 1)
+    lane.wait("a", 1, since=NOW - 9999)
+    assert lane.next() is None
+    assert lane.plan.on("w").room_for == ""
