@@ -69,4 +69,6 @@ class Seals:
         """Whether who shows this seal was given the job."""
         if not seal:
             return self.may_be_missing
-        return bool(self._key) and hmac.compare_digest(self.of(job), seal)
+        if not self._key or not seal.isascii():  # what is not ASCII cannot be compared, and is no seal
+            return False
+        return hmac.compare_digest(self.of(job), seal)

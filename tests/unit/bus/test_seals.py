@@ -36,6 +36,13 @@ def test_a_subject_tells_the_name_and_the_seal(job: str, seal: str) -> None:
     assert sealed(job, seal).startswith(sealed(job, ""))
 
 
+@given(st.text(min_size=1))
+def test_whatever_is_shown_instead_of_a_seal_is_none(shown: str) -> None:
+    found = Seals(SealKey(b"k" * 32))
+    assert found.holds("job", shown) == (shown == found.of("job"))
+    assert not found.holds("job", "é" * 32)
+
+
 def test_where_nobody_knows_the_key_no_job_has_a_seal() -> None:
     nobodys = Seals()
     assert nobodys.of("j") == ""
