@@ -43,7 +43,7 @@ def _beat(worker: int, models: list[str], seq: int, *, is_pinned: bool = False) 
 def _fleet(workers: int, models: int, *, is_pinned: bool = False) -> tuple[Scheduler, list[str]]:
     """is_pinned: each worker was started for one model, as replicas are."""
     core = Scheduler(term=1, now=1.0)
-    names = [f"m{i}" for i in range(models)]
+    names = [f"m{i}" for i in range(min(models, workers) if is_pinned else models)]
     for name in names:
         spec = Spec(name="default", engine="text", url=f"file:///{name}", memory_bytes=100 * MB)
         core.handle(
@@ -51,7 +51,7 @@ def _fleet(workers: int, models: int, *, is_pinned: bool = False) -> tuple[Sched
         )
     for worker in range(workers):
         count = 1 if is_pinned else HOT_PER_WORKER
-        held = [names[(worker * count + i) % models] for i in range(count)]
+        held = [names[(worker * count + i) % len(names)] for i in range(count)]
         core.handle(events.HeartbeatSeen(_beat(worker, held, 1, is_pinned=is_pinned)), 1.0)
     core.handle(events.Settled(), 1.0)
     return core, names
@@ -78,7 +78,7 @@ def placements_per_second(workers: int, models: int, *, is_pinned: bool = False)
                     job.id, command.assignment.attempt, command.worker, Accepted(1)
                 )
                 core.handle(accepted, now)
-        if len(held) >= limit or number % 2:
+        if held and (len(held) >= limit or number % 2):
             index = chance.randrange(len(held))
             held[index], held[-1] = held[-1], held[index]
             done = held.pop()

@@ -142,9 +142,15 @@ class Scheduler:
         ended = self.ledger.history.endings.get(job.id)
         if ended is not None and ended.created_at == job.created_at:
             return [AcknowledgeEnded(job, event.handle)]
-        record = self.ledger.add(job, event.handle, event.sequence, now, event.trace)
+        record = self.ledger.note(job, event.handle, event.sequence, now, event.trace)
         record.must_fence = event.may_have_run
         claim = self.reconciler.claim_of(job.id)
+        is_usual = claim is None and not event.unreadable and job.id not in self._early_cancels
+        if is_usual and not self.is_settling:
+            given = self.dispatcher.give_at_once(record, now)
+            if given is not None:
+                return [given]
+        self.ledger.enqueue(record)
         if claim is not None:
             worker, running = claim
             self.ledger.adopt(record, worker, running, now)

@@ -113,6 +113,7 @@ class FairQueue:
         """
         self._places: dict[str, tuple[_Line, int, float]] = {}
         self._since_total = 0.0
+        self._unused: _Line | None = None
         self.seconds = 0.0
 
     def __len__(self) -> int:
@@ -138,7 +139,7 @@ class FairQueue:
         self._clock.begin_waiting(tenant, self._clock.given(head.tenant) if head is not None else None)
         line = self._lines.get((priority, tenant))
         if line is None:
-            line = self._lines[priority, tenant] = _Line(tenant, priority)
+            line = self._lines[priority, tenant] = self._new_line(tenant, priority)
         line.jobs[number] = (job, seconds)
         line.seconds += seconds
         self.seconds += seconds
@@ -146,6 +147,14 @@ class FairQueue:
         self._places[job] = (line, number, since)
         if line.jobs.peekitem(0)[0] == number:
             self._note_head(line)
+
+    def _new_line(self, tenant: str, priority: int) -> _Line:
+        """One that is no longer used, where there is one: making it costs more than all else here."""
+        if self._unused is None:
+            return _Line(tenant, priority)
+        line, self._unused = self._unused, None
+        line.tenant, line.priority, line.seconds = tenant, priority, 0.0
+        return line
 
     def _note_head(self, line: _Line) -> None:
         number = line.jobs.peekitem(0)[0]
@@ -198,7 +207,7 @@ class FairQueue:
         self.seconds -= seconds
         self._since_total -= since
         if not line.jobs:
-            del self._lines[line.priority, line.tenant]
+            self._unused = self._lines.pop((line.priority, line.tenant))
         elif was_head:
             self._note_head(line)
         if not self._places:

@@ -79,16 +79,22 @@ class Ledger:
 
     def add(self, job: Job, handle: str, sequence: int, now: float, trace: str = "") -> Record:
         """Enter an arrived job: it is waiting."""
+        record = self.note(job, handle, sequence, now, trace)
+        self.enqueue(record)
+        return record
+
+    def note(self, job: Job, handle: str, sequence: int, now: float, trace: str = "") -> Record:
+        """Enter an arrived job that is offered at once, or enqueued."""
         queue = self.queue(job.model)
         queue.count_arrival(now)
         self._arrivals += 1
         record = Record(job, handle, sequence, self._arrivals, now, trace, units=work_units(job.input))
         self.records[job.id] = record
-        self._enter_queue(record, queue)
         return record
 
-    def _enter_queue(self, record: Record, queue: ModelQueue) -> None:
-        job = record.job
+    def enqueue(self, record: Record) -> None:
+        """It waits in the queue of its model, until its deadline."""
+        job, queue = record.job, self.queue(record.job.model)
         run_s = self.run_s(record)
         if record.is_particular:
             queue.particular[record.id] = None
@@ -135,7 +141,10 @@ class Ledger:
         elif before == "waiting":
             queue.last_spec = record.spec or queue.last_spec
             record.charged_s = self._device_s(record)
-            queue.waiting.take(record.id, record.charged_s)
+            if record.id in queue.waiting:
+                queue.waiting.take(record.id, record.charged_s)
+            else:
+                self.clock.charge(record.job.tenant, record.charged_s)
         if before not in HOLDS_SLOT and to in HOLDS_SLOT:
             queue.running += 1
             queue.by_spec[record.spec] = queue.by_spec.get(record.spec, 0) + 1
@@ -144,7 +153,7 @@ class Ledger:
         if to == "waiting":
             self.clock.charge(record.job.tenant, -record.charged_s)
             record.charged_s = 0.0
-            self._enter_queue(record, queue)
+            self.enqueue(record)
             self._returned.add(record.job.model)
 
     def _device_s(self, record: Record) -> float:

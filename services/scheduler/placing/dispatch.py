@@ -28,7 +28,7 @@ from services.scheduler.jobs.queues import ModelQueue
 from services.scheduler.jobs.record import Record as JobRecord
 from services.scheduler.placing.balance import is_plain
 from services.scheduler.placing.candidates import candidates
-from services.scheduler.placing.explaining import Decision
+from services.scheduler.placing.explaining import Decision, others_now
 from services.scheduler.placing.moving import Mover
 from services.scheduler.placing.option import Option
 from services.scheduler.placing.placement import Predictor, has_adapter
@@ -46,8 +46,6 @@ MAX_PLACED = 256
 """Jobs of one model that are meant for somebody in one look; the next ones follow at the next tick."""
 LOOKED_AT_IN_A_TICK = 32
 """Workers with something to load that are looked at in one tick."""
-EXPLAINED_WHEN_HOT = 3
-"""Other candidates recorded for a job that goes to a free slot of a hot replica."""
 STRETCH = 40.0
 """Among one tenant's jobs, one goes before another if it has waited so many times the difference of
 their runs less.
@@ -120,6 +118,14 @@ class Dispatcher:
         for worker in touched:
             commands += self.fill(worker, now)
         return commands
+
+    def give_at_once(self, record: JobRecord, now: float) -> Command | None:
+        """Give out a job that has just come, where nobody waits for its model and a slot is free."""
+        model, queue = self.models.get(record.job.model), self.ledger.queue(record.job.model)
+        if model is None or len(queue.waiting) or record.is_particular or not is_plain(model):
+            return None
+        found = self.replicas.with_slot(model, {spec.name: spec for spec in model.specs}, record, now)
+        return self._assign(record, *found, now) if found is not None else None
 
     def _give_out(self, model: Model, queue: ModelQueue, now: float) -> list[Command]:
         """Jobs that find a free slot of a hot replica, or of those that share it by targets or prefixes."""
@@ -312,7 +318,7 @@ class Dispatcher:
         )
         self.ledger.offer(record, worker, held, self.term, now)
         chosen = planned[0] if planned else Option(worker, spec, "hot", 0.0, 0.0, 0.0, run_s)
-        others = planned[1:] if planned else partial(self._others, worker, record, spec, now)
+        others = planned[1:] if planned else partial(others_now, self.predictor, worker, record, spec, now)
         decision = Decision(job, record.attempt, chosen, others, len(self.fleet.workers), now)
         self.ledger.history.decided(job.id, decision.explanation)
         assignment = Assignment(
@@ -325,16 +331,6 @@ class Dispatcher:
             fence=record.fence,
         )
         return Assign(worker.id, assignment, record.trace, record.must_fence)
-
-    def _others(self, worker: Worker, record: JobRecord, spec: Spec, now: float) -> list[Option]:
-        """Some that did not get a job: their terms when somebody asks, which few do."""
-        others: list[Option] = []
-        for other in self.fleet.by_burden:
-            if other is not worker and other.is_open and other.can_run(record.job.model, spec):
-                others.append(self.predictor.option(other, record.job.model, spec, record.units, now))
-                if len(others) == EXPLAINED_WHEN_HOT:
-                    break
-        return others
 
     def explain(self, job: str, now: float) -> Explanation | None:
         """Why a job went where it went, or where it is meant to go and when."""

@@ -2,13 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
+from schemas.catalog import Spec
 from schemas.fleet import Explanation
 from schemas.jobs import Job
+from services.scheduler.fleet.worker import Worker
+from services.scheduler.jobs.record import Record as JobRecord
 from services.scheduler.placing.option import Option
+from services.scheduler.placing.placement import Predictor
 
 EXPLAINED_CANDIDATES = 8
 """Candidates that are shown, the chosen one included."""
+
+
+EXPLAINED_WHEN_HOT = 3
+"""Other candidates that are shown for a job that found a free slot of a hot replica."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,17 @@ class Decision:
             considered=self.considered,
             candidates=tuple(candidates),
         )
+
+
+def others_now(predictor: Predictor, chosen: Worker, record: JobRecord, spec: Spec, now: float) -> list[Option]:
+    """Some workers that did not get a job: their terms as they are when somebody asks, which few do."""
+    model = record.job.model
+    able = (
+        one
+        for one in predictor.fleet.by_burden
+        if one is not chosen and one.is_open and one.can_run(model, spec)
+    )
+    return [predictor.option(one, model, spec, record.units, now) for one in islice(able, EXPLAINED_WHEN_HOT)]
 
 
 def _why_chosen(chosen: Option) -> str:

@@ -7,8 +7,8 @@ import pytest
 from schemas.catalog import Adapter
 from schemas.job_events import Loading
 from services.scheduler.fleet.worker import Held
-from services.scheduler.placing.dispatch import EXPLAINED_WHEN_HOT, MAX_PASSED, STRETCH
-from services.scheduler.placing.explaining import EXPLAINED_CANDIDATES
+from services.scheduler.placing.dispatch import MAX_PASSED, STRETCH
+from services.scheduler.placing.explaining import EXPLAINED_CANDIDATES, EXPLAINED_WHEN_HOT
 from services.scheduler.protocol import commands
 from tests.unit.scheduler.place import MB, NOW, TERM, Place, model, resident, spec
 
@@ -44,6 +44,21 @@ def test_jobs_are_given_out_in_order_while_slots_are_free_and_the_others_are_mea
     assert place.given() == [("j1", "w"), ("j2", "w")]
     assert place.meant() == {"w": {"a": 1}}
     assert place.given() == []
+
+
+def test_a_job_that_has_just_come_is_given_out_without_waiting_where_a_slot_is_free() -> None:
+    place = Place()
+    place.worker("w", resident(), slots=2)
+    record = place.ledger.note(place.job("before").job, "h", 1, NOW)
+    assert place.dispatcher.give_at_once(record, NOW) is None, "somebody waits for the model"
+    place.ledger.end(place.ledger.records["before"], "cancelled", NOW)
+    record = place.ledger.note(record.job, "h", 2, NOW)
+    given = place.dispatcher.give_at_once(record, NOW)
+    assert isinstance(given, commands.Assign) and given.worker == "w"
+    assert (record.phase, len(place.ledger.queue("a").waiting)) == ("offered", 0)
+    place.checked([given])
+    place.ledger.move(record, "waiting", NOW)
+    assert list(place.ledger.queue("a").waiting.in_order()) == ["before"], "it has a place when it comes back"
 
 
 def test_the_least_burdened_replica_is_taken() -> None:
