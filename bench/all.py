@@ -10,7 +10,18 @@ from pathlib import Path
 
 import uvloop
 
-from bench import cancels, cold_start, durability, functions, placement, rest, switching, takeover, throughput
+from bench import (
+    cancels,
+    cold_start,
+    durability,
+    functions,
+    placement,
+    rest,
+    simulation,
+    switching,
+    takeover,
+    throughput,
+)
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
@@ -39,9 +50,17 @@ buys that an engine's crash fails one job and not the worker.
 ## The scheduler core alone (`python -m bench.placement`)
 
 A placement is one job taken through arrival, assignment, acceptance and finish, with random models and half of
-the slots busy. Goal: 20,000/s with 1,000 workers and 200 models.
+the slots busy; with pinned specs each worker was started for one model. A tick comes while every slot is taken.
+Goals: 50,000/s with 1,000 workers and pinned specs; 5 ms for a tick with 5,000 workers and 200 models.
 
 {placement}
+
+## Placement in simulation (`python -m bench.simulation`)
+
+The production core, and policies as others have published them ([docs/simulation.md](../docs/simulation.md)):
+3,000 requests each, means of the seeds 1, 2 and 3. `bound` loads nothing and has one queue for all.
+
+{simulation}
 
 ## Switching image models (`python -m bench.switching`)
 
@@ -102,6 +121,7 @@ def main() -> None:
         rest="\n".join(rest.report()),
         throughput="\n".join(uvloop.run(throughput.main())),
         placement="\n".join(placement.report()),
+        simulation="\n".join(simulation.report()),
         switching="\n".join(switching.report()),
         cold_start="\n".join(cold_start.report()),
         takeover="\n".join(uvloop.run(takeover.main(takeover.COUNTS))),

@@ -13,7 +13,7 @@ from services.scheduler.core import Scheduler
 from services.scheduler.placing.prefix_hash import HashRing
 from services.scheduler.protocol import commands, events
 from stoker.simulation.scenario import ENGINES, SimJob, SimModel
-from stoker.simulation.world import LORA_S, MESSAGE_S, SimWorker, World
+from stoker.simulation.world import LORA_S, MESSAGE_S, Policy, SimWorker, World
 
 RAY_AT_ONCE, RAY_MATCH_S = 5, 1.0
 CHWBL_LOAD_PERCENTAGE, CHWBL_REPLICATION = 125, 256
@@ -93,9 +93,6 @@ class Baseline:
 
     def prepare(self) -> None:
         """Make what the policy keeps."""
-
-    def arrived(self, job: SimJob) -> None:
-        raise NotImplementedError
 
     def beat(self, worker: SimWorker) -> None:
         pass
@@ -300,7 +297,7 @@ class Bound(Baseline):
             self.give(worker, self._waiting.popleft())
 
 
-POLICIES: dict[str, Callable[[], "Stoker | Baseline"]] = {
+POLICIES: dict[str, Callable[[], Policy]] = {
     "stoker": Stoker,
     "round-robin": RoundRobin,
     "least-loaded": LeastLoaded,
