@@ -9,6 +9,7 @@ from stoker.cli import (
     keys,
     look,
     quarantine,
+    record,
     replay,
     serve,
     simulate,
@@ -30,6 +31,7 @@ _GROUPS = (
     chaos,
     keys,
     quarantine,
+    record,
     replay,
 )  # importing them registers their commands
 

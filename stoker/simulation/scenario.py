@@ -105,11 +105,15 @@ class Scenario(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
 
 
 class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A request of a trace: seconds after the beginning, model, size of the work, a hash of the tenant."""
+    """A request of a trace: seconds after the beginning, model, size of the work, a hash of the tenant.
+
+    max_tokens: the size as traces of load tests have it. Where neither is said it is a typical request.
+    """
 
     at: float
     model: str
-    units: float = 1.0
+    units: float = 0.0
+    max_tokens: int = 0
     tenant: str = ""
     priority: int = 0
 
@@ -257,9 +261,12 @@ def plan(scenario: Scenario, seed: int, trace: Sequence[Ask] | None = None) -> P
     return made
 
 
+def _typical_units(model: SimModel) -> int:
+    return 24 if model.engine == "diffusers" else 128
+
+
 def _mean_run_s(model: SimModel) -> float:
-    units = IMAGE_UNITS if model.engine == "diffusers" else TEXT_UNITS
-    return model.unit_s * (24 if units is IMAGE_UNITS else 128)
+    return model.unit_s * _typical_units(model)
 
 
 def _by_rule(chance: random.Random, rule: ModelRule) -> list[SimModel]:
@@ -323,7 +330,7 @@ def _traced(chance: random.Random, models: Sequence[SimModel], trace: Sequence[A
         model = by_name.get(ask.model)
         if model is None:
             raise BadScenario(f"the trace asks for {ask.model!r}, which is no model of the scenario")
-        units = max(round(ask.units), 1)
+        units = max(round(ask.units or ask.max_tokens or _typical_units(model)), 1)
         run_s = model.unit_s * units * chance.uniform(*RUN_SPREAD)
         jobs.append(SimJob(len(jobs), ask.at, model, units, run_s, ask.tenant, ask.priority))
     return jobs

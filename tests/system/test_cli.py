@@ -98,3 +98,24 @@ def test_the_openapi_document_describes_every_body(synthetic: System) -> None:
         schema = document["components"]["schemas"][reference.rsplit("/", 1)[1]]
         assert "model" in schema["properties"]
         assert {"400", "401", "404", "503"} <= operation["responses"].keys()
+
+
+def test_what_a_system_is_asked_can_be_simulated(synthetic: System, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "stoker", "record", "--seconds", "5", "--data", str(synthetic.data)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as recording:
+        asked: list[str] = []
+        while recording.poll() is None:
+            asked.append(synthetic.submit("echo"))
+            synthetic.ended(asked[-1])
+        told, said = recording.communicate()
+    lines = [json.loads(line) for line in told.splitlines()]
+    assert 1 <= len(lines) <= len(asked), said
+    assert all(line.keys() <= {"at", "model", "units", "tenant", "priority"} for line in lines)
+    (tmp_path / "trace.jsonl").write_text(told)
+    scenario = tmp_path / "ours.yaml"
+    scenario.write_text("name: ours\nworkers: [{}]\nmodels: [{name: echo}]\narrivals: {load: 1}\n")
+    done = stoker("simulate", str(scenario), "--trace", str(tmp_path / "trace.jsonl"), "--json")
+    [outcome] = json.loads(done.stdout)
+    assert (outcome["jobs"], outcome["unfinished"]) == (len(lines), 0)

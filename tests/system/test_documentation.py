@@ -36,6 +36,8 @@ ELSEWHERE = {
     "stoker chaos ": "tests/system/test_chaos.py",
     "stoker workers ": "tests/security/test_nats_users.py",
     "stoker worker --name gpu-1 --nats-nkey": "tests/security/test_nats_users.py",
+    "stoker record": "tests/system/test_cli.py",
+    "stoker simulate ours.yaml": "tests/system/test_cli.py",
     "stoker quarantine show": "tests/security/test_quarantine.py: there is something to show",
     "stoker quarantine retry": "tests/security/test_quarantine.py",
     "stoker quarantine discard": "tests/security/test_quarantine.py",

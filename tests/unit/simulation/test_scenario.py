@@ -108,12 +108,19 @@ def test_a_trace_says_who_asks_what_and_when(tmp_path: Path) -> None:
         '{"at": 2.0, "model": "image1", "units": 20, "tenant": "t"}\n\n{"at": 1.0, "model": "image0"}\n'
     )
     asks = read_trace(path)
-    assert asks == [Ask(1.0, "image0"), Ask(2.0, "image1", 20.0, "t")]
+    assert asks == [Ask(1.0, "image0"), Ask(2.0, "image1", 20.0, tenant="t")]
     jobs = plan(scenario(), 1, asks).jobs
     assert [(job.at, job.model.name, job.units, job.tenant) for job in jobs] == [
-        (1.0, "image0", 1, ""),
+        (1.0, "image0", 24, ""),
         (2.0, "image1", 20, "t"),
     ]
+
+
+def test_a_trace_of_a_load_test_is_one_too(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text('{"at": 0.5, "model": "image1", "prompt": "red seven", "max_tokens": 32}\n')
+    [job] = plan(scenario(), 1, read_trace(path)).jobs
+    assert (job.at, job.units) == (0.5, 32)
 
 
 def test_a_trace_that_cannot_be_is_refused(tmp_path: Path) -> None:

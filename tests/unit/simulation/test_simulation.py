@@ -171,7 +171,7 @@ A, B = NamedModel("a", size_gb=8), NamedModel("b", size_gb=8)
 
 def asked(*requests: tuple[str, str, int, float]) -> World:
     """Requests of one worker: tenant, model, units of 0.05 s, when."""
-    asks = [Ask(at, model, float(units), tenant) for tenant, model, units, at in requests]
+    asks = [Ask(at, model, float(units), tenant=tenant) for tenant, model, units, at in requests]
     scenario = Scenario("fair", ONE, (A, B), Arrivals(1, rate=1.0))
     world = World(plan(scenario, 1, sorted(asks, key=lambda ask: ask.at)), Stoker())
     world.run()
