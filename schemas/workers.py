@@ -241,7 +241,8 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
 
     seq counts heartbeats of one life of the worker, started_at names that life. vram_models, ram_models
     and disk_models repeat `models` by tier for people who read along. failed_loads: why a model could not be
-    loaded lately; load_failures: how often that happened in this life.
+    loaded lately; load_failures: how often that happened in this life and was no accident (None: not counted,
+    by a worker of an early version).
     """
 
     worker: str
@@ -263,7 +264,7 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
     is_draining: bool = False
     is_leaving: bool = False
     failed_loads: dict[str, str] = {}
-    load_failures: dict[str, Count] = {}
+    load_failures: dict[str, Count] | None = None
     rss_bytes: Count = 0
     resources: Resources = Resources()
 

@@ -325,7 +325,8 @@ class Scheduler:
                 )
         commands += self.reconciler.heartbeat(worker, heartbeat, now)
         for model in sorted(failed):
-            commands += self._load_failed(worker, model, heartbeat.failed_loads[model], now)
+            reason = heartbeat.failed_loads.get(model, "it could not be loaded")
+            commands += self._load_failed(worker, model, reason, now)
         return commands + self._fill(worker, now)
 
     def _load_failed(self, worker: Worker, model: str, reason: str, now: float) -> list[Command]:

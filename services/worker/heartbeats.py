@@ -106,8 +106,8 @@ class Heartbeats:
             ),
             is_draining=self._core.is_draining,
             is_leaving=is_leaving,
-            failed_loads=self._loader.failures(),
-            load_failures=dict(self._loader.failure_counts),
+            failed_loads=self._loader.failures.lately(time.monotonic()),
+            load_failures=dict(self._loader.failures.counts),
             rss_bytes=_rss_bytes(os.getpid()) + _rss_bytes(runner),
             resources=self.resources,
         )

@@ -209,12 +209,8 @@ class Worker:
 
 
 def newly_failed(before: Heartbeat, after: Heartbeat) -> set[str]:
-    """Models whose load has failed between two heartbeats; a worker of an early version does not count
-    them.
-    """
-    return {
-        model
-        for model in after.failed_loads
-        if after.load_failures.get(model, 0) > before.load_failures.get(model, 0)
-        or (model not in before.failed_loads and not after.load_failures)
-    }
+    """Models whose load has failed between two heartbeats; a worker of an early version does not count them."""
+    if after.load_failures is None:
+        return after.failed_loads.keys() - before.failed_loads.keys()
+    known = before.load_failures or {}
+    return {model for model, count in after.load_failures.items() if count > known.get(model, 0)}

@@ -29,6 +29,7 @@ from services.process.tasks import LimitExceeded, TaskOwner, limit
 from services.process.telemetry import counter, histogram
 from services.worker.models.asking import LoadError, OutOfMemory, RunnerAnswers
 from services.worker.models.cache import DoesNotFit, Eviction, ModelCache, NoRoomNow
+from services.worker.models.failures import LoadFailures
 from services.worker.models.weights.resolve import WeightsError, is_cached, local_path, resolve, size_bytes
 from services.worker.runner.messages import Load, Loaded, Message, Unload, Unpark
 from services.worker.runner.process import RunnerAway
@@ -38,8 +39,6 @@ log = get_logger("loader")
 LOADS = counter("stoker_model_loads_total", "Loads of models by the tier they came from", "tier")
 LOAD_TIME = histogram("stoker_model_load_seconds", "Loading a model into device memory", "model")
 EVICTIONS = counter("stoker_evictions_total", "Models moved out of device memory", "to")
-FAILED_LOAD_MEMORY_S = 30.0
-"""How long a failed load is reported, so that the scheduler tries other workers first."""
 ROOM_LIMIT_S = 900.0
 """A load that found no room for this long is given up: as long as a job may wait to be started."""
 TIERS: tuple[Tier, ...] = ("hot", "loading", "base", "parked", "warm", "cold")
@@ -92,9 +91,8 @@ class Loader:
         self._attached: dict[str, dict[tuple[Adapter, ...], Attached]] = {}
         self._loads: dict[str, LoadUnderWay] = {}
         self._room = asyncio.Event()
-        self._failures: dict[str, tuple[float, str]] = {}
+        self.failures = LoadFailures()
         self._percents: dict[str, float | None] = {}
-        self.failure_counts: dict[str, int] = {}
 
     # Looking --------------------------------------------------------------------------------------
 
@@ -129,14 +127,6 @@ class Loader:
         """The LoRAs of a hot model, with paths on this machine as their urls."""
         found = self._attached.get(weights_key(model, spec), {}).get(spec.loras)
         return found.loras if found is not None else ()
-
-    def failures(self) -> dict[str, str]:
-        """Models whose load failed lately, with the reason."""
-        now = time.monotonic()
-        self._failures = {
-            model: found for model, found in self._failures.items() if now - found[0] < FAILED_LOAD_MEMORY_S
-        }
-        return {model: reason for model, (_, reason) in self._failures.items()}
 
     def residents(self) -> list[ResidentModel]:
         """Every model that is somewhere on this worker, each in the spec that is nearest to the device."""
@@ -285,11 +275,13 @@ class Loader:
     async def _run_load(self, load: LoadUnderWay, model: str, spec: Spec, unneeded: Collection[str]) -> None:
         """A load from beginning to end: whatever happens, those who wait are told, and its reservation goes."""
         key = weights_key(model, spec)
-        load.error = LoadError(f"{model}: the worker stopped while it was loaded", is_lost=True)
+        load.error = LoadError(
+            f"{model}: the worker stopped while it was loaded", is_lost=True, was_killed=True
+        )
         try:
             await self._load(model, spec, unneeded)
             load.error = None
-            self._failures.pop(model, None)
+            self.failures.loaded(model)
         except LoadError as error:
             load.error = error
         except (WeightsError, DoesNotFit, LimitExceeded, OSError) as error:
@@ -302,8 +294,7 @@ class Loader:
             del self._loads[key]
             self._percents.pop(key, None)
             if load.error is not None:
-                self._failures[model] = (time.monotonic(), str(load.error))
-                self.failure_counts[model] = self.failure_counts.get(model, 0) + 1
+                self.failures.note(model, load.error, time.monotonic())
                 log.warning("model.not_loaded", model=model, reason=str(load.error))
             load.done.set()
             self._changed()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 from nats.aio.msg import Msg
@@ -179,7 +180,7 @@ async def test_a_model_that_cannot_be_loaded_here_is_left_to_others_with_the_rea
         told = await worker.outcome("a")
         assert (told.outcome, told.kind, "5000 MB" in told.reason) == ("lost", "load_failed", True)
         assert await worker.end_of("a") is None
-        assert "m" in worker.agent.loader.failures()
+        assert "m" in worker.agent.loader.failures.lately(time.monotonic())
         worker.check_nothing_is_held()
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from schemas.catalog import Spec
 from schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
 from services.scheduler.fleet.by_burden import ByBurden
-from services.scheduler.fleet.worker import TRANSITIONS, Held, OrderedLoad, Presence, Worker
+from services.scheduler.fleet.worker import TRANSITIONS, Held, OrderedLoad, Presence, Worker, newly_failed
 from services.scheduler.fleet.workers import LOAD_BELIEVED_S, Fleet
 
 MB = 10**6
@@ -321,6 +321,16 @@ def test_a_failure_that_is_still_told_is_not_that_of_a_new_load() -> None:
     assert list(found.ordered) == ["a"]
     known(fleet, seq=3, failed_loads={"a": "no such file"}, load_failures={"a": 2})
     assert list(found.ordered) == []
+
+
+def test_a_load_that_was_interrupted_by_a_stop_is_no_failure_and_one_of_an_early_worker_is_known_by_its_reason() -> (
+    None
+):
+    counts, says = {"load_failures": {}}, {"failed_loads": {"a": "the runner died"}}
+    assert newly_failed(beat(**counts), beat(**counts, **says)) == set(), "told, and not counted"
+    assert newly_failed(beat(**counts), beat(load_failures={"a": 1}, **says)) == {"a"}
+    assert newly_failed(beat(), beat(**says)) == {"a"}
+    assert newly_failed(beat(**says), beat(**says)) == set()
 
 
 # Kinds, weights, plans ----------------------------------------------------------------------------
