@@ -116,7 +116,8 @@ async def test_two_hundred_readers_leave_no_handler(start: Start) -> None:
                 client.leave()
             job = job_of(stand, "j")
             await end(stand.backend.bus, completed(job))
-        assert stand.left() == before
+        left = stand.left()
+        assert {name: count for name, count in left.items() if count > before[name]} == {}
         assert all(b"event: completed" in client.answer.body for client in clients[100:])
 
 

@@ -109,6 +109,7 @@ def loads(system: System) -> int:
 
 def test_the_default_mode_is_loaded_at_the_start_and_the_status_says_so(modes: System) -> None:
     """GET /api/models/status, field for field."""
+    wait_for(lambda: not status(modes)["queue_size"], what="the load that was asked for at the start to end")
     body = status(modes)
     assert body.keys() == {"current_mode", "queue_size", "vram"}
     assert (body["current_mode"], body["queue_size"]) == ("sdxl-general", 0)
