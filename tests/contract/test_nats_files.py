@@ -71,7 +71,7 @@ async def test_tls_with_certificates_of_the_script(tmp_path: Path) -> None:
             await declare(bus)
         for fewer in ({}, {"nats_ca": str(made / "ca.pem")}):
             with pytest.raises(CannotConnect):
-                async with open_bus(operator(url, **fewer), "test"):
+                async with open_bus(operator(url, **fewer), "test", 2.0):
                     pass
 
 
