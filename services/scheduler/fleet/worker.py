@@ -204,9 +204,6 @@ class Worker:
         """Whether another worker is better for a model: a run of it does not go on here, or it is silent."""
         return model in self.suspected or self.presence != "present"
 
-    def in_use(self, model: str) -> bool:
-        return any(held.model == model for held in self.held.values())
-
 
 def newly_failed(before: Heartbeat, after: Heartbeat) -> set[str]:
     """Models whose load has failed between two heartbeats; a worker of an early version does not count them."""

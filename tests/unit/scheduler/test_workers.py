@@ -221,16 +221,6 @@ def test_a_spec_may_say_how_many_slots_and_how_large_a_batch_there_are() -> None
     assert not found.has_room("a", Spec("s", "text", "", options={"batch": 2}))
 
 
-def test_a_model_is_in_use_while_a_job_of_it_is_held() -> None:
-    fleet = Fleet()
-    found = known(fleet)
-    fleet.hold(found, held("j1"))
-    assert found.in_use("a")
-    assert not found.in_use("b")
-    assert fleet.release(found, "j1", NOW) is not None
-    assert not found.in_use("a")
-
-
 def test_a_slot_that_is_released_twice_is_free_once() -> None:
     fleet = Fleet()
     found = known(fleet)
