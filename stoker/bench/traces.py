@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from stoker.json_lines import read_json_lines
+
 BURST_S = 1.0
 """How long a burst lasts."""
 PROMPTS = (
@@ -69,15 +71,7 @@ def repeat(
 
 def read(path: Path) -> list[Ask]:
     """A recorded or written trace, in the order of time. Raises BadTrace, OSError."""
-    asks: list[Ask] = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            asks.append(msgspec.json.decode(line, type=Ask))
-        except msgspec.DecodeError as error:
-            raise BadTrace(f"{path}:{number}: {error}") from error
-    return sorted(asks, key=lambda ask: ask.at)
+    return sorted(read_json_lines(path, Ask, BadTrace), key=lambda ask: ask.at)
 
 
 def write(path: Path, asks: Iterable[Ask]) -> None:

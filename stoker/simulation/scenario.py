@@ -18,6 +18,7 @@ from schemas.catalog import Model, Spec
 from schemas.jobs import CompletionInput, ImageInput, Job, JobInput
 from schemas.workers import EngineCapability
 from services.catalog.documents import ConfigurationError, read
+from stoker.json_lines import read_json_lines
 
 GB = 10**9
 Positive = Annotated[float, Meta(gt=0)]
@@ -221,15 +222,7 @@ def _check(scenario: Scenario, path: Path) -> None:
 
 def read_trace(path: Path) -> list[Ask]:
     """A recorded trace: an object a line. Raises BadScenario, OSError."""
-    asks: list[Ask] = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            asks.append(msgspec.json.decode(line, type=Ask))
-        except msgspec.DecodeError as error:
-            raise BadScenario(f"{path}:{number}: {error}") from error
-    return sorted(asks, key=lambda ask: ask.at)
+    return sorted(read_json_lines(path, Ask, BadScenario), key=lambda ask: ask.at)
 
 
 # From a seed --------------------------------------------------------------------------------------
