@@ -6,7 +6,7 @@ import msgspec
 
 from schemas.catalog import Adapter, Spec
 from schemas.openai import ChatMessage
-from schemas.ranges import Amount
+from schemas.ranges import Amount, Weight
 from schemas.subjects import check_name
 
 
@@ -156,6 +156,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     deadline_s: seconds after created_at by which it must end.
     has_one_result: for early versions, to which only such jobs may be given.
     is_sealed: it is spoken of under its seal (services/bus/seals.py).
+    weight: its tenant's, in the fair clock.
     """
 
     id: str
@@ -167,6 +168,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     adapter: str = ""
     priority: Priority = 0
     tenant: str = ""
+    weight: Weight = 1.0
     wants_events: bool = False
     is_client_named: bool = False
     fingerprint: str = ""

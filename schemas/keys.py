@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from schemas.ranges import Weight
+
 Role = Literal["use", "operate", "admin"]
 """use: its own jobs. operate: everybody's jobs, the fleet, events, metrics, and which mode is loaded. admin:
 the configuration too. Each may do what those before it may."""
@@ -17,7 +19,8 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     sha256: of the secret, in hex. priority: of jobs that do not say one. requests_per_minute,
     tokens_per_minute, requests_per_day, device_seconds_per_day (of engines' time) and concurrency (jobs from
     acceptance to their end): 0 = no limit; all gateways count together. models: the only ones
-    that it may use, none named = any. Times are seconds since 1970.
+    that it may use, none named = any. weight: its share of the devices beside others that wait. Times are
+    seconds since 1970.
     """
 
     id: str
@@ -32,4 +35,5 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     role: Role = "use"
     tokens_per_minute: int = 0
     device_seconds_per_day: float = 0.0
+    weight: Weight = 1.0
     revoked_at: float = 0.0

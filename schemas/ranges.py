@@ -17,3 +17,5 @@ Moment = Annotated[float, Meta(ge=0, le=1e11)]
 """Seconds since 1970."""
 Amount = Annotated[float, Meta(ge=0, le=1e15)]
 """Units of work, jobs a second."""
+Weight = Annotated[float, Meta(ge=0.01, le=100)]
+"""Of a tenant: one of twice the weight gets twice the device while both wait."""

@@ -27,6 +27,9 @@ def create(
     tokens_per_minute: Annotated[int, typer.Option(help="Tokens a minute; 0 = no limit.", min=0)] = 0,
     device_seconds: Annotated[float, typer.Option(help="Engines' seconds a day; 0 = no limit.", min=0)] = 0.0,
     concurrency: Annotated[int, typer.Option(help="Jobs under way at a time; 0 = no limit.", min=0)] = 0,
+    weight: Annotated[
+        float, typer.Option(help="Its share of the devices while others wait too.", min=0.01, max=100.0)
+    ] = 1.0,
     role: Annotated[str, typer.Option(help=f"What it may do: {', '.join(ROLES)}.")] = "use",
     model: Annotated[list[str] | None, typer.Option(help="The only model it may use; repeatable.")] = None,
 ) -> None:
@@ -40,6 +43,7 @@ def create(
         sha256=keys.digest(secret),
         created_at=time.time(),
         priority=priority,
+        weight=weight,
         requests_per_minute=per_minute,
         requests_per_day=per_day,
         concurrency=concurrency,

@@ -20,8 +20,8 @@ class Outcome(msgspec.Struct, frozen=True):
 
     loads: by tier that they came from; lora: LoRAs laid on hot weights, which are no full loads.
     waiting_utilisation: while anything waits, without the time after the last arrival. jain: of device
-    seconds that tenants got in windows in which all of them had work; 1 is equal. eta_error: the median
-    of |predicted - waited| / waited.
+    seconds over weight that tenants got in windows in which all of them had work; 1 is equal. eta_error: the
+    median of |predicted - waited| / waited.
     """
 
     scenario: str
@@ -153,7 +153,7 @@ def _while_waiting(done: Sequence[SimJob], workers: int) -> float:
 
 def _jain(done: Sequence[SimJob]) -> float | None:
     """Jain's index over the seconds in which every tenant has work that waits; None where there are none."""
-    tenants = {job.tenant for job in done}
+    tenants = {job.tenant: job.weight for job in done}
     if len(tenants) < 2:
         return None
     waiting: dict[int, set[str]] = defaultdict(set)
@@ -164,9 +164,9 @@ def _jain(done: Sequence[SimJob]) -> float | None:
     used = _device_s(done, 1.0)
     given: dict[str, float] = defaultdict(float)
     for number, those in waiting.items():
-        if those == tenants:
-            for tenant in tenants:
-                given[tenant] += used[number].get(tenant, 0.0)
+        if those == tenants.keys():
+            for tenant, weight in tenants.items():
+                given[tenant] += used[number].get(tenant, 0.0) / weight
     squares = sum(seconds**2 for seconds in given.values())
     return round(sum(given.values()) ** 2 / (len(tenants) * squares), 4) if squares else None
 

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from schemas.catalog import Model, Spec
 from schemas.jobs import CompletionInput, ImageInput, Job, JobInput
+from schemas.ranges import Weight
 from schemas.workers import EngineCapability
 from services.catalog.documents import ConfigurationError, read
 from stoker.json_lines import read_json_lines
@@ -86,7 +87,7 @@ class Arrivals(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
     second.
 
     then: what follows, by the same rules. tenants: how many there are, the k-th asking for 1/k as much as the
-    first; with isEven all alike.
+    first; with isEven all alike. weights: of the tenants in the fair clock, in order; 1 for the others.
     """
 
     jobs: Many = 3000
@@ -95,6 +96,7 @@ class Arrivals(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
     shape: Shape = "flat"
     tenants: Many = 1
     is_even: bool = False
+    weights: tuple[Weight, ...] = ()
     then: "Arrivals | None" = None
 
 
@@ -153,6 +155,7 @@ class SimJob:
     run_s: float
     tenant: str = ""
     priority: int = 0
+    weight: float = 1.0
     started_at: float = math.nan
     ended_at: float = math.nan
     eta_s: float | None = None
@@ -169,7 +172,7 @@ class SimJob:
             asked = ImageInput("x", num_inference_steps=self.units)
         return Job(
             self.id, self.model.name, asked, "simulation", self.at, tenant=self.tenant, priority=self.priority,
-            wants_events=True, admission_timeout_s=1e9,
+            weight=self.weight, wants_events=True, admission_timeout_s=1e9,
         )  # fmt: skip
 
 
@@ -312,7 +315,9 @@ def _arrive(
         units = chance.choice(TEXT_UNITS if model.engine == "llamacpp" else IMAGE_UNITS)
         [tenant] = chance.choices(range(arrivals.tenants), shares)
         run_s = model.unit_s * units * chance.uniform(*RUN_SPREAD)
-        made.jobs.append(SimJob(len(made.jobs), began + at, model, units, run_s, f"tenant{tenant}"))
+        weight = arrivals.weights[tenant] if tenant < len(arrivals.weights) else 1.0
+        job = SimJob(len(made.jobs), began + at, model, units, run_s, f"tenant{tenant}", weight=weight)
+        made.jobs.append(job)
     return began + at
 
 

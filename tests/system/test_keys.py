@@ -119,6 +119,22 @@ def test_a_light_tenant_is_not_drowned_by_a_heavy_one(system: System) -> None:
     assert behind >= 20, f"only {behind} of the heavy tenant's jobs came after the light one's last"
 
 
+def test_a_key_of_four_times_the_weight_is_served_four_times_as_often(system: System) -> None:
+    heavy, light = (client(system, "--weight", weight)[0] for weight in ("4", "1"))
+    body = {"model": "single", "input": {"prompt": "x", "max_tokens": 1}}
+    with ThreadPoolExecutor(8) as pool:
+        asked = list(
+            pool.map(lambda n: (one := (heavy, light)[n % 2], one.post("/v1/jobs", json=body)), range(80))
+        )
+    ended: list[tuple[float, bool]] = []
+    for one, answer in asked:
+        job = answer.json()["id"]
+        at = wait_for(lambda one=one, job=job: one.get(f"/v1/jobs/{job}").json().get("finished_at"), 60, job)
+        ended.append((at, one is heavy))
+    middle = sorted(ended)[10:40]
+    assert 20 <= sum(is_heavy for _, is_heavy in middle) <= 27, "of 30 about 24"
+
+
 SLOW = {"model": "slow", "input": {"prompt": "x"}}
 
 

@@ -103,6 +103,7 @@ class Submission:
         key = current_key.get()
         return Job(
             tenant=key.id if key is not None else "",
+            weight=key.weight if key is not None else 1.0,
             id=job_id or self._ids.next().decode(),
             model=place_by or model.name,
             input=job_input,

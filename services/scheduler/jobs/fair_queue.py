@@ -88,14 +88,27 @@ class FairClock:
 
 @dataclass(slots=True)
 class _Line:
-    """The waiting jobs of one tenant and priority, by arrival; a job's value is its predicted device
-    seconds.
+    """The waiting jobs of one tenant and priority, by arrival; a job's value is what its tenant will be
+    charged, predicted device seconds over its weight. charge_s: of all of them.
     """
 
     tenant: str
     priority: int
     jobs: "SortedDict[int, tuple[str, float]]" = field(default_factory=SortedDict)
-    seconds: float = 0.0
+    charge_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a job stands. seconds: of the device that it is predicted to take. since: when it began to
+    wait.
+    """
+
+    line: _Line
+    number: int
+    seconds: float
+    weight: float
+    since: float
 
 
 class FairQueue:
@@ -111,7 +124,7 @@ class FairQueue:
         """(-priority, counter, number, tenant) of each line, as they were at some time: a counter only
         grows.
         """
-        self._places: dict[str, tuple[_Line, int, float]] = {}
+        self._places: dict[str, _Place] = {}
         self._since_total = 0.0
         self._unused: _Line | None = None
         self.seconds = 0.0
@@ -130,21 +143,23 @@ class FairQueue:
         tenant: str = "",
         seconds: float = 1.0,
         since: float = 0.0,
+        weight: float = 1.0,
     ) -> None:
         """Add a job, or put one back. number: its place among the jobs of its tenant, unique in the queue.
 
-        seconds: of the device that it is predicted to take. since: when it began to wait.
+        seconds: of the device that it is predicted to take. since: when it began to wait. weight: its
+        tenant's; one of twice the weight gets twice the device.
         """
         head = self._head()
         self._clock.begin_waiting(tenant, self._clock.given(head.tenant) if head is not None else None)
         line = self._lines.get((priority, tenant))
         if line is None:
             line = self._lines[priority, tenant] = self._new_line(tenant, priority)
-        line.jobs[number] = (job, seconds)
-        line.seconds += seconds
+        line.jobs[number] = (job, seconds / weight)
+        line.charge_s += seconds / weight
         self.seconds += seconds
         self._since_total += since
-        self._places[job] = (line, number, since)
+        self._places[job] = _Place(line, number, seconds, weight, since)
         if line.jobs.peekitem(0)[0] == number:
             self._note_head(line)
 
@@ -153,7 +168,7 @@ class FairQueue:
         if self._unused is None:
             return _Line(tenant, priority)
         line, self._unused = self._unused, None
-        line.tenant, line.priority, line.seconds = tenant, priority, 0.0
+        line.tenant, line.priority, line.charge_s = tenant, priority, 0.0
         return line
 
     def _note_head(self, line: _Line) -> None:
@@ -189,8 +204,9 @@ class FairQueue:
 
         seconds: what it is predicted to take where it goes; what it was pushed with where None.
         """
-        tenant, predicted = self._leave(job)
-        self._clock.charge(tenant, predicted if seconds is None else seconds)
+        place = self._leave(job)
+        taken_s = place.seconds if seconds is None else seconds
+        self._clock.charge(place.line.tenant, taken_s / place.weight)
 
     def remove(self, job: str) -> bool:
         """Forget a job that is not served; False when it is not here."""
@@ -199,13 +215,14 @@ class FairQueue:
         self._leave(job)
         return True
 
-    def _leave(self, job: str) -> tuple[str, float]:
-        line, number, since = self._places.pop(job)
-        was_head = line.jobs.peekitem(0)[0] == number
-        _, seconds = line.jobs.pop(number)
-        line.seconds -= seconds
-        self.seconds -= seconds
-        self._since_total -= since
+    def _leave(self, job: str) -> _Place:
+        place = self._places.pop(job)
+        line = place.line
+        was_head = line.jobs.peekitem(0)[0] == place.number
+        _, charge_s = line.jobs.pop(place.number)
+        line.charge_s -= charge_s
+        self.seconds -= place.seconds
+        self._since_total -= place.since
         if not line.jobs:
             self._unused = self._lines.pop((line.priority, line.tenant))
         elif was_head:
@@ -214,7 +231,7 @@ class FairQueue:
             self._heads.clear()
             self.seconds = self._since_total = 0.0
         self._clock.stop_waiting(line.tenant)
-        return line.tenant, seconds
+        return place
 
     def waited_s(self, now: float) -> float:
         """How long all jobs together have waited."""
@@ -229,13 +246,13 @@ class FairQueue:
         ]
         heapq.heapify(nexts)
         while nexts:
-            negated, known, number, (job, seconds), index, key = nexts[0]
+            negated, known, number, (job, charge_s), index, key = nexts[0]
             if known != (now := given[key[1]]):  # a job of this tenant in another line went before
-                heapq.heapreplace(nexts, (negated, now, number, (job, seconds), index, key))
+                heapq.heapreplace(nexts, (negated, now, number, (job, charge_s), index, key))
                 continue
             heapq.heappop(nexts)
             yield job
-            given[key[1]] += seconds
+            given[key[1]] += charge_s
             jobs = self._lines[key].jobs
             if index + 1 < len(jobs):
                 heapq.heappush(nexts, (negated, given[key[1]], *jobs.peekitem(index + 1), index + 1, key))
@@ -249,9 +266,9 @@ class FairQueue:
         place = self._places.get(job)
         if place is None:
             return None
-        mine, number, _ = place
-        rank: int = mine.jobs.bisect_left(number)
-        begins_at = self._clock.given(mine.tenant) + mine.seconds * rank / len(mine.jobs)
+        mine = place.line
+        rank: int = mine.jobs.bisect_left(place.number)
+        begins_at = self._clock.given(mine.tenant) + mine.charge_s * rank / len(mine.jobs)
         ahead = rank
         for line in self._lines.values():
             if line is mine or line.priority < mine.priority:
@@ -259,7 +276,7 @@ class FairQueue:
             if line.priority > mine.priority:
                 ahead += len(line.jobs)
                 continue
-            each_s = line.seconds / len(line.jobs)
+            each_s = line.charge_s / len(line.jobs)
             lead_s = begins_at - self._clock.given(line.tenant)
             if lead_s > 0:
                 ahead += min(len(line.jobs), int(lead_s / each_s) + 1 if each_s > 0 else len(line.jobs))

@@ -98,7 +98,7 @@ class Ledger:
         run_s = self.run_s(record)
         if record.is_particular:
             queue.particular[record.id] = None
-        queue.waiting.push(job.id, record.number, job.priority, job.tenant, run_s, job.created_at)
+        queue.waiting.push(job.id, record.number, job.priority, job.tenant, run_s, job.created_at, job.weight)
         self._set_deadline(record)
 
     def run_s(self, record: Record) -> float:
@@ -144,14 +144,14 @@ class Ledger:
             if record.id in queue.waiting:
                 queue.waiting.take(record.id, record.charged_s)
             else:
-                self.clock.charge(record.job.tenant, record.charged_s)
+                self._charge(record, record.charged_s)
         if before not in HOLDS_SLOT and to in HOLDS_SLOT:
             queue.running += 1
             queue.by_spec[record.spec] = queue.by_spec.get(record.spec, 0) + 1
         elif before in HOLDS_SLOT and to not in HOLDS_SLOT:
             self._leave_worker(record, queue, now)
         if to == "waiting":
-            self.clock.charge(record.job.tenant, -record.charged_s)
+            self._charge(record, -record.charged_s)
             record.charged_s = 0.0
             self.enqueue(record)
             self._returned.add(record.job.model)
@@ -164,13 +164,17 @@ class Ledger:
             return 0.0
         return self._estimates.run_s(held.model, held.spec, record.units) / held.slots
 
+    def _charge(self, record: Record, device_s: float) -> None:
+        """Charge the tenant of a job that does not stand in a queue; negative: give back."""
+        self.clock.charge(record.job.tenant, device_s / record.job.weight)
+
     def ran(self, record: Record, run_s: float) -> None:
         """A job ran for so long: its tenant is charged for what that is more, or less, than was predicted."""
         worker = self.fleet.workers.get(record.worker)
         held = worker.held.get(record.id) if worker is not None else None
         if held is not None:
             device_s = run_s / held.slots
-            self.clock.charge(record.job.tenant, device_s - record.charged_s)
+            self._charge(record, device_s - record.charged_s)
             record.charged_s = device_s
 
     def _leave_worker(self, record: Record, queue: ModelQueue, now: float) -> None:

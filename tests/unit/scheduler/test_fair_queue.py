@@ -15,9 +15,11 @@ class Queue(FairQueue):
         super().__init__(clock)
         self.count = 0
 
-    def add(self, job: str, tenant: str = "", priority: int = 0, seconds: float = 1.0) -> None:
+    def add(
+        self, job: str, tenant: str = "", priority: int = 0, seconds: float = 1.0, weight: float = 1.0
+    ) -> None:
         self.count += 1
-        self.push(job, self.count, priority, tenant, seconds)
+        self.push(job, self.count, priority, tenant, seconds, weight=weight)
 
     def serve(self) -> str:
         job = self.peek()
@@ -61,6 +63,16 @@ def test_seconds_count_and_not_jobs() -> None:
         queue.add(f"s{index}", "small", seconds=1.0)
     served = [queue.serve()[0] for _ in range(22)]
     assert (served.count("b"), served.count("s")) == (2, 20)
+
+
+def test_a_tenant_of_three_times_the_weight_is_given_three_times_as_much() -> None:
+    queue = Queue()
+    for index in range(40):
+        queue.add(f"h{index}", "heavy", weight=3.0)
+        queue.add(f"l{index}", "light", seconds=2.0)
+    served = [queue.serve()[0] for _ in range(28)]
+    assert (served.count("h"), served.count("l")) == (24, 4)
+    assert queue.seconds == 40 + 80 - served.count("h") - 2 * served.count("l")
 
 
 def test_what_was_served_while_nobody_waited_is_not_held_against_anybody() -> None:
@@ -184,15 +196,16 @@ def test_waiting_is_added_up_over_all_jobs() -> None:
 
 
 JOBS = st.lists(
-    st.tuples(st.integers(-1, 1), st.sampled_from("xyz"), st.sampled_from([0.5, 1.0, 4.0])), max_size=40
+    st.tuples(st.integers(-1, 1), st.sampled_from("xyz"), st.sampled_from([0.125, 0.25, 0.5])), max_size=40
 )
+WEIGHTS = {"x": 1.0, "y": 2.0, "z": 4.0}
 
 
 @given(JOBS)
 def test_the_order_is_the_one_in_which_they_would_be_served(jobs: list[tuple[int, str, float]]) -> None:
     queue = Queue()
     for number, (priority, tenant, seconds) in enumerate(jobs):
-        queue.add(f"j{number}", tenant, priority, seconds)
+        queue.add(f"j{number}", tenant, priority, seconds, WEIGHTS[tenant])
     expected = list(queue.in_order())
     assert list(queue.first(3)) == expected[:3]
     assert queue.drain() == expected

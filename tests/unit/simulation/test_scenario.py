@@ -94,6 +94,11 @@ def test_tenants_ask_less_by_their_rank_or_all_alike() -> None:
     assert min(sum(job.tenant == f"tenant{number}" for job in even) for number in range(4)) > 400
 
 
+def test_tenants_have_the_weights_that_are_said_and_one_where_none_is() -> None:
+    jobs = plan(scenario(arrivals=Arrivals(300, load=0.5, tenants=3, weights=(4.0, 2.0))), 1).jobs
+    assert {job.tenant: job.as_job().weight for job in jobs} == {"tenant0": 4.0, "tenant1": 2.0, "tenant2": 1.0}
+
+
 def test_models_with_loras_share_the_weights_of_their_base() -> None:
     ruled = plan(scenario(models=ModelRule(16, mix="lora")), 1).models
     assert len({model.key for model in ruled}) == 2

@@ -104,6 +104,20 @@ def test_the_core_validates_its_books_all_the_way(monkeypatch: pytest.MonkeyPatc
     assert found.unfinished == 0
 
 
+def test_tenants_get_device_seconds_by_their_weights_while_all_wait() -> None:
+    found = example("over8")
+    arrivals = Arrivals(1500, load=1.5, tenants=3, is_even=True, weights=(4.0, 2.0, 1.0))
+    weighted = msgspec.structs.replace(found, arrivals=arrivals)
+    world, seen = simulated(weighted)
+    assert seen.jain is not None and seen.jain >= 0.9, "nearly: a lane stays with what is hot"
+    waited = {
+        tenant: [job.ended_at - job.at for job in world.plan.jobs if job.tenant == tenant]
+        for tenant in ("tenant0", "tenant2")
+    }
+    means = {tenant: sum(each) / len(each) for tenant, each in waited.items()}
+    assert means["tenant0"] < means["tenant2"] / 2
+
+
 # Against what was published -----------------------------------------------------------------------
 
 
