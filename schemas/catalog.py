@@ -98,6 +98,7 @@ class ResourceProfile(msgspec.Struct, frozen=True, omit_defaults=True):
     launcher: "static" where somebody else starts them. image: a container's; interpreter: the Python of another
     environment; env: of the worker. datacenters and constraints: where a cluster may place it. inventory: units
     that there are, None where the launcher knows. start_timeout_s: the longest wait for a worker to be ready.
+    price_per_hour: of one unit, in any currency; 0 = it is not counted.
     """
 
     name: str
@@ -112,9 +113,11 @@ class ResourceProfile(msgspec.Struct, frozen=True, omit_defaults=True):
     constraints: dict[str, str] = {}
     inventory: int | None = None
     start_timeout_s: float = 600.0
+    price_per_hour: float = 0.0
 
 
 DEFAULT_TARGET_REQUESTS = 100
+DEFAULT_WAITING_COST = 10.0
 
 
 class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -156,13 +159,18 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Model(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A name that clients may ask for. defaults: request values used where a request leaves them unset."""
+    """A name that clients may ask for. defaults: request values used where a request leaves them unset.
+
+    waiting_cost_per_hour: what an hour of one request's waiting is worth, beside the prices of its specs'
+    profiles.
+    """
 
     name: str
     features: tuple[Feature, ...]
     specs: tuple[Spec, ...]
     defaults: dict[str, Any] = {}
     run_timeout_s: float = 600.0
+    waiting_cost_per_hour: float = DEFAULT_WAITING_COST
     created_at: int = 0
     mode: Mode | None = None
     styles: tuple[Style, ...] = ()

@@ -14,7 +14,8 @@ class QueueDepth(msgspec.Struct, frozen=True, omit_defaults=True):
 
     oldest_wait_s: how long the first job has waited. arrival_rate: jobs a second. eta_s: predicted wait of
     a job that arrives now. by_spec: jobs running by spec. impossible: why no worker can ever run it.
-    limit: jobs that may wait before the gateway answers 429.
+    limit: jobs that may wait before the gateway answers 429. work_s: device seconds that those who wait will
+    take.
     """
 
     model: str
@@ -27,6 +28,7 @@ class QueueDepth(msgspec.Struct, frozen=True, omit_defaults=True):
     by_spec: dict[str, Count] = {}
     impossible: str = ""
     limit: Count = 0
+    work_s: Seconds = 0.0
 
 
 class DiskRoom(msgspec.Struct, frozen=True):
@@ -166,7 +168,9 @@ class Replica(msgspec.Struct, frozen=True, omit_defaults=True):
 class SpecReplicas(msgspec.Struct, frozen=True, omit_defaults=True):
     """Replicas of one spec: how many are wanted and how many are in which state.
 
-    start_s: measured seconds from launch to ready. condition: None while nothing is wrong.
+    start_s, slow_start_s: measured seconds from launch to ready, median and 90th percentile. stock: the chance
+    that an order is taken, as it was seen. price_per_hour: of one replica. condition: None while nothing is
+    wrong.
     """
 
     spec: str
@@ -175,6 +179,9 @@ class SpecReplicas(msgspec.Struct, frozen=True, omit_defaults=True):
     starting: int = 0
     draining: int = 0
     start_s: float | None = None
+    slow_start_s: float | None = None
+    stock: float | None = None
+    price_per_hour: float = 0.0
     condition: Condition | None = None
 
 

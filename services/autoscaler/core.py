@@ -15,9 +15,9 @@ from typing import assert_never
 import msgspec
 
 from schemas.catalog import ResourceProfile, Spec
-from schemas.fleet import EventKind, ModelReplicas, PlatformEvent, Replica, SpecReplicas
+from schemas.fleet import EventKind, ModelReplicas, PlatformEvent, Replica
 from schemas.workers import Heartbeat
-from services.autoscaler.backoff import STABLE_S
+from services.autoscaler.backoff import OUT_OF_STOCK, STABLE_S
 from services.autoscaler.commands import Announce, Command, Forget, Launch, Record, Stop
 from services.autoscaler.demand import Demand
 from services.autoscaler.events import (
@@ -46,7 +46,6 @@ DRAIN_LIMIT_S = 600.0
 FAILED_GRACE_S = 5.0
 MAX_LAUNCHING = 16
 """Launches of all models under way at a time."""
-START_SMOOTHING = 0.3
 
 
 class Autoscaler:
@@ -75,7 +74,7 @@ class Autoscaler:
             case DepthSeen():
                 self._reported_at = now
                 state = self._state(event.depth.model)
-                state.demand.note(event.depth.queued + event.depth.running, now)
+                state.note_depth(event.depth, now)
                 return self._reconcile(state, now)
             case Ticked():
                 return self._reconcile_all(now)
@@ -148,8 +147,7 @@ class Autoscaler:
             state.restored.add(replica.id)
         for spec in recorded.specs:
             state.health_of(spec.spec).condition = spec.condition
-            if spec.start_s is not None:
-                state.start_s[spec.spec] = spec.start_s
+            state.learned_of(spec.spec).recall(spec)
 
     def _drain_on(self, now: float) -> list[Command]:
         """Stop again what an earlier autoscaler was stopping."""
@@ -180,7 +178,9 @@ class Autoscaler:
         if state is None:
             return []
         state.acknowledged_at[replica] = now
-        state.health_of(state.replicas[replica].spec).taken(state.replicas[replica].launched_at)
+        known = state.replicas[replica]
+        state.health_of(known.spec).taken(known.launched_at)
+        state.learned_of(known.spec).ordered(known.launched_at, now, is_taken=True)
         if state.replicas[replica].phase == "launching":
             state.move(replica, "starting")
         return self._reconcile(state, now)
@@ -191,6 +191,8 @@ class Autoscaler:
             return []
         replica = state.replicas[event.replica]
         state.forget(event.replica)
+        if event.reason == OUT_OF_STOCK:
+            state.learned_of(replica.spec).ordered(replica.launched_at, now, is_taken=False)
         commands = self._note_failure(state, replica, event.reason, event.message, now)
         return commands + self._reconcile(state, now)
 
@@ -316,8 +318,7 @@ class Autoscaler:
 
     def _became_ready(self, state: ModelState, replica: Replica, now: float) -> list[Command]:
         took_s = now - replica.launched_at
-        before = state.start_s.get(replica.spec, took_s)
-        state.start_s[replica.spec] = before + START_SMOOTHING * (took_s - before)
+        state.learned_of(replica.spec).started(took_s)
         state.move(replica.id, "ready", ready_at=now)
         return [self._announce("ready", state, replica, f"loaded {took_s:.1f} s after its launch", now)]
 
@@ -360,25 +361,13 @@ class Autoscaler:
         if state.model is None and not state.replicas:
             del self.models[state.name]
             return [Forget(state.name)] if self._recorded.pop(state.name, None) is not None else []
-        specs = tuple(self._summary(state, spec, plan) for spec in state.specs)
+        specs = tuple(state.summary(spec, plan.desired.get(spec.name, 0)) for spec in state.specs)
         record = ModelReplicas(state.name, specs, now, tuple(state.replicas.values()))
         before = self._recorded.get(state.name)
         if before is not None and (before.specs, before.replicas) == (specs, record.replicas):
             return []
         self._recorded[state.name] = record
         return [Record(record)]
-
-    def _summary(self, state: ModelState, spec: Spec, plan: Plan) -> SpecReplicas:
-        start_s = state.start_s.get(spec.name)
-        return SpecReplicas(
-            spec=spec.name,
-            desired=plan.desired.get(spec.name, 0),
-            ready=len(state.in_phase(spec.name, "ready")) + state.outside.get(spec.name, 0),
-            starting=len(state.in_phase(spec.name, "launching", "starting")),
-            draining=len(state.in_phase(spec.name, "draining")),
-            start_s=round(start_s, 3) if start_s is not None else None,
-            condition=state.health_of(spec.name).condition,
-        )
 
     def _announce(
         self, kind: EventKind, state: ModelState, replica: Replica, reason: str, now: float

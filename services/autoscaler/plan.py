@@ -1,11 +1,15 @@
 """What should change, from what is: launches and stops for one model, each with its reason. Pure.
 
-- **Kept**: ready replicas in spec order, as long as those before them cannot hold the most that was asked for
-  within the spec's scale-down delay. The others are surplus, and so is what is still starting once the ready
-  ones suffice: the first that come up are kept.
+- **Kept**: ready replicas, those that hold a request for the least money first, then in spec order, as long as
+  those before them cannot hold the most that was asked for within the spec's scale-down delay; the last one for
+  longer, where starting it again would cost more than it does (economy.py). The others are surplus, the
+  dearest first.
+- **An investment** is judged when it can be used: what starts stays for the demand that it was launched for,
+  and what became ready stays for a scale-down delay, even where a standby has answered meanwhile. What
+  starts is surplus only once ready replicas that are no dearer suffice.
 - **Launched**: when the ready ones cannot hold what is asked for now, one spec after another: the one with the
-  fewest failures, the first of those, and its whole scale-up group at once. What is on its way counts; in a
-  group each spec counts for itself, for it is a race.
+  fewest failures, the first of those, and with it those of its scale-up group that are worth their price.
+  What is on its way counts; in a group each spec counts for itself, for it is a race.
 - **Standby** (target 0): serves while nothing else is ready. It may go while another is ready, and the last
   other one goes only when it is back.
 
@@ -21,6 +25,7 @@ from dataclasses import dataclass, field
 
 from schemas.catalog import Spec
 from schemas.fleet import Replica
+from services.autoscaler.economy import race
 from services.autoscaler.state import ModelState
 
 SETTLE_S = 1.5
@@ -47,7 +52,9 @@ class Planner:
         self.budget = budget
         self.now = now
         self.plan = Plan()
-        self.serving = [spec for spec in state.specs if not spec.is_standby]
+        serving = [spec for spec in state.specs if not spec.is_standby]
+        self.serving = serving
+        self.cheapest = sorted(serving, key=self._price)
         self.standby = [spec for spec in state.specs if spec.is_standby]
         self.ready = {
             spec.name: sorted(state.in_phase(spec.name, "ready"), key=state.is_outdated) for spec in state.specs
@@ -63,7 +70,7 @@ class Planner:
         self._stop_unknown_specs()
         kept = self._keep_ready()
         capacity = self._capacity(kept)
-        self._drop_coming(capacity)
+        self._drop_coming(kept)
         self._balance_standby(kept)
         self._launch_for_minimum()
         self._launch_for_demand(capacity - self._stop_outdated())
@@ -81,11 +88,29 @@ class Planner:
         """Requests that these ready replicas, and those that others have started, are meant to hold."""
         outside = self.state.outside
         return float(
-            sum((kept[spec.name] + outside.get(spec.name, 0)) * spec.target_requests for spec in self.serving)
+            sum(
+                (kept[spec.name] + outside.get(spec.name, 0)) * spec.target_requests
+                for spec in self.serving
+                if spec.name in kept
+            )
         )
 
-    def _peak(self, spec: Spec) -> float:
-        return self.state.demand.peak(spec.scale_down_delay_s, self.now)
+    def _price(self, spec: Spec) -> float:
+        """Of holding one request."""
+        return self.state.prices.get(spec.name, 0.0) / spec.target_requests
+
+    def _peak(self, spec: Spec, since: float = math.inf) -> float:
+        """The most that was asked for within the delay, or since then; of one replica's worth within the
+        time for which the last one is worth keeping.
+        """
+        demand, delay_s = self.state.demand, spec.scale_down_delay_s
+        asked = demand.peak(max(delay_s, self.now - since + LAUNCH_WINDOW_S), self.now)
+        return max(asked, min(demand.peak(self.state.kept_s(spec), self.now), float(spec.target_requests)))
+
+    def _peak_for(self, spec: Spec, replica: Replica) -> float:
+        """The same for a ready replica: a new one is judged by what it was launched for."""
+        is_new = self.now - replica.ready_at < spec.scale_down_delay_s
+        return self._peak(spec, replica.launched_at if is_new else math.inf)
 
     # Keeping and stopping -------------------------------------------------------------------------
 
@@ -93,10 +118,10 @@ class Planner:
         """How many ready replicas of each serving spec stay; the others become surplus."""
         kept = {spec.name: 0 for spec in self.serving}
         surplus: list[tuple[Spec, Replica]] = []
-        for spec in self.serving:
+        for spec in self.cheapest:
             for replica in self.ready[spec.name]:
                 is_minimum = kept[spec.name] < spec.min_replicas
-                if is_minimum or self._capacity(kept) < self._peak(spec):
+                if is_minimum or self._capacity(kept) < self._peak_for(spec, replica):
                     kept[spec.name] += 1
                 else:
                     surplus.append((spec, replica))
@@ -112,15 +137,21 @@ class Planner:
     def _standby_is_back(self) -> bool:
         return all(len(self.ready[spec.name]) >= spec.min_replicas for spec in self.standby)
 
-    def _drop_coming(self, capacity: float) -> None:
-        """What starts is surplus once the ready ones suffice; the youngest go first."""
+    def _drop_coming(self, kept: dict[str, int]) -> None:
+        """What starts is surplus once ready ones that are no dearer suffice; the youngest go first."""
         for spec in self.serving:
             coming = self.coming[spec.name]
-            needed = max(self._peak(spec) - capacity, 0.0) / spec.target_requests
+            price = self._price(spec)
+            capacity = self._capacity(
+                {one.name: kept[one.name] for one in self.serving if self._price(one) <= price}
+            )
+            asked = self._peak(spec, coming[0].launched_at) if coming else 0.0
+            needed = max(asked - capacity, 0.0) / spec.target_requests
             minimum = spec.min_replicas - len(self.ready[spec.name])
             stays = math.ceil(min(max(needed, minimum, 0.0), len(coming)))
+            why = "others were ready first" if capacity else "nothing is asked for any more"
             for replica in coming[stays:]:
-                self._mark_surplus(replica, SETTLE_S, "others were ready first")
+                self._mark_surplus(replica, SETTLE_S, why)
             self.plan.desired[spec.name] += stays
 
     def _balance_standby(self, kept: dict[str, int]) -> None:
@@ -207,11 +238,18 @@ class Planner:
             group = _group(first)
             tried.add(group)
             elsewhere = sum(held for name, held in coming.items() if name != group)
-            for spec in self.serving:
-                if _group(spec) == group:
-                    self._race(spec, missing - elsewhere)
-                    held = float(self._on_the_way(spec) * spec.target_requests)
-                    coming[group] = max(coming[group], held)
+            for spec in self._racing(
+                [spec for spec in open_specs if _group(spec) == group], missing - elsewhere
+            ):
+                self._race(spec, missing - elsewhere)
+                held = float(self._on_the_way(spec) * spec.target_requests)
+                coming[group] = max(coming[group], held)
+
+    def _racing(self, specs: list[Spec], missing: float) -> list[Spec]:
+        """Those of a group that are launched: the set that costs least, what waits included."""
+        racers = [self.state.racer(spec, math.ceil(missing / spec.target_requests)) for spec in specs]
+        chosen = race(racers, self.state.waiting_cost * max(missing, 1.0))
+        return [spec for spec in specs if spec.name in chosen]
 
     # Replacing ------------------------------------------------------------------------------------
 
@@ -248,7 +286,9 @@ class Planner:
         wanted = math.ceil(missing / spec.target_requests) - self._on_the_way(spec)
         before = len(self.plan.launches)
         if wanted > 0:
-            self._launch(spec, wanted, f"{self.asked:g} requests wait or run")
+            late_s = self.state.late_s
+            why = f"{late_s:.0f} s of work wait" if late_s else f"{self.asked:g} requests wait or run"
+            self._launch(spec, wanted, why)
         self.plan.desired[spec.name] += len(self.plan.launches) - before
 
 

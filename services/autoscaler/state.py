@@ -11,6 +11,7 @@ gone        its launcher has it no longer, or never had it: all that was kept of
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +19,10 @@ from typing import Any
 import msgspec
 
 from schemas.catalog import Model, ResourceProfile, Spec
-from schemas.fleet import Replica, ReplicaPhase
+from schemas.fleet import QueueDepth, Replica, ReplicaPhase, SpecReplicas
 from services.autoscaler.backoff import Health
-from services.autoscaler.demand import Demand
+from services.autoscaler.demand import MEMORY_S, Demand
+from services.autoscaler.economy import FIRST_START_S, HOUR_S, Learned, Racer, kept_idle_s, worth
 
 TRANSITIONS: Mapping[ReplicaPhase, frozenset[str]] = {
     "launching": frozenset({"starting", "ready", "draining", "gone"}),
@@ -35,7 +37,7 @@ _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 def launch_key(spec: Spec, profile: ResourceProfile) -> str:
     """Hash of everything that a replica is: its spec without what says how many there are, and its hardware."""
-    hardware = msgspec.structs.replace(profile, inventory=None, start_timeout_s=0.0)
+    hardware = msgspec.structs.replace(profile, inventory=None, start_timeout_s=0.0, price_per_hour=0.0)
     alone = msgspec.structs.replace(
         spec,
         min_replicas=0,
@@ -56,10 +58,11 @@ class IllegalMove(RuntimeError):
 class ModelState:
     """model: None once it is gone from the catalog, until its last replica has ended.
 
-    health, start_s, outside: by spec; outside counts replicas that somebody else has started.
+    health, learned, outside: by spec; outside counts replicas that somebody else has started.
     acknowledged_at: when the launcher took the order for a replica. surplus_since: since when it is not needed.
     kept: those of which it was told. restored: from a record, not seen at their launcher yet.
-    launch_keys: by spec, of those that somebody can launch.
+    launch_keys: by spec, of those that somebody can launch. prices: of one replica, money a second, by spec.
+    late_s: device seconds of work that waits, where it is worth more replicas than the requests are.
     """
 
     name: str
@@ -67,13 +70,16 @@ class ModelState:
     demand: Demand = field(default_factory=Demand)
     replicas: dict[str, Replica] = field(default_factory=dict)
     health: dict[str, Health] = field(default_factory=dict)
-    start_s: dict[str, float] = field(default_factory=dict)
+    learned: dict[str, Learned] = field(default_factory=dict)
     outside: dict[str, int] = field(default_factory=dict)
     acknowledged_at: dict[str, float] = field(default_factory=dict)
     surplus_since: dict[str, float] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
     restored: set[str] = field(default_factory=set)
     launch_keys: dict[str, str] = field(default_factory=dict)
+    prices: dict[str, float] = field(default_factory=dict)
+    arrival_rate: float = 0.0
+    late_s: float = 0.0
 
     @property
     def specs(self) -> tuple[Spec, ...]:
@@ -86,8 +92,13 @@ class ModelState:
             for spec in self.specs
             if spec.launcher and spec.profile in profiles
         }
+        self.prices = {
+            spec.name: profiles[spec.profile].price_per_hour * spec.profile_count / HOUR_S
+            for spec in self.specs
+            if spec.profile in profiles
+        }
         kept = {spec.name for spec in self.specs} | {one.spec for one in self.replicas.values()}
-        for by_spec in (self.health, self.start_s, self.outside):
+        for by_spec in (self.health, self.learned, self.outside):
             for gone in by_spec.keys() - kept:
                 del by_spec[gone]
 
@@ -98,6 +109,68 @@ class ModelState:
 
     def health_of(self, spec: str) -> Health:
         return self.health.setdefault(spec, Health())
+
+    def learned_of(self, spec: str) -> Learned:
+        return self.learned.setdefault(spec, Learned())
+
+    def start_s(self, spec: str) -> float:
+        """How long a replica takes to start, typically."""
+        return self.learned_of(spec).start_s(0.5) or FIRST_START_S
+
+    @property
+    def waiting_cost(self) -> float:
+        """What a second of one request's waiting is worth."""
+        return self.model.waiting_cost_per_hour / HOUR_S if self.model is not None else 0.0
+
+    def note_depth(self, depth: QueueDepth, now: float) -> None:
+        """What waits and runs; with prices as many requests as those replicas hold that the work is worth."""
+        self.arrival_rate = depth.arrival_rate
+        requests, worth_requests = depth.queued + depth.running, self._worth(depth)
+        self.late_s = depth.work_s if worth_requests > requests else 0.0
+        self.demand.note(max(requests, worth_requests), now)
+
+    def _worth(self, depth: QueueDepth) -> int:
+        priced = [spec for spec in self.specs if not spec.is_standby and self.prices.get(spec.name)]
+        if not priced or not depth.work_s:
+            return 0
+        spec = min(priced, key=lambda one: self.prices[one.name])
+        start_s = self.start_s(spec.name)
+        replicas = worth(
+            depth.queued, depth.work_s, self.prices[spec.name], self.waiting_cost,
+            start_s + spec.scale_down_delay_s, start_s,
+        )  # fmt: skip
+        return replicas * spec.target_requests
+
+    def kept_s(self, spec: Spec) -> float:
+        """How long the last replica is kept when nothing is asked for."""
+        price_s = self.prices.get(spec.name) or self.waiting_cost
+        worth_s = kept_idle_s(price_s, self.start_s(spec.name), self.waiting_cost, self.arrival_rate)
+        return max(spec.scale_down_delay_s, min(worth_s, MEMORY_S))
+
+    def racer(self, spec: Spec, replicas: int) -> Racer:
+        """A spec as it could be launched, so many replicas of it at once."""
+        learned, start_s = self.learned_of(spec.name), self.start_s(spec.name)
+        slow_s = max(learned.start_s(0.9) or start_s, start_s)
+        return Racer(
+            spec.name, self.prices.get(spec.name, 0.0) * max(replicas, 1), learned.stock, start_s, slow_s
+        )
+
+    def summary(self, spec: Spec, desired: int) -> SpecReplicas:
+        """What is recorded of a spec."""
+        learned = self.learned_of(spec.name)
+        start_s, slow_s = learned.start_s(0.5), learned.start_s(0.9)
+        return SpecReplicas(
+            spec=spec.name,
+            desired=desired,
+            ready=len(self.in_phase(spec.name, "ready")) + self.outside.get(spec.name, 0),
+            starting=len(self.in_phase(spec.name, "launching", "starting")),
+            draining=len(self.in_phase(spec.name, "draining")),
+            start_s=round(start_s, 3) if start_s is not None else None,
+            slow_start_s=round(slow_s, 3) if slow_s is not None else None,
+            stock=round(learned.stock, 3) if learned.judged_at > -math.inf else None,
+            price_per_hour=round(self.prices.get(spec.name, 0.0) * HOUR_S, 4),
+            condition=self.health_of(spec.name).condition,
+        )
 
     def in_phase(self, spec: str, *phases: ReplicaPhase) -> list[Replica]:
         """Replicas of a spec, the oldest first."""

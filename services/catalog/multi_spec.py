@@ -5,6 +5,7 @@ by key. `specs` may stand beside `spec` or in it; without any, `spec` is the onl
 balancing are the whole model's.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import msgspec
 from schemas.catalog import (
     DEFAULT_SPEC,
     DEFAULT_TARGET_REQUESTS,
+    DEFAULT_WAITING_COST,
     Adapter,
     Feature,
     LoadBalancing,
@@ -33,7 +35,7 @@ KIND = "Model"
 MAX_SPECS = 64
 ENGINES = {"function": "custom"} | {name: name for name in ENGINE_FEATURES}
 """Engines by the name in lower case."""
-MODEL_FIELDS = {"features", "loadBalancing", "defaults", "runTimeoutSeconds", "owner"}
+MODEL_FIELDS = {"features", "loadBalancing", "defaults", "runTimeoutSeconds", "waitingCostPerHour", "owner"}
 """Fields of the whole model: they stand in `spec` only."""
 MERGED_MAPS = ("env", "options")
 _PROFILE = re.compile(r"(.+?)(?::(\d+))?")
@@ -69,6 +71,7 @@ class WholeEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     defaults: dict[str, Any] | None = None
     run_timeout_seconds: float | None = None
+    waiting_cost_per_hour: float = DEFAULT_WAITING_COST
 
 
 class PrefixHashEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -116,12 +119,17 @@ def model_document(document: Document) -> Model:
     run_timeout_s = 600.0 if whole.run_timeout_seconds is None else whole.run_timeout_seconds
     if not run_timeout_s > 0:
         raise document.place("spec", "runTimeoutSeconds").error(f"must be more than 0, not {run_timeout_s:g}")
+    if not 0 <= whole.waiting_cost_per_hour < math.inf:
+        raise document.place("spec", "waitingCostPerHour").error(
+            f"must be 0 or more, not {whole.waiting_cost_per_hour:g}"
+        )
     return Model(
         name=name,
         features=features,
         specs=specs,
         defaults=whole.defaults or {},
         run_timeout_s=run_timeout_s,
+        waiting_cost_per_hour=whole.waiting_cost_per_hour,
         created_at=int(document.file.stat().st_mtime),
         load_balancing=_balancing(document, common),
     )

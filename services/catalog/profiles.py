@@ -4,6 +4,7 @@ Either `resourceProfiles: {name: {…}}`, or one `kind: ResourceProfile` documen
 `spec`.
 """
 
+import math
 from typing import Any, Literal
 
 import msgspec
@@ -37,6 +38,7 @@ class ProfileEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     constraints: dict[str, str] = {}
     inventory: int | None = None
     start_timeout_seconds: float = 600.0
+    price_per_hour: float = 0.0
 
 
 def read_profile(document: Document, path: tuple[str | int, ...], name: str, entry: Any) -> ResourceProfile:
@@ -48,6 +50,8 @@ def read_profile(document: Document, path: tuple[str | int, ...], name: str, ent
         raise document.place(*path, "inventory").error("must be 0 or more")
     if given.start_timeout_seconds <= 0:
         raise document.place(*path, "startTimeoutSeconds").error("must be more than 0")
+    if not 0 <= given.price_per_hour < math.inf:
+        raise document.place(*path, "pricePerHour").error(f"must be 0 or more, not {given.price_per_hour:g}")
     return ResourceProfile(
         name=name,
         launcher=given.launcher,
@@ -61,6 +65,7 @@ def read_profile(document: Document, path: tuple[str | int, ...], name: str, ent
         constraints=given.constraints,
         inventory=given.inventory,
         start_timeout_s=given.start_timeout_seconds,
+        price_per_hour=given.price_per_hour,
     )
 
 

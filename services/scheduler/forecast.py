@@ -242,9 +242,20 @@ class Forecast:
                     eta_s=self.eta_s(name, len(queue.waiting), now),
                     best_s=self._best_s(name),
                     impossible=self._why_impossible(name, now),
+                    work_s=round(queue.waiting.seconds / self._slots(name), 3),
                 )
                 commands.append(PublishDepth(depth))
         return commands
+
+    def _slots(self, name: str) -> int:
+        """Jobs of a model at a time on one worker, of one that has it or is meant to."""
+        plan, fleet = self._dispatcher.plan, self._fleet
+        for lot in plan.of(name).values():
+            if (worker := fleet.workers.get(lot.worker)) is not None:
+                return max(worker.slots(lot.spec), 1)
+        for worker in fleet.replicas(name):
+            return max(worker.engine_slots(worker.replica_engine(name) or ""), 1)
+        return 1
 
     def _best_s(self, name: str) -> float | None:
         """The shortest predicted run of a typical job, for deadlines that cannot be met."""

@@ -37,6 +37,9 @@ def simulate(
             fail(f"there is no policy {name!r}; there are: {', '.join(POLICIES)}", 2)
     try:
         found = [one for path in scenarios for one in load(path)]
+        for one in found:
+            if one.specs and not one.workers and names != ["stoker"]:
+                fail(f"{one.name} has no workers but what is launched: only --policy stoker launches any", 2)
         asks = read_trace(trace) if trace is not None else None
         runs = _run(found, asks, names, seed or [1], is_quiet=json)
     except (BadScenario, OSError) as error:
@@ -74,6 +77,18 @@ def _run(
     return runs
 
 
+def _show_replicas(outcomes: list[Outcome]) -> None:
+    table = Table(box=SIMPLE, padding=(0, 1), show_edge=False)
+    for head in ("scenario", "policy", "seed", "first", "orders", "replicas", "unused", "money"):
+        table.add_column(head, justify="left" if head in ("scenario", "policy") else "right", no_wrap=True)
+    for one in outcomes:
+        ready = "" if one.first_ready_s is None else f"{one.first_ready_s:.1f}"
+        cells = (ready, str(one.orders), f"{one.replica_s:.0f}", f"{one.surplus:.0%}", f"{one.money:.2f}")
+        table.add_row(one.scenario, one.policy, str(one.seed), *cells)
+    console.print(table)
+    console.print("first: seconds until one was ready; replicas: seconds of all, and unused ones", style="dim")
+
+
 def _advance(bar: Progress, task: TaskID, count: int, left: int) -> None:
     bar.update(task, completed=count - left)
 
@@ -95,6 +110,8 @@ def _show(outcomes: list[Outcome]) -> None:
             "" if one.jain is None else f"{one.jain:.3f}",
         )
     console.print(table)
+    if any(one.first_ready_s is not None or one.money for one in outcomes):
+        _show_replicas(outcomes)
     console.print("mean to p99: seconds from arrival to end; busy: share of all workers' time", style="dim")
     for one in outcomes:
         if one.unfinished:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from stoker.simulation.scenario import ENGINES, SimJob
+from stoker.simulation.worker import SimWorker
 from stoker.simulation.world import BEGAN_AT, Hot, World
 
 WINDOW_S = 10.0
@@ -22,6 +23,9 @@ class Outcome(msgspec.Struct, frozen=True):
     waiting_utilisation: while anything waits, without the time after the last arrival. jain: of device
     seconds over weight that tenants got in windows in which all of them had work; 1 is equal. eta_error: the
     median of |predicted - waited| / waited.
+    replica_s: seconds of all workers, from the order on where they were launched. surplus: the share of
+    those that served nothing. money: of all workers, by their prices. first_ready_s: until the first that was
+    launched had its model. orders: to launch a replica.
     """
 
     scenario: str
@@ -47,6 +51,11 @@ class Outcome(msgspec.Struct, frozen=True):
     worst_model: str
     worst_model_s: float
     eta_error: float | None
+    replica_s: float
+    surplus: float
+    money: float
+    first_ready_s: float | None
+    orders: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +77,10 @@ def outcome(world: World, policy: str) -> Outcome:
     done = [job for job in world.plan.jobs if not math.isnan(job.ended_at)]
     times = sorted(job.ended_at - job.at for job in done)
     span = max((job.ended_at for job in done), default=BEGAN_AT) - BEGAN_AT
+    there_s = {one.name: _there_s(one, BEGAN_AT + span) for one in world.everyone()}
+    served = {job.worker for job in done}
     loads = {
-        tier: sum(one.loads[tier] for one in world.workers.values())
-        for tier in ("parked", "warm", "cold", "lora")
+        tier: sum(one.loads[tier] for one in world.everyone()) for tier in ("parked", "warm", "cold", "lora")
     }
     full = sum(count for tier, count in loads.items() if tier != "lora")
     tenant, tenant_s = _worst((job.tenant, job.ended_at - job.at) for job in done)
@@ -84,16 +94,14 @@ def outcome(world: World, policy: str) -> Outcome:
         loads=loads,
         full_loads=full,
         loads_per_job=round(full / max(len(world.plan.jobs), 1), 4),
-        load_s=round(sum(one.load_s for one in world.workers.values()), 1),
+        load_s=round(sum(one.load_s for one in world.everyone()), 1),
         mean_s=round(sum(times) / max(len(times), 1), 3),
         p50_s=round(quantile(times, 0.5), 3),
         p90_s=round(quantile(times, 0.9), 3),
         p99_s=round(quantile(times, 0.99), 3),
         max_s=round(max(times, default=0.0), 3),
         span_s=round(span, 1),
-        utilisation=round(
-            sum(one.busy_s for one in world.workers.values()) / max(span * len(world.workers), 1e-9), 4
-        ),
+        utilisation=round(sum(one.busy_s for one in world.everyone()) / max(sum(there_s.values()), 1e-9), 4),
         waiting_utilisation=round(_while_waiting(done, len(world.workers)), 4),
         jain=_jain(done),
         worst_tenant=tenant,
@@ -101,7 +109,21 @@ def outcome(world: World, policy: str) -> Outcome:
         worst_model=model,
         worst_model_s=round(model_s, 3),
         eta_error=_eta_error(done),
+        replica_s=round(sum(there_s.values()), 1),
+        surplus=round(
+            sum(seconds for name, seconds in there_s.items() if name not in served)
+            / max(sum(there_s.values()), 1e-9),
+            4,
+        ),
+        money=round(sum(there_s[one.name] * one.kind.price_per_hour / 3600 for one in world.everyone()), 4),
+        first_ready_s=world.launching.first_ready_s if world.launching is not None else None,
+        orders=len(world.launching.ordered) if world.launching is not None else 0,
     )
+
+
+def _there_s(worker: SimWorker, now: float) -> float:
+    """How long a worker was there, from its order on."""
+    return max(min(worker.ended_at, now) - worker.began_at, 0.0)
 
 
 def _worst(times: Iterable[tuple[str, float]]) -> tuple[str, float]:

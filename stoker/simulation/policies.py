@@ -8,12 +8,14 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 
-from schemas.workers import Accepted, Assignment, Finished
+from schemas.fleet import ModelReplicas
+from schemas.workers import Accepted, Assignment, Finished, Refused
 from services.scheduler.core import Scheduler
 from services.scheduler.placing.prefix_hash import HashRing
 from services.scheduler.protocol import commands, events
 from stoker.simulation.scenario import ENGINES, SimJob, SimModel
-from stoker.simulation.world import LORA_S, MESSAGE_S, Policy, SimWorker, World
+from stoker.simulation.worker import LORA_S, MESSAGE_S, SimWorker
+from stoker.simulation.world import Policy, World
 
 RAY_AT_ONCE, RAY_MATCH_S = 5, 1.0
 CHWBL_LOAD_PERCENTAGE, CHWBL_REPLICATION = 125, 256
@@ -29,7 +31,7 @@ class Stoker:
         self.core = Scheduler(1, world.now)
         self.ticks: list[float] = []
         for model in world.models.values():
-            self.feed(events.ModelChanged(model.name, model.as_model()))
+            self.feed(events.ModelChanged(model.name, model.as_model(world.plan.scenario)))
         for worker in world.workers.values():
             self.feed(events.HeartbeatSeen(worker.heartbeat()))
         self.feed(events.EarlierJobsArrived())
@@ -42,11 +44,10 @@ class Stoker:
                     self.world.after(MESSAGE_S, self._assign, command.worker, command.assignment)
                 case commands.LoadOnWorker():
                     evict = frozenset(command.evict)
-                    worker, model = self.world.workers[command.worker], self.world.models[command.model]
-                    self.world.after(MESSAGE_S, worker.want, model, evict)
+                    model = self.world.models[command.model]
+                    self.world.after(MESSAGE_S, self._load, command.worker, model, evict)
                 case commands.Revoke():
-                    worker = self.world.workers[command.worker]
-                    self.world.after(MESSAGE_S, worker.drop, command.job, command.attempt)
+                    self.world.after(MESSAGE_S, self._drop, command.worker, command.job, command.attempt)
                 case commands.CheckResult():
                     is_stored = not math.isnan(self.world.jobs[command.job].ended_at)
                     found = events.ResultChecked(
@@ -55,6 +56,8 @@ class Stoker:
                     self.world.after(MESSAGE_S, self.feed, found)
                 case commands.Notify():
                     self._note_eta(command)
+                case commands.PublishDepth():
+                    self.world.told_depth(command.depth)
 
     def _note_eta(self, told: commands.Notify) -> None:
         """What a job is told first of when it starts."""
@@ -62,9 +65,26 @@ class Stoker:
         if job.eta_s is None:
             job.eta_s = eta_s
 
-    def _assign(self, worker: str, assignment: Assignment) -> None:
-        self.world.workers[worker].take(assignment)
-        self.feed(events.AssignmentAnswered(assignment.job.id, assignment.attempt, worker, Accepted()))
+    def _assign(self, name: str, assignment: Assignment) -> None:
+        worker = self.world.workers.get(name)
+        job, attempt = assignment.job.id, assignment.attempt
+        if worker is None:
+            self.feed(events.AssignmentFailed(job, attempt, name, is_gone=True))
+        elif worker.is_draining:
+            self.feed(events.AssignmentAnswered(job, attempt, name, Refused("it is draining")))
+        else:
+            worker.take(assignment)
+            self.feed(events.AssignmentAnswered(job, attempt, name, Accepted()))
+
+    def _load(self, name: str, model: SimModel, evict: frozenset[str]) -> None:
+        worker = self.world.workers.get(name)
+        if worker is not None:
+            worker.want(model, evict)
+
+    def _drop(self, name: str, job: str, attempt: int) -> None:
+        worker = self.world.workers.get(name)
+        if worker is not None:
+            worker.drop(job, attempt)
 
     def arrived(self, job: SimJob) -> None:
         self.feed(events.JobArrived(job.as_job(), job.id, job.number + 1))
@@ -72,6 +92,10 @@ class Stoker:
     def told(self, worker: SimWorker, finished: Finished) -> None:
         """The word of an end, as the worker sends it."""
         self.feed(events.JobFinished(worker.name, finished))
+
+    def told_replicas(self, replicas: ModelReplicas) -> None:
+        """What the autoscaler has launched."""
+        self.feed(events.ReplicasChanged(replicas.model, replicas))
 
     def finished(self, worker: SimWorker, job: SimJob) -> None:
         pass

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from schemas.catalog import Model, Spec
+from schemas.catalog import DEFAULT_SPEC, DEFAULT_WAITING_COST, Model, Spec
 from schemas.jobs import CompletionInput, ImageInput, Job, JobInput
 from schemas.ranges import Weight
 from schemas.workers import EngineCapability
@@ -22,6 +22,7 @@ from services.catalog.documents import ConfigurationError, read
 from stoker.json_lines import read_json_lines
 
 GB = 10**9
+LAUNCHER = "simulation"
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Many = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -47,6 +48,7 @@ class Workers(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields
     """Workers that are alike. onDisk: the share of the models that each has on its disk at the beginning.
 
     The bandwidths are of loads: from RAM, from disk, and over the network to the disk; gigabytes a second.
+    pricePerHour: of one of them.
     """
 
     count: Many = 1
@@ -57,6 +59,7 @@ class Workers(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields
     ram_gb_per_s: Positive = 8.0
     disk_gb_per_s: Positive = 1.5
     network_gb_per_s: Positive = 0.25
+    price_per_hour: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class NamedModel(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -100,11 +103,41 @@ class Arrivals(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
     then: "Arrivals | None" = None
 
 
+class Stock(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """share: of the time in which orders are taken. spellSeconds: how long it is out of stock at a time, on
+    average.
+    """
+
+    share: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    spell_seconds: Positive = 180.0
+
+
+class LaunchedSpec(Workers, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Hardware that replicas of every model may be launched on, by the autoscaler. count: the most replicas of
+    a model, 0 for no limit.
+
+    startSeconds: from the order until the worker is there, which then loads its model. speed: how much faster
+    than the scenario's models say it runs.
+    """
+
+    name: str = "gpu"
+    count: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    start_seconds: Positive = 60.0
+    speed: Positive = 1.0
+    stock: Stock = Stock()
+    target_requests: Annotated[int, Meta(ge=0)] = 1
+    min_replicas: Annotated[int, Meta(ge=0)] = 0
+    scale_down_delay_seconds: Annotated[float, Meta(ge=0)] = 30.0
+    group: str = ""
+
+
 class Scenario(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     name: str
-    workers: tuple[Workers, ...]
-    models: ModelRule | tuple[NamedModel, ...]
+    workers: tuple[Workers, ...] = ()
+    models: ModelRule | tuple[NamedModel, ...] = ModelRule(1)
     arrivals: Arrivals = Arrivals()
+    specs: tuple[LaunchedSpec, ...] = ()
+    waiting_cost_per_hour: Annotated[float, Meta(ge=0)] = DEFAULT_WAITING_COST
 
 
 class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -134,14 +167,32 @@ class SimModel:
 
     @property
     def spec(self) -> Spec:
-        return Spec("default", self.engine, f"file:///{self.key}", memory_bytes=self.size_bytes)
+        return Spec(DEFAULT_SPEC, self.engine, f"file:///{self.key}", memory_bytes=self.size_bytes)
 
-    def as_model(self) -> Model:
-        """As the catalog has it."""
+    def as_model(self, scenario: Scenario | None = None) -> Model:
+        """As the catalog has it, with the specs of a scenario that replicas are launched of."""
+        launched = scenario.specs if scenario is not None else ()
+        specs = [
+            msgspec.structs.replace(
+                self.spec,
+                name=one.name,
+                profile=one.name,
+                launcher=LAUNCHER,
+                min_replicas=one.min_replicas,
+                max_replicas=one.count,
+                target_requests=one.target_requests,
+                scale_down_delay_s=one.scale_down_delay_seconds,
+                scale_group=one.group,
+            )
+            for one in launched
+        ]
+        if scenario is None or scenario.workers:
+            specs.insert(0, msgspec.structs.replace(self.spec, target_requests=ENGINES[self.engine].slots))
         feature: Literal["ImageGeneration", "TextGeneration"] = (
             "ImageGeneration" if self.engine == "diffusers" else "TextGeneration"
         )
-        return Model(self.name, (feature,), (self.spec,))
+        cost = scenario.waiting_cost_per_hour if scenario is not None else DEFAULT_WAITING_COST
+        return Model(self.name, (feature,), tuple(specs), waiting_cost_per_hour=cost)
 
 
 @dataclass(slots=True)
@@ -156,6 +207,7 @@ class SimJob:
     tenant: str = ""
     priority: int = 0
     weight: float = 1.0
+    worker: str = ""
     started_at: float = math.nan
     ended_at: float = math.nan
     eta_s: float | None = None
@@ -209,6 +261,11 @@ def load(path: Path) -> list[Scenario]:
 
 
 def _check(scenario: Scenario, path: Path) -> None:
+    if not scenario.workers and not scenario.specs:
+        raise BadScenario(f"{path}: {scenario.name}: it has no workers, and no specs to launch some of")
+    names = [one.name for one in scenario.specs]
+    if len(set(names)) < len(names) or DEFAULT_SPEC in names:
+        raise BadScenario(f"{path}: {scenario.name}: two specs have the same name, or one is {DEFAULT_SPEC!r}")
     arrivals: Arrivals | None = scenario.arrivals
     while arrivals is not None:
         if (arrivals.load is None) == (arrivals.rate is None):
@@ -244,7 +301,7 @@ def plan(scenario: Scenario, seed: int, trace: Sequence[Ask] | None = None) -> P
     if trace is not None:
         made.jobs = _traced(chance, made.models, trace)
         return made
-    count = sum(workers.count for workers in scenario.workers)
+    count = sum(workers.count for workers in scenario.workers) or 1
     each_s = sum(
         weight * _mean_run_s(model) / ENGINES[model.engine].slots
         for weight, model in zip(weights, made.models, strict=True)

@@ -46,6 +46,7 @@ ELSEWHERE = {
 """Beginnings of commands that cannot run here, and what runs instead."""
 SNIPPETS_ELSEWHERE = {
     "docs/simulation.md: name: ours": "tests/unit/simulation/test_scenario.py",
+    "docs/simulation.md: name: race": "tests/unit/simulation/test_launching.py",
     "docs/functions.md: @worker_function()\ndef generate(": "tests/system/test_functions.py: document 000's code",
     "docs/modes.md: from stoker import CustomJob": "tests/system/test_modes.py: example 2",
     "docs/new-engine.md: ": "tests/contract/test_how_tos.py",

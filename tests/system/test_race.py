@@ -83,6 +83,7 @@ def test_fifty_requests_at_once_start_a_race_and_lose_nothing(race: System) -> N
 def test_a_waiting_job_hears_of_the_start_and_its_measured_time(race: System) -> None:
     assert ask(race).status_code == 200
     wait_for(lambda: replicas_of(race) == [], 40, "zero")
+    wait_for(lambda: all(not spec["ready"] for spec in specs_of(race).values()), 10, "zero in the fleet")
     assert any(spec["start_s"] for spec in specs_of(race).values())
     job = race.submit("llama", "What is a worker?", max_tokens=4)
     heard: list[tuple[str, Any]] = []

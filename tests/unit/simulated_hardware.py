@@ -31,6 +31,7 @@ class Hardware:
     refuses: float = 0.0
     fails_to_load: float = 0.0
     crash_after_s: float = math.inf
+    price_per_hour: float = 0.0
 
 
 @dataclass
@@ -63,6 +64,7 @@ class HardwareSimulation:
     drain_s: float = 0.5
     now: float = 1000.0
     demand: int = 0
+    work_s: float = 0.0
     replicas: dict[str, SimReplica] = field(default_factory=dict)
     story: list[PlatformEvent] = field(default_factory=list)
     launches: list[tuple[float, str]] = field(default_factory=list)
@@ -81,7 +83,8 @@ class HardwareSimulation:
         self.term += 1
         self.core = Autoscaler(self.term)
         for spec in self.model.specs:
-            profile = ResourceProfile(spec.profile, LAUNCHER, start_timeout_s=30.0)
+            price = self.hardware[spec.name].price_per_hour
+            profile = ResourceProfile(spec.profile, LAUNCHER, start_timeout_s=30.0, price_per_hour=price)
             self.feed(events.ProfileChanged(spec.profile, profile))
         for record in list(self.records.values()):
             self.feed(events.Restored(record))
@@ -102,13 +105,13 @@ class HardwareSimulation:
             self._carry_out(command)
         self.check()
 
-    def ask(self, requests: int) -> None:
-        """This many requests wait or run from now on."""
-        self.demand = requests
+    def ask(self, requests: int, work_s: float = 0.0) -> None:
+        """This many requests wait or run from now on; what they will take of a device."""
+        self.demand, self.work_s = requests, work_s
         self._tell_depth()
 
     def _tell_depth(self) -> None:
-        self.feed(events.DepthSeen(QueueDepth("m", self.demand, 0)))
+        self.feed(events.DepthSeen(QueueDepth("m", self.demand, 0, work_s=self.work_s)))
 
     def run_for(self, seconds: float) -> None:
         until = self.now + seconds

@@ -273,16 +273,17 @@ def test_specs_that_are_gone_are_forgotten_once_their_last_replica_is() -> None:
     found.add(replica(of="cpu"))
     for name in ("gpu", "cpu", "old"):
         found.health_of(name).failed("Crash", "m", 1, NOW - 1, NOW)
-        found.start_s[name] = found.outside[name] = 3
+        found.learned_of(name).started(3.0)
+        found.outside[name] = 3
     found.model = Model("m", ("TextGeneration",), (SPEC,))
     found.take({"l4": PROFILE})
-    assert set(found.health) == set(found.start_s) == set(found.outside) == {"gpu", "cpu"}
+    assert set(found.health) == set(found.learned) == set(found.outside) == {"gpu", "cpu"}
     found.forget("r1")
     found.take({})
     assert (set(found.health), found.launch_keys) == ({"gpu"}, {})
     found.model = None
     found.take({"l4": PROFILE})
-    assert (found.specs, found.health, found.start_s, found.outside) == ((), {}, {}, {})
+    assert (found.specs, found.health, found.learned, found.outside) == ((), {}, {}, {})
 
 
 def test_the_health_of_a_spec_is_one_and_the_same() -> None:

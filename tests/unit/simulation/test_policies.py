@@ -15,7 +15,8 @@ from stoker.simulation.policies import (
     SwarmPressure,
 )
 from stoker.simulation.scenario import Arrivals, NamedModel, Plan, Scenario, SimJob, SimModel, Workers, plan
-from stoker.simulation.world import BEGAN_AT, LORA_S, Policy, World
+from stoker.simulation.worker import LORA_S
+from stoker.simulation.world import BEGAN_AT, Policy, World
 
 SMALL, LARGE = NamedModel("small", size_gb=4), NamedModel("large", size_gb=30)
 

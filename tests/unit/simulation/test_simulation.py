@@ -17,7 +17,8 @@ from stoker.cli.main import app
 from stoker.simulation.outcome import Outcome, outcome, quantile
 from stoker.simulation.policies import POLICIES, Stoker
 from stoker.simulation.scenario import Arrivals, Ask, ModelRule, NamedModel, Scenario, Workers, load, plan
-from stoker.simulation.world import BEGAN_AT, SimWorker, World
+from stoker.simulation.worker import SimWorker
+from stoker.simulation.world import BEGAN_AT, World
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "simulations"
 PUBLISHED = ("round-robin", "least-loaded", "ray-multiplex", "chwbl", "swarmui", "serverlessllm")
