@@ -13,9 +13,9 @@ class QueueDepth(msgspec.Struct, frozen=True, omit_defaults=True):
     """The queue of one model. Published on change (at most 20 a second) and every second.
 
     oldest_wait_s: how long the first job has waited. arrival_rate: jobs a second. eta_s: predicted wait of
-    a job that arrives now. by_spec: jobs running by spec. impossible: why no worker can ever run it.
-    limit: jobs that may wait before the gateway answers 429. work_s: device seconds that those who wait will
-    take.
+    a job that arrives now; eta_p90_s: nine of ten wait no longer. by_spec: jobs running by spec. impossible:
+    why no worker can ever run it. limit: jobs that may wait before the gateway answers 429. work_s: device
+    seconds that those who wait will take.
     """
 
     model: str
@@ -24,6 +24,7 @@ class QueueDepth(msgspec.Struct, frozen=True, omit_defaults=True):
     oldest_wait_s: Seconds = 0.0
     arrival_rate: Amount = 0.0
     eta_s: Seconds | None = None
+    eta_p90_s: Seconds | None = None
     best_s: Seconds | None = None
     by_spec: dict[str, Count] = {}
     impossible: str = ""
@@ -81,6 +82,7 @@ class JobView(msgspec.Struct, frozen=True, omit_defaults=True):
     spec: str = ""
     position: int | None = None
     eta_s: float | None = None
+    eta_p90_s: float | None = None
     queued_s: float = 0.0
     fingerprint: str = ""
     gateway: str = ""

@@ -18,10 +18,13 @@ class Event(msgspec.Struct, frozen=True, tag_field="event", tag=str.lower, omit_
 
 
 class Queued(Event, frozen=True):
-    """Waiting. position: jobs ahead of it, 0 = next. eta_s: predicted seconds until it starts."""
+    """Waiting. position: jobs ahead of it, 0 = next. eta_s: predicted seconds until it starts; eta_p90_s:
+    within which nine of ten do.
+    """
 
     position: int
     eta_s: float | None = None
+    eta_p90_s: float | None = None
 
 
 class Provisioning(Event, frozen=True):

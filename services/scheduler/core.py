@@ -185,6 +185,7 @@ class Scheduler:
             if is_current and finished.outcome == "completed":
                 self.estimates.learn_run(finished.model, record.spec, finished.units, finished.run_s)
                 self.ledger.ran(record, finished.run_s)
+                self.forecast.began(record, now - finished.run_s)
                 if (on := self.fleet.workers.get(worker_id)) is not None:
                     on.suspected.pop(finished.model, None)
             if finished.outcome != "lost":

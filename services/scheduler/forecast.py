@@ -7,10 +7,11 @@ from itertools import islice
 
 import msgspec
 
-from schemas.fleet import ModelReplicas
+from schemas.fleet import JobView, ModelReplicas
 from schemas.job_events import Downloading, Loading, Provisioning, Queued
 from services.scheduler.jobs.queues import ModelQueue
 from services.scheduler.jobs.record import Record as JobRecord
+from services.scheduler.placing.calibration import Calibration
 from services.scheduler.placing.dispatch import Dispatcher
 from services.scheduler.placing.placement import why_impossible
 from services.scheduler.protocol.commands import Command, Notify, PublishDepth
@@ -47,6 +48,7 @@ class Forecast:
         """Since when there is a worker that has not told its engines: its runner is starting."""
         self._began_at = now
         self._launched: dict[str, ModelReplicas] = {}
+        self._calibration = Calibration()
 
     def replicas_changed(self, model: str, replicas: ModelReplicas | None) -> None:
         """The autoscaler has recorded something new."""
@@ -74,9 +76,29 @@ class Forecast:
         found = self._dispatcher.models.get(model)
         return found is not None and any(spec.launcher for spec in found.specs)
 
-    def eta_s(self, model: str, position: int, now: float) -> float | None:
-        """Predicted seconds until the job at this position starts; None where nothing is known of it."""
-        return round(seconds, 3) if (seconds := self._start_s(model, position, now)) is not None else None
+    def etas_s(self, model: str, position: int, now: float) -> tuple[float | None, float | None]:
+        """Predicted seconds until the job at this position starts, and within which nine of ten do; None
+        where nothing is known of it.
+        """
+        planned_s = self._start_s(model, position, now)
+        if planned_s is None:
+            return None, None
+        half, most = self._calibration.expected(planned_s)
+        return round(half, 3), round(most, 3)
+
+    def view(self, job: str, now: float) -> JobView | None:
+        """A live job, with position and etas while it waits, or one of the last that ended."""
+        view = self._ledger.view(job)
+        if view is None or view.position is None:
+            return view
+        eta_s, eta_p90_s = self.etas_s(view.model, view.position, now)
+        return msgspec.structs.replace(view, eta_s=eta_s, eta_p90_s=eta_p90_s)
+
+    def began(self, record: JobRecord, at: float) -> None:
+        """A job has ended that began to run then: what it was told when it came, can be judged."""
+        if record.told is not None:
+            predicted_s, told_at = record.told
+            self._calibration.note(predicted_s, at - told_at)
 
     def _start_s(self, model: str, position: int, now: float) -> float | None:
         """As the plan has it: each worker that the model is planned on gives out its jobs one after
@@ -124,8 +146,11 @@ class Forecast:
     def position(self, record: JobRecord, place: int, now: float) -> list[Command]:
         """What a waiting job's watchers are told."""
         model = record.job.model
-        eta_s = self.eta_s(model, place, now)
-        queued: list[Command] = [Notify(record.job, Queued(position=place, eta_s=eta_s))]
+        planned_s = self._start_s(model, place, now)
+        if planned_s is not None and record.told is None:
+            record.told = (planned_s, now)
+        eta_s, eta_p90_s = self.etas_s(model, place, now)
+        queued: list[Command] = [Notify(record.job, Queued(position=place, eta_s=eta_s, eta_p90_s=eta_p90_s))]
         if not len(self._fleet.replicas(model)) and self._is_provisioned(model):
             queued.append(Notify(record.job, Provisioning(reason=self._why_waiting(model), eta_s=eta_s)))
         return queued
@@ -237,9 +262,11 @@ class Forecast:
             if is_due or (queue.is_changed and age >= DEPTH_EVERY_S):
                 queue.settle_rate(now)
                 queue.is_changed, queue.published_at = False, now
+                eta_s, eta_p90_s = self.etas_s(name, len(queue.waiting), now)
                 depth = msgspec.structs.replace(
                     self._ledger.depth(queue, now, QUEUE_LIMIT),
-                    eta_s=self.eta_s(name, len(queue.waiting), now),
+                    eta_s=eta_s,
+                    eta_p90_s=eta_p90_s,
                     best_s=self._best_s(name),
                     impossible=self._why_impossible(name, now),
                     work_s=round(queue.waiting.seconds / self._slots(name), 3),

@@ -232,7 +232,7 @@ class SchedulerService:
         try:
             match message.subject.rsplit(".", 1)[1]:
                 case "job":
-                    answer = ledger.view(wire.decode(JobQuery, message.data).job)
+                    answer = self.core.forecast.view(wire.decode(JobQuery, message.data).job, steady_now())
                     if answer is None and not self.core.reconciler.knows_all_jobs:
                         answer = MAY_COME
                 case "job_for_sure":
@@ -262,7 +262,7 @@ class SchedulerService:
         try:
             with limit("reading every job", SURE_WITHIN_S):
                 await self._feed.wait_for_all_so_far()
-            answer = self.core.ledger.view(job)
+            answer = self.core.forecast.view(job, steady_now())
         except (LimitExceeded, BusError) as error:
             log.warning("job.not_sure", job=job, error=str(error))
         self.bus.tell(reply, answer)

@@ -22,7 +22,7 @@ class Outcome(msgspec.Struct, frozen=True):
     loads: by tier that they came from; lora: LoRAs laid on hot weights, which are no full loads.
     waiting_utilisation: while anything waits, without the time after the last arrival. jain: of device
     seconds over weight that tenants got in windows in which all of them had work; 1 is equal. eta_error: the
-    median of |predicted - waited| / waited.
+    median of |predicted - waited| / waited. eta_covered: the share of waits within their 90th percentile.
     replica_s: seconds of all workers, from the order on where they were launched. surplus: the share of
     those that served nothing. money: of all workers, by their prices. first_ready_s: until the first that was
     launched had its model. orders: to launch a replica.
@@ -51,6 +51,7 @@ class Outcome(msgspec.Struct, frozen=True):
     worst_model: str
     worst_model_s: float
     eta_error: float | None
+    eta_covered: float | None
     replica_s: float
     surplus: float
     money: float
@@ -109,6 +110,7 @@ def outcome(world: World, policy: str) -> Outcome:
         worst_model=model,
         worst_model_s=round(model_s, 3),
         eta_error=_eta_error(done),
+        eta_covered=_eta_covered(done),
         replica_s=round(sum(there_s.values()), 1),
         surplus=round(
             sum(seconds for name, seconds in there_s.items() if name not in served)
@@ -200,3 +202,12 @@ def _eta_error(done: Sequence[SimJob]) -> float | None:
         if job.eta_s is not None and job.started_at - job.at > 0.1
     )
     return round(quantile(errors, 0.5), 4) if errors else None
+
+
+def _eta_covered(done: Sequence[SimJob]) -> float | None:
+    within = [
+        job.started_at - job.at <= job.eta_p90_s
+        for job in done
+        if job.eta_p90_s is not None and job.started_at - job.at > 0.1
+    ]
+    return round(sum(within) / len(within), 4) if within else None

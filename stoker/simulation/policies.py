@@ -63,7 +63,7 @@ class Stoker:
         """What a job is told first of when it starts."""
         eta_s, job = getattr(told.event, "eta_s", None), self.world.jobs[told.job.id]
         if job.eta_s is None:
-            job.eta_s = eta_s
+            job.eta_s, job.eta_p90_s = eta_s, getattr(told.event, "eta_p90_s", None)
 
     def _assign(self, name: str, assignment: Assignment) -> None:
         worker = self.world.workers.get(name)

@@ -211,6 +211,7 @@ class SimJob:
     started_at: float = math.nan
     ended_at: float = math.nan
     eta_s: float | None = None
+    eta_p90_s: float | None = None
     """What it was told when it came."""
 
     @property

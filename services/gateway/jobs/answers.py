@@ -38,6 +38,7 @@ class JobAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     finished_at: float | None = None
     position: int | None = None
     eta_s: float | None = None
+    eta_p90_s: float | None = None
     attempt: int = 0
     worker: str = ""
     spec: str = ""
@@ -65,6 +66,7 @@ def from_view(view: JobView) -> JobAnswer:
         created_at=view.created_at,
         position=view.position,
         eta_s=view.eta_s,
+        eta_p90_s=view.eta_p90_s,
         attempt=view.attempt,
         worker=view.worker,
         spec=view.spec,

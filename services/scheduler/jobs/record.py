@@ -77,7 +77,7 @@ class Record:
     must_fence: an attempt of before may still be alive, and must not end the job once another has it.
     units: the size of its work (schemas.jobs.work_units). charged_s: device seconds that its tenant was
     charged for. beside: earlier attempts, by worker and number, that go on beside the current one:
-    whichever ends first ends the job.
+    whichever ends first ends the job. told: the wait that the plan first predicted, and when; seconds.
     """
 
     job: Job
@@ -101,6 +101,7 @@ class Record:
     units: float = 1.0
     charged_s: float = 0.0
     beside: list[tuple[str, int]] = field(default_factory=list)
+    told: tuple[float, float] | None = None
 
     @property
     def id(self) -> str:

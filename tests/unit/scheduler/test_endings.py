@@ -74,7 +74,7 @@ def test_what_the_autoscaler_has_recorded_becomes_an_eta() -> None:
     assert core.feed(events.ReplicasChanged("a", record)) == []
     [notify] = core.arrive(wants_events=True)
     assert isinstance(notify, commands.Notify)
-    assert notify.event == Queued(position=0, eta_s=30.0)
+    assert notify.event == Queued(position=0, eta_s=30.0, eta_p90_s=60.0)
     core.feed(events.ReplicasChanged("a", None))
     [notify] = core.arrive("k", 2, wants_events=True)
     assert isinstance(notify, commands.Notify)

@@ -57,9 +57,9 @@ def launched(*replicas: tuple[str, str, float], condition: str = "", **start_s: 
 
 def test_without_replicas_and_launches_nothing_is_known() -> None:
     seen = Seen()
-    assert seen.forecast.eta_s("a", 0, NOW) is None
+    assert seen.forecast.etas_s("a", 0, NOW)[0] is None
     seen.forecast.replicas_changed("a", launched(gpu=None))
-    assert seen.forecast.eta_s("a", 0, NOW) is None
+    assert seen.forecast.etas_s("a", 0, NOW)[0] is None
 
 
 def planned(slots: int = 1, runs_s: float = 2.0) -> Seen:
@@ -76,9 +76,9 @@ def planned(slots: int = 1, runs_s: float = 2.0) -> Seen:
 
 
 def test_the_eta_is_the_turn_in_the_plan() -> None:
-    etas = [planned().forecast.eta_s("a", place, NOW) for place in range(3)]
+    etas = [planned().forecast.etas_s("a", place, NOW)[0] for place in range(3)]
     assert etas == [2.0, 6.0, 10.0]
-    assert [planned(slots=2).forecast.eta_s("a", place, NOW) for place in range(2)] == [1.0, 3.0]
+    assert [planned(slots=2).forecast.etas_s("a", place, NOW)[0] for place in range(2)] == [1.0, 3.0]
 
 
 def test_the_lane_is_shared_with_what_else_is_planned_there() -> None:
@@ -88,7 +88,7 @@ def test_the_lane_is_shared_with_what_else_is_planned_there() -> None:
     seen.job("other", "b")
     seen.dispatcher.plan.put(worker, "a", spec(), 3)
     seen.dispatcher.plan.put(worker, "b", spec(), 3)
-    assert seen.forecast.eta_s("a", 1, NOW) == pytest.approx(8.0), (
+    assert seen.forecast.etas_s("a", 1, NOW)[0] == pytest.approx(8.0), (
         "half of the lane's jobs are of another model"
     )
 
@@ -100,7 +100,7 @@ def test_a_load_that_is_under_way_is_waited_for() -> None:
     other = seen.worker("other", resident(tier="warm"), slots=1)
     seen.dispatcher.plan.put(other, "a", spec(), 3)
     seen.fleet.order_load(other, "a", spec(), NOW - 4)
-    assert seen.forecast.eta_s("a", 0, NOW) == 6.0
+    assert seen.forecast.etas_s("a", 0, NOW)[0] == 6.0
 
 
 def test_two_workers_give_out_jobs_side_by_side() -> None:
@@ -108,22 +108,22 @@ def test_two_workers_give_out_jobs_side_by_side() -> None:
     second = seen.worker("second", resident(), slots=1)
     seen.hold("second", "runs too", 3.0)
     seen.dispatcher.plan.put(second, "a", spec(), 3)
-    assert [seen.forecast.eta_s("a", place, NOW) for place in range(2)] == [2.0, 3.0]
+    assert [seen.forecast.etas_s("a", place, NOW)[0] for place in range(2)] == [2.0, 3.0]
 
 
 def test_where_nothing_is_planned_a_replica_with_a_free_slot_takes_the_job_at_once() -> None:
     seen = Seen()
     seen.worker("w1", resident(), slots=2)
-    assert seen.forecast.eta_s("a", 0, NOW) == 0.0
+    assert seen.forecast.etas_s("a", 0, NOW)[0] == 0.0
     seen.hold("w1", "j1", 3.0)
-    assert seen.forecast.eta_s("a", 0, NOW) == 0.0
+    assert seen.forecast.etas_s("a", 0, NOW)[0] == 0.0
 
 
 def test_a_worker_without_its_engine_breaks_nothing() -> None:
     seen = planned()
     worker = seen.fleet.workers["w"]
     worker.facts = msgspec.structs.replace(worker.facts, engines={})
-    assert seen.forecast.eta_s("a", 1, NOW) is not None
+    assert seen.forecast.etas_s("a", 1, NOW)[0] is not None
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_worker_without_its_engine_breaks_nothing() -> None:
 def test_the_eta_of_a_launch_is_when_the_first_replica_is_ready(record: ModelReplicas, eta_s: float) -> None:
     seen = Seen()
     seen.forecast.replicas_changed("a", record)
-    assert seen.forecast.eta_s("a", 3, NOW) == eta_s
+    assert seen.forecast.etas_s("a", 3, NOW)[0] == eta_s
 
 
 def test_a_record_that_is_gone_is_forgotten() -> None:
@@ -148,7 +148,7 @@ def test_a_record_that_is_gone_is_forgotten() -> None:
     seen.forecast.replicas_changed("a", launched(gpu=30.0))
     seen.forecast.replicas_changed("a", None)
     seen.forecast.replicas_changed("never there", None)
-    assert seen.forecast.eta_s("a", 0, NOW) is None
+    assert seen.forecast.etas_s("a", 0, NOW)[0] is None
 
 
 # Positions ----------------------------------------------------------------------------------------
@@ -161,7 +161,28 @@ def told(found: list[commands.Command]) -> list[tuple[str, object]]:
 def test_a_waiting_job_is_told_its_place_and_eta() -> None:
     seen = planned()
     record = seen.ledger.records["j2"]
-    assert told(seen.forecast.position(record, 2, NOW)) == [("j2", Queued(position=2, eta_s=10.0))]
+    assert told(seen.forecast.position(record, 2, NOW)) == [
+        ("j2", Queued(position=2, eta_s=10.0, eta_p90_s=20.0))
+    ]
+
+
+def test_a_job_that_waits_is_shown_with_position_and_etas() -> None:
+    seen = planned()
+    view = seen.forecast.view("j2", NOW)
+    assert view is not None and (view.position, view.eta_s, view.eta_p90_s) == (2, 10.0, 20.0)
+    runs = seen.forecast.view("runs", NOW)
+    assert runs is None or runs.eta_s is None
+    assert seen.forecast.view("nobody", NOW) is None
+
+
+def test_etas_are_corrected_by_how_long_waits_were_that_were_predicted_alike() -> None:
+    seen = planned()
+    record = seen.ledger.records["j2"]
+    for _ in range(30):
+        record.told = None
+        seen.forecast.position(record, 2, NOW)
+        seen.forecast.began(record, NOW + 20.5)
+    assert seen.forecast.etas_s("a", 2, NOW) == (20.5, 20.5)
 
 
 def test_who_waits_for_a_load_is_told_how_far_it_is() -> None:

@@ -1,0 +1,62 @@
+"""How true predictions were: the median corrects the next one, nine of ten waits end within the other."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.scheduler.placing.calibration import FEW, FIRST_P90, KEPT, Calibration
+
+
+def test_until_a_few_waits_were_seen_a_prediction_stands() -> None:
+    seen = Calibration()
+    for _ in range(FEW - 1):
+        seen.note(10.0, 100.0)
+    assert seen.expected(10.0) == (10.0, FIRST_P90 * 10.0)
+    seen.note(10.0, 100.0)
+    assert seen.expected(10.0)[0] == pytest.approx(100.0)
+
+
+def test_waits_of_other_lengths_say_nothing() -> None:
+    seen = Calibration()
+    for _ in range(50):
+        seen.note(10.0, 40.0)
+    assert seen.expected(2.0) == (2.0, FIRST_P90 * 2.0)
+    assert seen.expected(100.0) == (100.0, FIRST_P90 * 100.0)
+
+
+def test_what_is_long_ago_is_forgotten() -> None:
+    seen = Calibration()
+    for _ in range(KEPT):
+        seen.note(10.0, 100.0)
+    for _ in range(KEPT):
+        seen.note(10.0, 5.0)
+    assert seen.expected(10.0) == (pytest.approx(5.0), pytest.approx(5.0))
+
+
+@given(st.lists(st.tuples(st.floats(0, 500), st.floats(-1, 1e4)), max_size=300), st.floats(0, 500))
+def test_neither_is_negative_and_the_second_is_no_shorter(
+    waits: list[tuple[float, float]], predicted_s: float
+) -> None:
+    seen = Calibration()
+    for told, waited in waits:
+        seen.note(told, waited)
+    half, most = seen.expected(predicted_s)
+    assert 0.0 <= half <= most
+
+
+@pytest.mark.parametrize("spread", [0.2, 0.6, 1.0])
+def test_nine_of_ten_waits_end_within_the_second(spread: float) -> None:
+    chance, seen = random.Random(1), Calibration()
+    within, below, count = 0, 0, 4000
+    for number in range(count + 200):
+        predicted = chance.uniform(0.2, 60.0)
+        waited = 1.5 * predicted * chance.lognormvariate(0.0, spread)
+        half, most = seen.expected(predicted)
+        if number >= 200:
+            within += waited <= most
+            below += waited <= half
+        seen.note(predicted, waited)
+    assert within / count == pytest.approx(0.9, abs=0.02)
+    assert below / count == pytest.approx(0.5, abs=0.03)
