@@ -7,9 +7,10 @@ python -m bench.simulation
 from collections.abc import Sequence
 from pathlib import Path
 
+from stoker.simulation.making import plan
 from stoker.simulation.outcome import Outcome, outcome
 from stoker.simulation.policies import POLICIES
-from stoker.simulation.scenario import Scenario, load, plan
+from stoker.simulation.scenario import Scenario, load
 from stoker.simulation.world import World
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "simulations"

@@ -1,5 +1,6 @@
 """A job: one accepted request, and what it asks an engine to do."""
 
+from hashlib import blake2b
 from typing import Any, Literal
 
 import msgspec
@@ -204,6 +205,18 @@ class JobHead(msgspec.Struct, frozen=True, omit_defaults=True):
     def as_job(self) -> Job:
         """A job that asks for nothing."""
         return Job(input=LoadInput(), **{name: getattr(self, name) for name in self.__struct_fields__})
+
+
+_deterministic = msgspec.msgpack.Encoder(order="deterministic").encode
+
+
+def likeness(job: Job, spec: Spec) -> bytes:
+    """What jobs have in common that may be drawn as one, hashed; unlike any other for what is drawn alone."""
+    asked = job.input
+    if not isinstance(asked, ImageInput) or asked.n > 1 or asked.files:
+        return job.id.encode()
+    alike = (job.model, spec, job.adapter, msgspec.structs.replace(asked, prompt="", previews=0))
+    return blake2b(_deterministic(alike), digest_size=16).digest()
 
 
 def work_units(job_input: JobInput) -> float:

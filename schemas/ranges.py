@@ -11,6 +11,8 @@ Term = Annotated[int, Meta(ge=0, lt=2**31)]
 One that no leader can have makes no worker refuse the true one.
 """
 Slots = Annotated[int, Meta(ge=0, le=100_000)]
+Batch = Annotated[int, Meta(ge=1, le=100_000)]
+"""Jobs that run as one."""
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 """A length of time, up to thirty years."""
 Moment = Annotated[float, Meta(ge=0, le=1e11)]

@@ -7,7 +7,7 @@ import msgspec
 from schemas.catalog import Spec
 from schemas.job_events import Delta, FailureKind, SmallEvent
 from schemas.jobs import Job
-from schemas.ranges import Amount, Count, Moment, Seconds, Slots, Term
+from schemas.ranges import Amount, Batch, Count, Moment, Seconds, Slots, Term
 
 Tier = Literal["hot", "loading", "base", "parked", "warm", "cold"]
 """Where a model is on a worker: in device memory, on its way there, there but for its LoRAs (base), in RAM,
@@ -127,7 +127,8 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
 
     term, attempt: which attempt it was. reason: why it is lost. kind: what the job failed with here, where that
     need not be so on another worker; "" where its runner died. was_killed: its runner was killed from outside,
-    which is no fault of what ran in it. seal: shows that the worker was given the job.
+    which is no fault of what ran in it. batch: how many jobs ran as one, in run_s. seal: shows that the worker
+    was given the job.
     """
 
     job: str
@@ -137,6 +138,7 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
     load_s: Seconds = 0.0
     run_s: Seconds = 0.0
     units: Amount = 1.0
+    batch: Batch = 1
     term: Term = 0
     reason: str = ""
     kind: FailureKind | Literal[""] = ""

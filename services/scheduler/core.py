@@ -183,8 +183,9 @@ class Scheduler:
         if record is not None:
             is_current = record.is_attempt(worker_id, finished.attempt)
             if is_current and finished.outcome == "completed":
-                self.estimates.learn_run(finished.model, record.spec, finished.units, finished.run_s)
-                self.ledger.ran(record, finished.run_s)
+                run_s, batch = finished.run_s, finished.batch
+                self.estimates.learn_run(finished.model, record.spec, finished.units, run_s, batch)
+                self.ledger.ran(record, run_s / batch)
                 self.forecast.began(record, now - finished.run_s)
                 if (on := self.fleet.workers.get(worker_id)) is not None:
                     on.suspected.pop(finished.model, None)

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from schemas.catalog import Model, Spec
+from schemas.catalog import Model, Spec, batch_limit
 from schemas.job_events import Assigned, Downloading
 from schemas.workers import (
     Accepted,
@@ -47,6 +47,8 @@ from services.worker.runner.supervisor import LIMIT_S, RunnerSupervisor
 log = get_logger("agent")
 
 RUN_MESSAGES = get_args(RunMessage)
+GATHER_S = 0.01
+"""A job that may be drawn with others waits so long for those that were sent with it."""
 CLOCK_AHEAD_S = 3600.0
 """How far ahead the clock of another machine may be: a start later than that is not believed."""
 
@@ -138,7 +140,11 @@ class Agent:
             self._tasks.start(self.preparing.prepare, attempt)
 
     def _ready(self, attempt: Attempt) -> None:
-        self.runs.start_next(attempt.lane)
+        if batch_limit(attempt.spec) > 1:  # those that were sent with it come a moment later
+            timer = asyncio.get_running_loop().call_later(GATHER_S, self.runs.start_next, attempt.lane)
+            attempt.hold(timer.cancel)
+        else:
+            self.runs.start_next(attempt.lane)
 
     def cancel(self, command: JobCommand) -> bool:
         """End a job as cancelled, as somebody asked; False when it is not here (in that attempt)."""

@@ -11,9 +11,10 @@ from rich.table import Table
 
 from stoker.cli.app import Json, app, console, fail, print_json
 from stoker.simulation import report
+from stoker.simulation.making import plan
 from stoker.simulation.outcome import Outcome, Run, outcome
 from stoker.simulation.policies import POLICIES
-from stoker.simulation.scenario import Ask, BadScenario, Scenario, load, plan, read_trace
+from stoker.simulation.scenario import Ask, BadScenario, Scenario, load, read_trace
 from stoker.simulation.world import World
 
 

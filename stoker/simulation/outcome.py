@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from stoker.simulation.scenario import ENGINES, SimJob
+from stoker.simulation.making import SimJob
+from stoker.simulation.scenario import ENGINES
 from stoker.simulation.worker import SimWorker
 from stoker.simulation.world import BEGAN_AT, Hot, World
 

@@ -13,7 +13,8 @@ from schemas.workers import Accepted, Assignment, Finished, Refused
 from services.scheduler.core import Scheduler
 from services.scheduler.placing.prefix_hash import HashRing
 from services.scheduler.protocol import commands, events
-from stoker.simulation.scenario import ENGINES, SimJob, SimModel
+from stoker.simulation.making import SimJob, SimModel
+from stoker.simulation.scenario import ENGINES
 from stoker.simulation.worker import LORA_S, MESSAGE_S, SimWorker
 from stoker.simulation.world import Policy, World
 

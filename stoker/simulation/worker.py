@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from schemas.catalog import DEFAULT_SPEC
 from schemas.workers import Assignment, Finished, Heartbeat, ResidentModel, RunningJob, Tier
+from services.worker.agent import GATHER_S
 from services.worker.jobs.core import WorkerCore
 from services.worker.models.cache import ModelCache, NoRoomNow
-from stoker.simulation.scenario import ENGINES, GB, SimJob, SimModel, Workers
+from stoker.simulation.making import SimJob, SimModel
+from stoker.simulation.scenario import ENGINES, GB, Workers
 
 if TYPE_CHECKING:
     from stoker.simulation.world import World
@@ -116,16 +118,19 @@ class SimWorker:
                 self.cache.pin(model.key, self.world.now)
                 attempt.hold(lambda: self.cache.unpin(model.key, self.world.now))
                 self.core.move(attempt, "ready")
-        self._start(self.lane(model))
+        if model.batch > 1:
+            self.world.after(GATHER_S, self._start, self.lane(model))
+        else:
+            self._start(self.lane(model))
 
     def _start(self, lane: str) -> None:
         while batch := self.core.next_to_run(lane):
-            for attempt in batch:
-                job = self.world.jobs[attempt.job]
-                job.started_at = self.world.now
-                job.worker = self.name
-                run_s = job.run_s / self.speed
-                self.busy_s += run_s / ENGINES[job.model.engine].slots
+            jobs = [self.world.jobs[attempt.job] for attempt in batch]
+            model = jobs[0].model
+            run_s = max(job.run_s for job in jobs) / self.speed * (1 + model.batch_cost * (len(jobs) - 1))
+            self.busy_s += run_s / ENGINES[model.engine].slots
+            for attempt, job in zip(batch, jobs, strict=True):
+                job.started_at, job.worker = self.world.now, self.name
                 self.world.after(run_s, self._ran, attempt.key, job, run_s)
 
     def _ran(self, key: str, job: SimJob, run_s: float) -> None:
@@ -144,6 +149,7 @@ class SimWorker:
             "completed",
             run_s=run_s,
             units=float(job.units),
+            batch=attempt.batch,
         )
         self.world.after(MESSAGE_S, self.world.told_finished, self, job, finished)
 

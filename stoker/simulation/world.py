@@ -14,7 +14,8 @@ from schemas.workers import Finished
 from services.worker.jobs.core import WorkerCore
 from services.worker.models.cache import ModelCache
 from stoker.simulation.launching import Launching
-from stoker.simulation.scenario import ENGINES, GB, Plan, SimJob, SimModel, Workers
+from stoker.simulation.making import Plan, SimJob, SimModel
+from stoker.simulation.scenario import ENGINES, GB, Workers
 from stoker.simulation.worker import SimWorker
 
 BEAT_S, TICK_S = 1.0, 0.1

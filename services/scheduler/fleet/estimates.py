@@ -8,7 +8,7 @@ from one that does not go on.
 
 from collections import deque
 
-from schemas.catalog import Model, Spec, memory_needed_bytes, weights_key
+from schemas.catalog import Model, Spec, batch_limit, memory_needed_bytes, weights_key
 from schemas.workers import Tier
 
 SMOOTHING = 0.3
@@ -41,6 +41,9 @@ class Estimates:
         self._s_per_byte: dict[Tier, float] = {}
         self._runs: dict[tuple[str, str], float] = {}
         self._runs_of_kind: dict[str, float] = {}
+        self._batch_costs: dict[tuple[str, str], float] = {}
+        """What one more in a batch costs, of a run alone."""
+        self._batch_limits: dict[tuple[str, str], int] = {}
         self._kinds: dict[tuple[str, str], tuple[str, str]] = {}
         """By model and spec: the key of its weights, and its engine, for runs that nobody has seen yet."""
         self._first_spec: dict[str, str] = {}
@@ -54,9 +57,19 @@ class Estimates:
             per_byte = max(seconds - FIXED_LOAD_S[tier], 0.0) / memory_bytes
             self._s_per_byte[tier] = _blend(self._s_per_byte.get(tier), per_byte)
 
-    def learn_run(self, model: str, spec: str, units: float, seconds: float) -> None:
+    def learn_run(self, model: str, spec: str, units: float, seconds: float, batch: int = 1) -> None:
+        """A run was measured. batch: how many jobs it was of."""
         key = (model, spec)
         per_unit = seconds / max(units, 1.0)
+        if batch > 1:
+            alone = self._runs.get(key)
+            if alone:
+                cost = min(max((per_unit / alone - 1.0) / (batch - 1), 0.0), 1.0)
+                self._batch_costs[key] = _blend(self._batch_costs.get(key), cost)
+            per_unit /= 1.0 + self._batch_costs.get(key, 1.0) * (batch - 1)
+            if alone is None:
+                self._runs[key] = per_unit
+            return
         self._runs[key] = _blend(self._runs.get(key), per_unit)
         for kind in self._kinds.get(key, ()):
             self._runs_of_kind[kind] = _blend(self._runs_of_kind.get(kind), per_unit)
@@ -71,6 +84,8 @@ class Estimates:
         self._runs = {key: seconds for key, seconds in self._runs.items() if key[0] != model}
         self._first_spec.pop(model, None)
         self._kinds = {key: kinds for key, kinds in self._kinds.items() if key[0] != model}
+        self._batch_costs = {key: cost for key, cost in self._batch_costs.items() if key[0] != model}
+        self._batch_limits = {key: limit for key, limit in self._batch_limits.items() if key[0] != model}
         self._last_runs = {key: last for key, last in self._last_runs.items() if key[0] != model}
 
     def know(self, model: Model) -> None:
@@ -80,6 +95,7 @@ class Estimates:
         for spec in reversed(model.specs):
             kinds = (weights_key(model.name, spec), spec.engine)
             self._kinds[model.name, spec.name] = kinds
+            self._batch_limits[model.name, spec.name] = batch_limit(spec)
             self._first_spec[model.name] = spec.name
 
     def load_s(self, model: str, spec: Spec, tier: Tier) -> float:
@@ -103,6 +119,15 @@ class Estimates:
             known = (self._runs_of_kind.get(kind) for kind in self._kinds.get((model, spec), ()))
             per_unit = next((one for one in known if one is not None), FIRST_RUN_S_PER_UNIT)
         return per_unit * max(units, 1.0)
+
+    def share(self, model: str, spec: str, jobs: int) -> float:
+        """The share of a run alone that each of so many waiting jobs takes of the device, where they are drawn
+        in batches.
+        """
+        batch = min(self._batch_limits.get((model, spec), 1), jobs)
+        if batch <= 1:
+            return 1.0
+        return (1.0 + self._batch_costs.get((model, spec), 1.0) * (batch - 1)) / batch
 
     def slowest_s(self, model: str, spec: str, units: float) -> float | None:
         """Seconds that the slowest of the last runs would have taken for this size; None while few were seen.

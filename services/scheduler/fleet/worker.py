@@ -35,7 +35,8 @@ class Held:
     """A slot that a job takes up. run_s: how long it is predicted to, from `since`, load_s included.
 
     slots: of its lane: a job takes the device for 1 / slots of its time. is_ahead: it was sent ahead of
-    a free slot, to hide the latency of the wire; `since` is set when it has one.
+    a free slot, to hide the latency of the wire; `since` is set when it has one. likeness, batch: so many that
+    are alike run as one.
     """
 
     job: str
@@ -48,6 +49,8 @@ class Held:
     load_s: float = 0.0
     slots: int = 1
     is_ahead: bool = False
+    likeness: bytes = b""
+    batch: int = 1
 
 
 @dataclass(slots=True)

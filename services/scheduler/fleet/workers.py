@@ -196,16 +196,32 @@ class Fleet:
     def release(self, worker: Worker, job: str, now: float) -> Held | None:
         held = worker.held.pop(job, None)
         if held is not None:
-            following = next(
-                (one for one in worker.held.values() if one.is_ahead and one.lane == held.lane), None
-            )
-            if following is not None and not held.is_ahead:
-                following.is_ahead, following.since = False, now
+            if not held.is_ahead:
+                self._start_following(worker, held, now)
             worker.lanes[held.lane] -= 1
             if not worker.lanes[held.lane]:
                 del worker.lanes[held.lane]
             self._reindex_lane(worker, held.lane, held.model)
         return held
+
+    @staticmethod
+    def _start_following(worker: Worker, held: Held, now: float) -> None:
+        """A slot is free: the next job that was sent ahead begins, and with it what is drawn as one with it."""
+        if held.batch > 1 and any(
+            not one.is_ahead and one.likeness == held.likeness and one.lane == held.lane
+            for one in worker.held.values()
+        ):
+            return  # of its batch others are still to end
+        following = next((one for one in worker.held.values() if one.is_ahead and one.lane == held.lane), None)
+        if following is None:
+            return
+        alike = [
+            one
+            for one in worker.held.values()
+            if one.is_ahead and one.batch > 1 and one.likeness == following.likeness
+        ]
+        for one in (following, *alike[: following.batch]):
+            one.is_ahead, one.since = False, now
 
     def _reindex_lane(self, worker: Worker, lane: str, model: str) -> None:
         if worker.id in self.by_burden:

@@ -15,7 +15,7 @@ worker has room
 from functools import partial
 from itertools import islice
 
-from schemas.catalog import Model, Spec
+from schemas.catalog import Model, Spec, batch_limit
 from schemas.fleet import Explanation, PlatformEvent
 from schemas.job_events import Loading
 from schemas.workers import Assignment
@@ -27,6 +27,7 @@ from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.jobs.queues import ModelQueue
 from services.scheduler.jobs.record import Record as JobRecord
 from services.scheduler.placing.balance import is_plain
+from services.scheduler.placing.batching import next_of, note_batch
 from services.scheduler.placing.candidates import candidates
 from services.scheduler.placing.explaining import Decision, others_now
 from services.scheduler.placing.moving import Mover
@@ -277,7 +278,8 @@ class Dispatcher:
             return None
         record = self.ledger.records[first]
         if not record.is_particular and is_plain(model):
-            return record, worker, spec
+            chosen = next_of(self.ledger, worker, record, spec, now)
+            return (chosen, worker, spec) if chosen is not None else None
         return self._next_particular(worker, model, spec, now)
 
     def _next_particular(
@@ -316,6 +318,8 @@ class Dispatcher:
             slots=max(worker.slots(spec), 1),
             is_ahead=worker.load(job.model, spec.engine) >= worker.slots(spec),
         )
+        if batch_limit(spec) > 1:
+            note_batch(worker, held, job, spec, self.estimates)
         self.ledger.offer(record, worker, held, self.term, now)
         chosen = planned[0] if planned else Option(worker, spec, "hot", 0.0, 0.0, 0.0, run_s)
         others = planned[1:] if planned else partial(others_now, self.predictor, worker, record, spec, now)

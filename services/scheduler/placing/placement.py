@@ -74,11 +74,12 @@ class Predictor:
     # What is there --------------------------------------------------------------------------------
 
     def mean_run_s(self, model: str, spec: str) -> float:
-        """Seconds that the waiting jobs of a model take each."""
+        """Seconds that the waiting jobs of a model take each; of a batch their part."""
         queue = self.ledger.queues.get(model)
         if queue is None or not len(queue.waiting):
             return self.estimates.run_s(model, spec, 1.0)
-        return queue.waiting.seconds / len(queue.waiting)
+        count = len(queue.waiting)
+        return queue.waiting.seconds / count * self.estimates.share(model, spec, count)
 
     def wait_s(self, worker: Worker, lane: str, slots: int, now: float) -> float:
         """Seconds until a job that joins the lane now has a slot."""

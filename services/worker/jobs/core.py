@@ -12,10 +12,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import msgspec
-
 from schemas.catalog import batch_limit
-from schemas.jobs import ImageInput
+from schemas.jobs import likeness
 from schemas.workers import Accepted, Assignment, AssignmentAnswer, EngineCapability, Refused
 from services.worker.jobs.attempt import HOLDS, TAKES_SLOT, TRANSITIONS, Attempt, IllegalMove, Phase, StopReason
 from services.worker.jobs.event_log import EventLog
@@ -161,6 +159,7 @@ class WorkerCore:
         batch = [first, *self._like(first, waiting)]
         for chosen in batch:
             self.move(chosen, "running")
+            chosen.batch = len(batch)
         return batch
 
     def _slots(self, attempt: Attempt) -> int:
@@ -169,11 +168,11 @@ class WorkerCore:
     def _like(self, first: Attempt, waiting: Iterable[str]) -> list[Attempt]:
         """Ready attempts that differ from the first in prompt and seed only, up to the spec's `batch`."""
         limit = batch_limit(first.spec)
-        if limit == 1 or not isinstance(first.assignment.job.input, ImageInput):
+        if limit == 1:
             return []
-        likeness = _likeness(first)
+        like = likeness(first.assignment.job, first.spec)
         others = [self._attempts[key] for key in waiting if key != first.key]
-        return [other for other in others if _likeness(other) == likeness][: limit - 1]
+        return [one for one in others if likeness(one.assignment.job, one.spec) == like][: limit - 1]
 
     def validate(self) -> None:
         """Raise AssertionError where counts, queues and states disagree."""
@@ -192,13 +191,3 @@ class WorkerCore:
         assert running == self._running, f"running {running}, counted {self._running}"
         assert ready == {lane: set(keys) for lane, keys in self._ready.items()}
         assert all(self._attempts.get(attempt.key) is attempt for attempt in self._current.values())
-
-
-def _likeness(attempt: Attempt) -> object:
-    """What attempts of one batch have in common; unlike anything for what is not drawn in batches."""
-    job = attempt.assignment.job
-    asked = job.input
-    if not isinstance(asked, ImageInput) or asked.n > 1 or asked.files:
-        return attempt.key
-    alike = msgspec.structs.replace(asked, prompt="", previews=0)
-    return (job.model, attempt.spec, job.adapter, alike)

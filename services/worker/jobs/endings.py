@@ -205,6 +205,7 @@ class Endings:
             outcome=outcome,
             run_s=round(run_s, 4),
             units=work_units(job.input),
+            batch=attempt.batch,
             term=attempt.assignment.term,
             reason=reason,
             kind=kind,

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from stoker.simulation.launching import Spells
+from stoker.simulation.making import plan
 from stoker.simulation.outcome import Outcome, outcome
 from stoker.simulation.policies import Stoker
-from stoker.simulation.scenario import Arrivals, LaunchedSpec, NamedModel, Scenario, Stock, Workers, load, plan
+from stoker.simulation.scenario import Arrivals, LaunchedSpec, NamedModel, Scenario, Stock, Workers, load
 from stoker.simulation.world import World
 
 RACE = Path(__file__).parents[3] / "examples" / "simulations" / "race.yaml"

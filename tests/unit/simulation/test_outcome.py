@@ -4,9 +4,10 @@ import math
 
 import pytest
 
+from stoker.simulation.making import SimJob, plan
 from stoker.simulation.outcome import WINDOW_S, outcome
 from stoker.simulation.policies import RoundRobin
-from stoker.simulation.scenario import Arrivals, NamedModel, Scenario, SimJob, Workers, plan
+from stoker.simulation.scenario import Arrivals, NamedModel, Scenario, Workers
 from stoker.simulation.world import BEGAN_AT, World
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from stoker.simulation.making import Plan, SimJob, SimModel, plan
 from stoker.simulation.policies import (
     POLICIES,
     RAY_AT_ONCE,
@@ -14,7 +15,7 @@ from stoker.simulation.policies import (
     StartupAware,
     SwarmPressure,
 )
-from stoker.simulation.scenario import Arrivals, NamedModel, Plan, Scenario, SimJob, SimModel, Workers, plan
+from stoker.simulation.scenario import Arrivals, NamedModel, Scenario, Workers
 from stoker.simulation.worker import LORA_S
 from stoker.simulation.world import BEGAN_AT, Policy, World
 

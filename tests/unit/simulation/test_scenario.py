@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from stoker.simulation.making import BURST_EVERY_S, BURST_S, plan
 from stoker.simulation.scenario import (
-    BURST_EVERY_S,
-    BURST_S,
     Arrivals,
     Ask,
     BadScenario,
@@ -16,7 +15,6 @@ from stoker.simulation.scenario import (
     Shape,
     Workers,
     load,
-    plan,
     read_trace,
 )
 

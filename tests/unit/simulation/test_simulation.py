@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from schemas.workers import Assignment
 from stoker.cli.main import app
+from stoker.simulation.making import plan
 from stoker.simulation.outcome import Outcome, outcome, quantile
 from stoker.simulation.policies import POLICIES, Stoker
-from stoker.simulation.scenario import Arrivals, Ask, ModelRule, NamedModel, Scenario, Workers, load, plan
+from stoker.simulation.scenario import Arrivals, Ask, ModelRule, NamedModel, Scenario, Workers, load
 from stoker.simulation.worker import SimWorker
 from stoker.simulation.world import BEGAN_AT, World
 
@@ -268,3 +269,25 @@ def test_quantiles_are_of_sorted_values() -> None:
     values = [float(number) for number in range(100)]
     assert [quantile(values, share) for share in (0.0, 0.5, 0.99, 1.0)] == [0.0, 50.0, 99.0, 99.0]
     assert quantile([], 0.5) == 0.0
+
+
+# Batches ------------------------------------------------------------------------------------------
+
+
+def batched(batch: int, policy: str = "stoker") -> Outcome:
+    model = NamedModel("m", size_gb=6, seconds_per_unit=0.1, batch=batch, batch_cost=0.3)
+    scenario = Scenario("batches", (Workers(2),), (model,), Arrivals(400, load=1.3))
+    return simulated(scenario, policy)[1]
+
+
+def test_batches_keep_up_with_what_is_too_much_for_one_after_another() -> None:
+    alone, four = batched(1), batched(4)
+    assert four.unfinished == 0
+    assert four.mean_s < alone.mean_s / 2
+    assert four.eta_error is not None and four.eta_error < 0.5, "their gain is known to what is told"
+
+
+def test_batches_are_of_more_alike_than_those_who_place_at_arrival_make_them() -> None:
+    assert batched(4).mean_s <= 1.02 * min(
+        batched(4, policy).mean_s for policy in ("serverlessllm", "least-loaded")
+    )

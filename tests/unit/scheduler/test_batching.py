@@ -1,0 +1,144 @@
+"""Jobs that are drawn as one: what a batch gains is measured, and what is sent to a worker is alike."""
+
+import pytest
+
+from schemas.jobs import ImageInput, likeness
+from services.scheduler.fleet.estimates import Estimates
+from services.scheduler.placing.batching import TOGETHER_S
+from tests.unit.scheduler.place import NOW, Place, model, resident, spec
+
+BATCHED = spec(options={"batch": 4})
+
+
+def place() -> Place:
+    found = Place(model("a", BATCHED))
+    found.estimates.learn_run("a", "default", 20.0, 2.0)
+    found.worker("w", resident(), slots=1, prefetch=1)
+    return found
+
+
+def image_job(found: Place, name: str, steps: int, priority: int = 0) -> None:
+    found.job(name, priority=priority)
+    record = found.ledger.records[name]
+    record.job = type(record.job)(
+        name, "a", ImageInput(name, num_inference_steps=steps), "gw", NOW, priority=priority
+    )
+
+
+def sent(found: Place, now: float = NOW) -> list[str]:
+    """The jobs in the order in which they were given to the worker."""
+    found.dispatcher.dispatch("a", now)
+    found.dispatcher.fill(found.fleet.workers["w"], now)
+    return list(found.fleet.workers["w"].held)
+
+
+def steps_of(found: Place, jobs: list[str]) -> list[int | None]:
+    asked = [found.ledger.records[name].job.input for name in jobs]
+    return [one.num_inference_steps for one in asked if isinstance(one, ImageInput)]
+
+
+def test_jobs_that_wait_in_the_lane_get_others_that_are_alike() -> None:
+    found = place()
+    for number in range(10):
+        image_job(found, f"j{number}", (20, 30)[number % 2])
+    assert steps_of(found, sent(found)) == [20] * 4 + [30] * 4
+    ahead = [held.job for held in found.fleet.workers["w"].held.values() if held.is_ahead]
+    assert steps_of(found, ahead) == [30] * 4
+
+
+def test_what_comes_while_a_batch_waits_joins_it_or_stays_in_the_queue() -> None:
+    found = place()
+    later = NOW + 2 * TOGETHER_S
+    for number, (steps, now) in enumerate([(20, NOW), (30, later), (20, later), (30, later), (20, later)]):
+        image_job(found, f"j{number}", steps)
+        sent(found, now)
+    assert sent(found, later) == ["j0", "j1", "j3"]
+    found.ledger.end(found.ledger.records["j0"], "completed", later + 1)
+    worker = found.fleet.workers["w"]
+    assert not any(held.is_ahead for held in worker.held.values()), "both began"
+    assert sent(found, later + 1) == ["j1", "j3", "j2", "j4"]
+
+
+def test_the_next_batch_begins_when_all_of_the_one_before_have_ended() -> None:
+    found = place()
+    for number in range(8):
+        image_job(found, f"j{number}", 20)
+    assert len(sent(found)) == 8
+    worker = found.fleet.workers["w"]
+    for number in range(3):
+        found.ledger.end(found.ledger.records[f"j{number}"], "completed", NOW + 1)
+        assert sum(held.is_ahead for held in worker.held.values()) == 4
+    found.ledger.end(found.ledger.records["j3"], "completed", NOW + 1)
+    assert sum(held.is_ahead for held in worker.held.values()) == 0
+
+
+def test_a_batch_is_not_filled_past_what_is_more_urgent() -> None:
+    found = place()
+    image_job(found, "first", 20, priority=5)
+    sent(found)
+    image_job(found, "urgent", 30, priority=3)
+    image_job(found, "alike", 20)
+    assert sent(found, NOW + 1) == ["first", "urgent"]
+
+
+def test_a_model_that_is_not_drawn_in_batches_keeps_the_order() -> None:
+    found = Place(model("a", spec()))
+    found.worker("w", resident(), slots=1, prefetch=3)
+    for number in range(4):
+        image_job(found, f"j{number}", (20, 30)[number % 2])
+    assert sent(found) == ["j0", "j1", "j2", "j3"]
+
+
+def test_likeness_is_of_pictures_that_differ_in_prompt_and_previews_only() -> None:
+    found = Place()
+    image_job(found, "one", 20)
+    image_job(found, "two", 20)
+    one, two = (found.ledger.records[name].job for name in ("one", "two"))
+    assert likeness(one, BATCHED) == likeness(two, BATCHED)
+    text = [found.job(f"t{number}").job for number in range(2)]
+    assert likeness(text[0], BATCHED) != likeness(text[1], BATCHED)
+    several = [type(one)(f"n{n}", "a", ImageInput("x", n=2), "gw", NOW) for n in range(2)]
+    assert likeness(several[0], BATCHED) != likeness(several[1], BATCHED)
+
+
+# What a batch gains -------------------------------------------------------------------------------
+
+
+def test_until_a_batch_was_measured_it_gains_nothing() -> None:
+    estimates = Estimates()
+    estimates.know(model("a", BATCHED))
+    estimates.learn_run("a", "default", 20.0, 2.0)
+    assert estimates.share("a", "default", 4) == 1.0
+
+
+def test_a_measured_batch_says_what_each_of_it_takes() -> None:
+    """Four in 3.8 s, of which one alone takes 2: each beyond the first costs 0.3 of a run."""
+    estimates = Estimates()
+    estimates.know(model("a", BATCHED))
+    estimates.learn_run("a", "default", 20.0, 2.0)
+    estimates.learn_run("a", "default", 20.0, 3.8, batch=4)
+    assert estimates.run_s("a", "default", 20.0) == pytest.approx(2.0), "one alone takes what it took"
+    assert estimates.share("a", "default", 4) == pytest.approx(3.8 / 2 / 4)
+    assert estimates.share("a", "default", 2) == pytest.approx(1.3 / 2)
+    assert estimates.share("a", "default", 1) == 1.0
+    assert estimates.share("a", "default", 100) == estimates.share("a", "default", 4)
+    estimates.forget("a")
+    assert estimates.share("a", "default", 4) == 1.0
+
+
+def test_a_batch_that_is_seen_first_is_taken_for_as_many_runs() -> None:
+    estimates = Estimates()
+    estimates.know(model("a", BATCHED))
+    estimates.learn_run("a", "default", 20.0, 8.0, batch=4)
+    assert estimates.run_s("a", "default", 20.0) == pytest.approx(2.0)
+
+
+def test_what_waits_is_predicted_with_what_its_batches_gain() -> None:
+    found = place()
+    found.estimates.learn_run("a", "default", 20.0, 3.8, batch=4)
+    for number in range(8):
+        image_job(found, f"j{number}", 20)
+    each_s = found.dispatcher.predictor.mean_run_s("a", "default")
+    alone_s = found.estimates.run_s("a", "default", found.ledger.records["j0"].units)
+    assert each_s == pytest.approx(alone_s * 3.8 / 8)
+    assert found.dispatcher.predictor.mean_run_s("b", "default") > 0.0
