@@ -45,12 +45,23 @@ class SimModel:
     has_lora: bool = False
     batch: int = 1
     batch_cost: float = 1.0
+    own_slots: int = 0
+
+    @property
+    def slots(self) -> int:
+        """Requests at a time on one worker."""
+        return self.own_slots or ENGINES[self.engine].slots
 
     @property
     def spec(self) -> Spec:
         options = {"batch": self.batch} if self.batch > 1 else {}
         return Spec(
-            DEFAULT_SPEC, self.engine, f"file:///{self.key}", options=options, memory_bytes=self.size_bytes
+            DEFAULT_SPEC,
+            self.engine,
+            f"file:///{self.key}",
+            options=options,
+            memory_bytes=self.size_bytes,
+            slots=self.own_slots,
         )
 
     def as_model(self, scenario: Scenario | None = None) -> Model:
@@ -71,7 +82,7 @@ class SimModel:
             for one in launched
         ]
         if scenario is None or scenario.workers:
-            specs.insert(0, msgspec.structs.replace(self.spec, target_requests=ENGINES[self.engine].slots))
+            specs.insert(0, msgspec.structs.replace(self.spec, target_requests=self.slots))
         feature: Literal["ImageGeneration", "TextGeneration"] = (
             "ImageGeneration" if self.engine == "diffusers" else "TextGeneration"
         )
@@ -138,8 +149,7 @@ def plan(scenario: Scenario, seed: int, trace: Sequence[Ask] | None = None) -> P
         return made
     count = sum(workers.count for workers in scenario.workers) or 1
     each_s = sum(
-        weight * _mean_run_s(model) / ENGINES[model.engine].slots
-        for weight, model in zip(weights, made.models, strict=True)
+        weight * _mean_run_s(model) / model.slots for weight, model in zip(weights, made.models, strict=True)
     ) / sum(weights)
     began, arrivals = 0.0, scenario.arrivals
     while arrivals is not None:
@@ -183,7 +193,7 @@ def _named(one: NamedModel, all_of_them: Sequence[NamedModel]) -> SimModel:
     key = one.base or one.name
     return SimModel(
         one.name, one.engine, int(size_gb * GB), one.seconds_per_unit, key, bool(one.base), one.batch,
-        one.batch_cost,
+        one.batch_cost, one.slots,
     )  # fmt: skip
 
 

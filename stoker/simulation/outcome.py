@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import msgspec
 
 from stoker.simulation.making import SimJob
-from stoker.simulation.scenario import ENGINES
 from stoker.simulation.worker import SimWorker
 from stoker.simulation.world import BEGAN_AT, Hot, World
 
@@ -156,7 +155,7 @@ def _device_s(done: Sequence[SimJob], each_s: float = WINDOW_S) -> dict[int, dic
     found: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for job in done:
         for number, seconds in _windows(job.started_at, job.ended_at, each_s):
-            found[number][job.tenant] += seconds / ENGINES[job.model.engine].slots
+            found[number][job.tenant] += seconds / job.model.slots
     return found
 
 

@@ -14,7 +14,6 @@ from services.scheduler.core import Scheduler
 from services.scheduler.placing.prefix_hash import HashRing
 from services.scheduler.protocol import commands, events
 from stoker.simulation.making import SimJob, SimModel
-from stoker.simulation.scenario import ENGINES
 from stoker.simulation.worker import LORA_S, MESSAGE_S, SimWorker
 from stoker.simulation.world import Policy, World
 
@@ -317,7 +316,7 @@ class Bound(Baseline):
         while self._waiting:
             model = self._waiting[0].model
             worker = min(self.workers, key=lambda one: one.running(model))
-            if worker.running(model) >= ENGINES[model.engine].slots:
+            if worker.running(model) >= model.slots:
                 return
             self.give(worker, self._waiting.popleft())
 

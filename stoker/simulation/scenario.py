@@ -50,7 +50,7 @@ class NamedModel(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fie
     its LoRA.
 
     popularity: how often it is asked for, beside the others. batch: like requests that run as one; each
-    beyond the first takes batchCost of its time.
+    beyond the first takes batchCost of its time. slots: requests at a time on one worker; 0 = the engine's.
     """
 
     name: str
@@ -61,6 +61,7 @@ class NamedModel(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fie
     popularity: Annotated[float, Meta(ge=0)] = 1.0
     batch: Annotated[int, Meta(ge=1, le=1000)] = 1
     batch_cost: Share = 0.4
+    slots: Annotated[int, Meta(ge=0, le=100_000)] = 0
 
 
 class ModelRule(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):

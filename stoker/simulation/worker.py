@@ -128,7 +128,7 @@ class SimWorker:
             jobs = [self.world.jobs[attempt.job] for attempt in batch]
             model = jobs[0].model
             run_s = max(job.run_s for job in jobs) / self.speed * (1 + model.batch_cost * (len(jobs) - 1))
-            self.busy_s += run_s / ENGINES[model.engine].slots
+            self.busy_s += run_s / model.slots
             for attempt, job in zip(batch, jobs, strict=True):
                 job.started_at, job.worker = self.world.now, self.name
                 self.world.after(run_s, self._ran, attempt.key, job, run_s)

@@ -10,6 +10,8 @@ from services.scheduler.placing.plan import Lot
 
 LEAST_GAIN_S = 0.3
 MOVE_EVERY_S = 0.2
+IDLE_SHARE = 0.5
+"""How much of an eviction is charged where the worker does nothing: what it has was not asked for lately."""
 LOOKED_AT = 16
 """The most burdened workers that are looked at."""
 
@@ -54,13 +56,15 @@ class Mover:
         jobs = (lot.jobs + 1) // 2 if is_hot else lot.jobs
         slots = max(source.slots(lot.spec), 1)
         there_s = predictor.wait_s(source, lot.lane, slots, now)
-        there_s += 0.0 if is_hot else predictor.load_s(source, lot.model, lot.spec, now)
+        if not is_hot:
+            there_s = max(there_s, predictor.room_s(source, lot.spec, now))
+            there_s += predictor.load_s(source, lot.model, lot.spec, now)
         idle = [one for one in predictor.in_memory(worker) if not one.is_in_use]
         is_here = worker.tier(lot.model, lot.spec.name) in ("hot", "base")
         victims = [] if is_here else predictor.victims(worker, memory_needed_bytes(lot.spec), idle, now)
         if victims is None:
             return 0.0, 0
         here_s = predictor.load_s(worker, lot.model, lot.spec, now)
-        here_s += sum(predictor.worth_s(worker, one, now) for one in victims)
+        here_s += IDLE_SHARE * sum(predictor.worth_s(worker, one, now) for one in victims)
         work_s = jobs * predictor.mean_run_s(lot.model, lot.spec.name) / slots
         return there_s - here_s - work_s, jobs

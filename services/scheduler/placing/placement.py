@@ -185,6 +185,27 @@ class Predictor:
                 return _without_surplus(chosen, -missing)
         return None
 
+    def room_s(self, worker: Worker, spec: Spec, now: float) -> float:
+        """Seconds until there is memory for a spec. Where all that is in the way has work, all that is meant
+        for the worker comes before, as much at a time as the memory holds.
+        """
+        missing = self.missing_bytes(worker, memory_needed_bytes(spec))
+        if missing <= 0:
+            return 0.0
+        weights = self.in_memory(worker)
+        if missing <= sum(one.memory_bytes for one in weights if not (one.jobs or one.is_in_use)):
+            return 0.0
+        lots = list(self.plan.on(worker.id).lots.values())
+        slots = {lane: 1 for lane in worker.lanes}
+        slots |= {one.lane: max(worker.slots(one.spec), 1) for one in lots}
+        work_s = sum(self.held_s(worker, lane, now) / count for lane, count in slots.items())
+        work_s += sum(
+            one.jobs * self.mean_run_s(one.model, one.spec.name) / max(slots[one.lane], 1) for one in lots
+        )
+        each = sum(one.memory_bytes for one in weights) / max(len(weights), 1)
+        at_a_time = max(int(worker.facts.memory_total_bytes / max(each, 1.0)), 1)
+        return work_s / at_a_time
+
     def eviction_s(self, worker: Worker, spec: Spec, now: float) -> tuple[float, bool]:
         """The expected cost of making room, seconds; and whether anything has to go for it."""
         needed = memory_needed_bytes(spec)
@@ -206,6 +227,8 @@ class Predictor:
         """The terms of running one more job of `units` on this worker."""
         tier = worker.tier(model, spec.name)
         wait = self.wait_s(worker, worker.lane(model, spec.engine), worker.slots(spec), now)
+        if tier not in ("hot", "loading", "base"):
+            wait = max(wait, self.room_s(worker, spec, now))
         load, eviction = self._ready_s(worker, model, spec, tier, wait, now)
         run = self.estimates.run_s(model, spec.name, units)
         return Option(worker, spec, tier, wait, load, eviction, run)

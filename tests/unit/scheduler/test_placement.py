@@ -402,3 +402,21 @@ def test_a_profile_that_one_worker_has_is_not_what_is_lacking() -> None:
     spec = Spec("s", "text", "", profile="l4", memory_bytes=300 * MB)
     fleet = fleet_of(worker("other"), worker("right", profile="l4"))
     assert why_impossible(fleet, model(spec)).startswith("spec s: it needs 300 MB")
+
+
+def test_where_memory_is_taken_by_what_has_work_that_work_is_waited_for() -> None:
+    """One model at a time fits, each in a lane of its own: what waits for a comes before b can be loaded."""
+    wanted = spec(memory_bytes=200 * MB)
+    place = Place(make("a", wanted), make("b", wanted))
+    place.estimates.learn_run("a", "default", 256.0, 4.0)
+    worker = place.worker("w", resident("a", size_mb=200), slots=1)
+    predictor = place.dispatcher.predictor
+    wanted = spec(memory_bytes=200 * MB)
+    assert predictor.room_s(worker, wanted, NOW) == 0.0, "nobody needs what is there"
+    for number in range(3):
+        place.job(f"j{number}")
+    place.dispatcher.plan.put(worker, "a", wanted, 3)
+    assert predictor.room_s(worker, wanted, NOW) == pytest.approx(12.0)
+    assert predictor.room_s(worker, spec(memory_bytes=40 * MB), NOW) == 0.0, "there is room beside it"
+    option = predictor.option(worker, "b", wanted, 1.0, NOW)
+    assert option.wait_s == pytest.approx(12.0)
