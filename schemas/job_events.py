@@ -83,20 +83,25 @@ class Preview(AttemptEvent, frozen=True, kw_only=True):
 class Delta(AttemptEvent, frozen=True, kw_only=True):
     """More text. at: how many characters of output came before it. tokens: how many it stands for.
 
-    tokens_so_far: of the whole output up to the end of this text; 0 where that is not known.
+    tokens_so_far: of the whole output up to the end of this text; 0 where that is not known. reasoning: how
+    many of its characters, the first ones, are the model's reasoning: output is reasoning, then the answer.
     """
 
     at: int
     text: str
     tokens: int = 1
     tokens_so_far: int = 0
+    reasoning: int = 0
 
 
 class TextOutput(msgspec.Struct, frozen=True, tag="text", tag_field="kind", omit_defaults=True):
+    """text: the answer. reasoning: what the model has written before it, as its template marks it."""
+
     text: str
     finish_reason: str
     usage: Usage
     tool_calls: tuple[dict[str, Any], ...] = ()
+    reasoning: str = ""
 
 
 class EmbeddingOutput(msgspec.Struct, frozen=True, tag="embedding", tag_field="kind"):
@@ -205,8 +210,12 @@ class Completed(TerminalEvent, frozen=True, kw_only=True):
 
 
 class Failed(TerminalEvent, frozen=True, kw_only=True):
+    """code: a name for what went wrong that says more than its kind. field: of the request, that is wrong."""
+
     kind: FailureKind
     message: str
+    code: str = ""
+    field: str = ""
 
 
 class Cancelled(TerminalEvent, frozen=True, kw_only=True):

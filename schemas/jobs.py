@@ -25,7 +25,9 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ChatInput(msgspec.Struct, frozen=True, tag="chat", tag_field="kind", omit_defaults=True):
-    """Continue a conversation. `max_tokens` counts tokens of the answer."""
+    """Continue a conversation. `max_tokens` counts tokens of the answer. template: what its chat template is
+    given besides (`enable_thinking`, `reasoning_effort`).
+    """
 
     messages: tuple[ChatMessage, ...]
     max_tokens: int | None = None
@@ -34,6 +36,8 @@ class ChatInput(msgspec.Struct, frozen=True, tag="chat", tag_field="kind", omit_
     response_format: dict[str, Any] | None = None
     tools: tuple[dict[str, Any], ...] = ()
     tool_choice: str | dict[str, Any] | None = None
+    template: dict[str, Any] = {}
+    parallel_tool_calls: bool | None = None
 
 
 class CompletionInput(msgspec.Struct, frozen=True, tag="completion", tag_field="kind", omit_defaults=True):
@@ -45,10 +49,16 @@ class CompletionInput(msgspec.Struct, frozen=True, tag="completion", tag_field="
     sampling: Sampling = Sampling()
 
 
-class EmbeddingInput(msgspec.Struct, frozen=True, tag="embedding", tag_field="kind"):
-    """One vector for each text."""
+class EmbeddingInput(msgspec.Struct, frozen=True, tag="embedding", tag_field="kind", omit_defaults=True):
+    """One vector for each text. tokens: texts as the model's own token ids, in place of `texts`."""
 
     texts: tuple[str, ...]
+    tokens: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def inputs(self) -> list[str] | list[list[int]]:
+        """What is to be embedded, in order."""
+        return [list(one) for one in self.tokens] if self.tokens else list(self.texts)
 
 
 class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -217,6 +227,11 @@ def likeness(job: Job, spec: Spec) -> bytes:
         return job.id.encode()
     alike = (job.model, spec, job.adapter, msgspec.structs.replace(asked, prompt="", previews=0))
     return blake2b(_deterministic(alike), digest_size=16).digest()
+
+
+def picture_seed(seed: int, index: int) -> int:
+    """Of the picture `index` of a job: one that can be asked for again."""
+    return (seed + index) % 2**32
 
 
 def work_units(job_input: JobInput) -> float:

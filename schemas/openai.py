@@ -28,6 +28,7 @@ class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str | None = None
     tool_calls: tuple[dict[str, Any], ...] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
 
     def text(self) -> str:
         """What it says, its text parts joined."""
@@ -66,6 +67,9 @@ class ChatCompletionRequest(_TextRequest, frozen=True, kw_only=True):
     tools: tuple[dict[str, Any], ...] = ()
     tool_choice: str | dict[str, Any] | None = None
     logprobs: bool | None = None
+    chat_template_kwargs: dict[str, Any] = {}
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class CompletionRequest(_TextRequest, frozen=True, kw_only=True):
@@ -77,7 +81,7 @@ class CompletionRequest(_TextRequest, frozen=True, kw_only=True):
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str
-    input: str | tuple[str, ...]
+    input: str | tuple[str | int | tuple[int, ...], ...]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
     user: str | None = None
@@ -107,12 +111,19 @@ class ImageEditRequest(ImageGenerationRequest, frozen=True, kw_only=True):
     strength: float | None = None
 
 
+class PromptTokens(msgspec.Struct, frozen=True):
+    """cached_tokens: of the prompt, those that were not worked out again."""
+
+    cached_tokens: int
+
+
 class Usage(msgspec.Struct, frozen=True):
-    """Counts of tokens."""
+    """Counts of tokens. prompt_tokens_details: where the engine tells."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokens | msgspec.UnsetType = msgspec.UNSET
 
 
 class ModelCard(msgspec.Struct, frozen=True):

@@ -109,14 +109,16 @@ class SentRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     seal: str = ""
 
 
-class SentText(msgspec.Struct, frozen=True):
+class SentText(msgspec.Struct, frozen=True, omit_defaults=True):
     """The longest text from its first character on that clients of this gateway were given.
 
-    tokens: how many it stands for; 0 where that is not known.
+    tokens: how many it stands for; 0 where that is not known. has_reasoning: whether a part of it is what the
+    model wrote before its answer.
     """
 
     text: str = ""
     tokens: int = 0
+    has_reasoning: bool = False
 
 
 Outcome = Literal["completed", "failed", "cancelled", "lost"]

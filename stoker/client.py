@@ -21,6 +21,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from services.process import http_clients
 from stoker.sse import ENDS, Event, EventReader
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -153,7 +154,7 @@ class Client:
     """A gateway: `url`, else STOKER_URL, else the one on this machine. api_key: else STOKER_API_KEY."""
 
     def __init__(self, url: str = "", api_key: str = "") -> None:
-        self._client = httpx.Client(base_url=_address(url), timeout=_TIMEOUT, headers=_key(api_key))
+        self._client = http_clients.client(_address(url), timeout=_TIMEOUT, headers=_key(api_key))
 
     def __enter__(self) -> "Client":
         return self
@@ -244,7 +245,7 @@ class AsyncClient:
     """As Client, with `await`."""
 
     def __init__(self, url: str = "", api_key: str = "") -> None:
-        self._client = httpx.AsyncClient(base_url=_address(url), timeout=_TIMEOUT, headers=_key(api_key))
+        self._client = http_clients.async_client(_address(url), timeout=_TIMEOUT, headers=_key(api_key))
 
     async def __aenter__(self) -> "AsyncClient":
         return self

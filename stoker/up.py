@@ -275,8 +275,10 @@ class Up:
     async def _announce(self, began: float, started: asyncio.Event | None) -> None:
         import httpx
 
+        from services.process.http_clients import async_client
+
         base = f"http://{self.host}:{self.port}"
-        async with httpx.AsyncClient() as client:
+        async with async_client(base) as client:
             while time.monotonic() - began < READY_TIMEOUT_S:
                 with contextlib.suppress(httpx.HTTPError):
                     answer = await client.get(f"{base}/health/ready", timeout=2)

@@ -143,4 +143,4 @@ def worth(waiting: int, work_s: float, price_s: float, waiting_s: float, idle_s:
         return 0
     balanced = math.sqrt(waiting * work_s * waiting_s / (2.0 * price_s * max(idle_s, 1.0)))
     busy = math.ceil(work_s / max(start_s, 1.0))
-    return min(int(balanced), busy, waiting)
+    return min(round(balanced), busy, waiting)

@@ -36,6 +36,8 @@ from services.gateway.routes import (
 )
 
 OPENAI_PATHS = ("/v1/models", "/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/images", "/openai/")
+UNKNOWN_OPENAI_PATHS = ("/v1/", "/openai/")
+"""Where nothing is: who asks there speaks OpenAI's dialect, whichever part of it."""
 MAX_HEADER_BYTES = 64 * 1024
 GROUPS = (
     models,
@@ -58,7 +60,7 @@ def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[byt
     if isinstance(error, HTTPException):
         error = RequestError(error.status_code, error.detail or "the request could not be served")
     refused = request_error(error, request.url.path)
-    body, media_type = answer_body(refused, request.url.path.startswith(OPENAI_PATHS))
+    body, media_type = answer_body(refused, request.url.path.startswith(UNKNOWN_OPENAI_PATHS))
     return Response(wire.encode(body), status_code=refused.status, media_type=media_type)
 
 

@@ -22,6 +22,7 @@ from services.bus.errors import BusError
 from services.catalog import store
 from services.catalog.load import Configuration, WorkerEntry
 from services.process.embedded import embedded_server, free_port
+from services.process.http_clients import async_client
 from services.process.running import die_with_parent
 from services.process.settings import BusSettings
 from services.process.tasks import TaskOwner, cleanup
@@ -235,11 +236,11 @@ async def _declared(bus: Bus, system: System) -> None:
 async def _until_ready(system: System) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + READY_S
-    async with httpx.AsyncClient(timeout=2.0) as client:
-        for gateway in system.gateways:
+    for gateway in system.gateways:
+        async with async_client(gateway, timeout=2.0) as client:
             while True:
                 with contextlib.suppress(httpx.HTTPError):
-                    if (await client.get(gateway + "/health/ready")).status_code == 200:
+                    if (await client.get("/health/ready")).status_code == 200:
                         break
                 if loop.time() > deadline:
                     raise CannotStart(f"the gateway at {gateway} is not ready; the logs are in {system.data}")

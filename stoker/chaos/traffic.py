@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from services.process.http_clients import async_client
 from services.process.tasks import together
 from stoker.chaos.ledger import End, Job, Ledger
 from stoker.sse import ENDS, EventReader
@@ -88,7 +89,7 @@ class Traffic:
 
     async def _client(self, chance: random.Random) -> None:
         ways = (self.ask, self.watch, self.watch, self.poll, self.repeat, self.cancel, self.leave)
-        async with httpx.AsyncClient(timeout=TIMEOUT) as http:
+        async with async_client(self.gateways[0], timeout=TIMEOUT) as http:
             while not self.is_over.is_set() and not (self.jobs and self._count >= self.jobs):
                 self._count += 1
                 name = f"chaos-{self.seed}-{self._count}"

@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from services.process.http_clients import client
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
 errors = Console(stderr=True)
@@ -53,7 +55,8 @@ def call(method: str, url: str, path: str, **options: Any) -> Any:
     """The JSON answer of the gateway; prints what went wrong and ends otherwise."""
     try:
         headers = {**key_header(), **options.pop("headers", {})}
-        answer = httpx.request(method, url + path, timeout=TIMEOUT_S, headers=headers, **options)
+        with client(url, timeout=TIMEOUT_S, headers=headers) as http:
+            answer = http.request(method, url + path, **options)
     except httpx.HTTPError as error:
         fail(f"no gateway answers at {url} ({error}); is `stoker up` running?", 2)
     if answer.status_code >= 400:

@@ -12,6 +12,7 @@ import typer
 from schemas.catalog import Model, Spec
 from services.catalog.load import Configuration, WorkerEntry
 from services.process.embedded import EmbeddedServerError
+from services.process.http_clients import async_client
 from services.process.logs import configure_logs
 from stoker.chaos.plan import KINDS, PAUSES_S, ROLES, Choice, Kind, Role
 from stoker.chaos.report import Report
@@ -127,7 +128,7 @@ def _disturb(data: Path, url: str, is_sure: bool, wishes: Wishes) -> Report:
         typer.confirm("Its users will notice. Are you sure?", abort=True)
 
     async def disturb() -> Report:
-        async with httpx.AsyncClient() as http:
+        async with async_client(url) as http:
             answer = await http.get(url + "/v1/models")
             names = [model["id"] for model in answer.raise_for_status().json()["data"]]
         models = [Model(name, ("TextGeneration",), ()) for name in names]

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from services.process.http_clients import client
 from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, fail, key_header, print_json
 from stoker.sse import EventReader
 
@@ -101,7 +102,10 @@ def _follow(url: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
     while True:
         headers = {"Accept": "text/event-stream", **key_header(), **reader.resume()}
         try:
-            with httpx.stream("GET", url + "/v1/events", params=query, headers=headers, timeout=30) as answer:
+            with (
+                client(url, timeout=30) as http,
+                http.stream("GET", "/v1/events", params=query, headers=headers) as answer,
+            ):
                 answer.raise_for_status()
                 for line in answer.iter_lines():
                     if event := reader.feed(line):

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from services.process.disk import room_at
 from services.process.embedded import EmbeddedServerError, find_binary
+from services.process.http_clients import client
 from services.worker.engines.registry import ENGINES
 from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, print_json
 
@@ -177,7 +178,8 @@ def doctor(url: Url = DEFAULT_URL, json: Json = False) -> None:
         remedy = entry.missing()
         note(f"engine {name}", not remedy, "not here" if remedy else "installed", remedy)
     try:
-        answer = httpx.get(url + "/health/ready", timeout=3)
+        with client(url, timeout=3) as http:
+            answer = http.get("/health/ready")
         reason = answer.json().get("reason", "ready")
         note(f"gateway {url}", answer.status_code == 200, reason, "see its log")
     except (httpx.HTTPError, ValueError) as error:

@@ -30,7 +30,7 @@ class Heard:
     def __init__(self) -> None:
         self.pieces: list[str] = []
 
-    def text(self, text: str, tokens: int = 1) -> None:
+    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False) -> None:
         self.pieces.append(text)
 
     def step(self, step: int, steps: int) -> None: ...

@@ -38,7 +38,7 @@ class Heard:
         self.texts: list[str] = []
         self._cancelled = cancelled
 
-    def text(self, text: str, tokens: int = 1) -> None:
+    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False) -> None:
         self.texts.append(text)
         if self._cancelled is not None and len(self.texts) == 2:
             self._cancelled.set()

@@ -101,4 +101,4 @@ def test_streams_are_counted_whatever_ends_them() -> None:
 def test_an_event_is_framed_as_browsers_read_it() -> None:
     assert sse(b'{"a":1}') == b'data: {"a":1}\n\n'
     assert sse(b"1", "delta", "7.1.2.3") == b"id: 7.1.2.3\nevent: delta\ndata: 1\n\n"
-    assert comment("waiting") == b": waiting\n\n"
+    assert comment("waiting") == b": waiting\n"

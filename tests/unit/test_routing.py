@@ -95,12 +95,16 @@ async def ask(app: Any, method: str, path: str, body: Any = None, **headers: str
 async def test_another_method_is_told_which_there_are() -> None:
     app = create_app(None)  # type: ignore[arg-type]  # nothing below touches the gateway
     answer = await ask(app, "DELETE", "/v1/jobs")
-    assert (answer.status, answer.headers["allow"]) == (405, "GET, OPTIONS, POST")
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS, POST")
     assert answer.json()["type"] == "urn:stoker:method_not_allowed"
     answer = await ask(app, "GET", "/v1/chat/completions")
     assert (answer.status, answer.json()["error"]["code"]) == (405, "method_not_allowed")
     answer = await ask(app, "OPTIONS", "/v1/jobs/x")
-    assert (answer.status, answer.headers["allow"], answer.body) == (204, "DELETE, GET, OPTIONS, PUT", b"")
+    assert (answer.status, answer.headers["allow"], answer.body) == (
+        204,
+        "DELETE, GET, HEAD, OPTIONS, PUT",
+        b"",
+    )
 
 
 async def test_an_unknown_path_is_answered_in_the_dialect_of_its_place() -> None:

@@ -14,6 +14,7 @@ import msgspec
 from services.autoscaler.events import Seen
 from services.autoscaler.launchers.base import LaunchError, Order, OutOfStock, check_inventory
 from services.autoscaler.launchers.http_api import Api
+from services.process.http_clients import async_client
 
 REPLICA, CLUSTER, UNITS = "stoker.replica", "stoker.cluster", "stoker.units"
 TIMEOUT_S = 30.0
@@ -32,9 +33,11 @@ class DockerLauncher:
         address = host or os.environ.get("DOCKER_HOST", "") or DEFAULT_HOST
         if address.startswith("unix://"):
             transport = httpx.AsyncHTTPTransport(uds=address.removeprefix("unix://"))
-            client = httpx.AsyncClient(transport=transport, base_url="http://docker", timeout=TIMEOUT_S)
+            client = httpx.AsyncClient(
+                transport=transport, base_url="http://docker", timeout=TIMEOUT_S, trust_env=False
+            )
         else:
-            client = httpx.AsyncClient(base_url=address.replace("tcp://", "http://"), timeout=TIMEOUT_S)
+            client = async_client(address.replace("tcp://", "http://"), timeout=TIMEOUT_S)
         self._api = Api("Docker", client)
         self._cluster = cluster
 

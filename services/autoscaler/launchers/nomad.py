@@ -12,11 +12,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
-
 from services.autoscaler.events import Seen
 from services.autoscaler.launchers.base import LaunchError, Order, OutOfStock, check_inventory
 from services.autoscaler.launchers.http_api import Api
+from services.process.http_clients import async_client
 
 TIMEOUT_S = 30.0
 LOOK_WAIT_S = 5.0
@@ -36,8 +35,8 @@ class NomadLauncher:
         self._prefix = f"stoker-{cluster}-"
         headers = {"X-Nomad-Token": environment["NOMAD_TOKEN"]} if environment.get("NOMAD_TOKEN") else {}
         namespace = environment.get("NOMAD_NAMESPACE")
-        client = httpx.AsyncClient(
-            base_url=environment.get("NOMAD_ADDR", "http://127.0.0.1:4646"),
+        client = async_client(
+            environment.get("NOMAD_ADDR", "http://127.0.0.1:4646"),
             headers=headers,
             params={"namespace": namespace} if namespace else None,
             verify=_tls(environment),

@@ -12,6 +12,7 @@ from schemas.keys import ApiKey
 from services.gateway.edge.access import COOKIE, OPEN_PATHS, Access, current_key
 from services.gateway.edge.door import with_headers
 from services.gateway.edge.problems import RequestError, answer_body
+from services.gateway.edge.request_ids import REQUEST_ID, request_id
 
 
 def with_access(
@@ -35,7 +36,7 @@ def with_access(
             key = access.identify(_authorization(headers))
             left = count(key) if key is not None else {}
         except RequestError as error:
-            await _refuse(send, error, path.startswith(openai_paths))
+            await _refuse(send, error, path.startswith(openai_paths), request_id(scope["headers"]))
             return
         if key is None:
             await app(scope, receive, send)
@@ -65,9 +66,9 @@ def _authorization(headers: Mapping[bytes, bytes]) -> str:
     return f"Bearer {unquote(cookie.value)}" if cookie is not None else ""
 
 
-async def _refuse(send: Send, error: RequestError, is_openai: bool) -> None:
+async def _refuse(send: Send, error: RequestError, is_openai: bool, request: bytes) -> None:
     body, media_type = answer_body(error, is_openai)
-    headers = with_headers([(b"content-type", media_type.encode())])
+    headers = with_headers([(b"content-type", media_type.encode()), (REQUEST_ID, request)])
     headers += [(name.encode(), value.encode()) for name, value in error.headers.items()]
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))

@@ -1,8 +1,14 @@
-"""From bytes and texts of a request to Structs; what does not fit is a RequestError 400. Pure."""
+"""From bytes and texts of a request to Structs; what does not fit is a RequestError 400. Pure.
 
-from typing import TypeVar
+Clients generate bodies from classes of their own and send what is not set as null. So a null stands for "not
+given" wherever a field need not be given.
+"""
+
+import zlib
+from typing import Any, TypeVar, get_args
 
 import msgspec
+from msgspec import NODEFAULT
 
 from services.gateway.edge.problems import RequestError
 
@@ -14,9 +20,56 @@ def decode(kind: type[T], body: bytes) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise invalid(error) from error
+        try:
+            return msgspec.convert(_without_nulls(msgspec.json.decode(body), kind), kind)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise invalid(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(400, f"the body is not valid JSON: {error}", code="invalid_json") from error
+
+
+def _without_nulls(given: Any, kind: Any) -> Any:
+    """What was sent as `kind`, without the nulls of fields that need not be given."""
+    if not isinstance(given, dict) or not _is_struct(kind):
+        return given
+    kept: dict[str, Any] = {}
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    for name, value in given.items():
+        field = fields.get(name)
+        if field is None:
+            kept[name] = value
+            continue
+        is_optional = field.default is not NODEFAULT or field.default_factory is not NODEFAULT
+        if value is None and is_optional:
+            continue
+        inner = next((one for one in (field.type, *get_args(field.type)) if _is_struct(one)), None)
+        kept[name] = _without_nulls(value, inner)
+    return kept
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def inflated(body: bytes, encoding: str, most: int) -> bytes:
+    """A body as it was before it was compressed. Raises RequestError 400, 413, 415."""
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        message = f"a body may be sent as it is, or compressed with gzip or deflate, not {encoding}"
+        raise RequestError(415, message, field="Content-Encoding", code="unsupported_encoding")
+    reader = zlib.decompressobj(wbits=zlib.MAX_WBITS | (0 if encoding == "deflate" else 16))
+    try:
+        whole = reader.decompress(body, most + 1)
+    except zlib.error as error:
+        message = f"the body is not compressed with {encoding}: {error}"
+        raise RequestError(400, message, field="Content-Encoding", code="invalid_encoding") from error
+    if len(whole) > most:
+        raise RequestError(413, f"a body is at most {most} bytes, uncompressed", code="body_too_large")
+    if not reader.eof:
+        message = f"the compressed body ends before its end ({encoding})"
+        raise RequestError(400, message, field="Content-Encoding", code="invalid_encoding")
+    return whole
 
 
 def invalid(error: msgspec.ValidationError, below: str = "") -> RequestError:

@@ -8,6 +8,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from schemas import wire
 from services.gateway.edge.door import Door, with_headers
 from services.gateway.edge.problems import RequestError, answer_body
+from services.gateway.edge.request_ids import REQUEST_ID, request_id
 
 MAX_HOSTS = 64
 
@@ -31,7 +32,8 @@ def with_door(app: ASGIApp, door: Door, openai_paths: tuple[str, ...]) -> ASGIAp
             door.check_origin(scope["method"], headers)
         except RequestError as error:
             body, media_type = answer_body(error, scope["path"].startswith(openai_paths))
-            await _answer(send, error.status, [(b"content-type", media_type.encode())], wire.encode(body))
+            told = [(b"content-type", media_type.encode()), (REQUEST_ID, request_id(scope["headers"]))]
+            await _answer(send, error.status, told, wire.encode(body))
             return
         if door.origins and (cors := door.cors(headers)):
             if scope["method"] == "OPTIONS" and (allowed := door.preflight(headers)):
@@ -47,7 +49,8 @@ def with_browser_headers(app: ASGIApp) -> ASGIApp:
     """The same application, with what every answer says: for what does not answer by Exchange."""
 
     async def told(scope: Scope, receive: Receive, send: Send) -> None:
-        await app(scope, receive, _with((), send))
+        named = [(REQUEST_ID, request_id(scope["headers"]))] if scope["type"] == ScopeType.HTTP else []
+        await app(scope, receive, _with(named, send))
 
     return told
 

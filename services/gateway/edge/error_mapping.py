@@ -9,16 +9,21 @@ from services.records.blobs import BlobGone
 log = get_logger("http")
 
 
-def request_error(error: Exception, path: str) -> RequestError:
-    """What an error of a route means to its client. Only what nobody foresaw is logged with its traceback."""
+def request_error(error: Exception, path: str, request: str = "") -> RequestError:
+    """What an error of a route means to its client. Only what nobody foresaw is logged with its traceback.
+
+    request: what the request is called in its answer.
+    """
     match error:
         case RequestError():
             return error
         case BlobGone():
             return RequestError(404, str(error), code="image_not_found")
         case BusError() | LimitExceeded():
-            log.warning("request.not_served", path=path, error=str(error))
+            log.warning("request.not_served", path=path, request=request, error=str(error))
             return RequestError(503, str(error), retry_after_s=RETRY_AFTER_S)
         case _:
-            log.error("request.failed", path=path, exc_info=error)
-            return RequestError(500, "an internal error; the log of the gateway says more")
+            log.error("request.failed", path=path, request=request, exc_info=error)
+            return RequestError(
+                500, f"an internal error; the log of the gateway says more of the request {request}"
+            )

@@ -19,9 +19,10 @@ import msgspec
 from litestar.types import HTTPScope, Receive, Send
 
 from schemas import wire
-from services.gateway.edge.decoding import invalid
+from services.gateway.edge.decoding import inflated, invalid
 from services.gateway.edge.door import HEADERS, POLICY, POLICY_NAME
 from services.gateway.edge.problems import RequestError, answer_body
+from services.gateway.edge.request_ids import REQUEST_ID, request_id
 from services.gateway.edge.sse import SSE_HEADERS, StreamLimit
 
 T = TypeVar("T")
@@ -50,12 +51,20 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._parameters = parameters or {}
+        self._request_id: bytes | None = None
         self.body_bytes = 0
         self.is_answered = False
 
     @property
     def path(self) -> str:
         return self._scope["path"]
+
+    @property
+    def request_id(self) -> bytes:
+        """What the client calls the request, or a name of ours."""
+        if self._request_id is None:
+            self._request_id = request_id(self._scope["headers"])
+        return self._request_id
 
     def header(self, name: bytes) -> str:
         """A request header by its lower-case name; "" when it is not there."""
@@ -107,7 +116,7 @@ class Exchange:
         return await self.body()
 
     async def body(self) -> bytes:
-        """The whole body. Raises RequestError 413, ClientGone."""
+        """The whole body, uncompressed. Raises RequestError 400, 413, 415, ClientGone."""
         chunks: list[bytes] = []
         size = 0
         while True:
@@ -121,8 +130,11 @@ class Exchange:
             if size > MAX_BODY_BYTES:
                 raise RequestError(413, f"a body is at most {MAX_BODY_BYTES} bytes", code="body_too_large")
             if not message["more_body"]:
-                self.body_bytes = size
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                whole = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                if encoding := self.header(b"content-encoding"):
+                    whole = inflated(whole, encoding.strip().lower(), MAX_BODY_BYTES)
+                self.body_bytes = len(whole)
+                return whole
 
     async def _disconnected(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -168,6 +180,7 @@ class Exchange:
         self.is_answered = True
         encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         encoded += HEADERS
+        encoded.append((REQUEST_ID, self.request_id))
         if POLICY_NAME not in headers:
             encoded.append(POLICY)
         await self._send({"type": "http.response.start", "status": status, "headers": encoded})

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from schemas.keys import Role
 from services.gateway.edge.access import check_role, owner
@@ -22,6 +22,7 @@ from services.gateway.edge.decoding import decode
 from services.gateway.edge.error_mapping import request_error
 from services.gateway.edge.exchange import JSON, ClientGone, Exchange
 from services.gateway.edge.problems import RequestError
+from services.gateway.edge.sse import EVENT_STREAM, SSE_HEADERS
 from services.gateway.gateway import Gateway
 from services.records.platform_events import note_action
 
@@ -179,13 +180,28 @@ def with_routes(rest: ASGIApp, router: Router, gateway: Gateway) -> ASGIApp:
             await rest(scope, receive, send)
             return
         found = routes.get(scope["method"])
+        if found is None and scope["method"] == "HEAD" and (found := routes.get("GET")) is not None:
+            send = _without_body(send)
         exchange = Exchange(scope, receive, send, parameters)
-        if found is None:
+        if found is not None and found.gives == EVENT_STREAM and scope["method"] == "HEAD":
+            await exchange.answer_empty(200, SSE_HEADERS)
+        elif found is None:
             await _other_method(exchange, scope, routes)
         else:
             await _serve(gateway, exchange, found)
 
     return routed
+
+
+def _without_body(send: Send) -> Send:
+    """Of an answer only what goes before its body."""
+
+    async def answer(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {"type": "http.response.body", "body": b"", "more_body": message["more_body"]}
+        await send(message)
+
+    return answer
 
 
 async def _serve(gateway: Gateway, exchange: Exchange, found: Route) -> None:
@@ -197,12 +213,13 @@ async def _serve(gateway: Gateway, exchange: Exchange, found: Route) -> None:
     except ClientGone:
         return
     except Exception as error:
-        await exchange.refuse(request_error(error, exchange.path), is_openai=found.is_openai)
+        refused = request_error(error, exchange.path, exchange.request_id.decode())
+        await exchange.refuse(refused, is_openai=found.is_openai)
 
 
 async def _other_method(exchange: Exchange, scope: HTTPScope, routes: dict[str, Route]) -> None:
     """The path is there, the method is not: which are."""
-    allowed = ", ".join(sorted({*routes, "OPTIONS"}))
+    allowed = ", ".join(sorted({*routes, *(["HEAD"] if "GET" in routes else []), "OPTIONS"}))
     if scope["method"] == "OPTIONS":
         await exchange.answer_empty(204, {"allow": allowed})
         return

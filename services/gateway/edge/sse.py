@@ -23,7 +23,8 @@ def sse(data: bytes, event: str = "", event_id: str = "") -> bytes:
 
 
 def comment(text: str) -> bytes:
-    return f": {text}\n\n".encode()
+    """A line that every reader ignores. No empty line follows: some take that for an event without data."""
+    return f": {text}\n".encode()
 
 
 class StreamLimit:

@@ -79,6 +79,7 @@ def from_result(event: Terminal) -> JobAnswer:
     error: dict[str, str] | None = None
     if isinstance(event, Failed):
         error = {"kind": event.kind, "message": shown_to(event.tenant, event.message)}
+        error |= {name: value for name, value in (("code", event.code), ("field", event.field)) if value}
     elif isinstance(event, Expired):
         error = {"kind": "timeout", "message": shown_to(event.tenant, event.message)}
     return JobAnswer(

@@ -63,7 +63,8 @@ def completed_or_raise(event: Terminal) -> Completed:
             status = _FAILED_STATUS.get(event.kind, 500)
             retry_after_s = RETRY_AFTER_S if status == 503 else None
             message = shown_to(event.tenant, event.message)
-            raise RequestError(status, message, code=event.kind, retry_after_s=retry_after_s)
+            code, field = event.code or event.kind, event.field or None
+            raise RequestError(status, message, field=field, code=code, retry_after_s=retry_after_s)
         case Cancelled():
             raise RequestError(499, "the job was cancelled", code="cancelled")
         case Expired():

@@ -33,6 +33,7 @@ from schemas.subjects import BadName, check_name
 from services.gateway.edge.decoding import invalid
 from services.gateway.edge.problems import RequestError
 from services.gateway.jobs.function_calls import function_input
+from services.gateway.jobs.text_rules import check_format, check_tools
 
 MAX_TOKENS = 1_000_000
 MAX_STOPS = 16
@@ -45,6 +46,8 @@ MAX_PROMPT_CHARS = 1_000_000
 MAX_TEXTS = 2048
 MIN_EDGE_PX, MAX_EDGE_PX, EDGE_MULTIPLE_PX = 64, 2048, 8
 MAX_SEED = 2**32 - 1
+OFF = -1
+"""No limit, or by chance: so say the clients of llama.cpp, LM Studio, vLLM and A1111."""
 MAX_TIMEOUT_S = 24 * 3600.0
 MAX_PRIORITY = 10
 
@@ -150,7 +153,7 @@ def _sampling(asked: Any, defaults: Mapping[str, Any]) -> Sampling:
     within(asked.temperature, 0, 10, "temperature")
     within(asked.top_p, 0, 1, "top_p")
     within(asked.min_p, 0, 1, "min_p")
-    within(asked.top_k, 0, MAX_TOKENS, "top_k")
+    within(asked.top_k, OFF, MAX_TOKENS, "top_k")
     within(asked.presence_penalty, -2, 2, "presence_penalty")
     within(asked.frequency_penalty, -2, 2, "frequency_penalty")
     within(asked.repeat_penalty, 0, 10, "repeat_penalty")
@@ -174,6 +177,8 @@ def _stops(stop: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def _max_tokens(value: int | None, defaults: Mapping[str, Any]) -> int | None:
+    if value == OFF:
+        return None
     within(value, 1, MAX_TOKENS, "max_tokens")
     return defaults.get("max_tokens") if value is None else value
 
@@ -190,6 +195,8 @@ def chat_input(asked: ChatCompletionRequest, model: Model) -> ChatInput:
         raise RequestError(400, "messages must not be empty", field="messages", code="invalid_value")
     if asked.logprobs:
         raise RequestError(400, "logprobs are not supported", field="logprobs", code="unsupported_value")
+    check_tools(asked.tools, asked.tool_choice)
+    check_format(asked.response_format)
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
     return ChatInput(
         messages=asked.messages,
@@ -199,7 +206,18 @@ def chat_input(asked: ChatCompletionRequest, model: Model) -> ChatInput:
         response_format=asked.response_format,
         tools=asked.tools,
         tool_choice=asked.tool_choice,
+        template=_template(asked),
+        parallel_tool_calls=asked.parallel_tool_calls,
     )
+
+
+def _template(asked: ChatCompletionRequest) -> dict[str, Any]:
+    """What the chat template is given: what a request says for it, else what its effort stands for."""
+    if asked.reasoning_effort is None:
+        return asked.chat_template_kwargs
+    if asked.reasoning_effort == "none":
+        return {"enable_thinking": False} | asked.chat_template_kwargs
+    return {"reasoning_effort": asked.reasoning_effort} | asked.chat_template_kwargs
 
 
 def completion_input(asked: CompletionRequest, model: Model) -> CompletionInput:
@@ -221,17 +239,21 @@ def completion_input(asked: CompletionRequest, model: Model) -> CompletionInput:
 
 def embedding_input(asked: EmbeddingRequest, model: Model) -> EmbeddingInput:
     need(model, "TextEmbedding")
-    texts = (asked.input,) if isinstance(asked.input, str) else asked.input
-    if not 0 < len(texts) <= MAX_TEXTS or not all(texts):
+    if asked.dimensions is not None:
+        raise RequestError(400, "dimensions is not supported", field="dimensions", code="unsupported_value")
+    given = (asked.input,) if isinstance(asked.input, str) else asked.input
+    if given and all(isinstance(one, int) for one in given):  # one text, as its tokens
+        given = (given,)  # type: ignore[assignment]
+    texts = tuple(one for one in given if isinstance(one, str))
+    tokens = tuple(one for one in given if isinstance(one, tuple))
+    if not 0 < len(given) <= MAX_TEXTS or not all(given) or len(given) not in (len(texts), len(tokens)):
         raise RequestError(
             400,
-            f"input takes 1 to {MAX_TEXTS} texts that are not empty",
+            f"input takes 1 to {MAX_TEXTS} texts that are not empty, or as many lists of tokens",
             field="input",
             code="invalid_value",
         )
-    if asked.dimensions is not None:
-        raise RequestError(400, "dimensions is not supported", field="dimensions", code="unsupported_value")
-    return EmbeddingInput(texts)
+    return EmbeddingInput(texts, tokens)
 
 
 def parse_size(size: str | None, field: str = "size") -> tuple[int | None, int | None]:
@@ -267,7 +289,7 @@ def image_input(asked: ImageJobInput, model: Model) -> ImageInput:
     within(asked.num_inference_steps, 1, MAX_STEPS, "num_inference_steps")
     within(asked.guidance_scale, 0, MAX_GUIDANCE, "guidance_scale")
     within(asked.previews, 0, MAX_PREVIEWS, "previews")
-    within(asked.seed, 0, MAX_SEED, "seed")
+    within(asked.seed, OFF, MAX_SEED, "seed")
     width, height = parse_size(asked.size)
     width = width if width is not None else asked.width
     height = height if height is not None else asked.height

@@ -94,8 +94,8 @@ class Submission:
         admission_timeout_s: float = DEFAULT_ADMISSION_TIMEOUT_S,
         deadline_s: float | None = None,
     ) -> Job:
-        """A job as it will be stored. Without a seed it gets one, so that it can be repeated: a random one, or
-        of a job that its client has named, the same whichever gateway is asked.
+        """A job as it will be stored. Without a seed (or with a negative one) it gets one, so that it can be
+        repeated: a random one, or of a job that its client has named, the same whichever gateway is asked.
 
         place_by: the model that decides where it runs, where that is another (one that a function is given).
         """
@@ -109,7 +109,7 @@ class Submission:
             input=job_input,
             gateway=self._gateway,
             created_at=time.time(),
-            seed=self._seed(job_id, fingerprint) if seed is None else seed & MAX_SEED,
+            seed=self._seed(job_id, fingerprint) if seed is None or seed < 0 else seed & MAX_SEED,
             adapter=adapter,
             priority=priority or (key.priority if key is not None else 0),
             wants_events=wants_events,

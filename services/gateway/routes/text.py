@@ -49,6 +49,8 @@ async def chat(gateway: Gateway, exchange: Exchange, asked: ChatCompletionReques
     message: dict[str, Any] = {"role": "assistant", "content": output.text}
     if output.tool_calls:
         message |= {"tool_calls": output.tool_calls, "content": output.text or None}
+    if output.reasoning:
+        message["reasoning_content"] = output.reasoning
     answer = ChatCompletion(
         id=f"chatcmpl-{job.id}",
         created=int(job.created_at),
@@ -107,8 +109,12 @@ class _ChatChunks:
     def opening(self) -> bytes:
         return self._chunk({"role": "assistant", "content": ""})
 
-    def text(self, text: str) -> bytes:
-        return self._chunk({"content": text})
+    def text(self, text: str, reasoning: int) -> bytes:
+        """More output, of which so many characters are reasoning."""
+        if not reasoning:
+            return self._chunk({"content": text})
+        chunk = self._chunk({"reasoning_content": text[:reasoning]})
+        return chunk + self._chunk({"content": text[reasoning:]}) if text[reasoning:] else chunk
 
     def closing(self, output: TextOutput) -> bytes:
         chunks = b""
@@ -138,7 +144,8 @@ class _TextChunks:
     def opening(self) -> bytes:
         return b""
 
-    def text(self, text: str) -> bytes:
+    def text(self, text: str, reasoning: int) -> bytes:
+        """More output; a text that is gone on with has no reasoning."""
         return self._chunk(text)
 
     def closing(self, output: TextOutput) -> bytes:
@@ -176,13 +183,13 @@ async def _events(gateway: Gateway, job: Job, chunks: Chunks, headers: dict[str,
                     pass
                 case (Assigned(spec=spec), _):
                     headers["x-stoker-spec"] = spec
-                case (Delta(text=text), _):
+                case (Delta(text=text, reasoning=reasoning), _):
                     if not has_text:
                         has_text = is_begun = True
                         observe_first_token(job, time.time())
-                        yield chunks.opening() + chunks.text(text)
+                        yield chunks.opening() + chunks.text(text, reasoning)
                     else:
-                        yield chunks.text(text)
+                        yield chunks.text(text, reasoning)
                 case (event, _) if isinstance(event, Terminal):
                     observe_end(event)
                     try:

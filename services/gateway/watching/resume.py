@@ -47,7 +47,8 @@ class Cursor:
     from 0.
 
     had_chars: characters that its client had before this watcher began: they are not given again.
-    tokens: of the text that it knows; 0 where that is not known.
+    tokens: of the text that it knows; 0 where that is not known. reasoning: how many of its characters are the
+    model's reasoning.
     """
 
     term: int = 0
@@ -56,6 +57,7 @@ class Cursor:
     chars: int = 0
     had_chars: int = 0
     tokens: int = 0
+    reasoning: int = 0
     _pieces: list[str] = field(default_factory=list)
     _is_mended: bool = False
     """Whether the text comes from more than one attempt."""
@@ -101,7 +103,9 @@ class Cursor:
             if event.at < self.chars:
                 self._compare(event.text, event.at)
             self._move(event)
-            return self._more(event, event.text[self.chars - event.at :])
+            had = self.chars - event.at
+            rest = msgspec.structs.replace(event, reasoning=max(event.reasoning - had, 0)) if had else event
+            return self._more(rest, event.text[had:])
         if order == mine and event.seq <= self.seq:
             return None
         self._move(event)
@@ -125,8 +129,12 @@ class Cursor:
             self.chars += len(text)
             self._pieces.append(text)
             self.tokens = event.tokens_so_far
+        if text and event.reasoning:
+            self.reasoning = at + event.reasoning
         had = max(self.had_chars - at, 0)
-        return msgspec.structs.replace(event, at=at + had, text=text[had:]) if text[had:] else None
+        reasoning = max(event.reasoning - had, 0)
+        rest = msgspec.structs.replace(event, at=at + had, text=text[had:], reasoning=reasoning)
+        return rest if rest.text else None
 
     def finish(self, terminal: Terminal) -> Iterator[JobEvent]:
         """Everything the client still lacks, the terminal event last; moves along. Raises Diverged."""
@@ -135,10 +143,13 @@ class Cursor:
                 self._move(event)
                 yield event
         if isinstance(terminal, Completed) and isinstance(terminal.output, TextOutput):
-            whole = terminal.output.text
+            whole = terminal.output.reasoning + terminal.output.text
             if self._is_mended or (terminal.term, terminal.attempt) != (self.term, self.attempt):
                 self._compare(whole, 0)
-            place = Delta(term=self.term, attempt=self.attempt, seq=self.seq, at=0, text="", tokens=0)
+            reasoning = max(len(terminal.output.reasoning) - self.chars, 0)
+            place = Delta(
+                term=self.term, attempt=self.attempt, seq=self.seq, at=0, text="", tokens=0, reasoning=reasoning
+            )
             rest = self._more(place, whole[self.chars :])
             if rest is not None:
                 yield rest

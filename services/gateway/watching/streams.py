@@ -141,7 +141,8 @@ class Streams:
         is_believed = self.bus.seals.holds(asked.job, asked.seal)
         cursors = [one.cursor for one in self._waiting.watchers(asked.job)] if is_believed else []
         furthest = max(cursors, key=lambda cursor: cursor.chars, default=Cursor())
-        self.bus.tell(message.reply, SentText(furthest.text(), furthest.tokens))
+        sent = SentText(furthest.text(), furthest.tokens, has_reasoning=bool(furthest.reasoning))
+        self.bus.tell(message.reply, sent)
 
     # Watching -------------------------------------------------------------------------------------
 

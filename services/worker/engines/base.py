@@ -18,11 +18,22 @@ from schemas.workers import EngineCapability
 
 
 class EngineError(Exception):
-    """A load or a run failed; `kind` as in schemas.job_events.FailureKind."""
+    """A load or a run failed; `kind` as in schemas.job_events.FailureKind.
 
-    def __init__(self, message: str, kind: FailureKind = "fatal") -> None:
+    code, field: what clients are told of it besides, as OpenAI's errors have them.
+    """
+
+    def __init__(self, message: str, kind: FailureKind = "fatal", *, code: str = "", field: str = "") -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
+        self.code = code
+        self.field = field
+
+
+def context_exceeded(given: int, limit: int, remedy: str, field: str = "") -> EngineError:
+    """A prompt is longer than the context: the same on every worker, and for ever."""
+    message = f"the prompt has {given} tokens, and the context of this model holds {limit}: {remedy}"
+    return EngineError(message, "validation", code="context_length_exceeded", field=field)
 
 
 class Stopped(Exception):
@@ -86,7 +97,7 @@ class Cancellation:
 class Emitter(Protocol):
     """Where a run sends what it makes; every method may be called from any thread."""
 
-    def text(self, text: str, tokens: int = 1) -> None: ...
+    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False) -> None: ...
 
     def step(self, step: int, steps: int) -> None: ...
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 from schemas.job_events import Picture, TextOutput
-from schemas.jobs import ChatInput, CompletionInput, ImageInput
+from schemas.jobs import ChatInput, CompletionInput, ImageInput, picture_seed
 from schemas.openai import Usage
 from schemas.workers import EngineCapability
 from services.worker.engines.base import (
@@ -134,7 +134,8 @@ class SyntheticEngine:
                 raise Stopped
             emit.step(step, steps)
         pictures = tuple(
-            Picture(seed=seed + i, width=1, height=1, image_bytes=len(ONE_PIXEL_PNG)) for i in range(asked.n)
+            Picture(seed=picture_seed(seed, i), width=1, height=1, image_bytes=len(ONE_PIXEL_PNG))
+            for i in range(asked.n)
         )
         return Images(pictures, (ONE_PIXEL_PNG,) * asked.n)
 

@@ -91,8 +91,9 @@ class Endings:
         event = Completed(**self._ending(attempt, run_s), output=named)
         self._store(attempt, event, "completed", inline, run_s)
 
-    def failed(self, attempt: Attempt, kind: FailureKind, reason: str) -> None:
-        self._store(attempt, Failed(**self._ending(attempt), kind=kind, message=reason), "failed")
+    def failed(self, attempt: Attempt, kind: FailureKind, reason: str, code: str = "", field: str = "") -> None:
+        event = Failed(**self._ending(attempt), kind=kind, message=reason, code=code, field=field)
+        self._store(attempt, event, "failed")
 
     def stopped(self, attempt: Attempt) -> None:
         """It was told to stop: by a client, or because its time was over."""

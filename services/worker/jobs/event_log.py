@@ -23,6 +23,8 @@ class EventLog:
         self._pieces: list[str] = []
         self.chars = 0
         self.tokens = 0
+        self._reasoning = 0
+        """How many characters, the first ones, are the model's reasoning."""
 
     def start_after(self, sent: SentText) -> None:
         """Output begins after this text; it belongs to the log, for watchers who lack it."""
@@ -41,9 +43,11 @@ class EventLog:
         else:
             self._small.append(event)
 
-    def delta(self, text: str, tokens: int) -> Delta:
+    def delta(self, text: str, tokens: int, *, is_reasoning: bool = False) -> Delta:
         """The numbered event for more text. tokens: 0 for a part of a text whose last part has its tokens."""
         self.tokens += tokens
+        if is_reasoning and self._reasoning == self.chars:
+            self._reasoning += len(text)
         event = Delta(
             term=self.term,
             attempt=self.attempt,
@@ -52,6 +56,7 @@ class EventLog:
             text=text,
             tokens=tokens,
             tokens_so_far=self.tokens if tokens else 0,
+            reasoning=max(self._reasoning - self.chars, 0),
         )
         self._pieces.append(text)
         self.chars += len(text)
@@ -84,6 +89,7 @@ class EventLog:
                     text=self.text()[chars:],
                     tokens=0,
                     tokens_so_far=self.tokens,
+                    reasoning=max(self._reasoning - chars, 0),
                 )
             )
         return missed

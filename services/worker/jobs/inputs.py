@@ -44,13 +44,14 @@ def can_go_on(asked: JobInput) -> bool:
 async def ask_sent(bus: Bus, attempt: Attempt) -> SentText:
     """The longest text of earlier attempts that a client was given, at any gateway.
 
-    "" where nobody says so, or not how many tokens it has: then the same seed makes the same text from the
-    beginning, and who has had a part of it is given the rest.
+    "" where nobody says so, or not how many tokens it has, or where a part of it is reasoning, which chat
+    templates cannot be made to go on with: then the same seed makes the same text from the beginning, and who
+    has had a part of it is given the rest.
     """
     asked = SentRequest(attempt.job, attempt.assignment.seal)
     answers: list[SentText] = await bus.ask_all(bus.subjects.sent(), asked, SentText, SENT_ANSWERS_S)
     longest = max(answers, key=lambda answer: len(answer.text), default=SentText())
-    return longest if longest.tokens else SentText()
+    return longest if longest.tokens and not longest.has_reasoning else SentText()
 
 
 def brings_more(job_input: JobInput) -> bool:

@@ -49,7 +49,8 @@ class Reports:
             starts = range(0, len(message.text), MAX_DELTA_CHARS)
             pieces = [message.text[start : start + MAX_DELTA_CHARS] for start in starts]
         for piece in pieces:
-            delta = attempt.log.delta(piece, message.tokens if piece is pieces[-1] else 0)
+            tokens = message.tokens if piece is pieces[-1] else 0
+            delta = attempt.log.delta(piece, tokens, is_reasoning=message.is_reasoning)
             if attempt.wants_events:
                 self._publish(attempt, wire.encode(delta))
 

@@ -198,7 +198,7 @@ class Runs:
             self._endings.lost(attempt, failure.reason, failure.kind)
         else:
             self._core.move(attempt, "ending")
-            self._endings.failed(attempt, failure.kind, failure.reason)
+            self._endings.failed(attempt, failure.kind, failure.reason, failure.code, failure.field)
         self.start_next(attempt.lane)
 
     def _runs_again(self, attempt: Attempt, failure: RunFailed) -> bool:

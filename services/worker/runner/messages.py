@@ -153,6 +153,7 @@ class Text(Message, frozen=True):
     job: str
     text: str
     tokens: int
+    is_reasoning: bool = False
 
 
 class Step(Message, frozen=True):
@@ -197,6 +198,8 @@ class RunFailed(Message, frozen=True):
     job: str
     kind: FailureKind
     reason: str
+    code: str = ""
+    field: str = ""
 
 
 class RunCancelled(Message, frozen=True):

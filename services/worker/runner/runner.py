@@ -97,8 +97,9 @@ class Outbox:
         while self._waiting:
             message = self._waiting.popleft()
             if isinstance(message, Text):
-                if text is not None and text.job == message.job:
-                    text = Text(text.job, text.text + message.text, text.tokens + message.tokens)
+                if text is not None and (text.job, text.is_reasoning) == (message.job, message.is_reasoning):
+                    tokens = text.tokens + message.tokens
+                    text = Text(text.job, text.text + message.text, tokens, text.is_reasoning)
                     continue
                 if text is not None:
                     frames.append(frame(text))
@@ -120,8 +121,8 @@ class JobEmitter:
         self._job = job
         self._outbox = outbox
 
-    def text(self, text: str, tokens: int = 1) -> None:
-        self._outbox.put(Text(self._job, text, tokens))
+    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False) -> None:
+        self._outbox.put(Text(self._job, text, tokens, is_reasoning))
 
     def step(self, step: int, steps: int) -> None:
         self._outbox.put(Step(self._job, step, steps))
@@ -340,7 +341,7 @@ class Runner:
             case Stopped():
                 self._outbox.put(RunCancelled(job))
             case EngineError():
-                self._outbox.put(RunFailed(job, output.kind, _reason(output)))
+                self._outbox.put(RunFailed(job, output.kind, _reason(output), output.code, output.field))
             case Exception():
                 self._outbox.put(RunFailed(job, "internal", _reason(output)))
         self._report_usage()

@@ -26,7 +26,7 @@ class Heard:
     def __init__(self) -> None:
         self.said: list[Any] = []
 
-    def text(self, text: str, tokens: int = 1) -> None:
+    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False) -> None:
         self.said.append(text)
 
     def step(self, step: int, steps: int) -> None:

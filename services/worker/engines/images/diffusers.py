@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from schemas.catalog import Adapter
 from schemas.job_events import Picture
-from schemas.jobs import ImageInput, UpscaleInput
+from schemas.jobs import ImageInput, UpscaleInput, picture_seed
 from schemas.workers import EngineCapability
 from services.worker.engines.base import (
     Cancellation,
@@ -245,7 +245,7 @@ def _finish(
     pngs: list[bytes] = []
     for offset, image in enumerate(images):
         text = drawing.description(
-            asked, image, seed + offset, watch.steps, task.request.title, has_prompt=has_prompt
+            asked, image, picture_seed(seed, offset), watch.steps, task.request.title, has_prompt=has_prompt
         )
         pngs.append(drawing.png_of(image, text))
     if asked.has_latents and watch.latents is not None:
@@ -253,7 +253,7 @@ def _finish(
         latents = [base64.b64encode(drawing.pooled_latents(row)).decode() for row in rows]
         details = details | {"latents": latents}
     pictures = tuple(
-        Picture(seed=seed + offset, width=image.width, height=image.height, image_bytes=len(png))
+        Picture(seed=picture_seed(seed, offset), width=image.width, height=image.height, image_bytes=len(png))
         for offset, (image, png) in enumerate(zip(images, pngs, strict=True))
     )
     return Images(pictures, tuple(pngs), details)

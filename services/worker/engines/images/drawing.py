@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageChops
 from PIL.PngImagePlugin import PngInfo
 
-from schemas.jobs import Attachment, ImageInput
+from schemas.jobs import Attachment, ImageInput, picture_seed
 from services.worker.engines.base import EngineError, Stopped, Task
 
 MAX_INPUT_PIXELS = 24_000_000
@@ -81,7 +81,7 @@ def arguments(pipeline: Any, tasks: Sequence[Task], default_edge_px: int | None)
         raise EngineError(f"{type(pipeline).__name__} takes no {', '.join(unknown)}", "validation")
     if asked.n > 1:
         given["num_images_per_prompt"] = asked.n
-    seeds = [task.request.seed + index for task in tasks for index in range(asked.n)]
+    seeds = [picture_seed(task.request.seed, index) for task in tasks for index in range(asked.n)]
     given["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     return given
 

@@ -6,8 +6,9 @@ import msgspec
 
 from schemas.job_events import TextOutput
 from schemas.jobs import ChatInput, CompletionInput
-from schemas.openai import Usage
+from schemas.openai import PromptTokens, Usage
 from services.worker.engines.base import Emitter, Request
+from services.worker.engines.text.forced_calls import ForcedCalls
 
 Answer = dict[str, Any]
 
@@ -27,9 +28,12 @@ def _common(asked: ChatInput | CompletionInput, request: Request) -> Answer:
     return body
 
 
-def chat_body(asked: ChatInput, request: Request) -> Answer:
-    """A body of /v1/chat/completions; what was sent already is given back as the assistant's beginning."""
-    messages: list[Answer] = [msgspec.to_builtins(message) for message in asked.messages]
+def chat_body(asked: ChatInput, request: Request, *, knows_tools: bool = True) -> Answer:
+    """A body of /v1/chat/completions; what was sent already is given back as the assistant's beginning.
+
+    knows_tools: whether the model's template tells it of tools.
+    """
+    messages: list[Answer] = [with_arguments(msgspec.to_builtins(message)) for message in asked.messages]
     if request.sent_text:
         messages.append({"role": "assistant", "content": request.sent_text})
     body = _common(asked, request) | {"messages": messages}
@@ -37,9 +41,29 @@ def chat_body(asked: ChatInput, request: Request) -> Answer:
         body["response_format"] = asked.response_format
     if asked.tools:
         body["tools"] = list(asked.tools)
-    if asked.tool_choice is not None:
+    if (forced := ForcedCalls.of(asked)) is not None:
+        body |= {"response_format": forced.response_format(), "tool_choice": "none"}
+        if not knows_tools:
+            body["messages"] = forced.told(messages, asked)
+    elif asked.tool_choice is not None:
         body["tool_choice"] = asked.tool_choice
+    if asked.parallel_tool_calls is not None:
+        body["parallel_tool_calls"] = asked.parallel_tool_calls
+    if asked.template:
+        body["chat_template_kwargs"] = asked.template
     return body
+
+
+def with_arguments(message: Answer) -> Answer:
+    """A message of the history as chat templates read it: the arguments of a call are an object, "" is none."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    mended = []
+    for call in calls:
+        function = call.get("function") or {}
+        mended.append(call | {"function": function | {"arguments": function.get("arguments") or "{}"}})
+    return message | {"tool_calls": mended}
 
 
 def completion_body(asked: CompletionInput, request: Request) -> Answer:
@@ -56,34 +80,60 @@ class Generation:
         self._request = request
         self._emit = emit
         self._pieces = [request.sent_text]
+        self._reasoning: list[str] = []
+        self._forced = ForcedCalls.of(asked) if isinstance(asked, ChatInput) else None
         self._is_full = most is not None and request.sent_tokens >= most
         self._made = 0
         self._usage = Usage(0, 0, 0)
         self._finish_reason = "stop"
 
-    def add(self, text: str, tokens: int = 1) -> None:
-        """More text. tokens: how many it stands for."""
-        if text and not self._is_full:
-            self._pieces.append(text)
-            self._emit.text(text, tokens)
-            self._made += tokens
+    def add(self, text: str, tokens: int = 1, *, is_reasoning: bool = False) -> None:
+        """More text. tokens: how many it stands for. is_reasoning: of what comes before the answer; once that
+        has begun all is answer.
+        """
+        if not text or self._is_full:
+            return
+        is_reasoning = is_reasoning and not any(self._pieces)
+        (self._reasoning if is_reasoning else self._pieces).append(text)
+        if self._forced is None or is_reasoning:
+            self._emit.text(text, tokens, is_reasoning=is_reasoning)
+        self._made += tokens
 
-    def add_up_to(self, text: str, made: int) -> None:
+    def add_up_to(self, text: str, made: int, *, is_reasoning: bool = False) -> None:
         """More text. made: tokens that this run has made by its end, as the engine counts them."""
-        self.add(text, max(made - self._made, 1))
+        self.add(text, max(made - self._made, 1), is_reasoning=is_reasoning)
+
+    def add_delta(self, choice: Answer, made: int) -> None:
+        """More of a chat's message or of a text, as a chunk of OpenAI's dialect has it. made: as above."""
+        delta = choice.get("delta") or {}
+        reasoning = delta.get("reasoning_content") or delta.get("reasoning")
+        if reasoning:
+            self.add_up_to(reasoning, made, is_reasoning=True)
+        text = choice.get("text") if "text" in choice else delta.get("content")
+        if text:
+            self.add_up_to(text, made)
+        self.finish(choice.get("finish_reason"))
 
     def finish(self, reason: str | None) -> None:
         self._finish_reason = reason or self._finish_reason
 
-    def count(self, prompt: int, made: int) -> None:
-        """What the engine has counted: what was sent already was a part of its prompt."""
+    def count(self, prompt: int, made: int, cached: int | None = None) -> None:
+        """What the engine has counted: what was sent already was a part of its prompt. cached: tokens of the
+        prompt that were not worked out again.
+        """
         sent = self._request.sent_tokens
         prompt, made = max(prompt - sent, 0), (0 if self._is_full else made) + sent
-        self._usage = Usage(prompt, made, prompt + made)
+        details = PromptTokens(min(cached, prompt)) if cached is not None else msgspec.UNSET
+        self._usage = Usage(prompt, made, prompt + made, details)
 
     def output(self, calls: tuple[Answer, ...] = ()) -> TextOutput:
+        """The whole of it. Raises EngineError where the request demands a call and none was made."""
         reason = "length" if self._is_full else self._finish_reason
-        return TextOutput("".join(self._pieces), reason, self._usage, calls)
+        text, reasoning = "".join(self._pieces), "".join(self._reasoning)
+        if self._forced is not None:
+            calls = self._forced.calls(text, self._request.job, reason)
+            text, reason = "", "tool_calls"
+        return TextOutput(text, reason, self._usage, calls, reasoning)
 
 
 class ToolCalls:

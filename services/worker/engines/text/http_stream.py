@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import httpx
 from anyio import CancelScope
 
+from services.process.http_clients import async_client
 from services.worker.engines.base import Cancellation, EngineError, Stopped
 
 T = TypeVar("T")
@@ -18,7 +19,7 @@ MAX_CONNECTIONS = 512
 def make_client(base_url: str) -> httpx.AsyncClient:
     """No time limit: the job has one of its own, and ends by being cancelled."""
     limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
-    return httpx.AsyncClient(base_url=base_url, timeout=httpx.Timeout(None, connect=10.0), limits=limits)
+    return async_client(base_url, timeout=httpx.Timeout(None, connect=10.0), limits=limits)
 
 
 async def unless_cancelled(work: Awaitable[T], cancelled: Cancellation) -> T:

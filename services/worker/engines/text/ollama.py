@@ -18,6 +18,7 @@ import msgspec
 from schemas.job_events import EmbeddingOutput, TextOutput
 from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, Sampling
 from schemas.workers import EngineCapability
+from services.process.http_clients import client as client_of
 from services.worker.engines.base import (
     Cancellation,
     Emitter,
@@ -26,6 +27,7 @@ from services.worker.engines.base import (
     Request,
     RunOutput,
 )
+from services.worker.engines.text.forced_calls import ForcedCalls
 from services.worker.engines.text.generation import Answer, Generation, left_tokens
 from services.worker.engines.text.http_stream import lines_of, make_client, post, refusal, unless_cancelled
 from services.worker.engines.text.server_process import ServerProcess
@@ -60,7 +62,7 @@ class OllamaEngine:
         self._client: httpx.AsyncClient | None = None
 
     def load(self, files: ModelFiles) -> None:
-        with httpx.Client(base_url=self._url, timeout=ANSWER_TIMEOUT_S) as client:
+        with client_of(self._url, timeout=ANSWER_TIMEOUT_S) as client:
             self._ensure_server(client, files)
             if client.post("/api/show", json={"model": str(files.path)}).status_code == 404:
                 _pull(client, files)
@@ -89,7 +91,7 @@ class OllamaEngine:
     def unload(self, model: str) -> None:
         files = self._models.pop(model, None)
         if files is not None:
-            with httpx.Client(base_url=self._url, timeout=ANSWER_TIMEOUT_S) as client:
+            with client_of(self._url, timeout=ANSWER_TIMEOUT_S) as client:
                 client.post("/api/generate", json={"model": str(files.path), "keep_alive": 0})
         if not self._models and self._server is not None:
             self._server.stop()
@@ -97,7 +99,7 @@ class OllamaEngine:
 
     def memory_bytes(self, model: str) -> int:
         name = str(self._models[model].path)
-        with httpx.Client(base_url=self._url, timeout=ANSWER_TIMEOUT_S) as client:
+        with client_of(self._url, timeout=ANSWER_TIMEOUT_S) as client:
             running = client.get("/api/ps").json().get("models", [])
         family = name.split(":")[0]
         sizes = [one.get("size", 0) for one in running if one.get("name", "").split(":")[0] == family]
@@ -165,9 +167,15 @@ def _chat_body(asked: ChatInput, request: Request, files: ModelFiles) -> Answer:
     body = _options(asked, request, files) | {"messages": messages}
     if asked.tools:
         body["tools"] = list(asked.tools)
-    if asked.response_format is not None:
-        kind = asked.response_format.get("type")
-        schema = asked.response_format.get("json_schema", {}).get("schema")
+    if (effort := asked.template.get("reasoning_effort")) is not None:
+        body["think"] = effort
+    if (thinks := asked.template.get("enable_thinking")) is not None:
+        body["think"] = thinks
+    forced = ForcedCalls.of(asked)
+    response_format = forced.response_format() if forced is not None else asked.response_format
+    if response_format is not None:
+        kind = response_format.get("type")
+        schema = response_format.get("json_schema", {}).get("schema")
         body |= {"format": schema} if schema else {"format": "json"} if kind == "json_object" else {}
     return body
 
@@ -193,6 +201,8 @@ async def _generate(
         if "error" in said:
             raise EngineError(f"Ollama: {said['error']}")
         message = said.get("message", {})
+        if thinking := message.get("thinking") or said.get("thinking"):
+            generation.add(thinking, is_reasoning=True)
         text = message.get("content") if "message" in said else said.get("response")
         if text:
             generation.add(text)
@@ -215,7 +225,7 @@ def _tool_call(request: Request, index: int, call: Answer) -> Answer:
 
 
 async def _embed(client: httpx.AsyncClient, name: str, asked: EmbeddingInput) -> EmbeddingOutput:
-    answer = await post(client, "/api/embed", {"model": name, "input": list(asked.texts)}, "Ollama")
+    answer = await post(client, "/api/embed", {"model": name, "input": asked.inputs}, "Ollama")
     vectors = tuple(tuple(vector) for vector in answer["embeddings"])
     return EmbeddingOutput(vectors, answer.get("prompt_eval_count", 0))
 

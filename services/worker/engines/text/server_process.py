@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import httpx
 
+from services.process.http_clients import client as client_of
 from services.process.running import die_with_parent
 from services.worker.engines.base import EngineError
 
@@ -66,7 +67,7 @@ class ServerProcess:
     def wait_ready(self, health: str, timeout_s: float) -> None:
         """Return when a GET of `health` succeeds. Raises EngineError with the log's tail otherwise."""
         deadline = time.monotonic() + timeout_s
-        with httpx.Client(timeout=2.0) as client:
+        with client_of(health, timeout=2.0) as client:
             while True:
                 if self.process.poll() is not None:
                     raise EngineError(self.ending(), "load_failed")

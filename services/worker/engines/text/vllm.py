@@ -162,20 +162,17 @@ async def _generate(
             raise refusal_of_event("vLLM", chunk["error"])
         counts = chunk.get("usage") or {}
         for choice in chunk.get("choices", ()):
-            delta = choice.get("delta", {})
-            text = choice.get("text") if "text" in choice else delta.get("content")
-            if text:
-                generation.add_up_to(text, counts.get("completion_tokens") or 0)
-            if delta.get("tool_calls"):
-                calls.add(delta["tool_calls"])
-            generation.finish(choice.get("finish_reason"))
+            generation.add_delta(choice, counts.get("completion_tokens") or 0)
+            if fragments := (choice.get("delta") or {}).get("tool_calls"):
+                calls.add(fragments)
         if counts:
-            generation.count(counts["prompt_tokens"], counts.get("completion_tokens") or 0)
+            cached = (counts.get("prompt_tokens_details") or {}).get("cached_tokens")
+            generation.count(counts["prompt_tokens"], counts.get("completion_tokens") or 0, cached)
     return generation.output(calls.whole())
 
 
 async def _embed(client: httpx.AsyncClient, name: str, asked: EmbeddingInput) -> EmbeddingOutput:
-    answer = await post(client, "/v1/embeddings", {"model": name, "input": list(asked.texts)}, "vLLM")
+    answer = await post(client, "/v1/embeddings", {"model": name, "input": asked.inputs}, "vLLM")
     vectors = tuple(tuple(row["embedding"]) for row in answer["data"])
     return EmbeddingOutput(vectors, answer["usage"]["prompt_tokens"])
 

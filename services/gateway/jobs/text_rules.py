@@ -1,0 +1,76 @@
+"""What a chat request may say of tools and of the form of its answer: what cannot be kept is refused before it
+costs anything. Pure.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from services.gateway.edge.problems import RequestError
+
+FORMATS = ("text", "json_object", "json_schema")
+CHOICES = ("none", "auto", "required")
+_LOOK_AROUND = re.compile(r"\(\?<?[=!]")
+MOST_DEPTH = 64
+
+
+def check_tools(tools: Sequence[dict[str, Any]], choice: str | dict[str, Any] | None) -> None:
+    """Raises RequestError 400."""
+    names: list[str] = []
+    for index, tool in enumerate(tools):
+        function = tool.get("function")
+        name = function.get("name") if isinstance(function, dict) else None
+        if tool.get("type", "function") != "function" or not isinstance(name, str) or not name:
+            raise _wrong("a tool is {type: function, function: {name: …}}", f"tools[{index}]")
+        names.append(name)
+    if choice is None or choice in ("none", "auto"):
+        return
+    known = f"the tools are: {', '.join(names)}" if names else "there are no tools"
+    if choice == "required":
+        if not names:
+            raise _wrong(f"tool_choice is 'required', and {known}", "tool_choice")
+        return
+    function = choice.get("function") if isinstance(choice, dict) else None
+    wanted = function.get("name") if isinstance(function, dict) else None
+    if wanted is None:
+        raise _wrong(f"tool_choice must be one of {', '.join(CHOICES)}, or name a function", "tool_choice")
+    if wanted not in names:
+        raise _wrong(f"tool_choice names {wanted!r}; {known}", "tool_choice")
+
+
+def check_format(asked: dict[str, Any] | None) -> None:
+    """Raises RequestError 400."""
+    if asked is None:
+        return
+    kind = asked.get("type")
+    if kind not in FORMATS:
+        raise _wrong(f"type must be one of {', '.join(FORMATS)}, not {kind!r}", "response_format")
+    if kind != "json_schema":
+        return
+    given = asked.get("json_schema")
+    schema = given.get("schema") if isinstance(given, dict) else None
+    if not isinstance(schema, dict):
+        raise _wrong("json_schema needs a schema: {name: …, schema: {…}}", "response_format")
+    for pattern in _patterns(schema, 0):
+        if _LOOK_AROUND.search(pattern):
+            message = f"the pattern {pattern!r} looks ahead or behind, which a grammar cannot enforce"
+            raise _wrong(message, "response_format")
+
+
+def _patterns(schema: Any, depth: int) -> Iterator[str]:
+    """Every `pattern` in a schema."""
+    if depth > MOST_DEPTH:
+        raise _wrong(f"the schema is nested deeper than {MOST_DEPTH}", "response_format")
+    if isinstance(schema, dict):
+        pattern = schema.get("pattern")
+        if isinstance(pattern, str):
+            yield pattern
+        for inner in schema.values():
+            yield from _patterns(inner, depth + 1)
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from _patterns(inner, depth + 1)
+
+
+def _wrong(message: str, field: str) -> RequestError:
+    return RequestError(400, message, field=field, code="invalid_value")

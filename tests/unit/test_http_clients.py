@@ -1,0 +1,41 @@
+"""A proxy of the environment is for the world outside: this machine is asked directly."""
+
+import httpx
+import pytest
+
+from services.process.http_clients import async_client, client, is_loopback
+
+
+@pytest.mark.parametrize(
+    ("url", "is_here"),
+    [
+        ("http://127.0.0.1:8000", True),
+        ("http://127.5.0.1", True),
+        ("http://localhost:11434/api", True),
+        ("http://api.localhost", True),
+        ("http://[::1]:80", True),
+        ("http://10.0.0.1", False),
+        ("https://example.com", False),
+        ("http://localhost.example.com", False),
+        ("", False),
+    ],
+)
+def test_what_is_of_this_machine(url: str, is_here: bool) -> None:
+    assert is_loopback(url) == is_here
+
+
+def test_loopback_is_not_sent_through_a_proxy_and_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    for make in (client, async_client):
+        assert not make("http://127.0.0.1:8000")._mounts
+        assert make("http://example.com")._mounts
+
+
+def test_options_go_to_the_client() -> None:
+    with client("http://127.0.0.1:1", timeout=3.0, headers={"X-A": "b"}) as made:
+        assert made.headers["x-a"] == "b"
+        with pytest.raises(httpx.ConnectError):
+            made.get("/")

@@ -1,0 +1,80 @@
+"""What a chat request may say of tools and formats: refused with its field before it costs anything."""
+
+from typing import Any
+
+import pytest
+
+from services.gateway.edge.problems import RequestError
+from services.gateway.jobs.text_rules import MOST_DEPTH, check_format, check_tools
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+NAMED = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice"),
+    [([], None), ([], "auto"), ([], "none"), ([TOOL], "required"), ([TOOL], NAMED), ([TOOL], None)],
+)
+def test_what_can_be_kept_is_let_through(tools: list[dict[str, Any]], choice: Any) -> None:
+    check_tools(tools, choice)
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice", "field"),
+    [
+        ([{"type": "function"}], None, "tools[0]"),
+        ([TOOL, {"type": "function", "function": {"name": ""}}], None, "tools[1]"),
+        ([{"type": "search"}], None, "tools[0]"),
+        ([], "required", "tool_choice"),
+        ([], NAMED, "tool_choice"),
+        ([TOOL], {"type": "function", "function": {"name": "nope"}}, "tool_choice"),
+        ([TOOL], "sometimes", "tool_choice"),
+        ([TOOL], {"type": "function"}, "tool_choice"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_with_its_field(
+    tools: list[dict[str, Any]], choice: Any, field: str
+) -> None:
+    with pytest.raises(RequestError) as refused:
+        check_tools(tools, choice)
+    assert (refused.value.status, refused.value.field) == (400, field)
+
+
+def schema(**properties: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"schema": {"type": "object", "properties": properties}}}
+
+
+def test_formats_that_engines_keep() -> None:
+    check_format(None)
+    for kind in ("text", "json_object"):
+        check_format({"type": kind})
+    check_format(schema(a={"type": "string", "pattern": "^(?:a|b)+$"}))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"type": "xml"},
+        {},
+        {"type": "json_schema"},
+        {"type": "json_schema", "json_schema": {"name": "x"}},
+        {"type": "json_schema", "json_schema": {"schema": "object"}},
+        *(
+            schema(a={"type": "string", "pattern": pattern})
+            for pattern in ("^(?!a)b", "(?=a)", "(?<!a)b", "(?<=a)")
+        ),
+        schema(a={"anyOf": [{"type": "array", "items": {"pattern": "(?!a)"}}]}),
+    ],
+)
+def test_a_format_that_nothing_enforces_is_refused(asked: dict[str, Any]) -> None:
+    with pytest.raises(RequestError) as refused:
+        check_format(asked)
+    assert (refused.value.status, refused.value.field) == (400, "response_format")
+
+
+def test_a_schema_that_is_nested_without_end_is_refused() -> None:
+    inner: dict[str, Any] = {}
+    for _ in range(MOST_DEPTH + 2):
+        inner = {"not": inner}
+    with pytest.raises(RequestError, match="deeper"):
+        check_format({"type": "json_schema", "json_schema": {"schema": inner}})

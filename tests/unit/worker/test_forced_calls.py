@@ -1,0 +1,141 @@
+"""Calls that a request demands: what constrains the answer, and what of an answer is a call that was allowed."""
+
+from typing import Any
+
+import jsonschema
+import pytest
+
+from schemas.jobs import ChatInput
+from schemas.openai import ChatMessage
+from services.worker.engines.base import EngineError, Request
+from services.worker.engines.text.forced_calls import CUT_OFF, FAILED, ForcedCalls
+from services.worker.engines.text.generation import Generation, chat_body
+
+WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOLS = tuple(
+    {"type": "function", "function": {"name": name, **more}}
+    for name, more in (("get_weather", {"parameters": WEATHER}), ("get_time", {}))
+)
+
+
+def asked(choice: Any, tools: tuple[dict[str, Any], ...] = TOOLS) -> ChatInput:
+    return ChatInput((ChatMessage("user", "Weather?"),), tools=tools, tool_choice=choice)
+
+
+def forced(choice: Any = "required") -> ForcedCalls:
+    found = ForcedCalls.of(asked(choice))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("choice", [None, "auto", "none"])
+def test_where_the_model_may_answer_as_it_likes_nothing_is_demanded(choice: str | None) -> None:
+    assert ForcedCalls.of(asked(choice)) is None
+
+
+def test_the_schema_allows_the_calls_of_the_tools_and_nothing_else() -> None:
+    schema = forced().response_format()["json_schema"]["schema"]
+    jsonschema.validate({"name": "get_weather", "arguments": {"city": "Paris"}}, schema)
+    jsonschema.validate({"name": "get_time", "arguments": {}}, schema)
+    for wrong in (
+        {"name": "nope", "arguments": {}},
+        {"name": "get_weather", "arguments": {}},
+        {"name": "get_time"},
+        {"name": "get_time", "arguments": {}, "more": 1},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
+
+
+def test_a_named_function_is_the_only_one() -> None:
+    found = forced({"type": "function", "function": {"name": "get_time"}})
+    assert list(found.parameters) == ["get_time"]
+
+
+def test_a_call_is_given_out_as_openai_has_it() -> None:
+    [call] = forced().calls('{"name": "get_weather", "arguments": {"city": "Paris"}}', "j", "stop")
+    assert call == {
+        "id": "call_j_0",
+        "type": "function",
+        "function": {"name": "get_weather", "arguments": '{"city":"Paris"}'},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "kind", "code"),
+    [
+        ("It is sunny.", "stop", "fatal", FAILED),
+        ('{"name": "get_wea', "length", "validation", CUT_OFF),
+        ('{"name": "other", "arguments": {}}', "stop", "fatal", FAILED),
+        ('{"name": "get_weather", "arguments": {"city": 3}}', "stop", "fatal", FAILED),
+        ("[]", "stop", "fatal", FAILED),
+    ],
+)
+def test_what_is_no_call_that_was_allowed_is_an_error_and_never_prose(
+    text: str, reason: str, kind: str, code: str
+) -> None:
+    with pytest.raises(EngineError) as refused:
+        forced().calls(text, "j", reason)
+    assert (refused.value.kind, refused.value.code) == (kind, code)
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.texts: list[tuple[str, bool]] = []
+
+    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False) -> None:
+        self.texts.append((text, is_reasoning))
+
+    def step(self, step: int, steps: int) -> None: ...
+
+    def preview(self, index: int, step: int, width: int, height: int, png: bytes) -> None: ...
+
+
+def test_nothing_of_a_demanded_call_is_streamed_as_text() -> None:
+    heard = Heard()
+    generation = Generation(Request("j", asked("required"), 1), heard)
+    generation.add("let me see", is_reasoning=True)
+    for piece in ('{"name": "get_time", ', '"arguments": {}}'):
+        generation.add(piece)
+    generation.finish("stop")
+    output = generation.output()
+    assert heard.texts == [("let me see", True)]
+    assert (output.text, output.finish_reason, output.reasoning) == ("", "tool_calls", "let me see")
+    assert output.tool_calls[0]["function"]["name"] == "get_time"
+
+
+def test_the_body_is_constrained_and_the_tools_are_told() -> None:
+    body = chat_body(asked("required"), Request("j", asked("required"), 1))
+    assert body["response_format"]["type"] == "json_schema"
+    assert (body["tool_choice"], len(body["tools"])) == ("none", 2)
+    assert "response_format" not in chat_body(asked("auto"), Request("j", asked("auto"), 1))
+
+
+def test_a_template_that_knows_no_tools_is_told_of_them_by_the_system() -> None:
+    given = asked("required")
+    [system, user] = chat_body(given, Request("j", given, 1), knows_tools=False)["messages"]
+    assert system["role"] == "system" and "get_weather" in system["content"]
+    assert user == {"role": "user", "content": "Weather?"}
+    more = ChatInput((ChatMessage("system", "Be brief."), *given.messages), tools=TOOLS, tool_choice="required")
+    [system, _] = chat_body(more, Request("j", more, 1), knows_tools=False)["messages"]
+    assert system["content"].startswith("Be brief.\n\n")
+
+
+def test_arguments_that_are_empty_in_the_history_are_no_arguments() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "get_time", "arguments": ""}}
+    said = (ChatMessage("assistant", tool_calls=(call,)), ChatMessage("tool", "noon", tool_call_id="c"))
+    given = ChatInput((ChatMessage("user", "time?"), *said))
+    [_, message, _] = chat_body(given, Request("j", given, 1))["messages"]
+    assert message["tool_calls"][0]["function"]["arguments"] == "{}"
+
+
+def test_once_the_answer_has_begun_all_is_answer() -> None:
+    heard = Heard()
+    plain = ChatInput((ChatMessage("user", "x"),))
+    generation = Generation(Request("j", plain, 1), heard)
+    generation.add_delta({"delta": {"reasoning_content": "hm"}}, 1)
+    generation.add_delta({"delta": {"content": "yes"}}, 2)
+    generation.add_delta({"delta": {"reasoning": "more"}, "finish_reason": "stop"}, 3)
+    output = generation.output()
+    assert (output.reasoning, output.text) == ("hm", "yesmore")
+    assert heard.texts == [("hm", True), ("yes", False), ("more", False)]
