@@ -1,5 +1,7 @@
 """Jobs of clients that wait for them: run one to its end; a client that goes away cancels it."""
 
+import time
+
 from schemas import wire
 from schemas.job_events import Completed, Queued, Terminal
 from schemas.jobs import Job
@@ -9,6 +11,8 @@ from services.gateway.edge.sse import comment, sse
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.large_inputs import fitting
 from services.gateway.jobs.outcomes import completed_or_raise, observe_end
+
+COMMENT_EVERY_S = 5.0
 
 
 async def finished(gateway: Gateway, exchange: Exchange, job: Job) -> tuple[Completed, bytes]:
@@ -28,10 +32,25 @@ def job_headers(job: Job, event: Terminal | None = None) -> dict[str, str]:
     return headers
 
 
-def waiting_comment(last: Queued) -> bytes:
-    """Where a job stands while it waits; keeps the connection alive."""
-    eta = "unknown" if last.eta_s is None else f"{last.eta_s:.1f}"
-    return comment(f"queued position={last.position} eta={eta}")
+class Waiting:
+    """What a stream says while its job waits: where it stands, so that nobody takes the connection for dead.
+
+    What the scheduler says of it comes every second, which is more than anybody wants to read.
+    """
+
+    def __init__(self) -> None:
+        self._last = Queued(position=0)
+        self._said_at = time.monotonic()
+
+    def heard(self, event: Queued) -> bytes:
+        """The job's place was told: a comment once in COMMENT_EVERY_S, else nothing."""
+        self._last = event
+        return self.comment() if time.monotonic() - self._said_at >= COMMENT_EVERY_S else b""
+
+    def comment(self) -> bytes:
+        self._said_at = time.monotonic()
+        eta = "unknown" if self._last.eta_s is None else f"{self._last.eta_s:.1f}"
+        return comment(f"queued position={self._last.position} eta={eta}")
 
 
 def error_event(error: RequestError) -> bytes:

@@ -21,7 +21,7 @@ from services.gateway.jobs.files import with_files
 from services.gateway.jobs.function_calls import function_input, placed_by
 from services.gateway.jobs.large_inputs import fitting
 from services.gateway.jobs.outcomes import completed_or_raise, observe_end
-from services.gateway.jobs.own_jobs import finished, job_headers, waiting_comment
+from services.gateway.jobs.own_jobs import Waiting, finished, job_headers
 from services.records.blobs import with_value
 
 
@@ -88,7 +88,7 @@ def _headers(job: Job, completed: Completed) -> dict[str, str]:
 
 async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
     """`delta` with each result of a stream, `progress`, then `completed` or `error`."""
-    last = Queued(position=0)
+    waiting = Waiting()
     is_begun = False
     rest = ""
     async with gateway.submission.followed(job) as items:
@@ -96,9 +96,11 @@ async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
             match item:
                 case None:
                     is_begun = True
-                    yield waiting_comment(last)
-                case (Queued() as last, _):
-                    pass
+                    yield waiting.comment()
+                case (Queued() as queued, _):
+                    if said := waiting.heard(queued):
+                        is_begun = True
+                        yield said
                 case (Progress() as progress, _):
                     is_begun = True
                     yield sse(wire.encode({"step": progress.step, "steps": progress.steps}), "progress")

@@ -17,7 +17,7 @@ from services.gateway.edge.routing import openai_paths, post, post_body
 from services.gateway.edge.sse import sse
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.outcomes import completed_or_raise, observe_end
-from services.gateway.jobs.own_jobs import error_event, finished, job_headers, waiting_comment
+from services.gateway.jobs.own_jobs import Waiting, error_event, finished, job_headers
 from services.gateway.jobs.requests import edit_input, generation_input, split_adapter
 from services.gateway.jobs.submission import with_input
 from services.records.blobs import attach, get_pictures
@@ -80,16 +80,18 @@ async def _answer(gateway: Gateway, exchange: Exchange, asked: ImageGenerationRe
 
 async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
     """`image_generation.partial_image` events, then `image_generation.completed` for each picture."""
-    last = Queued(position=0)
+    waiting = Waiting()
     is_begun = False
     async with gateway.submission.followed(job) as items:
         async for item in items:
             match item:
                 case None:
                     is_begun = True
-                    yield waiting_comment(last)
-                case (Queued() as last, _):
-                    pass
+                    yield waiting.comment()
+                case (Queued() as queued, _):
+                    if said := waiting.heard(queued):
+                        is_begun = True
+                        yield said
                 case (Preview() as preview, png):
                     is_begun = True
                     yield _image_event("partial_image", job, png, preview.width, preview.height, preview.index)

@@ -24,7 +24,7 @@ from services.gateway.edge.sse import sse
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.large_inputs import fitting
 from services.gateway.jobs.outcomes import completed_or_raise, observe_end, observe_first_token
-from services.gateway.jobs.own_jobs import error_event, finished, job_headers, waiting_comment
+from services.gateway.jobs.own_jobs import Waiting, error_event, finished, job_headers
 from services.gateway.jobs.requests import chat_input, completion_input, split_adapter
 
 DONE = b"data: [DONE]\n\n"
@@ -171,16 +171,18 @@ async def _events(gateway: Gateway, job: Job, chunks: Chunks, headers: dict[str,
 
     A client that goes away closes this generator, which cancels the job.
     """
-    last = Queued(position=0)
+    waiting = Waiting()
     has_text = is_begun = False
     async with gateway.submission.followed(job) as items:
         async for item in items:
             match item:
                 case None:
                     is_begun = True
-                    yield waiting_comment(last)
-                case (Queued() as last, _):
-                    pass
+                    yield waiting.comment()
+                case (Queued() as queued, _):
+                    if said := waiting.heard(queued):
+                        is_begun = True
+                        yield said
                 case (Assigned(spec=spec), _):
                     headers["x-stoker-spec"] = spec
                 case (Delta(text=text, reasoning=reasoning), _):
