@@ -128,6 +128,7 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     options: engine settings. loras: laid over the weights for every job.
     slots: jobs at a time on one replica (0: the engine's own number).
     args, env: of the engine's own server, verbatim. profile_count: units of the profile that a replica takes.
+    stamp: tells weights from others that had the same url before; "" where that is not known.
     launcher: who starts replicas ("" = somebody else). max_replicas: 0 = no limit. target_requests: what one
     replica is meant to hold; 0 makes it a standby. scale_group: specs of one group are launched at once.
     """
@@ -140,6 +141,7 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     adapters: tuple[Adapter, ...] = ()
     loras: tuple[Adapter, ...] = ()
     size_bytes: int = 0
+    stamp: str = ""
     memory_bytes: int = 0
     slots: int = 0
     args: tuple[str, ...] = ()
@@ -196,7 +198,8 @@ def weights_key(model: str, spec: Spec) -> str:
         version = spec.options.get("version")
         return f"{model}@{version}" if version else model
     settings = [part for part in (spec.options, spec.args, spec.env) if part]
-    return f"{spec.engine}:{spec.url}" + (
+    stamp = f"#{spec.stamp}" if spec.stamp else ""
+    return f"{spec.engine}:{spec.url}{stamp}" + (
         f"?{msgspec.json.encode(settings, order='sorted').decode()}" if settings else ""
     )
 

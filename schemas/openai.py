@@ -88,7 +88,9 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageGenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """`negative_prompt`, `num_inference_steps`, `guidance_scale` and `seed` go beyond OpenAI's own."""
+    """`negative_prompt`, `num_inference_steps`, `guidance_scale` and `seed` go beyond OpenAI's own; `steps` and
+    `cfg_scale` are what A1111's clients call the second and third.
+    """
 
     prompt: str
     model: str
@@ -100,6 +102,8 @@ class ImageGenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     negative_prompt: str | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    steps: int | None = None
+    cfg_scale: float | None = None
     seed: int | None = None
     output_format: Literal["png"] | None = None
     user: str | None = None

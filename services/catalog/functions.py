@@ -13,7 +13,7 @@ import msgspec
 
 from schemas.catalog import DEFAULT_SPEC, NEEDS_GPU, Function, FunctionModel, Model, Spec
 from services.catalog.documents import ConfigurationError
-from services.catalog.files import size_bytes
+from services.catalog.files import size_bytes, stamp
 from services.catalog.sizes import parse_size
 
 ENGINE = "function"
@@ -92,6 +92,7 @@ def models_of(project: ProjectDescription, version: str) -> list[Model]:
                 url=weights.url,
                 options=options | _gpu(using[key]) | {"key": key, "kind": weights.kind, "reserved": reserved},
                 size_bytes=size_bytes(weights.url),
+                stamp=stamp(weights.url),
                 memory_bytes=reserved,
                 slots=min(one.concurrency for one in using[key]),
             )

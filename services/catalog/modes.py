@@ -17,7 +17,7 @@ import msgspec
 from schemas.catalog import DEFAULT_SPEC, Adapter, Mode, Model, Spec, Style
 from schemas.subjects import BadName, check_name
 from services.catalog.documents import ConfigurationError, Document, check_keys, convert, shown
-from services.catalog.files import size_bytes
+from services.catalog.files import size_bytes, stamp
 
 FILE_NAME = "modes.yaml"
 LEGACY_MODE = "default"
@@ -214,6 +214,7 @@ def make_mode(
         options=options,
         loras=loras,
         size_bytes=size_bytes(f"file://{checkpoint}"),
+        stamp=stamp(f"file://{checkpoint}"),
     )
     return Model(
         name=name,

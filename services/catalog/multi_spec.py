@@ -26,7 +26,7 @@ from schemas.catalog import (
 )
 from schemas.subjects import BadName, check_name
 from services.catalog.documents import Document, check_keys, convert, shown
-from services.catalog.files import absolute, size_bytes
+from services.catalog.files import absolute, size_bytes, stamp
 from services.catalog.profiles import document_name
 from services.catalog.short_form import ENGINE_FEATURES
 from services.catalog.sizes import read_size
@@ -211,6 +211,7 @@ def _spec(source: _Source, path: tuple[str | int, ...], entry: Any) -> Spec:
         env=given.env,
         adapters=tuple(Adapter(one.name, absolute(document.file, one.url)) for one in given.adapters),
         size_bytes=size_bytes(url),
+        stamp=stamp(url),
         memory_bytes=read_size(document, (*path, "memory"), given.memory),
         slots=given.slots,
         min_replicas=given.min_replicas,

@@ -7,7 +7,7 @@ import msgspec
 from schemas.catalog import DEFAULT_SPEC, Adapter, Feature, Model, Spec
 from schemas.subjects import BadName, check_name
 from services.catalog.documents import Document, check_keys, convert
-from services.catalog.files import absolute, size_bytes
+from services.catalog.files import absolute, size_bytes, stamp
 from services.catalog.sizes import read_size
 
 ENGINE_FEATURES: dict[str, tuple[Feature, ...]] = {
@@ -73,6 +73,7 @@ def read_model(document: Document, name: str, entry: Any) -> Model:
             for adapter, where in given.adapters.items()
         ),
         size_bytes=size_bytes(url),
+        stamp=stamp(url),
         memory_bytes=read_size(document, (*path, "memory"), given.memory),
         slots=given.slots,
     )

@@ -230,6 +230,12 @@ def test_a_compressed_body_is_read_and_other_encodings_are_named(system: System)
         assert answer.status_code == status
 
 
+def test_what_nobody_reads_is_named_in_the_answer(system: System) -> None:
+    told = chat(system, "small", max_tokens=2, best_of=3, mirostat=2)
+    assert told.headers["stoker-ignored"] == "best_of, mirostat"
+    assert "stoker-ignored" not in chat(system, "small", max_tokens=2).headers
+
+
 def test_an_unknown_path_below_v1_is_an_openai_error(system: System) -> None:
     for path in ("/v1/nothing", "/v1/assistants", "/openai/v1/nothing"):
         answer = httpx.post(system.url + path, json={})

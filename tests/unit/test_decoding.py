@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, ImageGenerationRequest
-from services.gateway.edge.decoding import decode, inflated
+from services.gateway.edge.decoding import Reader, decode, inflated, unread
 from services.gateway.edge.problems import RequestError
 
 NEEDED: dict[type, dict[str, Any]] = {
@@ -81,3 +81,22 @@ def test_what_cannot_be_inflated_or_is_too_large_then_is_refused(
     with pytest.raises(RequestError) as refused:
         inflated(sent, encoding, 10_000)
     assert refused.value.status == status
+
+
+def test_fields_that_nobody_reads_are_noted_and_those_that_are_null_are_not() -> None:
+    body = NEEDED[ChatCompletionRequest] | {"best_of": 3, "user": "u", "stream": None, "typical_p": None}
+    asked, unheard = Reader(ChatCompletionRequest).read(msgspec.json.encode(body))
+    assert (asked.user, unheard) == ("u", ("best_of",))
+    assert Reader(ChatCompletionRequest).read(msgspec.json.encode(NEEDED[ChatCompletionRequest]))[1] == ()
+    assert unread(CompletionRequest, {"model": "m", "prompt": "x", "quality": "hd"}) == ("quality",)
+
+
+@pytest.mark.parametrize("kind", NEEDED)
+def test_what_is_decoded_is_the_same_whether_fields_are_noted_or_not(kind: type) -> None:
+    body = msgspec.json.encode(NEEDED[kind])
+    noted, _ = Reader(kind).read(body)
+    plain = decode(kind, body)
+    assert isinstance(noted, kind)
+    assert msgspec.to_builtins(noted) == msgspec.to_builtins(plain)
+    with pytest.raises(RequestError):
+        Reader(kind).read(b"[]")

@@ -5,7 +5,7 @@ given" wherever a field need not be given.
 """
 
 import zlib
-from typing import Any, TypeVar, get_args
+from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
 from msgspec import NODEFAULT
@@ -26,6 +26,32 @@ def decode(kind: type[T], body: bytes) -> T:
             raise invalid(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(400, f"the body is not valid JSON: {error}", code="invalid_json") from error
+
+
+class Reader(Generic[T]):
+    """Reads bodies of one kind, and notes the fields that nobody reads."""
+
+    def __init__(self, kind: type[T]) -> None:
+        self._kind = kind
+        self._closed: Any = msgspec.defstruct(
+            kind.__name__, [], bases=(kind,), frozen=True, kw_only=True, forbid_unknown_fields=True
+        )
+        """The same kind, but it takes no other fields: to see at no cost that there are none."""
+
+    def read(self, body: bytes) -> tuple[T, tuple[str, ...]]:
+        """The request, and the fields that it does not have. Raises RequestError 400."""
+        try:
+            exact: T = msgspec.json.decode(body, type=self._closed)
+            return exact, ()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            asked = decode(self._kind, body)
+        return asked, unread(self._kind, msgspec.json.decode(body))
+
+
+def unread(kind: type, given: dict[str, Any]) -> tuple[str, ...]:
+    """The fields that are given and that a request of this kind does not have."""
+    known = {field.encode_name for field in msgspec.structs.fields(kind)}
+    return tuple(name for name, value in given.items() if name not in known and value is not None)
 
 
 def _without_nulls(given: Any, kind: Any) -> Any:

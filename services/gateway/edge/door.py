@@ -31,7 +31,10 @@ POLICY_NAME = "content-security-policy"
 POLICY = (POLICY_NAME.encode(), b"frame-ancestors 'none'")
 """Where an answer has no stricter one."""
 PREFLIGHT_AGE_S = 600
-EXPOSED = "retry-after, location, x-request-id, x-ratelimit-limit-requests, x-ratelimit-remaining-requests"
+EXPOSED = (
+    "retry-after, location, x-request-id, stoker-ignored, x-ratelimit-limit-requests, "
+    "x-ratelimit-remaining-requests"
+)
 _PORT = re.compile(r":\d{1,5}$")
 
 

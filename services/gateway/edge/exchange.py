@@ -9,7 +9,8 @@ future and `stream` beside what it sends, where an answer takes longer than `WAT
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+import re
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import TypeVar
 from urllib.parse import parse_qsl
@@ -29,6 +30,8 @@ T = TypeVar("T")
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
+MAX_IGNORED = 32
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 MAX_BODY_BYTES = 20 * 1024 * 1024
 WATCH_AFTER_S = 0.01
 """A quick answer is there before it is worth watching for the client to go away."""
@@ -52,6 +55,7 @@ class Exchange:
         self._send = send
         self._parameters = parameters or {}
         self._request_id: bytes | None = None
+        self._ignored = b""
         self.body_bytes = 0
         self.is_answered = False
 
@@ -65,6 +69,11 @@ class Exchange:
         if self._request_id is None:
             self._request_id = request_id(self._scope["headers"])
         return self._request_id
+
+    def ignore(self, fields: Iterable[str]) -> None:
+        """Fields of the request that nobody reads: the answer names them (`stoker-ignored`)."""
+        named = [field for field in fields if _NAME.fullmatch(field)]
+        self._ignored = ", ".join(named[:MAX_IGNORED]).encode()
 
     def header(self, name: bytes) -> str:
         """A request header by its lower-case name; "" when it is not there."""
@@ -181,6 +190,8 @@ class Exchange:
         encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         encoded += HEADERS
         encoded.append((REQUEST_ID, self.request_id))
+        if self._ignored:
+            encoded.append((b"stoker-ignored", self._ignored))
         if POLICY_NAME not in headers:
             encoded.append(POLICY)
         await self._send({"type": "http.response.start", "status": status, "headers": encoded})

@@ -54,6 +54,9 @@ def read_form(content_type: str, body: bytes) -> Form:
             name = part.name.removesuffix("[]")
             if part.filename is None:
                 fields[name] = part.value
+            elif name in files:
+                message = f"{name} is given more than once: send one picture"
+                raise RequestError(400, message, field=name, code="invalid_value")
             else:
                 files[name] = part.raw
     except (MultipartError, UnicodeDecodeError) as error:

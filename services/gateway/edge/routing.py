@@ -18,7 +18,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from schemas.keys import Role
 from services.gateway.edge.access import check_role, owner
-from services.gateway.edge.decoding import decode
+from services.gateway.edge.decoding import Reader
 from services.gateway.edge.error_mapping import request_error
 from services.gateway.edge.exchange import JSON, ClientGone, Exchange
 from services.gateway.edge.problems import RequestError
@@ -88,9 +88,13 @@ def post_body(
 ) -> Callable[[HandleBody[Ask]], Route]:
     """A POST route whose JSON body is decoded as `asks`."""
 
+    reader = Reader(asks)
+
     def make(handle: HandleBody[Ask]) -> Route:
         async def decoded(gateway: Gateway, exchange: Exchange) -> None:
-            await handle(gateway, exchange, decode(asks, await exchange.json_body()))
+            asked, unread = reader.read(await exchange.json_body())
+            exchange.ignore(unread)
+            await handle(gateway, exchange, asked)
 
         decoded.__name__ = getattr(handle, "__name__", "route")
         return post(*paths, summary=summary, asks=asks, **described)(decoded)

@@ -10,6 +10,7 @@ from schemas import wire
 from schemas.job_events import Completed, ImageOutput, Preview, Queued, Terminal
 from schemas.jobs import Job
 from schemas.openai import GeneratedImage, ImageEditRequest, ImageGenerationRequest, ImageList
+from services.gateway.edge.decoding import unread
 from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.forms import read_form
 from services.gateway.edge.problems import RequestError
@@ -49,6 +50,7 @@ async def edit(gateway: Gateway, exchange: Exchange) -> None:
     """Draw from a picture; with a mask only where the mask is transparent."""
     form = read_form(exchange.header(b"content-type"), await exchange.body())
     asked = form.as_struct(ImageEditRequest)
+    exchange.ignore(unread(ImageEditRequest, dict(form.fields)))
     model, adapter = split_adapter(asked.model, gateway.models)
     drawn = edit_input(asked, model)
     job = gateway.submission.make_job(model, adapter, drawn, seed=asked.seed, wants_events=asked.stream)

@@ -17,6 +17,7 @@ import msgspec
 
 from schemas.job_events import EmbeddingOutput, TextOutput
 from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, Sampling
+from schemas.openai import ChatMessage, ImagePart
 from schemas.workers import EngineCapability
 from services.process.http_clients import client as client_of
 from services.worker.engines.base import (
@@ -159,6 +160,8 @@ def _chat_body(asked: ChatInput, request: Request, files: ModelFiles) -> Answer:
     messages: list[Answer] = []
     for message in asked.messages:
         entry: Answer = {"role": message.role, "content": message.text()}
+        if pictures := [_picture(part) for part in _pictures(message)]:
+            entry["images"] = pictures
         if message.tool_calls:
             entry["tool_calls"] = [_with_arguments(call) for call in message.tool_calls]
         messages.append(entry)
@@ -178,6 +181,19 @@ def _chat_body(asked: ChatInput, request: Request, files: ModelFiles) -> Answer:
         schema = response_format.get("json_schema", {}).get("schema")
         body |= {"format": schema} if schema else {"format": "json"} if kind == "json_object" else {}
     return body
+
+
+def _pictures(message: ChatMessage) -> list[ImagePart]:
+    parts = message.content if isinstance(message.content, tuple) else ()
+    return [part for part in parts if isinstance(part, ImagePart)]
+
+
+def _picture(part: ImagePart) -> str:
+    """The base64 of a picture, as Ollama takes it. Raises EngineError for one that lies elsewhere."""
+    head, _, content = part.image_url.url.partition(";base64,")
+    if not head.startswith("data:") or not content:
+        raise EngineError("send pictures as data: URLs with base64", "validation", field="messages")
+    return content
 
 
 def _with_arguments(call: Answer) -> Answer:
