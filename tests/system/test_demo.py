@@ -66,8 +66,9 @@ def test_streamed_chat_is_the_whole_answer_in_pieces(client: openai.OpenAI) -> N
     assert text == whole.choices[0].message.content
     assert chunks[0].choices[0].delta.role == "assistant"
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
-    assert chunks[-1].usage == whole.usage
-    assert whole.usage is not None and whole.usage.completion_tokens > 10
+    last, first = chunks[-1].usage, whole.usage
+    assert last is not None and first is not None and first.completion_tokens > 10
+    assert (last.prompt_tokens, last.completion_tokens) == (first.prompt_tokens, first.completion_tokens)
 
 
 def test_completions_stream_and_stop_and_count(client: openai.OpenAI) -> None:

@@ -242,7 +242,7 @@ def test_a_style_is_a_lora_at_a_level(modes: System) -> None:
         ({"num_inference_steps": 0}, 400, "num_inference_steps"),
         ({"num_inference_steps": 51}, 400, "num_inference_steps"),
         ({"guidance_scale": 21}, 400, "guidance_scale"),
-        ({"seed": -1}, 400, "seed"),
+        ({"seed": -2}, 400, "seed"),
         ({"seed": 2**32}, 400, "seed"),
         ({"superres": True, "superres_magnitude": 4}, 400, "superres_magnitude"),
         ({"superres_format": "gif"}, 400, "superres_format"),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from schemas.catalog import Spec
 from schemas.workers import Heartbeat, ResidentModel
 from services.scheduler.fleet.by_burden import ByBurden
+from services.scheduler.fleet.places import Places
 from services.scheduler.fleet.worker import Held, Kind, OrderedLoad, Worker, newly_failed
 
 LOAD_BELIEVED_S = 3.0
@@ -32,8 +33,8 @@ class Fleet:
         self.on_remove: Callable[[str], None] = lambda worker: None
         self._replicas: dict[str, ByBurden[Worker]] = {}
         self._kind_of: dict[str, Kind] = {}
-        self._copies: dict[str, set[str]] = {}
-        self._weights_of: dict[str, frozenset[str]] = {}
+        self._copies = Places()
+        self._holders = Places()
 
     def replicas(self, model: str) -> ByBurden[Worker]:
         """The replicas of a model; to be read only."""
@@ -108,28 +109,22 @@ class Fleet:
             self.kinds_changed += 1
 
     def _note_weights(self, worker: Worker | None, name: str = "") -> None:
-        """Count where weights are in device memory, or on their way there."""
+        """Where weights are in device memory, or on their way there; and where they are at all."""
         name = worker.id if worker is not None else name
-        now = frozenset(
-            one.weights or one.model
-            for one in (worker.facts.models if worker is not None else ())
-            if one.tier in ("hot", "loading", "base")
+        models = worker.facts.models if worker is not None else ()
+        there = [(one.weights or one.model, one.tier) for one in models if one.tier != "cold"]
+        self._holders.note(name, frozenset(weights for weights, _ in there))
+        self._copies.note(
+            name, frozenset(weights for weights, tier in there if tier in ("hot", "loading", "base"))
         )
-        before = self._weights_of.get(name, frozenset())
-        for weights in before - now:
-            self._copies[weights].discard(name)
-            if not self._copies[weights]:
-                del self._copies[weights]
-        for weights in now - before:
-            self._copies.setdefault(weights, set()).add(name)
-        if now:
-            self._weights_of[name] = now
-        else:
-            self._weights_of.pop(name, None)
+
+    def holders(self, weights: str) -> int:
+        """Workers that have the weights on disk or nearer, or are fetching them."""
+        return self._holders.count(weights)
 
     def copies(self, weights: str) -> int:
         """Workers that have the weights in device memory, or are loading them."""
-        return len(self._copies.get(weights, ()))
+        return self._copies.count(weights)
 
     @staticmethod
     def _models_of(worker: Worker) -> list[str]:

@@ -25,6 +25,7 @@ from services.scheduler.fleet.estimates import Estimates
 from services.scheduler.fleet.worker import Worker
 from services.scheduler.fleet.workers import Fleet
 from services.scheduler.jobs.ledger import Ledger
+from services.scheduler.jobs.queues import HEAT_S
 from services.scheduler.placing.option import TIER_ORDER, Option
 from services.scheduler.placing.plan import Plan
 
@@ -32,6 +33,8 @@ IN_USE_S = 6.0
 """Charged where room can be made only when something ends that runs."""
 FREE_LOAD_SHARE = 0.5
 """How much of a load counts that evicts nothing, or comes over the network, or lays LoRAs on hot weights."""
+SPREAD_SHARE = 0.75
+"""How much of a load that takes nobody's place counts to those who come while it is under way."""
 RELOADS_CHARGED = 3.0
 """A reload keeps others waiting too: how many times over it is charged."""
 MOST_RELOADS = 2.0
@@ -102,6 +105,15 @@ class Predictor:
             return 0.0
         lots = self.plan.on(worker.id).lots.values()
         return sum(one.jobs * self.mean_run_s(one.model, one.spec.name) for one in lots if one.lane == lane)
+
+    def meanwhile_s(self, worker: Worker, lane: str, now: float) -> float:
+        """Seconds of work that the lane has for what is hot there: it goes on while something is loaded."""
+        lots = self.plan.on(worker.id).lots.values() if worker.planned.get(lane) else ()
+        return self.held_s(worker, lane, now) + sum(
+            one.jobs * self.mean_run_s(one.model, one.spec.name)
+            for one in lots
+            if one.lane == lane and worker.tier(one.model, one.spec.name) == "hot"
+        )
 
     def owed_s(self, worker: Worker, but: str) -> float:
         """Seconds of loads that the worker has to do for what is planned on it, but for one model."""
@@ -245,12 +257,36 @@ class Predictor:
             resident = worker.residents[model]
             return self.reload_s(worker, resident) + self.owed_s(worker, model), 0.0
         if tier == "loading" or model in self.plan.on(worker.id).lots:
-            return max(FREE_LOAD_SHARE * load - wait_s, 0.0), 0.0
+            if self._displaces(worker, model, spec):
+                return max(FREE_LOAD_SHARE * load - wait_s, 0.0), 0.0
+            lane = worker.lane(model, spec.engine)
+            meanwhile_s = self.meanwhile_s(worker, lane, now) / max(worker.slots(spec), 1)
+            return max(SPREAD_SHARE * load - meanwhile_s, 0.0), 0.0
         if tier == "base":
             return FREE_LOAD_SHARE * load, 0.0
         eviction, must_evict = self.eviction_s(worker, spec, now)
-        share = 1.0 if must_evict and tier != "cold" else FREE_LOAD_SHARE
+        share = 1.0 if must_evict else FREE_LOAD_SHARE
+        if tier == "cold":
+            share = self._download_share(model, spec, now)
         return share * load + self.owed_s(worker, model), eviction
+
+    def _displaces(self, worker: Worker, model: str, spec: Spec) -> bool:
+        """Whether a load that is under way, or meant to be, takes the place of others: more jobs should share
+        it then, where a load into free memory is better made on one more worker.
+        """
+        order = worker.ordered.get(model)
+        if order is not None:
+            return bool(order.evict or order.evict_later)
+        return self.missing_bytes(worker, memory_needed_bytes(spec)) > 0
+
+    def _download_share(self, model: str, spec: Spec, now: float) -> float:
+        """How much of a download counts: it serves those who come after too, where more are asked for than the
+        workers that have the weights already can run.
+        """
+        queue = self.ledger.queues.get(model)
+        busy = queue.heat(now) / HEAT_S * self.mean_run_s(model, spec.name) if queue is not None else 0.0
+        having = max(self.fleet.holders(weights_key(model, spec)), 1)
+        return 1.0 - (1.0 - FREE_LOAD_SHARE) * min(busy / having, 1.0)
 
     def rank(
         self, workers: Iterable[Worker], model: Model, adapter: str, units: float, now: float

@@ -18,6 +18,7 @@ from services.scheduler.placing.placement import (
     IN_USE_S,
     MOST_RELOADS,
     RELOADS_CHARGED,
+    SPREAD_SHARE,
     has_adapter,
     why_impossible,
     why_never,
@@ -109,13 +110,17 @@ def test_a_load_into_free_memory_counts_in_part(tier: Tier, load_s: float) -> No
     assert terms(place, "w") == (0.0, load_s, 0.0)
 
 
-def test_a_load_that_evicts_counts_in_full_and_one_over_the_network_in_part() -> None:
+def test_a_load_that_evicts_counts_in_full_and_one_over_the_network_by_who_else_needs_it() -> None:
     place = Place()
     for tier in ("warm", "cold"):
         place.estimates.learn_load("a", "default", tier, 8.0)  # type: ignore[arg-type]
     place.worker("warm", resident("b"), resident(tier="warm"), memory_total_bytes=100 * MB)
     place.worker("cold", resident("b"), memory_total_bytes=100 * MB)
-    assert (terms(place, "warm")[1], terms(place, "cold")[1]) == (8.0, FREE_LOAD_SHARE * 8.0)
+    assert (terms(place, "warm")[1], terms(place, "cold")[1]) == (8.0, 8.0), "nobody else asks for it"
+    place.estimates.learn_run("a", "default", 256.0, 30.0)
+    for number in range(40):
+        place.job(f"j{number}")
+    assert terms(place, "cold")[1] == FREE_LOAD_SHARE * 8.0, "more than the one that has it can run"
 
 
 def test_a_load_that_is_under_way_counts_by_what_is_left_of_it_beyond_the_wait() -> None:
@@ -123,7 +128,11 @@ def test_a_load_that_is_under_way_counts_by_what_is_left_of_it_beyond_the_wait()
     place.estimates.learn_load("a", "default", "warm", 6.0)
     worker = place.worker("w", resident(tier="warm"), slots=1)
     place.fleet.order_load(worker, "a", SPEC, NOW)
+    assert terms(place, "w", NOW + 2)[1] == SPREAD_SHARE * 4.0, "it takes nobody's place"
+    order = worker.ordered["a"]
+    order.evict = frozenset({"b"})
     assert terms(place, "w", NOW + 2)[1] == FREE_LOAD_SHARE * 4.0
+    order.evict = frozenset()
     hold(place, "w", "j", run_s=100.0)
     assert terms(place, "w", NOW + 2)[1] == 0.0
 

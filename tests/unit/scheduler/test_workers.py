@@ -345,10 +345,13 @@ def test_copies_of_weights_are_counted_once_on_each_worker() -> None:
     other = ResidentModel("b", "default", "text", "base", 1, weights="shared")
     known(fleet, "w1", models=(one, other))
     known(fleet, "w2", models=(other,))
-    assert fleet.copies("shared") == 2
+    known(fleet, "w3", models=(ResidentModel("a", "default", "text", "warm", 1, weights="shared"),))
+    assert (fleet.copies("shared"), fleet.holders("shared")) == (2, 3)
     known(fleet, "w1", seq=2)
     fleet.remove("w2")
-    assert (fleet.copies("shared"), fleet._copies, fleet._weights_of) == (0, {}, {})
+    assert (fleet.copies("shared"), fleet.holders("shared")) == (0, 1)
+    fleet.remove("w3")
+    assert (fleet._copies._at, fleet._holders._at, fleet._holders._of) == ({}, {}, {}), "nothing is left of it"
 
 
 def test_what_is_planned_counts_as_burden_and_takes_no_slot() -> None:

@@ -111,7 +111,7 @@ def test_tenants_get_device_seconds_by_their_weights_while_all_wait() -> None:
     arrivals = Arrivals(1500, load=1.5, tenants=3, is_even=True, weights=(4.0, 2.0, 1.0))
     weighted = msgspec.structs.replace(found, arrivals=arrivals)
     world, seen = simulated(weighted)
-    assert seen.jain is not None and seen.jain >= 0.9, "nearly: a lane stays with what is hot"
+    assert seen.jain is not None and seen.jain >= 0.85, "nearly: a lane stays with what is hot"
     waited = {
         tenant: [job.ended_at - job.at for job in world.plan.jobs if job.tenant == tenant]
         for tenant in ("tenant0", "tenant2")
