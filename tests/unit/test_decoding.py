@@ -91,6 +91,13 @@ def test_fields_that_nobody_reads_are_noted_and_those_that_are_null_are_not() ->
     assert unread(CompletionRequest, {"model": "m", "prompt": "x", "quality": "hd"}) == ("quality",)
 
 
+@pytest.mark.parametrize("more", [b'"x":"\xcc\x22"', b'"\x89":1', b'"x":' + b"[" * 5000 + b"]" * 5000])
+def test_what_nobody_reads_has_to_be_json_too(more: bytes) -> None:
+    with pytest.raises(RequestError) as refused:
+        Reader(CompletionRequest).read(b'{"model":"m","prompt":"x",' + more + b"}")
+    assert (refused.value.status, refused.value.code) == (400, "invalid_json")
+
+
 @pytest.mark.parametrize("kind", NEEDED)
 def test_what_is_decoded_is_the_same_whether_fields_are_noted_or_not(kind: type) -> None:
     body = msgspec.json.encode(NEEDED[kind])

@@ -25,7 +25,11 @@ def decode(kind: type[T], body: bytes) -> T:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise invalid(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(400, f"the body is not valid JSON: {error}", code="invalid_json") from error
+        raise not_json(error) from error
+
+
+def not_json(error: Exception) -> RequestError:
+    return RequestError(400, f"the body is not valid JSON: {error}", code="invalid_json")
 
 
 class Reader(Generic[T]):
@@ -45,7 +49,11 @@ class Reader(Generic[T]):
             return exact, ()
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             asked = decode(self._kind, body)
-        return asked, unread(self._kind, msgspec.json.decode(body))
+        try:
+            given = msgspec.json.decode(body)  # what nobody reads was not looked at either
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise not_json(error) from error
+        return asked, unread(self._kind, given)
 
 
 def unread(kind: type, given: dict[str, Any]) -> tuple[str, ...]:
