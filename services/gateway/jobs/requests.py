@@ -242,10 +242,11 @@ def embedding_input(asked: EmbeddingRequest, model: Model) -> EmbeddingInput:
     if asked.dimensions is not None:
         raise RequestError(400, "dimensions is not supported", field="dimensions", code="unsupported_value")
     given = (asked.input,) if isinstance(asked.input, str) else asked.input
-    if given and all(isinstance(one, int) for one in given):  # one text, as its tokens
-        given = (given,)  # type: ignore[assignment]
     texts = tuple(one for one in given if isinstance(one, str))
     tokens = tuple(one for one in given if isinstance(one, tuple))
+    numbers = tuple(one for one in given if isinstance(one, int))
+    if numbers and len(numbers) == len(given):  # one text, as its tokens
+        given = tokens = (numbers,)
     if not 0 < len(given) <= MAX_TEXTS or not all(given) or len(given) not in (len(texts), len(tokens)):
         raise RequestError(
             400,

@@ -18,7 +18,6 @@ from services.scheduler.placing.placement import (
     IN_USE_S,
     MOST_RELOADS,
     RELOADS_CHARGED,
-    SPREAD_SHARE,
     has_adapter,
     why_impossible,
     why_never,
@@ -108,33 +107,6 @@ def test_a_load_into_free_memory_counts_in_part(tier: Tier, load_s: float) -> No
     place.estimates.learn_load("a", "default", tier, 3.0)
     place.worker("w", resident(tier=tier))
     assert terms(place, "w") == (0.0, load_s, 0.0)
-
-
-def test_a_load_that_evicts_counts_in_full_and_one_over_the_network_by_who_else_needs_it() -> None:
-    place = Place()
-    for tier in ("warm", "cold"):
-        place.estimates.learn_load("a", "default", tier, 8.0)  # type: ignore[arg-type]
-    place.worker("warm", resident("b"), resident(tier="warm"), memory_total_bytes=100 * MB)
-    place.worker("cold", resident("b"), memory_total_bytes=100 * MB)
-    assert (terms(place, "warm")[1], terms(place, "cold")[1]) == (8.0, 8.0), "nobody else asks for it"
-    place.estimates.learn_run("a", "default", 256.0, 30.0)
-    for number in range(40):
-        place.job(f"j{number}")
-    assert terms(place, "cold")[1] == FREE_LOAD_SHARE * 8.0, "more than the one that has it can run"
-
-
-def test_a_load_that_is_under_way_counts_by_what_is_left_of_it_beyond_the_wait() -> None:
-    place = Place()
-    place.estimates.learn_load("a", "default", "warm", 6.0)
-    worker = place.worker("w", resident(tier="warm"), slots=1)
-    place.fleet.order_load(worker, "a", SPEC, NOW)
-    assert terms(place, "w", NOW + 2)[1] == SPREAD_SHARE * 4.0, "it takes nobody's place"
-    order = worker.ordered["a"]
-    order.evict = frozenset({"b"})
-    assert terms(place, "w", NOW + 2)[1] == FREE_LOAD_SHARE * 4.0
-    order.evict = frozenset()
-    hold(place, "w", "j", run_s=100.0)
-    assert terms(place, "w", NOW + 2)[1] == 0.0
 
 
 def test_loads_that_are_owed_there_come_first() -> None:
@@ -411,21 +383,3 @@ def test_a_profile_that_one_worker_has_is_not_what_is_lacking() -> None:
     spec = Spec("s", "text", "", profile="l4", memory_bytes=300 * MB)
     fleet = fleet_of(worker("other"), worker("right", profile="l4"))
     assert why_impossible(fleet, model(spec)).startswith("spec s: it needs 300 MB")
-
-
-def test_where_memory_is_taken_by_what_has_work_that_work_is_waited_for() -> None:
-    """One model at a time fits, each in a lane of its own: what waits for a comes before b can be loaded."""
-    wanted = spec(memory_bytes=200 * MB)
-    place = Place(make("a", wanted), make("b", wanted))
-    place.estimates.learn_run("a", "default", 256.0, 4.0)
-    worker = place.worker("w", resident("a", size_mb=200), slots=1)
-    predictor = place.dispatcher.predictor
-    wanted = spec(memory_bytes=200 * MB)
-    assert predictor.room_s(worker, wanted, NOW) == 0.0, "nobody needs what is there"
-    for number in range(3):
-        place.job(f"j{number}")
-    place.dispatcher.plan.put(worker, "a", wanted, 3)
-    assert predictor.room_s(worker, wanted, NOW) == pytest.approx(12.0)
-    assert predictor.room_s(worker, spec(memory_bytes=40 * MB), NOW) == 0.0, "there is room beside it"
-    option = predictor.option(worker, "b", wanted, 1.0, NOW)
-    assert option.wait_s == pytest.approx(12.0)

@@ -1,12 +1,15 @@
 """Replicas in virtual time: the production autoscaler orders, hardware is out of stock in spells, workers come and go."""
 
 import itertools
+import json
 import random
 from pathlib import Path
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from stoker.cli.main import app
 from stoker.simulation.launching import Spells
 from stoker.simulation.making import plan
 from stoker.simulation.outcome import Outcome, outcome
@@ -120,3 +123,45 @@ def test_two_that_race_are_there_sooner_and_keep_people_waiting_half_as_long() -
     assert total(alone, "first_ready_s") >= 1.5 * total(race, "first_ready_s")
     assert total(alone, "mean_s") >= 2.0 * total(race, "mean_s")
     assert sum(one.surplus * one.replica_s for one in race) <= 0.2 * total(race, "replica_s")
+
+
+# On the command line ------------------------------------------------------------------------------
+
+SMALL = """\
+name: small
+specs: [{name: gpu, startSeconds: 10, pricePerHour: 3.6, targetRequests: 10}]
+models: [{name: m, sizeGb: 3, secondsPerUnit: 0.05}]
+arrivals: {jobs: 20, rate: 1}
+"""
+
+
+def test_the_command_says_when_the_first_was_ready_and_what_all_of_them_cost(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SMALL)
+    shown = CliRunner().invoke(app, ["simulate", str(path)])
+    assert shown.exit_code == 0, shown.output
+    for head in ("first", "orders", "replicas", "unused", "money"):
+        assert head in shown.stdout
+    [found] = json.loads(CliRunner().invoke(app, ["simulate", str(path), "--json"]).stdout)
+    assert 9.0 < found["first_ready_s"] < 20.0 and found["orders"] >= 1
+    assert found["money"] == pytest.approx(found["replica_s"] * 3.6 / 3600, rel=0.01)
+    assert (found["unfinished"], found["surplus"]) == (0, 0.0)
+
+
+def test_other_policies_launch_nothing_and_the_command_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SMALL)
+    refused = CliRunner().invoke(app, ["simulate", str(path), "--policy", "stoker,round-robin"])
+    assert refused.exit_code == 2
+    assert "only --policy stoker launches any" in refused.output
+
+
+def test_a_table_of_fixed_workers_says_nothing_of_replicas(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        SMALL.replace(
+            "specs: [{name: gpu, startSeconds: 10, pricePerHour: 3.6, targetRequests: 10}]", "workers: [{}]"
+        )
+    )
+    shown = CliRunner().invoke(app, ["simulate", str(path)])
+    assert shown.exit_code == 0 and "replicas" not in shown.stdout
