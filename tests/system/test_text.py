@@ -190,6 +190,16 @@ def test_texts_may_be_token_ids(system: System) -> None:
     assert embed(system, "small", ["a", [1]]).status_code == 400
 
 
+def test_fewer_dimensions_are_the_first_ones_of_length_one(system: System) -> None:
+    whole = embed(system, "small", "a text").json()["data"][0]["embedding"]
+    body = {"model": "small", "input": "a text", "dimensions": 32}
+    short = httpx.post(system.url + "/v1/embeddings", json=body, timeout=60).json()["data"][0]["embedding"]
+    assert len(short) == 32 and sum(number**2 for number in short) == pytest.approx(1.0)
+    assert short[0] / short[1] == pytest.approx(whole[0] / whole[1])
+    refused = httpx.post(system.url + "/v1/embeddings", json=body | {"dimensions": 5000}, timeout=60)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "dimensions")
+
+
 # The edge -----------------------------------------------------------------------------------------
 
 

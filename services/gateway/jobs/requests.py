@@ -44,6 +44,7 @@ MAX_STEPS = 150
 MAX_GUIDANCE = 50.0
 MAX_PROMPT_CHARS = 1_000_000
 MAX_TEXTS = 2048
+MAX_DIMENSIONS = 1_000_000
 MIN_EDGE_PX, MAX_EDGE_PX, EDGE_MULTIPLE_PX = 64, 2048, 8
 MAX_SEED = 2**32 - 1
 OFF = -1
@@ -239,8 +240,7 @@ def completion_input(asked: CompletionRequest, model: Model) -> CompletionInput:
 
 def embedding_input(asked: EmbeddingRequest, model: Model) -> EmbeddingInput:
     need(model, "TextEmbedding")
-    if asked.dimensions is not None:
-        raise RequestError(400, "dimensions is not supported", field="dimensions", code="unsupported_value")
+    within(asked.dimensions, 1, MAX_DIMENSIONS, "dimensions")
     given = (asked.input,) if isinstance(asked.input, str) else asked.input
     texts = tuple(one for one in given if isinstance(one, str))
     tokens = tuple(one for one in given if isinstance(one, tuple))

@@ -1,11 +1,13 @@
 """Embeddings of texts."""
 
 import base64
+import math
 import struct
 
 from schemas.job_events import EmbeddingOutput
 from schemas.openai import Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage
 from services.gateway.edge.exchange import Exchange
+from services.gateway.edge.problems import RequestError
 from services.gateway.edge.routing import openai_paths, post_body
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.own_jobs import finished, job_headers
@@ -25,11 +27,27 @@ async def embed(gateway: Gateway, exchange: Exchange, asked: EmbeddingRequest) -
     completed, _ = await finished(gateway, exchange, job)
     output = completed.output
     assert isinstance(output, EmbeddingOutput)
+    vectors = [shortened(vector, asked.dimensions) for vector in output.vectors]
     rows = tuple(
-        Embedding(index, _vector(vector, asked.encoding_format)) for index, vector in enumerate(output.vectors)
+        Embedding(index, _vector(vector, asked.encoding_format)) for index, vector in enumerate(vectors)
     )
     usage = EmbeddingUsage(output.prompt_tokens, output.prompt_tokens)
     await exchange.answer(EmbeddingList(rows, asked.model, usage), headers=job_headers(job, completed))
+
+
+def shortened(vector: tuple[float, ...], dimensions: int | None) -> tuple[float, ...]:
+    """The first so many numbers, of length 1 again, as models that are trained for it (Matryoshka) mean it.
+
+    Raises RequestError 400 where there are not so many.
+    """
+    if dimensions is None or dimensions == len(vector):
+        return vector
+    if dimensions > len(vector):
+        message = f"dimensions must be at most {len(vector)} for this model, not {dimensions}"
+        raise RequestError(400, message, field="dimensions", code="invalid_value")
+    kept = vector[:dimensions]
+    length = math.sqrt(sum(number * number for number in kept))
+    return tuple(number / length for number in kept) if length else kept
 
 
 def _vector(vector: tuple[float, ...], encoding: str) -> tuple[float, ...] | str:
