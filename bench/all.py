@@ -1,4 +1,4 @@
-"""Every measurement, written to bench/RESULTS.md. `make bench` runs it (about 9 minutes).
+"""Every measurement, written to bench/RESULTS.md. `make bench` runs it (about 25 minutes).
 
 python -m bench.all
 """
@@ -11,11 +11,13 @@ from pathlib import Path
 import uvloop
 
 from bench import (
+    burst,
     cancels,
     cold_start,
     durability,
     functions,
     placement,
+    random_scenarios,
     rest,
     simulation,
     switching,
@@ -61,6 +63,23 @@ The production core, and policies as others have published them ([docs/simulatio
 3,000 requests each, means of the seeds 1, 2 and 3. `bound` loads nothing and has one queue for all.
 
 {simulation}
+
+Two specs that race, each out of stock half of the time for 180 s on average, beside one of them alone; means of
+the seeds 1 to 20:
+
+{races}
+
+Scenarios by chance, which nothing was tuned to (`python -m bench.random_scenarios`), beside the better of
+`serverlessllm` and `swarmui`:
+
+{random_scenarios}
+
+## A burst on real workers (`python -m bench.burst`)
+
+Eight workers of the `synthetic` engine, each with room for one of twelve models, asked for half as much again
+as they can do for 40 s; beside it the simulation of the same requests. Goal: within 15 %.
+
+{burst}
 
 ## Switching image models (`python -m bench.switching`)
 
@@ -122,6 +141,9 @@ def main() -> None:
         throughput="\n".join(uvloop.run(throughput.main())),
         placement="\n".join(placement.report()),
         simulation="\n".join(simulation.report()),
+        races="\n".join(simulation.races()),
+        random_scenarios="\n".join(random_scenarios.report()),
+        burst="\n".join(burst.report()),
         switching="\n".join(switching.report()),
         cold_start="\n".join(cold_start.report()),
         takeover="\n".join(uvloop.run(takeover.main(takeover.COUNTS))),
