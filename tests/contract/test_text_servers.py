@@ -10,7 +10,7 @@ import pytest
 from schemas.catalog import Adapter
 from schemas.job_events import EmbeddingOutput, TextOutput
 from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, JobInput, Sampling
-from schemas.openai import ChatMessage
+from schemas.openai import ChatMessage, ImagePart, ImageUrl, TextPart
 from services.worker.engines.base import (
     Cancellation,
     Engine,
@@ -130,6 +130,38 @@ async def test_tool_calls_come_as_openai_has_them(ollama: Engine) -> None:
     assert output.finish_reason == "tool_calls"
     [call] = output.tool_calls
     assert call["function"] == {"name": "weather", "arguments": '{"city":"Bonn"}'}
+
+
+def with_picture(url: str) -> ChatInput:
+    parts = (TextPart("What is it?"), ImagePart(ImageUrl(url)))
+    return ChatInput((ChatMessage("user", parts),))
+
+
+async def test_pictures_are_sent_and_those_that_lie_elsewhere_are_refused(
+    ollama: Engine, stub: OllamaStub
+) -> None:
+    await run(ollama, with_picture("data:image/png;base64,iVBORw0KGgo="))
+    [message] = stub.bodies[-1]["messages"]
+    assert (message["content"], message["images"]) == ("What is it?", ["iVBORw0KGgo="])
+    with pytest.raises(EngineError) as refused:
+        await run(ollama, with_picture("https://example.com/a.png"))
+    assert (refused.value.kind, refused.value.field) == ("validation", "messages")
+
+
+async def test_a_demanded_call_may_come_in_the_engines_own_way_and_is_checked(
+    ollama: Engine, stub: OllamaStub
+) -> None:
+    def asked(name: str, parameters: dict[str, Any]) -> ChatInput:
+        tool = {"type": "function", "function": {"name": name, "parameters": parameters}}
+        return chat("weather?", tools=(tool,), tool_choice="required")
+
+    output = await run(ollama, asked("weather", {"type": "object", "required": ["city"]}))
+    assert (output.text, output.finish_reason) == ("", "tool_calls")
+    assert output.tool_calls[0]["function"]["name"] == "weather"
+    assert stub.bodies[-1]["format"]["properties"]["name"] == {"const": "weather"}
+    with pytest.raises(EngineError) as refused:
+        await run(ollama, asked("weather", {"type": "object", "required": ["zip"]}))
+    assert refused.value.code == "tool_call_failed"
 
 
 async def test_embeddings(ollama: Engine) -> None:

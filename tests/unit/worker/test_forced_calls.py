@@ -139,3 +139,13 @@ def test_once_the_answer_has_begun_all_is_answer() -> None:
     output = generation.output()
     assert (output.reasoning, output.text) == ("hm", "yesmore")
     assert heard.texts == [("hm", True), ("yes", False), ("more", False)]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("other", "{}"), ("get_weather", '{"city": 3}'), ("get_time", "{")]
+)
+def test_a_call_in_the_engines_own_way_is_checked_too(name: str, arguments: str) -> None:
+    forced().check(({"function": {"name": "get_time", "arguments": ""}},))
+    with pytest.raises(EngineError) as refused:
+        forced().check(({"function": {"name": name, "arguments": arguments}},))
+    assert refused.value.code == FAILED

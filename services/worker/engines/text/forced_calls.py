@@ -78,9 +78,24 @@ class ForcedCalls:
                 f"the model has made no call of a tool: {error}", code="tool_call_failed"
             ) from error
         name = said.get("name") if isinstance(said, dict) else None
+        arguments = self._allowed(name, said.get("arguments") if isinstance(said, dict) else None)
+        function = {"name": name, "arguments": msgspec.json.encode(arguments).decode()}
+        return ({"id": f"call_{job}_0", "type": "function", "function": function},)
+
+    def check(self, calls: tuple[Answer, ...]) -> None:
+        """Calls that an engine has made in its own way. Raises EngineError for one that was not allowed."""
+        for call in calls:
+            function = call["function"]
+            try:
+                arguments = msgspec.json.decode(function["arguments"] or "{}")
+            except msgspec.DecodeError as error:
+                raise EngineError(f"the model's call is no JSON: {error}", code=FAILED) from error
+            self._allowed(function["name"], arguments)
+
+    def _allowed(self, name: Any, arguments: Any) -> Any:
+        """The arguments, where the function is one of these and its schema allows them. Raises EngineError."""
         if name not in self.parameters:
             raise EngineError(f"the model has called {name!r}, which is no tool here", code=FAILED)
-        arguments = said.get("arguments")
         try:
             jsonschema.validate(arguments, self.parameters[name])
         except jsonschema.ValidationError as error:
@@ -89,5 +104,4 @@ class ForcedCalls:
         except jsonschema.SchemaError as error:
             message = f"the parameters of {name} are no JSON schema: {error.message}"
             raise EngineError(message, "validation", field="tools") from error
-        function = {"name": name, "arguments": msgspec.json.encode(arguments).decode()}
-        return ({"id": f"call_{job}_0", "type": "function", "function": function},)
+        return arguments

@@ -131,7 +131,10 @@ class Generation:
         reason = "length" if self._is_full else self._finish_reason
         text, reasoning = "".join(self._pieces), "".join(self._reasoning)
         if self._forced is not None:
-            calls = self._forced.calls(text, self._request.job, reason)
+            if calls:  # the engine has made them in its own way
+                self._forced.check(calls)
+            else:
+                calls = self._forced.calls(text, self._request.job, reason)
             text, reason = "", "tool_calls"
         return TextOutput(text, reason, self._usage, calls, reasoning)
 
