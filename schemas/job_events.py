@@ -80,11 +80,43 @@ class Preview(AttemptEvent, frozen=True, kw_only=True):
     image_bytes: int
 
 
+class Alternative(msgspec.Struct, frozen=True):
+    """A token that could have been next. logprob: natural logarithm of its chance. bytes: of its text."""
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...]
+
+
+class TokenChance(Alternative, frozen=True):
+    """A token that was chosen. top: the likeliest in its place. at: how many characters of output came before
+    the piece of text that it is a part of.
+    """
+
+    top: tuple[Alternative, ...] = ()
+    at: int = 0
+
+
+class CallPart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """More of the call of a tool while it is written: the answer's call `index` of a function.
+    id: of the call. name: of the function.
+    arguments: more of their JSON. at: how many of its characters came before.
+    """
+
+    index: int
+    id: str
+    name: str
+    arguments: str = ""
+    at: int = 0
+
+
 class Delta(AttemptEvent, frozen=True, kw_only=True):
     """More text. at: how many characters of output came before it. tokens: how many it stands for.
 
     tokens_so_far: of the whole output up to the end of this text; 0 where that is not known. reasoning: how
     many of its characters, the first ones, are the model's reasoning: output is reasoning, then the answer.
+    logprobs: of the tokens of the text, where the request asks for them. calls: of tools, as they are written:
+    for who watches now, as the result has them whole.
     """
 
     at: int
@@ -92,16 +124,21 @@ class Delta(AttemptEvent, frozen=True, kw_only=True):
     tokens: int = 1
     tokens_so_far: int = 0
     reasoning: int = 0
+    logprobs: tuple[TokenChance, ...] = ()
+    calls: tuple[CallPart, ...] = ()
 
 
 class TextOutput(msgspec.Struct, frozen=True, tag="text", tag_field="kind", omit_defaults=True):
-    """text: the answer. reasoning: what the model has written before it, as its template marks it."""
+    """text: the answer. reasoning: what the model has written before it, as its template marks it. logprobs:
+    of the tokens of both, where the request asks for them.
+    """
 
     text: str
     finish_reason: str
     usage: Usage
     tool_calls: tuple[dict[str, Any], ...] = ()
     reasoning: str = ""
+    logprobs: tuple[TokenChance, ...] = ()
 
 
 class EmbeddingOutput(msgspec.Struct, frozen=True, tag="embedding", tag_field="kind"):

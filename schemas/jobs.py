@@ -26,7 +26,8 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class ChatInput(msgspec.Struct, frozen=True, tag="chat", tag_field="kind", omit_defaults=True):
     """Continue a conversation. `max_tokens` counts tokens of the answer. template: what its chat template is
-    given besides (`enable_thinking`, `reasoning_effort`).
+    given besides (`enable_thinking`, `reasoning_effort`). logprobs: tell the chance of each token, and of so
+    many that were likeliest in its place.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -38,15 +39,21 @@ class ChatInput(msgspec.Struct, frozen=True, tag="chat", tag_field="kind", omit_
     tool_choice: str | dict[str, Any] | None = None
     template: dict[str, Any] = {}
     parallel_tool_calls: bool | None = None
+    logprobs: int | None = None
 
 
 class CompletionInput(msgspec.Struct, frozen=True, tag="completion", tag_field="kind", omit_defaults=True):
-    """Continue a text."""
+    """Continue a text. logprobs: as above. suffix: what is to come after the answer. tokens: the prompt as the
+    model's own token ids, in place of the text.
+    """
 
     prompt: str
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
+    logprobs: int | None = None
+    suffix: str = ""
+    tokens: tuple[int, ...] = ()
 
 
 class EmbeddingInput(msgspec.Struct, frozen=True, tag="embedding", tag_field="kind", omit_defaults=True):

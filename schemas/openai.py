@@ -41,6 +41,9 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool = False
 
 
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+
+
 class _TextRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     max_tokens: int | None = None
@@ -67,16 +70,18 @@ class ChatCompletionRequest(_TextRequest, frozen=True, kw_only=True):
     tools: tuple[dict[str, Any], ...] = ()
     tool_choice: str | dict[str, Any] | None = None
     logprobs: bool | None = None
+    top_logprobs: int | None = None
     chat_template_kwargs: dict[str, Any] = {}
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: ReasoningEffort | None = None
     parallel_tool_calls: bool | None = None
 
 
 class CompletionRequest(_TextRequest, frozen=True, kw_only=True):
-    prompt: str | tuple[str, ...]
+    prompt: str | tuple[str | int | tuple[int, ...], ...]
     echo: bool = False
     suffix: str | None = None
     logprobs: int | None = None
+    best_of: int | None = None
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +152,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
     index: int
     message: dict[str, Any]
     finish_reason: str | None
-    logprobs: None = None
+    logprobs: dict[str, Any] | None = None
 
 
 class ChatCompletion(msgspec.Struct, frozen=True):
@@ -164,7 +169,7 @@ class ChunkChoice(msgspec.Struct, frozen=True):
     index: int
     delta: dict[str, Any]
     finish_reason: str | None = None
-    logprobs: None = None
+    logprobs: dict[str, Any] | None = None
 
 
 class ChatCompletionChunk(msgspec.Struct, frozen=True):
@@ -181,7 +186,7 @@ class TextChoice(msgspec.Struct, frozen=True):
     index: int
     text: str
     finish_reason: str | None = None
-    logprobs: None = None
+    logprobs: dict[str, Any] | None = None
 
 
 class TextCompletion(msgspec.Struct, frozen=True):

@@ -81,6 +81,7 @@ LEASES_BUCKET = "stoker_leases"
 REPLICAS_BUCKET = "stoker_replicas"
 KEYS_BUCKET = "stoker_keys"
 SECRETS_BUCKET = "stoker_secrets"
+CONVERSATIONS_BUCKET = "stoker_conversations"
 BLOBS_STREAM = "STOKER_BLOBS"
 
 

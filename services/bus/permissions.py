@@ -55,9 +55,13 @@ def _changes(*buckets: str) -> tuple[str, ...]:
     return tuple(f"$KV.{bucket}.>" for bucket in buckets)
 
 
-def _holds_lease() -> tuple[str, ...]:
-    stream = of_bucket(names.LEASES_BUCKET)
-    return f"STREAM.INFO.{stream}", f"DIRECT.GET.{stream}.>"
+def _reads(*buckets: str) -> tuple[str, ...]:
+    """Requests to read single values of them."""
+    return tuple(
+        f"{ask}.{of_bucket(bucket)}{rest}"
+        for bucket in buckets
+        for ask, rest in (("STREAM.INFO", ""), ("DIRECT.GET", ".>"))
+    )
 
 
 def _gateway(prefix: str) -> Permissions:
@@ -73,6 +77,7 @@ def _gateway(prefix: str) -> Permissions:
             f"{prefix}.events.quarantined.*",
             f"{prefix}.events.operated.*",
             f"$KV.{names.CATALOG_BUCKET}.>",
+            f"$KV.{names.CONVERSATIONS_BUCKET}.>",
             f"$JS.ACK.{names.WEBHOOKS_STREAM}.>",
         ),
         subscribe=(
@@ -82,6 +87,7 @@ def _gateway(prefix: str) -> Permissions:
         ),
         asks=(
             *_watches(*GATEWAY_BUCKETS),
+            *_reads(names.CONVERSATIONS_BUCKET),
             *(
                 f"STREAM.INFO.{stream}"
                 for stream in (names.JOBS_STREAM, names.RESULTS_STREAM, names.BLOBS_STREAM, names.EVENTS_STREAM)
@@ -113,7 +119,7 @@ def _scheduler(prefix: str) -> Permissions:
         ),
         asks=(
             *_watches(*SCHEDULER_BUCKETS),
-            *_holds_lease(),
+            *_reads(names.LEASES_BUCKET),
             f"STREAM.INFO.{names.JOBS_STREAM}",
             f"STREAM.MSG.GET.{names.JOBS_STREAM}",
             f"CONSUMER.*.{names.JOBS_STREAM}",
@@ -138,7 +144,7 @@ def _autoscaler(prefix: str) -> Permissions:
             f"$KV.{names.LEASES_BUCKET}.autoscaler",
         ),
         subscribe=(f"{prefix}.heartbeat.*", f"{prefix}.queue.*", *_changes(*AUTOSCALER_BUCKETS)),
-        asks=(*_watches(*AUTOSCALER_BUCKETS), *_holds_lease()),
+        asks=(*_watches(*AUTOSCALER_BUCKETS), *_reads(names.LEASES_BUCKET)),
     )
 
 

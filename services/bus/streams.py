@@ -156,6 +156,7 @@ async def _declare_all(bus: Bus) -> bool:
     for bucket in (names.CATALOG_BUCKET, names.REPLICAS_BUCKET, names.KEYS_BUCKET, names.SECRETS_BUCKET):
         await _declare_bucket(bus, bucket, 0.0)
     await _declare_bucket(bus, names.LEASES_BUCKET, LEASE_TTL_S)
+    await _declare_bucket(bus, names.CONVERSATIONS_BUCKET, RESULT_TTL_S)
     return is_new
 
 

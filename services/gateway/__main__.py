@@ -20,7 +20,7 @@ from services.bus.discovery import register
 from services.bus.streams import wait_for_streams
 from services.catalog import store
 from services.catalog.documents import ConfigurationError
-from services.gateway.app import MAX_HEADER_BYTES, OPENAI_PATHS, create_app, with_header_limit
+from services.gateway.app import MAX_HEADER_BYTES, create_app, dialect_at, with_header_limit
 from services.gateway.edge.access import Access
 from services.gateway.edge.access_middleware import with_access
 from services.gateway.edge.connections import Bounds, Connections
@@ -231,7 +231,7 @@ async def _serve(
 
 def _server(gateway: Gateway, access: Access, door: Door, connections: Connections) -> uvicorn.Server:
     app = with_door(
-        with_access(create_app(gateway), access, gateway.limits.request, OPENAI_PATHS), door, OPENAI_PATHS
+        with_access(create_app(gateway), access, gateway.limits.request, dialect_at), door, dialect_at
     )
     return uvicorn.Server(
         uvicorn.Config(

@@ -17,7 +17,7 @@ from services.gateway.edge.door_middleware import with_browser_headers
 from services.gateway.edge.error_mapping import request_error
 from services.gateway.edge.openapi import describe
 from services.gateway.edge.openapi_functions import FunctionsJson, FunctionsPage
-from services.gateway.edge.problems import RequestError, answer_body
+from services.gateway.edge.problems import Dialect, RequestError, answer_body, dialect_of
 from services.gateway.edge.routing import Route, Router, with_routes
 from services.gateway.gateway import Gateway
 from services.gateway.routes import (
@@ -31,17 +31,16 @@ from services.gateway.routes import (
     jobs,
     models,
     modes,
+    responses,
     superres,
     text,
 )
 
-OPENAI_PATHS = ("/v1/models", "/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/images", "/openai/")
-UNKNOWN_OPENAI_PATHS = ("/v1/", "/openai/")
-"""Where nothing is: who asks there speaks OpenAI's dialect, whichever part of it."""
 MAX_HEADER_BYTES = 64 * 1024
 GROUPS = (
     models,
     text,
+    responses,
     embeddings,
     images,
     jobs,
@@ -54,13 +53,20 @@ GROUPS = (
     dashboard,
 )
 ROUTES: list[Route] = [route for group in GROUPS for route in group.ROUTES]
+ROUTER = Router(ROUTES)
+
+
+def dialect_at(path: str) -> Dialect:
+    """In whose form errors of a path are."""
+    routes, _ = ROUTER.find(path)
+    return next(iter(routes.values())).dialect if routes else dialect_of(path)
 
 
 def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     if isinstance(error, HTTPException):
         error = RequestError(error.status_code, error.detail or "the request could not be served")
     refused = request_error(error, request.url.path)
-    body, media_type = answer_body(refused, request.url.path.startswith(UNKNOWN_OPENAI_PATHS))
+    body, media_type = answer_body(refused, dialect_of(request.url.path))
     return Response(wire.encode(body), status_code=refused.status, media_type=media_type)
 
 
@@ -94,4 +100,4 @@ def create_pages(gateway: Gateway) -> Litestar:
 
 def create_app(gateway: Gateway) -> ASGIApp:
     """Everything that a gateway answers."""
-    return with_routes(with_browser_headers(create_pages(gateway)), Router(ROUTES), gateway)
+    return with_routes(with_browser_headers(create_pages(gateway)), ROUTER, gateway)

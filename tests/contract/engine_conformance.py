@@ -42,10 +42,12 @@ class Emitted:
         self.steps: list[tuple[int, int]] = []
         self.first = threading.Event()
 
-    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False) -> None:
+    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False, logprobs: Any = ()) -> None:
         self.texts.append(text)
         self.tokens.append(tokens)
         self.first.set()
+
+    def calls(self, parts: Any, tokens: int) -> None: ...
 
     def step(self, step: int, steps: int) -> None:
         self.steps.append((step, steps))

@@ -30,7 +30,9 @@ class Heard:
         self.cancelled = Cancellation()
         self._cancel_at = cancel_at
 
-    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False) -> None: ...
+    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False, logprobs: Any = ()) -> None: ...
+
+    def calls(self, parts: Any, tokens: int) -> None: ...
 
     def step(self, step: int, steps: int) -> None:
         self.steps.append(step)

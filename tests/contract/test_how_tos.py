@@ -30,8 +30,10 @@ class Heard:
     def __init__(self) -> None:
         self.pieces: list[str] = []
 
-    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False) -> None:
+    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False, logprobs: Any = ()) -> None:
         self.pieces.append(text)
+
+    def calls(self, parts: Any, tokens: int) -> None: ...
 
     def step(self, step: int, steps: int) -> None: ...
 

@@ -38,10 +38,12 @@ class Heard:
         self.texts: list[str] = []
         self._cancelled = cancelled
 
-    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False) -> None:
+    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False, logprobs: Any = ()) -> None:
         self.texts.append(text)
         if self._cancelled is not None and len(self.texts) == 2:
             self._cancelled.set()
+
+    def calls(self, parts: Any, tokens: int) -> None: ...
 
     def step(self, step: int, steps: int) -> None: ...
 

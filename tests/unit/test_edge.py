@@ -134,8 +134,8 @@ def test_an_error_says_the_same_in_both_dialects(
     status: int, message: str, field: str | None, code: str | None
 ) -> None:
     error = RequestError(status, message, field=field, code=code)
-    problem: Any = msgspec.json.decode(wire.encode(answer_body(error, is_openai=False)[0]))
-    openai: Any = msgspec.json.decode(wire.encode(answer_body(error, is_openai=True)[0]))["error"]
+    problem: Any = msgspec.json.decode(wire.encode(answer_body(error, dialect="problem")[0]))
+    openai: Any = msgspec.json.decode(wire.encode(answer_body(error, dialect="openai")[0]))["error"]
     assert problem["detail"] == openai["message"] == message
     assert problem.get("field") == openai.get("param") == field
     assert problem["status"] == status

@@ -9,15 +9,9 @@ from schemas.catalog import Adapter, Feature, Model, Spec
 from schemas.openai import ChatCompletionRequest, ImageGenerationRequest
 from services.gateway.edge.decoding import decode
 from services.gateway.edge.problems import RequestError, openai_error, problem
-from services.gateway.jobs.requests import (
-    JobRequest,
-    chat_input,
-    generation_input,
-    job_input,
-    parse_size,
-    split_adapter,
-    within,
-)
+from services.gateway.jobs.request_rules import split_adapter, within
+from services.gateway.jobs.requests import JobRequest, generation_input, job_input, parse_size
+from services.gateway.jobs.text_requests import chat_input
 
 
 def model(name: str = "m", features: tuple[Feature, ...] = ("TextGeneration",), **defaults: Any) -> Model:
@@ -50,10 +44,10 @@ def refused(body: bytes, known: Model | None = None) -> RequestError:
         (chat(temperature=11), "temperature"),
         (chat(top_p=1.5), "top_p"),
         (chat(max_tokens=0), "max_tokens"),
-        (chat(n=2), "n"),
         (chat(stop=["a"] * 17), "stop"),
         (chat(stop=[""]), "stop"),
-        (chat(logprobs=True), "logprobs"),
+        (chat(logprobs=True, top_logprobs=21), "top_logprobs"),
+        (chat(top_logprobs=1), "top_logprobs"),
     ],
 )
 def test_a_bad_chat_request_names_its_field(body: bytes, field: str | None) -> None:

@@ -11,12 +11,14 @@ from schemas import wire
 from schemas.keys import ApiKey
 from services.gateway.edge.access import COOKIE, OPEN_PATHS, Access, current_key
 from services.gateway.edge.door import with_headers
-from services.gateway.edge.problems import RequestError, answer_body
+from services.gateway.edge.problems import Dialect, DialectAt, RequestError, answer_body
 from services.gateway.edge.request_ids import REQUEST_ID, request_id
+
+ANTHROPIC_KEY = b"x-api-key"
 
 
 def with_access(
-    app: ASGIApp, access: Access, count: Callable[[ApiKey], Mapping[str, str]], openai_paths: tuple[str, ...]
+    app: ASGIApp, access: Access, count: Callable[[ApiKey], Mapping[str, str]], dialect_at: DialectAt
 ) -> ASGIApp:
     """The same application, for requests that have a valid key or need none.
 
@@ -36,7 +38,7 @@ def with_access(
             key = access.identify(_authorization(headers))
             left = count(key) if key is not None else {}
         except RequestError as error:
-            await _refuse(send, error, path.startswith(openai_paths), request_id(scope["headers"]))
+            await _refuse(send, error, dialect_at(path), request_id(scope["headers"]))
             return
         if key is None:
             await app(scope, receive, send)
@@ -58,16 +60,20 @@ def with_access(
 
 
 def _authorization(headers: Mapping[bytes, bytes]) -> str:
-    """The header, or what the dashboard's cookie says: a browser's event streams send no headers."""
+    """The header, or the one of Anthropic's clients, or what the dashboard's cookie says: a browser's event
+    streams send no headers.
+    """
     sent = headers.get(b"authorization", b"").decode("latin-1")
+    if not sent and ANTHROPIC_KEY in headers:
+        return f"Bearer {headers[ANTHROPIC_KEY].decode('latin-1')}"
     if sent or b"cookie" not in headers:
         return sent
     cookie = SimpleCookie(headers[b"cookie"].decode("latin-1")).get(COOKIE)
     return f"Bearer {unquote(cookie.value)}" if cookie is not None else ""
 
 
-async def _refuse(send: Send, error: RequestError, is_openai: bool, request: bytes) -> None:
-    body, media_type = answer_body(error, is_openai)
+async def _refuse(send: Send, error: RequestError, dialect: Dialect, request: bytes) -> None:
+    body, media_type = answer_body(error, dialect)
     headers = with_headers([(b"content-type", media_type.encode()), (REQUEST_ID, request)])
     headers += [(name.encode(), value.encode()) for name, value in error.headers.items()]
     if error.status == 401:

@@ -7,13 +7,13 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas import wire
 from services.gateway.edge.door import Door, with_headers
-from services.gateway.edge.problems import RequestError, answer_body
+from services.gateway.edge.problems import DialectAt, RequestError, answer_body
 from services.gateway.edge.request_ids import REQUEST_ID, request_id
 
 MAX_HOSTS = 64
 
 
-def with_door(app: ASGIApp, door: Door, openai_paths: tuple[str, ...]) -> ASGIApp:
+def with_door(app: ASGIApp, door: Door, dialect_at: DialectAt) -> ASGIApp:
     """The same application, for requests that may come from where they come from."""
     answered_to: set[bytes] = set()
     """Hosts that were checked lately: almost every request has the same."""
@@ -31,7 +31,7 @@ def with_door(app: ASGIApp, door: Door, openai_paths: tuple[str, ...]) -> ASGIAp
                     answered_to.add(host)
             door.check_origin(scope["method"], headers)
         except RequestError as error:
-            body, media_type = answer_body(error, scope["path"].startswith(openai_paths))
+            body, media_type = answer_body(error, dialect_at(scope["path"]))
             told = [(b"content-type", media_type.encode()), (REQUEST_ID, request_id(scope["headers"]))]
             await _answer(send, error.status, told, wire.encode(body))
             return

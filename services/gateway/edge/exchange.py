@@ -22,13 +22,12 @@ from litestar.types import HTTPScope, Receive, Send
 from schemas import wire
 from services.gateway.edge.decoding import inflated, invalid
 from services.gateway.edge.door import HEADERS, POLICY, POLICY_NAME
-from services.gateway.edge.problems import RequestError, answer_body
+from services.gateway.edge.problems import JSON, Dialect, RequestError, answer_body
 from services.gateway.edge.request_ids import REQUEST_ID, request_id
 from services.gateway.edge.sse import SSE_HEADERS, StreamLimit
 
 T = TypeVar("T")
 
-JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 MAX_IGNORED = 32
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -237,7 +236,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def refuse(
-        self, error: RequestError, *, is_openai: bool, headers: dict[str, str] | None = None
+        self, error: RequestError, *, dialect: Dialect, headers: dict[str, str] | None = None
     ) -> None:
         """Answer with an error, unless an answer has begun."""
         if self.is_answered:
@@ -245,5 +244,5 @@ class Exchange:
         sent = error.headers | (headers or {})
         if error.retry_after_s:
             sent["retry-after"] = str(error.retry_after_s)
-        body, media_type = answer_body(error, is_openai)
+        body, media_type = answer_body(error, dialect)
         await self.answer_bytes(wire.encode(body), media_type, error.status, sent)

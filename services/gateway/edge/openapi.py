@@ -17,9 +17,10 @@ from litestar.openapi.spec import (
 )
 from litestar.openapi.spec.enums import OpenAPIType
 
+from schemas.anthropic import AnthropicErrorAnswer
+from schemas.ollama import OllamaErrorAnswer
 from schemas.openai import ErrorAnswer
-from services.gateway.edge.exchange import JSON
-from services.gateway.edge.problems import PROBLEM_JSON, Problem
+from services.gateway.edge.problems import JSON, PROBLEM_JSON, Dialect, Problem
 from services.gateway.edge.routing import Route
 
 REFERENCE = "#/components/schemas/{name}"
@@ -43,6 +44,14 @@ WORK_FAILURES = {
     504: "It took longer than it may",
 }
 """Statuses that are no success, of routes that read and of those that ask for work besides."""
+
+
+ERRORS: dict[Dialect, tuple[Any, str]] = {
+    "problem": (Problem, PROBLEM_JSON),
+    "openai": (ErrorAnswer, JSON),
+    "anthropic": (AnthropicErrorAnswer, JSON),
+    "ollama": (OllamaErrorAnswer, JSON),
+}
 
 
 def _content(kind: Any, media_type: str = JSON) -> dict[str, OpenAPIMediaType]:
@@ -84,7 +93,7 @@ def _operation(route: Route, path: str) -> Operation:
     )
     if route.asks is not None:
         operation.request_body = RequestBody(content=_content(route.asks, route.takes), required=True)
-    error = _content(ErrorAnswer) if route.is_openai else _content(Problem, PROBLEM_JSON)
+    error = _content(*ERRORS[route.dialect])
     failures = READ_FAILURES if route.method == "GET" else READ_FAILURES | WORK_FAILURES
     assert operation.responses is not None
     for number, meaning in failures.items():
@@ -102,7 +111,7 @@ def describe(app: Litestar, routes: Iterable[Route]) -> None:
     document = app.openapi_schema
     document.paths = document.paths or {}
     document.components = document.components or Components()
-    kinds: list[Any] = [Problem, ErrorAnswer]
+    kinds: list[Any] = [kind for kind, _ in ERRORS.values()]
     for route in routes:
         if route.is_hidden:
             continue

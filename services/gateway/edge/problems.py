@@ -1,16 +1,31 @@
 """Errors of the HTTP edge and the bodies of their answers. Pure.
 
-`RequestError` is what pure code raises (error_mapping.py says what every other error means). OpenAI routes
-answer with OpenAI error objects, all others with RFC 9457 problem details.
+`RequestError` is what pure code raises (error_mapping.py says what every other error means). The routes of
+OpenAI's, Anthropic's and Ollama's APIs answer with error objects of theirs, all others with RFC 9457 problem
+details.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import msgspec
 
+from schemas.anthropic import AnthropicError, AnthropicErrorAnswer
+from schemas.ollama import OllamaErrorAnswer
 from schemas.openai import ErrorAnswer, ErrorBody
 
 PROBLEM_JSON = "application/problem+json"
+JSON = "application/json"
+Dialect = Literal["problem", "openai", "anthropic", "ollama"]
+"""Whose form the errors of a path have."""
+DialectAt = Callable[[str], Dialect]
+"""Says it of a path."""
+PREFIXES: tuple[tuple[str, Dialect], ...] = (
+    ("/v1/messages", "anthropic"),
+    ("/v1/", "openai"),
+    ("/openai/", "openai"),
+    ("/api/", "ollama"),
+)
 RETRY_AFTER_S = 1
 """When to ask again after something that passes: a reconnection, an election."""
 
@@ -96,8 +111,43 @@ def openai_error(error: RequestError) -> ErrorAnswer:
     return ErrorAnswer(ErrorBody(error.message, kind, error.field, error.code))
 
 
-def answer_body(error: RequestError, is_openai: bool) -> tuple[Any, str]:
+_ANTHROPIC_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    507: "overloaded_error",
+}
+
+
+def anthropic_error(error: RequestError) -> AnthropicErrorAnswer:
+    kind = _ANTHROPIC_KINDS.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+    message = error.message
+    if error.field and error.field not in message:
+        message = f"{error.field}: {message}"
+    return AnthropicErrorAnswer(AnthropicError(kind, message))
+
+
+def ollama_error(error: RequestError) -> OllamaErrorAnswer:
+    return OllamaErrorAnswer(error.message)
+
+
+def answer_body(error: RequestError, dialect: Dialect) -> tuple[Any, str]:
     """Body and media type of an error's answer."""
-    if is_openai:
-        return openai_error(error), "application/json"
-    return problem(error), PROBLEM_JSON
+    match dialect:
+        case "openai":
+            return openai_error(error), JSON
+        case "anthropic":
+            return anthropic_error(error), JSON
+        case "ollama":
+            return ollama_error(error), JSON
+        case "problem":
+            return problem(error), PROBLEM_JSON
+
+
+def dialect_of(path: str) -> Dialect:
+    """What who asks for a path that is not there understands."""
+    return next((dialect for prefix, dialect in PREFIXES if path.startswith(prefix)), "problem")

@@ -20,8 +20,8 @@ from schemas.keys import Role
 from services.gateway.edge.access import check_role, owner
 from services.gateway.edge.decoding import Reader
 from services.gateway.edge.error_mapping import request_error
-from services.gateway.edge.exchange import JSON, ClientGone, Exchange
-from services.gateway.edge.problems import RequestError
+from services.gateway.edge.exchange import ClientGone, Exchange
+from services.gateway.edge.problems import JSON, Dialect, RequestError
 from services.gateway.edge.sse import EVENT_STREAM, SSE_HEADERS
 from services.gateway.gateway import Gateway
 from services.records.platform_events import note_action
@@ -38,7 +38,7 @@ class Route:
     """How one function is asked. What stands below `handle` is for the OpenAPI document.
 
     role: that a key needs. status: of success. query, asks, answers: Structs of the query, of the body, and
-    of the answer. takes and gives: media types of the latter two. is_openai: errors are OpenAI's.
+    of the answer. takes and gives: media types of the latter two. dialect: of errors.
     """
 
     method: str
@@ -53,7 +53,7 @@ class Route:
     takes: str = JSON
     gives: str = JSON
     role: Role = "use"
-    is_openai: bool = False
+    dialect: Dialect = "problem"
     is_hidden: bool = False
 
 
@@ -218,7 +218,7 @@ async def _serve(gateway: Gateway, exchange: Exchange, found: Route) -> None:
         return
     except Exception as error:
         refused = request_error(error, exchange.path, exchange.request_id.decode())
-        await exchange.refuse(refused, is_openai=found.is_openai)
+        await exchange.refuse(refused, dialect=found.dialect)
 
 
 async def _other_method(exchange: Exchange, scope: HTTPScope, routes: dict[str, Route]) -> None:
@@ -228,6 +228,6 @@ async def _other_method(exchange: Exchange, scope: HTTPScope, routes: dict[str, 
         await exchange.answer_empty(204, {"allow": allowed})
         return
     message = f"{exchange.path} takes {', '.join(sorted(routes))} only"
-    is_openai = any(one.is_openai for one in routes.values())
+    dialect = next(iter(routes.values())).dialect
     refused = RequestError(405, message, code="method_not_allowed")
-    await exchange.refuse(refused, is_openai=is_openai, headers={"allow": allowed})
+    await exchange.refuse(refused, dialect=dialect, headers={"allow": allowed})

@@ -11,7 +11,8 @@ from schemas.catalog import Model
 from schemas.discovery import Method, Parameter, Schema
 from schemas.jobs import ImageInput
 from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.requests import MAX_GUIDANCE, MAX_PICTURES, MAX_SEED, MAX_STEPS, check_edges, within
+from services.gateway.jobs.request_rules import within
+from services.gateway.jobs.requests import MAX_GUIDANCE, MAX_PICTURES, MAX_SEED, MAX_STEPS, check_edges
 
 FILES = ("image", "mask_image", "control_image", "ip_adapter_image")
 OWN_FIELDS = ("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale")

@@ -11,7 +11,8 @@ from services.gateway.edge.problems import RequestError
 from services.gateway.edge.routing import openai_paths, post_body
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.own_jobs import finished, job_headers
-from services.gateway.jobs.requests import embedding_input, split_adapter
+from services.gateway.jobs.request_rules import split_adapter
+from services.gateway.jobs.text_requests import embedding_input
 
 
 @post_body(
@@ -19,7 +20,7 @@ from services.gateway.jobs.requests import embedding_input, split_adapter
     summary="Embed texts",
     asks=EmbeddingRequest,
     answers=EmbeddingList,
-    is_openai=True,
+    dialect="openai",
 )
 async def embed(gateway: Gateway, exchange: Exchange, asked: EmbeddingRequest) -> None:
     model, adapter = split_adapter(asked.model, gateway.models)

@@ -19,7 +19,8 @@ from services.gateway.edge.sse import sse
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.outcomes import completed_or_raise, observe_end
 from services.gateway.jobs.own_jobs import Waiting, error_event, finished, job_headers
-from services.gateway.jobs.requests import edit_input, generation_input, split_adapter
+from services.gateway.jobs.request_rules import split_adapter
+from services.gateway.jobs.requests import edit_input, generation_input
 from services.gateway.jobs.submission import with_input
 from services.records.blobs import attach, get_pictures
 
@@ -29,7 +30,7 @@ from services.records.blobs import attach, get_pictures
     summary="Draw",
     asks=ImageGenerationRequest,
     answers=ImageList,
-    is_openai=True,
+    dialect="openai",
 )
 async def generate(gateway: Gateway, exchange: Exchange, asked: ImageGenerationRequest) -> None:
     model, adapter = split_adapter(asked.model, gateway.models)
@@ -44,7 +45,7 @@ async def generate(gateway: Gateway, exchange: Exchange, asked: ImageGenerationR
     asks=ImageEditRequest,
     answers=ImageList,
     takes="multipart/form-data",
-    is_openai=True,
+    dialect="openai",
 )
 async def edit(gateway: Gateway, exchange: Exchange) -> None:
     """Draw from a picture; with a mask only where the mask is transparent."""

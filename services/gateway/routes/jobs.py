@@ -30,7 +30,8 @@ from services.gateway.jobs.files import (
 from services.gateway.jobs.function_calls import placed_by
 from services.gateway.jobs.large_inputs import fitting
 from services.gateway.jobs.lookup import await_job, check_owner, find_job, present_job
-from services.gateway.jobs.requests import JobRequest, admission_timeout_s, job_input, split_adapter
+from services.gateway.jobs.request_rules import split_adapter
+from services.gateway.jobs.requests import JobRequest, admission_timeout_s, job_input
 from services.gateway.jobs.submission import fingerprint_of
 from services.gateway.scheduler_queries import explain, list_jobs
 from services.gateway.watching.resume import END, BadEventId, Cursor, event_name

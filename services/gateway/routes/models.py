@@ -5,10 +5,10 @@ from services.gateway.edge.access import check_model, may_use
 from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.routing import get, openai_paths
 from services.gateway.gateway import Gateway
-from services.gateway.jobs.requests import split_adapter
+from services.gateway.jobs.request_rules import split_adapter
 
 
-@get(*openai_paths("/models"), summary="List models", answers=ModelList, is_openai=True)
+@get(*openai_paths("/models"), summary="List models", answers=ModelList, dialect="openai")
 async def list_models(gateway: Gateway, exchange: Exchange) -> None:
     cards = [
         ModelCard(id=name, created=model.created_at, features=model.features)
@@ -19,7 +19,7 @@ async def list_models(gateway: Gateway, exchange: Exchange) -> None:
     await exchange.answer(ModelList(tuple(sorted(cards, key=lambda card: card.id))))
 
 
-@get(*openai_paths("/models/{name:path}"), summary="One model", answers=ModelCard, is_openai=True)
+@get(*openai_paths("/models/{name:path}"), summary="One model", answers=ModelCard, dialect="openai")
 async def show_model(gateway: Gateway, exchange: Exchange) -> None:
     name = exchange.parameter("name")
     model, _ = split_adapter(name, gateway.models)

@@ -16,7 +16,8 @@ from services.gateway.gateway import Gateway
 from services.gateway.jobs.admission import QUEUE_RETRY_S
 from services.gateway.jobs.loading import load
 from services.gateway.jobs.own_jobs import finished
-from services.gateway.jobs.requests import ImageJobInput, image_input, within
+from services.gateway.jobs.request_rules import within
+from services.gateway.jobs.requests import ImageJobInput, image_input
 from services.gateway.jobs.super_resolution import check_options, enlarge, find_upscaler
 from services.gateway.modes import mode_body, vram_body
 from services.records.blobs import get_pictures

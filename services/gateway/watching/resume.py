@@ -134,7 +134,10 @@ class Cursor:
         had = max(self.had_chars - at, 0)
         reasoning = max(event.reasoning - had, 0)
         rest = msgspec.structs.replace(event, at=at + had, text=text[had:], reasoning=reasoning)
-        return rest if rest.text else None
+        if rest.logprobs:
+            told = tuple(one for one in rest.logprobs if one.at >= rest.at)
+            rest = msgspec.structs.replace(rest, logprobs=told)
+        return rest if rest.text or rest.calls else None
 
     def finish(self, terminal: Terminal) -> Iterator[JobEvent]:
         """Everything the client still lacks, the terminal event last; moves along. Raises Diverged."""
@@ -148,7 +151,14 @@ class Cursor:
                 self._compare(whole, 0)
             reasoning = max(len(terminal.output.reasoning) - self.chars, 0)
             place = Delta(
-                term=self.term, attempt=self.attempt, seq=self.seq, at=0, text="", tokens=0, reasoning=reasoning
+                term=self.term,
+                attempt=self.attempt,
+                seq=self.seq,
+                at=0,
+                text="",
+                tokens=0,
+                reasoning=reasoning,
+                logprobs=terminal.output.logprobs,
             )
             rest = self._more(place, whole[self.chars :])
             if rest is not None:

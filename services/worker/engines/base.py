@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from schemas.catalog import Adapter
-from schemas.job_events import EmbeddingOutput, FailureKind, Picture, TextOutput, ValueOutput
+from schemas.job_events import (
+    CallPart,
+    EmbeddingOutput,
+    FailureKind,
+    Picture,
+    TextOutput,
+    TokenChance,
+    ValueOutput,
+)
 from schemas.jobs import JobInput
 from schemas.workers import EngineCapability
 
@@ -97,7 +105,11 @@ class Cancellation:
 class Emitter(Protocol):
     """Where a run sends what it makes; every method may be called from any thread."""
 
-    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False) -> None: ...
+    def text(
+        self, text: str, tokens: int = 1, *, is_reasoning: bool = False, logprobs: tuple[TokenChance, ...] = ()
+    ) -> None: ...
+
+    def calls(self, parts: tuple[CallPart, ...], tokens: int) -> None: ...
 
     def step(self, step: int, steps: int) -> None: ...
 

@@ -5,7 +5,7 @@ deltas were cut, and whoever delivered them, nothing is missing and nothing come
 the fact remains; their bytes are a live view.
 """
 
-from schemas.job_events import Delta, Progress, SmallEvent
+from schemas.job_events import CallPart, Delta, Progress, SmallEvent, TokenChance
 from schemas.workers import SentText
 
 MAX_HISTORY = 256
@@ -23,6 +23,7 @@ class EventLog:
         self._pieces: list[str] = []
         self.chars = 0
         self.tokens = 0
+        self._logprobs: list[TokenChance] = []
         self._reasoning = 0
         """How many characters, the first ones, are the model's reasoning."""
 
@@ -43,7 +44,15 @@ class EventLog:
         else:
             self._small.append(event)
 
-    def delta(self, text: str, tokens: int, *, is_reasoning: bool = False) -> Delta:
+    def delta(
+        self,
+        text: str,
+        tokens: int,
+        *,
+        is_reasoning: bool = False,
+        logprobs: tuple[TokenChance, ...] = (),
+        calls: tuple[CallPart, ...] = (),
+    ) -> Delta:
         """The numbered event for more text. tokens: 0 for a part of a text whose last part has its tokens."""
         self.tokens += tokens
         if is_reasoning and self._reasoning == self.chars:
@@ -57,7 +66,10 @@ class EventLog:
             tokens=tokens,
             tokens_so_far=self.tokens if tokens else 0,
             reasoning=max(self._reasoning - self.chars, 0),
+            logprobs=logprobs,
+            calls=calls,
         )
+        self._logprobs.extend(logprobs)
         self._pieces.append(text)
         self.chars += len(text)
         return event
@@ -90,6 +102,7 @@ class EventLog:
                     tokens=0,
                     tokens_so_far=self.tokens,
                     reasoning=max(self._reasoning - chars, 0),
+                    logprobs=tuple(one for one in self._logprobs if one.at >= chars),
                 )
             )
         return missed

@@ -31,11 +31,14 @@ SENT_ANSWERS_S = 0.2
 def can_go_on(asked: JobInput) -> bool:
     """Whether an engine can go on with a text that another has begun, as if it had been one run.
 
-    Not where what came before counts: a grammar that would begin anew, and penalties that some engines count
-    over the output alone.
+    Not where what came before counts: a grammar that would begin anew, penalties that some engines count over
+    the output alone, the chances of the tokens that were sent.
     """
     match asked:
-        case ChatInput(response_format=None, tools=(), sampling=sampling) | CompletionInput(sampling=sampling):
+        case (
+            ChatInput(response_format=None, tools=(), logprobs=None, sampling=sampling)
+            | CompletionInput(logprobs=None, suffix="", tokens=(), sampling=sampling)
+        ):
             return not (sampling.presence_penalty or sampling.frequency_penalty)
         case _:
             return False

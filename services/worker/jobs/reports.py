@@ -50,7 +50,13 @@ class Reports:
             pieces = [message.text[start : start + MAX_DELTA_CHARS] for start in starts]
         for piece in pieces:
             tokens = message.tokens if piece is pieces[-1] else 0
-            delta = attempt.log.delta(piece, tokens, is_reasoning=message.is_reasoning)
+            delta = attempt.log.delta(
+                piece,
+                tokens,
+                is_reasoning=message.is_reasoning,
+                logprobs=message.logprobs if piece is pieces[-1] else (),
+                calls=message.calls if piece is pieces[-1] else (),
+            )
             if attempt.wants_events:
                 self._publish(attempt, wire.encode(delta))
 

@@ -7,7 +7,15 @@ from typing import Any
 import msgspec
 
 from schemas.catalog import Adapter
-from schemas.job_events import EmbeddingOutput, FailureKind, Picture, TextOutput, ValueOutput
+from schemas.job_events import (
+    CallPart,
+    EmbeddingOutput,
+    FailureKind,
+    Picture,
+    TextOutput,
+    TokenChance,
+    ValueOutput,
+)
 from schemas.jobs import JobInput
 from schemas.workers import Resources
 from stoker.functions.frames import Frames
@@ -148,12 +156,25 @@ class LoadFailed(Message, frozen=True):
 
 
 class Text(Message, frozen=True):
-    """More output text; `tokens` it stands for."""
+    """More output text; `tokens` it stands for. logprobs, calls: as in schemas.job_events.Delta."""
 
     job: str
     text: str
     tokens: int
     is_reasoning: bool = False
+    logprobs: tuple[TokenChance, ...] = ()
+    calls: tuple[CallPart, ...] = ()
+
+    def with_more(self, more: "Text") -> "Text":
+        """This text and more of the same job."""
+        return Text(
+            self.job,
+            self.text + more.text,
+            self.tokens + more.tokens,
+            self.is_reasoning,
+            self.logprobs + more.logprobs,
+            self.calls + more.calls,
+        )
 
 
 class Step(Message, frozen=True):

@@ -14,7 +14,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from schemas.job_events import EmbeddingOutput, TextOutput, ValueOutput
+from schemas.job_events import CallPart, EmbeddingOutput, TextOutput, TokenChance, ValueOutput
 from services.process.tasks import TaskOwner
 from services.worker.engines.base import (
     AttachesLoras,
@@ -98,8 +98,7 @@ class Outbox:
             message = self._waiting.popleft()
             if isinstance(message, Text):
                 if text is not None and (text.job, text.is_reasoning) == (message.job, message.is_reasoning):
-                    tokens = text.tokens + message.tokens
-                    text = Text(text.job, text.text + message.text, tokens, text.is_reasoning)
+                    text = text.with_more(message)
                     continue
                 if text is not None:
                     frames.append(frame(text))
@@ -121,8 +120,13 @@ class JobEmitter:
         self._job = job
         self._outbox = outbox
 
-    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False) -> None:
-        self._outbox.put(Text(self._job, text, tokens, is_reasoning))
+    def text(
+        self, text: str, tokens: int = 1, *, is_reasoning: bool = False, logprobs: tuple[TokenChance, ...] = ()
+    ) -> None:
+        self._outbox.put(Text(self._job, text, tokens, is_reasoning, logprobs))
+
+    def calls(self, parts: tuple[CallPart, ...], tokens: int) -> None:
+        self._outbox.put(Text(self._job, "", tokens, calls=parts))
 
     def step(self, step: int, steps: int) -> None:
         self._outbox.put(Step(self._job, step, steps))

@@ -55,7 +55,7 @@ def test_a_named_function_is_the_only_one() -> None:
 def test_a_call_is_given_out_as_openai_has_it() -> None:
     [call] = forced().calls('{"name": "get_weather", "arguments": {"city": "Paris"}}', "j", "stop")
     assert call == {
-        "id": "call_j_0",
+        "id": "plibWXpuC",
         "type": "function",
         "function": {"name": "get_weather", "arguments": '{"city":"Paris"}'},
     }
@@ -83,8 +83,10 @@ class Heard:
     def __init__(self) -> None:
         self.texts: list[tuple[str, bool]] = []
 
-    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False) -> None:
+    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False, logprobs: Any = ()) -> None:
         self.texts.append((text, is_reasoning))
+
+    def calls(self, parts: Any, tokens: int) -> None: ...
 
     def step(self, step: int, steps: int) -> None: ...
 

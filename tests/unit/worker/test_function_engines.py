@@ -26,8 +26,10 @@ class Heard:
     def __init__(self) -> None:
         self.said: list[Any] = []
 
-    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False) -> None:
+    def text(self, text: str, tokens: int = 1, *, is_reasoning: bool = False, logprobs: Any = ()) -> None:
         self.said.append(text)
+
+    def calls(self, parts: Any, tokens: int) -> None: ...
 
     def step(self, step: int, steps: int) -> None:
         self.said.append((step, steps))

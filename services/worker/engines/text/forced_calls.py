@@ -6,7 +6,9 @@ the function. Nothing of it is streamed as text: it is given out as tool calls, 
 before a call is complete is an error, never prose.
 """
 
+import string
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import jsonschema
@@ -19,6 +21,17 @@ Answer = dict[str, Any]
 
 FAILED, CUT_OFF = "tool_call_failed", "tool_call_incomplete"
 INCOMPLETE = "the answer ended before the call that tool_choice demands was complete: raise max_tokens"
+
+
+_DIGITS = string.digits + string.ascii_letters
+_ID_CHARS = 9
+"""What the strictest chat templates (Mistral's) take."""
+
+
+def call_id(job: str, index: int) -> str:
+    """What a call is named: the same in every attempt of a job."""
+    number = int.from_bytes(blake2b(f"{job} {index}".encode(), digest_size=8).digest())
+    return "".join(_DIGITS[number // len(_DIGITS) ** place % len(_DIGITS)] for place in range(_ID_CHARS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +93,7 @@ class ForcedCalls:
         name = said.get("name") if isinstance(said, dict) else None
         arguments = self._allowed(name, said.get("arguments") if isinstance(said, dict) else None)
         function = {"name": name, "arguments": msgspec.json.encode(arguments).decode()}
-        return ({"id": f"call_{job}_0", "type": "function", "function": function},)
+        return ({"id": call_id(job, 0), "type": "function", "function": function},)
 
     def check(self, calls: tuple[Answer, ...]) -> None:
         """Calls that an engine has made in its own way. Raises EngineError for one that was not allowed."""

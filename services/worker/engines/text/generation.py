@@ -1,14 +1,15 @@
 """What engines that speak OpenAI's dialect share: bodies of requests, and fragments put together again."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from schemas.job_events import TextOutput
+from schemas.job_events import Alternative, CallPart, TextOutput, TokenChance
 from schemas.jobs import ChatInput, CompletionInput
 from schemas.openai import PromptTokens, Usage
-from services.worker.engines.base import Emitter, Request
-from services.worker.engines.text.forced_calls import ForcedCalls
+from services.worker.engines.base import Emitter, EngineError, Request
+from services.worker.engines.text.forced_calls import ForcedCalls, call_id
 
 Answer = dict[str, Any]
 
@@ -25,6 +26,10 @@ def _common(asked: ChatInput | CompletionInput, request: Request) -> Answer:
     if asked.stop:
         body["stop"] = list(asked.stop)
     body.update(msgspec.to_builtins(asked.sampling))
+    if asked.logprobs is not None and isinstance(asked, ChatInput):
+        body |= {"logprobs": True, "top_logprobs": asked.logprobs}
+    elif asked.logprobs is not None:
+        body["logprobs"] = asked.logprobs
     return body
 
 
@@ -67,8 +72,11 @@ def with_arguments(message: Answer) -> Answer:
 
 
 def completion_body(asked: CompletionInput, request: Request) -> Answer:
-    """A body of /v1/completions, going on after what was sent already."""
-    return _common(asked, request) | {"prompt": asked.prompt + request.sent_text}
+    """A body of /v1/completions, going on after what was sent already. Raises EngineError."""
+    if asked.suffix:
+        raise EngineError("this engine writes no text before a suffix", "validation", field="suffix")
+    prompt = list(asked.tokens) if asked.tokens else asked.prompt + request.sent_text
+    return _common(asked, request) | {"prompt": prompt}
 
 
 class Generation:
@@ -81,37 +89,56 @@ class Generation:
         self._emit = emit
         self._pieces = [request.sent_text]
         self._reasoning: list[str] = []
+        self._chars = len(request.sent_text)
+        self._logprobs: list[TokenChance] = []
+        self._calls = ToolCalls(request.job)
         self._forced = ForcedCalls.of(asked) if isinstance(asked, ChatInput) else None
         self._is_full = most is not None and request.sent_tokens >= most
         self._made = 0
         self._usage = Usage(0, 0, 0)
         self._finish_reason = "stop"
 
-    def add(self, text: str, tokens: int = 1, *, is_reasoning: bool = False) -> None:
+    def add(
+        self, text: str, tokens: int = 1, *, is_reasoning: bool = False, logprobs: Sequence[Answer] = ()
+    ) -> None:
         """More text. tokens: how many it stands for. is_reasoning: of what comes before the answer; once that
-        has begun all is answer.
+        has begun all is answer. logprobs: of its tokens, as OpenAI's chats have them.
         """
         if not text or self._is_full:
             return
+        told = tuple(_chance(one, self._chars) for one in logprobs)
+        self._logprobs += told
+        self._chars += len(text)
         is_reasoning = is_reasoning and not any(self._pieces)
         (self._reasoning if is_reasoning else self._pieces).append(text)
         if self._forced is None or is_reasoning:
-            self._emit.text(text, tokens, is_reasoning=is_reasoning)
+            self._emit.text(text, tokens, is_reasoning=is_reasoning, logprobs=told)
         self._made += tokens
 
-    def add_up_to(self, text: str, made: int, *, is_reasoning: bool = False) -> None:
+    def _add_up_to(self, text: str, made: int, logprobs: Sequence[Answer], *, is_reasoning: bool) -> None:
         """More text. made: tokens that this run has made by its end, as the engine counts them."""
-        self.add(text, max(made - self._made, 1), is_reasoning=is_reasoning)
+        self.add(text, max(made - self._made, 1), is_reasoning=is_reasoning, logprobs=logprobs)
+
+    def add_calls(self, fragments: list[Answer], made: int) -> None:
+        """More of the calls of tools, as chunks of OpenAI's dialect have them."""
+        parts = self._calls.add(fragments)
+        if parts and self._forced is None and not self._is_full:
+            self._emit.calls(parts, max(made - self._made, 0))
+            self._made = max(made, self._made)
 
     def add_delta(self, choice: Answer, made: int) -> None:
         """More of a chat's message or of a text, as a chunk of OpenAI's dialect has it. made: as above."""
         delta = choice.get("delta") or {}
+        logprobs = _told(choice)
         reasoning = delta.get("reasoning_content") or delta.get("reasoning")
         if reasoning:
-            self.add_up_to(reasoning, made, is_reasoning=True)
+            self._add_up_to(reasoning, made, logprobs, is_reasoning=True)
+            logprobs = []
         text = choice.get("text") if "text" in choice else delta.get("content")
         if text:
-            self.add_up_to(text, made)
+            self._add_up_to(text, made, logprobs, is_reasoning=False)
+        if fragments := delta.get("tool_calls"):
+            self.add_calls(fragments, made)
         self.finish(choice.get("finish_reason"))
 
     def finish(self, reason: str | None) -> None:
@@ -126,8 +153,9 @@ class Generation:
         details = PromptTokens(min(cached, prompt)) if cached is not None else msgspec.UNSET
         self._usage = Usage(prompt, made, prompt + made, details)
 
-    def output(self, calls: tuple[Answer, ...] = ()) -> TextOutput:
+    def output(self) -> TextOutput:
         """The whole of it. Raises EngineError where the request demands a call and none was made."""
+        calls = self._calls.whole()
         reason = "length" if self._is_full else self._finish_reason
         text, reasoning = "".join(self._pieces), "".join(self._reasoning)
         if self._forced is not None:
@@ -136,25 +164,60 @@ class Generation:
             else:
                 calls = self._forced.calls(text, self._request.job, reason)
             text, reason = "", "tool_calls"
-        return TextOutput(text, reason, self._usage, calls, reasoning)
+        return TextOutput(text, reason, self._usage, calls, reasoning, tuple(self._logprobs))
+
+
+def _chance(given: Answer, at: int) -> TokenChance:
+    """One token of OpenAI's `logprobs.content`."""
+    top = tuple(_alternative(one) for one in given.get("top_logprobs") or ())
+    chosen = _alternative(given)
+    return TokenChance(chosen.token, chosen.logprob, chosen.bytes, top, at)
+
+
+def _alternative(given: Answer) -> Alternative:
+    text = given["token"]
+    return Alternative(text, given["logprob"], tuple(given.get("bytes") or text.encode()))
+
+
+def _told(choice: Answer) -> list[Answer]:
+    """The chances in a chunk, as OpenAI's chats have them: also from a completion's."""
+    found = choice.get("logprobs") or {}
+    if (content := found.get("content")) is not None:
+        return list(content)
+    tokens, tops = found.get("tokens") or (), found.get("top_logprobs") or ()
+    return [
+        {
+            "token": token,
+            "logprob": found["token_logprobs"][index] or 0.0,
+            "top_logprobs": [
+                {"token": other, "logprob": chance}
+                for other, chance in ((tops[index] if index < len(tops) else None) or {}).items()
+            ],
+        }
+        for index, token in enumerate(tokens)
+    ]
 
 
 class ToolCalls:
-    """Puts streamed fragments of tool calls together; they are delivered whole, at the end."""
+    """Puts streamed fragments of tool calls together. job: after which they are named."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: str) -> None:
+        self._job = job
         self._calls: dict[int, Answer] = {}
 
-    def add(self, fragments: list[Answer]) -> None:
+    def add(self, fragments: list[Answer]) -> tuple[CallPart, ...]:
+        """What they add to which calls."""
+        parts: list[CallPart] = []
         for fragment in fragments:
-            call = self._calls.setdefault(
-                fragment.get("index", 0),
-                {"id": "", "type": "function", "function": {"name": "", "arguments": ""}},
-            )
-            call["id"] = fragment.get("id") or call["id"]
-            function = fragment.get("function", {})
-            call["function"]["name"] += function.get("name") or ""
-            call["function"]["arguments"] += function.get("arguments") or ""
+            index = fragment.get("index", 0)
+            made = {"id": call_id(self._job, index), "type": "function"}
+            call = self._calls.setdefault(index, made | {"function": {"name": "", "arguments": ""}})
+            given, known = fragment.get("function", {}), call["function"]
+            known["name"] += given.get("name") or ""
+            more = given.get("arguments") or ""
+            parts.append(CallPart(index, call["id"], known["name"], more, len(known["arguments"])))
+            known["arguments"] += more
+        return tuple(parts)
 
     def whole(self) -> tuple[Answer, ...]:
         return tuple(self._calls[index] for index in sorted(self._calls))

@@ -35,7 +35,7 @@ from services.worker.engines.base import (
     Stopped,
     context_exceeded,
 )
-from services.worker.engines.text.generation import Answer, Generation, ToolCalls, chat_body, completion_body
+from services.worker.engines.text.generation import Answer, Generation, chat_body, completion_body
 from services.worker.engines.text.gguf_header import BadGguf, Scalar, read_header
 
 MOST_CONTEXT_TOKENS = 8192
@@ -220,7 +220,6 @@ def _generate(
 ) -> TextOutput:
     """Run one generation in this thread."""
     generation = Generation(request, emit)
-    calls = ToolCalls()
     problem: list[EngineError] = []
 
     def take(answer: Answer) -> bool:
@@ -233,8 +232,6 @@ def _generate(
             return True
         for choice in answer.get("choices", ()):
             generation.add_delta(choice, answer.get("timings", {}).get("predicted_n", 0))
-            if fragments := choice.get("delta", {}).get("tool_calls"):
-                calls.add(fragments)
         if (counts := answer.get("usage")) is not None:
             cached = (counts.get("prompt_tokens_details") or {}).get("cached_tokens")
             generation.count(counts["prompt_tokens"], counts["completion_tokens"], cached)
@@ -248,7 +245,7 @@ def _generate(
         raise problem[0]
     if cancelled.is_set():
         raise Stopped
-    return generation.output(calls.whole())
+    return generation.output()
 
 
 def create(capability: EngineCapability) -> LlamaCppEngine:

@@ -152,8 +152,14 @@ def _options(asked: ChatInput | CompletionInput, request: Request, files: ModelF
         options["num_predict"] = left_tokens(asked.max_tokens, request)
     if asked.stop:
         options["stop"] = list(asked.stop)
-    keep_alive = files.options.get("keep_alive", -1)
-    return {"options": options, "stream": True, "keep_alive": keep_alive}
+    body: Answer = {
+        "options": options,
+        "stream": True,
+        "keep_alive": files.options.get("keep_alive", -1),
+    }
+    if asked.logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": asked.logprobs}
+    return body
 
 
 def _chat_body(asked: ChatInput, request: Request, files: ModelFiles) -> Answer:
@@ -204,40 +210,41 @@ def _with_arguments(call: Answer) -> Answer:
 
 
 def _completion_body(asked: CompletionInput, request: Request, files: ModelFiles) -> Answer:
-    return _options(asked, request, files) | {"prompt": asked.prompt + request.sent_text, "raw": True}
+    if asked.tokens:
+        raise EngineError("Ollama takes prompts as text, not as tokens", "validation", field="prompt")
+    body = _options(asked, request, files) | {"prompt": asked.prompt + request.sent_text}
+    return body | ({"suffix": asked.suffix} if asked.suffix else {"raw": True})
 
 
 async def _generate(
     client: httpx.AsyncClient, path: str, body: Answer, request: Request, emit: Emitter
 ) -> TextOutput:
     generation = Generation(request, emit)
-    calls: list[Answer] = []
+    made = 0
     async for line in lines_of(client, path, body, "Ollama"):
         said: dict[str, Any] = msgspec.json.decode(line)
         if "error" in said:
             raise EngineError(f"Ollama: {said['error']}")
         message = said.get("message", {})
         if thinking := message.get("thinking") or said.get("thinking"):
-            generation.add(thinking, is_reasoning=True)
+            generation.add(thinking, is_reasoning=True, logprobs=said.get("logprobs") or ())
         text = message.get("content") if "message" in said else said.get("response")
         if text:
-            generation.add(text)
+            generation.add(text, logprobs=said.get("logprobs") or ())
         for call in message.get("tool_calls") or ():
-            calls.append(_tool_call(request, len(calls), call))
+            generation.add_calls([_fragment(made, call)], 0)
+            made += 1
         if said.get("done"):
-            generation.finish("tool_calls" if calls else said.get("done_reason"))
+            generation.finish("tool_calls" if made else said.get("done_reason"))
             generation.count(said.get("prompt_eval_count", 0), said.get("eval_count", 0))
-    return generation.output(tuple(calls))
+    return generation.output()
 
 
-def _tool_call(request: Request, index: int, call: Answer) -> Answer:
+def _fragment(index: int, call: Answer) -> Answer:
+    """A whole call of Ollama's as OpenAI's streams have it."""
     function = call.get("function", {})
     arguments = msgspec.json.encode(function.get("arguments") or {}).decode()
-    return {
-        "id": f"call_{request.job}_{index}",
-        "type": "function",
-        "function": {"name": function.get("name", ""), "arguments": arguments},
-    }
+    return {"index": index, "function": {"name": function.get("name", ""), "arguments": arguments}}
 
 
 async def _embed(client: httpx.AsyncClient, name: str, asked: EmbeddingInput) -> EmbeddingOutput:

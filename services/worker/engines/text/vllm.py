@@ -29,7 +29,7 @@ from services.worker.engines.base import (
 )
 from services.worker.engines.registry import VLLM_VARIABLE, vllm_command
 from services.worker.engines.text.device_memory import device_bytes
-from services.worker.engines.text.generation import Answer, Generation, ToolCalls, chat_body, completion_body
+from services.worker.engines.text.generation import Answer, Generation, chat_body, completion_body
 from services.worker.engines.text.http_stream import (
     lines_of,
     make_client,
@@ -151,7 +151,6 @@ async def _generate(
     client: httpx.AsyncClient, path: str, body: Answer, request: Request, emit: Emitter
 ) -> TextOutput:
     generation = Generation(request, emit)
-    calls = ToolCalls()
     body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     async for line in lines_of(client, path, body, "vLLM"):
         data = line.removeprefix("data: ")
@@ -163,12 +162,10 @@ async def _generate(
         counts = chunk.get("usage") or {}
         for choice in chunk.get("choices", ()):
             generation.add_delta(choice, counts.get("completion_tokens") or 0)
-            if fragments := (choice.get("delta") or {}).get("tool_calls"):
-                calls.add(fragments)
         if counts:
             cached = (counts.get("prompt_tokens_details") or {}).get("cached_tokens")
             generation.count(counts["prompt_tokens"], counts.get("completion_tokens") or 0, cached)
-    return generation.output(calls.whole())
+    return generation.output()
 
 
 async def _embed(client: httpx.AsyncClient, name: str, asked: EmbeddingInput) -> EmbeddingOutput:

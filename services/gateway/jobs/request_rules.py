@@ -1,0 +1,65 @@
+"""What every request is held to: the model that it names, and values within their ranges. Pure."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from schemas.catalog import Feature, Model
+from schemas.subjects import BadName, check_name
+from services.gateway.edge.decoding import invalid
+from services.gateway.edge.problems import RequestError
+
+OFF = -1
+"""No limit, or by chance: so say the clients of llama.cpp, LM Studio, vLLM and A1111."""
+
+T = TypeVar("T")
+
+
+def split_adapter(name: str, models: Mapping[str, Model]) -> tuple[Model, str]:
+    """The model that a request names, and the adapter in `model_adapter`. Raises RequestError 404."""
+    found = models.get(name)
+    if found is not None:
+        return found, ""
+    for model in models.values():
+        for adapter in model.adapter_names():
+            if name == f"{model.name}_{adapter}":
+                return model, adapter
+    try:
+        check_name(name)
+    except BadName as error:
+        raise RequestError(400, f"model: {error}", field="model", code="invalid_value") from error
+    known = ", ".join(sorted(models)) or "none is configured"
+    raise RequestError(
+        404, f"there is no model {name!r}; known are: {known}", field="model", code="model_not_found"
+    )
+
+
+def need(model: Model, feature: Feature) -> None:
+    """Raise RequestError 400 when a model cannot do this kind of work."""
+    if feature not in model.features:
+        can = ", ".join(model.features)
+        raise RequestError(
+            400, f"{model.name!r} does not do {feature}; it does {can}", field="model", code="wrong_feature"
+        )
+
+
+def within(value: float | None, low: float, high: float, field: str) -> None:
+    """Raise RequestError 400 for a value outside its range; None is inside every range."""
+    if value is not None and not low <= value <= high:
+        given = f"{value:g}" if abs(value) < sys.float_info.max else "a number of that size"
+        raise RequestError(
+            400,
+            f"{field} must be between {low:g} and {high:g}, not {given}",
+            field=field,
+            code="invalid_value",
+        )
+
+
+def converted(value: Any, kind: type[T]) -> T:
+    """A part of a body as `kind`. Raises RequestError 400."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise invalid(error, "input") from error

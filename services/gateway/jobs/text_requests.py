@@ -1,0 +1,183 @@
+"""From a decoded request for text to what an engine is asked to do: validation, defaults, precedence. Pure.
+
+Precedence as in requests.py.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from schemas.catalog import Model
+from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, JobInput, Sampling
+from schemas.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
+from services.gateway.edge.problems import RequestError
+from services.gateway.jobs.request_rules import OFF, converted, need, within
+from services.gateway.jobs.text_rules import check_format, check_tools
+
+MAX_TOKENS = 1_000_000
+MAX_STOPS = 16
+MAX_STOP_CHARS = 256
+MAX_TEXTS = 2048
+MAX_DIMENSIONS = 1_000_000
+MAX_ALTERNATIVES = 20
+
+
+class TextJobInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`input` of a text job: messages, or a prompt."""
+
+    messages: Any = None
+    prompt: str | None = None
+    max_tokens: int | None = None
+    stop: str | tuple[str, ...] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repeat_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    response_format: dict[str, Any] | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: str | dict[str, Any] | None = None
+    seed: int | None = None
+
+
+def _sampling(asked: Any, defaults: Mapping[str, Any]) -> Sampling:
+    within(asked.temperature, 0, 10, "temperature")
+    within(asked.top_p, 0, 1, "top_p")
+    within(asked.min_p, 0, 1, "min_p")
+    within(asked.top_k, OFF, MAX_TOKENS, "top_k")
+    within(asked.presence_penalty, -2, 2, "presence_penalty")
+    within(asked.frequency_penalty, -2, 2, "frequency_penalty")
+    within(asked.repeat_penalty, 0, 10, "repeat_penalty")
+    given: dict[str, Any] = {}
+    for field in Sampling.__struct_fields__:
+        value = getattr(asked, field)
+        given[field] = defaults.get(field) if value is None else value
+    return Sampling(**given)
+
+
+def _stops(stop: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else stop or ()
+    if len(stops) > MAX_STOPS or any(not 0 < len(one) <= MAX_STOP_CHARS for one in stops):
+        raise RequestError(
+            400,
+            f"stop takes up to {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} characters",
+            field="stop",
+            code="invalid_value",
+        )
+    return stops
+
+
+def _max_tokens(value: int | None, defaults: Mapping[str, Any]) -> int | None:
+    if value == OFF:
+        return None
+    within(value, 1, MAX_TOKENS, "max_tokens")
+    return defaults.get("max_tokens") if value is None else value
+
+
+def chat_input(asked: ChatCompletionRequest, model: Model) -> ChatInput:
+    need(model, "TextGeneration")
+    if not asked.messages:
+        raise RequestError(400, "messages must not be empty", field="messages", code="invalid_value")
+    if asked.top_logprobs is not None and not asked.logprobs:
+        message = "top_logprobs needs logprobs: true"
+        raise RequestError(400, message, field="top_logprobs", code="invalid_value")
+    check_tools(asked.tools, asked.tool_choice)
+    check_format(asked.response_format)
+    limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
+    return ChatInput(
+        messages=asked.messages,
+        max_tokens=_max_tokens(limit, model.defaults),
+        stop=_stops(asked.stop),
+        sampling=_sampling(asked, model.defaults),
+        response_format=asked.response_format,
+        tools=asked.tools,
+        tool_choice=asked.tool_choice,
+        template=_template(asked),
+        parallel_tool_calls=asked.parallel_tool_calls,
+        logprobs=_alternatives(asked.top_logprobs or 0, "top_logprobs") if asked.logprobs else None,
+    )
+
+
+def _template(asked: ChatCompletionRequest) -> dict[str, Any]:
+    """What the chat template is given: what a request says for it, else what its effort stands for."""
+    if asked.reasoning_effort is None:
+        return asked.chat_template_kwargs
+    if asked.reasoning_effort == "none":
+        return {"enable_thinking": False} | asked.chat_template_kwargs
+    return {"reasoning_effort": asked.reasoning_effort} | asked.chat_template_kwargs
+
+
+def _alternatives(given: int | None, field: str) -> int | None:
+    within(given, 0, MAX_ALTERNATIVES, field)
+    return given
+
+
+def completion_inputs(asked: CompletionRequest, model: Model) -> list[CompletionInput]:
+    """One for each prompt. Raises RequestError 400."""
+    need(model, "TextGeneration")
+    if asked.suffix and asked.echo:
+        raise RequestError(400, "echo and suffix exclude each other", field="echo", code="unsupported_value")
+    if asked.echo and asked.logprobs is not None:
+        message = "logprobs of the prompt are not supported: leave out echo or logprobs"
+        raise RequestError(400, message, field="logprobs", code="unsupported_value")
+    if asked.best_of is not None and asked.best_of != asked.n:
+        message = "best_of is not supported: ask for n answers and choose"
+        raise RequestError(400, message, field="best_of", code="unsupported_value")
+    one = CompletionInput(
+        prompt="",
+        max_tokens=_max_tokens(asked.max_tokens, model.defaults),
+        stop=_stops(asked.stop),
+        sampling=_sampling(asked, model.defaults),
+        logprobs=_alternatives(asked.logprobs, "logprobs"),
+        suffix=asked.suffix or "",
+    )
+    prompts: list[str | tuple[int, ...]] = []
+    if isinstance(asked.prompt, str):
+        prompts = [asked.prompt]
+    elif numbers := tuple(part for part in asked.prompt if isinstance(part, int)):
+        prompts = [numbers] if len(numbers) == len(asked.prompt) else []
+    else:
+        prompts = [part for part in asked.prompt if not isinstance(part, int)]
+    if not prompts or not all(prompts[1:]):
+        message = "prompt takes a text, several texts, or as many lists of tokens"
+        raise RequestError(400, message, field="prompt", code="invalid_value")
+    return [
+        msgspec.structs.replace(one, prompt=prompt)
+        if isinstance(prompt, str)
+        else msgspec.structs.replace(one, tokens=prompt)
+        for prompt in prompts
+    ]
+
+
+def embedding_input(asked: EmbeddingRequest, model: Model) -> EmbeddingInput:
+    need(model, "TextEmbedding")
+    within(asked.dimensions, 1, MAX_DIMENSIONS, "dimensions")
+    given = (asked.input,) if isinstance(asked.input, str) else asked.input
+    texts = tuple(one for one in given if isinstance(one, str))
+    tokens = tuple(one for one in given if isinstance(one, tuple))
+    numbers = tuple(one for one in given if isinstance(one, int))
+    if numbers and len(numbers) == len(given):  # one text, as its tokens
+        given = tokens = (numbers,)
+    if not 0 < len(given) <= MAX_TEXTS or not all(given) or len(given) not in (len(texts), len(tokens)):
+        raise RequestError(
+            400,
+            f"input takes 1 to {MAX_TEXTS} texts that are not empty, or as many lists of tokens",
+            field="input",
+            code="invalid_value",
+        )
+    return EmbeddingInput(texts, tokens)
+
+
+def text_input(asked: dict[str, Any], model: Model) -> tuple[JobInput, int | None]:
+    """Of `input` of a job that makes text, and the seed that it asks for. Raises RequestError 400."""
+    text = converted(asked, TextJobInput)
+    if (text.messages is None) == (text.prompt is None):
+        raise RequestError(400, "input takes either messages or a prompt", field="input", code="invalid_value")
+    body = {"model": model.name} | {name: value for name, value in asked.items() if value is not None}
+    if text.messages is not None:
+        return chat_input(converted(body, ChatCompletionRequest), model), text.seed
+    return completion_inputs(converted(body, CompletionRequest), model)[0], text.seed

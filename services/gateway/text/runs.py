@@ -1,0 +1,199 @@
+"""The jobs of one text request: an answer each. Run to their ends, or streamed as they go.
+
+A request for several answers is as many jobs, with seeds that follow each other, so that each may run where
+there is room. All of them are wanted: where one fails the others are cancelled and the request has failed.
+"""
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+
+import anyio
+from anyio.streams.memory import MemoryObjectSendStream
+
+from schemas.catalog import Model
+from schemas.job_events import Assigned, Completed, Delta, Queued, Terminal, TextOutput
+from schemas.jobs import Job, JobInput, picture_seed
+from services.gateway.edge.exchange import Exchange
+from services.gateway.edge.problems import RequestError
+from services.gateway.gateway import Gateway
+from services.gateway.jobs.large_inputs import fitting
+from services.gateway.jobs.outcomes import completed_or_raise, observe_end, observe_first_token
+from services.gateway.jobs.own_jobs import Waiting, finished, job_headers
+from services.gateway.text.writing import Writer
+from services.gateway.watching.streams import Item
+
+MAX_ANSWERS = 128
+"""Of one request."""
+WAITING_ITEMS = 256
+"""Events of several jobs that have come and are not written yet."""
+
+
+def text_jobs(
+    gateway: Gateway,
+    model: Model,
+    adapter: str,
+    inputs: Sequence[JobInput],
+    *,
+    n: int = 1,
+    seed: int | None = None,
+    wants_events: bool = False,
+) -> tuple[Job, ...]:
+    """The jobs, `n` for each input. Raises RequestError."""
+    if not 1 <= n * len(inputs) <= MAX_ANSWERS:
+        message = f"n must be between 1 and {MAX_ANSWERS} answers for all prompts together, not {n}"
+        raise RequestError(400, message, field="n", code="invalid_value")
+    has_seed = seed is not None and seed >= 0
+    jobs: list[Job] = []
+    for asked in inputs:
+        for _ in range(n):
+            chosen = picture_seed(seed, len(jobs)) if has_seed and seed is not None else None
+            jobs.append(
+                gateway.submission.make_job(model, adapter, asked, seed=chosen, wants_events=wants_events)
+            )
+    return tuple(jobs)
+
+
+def answers_headers(jobs: Sequence[Job], event: Terminal | None = None) -> dict[str, str]:
+    return job_headers(jobs[0], event) | {"x-job-id": ", ".join(job.id for job in jobs)}
+
+
+async def whole(gateway: Gateway, exchange: Exchange, jobs: Sequence[Job]) -> list[Completed]:
+    """How each of them completed. Raises RequestError, ClientGone."""
+    if len(jobs) == 1:
+        completed, _ = await finished(gateway, exchange, jobs[0])
+        return [completed]
+    for job in jobs:
+        gateway.admission.check(job, impossible_status=503)
+    found: list[Completed] = []
+    with ExitStack() as running:
+        ends = []
+        for job in jobs:
+            fit = await fitting(gateway.bus, job, exchange.body_bytes)
+            ends.append(running.enter_context(gateway.submission.running(fit)))
+        for ended in ends:
+            result = await exchange.unless_gone(ended)
+            observe_end(result.event)
+            found.append(completed_or_raise(result.event))
+    return found
+
+
+def text_of(completed: Completed) -> TextOutput:
+    assert isinstance(completed.output, TextOutput)
+    return completed.output
+
+
+async def stream(
+    gateway: Gateway,
+    exchange: Exchange,
+    jobs: Sequence[Job],
+    writer: Writer,
+    headers: dict[str, str] | None = None,
+) -> None:
+    """Answer with what is made of them, as it is made. headers: more of them."""
+    for job in jobs:
+        gateway.admission.check(job, impossible_status=503)
+    fit = [await fitting(gateway.bus, job, exchange.body_bytes) for job in jobs]
+    sent = answers_headers(jobs) | (headers or {})
+    await exchange.stream(gateway.streams_open, _chunks(gateway, _Streaming(fit, writer, sent)), sent)
+
+
+class _Streaming:
+    """Where a stream is. headers: go out with the first chunk, and are filled until then."""
+
+    def __init__(self, jobs: Sequence[Job], writer: Writer, headers: dict[str, str]) -> None:
+        self.jobs = jobs
+        self.writer = writer
+        self.is_begun = False
+        self.outputs: dict[int, TextOutput] = {}
+        self._headers = headers
+        self._waiting = Waiting()
+        self._opened: set[int] = set()
+
+    @property
+    def is_over(self) -> bool:
+        return len(self.outputs) == len(self.jobs)
+
+    def take(self, index: int, item: Item) -> bytes:
+        """What is written for an event of a job; b"" for nothing. Raises RequestError."""
+        if item is None:
+            return self.writer.waiting(self._waiting.comment())
+        match item[0]:
+            case Delta() as delta:
+                return self._opening(index) + self.writer.delta(index, delta)
+            case Queued() as queued:
+                said = self._waiting.heard(queued)
+                return self.writer.waiting(said) if said else b""
+            case Assigned(spec=spec):
+                self._headers["x-stoker-spec"] = spec
+                return b""
+            case event if isinstance(event, Terminal):
+                observe_end(event)
+                self.outputs[index] = output = text_of(completed_or_raise(event))
+                written = self._opening(index) + self.writer.ending(index, output)
+                if self.is_over:
+                    written += self.writer.closing([self.outputs[one] for one in range(len(self.jobs))])
+                return written
+            case _:
+                return b""
+
+    def _opening(self, index: int) -> bytes:
+        if index in self._opened:
+            return b""
+        if not self._opened:
+            observe_first_token(self.jobs[index], time.time())
+        self._opened.add(index)
+        return self.writer.opening(index)
+
+
+async def _chunks(gateway: Gateway, streaming: _Streaming) -> AsyncGenerator[bytes]:
+    """The body. A client that goes away closes this generator, which cancels the jobs."""
+    try:
+        async with _followed(gateway, streaming.jobs) as items:
+            async for index, item in items:
+                if isinstance(item, RequestError):
+                    raise item
+                if written := streaming.take(index, item):
+                    streaming.is_begun = True
+                    yield written
+                if streaming.is_over:
+                    return
+    except RequestError as error:
+        if not streaming.is_begun:
+            raise
+        yield streaming.writer.error(error)
+
+
+@asynccontextmanager
+async def _followed(
+    gateway: Gateway, jobs: Sequence[Job]
+) -> AsyncIterator[AsyncIterator[tuple[int, Item | RequestError]]]:
+    """The events of all jobs as they come, each with its job's index. Leaving cancels what has not ended."""
+    if len(jobs) == 1:
+        async with gateway.submission.followed(jobs[0]) as items:
+            yield ((0, item) async for item in items)
+        return
+    send, receive = anyio.create_memory_object_stream[tuple[int, Item | RequestError]](WAITING_ITEMS)
+    async with receive, anyio.create_task_group() as tasks:
+        async with send:
+            for index, job in enumerate(jobs):
+                tasks.start_soon(_follow, gateway, index, job, send.clone())
+        try:
+            yield receive
+        finally:
+            tasks.cancel_scope.cancel()
+
+
+async def _follow(
+    gateway: Gateway,
+    index: int,
+    job: Job,
+    send: MemoryObjectSendStream[tuple[int, Item | RequestError]],
+) -> None:
+    async with send:
+        try:
+            async with gateway.submission.followed(job) as items:
+                async for item in items:
+                    await send.send((index, item))
+        except RequestError as error:
+            await send.send((index, error))
