@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 Feature = Literal[
-    "TextGeneration", "TextEmbedding", "ImageGeneration", "SuperResolution", "Function", "Weights"
+    "TextGeneration", "TextEmbedding", "Reranking", "ImageGeneration", "SuperResolution", "Function", "Weights"
 ]  # fmt: skip
 """Weights: a model that functions are given, and that nobody asks for by itself."""
 

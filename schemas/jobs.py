@@ -68,6 +68,27 @@ class EmbeddingInput(msgspec.Struct, frozen=True, tag="embedding", tag_field="ki
         return [list(one) for one in self.tokens] if self.tokens else list(self.texts)
 
 
+class TokensInput(msgspec.Struct, frozen=True, tag="tokens", tag_field="kind", omit_defaults=True):
+    """A text, or the prompt that a conversation becomes, as the model's tokens; or tokens as their text.
+
+    One of text, messages and tokens. has_special: with the tokens that the model wants around a text.
+    """
+
+    text: str | None = None
+    messages: tuple[ChatMessage, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+    template: dict[str, Any] = {}
+    tokens: tuple[int, ...] = ()
+    has_special: bool = True
+
+
+class RerankInput(msgspec.Struct, frozen=True, tag="rerank", tag_field="kind", omit_defaults=True):
+    """How well each document answers a query."""
+
+    query: str
+    documents: tuple[str, ...]
+
+
 class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
     """Bytes that come with an input: here, or in the object store under a name."""
 
@@ -148,6 +169,8 @@ JobInput = (
     | EmbeddingInput
     | ImageInput
     | UpscaleInput
+    | TokensInput
+    | RerankInput
     | LoadInput
     | CallInput
     | FunctionInput
@@ -251,12 +274,14 @@ def work_units(job_input: JobInput) -> float:
         case ChatInput() | CompletionInput():
             return float(min(job_input.max_tokens or 256, 256))
         case EmbeddingInput():
-            return float(len(job_input.texts))
+            return float(len(job_input.texts) or len(job_input.tokens))
+        case RerankInput():
+            return float(len(job_input.documents))
         case ImageInput():
             return float((job_input.num_inference_steps or 20) * job_input.n)
         case StoredInput():
             return job_input.units
-        case UpscaleInput() | LoadInput() | CallInput() | FunctionInput():
+        case UpscaleInput() | TokensInput() | LoadInput() | CallInput() | FunctionInput():
             return 1.0
 
 

@@ -135,12 +135,18 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens_details: PromptTokens | msgspec.UnsetType = msgspec.UNSET
 
 
-class ModelCard(msgspec.Struct, frozen=True):
+class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`features`, `max_model_len` (tokens of its context) and `capabilities` go beyond OpenAI's own. The latter
+    two are there once a worker has loaded the model; they say what schemas.workers.CapabilityCard does.
+    """
+
     id: str
     created: int
-    object: str = "model"
-    owned_by: str = "stoker"
+    object: Literal["model"]
+    owned_by: Literal["stoker"]
     features: tuple[str, ...] = ()
+    max_model_len: int = 0
+    capabilities: dict[str, Any] = {}
 
 
 class ModelList(msgspec.Struct, frozen=True):

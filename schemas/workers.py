@@ -190,11 +190,32 @@ class EngineCapability(msgspec.Struct, frozen=True):
     models: tuple[str, ...] = ()
 
 
+class CapabilityCard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a model can do as it is loaded, by its file and its engine. 0 and "": not known.
+
+    context_tokens: of prompt and answer together. answer_tokens: of an answer, where a request says nothing.
+    embedding_tokens: of one text. pooling: none, mean, cls, last, rank. quantisation: of the weights.
+    abilities: of its chat template: system, tools, parallel_tools, thinking, and pictures where it sees them.
+    """
+
+    context_tokens: Count = 0
+    answer_tokens: Count = 0
+    embedding_tokens: Count = 0
+    pooling: str = ""
+    family: str = ""
+    quantisation: str = ""
+    parameters: Count = 0
+    weights_bytes: Count = 0
+    slots: Count = 0
+    abilities: tuple[str, ...] = ()
+
+
 class ResidentModel(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model that a worker has somewhere. load_s: the measured load that made it hot, from `loaded_from`.
 
     percent: of its download, while that goes on and its size is known. weights: models with the same
-    share them in memory. skipped: LoRAs that do not fit the model, and why.
+    share them in memory. skipped: LoRAs that do not fit the model, and why. card: while it is hot, where its
+    engine says so.
     """
 
     model: str
@@ -208,6 +229,7 @@ class ResidentModel(msgspec.Struct, frozen=True, omit_defaults=True):
     percent: float | None = None
     path: str = ""
     skipped: tuple[str, ...] = ()
+    card: CapabilityCard | None = None
 
 
 class Resources(msgspec.Struct, frozen=True, omit_defaults=True):

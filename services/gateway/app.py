@@ -29,11 +29,15 @@ from services.gateway.routes import (
     functions,
     images,
     jobs,
+    messages,
     models,
     modes,
+    ollama,
+    ranking,
     responses,
     superres,
     text,
+    tokens,
 )
 
 MAX_HEADER_BYTES = 64 * 1024
@@ -41,7 +45,11 @@ GROUPS = (
     models,
     text,
     responses,
+    messages,
     embeddings,
+    ranking,
+    tokens,
+    ollama,
     images,
     jobs,
     fleet,

@@ -17,7 +17,7 @@ from schemas.catalog import Model
 from schemas.discovery import Schema
 from schemas.fleet import DiskRoom, ModelReplicas, QueueDepth
 from schemas.subjects import last_name
-from schemas.workers import Heartbeat
+from schemas.workers import CapabilityCard, Heartbeat
 from services.catalog import store
 from services.gateway.modes import Modes
 from services.process.logs import get_logger
@@ -34,6 +34,7 @@ FORGET_AFTER_S = 60.0
 TIDY_EVERY_S = 5.0
 
 
+NO_CARD = CapabilityCard()
 DISK_FREE = gauge("stoker_nats_disk_free_bytes", "Room on the disk of the NATS server")
 
 
@@ -50,6 +51,7 @@ class FleetView:
         self._disk: tuple[DiskRoom, float] | None = None
         self._clock = clock
         self._workers: dict[str, tuple[Heartbeat, float]] = {}
+        self._cards: dict[str, CapabilityCard] = {}
         self._depths_at: dict[str, float] = {}
 
     @property
@@ -64,6 +66,7 @@ class FleetView:
             return
         self.models.pop(name, None)
         self.schemas.pop(name, None)
+        self._cards.pop(name, None)
         self._forget_depth(name)
 
     def replicas_changed(self, model: str, replicas: ModelReplicas | None) -> None:
@@ -126,6 +129,9 @@ class FleetView:
             self._workers.pop(heartbeat.worker, None)
         else:
             self._workers[heartbeat.worker] = (heartbeat, self._clock())
+            for resident in heartbeat.models:
+                if resident.card is not None and resident.model in self.models:
+                    self._cards[resident.model] = resident.card
 
     def live_workers(self) -> list[Heartbeat]:
         """Workers that have reported lately, by name."""
@@ -143,6 +149,10 @@ class FleetView:
     def image_workers(self) -> list[Heartbeat]:
         """Live workers that draw images."""
         return [beat for beat in self.live_workers() if "diffusers" in beat.engines]
+
+    def card(self, model: str) -> CapabilityCard:
+        """What a model can do, as the last worker that loaded it said; an empty card before that."""
+        return self._cards.get(model, NO_CARD)
 
     def is_hot(self, model: str) -> bool:
         """Whether some worker has the model in device memory."""

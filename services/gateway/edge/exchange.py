@@ -54,7 +54,7 @@ class Exchange:
         self._send = send
         self._parameters = parameters or {}
         self._request_id: bytes | None = None
-        self._ignored = b""
+        self.ignored: tuple[str, ...] = ()
         self.body_bytes = 0
         self.is_answered = False
 
@@ -71,8 +71,7 @@ class Exchange:
 
     def ignore(self, fields: Iterable[str]) -> None:
         """Fields of the request that nobody reads: the answer names them (`stoker-ignored`)."""
-        named = [field for field in fields if _NAME.fullmatch(field)]
-        self._ignored = ", ".join(named[:MAX_IGNORED]).encode()
+        self.ignored += tuple(field for field in fields if _NAME.fullmatch(field))[:MAX_IGNORED]
 
     def header(self, name: bytes) -> str:
         """A request header by its lower-case name; "" when it is not there."""
@@ -189,8 +188,8 @@ class Exchange:
         encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         encoded += HEADERS
         encoded.append((REQUEST_ID, self.request_id))
-        if self._ignored:
-            encoded.append((b"stoker-ignored", self._ignored))
+        if self.ignored:
+            encoded.append((b"stoker-ignored", ", ".join(self.ignored).encode()))
         if POLICY_NAME not in headers:
             encoded.append(POLICY)
         await self._send({"type": "http.response.start", "status": status, "headers": encoded})

@@ -22,7 +22,7 @@ from schemas.job_events import (
     ValueOutput,
 )
 from schemas.jobs import JobInput
-from schemas.workers import EngineCapability
+from schemas.workers import CapabilityCard, EngineCapability
 
 
 class EngineError(Exception):
@@ -53,6 +53,7 @@ class ModelFiles:
     """What to load: where the weights are, and how.
 
     args, env: for the engine's own server. report: is told how far a download is, in percent; from any thread.
+    memory_bytes: what it may take of the device; 0: nobody says.
     """
 
     model: str
@@ -62,6 +63,7 @@ class ModelFiles:
     args: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     report: Callable[[float], None] = lambda _: None
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,14 @@ class Describes(Protocol):
 
     def describe(self, files: ModelFiles) -> dict[str, Any]:
         """The model's schema (schemas.catalog.Schema as builtins). Raises EngineError."""
+
+
+@runtime_checkable
+class HasCard(Protocol):
+    """An engine that knows what its loaded models can do."""
+
+    def card(self, model: str) -> CapabilityCard:
+        """Of a loaded model."""
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ writer of a tier. Pins outlive the weights' stay in memory: who pinned lets go, 
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from schemas.workers import Tier
+from schemas.workers import CapabilityCard, Tier
 
 TRANSITIONS: dict[Tier, frozenset[Tier]] = {
     "cold": frozenset({"warm", "loading"}),
@@ -57,6 +57,7 @@ class Entry:
     pins: int = 0
     load_s: float | None = None
     loaded_from: Tier = "warm"
+    card: CapabilityCard | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,11 @@ class ModelCache:
     def used_bytes(self) -> int:
         """Device memory that is taken or reserved."""
         return sum(e.memory_bytes for e in self.entries.values() if e.tier in IN_DEVICE)
+
+    @property
+    def free_bytes(self) -> int:
+        """Device memory that nobody has."""
+        return max(self.memory_bytes - self.used_bytes, 0)
 
     @property
     def parked_bytes(self) -> int:

@@ -149,6 +149,7 @@ class Loader:
                         weights=key,
                         percent=self._percents.get(key),
                         path=str(local_path(spec.url) or spec.url),
+                        card=entry.card if tier == "hot" else None,
                         skipped=self._attached.get(key, {}).get(spec.loras, Attached(())).skipped,
                     )
                 )
@@ -322,6 +323,7 @@ class Loader:
             before_s = fetch_s if source == "cold" else 0.0
             if source == "parked":
                 before_s = (await self.answers.ask(key, Unpark(key))).load_s
+            load = msgspec.structs.replace(load, memory_bytes=needed + self.cache.free_bytes)
             loaded = await self._ask_twice(key, load)
             loaded = msgspec.structs.replace(loaded, load_s=before_s + loaded.load_s)
         self._attached.setdefault(key, {})[spec.loras] = Attached(loras, loaded.skipped)
@@ -332,7 +334,7 @@ class Loader:
         entry = self.cache.entries[key]
         memory = loaded.memory_bytes or entry.memory_bytes
         self.cache.loaded(key, memory, loaded.load_s, loaded.can_park, time.time())
-        entry.loaded_from = source
+        entry.loaded_from, entry.card = source, loaded.card or entry.card
         for skipped in loaded.skipped:
             log.warning("lora.skipped", model=model, lora=skipped)
         LOADS.labels(source).inc()

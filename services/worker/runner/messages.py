@@ -17,7 +17,7 @@ from schemas.job_events import (
     ValueOutput,
 )
 from schemas.jobs import JobInput
-from schemas.workers import Resources
+from schemas.workers import CapabilityCard, Resources
 from stoker.functions.frames import Frames
 
 MAX_FRAME_BYTES = 512 * 1024 * 1024
@@ -46,7 +46,7 @@ class Describe(Message, frozen=True):
 class Load(Message, frozen=True):
     """Bring weights into device memory, unless they are there, and attach these LoRAs. model: their key.
 
-    args, env: for the engine's own server, verbatim.
+    args, env: for the engine's own server, verbatim. memory_bytes: what it may take of the device; 0: not said.
     """
 
     model: str
@@ -57,6 +57,7 @@ class Load(Message, frozen=True):
     loras: tuple[Adapter, ...] = ()
     args: tuple[str, ...] = ()
     env: dict[str, str] = {}
+    memory_bytes: int = 0
 
 
 class Unpark(Message, frozen=True):
@@ -123,6 +124,7 @@ class Loaded(Message, frozen=True):
     load_s: float
     can_park: bool
     skipped: tuple[str, ...] = ()
+    card: CapabilityCard | None = None
 
 
 class LoadProgress(Message, frozen=True):

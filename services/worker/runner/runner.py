@@ -23,6 +23,7 @@ from services.worker.engines.base import (
     Engine,
     EngineError,
     Files,
+    HasCard,
     Images,
     Measured,
     ModelFiles,
@@ -216,6 +217,7 @@ class Runner:
             message.args,
             message.env,
             lambda percent: self._outbox.put(LoadProgress(model, percent)),
+            message.memory_bytes,
         )
         try:
             engine = await self._engine(message.engine)
@@ -251,7 +253,8 @@ class Runner:
 
     def _report_loaded(self, model: str, engine: Engine, load_s: float, skipped: tuple[str, ...] = ()) -> None:
         can_park = isinstance(engine, Parks)
-        self._outbox.put(Loaded(model, engine.memory_bytes(model), load_s, can_park, skipped))
+        card = engine.card(model) if isinstance(engine, HasCard) else None
+        self._outbox.put(Loaded(model, engine.memory_bytes(model), load_s, can_park, skipped, card))
         self._report_usage()
 
     def _report_usage(self) -> None:

@@ -1,13 +1,13 @@
 """What engines that speak OpenAI's dialect share: bodies of requests, and fragments put together again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from schemas.job_events import Alternative, CallPart, TextOutput, TokenChance
 from schemas.jobs import ChatInput, CompletionInput
-from schemas.openai import PromptTokens, Usage
+from schemas.openai import ChatMessage, PromptTokens, Usage
 from services.worker.engines.base import Emitter, EngineError, Request
 from services.worker.engines.text.forced_calls import ForcedCalls, call_id
 
@@ -56,6 +56,18 @@ def chat_body(asked: ChatInput, request: Request, *, knows_tools: bool = True) -
         body["parallel_tool_calls"] = asked.parallel_tool_calls
     if asked.template:
         body["chat_template_kwargs"] = asked.template
+    return body
+
+
+def chat_prompt(
+    messages: Sequence[ChatMessage], tools: Sequence[Answer], template: Mapping[str, Any]
+) -> Answer:
+    """What a prompt is made of, in OpenAI's dialect."""
+    body: Answer = {"messages": [with_arguments(msgspec.to_builtins(message)) for message in messages]}
+    if tools:
+        body["tools"] = list(tools)
+    if template:
+        body["chat_template_kwargs"] = dict(template)
     return body
 
 

@@ -18,7 +18,7 @@ import msgspec
 from schemas.job_events import EmbeddingOutput, TextOutput
 from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, Sampling
 from schemas.openai import ChatMessage, ImagePart
-from schemas.workers import EngineCapability
+from schemas.workers import CapabilityCard, EngineCapability
 from services.process.http_clients import client as client_of
 from services.worker.engines.base import (
     Cancellation,
@@ -43,6 +43,8 @@ SAMPLING = {
     "repeat_penalty": "repeat_penalty",
 }  # fmt: skip
 """Fields of schemas.jobs.Sampling and Ollama's options."""
+ABILITIES = {"tools": "tools", "thinking": "thinking", "vision": "pictures"}
+"""Ollama's words and ours."""
 NOT_MODEL_OPTIONS = ("keep_alive",)
 
 
@@ -105,6 +107,22 @@ class OllamaEngine:
         family = name.split(":")[0]
         sizes = [one.get("size", 0) for one in running if one.get("name", "").split(":")[0] == family]
         return int(max(sizes, default=0))
+
+    def card(self, model: str) -> CapabilityCard:
+        """What the server says of the model."""
+        files = self._models[model]
+        with client_of(self._url, timeout=ANSWER_TIMEOUT_S) as client:
+            shown = client.post("/api/show", json={"model": str(files.path)}).json()
+        details, told, facts = (shown.get(name) or {} for name in ("details", "capabilities", "model_info"))
+        longest = max((value for name, value in facts.items() if name.endswith(".context_length")), default=0)
+        return CapabilityCard(
+            context_tokens=int(files.options.get("num_ctx") or longest),
+            family=details.get("family", ""),
+            quantisation=details.get("quantization_level", ""),
+            parameters=int(facts.get("general.parameter_count") or 0),
+            slots=self.capability.slots,
+            abilities=tuple(ours for theirs, ours in ABILITIES.items() if theirs in told),
+        )
 
     async def run(self, model: str, request: Request, emit: Emitter, cancelled: Cancellation) -> RunOutput:
         if self._client is None:

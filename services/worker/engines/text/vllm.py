@@ -15,10 +15,11 @@ from typing import Any
 import httpx
 import msgspec
 
-from schemas.job_events import EmbeddingOutput, TextOutput
-from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput
-from schemas.workers import EngineCapability
+from schemas.job_events import EmbeddingOutput, TextOutput, ValueOutput
+from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, RerankInput, TokensInput
+from schemas.workers import CapabilityCard, EngineCapability
 from services.process.embedded import free_port
+from services.process.http_clients import client as client_of
 from services.worker.engines.base import (
     Cancellation,
     Emitter,
@@ -29,7 +30,13 @@ from services.worker.engines.base import (
 )
 from services.worker.engines.registry import VLLM_VARIABLE, vllm_command
 from services.worker.engines.text.device_memory import device_bytes
-from services.worker.engines.text.generation import Answer, Generation, chat_body, completion_body
+from services.worker.engines.text.generation import (
+    Answer,
+    Generation,
+    chat_body,
+    chat_prompt,
+    completion_body,
+)
 from services.worker.engines.text.http_stream import (
     lines_of,
     make_client,
@@ -108,6 +115,20 @@ class VllmEngine:
         served = self._servers[model]
         return device_bytes(served.process.process.pid, served.weights_bytes, served.env)
 
+    def card(self, model: str) -> CapabilityCard:
+        """What the server says of the model."""
+        served = self._servers[model]
+        try:
+            with client_of(served.url, timeout=METRICS_TIMEOUT_S) as client:
+                [found] = client.get("/v1/models").json()["data"][:1]
+        except (httpx.HTTPError, ValueError, KeyError):
+            return CapabilityCard(weights_bytes=served.weights_bytes, slots=self.capability.slots)
+        return CapabilityCard(
+            context_tokens=found.get("max_model_len") or 0,
+            weights_bytes=served.weights_bytes,
+            slots=self.capability.slots,
+        )
+
     async def metrics(self) -> dict[str, float]:
         """What its servers say of themselves, summed."""
         found: dict[str, float] = {}
@@ -142,8 +163,12 @@ class VllmEngine:
                 work = _generate(client, "/v1/completions", body, request, emit)
             case EmbeddingInput():
                 return await unless_cancelled(_embed(client, name, request.input), cancelled)
+            case TokensInput():
+                return await unless_cancelled(_tokens(client, name, request.input), cancelled)
+            case RerankInput():
+                return await unless_cancelled(_rerank(client, name, request.input), cancelled)
             case _:
-                raise EngineError("vLLM makes text and embeddings only", "validation")
+                raise EngineError("vLLM makes text, embeddings, ranks and tokens only", "validation")
         return await unless_cancelled(work, cancelled)
 
 
@@ -172,6 +197,29 @@ async def _embed(client: httpx.AsyncClient, name: str, asked: EmbeddingInput) ->
     answer = await post(client, "/v1/embeddings", {"model": name, "input": asked.inputs}, "vLLM")
     vectors = tuple(tuple(row["embedding"]) for row in answer["data"])
     return EmbeddingOutput(vectors, answer["usage"]["prompt_tokens"])
+
+
+async def _tokens(client: httpx.AsyncClient, name: str, asked: TokensInput) -> ValueOutput:
+    if asked.tokens:
+        body: Answer = {"model": name, "tokens": list(asked.tokens)}
+        return ValueOutput({"text": (await post(client, "/detokenize", body, "vLLM"))["prompt"]})
+    body = {"model": name, "add_special_tokens": asked.has_special, "return_token_strs": True}
+    if asked.messages:
+        body |= chat_prompt(asked.messages, asked.tools, asked.template) | {"add_special_tokens": False}
+    else:
+        body["prompt"] = asked.text
+    found = await post(client, "/tokenize", body, "vLLM")
+    pieces, limit = found.get("token_strs") or [], found["max_model_len"]
+    return ValueOutput({"tokens": found["tokens"], "pieces": pieces, "context_tokens": limit})
+
+
+async def _rerank(client: httpx.AsyncClient, name: str, asked: RerankInput) -> ValueOutput:
+    body: Answer = {"model": name, "query": asked.query, "documents": list(asked.documents)}
+    found = await post(client, "/v1/rerank", body, "vLLM")
+    scores = {row["index"]: row["relevance_score"] for row in found["results"]}
+    in_order = [scores[index] for index in range(len(asked.documents))]
+    tokens = (found.get("usage") or {}).get("total_tokens", 0)
+    return ValueOutput({"scores": in_order, "prompt_tokens": tokens})
 
 
 def create(capability: EngineCapability) -> VllmEngine:

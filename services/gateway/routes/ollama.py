@@ -1,0 +1,292 @@
+"""Ollama's own API, so that tools which are written for it need only another address.
+
+What changes an Ollama's models (pull, create, copy, push, delete) is refused: the catalog says what there is.
+"""
+
+import hashlib
+import time
+from typing import Any
+
+from schemas.catalog import Model, weights_key
+from schemas.job_events import EmbeddingOutput
+from schemas.ollama import (
+    OllamaChatRequest,
+    OllamaDetails,
+    OllamaEmbeddingsRequest,
+    OllamaEmbedRequest,
+    OllamaGenerateRequest,
+    OllamaLine,
+    OllamaProcesses,
+    OllamaRunning,
+    OllamaShown,
+    OllamaShowRequest,
+    OllamaTag,
+    OllamaTags,
+    OllamaVector,
+    OllamaVectors,
+    OllamaVersion,
+)
+from schemas.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
+from schemas.workers import CapabilityCard
+from services.bus.discovery import VERSION
+from services.gateway.edge.access import check_model, may_use
+from services.gateway.edge.exchange import Exchange
+from services.gateway.edge.problems import RequestError
+from services.gateway.edge.routing import Route, get, post_body, route
+from services.gateway.gateway import Gateway
+from services.gateway.jobs.own_jobs import finished, job_headers
+from services.gateway.jobs.request_rules import split_adapter
+from services.gateway.jobs.text_requests import chat_input, completion_inputs, embedding_input
+from services.gateway.routes.embeddings import shortened
+from services.gateway.text.ollama_text import (
+    NANOSECONDS,
+    NDJSON,
+    Asked,
+    Lines,
+    LineWriter,
+    chat_of,
+    generation_of,
+    model_name,
+    moment,
+    unread_options,
+)
+from services.gateway.text.runs import answers_headers, stream, text_jobs, text_of, whole
+
+TEXT_FEATURES = ("TextGeneration", "TextEmbedding")
+KEPT_S = 300.0
+"""A model stays until its memory is needed, for which Ollama's answer has no word: it says so much."""
+
+
+@post_body("/api/chat", summary="Chat (Ollama)", asks=OllamaChatRequest, answers=OllamaLine, dialect="ollama")
+async def ollama_chat(gateway: Gateway, exchange: Exchange, asked: OllamaChatRequest) -> None:
+    if not asked.messages:  # so clients bring a model into memory
+        await _load(gateway, exchange, asked.model, is_chat=True)
+        return
+    await _answer(gateway, exchange, asked, chat_of(asked), is_chat=True)
+
+
+@post_body(
+    "/api/generate",
+    summary="Continue a text (Ollama)",
+    asks=OllamaGenerateRequest,
+    answers=OllamaLine,
+    dialect="ollama",
+)
+async def ollama_generate(gateway: Gateway, exchange: Exchange, asked: OllamaGenerateRequest) -> None:
+    if not asked.prompt and not asked.suffix:
+        await _load(gateway, exchange, asked.model, is_chat=False)
+        return
+    await _answer(gateway, exchange, asked, generation_of(asked), is_chat=False)
+
+
+async def _answer(
+    gateway: Gateway,
+    exchange: Exchange,
+    asked: Asked,
+    wanted: ChatCompletionRequest | CompletionRequest,
+    *,
+    is_chat: bool,
+) -> None:
+    exchange.ignore(unread_options(asked))
+    model, adapter = split_adapter(wanted.model, gateway.models)
+    if isinstance(wanted, ChatCompletionRequest):
+        inputs: list[Any] = [chat_input(wanted, model)]
+    else:
+        inputs = list(completion_inputs(wanted, model))
+    jobs = text_jobs(gateway, model, adapter, inputs, seed=wanted.seed, wants_events=asked.stream)
+    if asked.stream:
+        writer = LineWriter(jobs[0], asked.model, is_chat=is_chat)
+        await stream(gateway, exchange, jobs, writer, {"content-type": NDJSON})
+        return
+    [completed] = await whole(gateway, exchange, jobs)
+    line = Lines(jobs[0], asked.model, is_chat=is_chat).whole(completed, text_of(completed))
+    await exchange.answer(line, headers=answers_headers(jobs, completed))
+
+
+async def _load(gateway: Gateway, exchange: Exchange, name: str, *, is_chat: bool) -> None:
+    """Bring a model into memory, where it is not."""
+    model, _ = split_adapter(model_name(name), gateway.models)
+    check_model(model.name)
+    if not gateway.fleet.is_hot(model.name):
+        gateway.loading.start(model)
+    fields: dict[str, Any] = {"message": {"role": "assistant", "content": ""}} if is_chat else {"response": ""}
+    await exchange.answer(OllamaLine(name, moment(time.time()), done=True, done_reason="load", **fields))
+
+
+@post_body(
+    "/api/embed",
+    summary="Embed texts (Ollama)",
+    asks=OllamaEmbedRequest,
+    answers=OllamaVectors,
+    dialect="ollama",
+)
+async def ollama_embed(gateway: Gateway, exchange: Exchange, asked: OllamaEmbedRequest) -> None:
+    wanted = EmbeddingRequest(model=model_name(asked.model), input=asked.input, dimensions=asked.dimensions)
+    output, took_s, load_s, headers = await _embedded(gateway, exchange, wanted)
+    vectors = tuple(shortened(vector, asked.dimensions) for vector in output.vectors)
+    took, load = int(took_s * NANOSECONDS), int(load_s * NANOSECONDS)
+    await exchange.answer(
+        OllamaVectors(asked.model, vectors, took, load, output.prompt_tokens), headers=headers
+    )
+
+
+@post_body(
+    "/api/embeddings",
+    summary="Embed a text (Ollama)",
+    asks=OllamaEmbeddingsRequest,
+    answers=OllamaVector,
+    dialect="ollama",
+)
+async def ollama_embeddings(gateway: Gateway, exchange: Exchange, asked: OllamaEmbeddingsRequest) -> None:
+    wanted = EmbeddingRequest(model=model_name(asked.model), input=asked.prompt)
+    output, _, _, headers = await _embedded(gateway, exchange, wanted)
+    await exchange.answer(OllamaVector(output.vectors[0]), headers=headers)
+
+
+async def _embedded(
+    gateway: Gateway, exchange: Exchange, wanted: EmbeddingRequest
+) -> tuple[EmbeddingOutput, float, float, dict[str, str]]:
+    """The vectors, seconds from acceptance to the end, seconds of loading, and headers."""
+    model, adapter = split_adapter(wanted.model, gateway.models)
+    job = gateway.submission.make_job(model, adapter, embedding_input(wanted, model))
+    completed, _ = await finished(gateway, exchange, job)
+    assert isinstance(completed.output, EmbeddingOutput)
+    took_s = completed.finished_at - completed.created_at
+    return completed.output, took_s, completed.timings.load_s, job_headers(job, completed)
+
+
+# What there is ------------------------------------------------------------------------------------
+
+
+def _text_models(gateway: Gateway) -> dict[str, Model]:
+    """Those that the key may use, by the names under which they may be asked for."""
+    return {
+        name: model
+        for model in sorted(gateway.models.values(), key=lambda one: one.name)
+        if set(TEXT_FEATURES) & set(model.features) and may_use(model.name)
+        for name in (model.name, *(f"{model.name}_{adapter}" for adapter in model.adapter_names()))
+    }
+
+
+def _details(model: Model, card: CapabilityCard) -> OllamaDetails:
+    form = "gguf" if model.specs[0].engine == "llamacpp" else ""
+    families = (card.family,) if card.family else ()
+    size = f"{card.parameters / 1e9:.1f}B" if card.parameters >= 1e9 else f"{card.parameters / 1e6:.1f}M"
+    return OllamaDetails("", form, card.family, families, size if card.parameters else "", card.quantisation)
+
+
+def _digest(model: Model) -> str:
+    """Which weights they are."""
+    return hashlib.sha256(weights_key(model.name, model.specs[0]).encode()).hexdigest()
+
+
+@get("/api/tags", summary="List models (Ollama)", answers=OllamaTags, dialect="ollama")
+async def ollama_tags(gateway: Gateway, exchange: Exchange) -> None:
+    tags = tuple(
+        OllamaTag(
+            name,
+            name,
+            moment(model.created_at),
+            (card := gateway.fleet.card(model.name)).weights_bytes,
+            _digest(model),
+            _details(model, card),
+        )
+        for name, model in _text_models(gateway).items()
+    )
+    await exchange.answer(OllamaTags(tags))
+
+
+@get("/api/ps", summary="Models in memory (Ollama)", answers=OllamaProcesses, dialect="ollama")
+async def ollama_ps(gateway: Gateway, exchange: Exchange) -> None:
+    models = _text_models(gateway)
+    running: dict[str, OllamaRunning] = {}
+    for beat in gateway.fleet.live_workers():
+        for resident in beat.models:
+            model = models.get(resident.model)
+            if resident.tier != "hot" or model is None:
+                continue
+            card = gateway.fleet.card(model.name)
+            in_device = 0 if beat.device == "cpu" else resident.memory_bytes
+            running[model.name] = OllamaRunning(
+                model.name,
+                model.name,
+                resident.memory_bytes,
+                _digest(model),
+                _details(model, card),
+                moment(time.time() + KEPT_S),
+                in_device,
+                card.context_tokens,
+            )
+    await exchange.answer(OllamaProcesses(tuple(running.values())))
+
+
+@post_body(
+    "/api/show", summary="One model (Ollama)", asks=OllamaShowRequest, answers=OllamaShown, dialect="ollama"
+)
+async def ollama_show(gateway: Gateway, exchange: Exchange, asked: OllamaShowRequest) -> None:
+    name = model_name(asked.model or asked.name)
+    model, _ = split_adapter(name, gateway.models)
+    check_model(model.name)
+    card = gateway.fleet.card(model.name)
+    family = card.family or "unknown"
+    facts: dict[str, Any] = {"general.architecture": family}
+    if card.parameters:
+        facts["general.parameter_count"] = card.parameters
+    if card.context_tokens:
+        facts[f"{family}.context_length"] = card.context_tokens
+    options = "\n".join(f"{option} {value}" for option, value in sorted(model.defaults.items()))
+    await exchange.answer(
+        OllamaShown(
+            f"FROM {model.name}",
+            options,
+            "",
+            _details(model, card),
+            facts,
+            _capabilities(model, card),
+            moment(model.created_at),
+        )
+    )
+
+
+def _capabilities(model: Model, card: CapabilityCard) -> tuple[str, ...]:
+    """What the model can do, in Ollama's words."""
+    words = [
+        word
+        for feature, word in (("TextGeneration", "completion"), ("TextEmbedding", "embedding"))
+        if feature in model.features
+    ]
+    words += [
+        word
+        for ability, word in (("tools", "tools"), ("thinking", "thinking"), ("pictures", "vision"))
+        if ability in card.abilities
+    ]
+    return tuple(words)
+
+
+@get("/api/version", summary="The version (Ollama)", answers=OllamaVersion, dialect="ollama")
+async def ollama_version(gateway: Gateway, exchange: Exchange) -> None:
+    await exchange.answer(OllamaVersion(VERSION))
+
+
+def _refused(method: str, path: str) -> Route:
+    async def refuse(gateway: Gateway, exchange: Exchange) -> None:
+        message = "models come from the catalog here (`stoker serve`, or models: in the configuration)"
+        raise RequestError(501, message, code="not_supported")
+
+    refuse.__name__ = f"ollama_{path.rpartition('/')[2]}"
+    summary = f"{path} changes an Ollama's models: refused"
+    return route(method, path, summary=summary, status=501, dialect="ollama")(refuse)
+
+
+ROUTES = [
+    ollama_chat,
+    ollama_generate,
+    ollama_embed,
+    ollama_embeddings,
+    ollama_tags,
+    ollama_ps,
+    ollama_show,
+    ollama_version,
+    *(_refused("POST", f"/api/{verb}") for verb in ("pull", "push", "create", "copy")),
+    _refused("DELETE", "/api/delete"),
+]
