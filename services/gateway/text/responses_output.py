@@ -208,7 +208,7 @@ class ResponseWriter:
         written = b""
         for fragment in self._calls.rest(output.tool_calls):
             written += self._called(fragment)
-        if not self._items:
+        if not output.tool_calls and not self._is_in("message"):
             written += self._open(_message(self._job, "", (), "in_progress"))
         return written + self._close("incomplete" if output.finish_reason == "length" else "completed")
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from schemas.job_events import CallPart, Delta, TextOutput, TokenChance
 from services.gateway.edge.problems import RequestError
 
@@ -30,46 +32,65 @@ class Writer(Protocol):
 
 
 class CallsGiven:
-    """Which parts of an answer's calls of tools a client has been given: each is given once, in order."""
+    """Which parts of an answer's calls of tools a client has been given: each once, and one call after another.
+
+    Parts may be lost on their way; what came after such a gap waits for the end, when the calls are known.
+    """
 
     def __init__(self) -> None:
-        self._given: dict[int, str] = {}
+        self._given: list[str] = []
+        """The arguments of each call so far."""
 
     def fragment(self, part: CallPart) -> Fragment | None:
         """A part as OpenAI's streams have it; None where the client has it all, or lacks what came before."""
-        known = self._given.get(part.index)
-        is_new = known is None
-        known = known or ""
-        more = part.arguments[len(known) - part.at :] if part.at <= len(known) else ""
-        if not part.name or (part.at > len(known)) or not (more or is_new):
+        newest = len(self._given) - 1
+        if part.index > newest and not self._may_begin(part):
             return None
-        self._given[part.index] = known + more
-        if is_new:
-            return _opened(part.index, part.id, part.name, more)
-        return {"index": part.index, "function": {"arguments": more}}
+        known = self._given[part.index] if part.index <= newest else ""
+        if part.index < newest or part.at > len(known):
+            return None
+        return self._give(part.index, part.id, part.name, part.arguments[len(known) - part.at :])
+
+    def _may_begin(self, part: CallPart) -> bool:
+        """Whether it is the next call, and the one before is whole."""
+        return (
+            part.index == len(self._given)
+            and bool(part.name)
+            and part.at == 0
+            and (not self._given or _is_json(self._given[-1]))
+        )
+
+    def _give(self, index: int, call: str, name: str, more: str) -> Fragment | None:
+        if index == len(self._given):
+            self._given.append(more)
+            function = {"name": name, "arguments": more}
+            return {"index": index, "id": call, "type": "function", "function": function}
+        self._given[index] += more
+        return {"index": index, "function": {"arguments": more}} if more else None
 
     def rest(self, calls: Sequence[dict[str, Any]]) -> list[Fragment]:
         """What is missing of all of them. Raises RequestError 500 where they are others than those given."""
         found: list[Fragment] = []
         for index, call in enumerate(calls):
             function = call["function"]
-            known, whole = self._given.get(index), function["arguments"]
-            if known is not None and not whole.startswith(known):
+            known = self._given[index] if index < len(self._given) else ""
+            whole = function["arguments"]
+            is_last = index >= len(self._given) - 1
+            if not whole.startswith(known) or (whole != known and not is_last):
                 message = "the job was run again and called its tools with something else"
                 raise RequestError(500, message, code="text_diverged")
-            part = CallPart(index, call["id"], function["name"], whole, 0)
-            if (fragment := self.fragment(part)) is not None:
+            fragment = self._give(index, call["id"], function["name"], whole[len(known) :])
+            if fragment is not None:
                 found.append(fragment)
         return found
 
 
-def _opened(index: int, call_id: str, name: str, arguments: str) -> Fragment:
-    return {
-        "index": index,
-        "id": call_id,
-        "type": "function",
-        "function": {"name": name, "arguments": arguments},
-    }
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def chat_logprobs(chances: Sequence[TokenChance]) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import jsonschema
 import pytest
 
 from schemas.jobs import ChatInput
 from schemas.openai import ChatMessage
-from services.worker.engines.base import EngineError, Request
-from services.worker.engines.text.forced_calls import CUT_OFF, FAILED, ForcedCalls
+from services.process.json_schemas import JsonSchema
+from services.worker.engines.base import Request
+from services.worker.engines.text.forced_calls import ForcedCalls, Unmet, call_id
 from services.worker.engines.text.generation import Generation, chat_body
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -35,16 +35,16 @@ def test_where_the_model_may_answer_as_it_likes_nothing_is_demanded(choice: str 
 
 def test_the_schema_allows_the_calls_of_the_tools_and_nothing_else() -> None:
     schema = forced().response_format()["json_schema"]["schema"]
-    jsonschema.validate({"name": "get_weather", "arguments": {"city": "Paris"}}, schema)
-    jsonschema.validate({"name": "get_time", "arguments": {}}, schema)
+    checked = JsonSchema(schema)
+    assert checked.misfit({"name": "get_weather", "arguments": {"city": "Paris"}}) is None
+    assert checked.misfit({"name": "get_time", "arguments": {}}) is None
     for wrong in (
         {"name": "nope", "arguments": {}},
         {"name": "get_weather", "arguments": {}},
         {"name": "get_time"},
         {"name": "get_time", "arguments": {}, "more": 1},
     ):
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(wrong, schema)
+        assert checked.misfit(wrong) is not None
 
 
 def test_a_named_function_is_the_only_one() -> None:
@@ -53,7 +53,7 @@ def test_a_named_function_is_the_only_one() -> None:
 
 
 def test_a_call_is_given_out_as_openai_has_it() -> None:
-    [call] = forced().calls('{"name": "get_weather", "arguments": {"city": "Paris"}}', "j", "stop")
+    [call] = forced().calls('{"name": "get_weather", "arguments": {"city": "Paris"}}', "j")
     assert call == {
         "id": "plibWXpuC",
         "type": "function",
@@ -62,21 +62,23 @@ def test_a_call_is_given_out_as_openai_has_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "reason", "kind", "code"),
+    "text",
     [
-        ("It is sunny.", "stop", "fatal", FAILED),
-        ('{"name": "get_wea', "length", "validation", CUT_OFF),
-        ('{"name": "other", "arguments": {}}', "stop", "fatal", FAILED),
-        ('{"name": "get_weather", "arguments": {"city": 3}}', "stop", "fatal", FAILED),
-        ("[]", "stop", "fatal", FAILED),
+        "It is sunny.",
+        '{"name": "get_wea',
+        '{"name": "other", "arguments": {}}',
+        '{"name": "get_weather", "arguments": {"city": 3}}',
+        "[]",
     ],
 )
-def test_what_is_no_call_that_was_allowed_is_an_error_and_never_prose(
-    text: str, reason: str, kind: str, code: str
-) -> None:
-    with pytest.raises(EngineError) as refused:
-        forced().calls(text, "j", reason)
-    assert (refused.value.kind, refused.value.code) == (kind, code)
+def test_what_is_no_call_that_was_allowed_is_told_apart(text: str) -> None:
+    with pytest.raises(Unmet):
+        forced().calls(text, "j")
+
+
+def test_a_call_is_named_the_same_in_every_attempt() -> None:
+    assert call_id("j", 0) == call_id("j", 0) != call_id("j", 1)
+    assert all(len(call_id("j", index)) == 9 and call_id("j", index).isalnum() for index in range(50))
 
 
 class Heard:
@@ -91,19 +93,6 @@ class Heard:
     def step(self, step: int, steps: int) -> None: ...
 
     def preview(self, index: int, step: int, width: int, height: int, png: bytes) -> None: ...
-
-
-def test_nothing_of_a_demanded_call_is_streamed_as_text() -> None:
-    heard = Heard()
-    generation = Generation(Request("j", asked("required"), 1), heard)
-    generation.add("let me see", is_reasoning=True)
-    for piece in ('{"name": "get_time", ', '"arguments": {}}'):
-        generation.add(piece)
-    generation.finish("stop")
-    output = generation.output()
-    assert heard.texts == [("let me see", True)]
-    assert (output.text, output.finish_reason, output.reasoning) == ("", "tool_calls", "let me see")
-    assert output.tool_calls[0]["function"]["name"] == "get_time"
 
 
 def test_the_body_is_constrained_and_the_tools_are_told() -> None:
@@ -148,6 +137,5 @@ def test_once_the_answer_has_begun_all_is_answer() -> None:
 )
 def test_a_call_in_the_engines_own_way_is_checked_too(name: str, arguments: str) -> None:
     forced().check(({"function": {"name": "get_time", "arguments": ""}},))
-    with pytest.raises(EngineError) as refused:
+    with pytest.raises(Unmet):
         forced().check(({"function": {"name": name, "arguments": arguments}},))
-    assert refused.value.code == FAILED

@@ -2,8 +2,7 @@
 
 Whether an engine keeps its promise depends on the model's template. So the answer is constrained to a JSON
 schema of the calls that are allowed, which every engine can do, and what comes is checked against the schema of
-the function. Nothing of it is streamed as text: it is given out as tool calls, whole. An answer that is cut off
-before a call is complete is an error, never prose.
+the function (see checking.py). Nothing of it is streamed as text: it is given out as tool calls, whole.
 """
 
 import string
@@ -11,16 +10,16 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-import jsonschema
 import msgspec
 
 from schemas.jobs import ChatInput
-from services.worker.engines.base import EngineError
+from services.process.json_schemas import JsonSchema
 
 Answer = dict[str, Any]
 
-FAILED, CUT_OFF = "tool_call_failed", "tool_call_incomplete"
-INCOMPLETE = "the answer ended before the call that tool_choice demands was complete: raise max_tokens"
+
+class Unmet(ValueError):
+    """What a model has written is not what it was told to write; says what is wrong with it."""
 
 
 _DIGITS = string.digits + string.ascii_letters
@@ -75,46 +74,33 @@ class ForcedCalls:
             return [first | {"content": f"{first['content']}\n\n{said}"}, *messages[1:]]
         return [{"role": "system", "content": said}, *messages]
 
-    def calls(self, text: str, job: str, finish_reason: str) -> tuple[Answer, ...]:
-        """The call in an answer. Raises EngineError where it is not one, or not one that was allowed."""
+    def calls(self, text: str, job: str) -> tuple[Answer, ...]:
+        """The call in an answer. Raises Unmet where it is not one, or not one that was allowed."""
         try:
             said = msgspec.json.decode(text)
         except msgspec.DecodeError as error:
-            if finish_reason == "length":
-                message = (
-                    "the answer ended before the call that tool_choice demands was complete: raise max_tokens"
-                )
-                raise EngineError(
-                    message, "validation", code="tool_call_incomplete", field="max_tokens"
-                ) from error
-            raise EngineError(
-                f"the model has made no call of a tool: {error}", code="tool_call_failed"
-            ) from error
+            raise Unmet(f"it is no call of a tool: {error}") from error
         name = said.get("name") if isinstance(said, dict) else None
         arguments = self._allowed(name, said.get("arguments") if isinstance(said, dict) else None)
         function = {"name": name, "arguments": msgspec.json.encode(arguments).decode()}
         return ({"id": call_id(job, 0), "type": "function", "function": function},)
 
     def check(self, calls: tuple[Answer, ...]) -> None:
-        """Calls that an engine has made in its own way. Raises EngineError for one that was not allowed."""
+        """Calls that an engine has made in its own way. Raises Unmet for one that was not allowed."""
         for call in calls:
             function = call["function"]
             try:
                 arguments = msgspec.json.decode(function["arguments"] or "{}")
             except msgspec.DecodeError as error:
-                raise EngineError(f"the model's call is no JSON: {error}", code=FAILED) from error
+                raise Unmet(f"the arguments of the call are no JSON: {error}") from error
             self._allowed(function["name"], arguments)
 
     def _allowed(self, name: Any, arguments: Any) -> Any:
-        """The arguments, where the function is one of these and its schema allows them. Raises EngineError."""
+        """The arguments, where the function is one of these and its schema allows them. Raises Unmet."""
         if name not in self.parameters:
-            raise EngineError(f"the model has called {name!r}, which is no tool here", code=FAILED)
-        try:
-            jsonschema.validate(arguments, self.parameters[name])
-        except jsonschema.ValidationError as error:
-            message = f"the model has called {name} with arguments that its schema forbids: {error.message}"
-            raise EngineError(message, code=FAILED) from error
-        except jsonschema.SchemaError as error:
-            message = f"the parameters of {name} are no JSON schema: {error.message}"
-            raise EngineError(message, "validation", field="tools") from error
+            raise Unmet(f"{name!r} is no tool that may be called here")
+        misfit = JsonSchema(self.parameters[name]).misfit(arguments)
+        if misfit is not None:
+            place = f"{name}.{misfit.field}" if misfit.field else name
+            raise Unmet(f"arguments of {place}: {misfit.message}")
         return arguments

@@ -104,7 +104,6 @@ class Generation:
         self._chars = len(request.sent_text)
         self._logprobs: list[TokenChance] = []
         self._calls = ToolCalls(request.job)
-        self._forced = ForcedCalls.of(asked) if isinstance(asked, ChatInput) else None
         self._is_full = most is not None and request.sent_tokens >= most
         self._made = 0
         self._usage = Usage(0, 0, 0)
@@ -123,8 +122,7 @@ class Generation:
         self._chars += len(text)
         is_reasoning = is_reasoning and not any(self._pieces)
         (self._reasoning if is_reasoning else self._pieces).append(text)
-        if self._forced is None or is_reasoning:
-            self._emit.text(text, tokens, is_reasoning=is_reasoning, logprobs=told)
+        self._emit.text(text, tokens, is_reasoning=is_reasoning, logprobs=told)
         self._made += tokens
 
     def _add_up_to(self, text: str, made: int, logprobs: Sequence[Answer], *, is_reasoning: bool) -> None:
@@ -134,7 +132,7 @@ class Generation:
     def add_calls(self, fragments: list[Answer], made: int) -> None:
         """More of the calls of tools, as chunks of OpenAI's dialect have them."""
         parts = self._calls.add(fragments)
-        if parts and self._forced is None and not self._is_full:
+        if parts and not self._is_full:
             self._emit.calls(parts, max(made - self._made, 0))
             self._made = max(made, self._made)
 
@@ -166,16 +164,10 @@ class Generation:
         self._usage = Usage(prompt, made, prompt + made, details)
 
     def output(self) -> TextOutput:
-        """The whole of it. Raises EngineError where the request demands a call and none was made."""
+        """The whole of it."""
         calls = self._calls.whole()
         reason = "length" if self._is_full else self._finish_reason
         text, reasoning = "".join(self._pieces), "".join(self._reasoning)
-        if self._forced is not None:
-            if calls:  # the engine has made them in its own way
-                self._forced.check(calls)
-            else:
-                calls = self._forced.calls(text, self._request.job, reason)
-            text, reason = "", "tool_calls"
         return TextOutput(text, reason, self._usage, calls, reasoning, tuple(self._logprobs))
 
 

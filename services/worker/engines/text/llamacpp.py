@@ -16,6 +16,7 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 from schemas.job_events import EmbeddingOutput, FailureKind, TextOutput, ValueOutput
 from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, RerankInput, TokensInput
@@ -30,6 +31,7 @@ from services.worker.engines.base import (
     Stopped,
     context_exceeded,
 )
+from services.worker.engines.text.checking import checked
 from services.worker.engines.text.generation import (
     Answer,
     Generation,
@@ -75,11 +77,16 @@ class LlamaCppEngine:
         loaded = self._models[model]
         match request.input:
             case ChatInput():
-                handle = loaded.server.handle_chat_completions
-                body = chat_body(request.input, request, knows_tools="tools" in loaded.template)
+
+                async def chat(request: Request, emit: Emitter) -> TextOutput:
+                    assert isinstance(request.input, ChatInput)
+                    body = chat_body(request.input, request, knows_tools="tools" in loaded.template)
+                    return await self._generate(loaded, "chat", body, request, emit, cancelled)
+
+                return await checked(request, emit, chat)
             case CompletionInput():
-                handle = loaded.server.handle_completions
                 body = completion_body(request.input, request)
+                return await self._generate(loaded, "completion", body, request, emit, cancelled)
             case EmbeddingInput():
                 inputs = request.input.inputs
                 return await loop.run_in_executor(self._threads, self._embed, model, inputs)
@@ -89,7 +96,20 @@ class LlamaCppEngine:
                 return await loop.run_in_executor(self._threads, _rerank, loaded, request.input)
             case _:
                 raise EngineError("llama.cpp makes text, embeddings, ranks and tokens only", "validation")
+
+    async def _generate(
+        self,
+        loaded: LlamaServer,
+        kind: Literal["chat", "completion"],
+        body: Answer,
+        request: Request,
+        emit: Emitter,
+        cancelled: Cancellation,
+    ) -> TextOutput:
+        server = loaded.server
+        handle = server.handle_chat_completions if kind == "chat" else server.handle_completions
         body = {"max_tokens": loaded.answer_tokens} | body | _chosen(loaded, request)
+        loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, _generate, handle, body, request, emit, cancelled)
 
     def _embedder(self, model: str) -> LlamaServer:

@@ -28,6 +28,7 @@ from services.worker.engines.base import (
     Request,
     RunOutput,
 )
+from services.worker.engines.text.checking import checked
 from services.worker.engines.text.forced_calls import ForcedCalls
 from services.worker.engines.text.generation import Answer, Generation, left_tokens
 from services.worker.engines.text.http_stream import lines_of, make_client, post, refusal, unless_cancelled
@@ -131,8 +132,14 @@ class OllamaEngine:
         name = str(files.path)
         match request.input:
             case ChatInput():
-                body = _chat_body(request.input, request, files) | {"model": name}
-                work = _generate(self._client, "/api/chat", body, request, emit)
+                client = self._client
+
+                async def chat(request: Request, emit: Emitter) -> TextOutput:
+                    assert isinstance(request.input, ChatInput)
+                    body = _chat_body(request.input, request, files) | {"model": name}
+                    return await _generate(client, "/api/chat", body, request, emit)
+
+                work = checked(request, emit, chat)
             case CompletionInput():
                 body = _completion_body(request.input, request, files) | {"model": name}
                 work = _generate(self._client, "/api/generate", body, request, emit)

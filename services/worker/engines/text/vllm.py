@@ -29,6 +29,7 @@ from services.worker.engines.base import (
     RunOutput,
 )
 from services.worker.engines.registry import VLLM_VARIABLE, vllm_command
+from services.worker.engines.text.checking import checked
 from services.worker.engines.text.device_memory import device_bytes
 from services.worker.engines.text.generation import (
     Answer,
@@ -154,13 +155,18 @@ class VllmEngine:
         name = request.adapter or MODEL
         match request.input:
             case ChatInput():
-                body = chat_body(request.input, request) | {"model": name}
-                if request.sent_text:
-                    body |= {"continue_final_message": True, "add_generation_prompt": False}
-                work = _generate(client, "/v1/chat/completions", body, request, emit)
+
+                async def chat(request: Request, emit: Emitter) -> TextOutput:
+                    assert isinstance(request.input, ChatInput)
+                    body = chat_body(request.input, request) | {"model": name}
+                    if request.sent_text:
+                        body |= {"continue_final_message": True, "add_generation_prompt": False}
+                    return await _generate(client, "/v1/chat/completions", body, request, emit)
+
+                work = checked(request, emit, chat)
             case CompletionInput():
-                body = completion_body(request.input, request) | {"model": name}
-                work = _generate(client, "/v1/completions", body, request, emit)
+                completion = completion_body(request.input, request) | {"model": name}
+                work = _generate(client, "/v1/completions", completion, request, emit)
             case EmbeddingInput():
                 return await unless_cancelled(_embed(client, name, request.input), cancelled)
             case TokensInput():
