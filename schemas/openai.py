@@ -57,6 +57,7 @@ class _TextRequest(msgspec.Struct, frozen=True, kw_only=True):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repeat_penalty: float | None = None
+    repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
     n: int = 1
@@ -81,7 +82,7 @@ class CompletionRequest(_TextRequest, frozen=True, kw_only=True):
     echo: bool = False
     suffix: str | None = None
     logprobs: int | None = None
-    best_of: int | None = None
+    n_predict: int | None = None
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):

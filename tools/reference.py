@@ -18,6 +18,7 @@ import services.autoscaler.__main__
 import services.gateway.__main__
 import services.scheduler.__main__
 import services.worker.__main__
+from schemas.fields import APIS
 from schemas.subjects import Subjects
 from services.catalog.load import WorkerEntry
 from services.catalog.modes import LoraEntry, ModeEntry, StyleEntry
@@ -137,6 +138,28 @@ def routes() -> str:
     return ROUTES + table(("route", "", "body", "success"), rows)
 
 
+FIELDS = """# Fields of requests
+
+What becomes of each field. *honoured*: the answer depends on it. *refused*: 400 `unsupported_value`, unless the
+value asks for nothing, for an answer without it would be another one. *ignored*: the answer is the same without
+it; the header `stoker-ignored` of the answer names it, and fields that stand in no table.
+
+"""
+
+
+def fields() -> str:
+    """What becomes of every field, for each API."""
+    page = FIELDS
+    for path, rules in APIS.items():
+        rows = []
+        for name, rule in rules.items():
+            engines = ", ".join(rule.only)
+            names = ", ".join(f"{engine}: `{theirs}`" for engine, theirs in rule.names.items())
+            rows.append((f"`{name}`", rule.fate, engines, names, rule.note))
+        page += f"## {path}\n\n" + table(("field", "", "only", "called", ""), rows)
+    return page
+
+
 def _reference(schema: dict[str, Any]) -> str:
     return f"`{schema['$ref'].rpartition('/')[2]}`" if "$ref" in schema else ""
 
@@ -180,6 +203,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "subjects": subjects,
     "metrics": metrics,
     "command-line": command_line,
+    "fields": fields,
 }
 
 

@@ -42,11 +42,11 @@ class Reader(Generic[T]):
         )
         """The same kind, but it takes no other fields: to see at no cost that there are none."""
 
-    def read(self, body: bytes) -> tuple[T, tuple[str, ...]]:
-        """The request, and the fields that it does not have. Raises RequestError 400."""
+    def read(self, body: bytes) -> tuple[T, dict[str, Any]]:
+        """The request, and what was given besides its fields. Raises RequestError 400."""
         try:
             exact: T = msgspec.json.decode(body, type=self._closed)
-            return exact, ()
+            return exact, {}
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             asked = decode(self._kind, body)
         try:
@@ -56,10 +56,10 @@ class Reader(Generic[T]):
         return asked, unread(self._kind, given)
 
 
-def unread(kind: type, given: dict[str, Any]) -> tuple[str, ...]:
-    """The fields that are given and that a request of this kind does not have."""
+def unread(kind: type, given: dict[str, Any]) -> dict[str, Any]:
+    """What is given in fields that a request of this kind does not have."""
     known = {field.encode_name for field in msgspec.structs.fields(kind)}
-    return tuple(name for name, value in given.items() if name not in known and value is not None)
+    return {name: value for name, value in given.items() if name not in known and value is not None}
 
 
 def _without_nulls(given: Any, kind: Any) -> Any:

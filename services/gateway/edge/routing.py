@@ -9,18 +9,20 @@ A template is made of fixed parts, `{name}` (one part), `{name:int}` (one part t
 way does not come back to try another.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
+from schemas.fields import Rule
 from schemas.keys import Role
 from services.gateway.edge.access import check_role, owner
 from services.gateway.edge.decoding import Reader
 from services.gateway.edge.error_mapping import request_error
 from services.gateway.edge.exchange import ClientGone, Exchange
+from services.gateway.edge.fields import lost
 from services.gateway.edge.problems import JSON, Dialect, RequestError
 from services.gateway.edge.sse import EVENT_STREAM, SSE_HEADERS
 from services.gateway.gateway import Gateway
@@ -31,6 +33,7 @@ Ask = TypeVar("Ask")
 Handle = Callable[[Gateway, Exchange], Awaitable[None]]
 HandleBody = Callable[[Gateway, Exchange, Ask], Awaitable[None]]
 Parameters = dict[str, str | int]
+NO_RULES: Mapping[str, Rule] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,16 +87,17 @@ def delete(*paths: str, summary: str, **described: Any) -> Callable[[Handle], Ro
 
 
 def post_body(
-    *paths: str, summary: str, asks: type[Ask], **described: Any
+    *paths: str, summary: str, asks: type[Ask], fields: Mapping[str, Rule] = NO_RULES, **described: Any
 ) -> Callable[[HandleBody[Ask]], Route]:
-    """A POST route whose JSON body is decoded as `asks`."""
+    """A POST route whose JSON body is decoded as `asks`. fields: what becomes of those it does not have."""
 
     reader = Reader(asks)
 
     def make(handle: HandleBody[Ask]) -> Route:
         async def decoded(gateway: Gateway, exchange: Exchange) -> None:
             asked, unread = reader.read(await exchange.json_body())
-            exchange.ignore(unread)
+            if unread:
+                exchange.ignore(lost(unread, fields))
             await handle(gateway, exchange, asked)
 
         decoded.__name__ = getattr(handle, "__name__", "route")

@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 
 from schemas.catalog import Model
+from schemas.fields import CHAT, COMPLETIONS
 from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, JobInput, Sampling
 from schemas.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
+from services.gateway.edge.fields import check_engines
 from services.gateway.edge.problems import RequestError
 from services.gateway.jobs.request_rules import OFF, converted, need, within
 from services.gateway.jobs.text_rules import check_format, check_tools
@@ -23,25 +25,8 @@ MAX_DIMENSIONS = 1_000_000
 MAX_ALTERNATIVES = 20
 
 
-class TextJobInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`input` of a text job: messages, or a prompt."""
-
-    messages: Any = None
-    prompt: str | None = None
-    max_tokens: int | None = None
-    stop: str | tuple[str, ...] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repeat_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    response_format: dict[str, Any] | None = None
-    tools: tuple[dict[str, Any], ...] = ()
-    tool_choice: str | dict[str, Any] | None = None
-    seed: int | None = None
+OF_A_REQUEST = ("model", "stream", "stream_options", "n")
+"""What belongs to a request and not to the input of a job, which is one answer."""
 
 
 def _sampling(asked: Any, defaults: Mapping[str, Any]) -> Sampling:
@@ -52,9 +37,12 @@ def _sampling(asked: Any, defaults: Mapping[str, Any]) -> Sampling:
     within(asked.presence_penalty, -2, 2, "presence_penalty")
     within(asked.frequency_penalty, -2, 2, "frequency_penalty")
     within(asked.repeat_penalty, 0, 10, "repeat_penalty")
+    within(asked.repetition_penalty, 0, 10, "repetition_penalty")
     given: dict[str, Any] = {}
     for field in Sampling.__struct_fields__:
         value = getattr(asked, field)
+        if field == "repeat_penalty" and value is None:
+            value = asked.repetition_penalty
         given[field] = defaults.get(field) if value is None else value
     return Sampling(**given)
 
@@ -85,6 +73,7 @@ def chat_input(asked: ChatCompletionRequest, model: Model) -> ChatInput:
     if asked.top_logprobs is not None and not asked.logprobs:
         message = "top_logprobs needs logprobs: true"
         raise RequestError(400, message, field="top_logprobs", code="invalid_value")
+    check_engines(asked, CHAT, frozenset(spec.engine for spec in model.specs))
     check_tools(asked.tools, asked.tool_choice)
     check_format(asked.response_format)
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
@@ -124,12 +113,12 @@ def completion_inputs(asked: CompletionRequest, model: Model) -> list[Completion
     if asked.echo and asked.logprobs is not None:
         message = "logprobs of the prompt are not supported: leave out echo or logprobs"
         raise RequestError(400, message, field="logprobs", code="unsupported_value")
-    if asked.best_of is not None and asked.best_of != asked.n:
-        message = "best_of is not supported: ask for n answers and choose"
-        raise RequestError(400, message, field="best_of", code="unsupported_value")
+    check_engines(asked, COMPLETIONS, frozenset(spec.engine for spec in model.specs))
     one = CompletionInput(
         prompt="",
-        max_tokens=_max_tokens(asked.max_tokens, model.defaults),
+        max_tokens=_max_tokens(
+            asked.max_tokens if asked.max_tokens is not None else asked.n_predict, model.defaults
+        ),
         stop=_stops(asked.stop),
         sampling=_sampling(asked, model.defaults),
         logprobs=_alternatives(asked.logprobs, "logprobs"),
@@ -174,10 +163,20 @@ def embedding_input(asked: EmbeddingRequest, model: Model) -> EmbeddingInput:
 
 def text_input(asked: dict[str, Any], model: Model) -> tuple[JobInput, int | None]:
     """Of `input` of a job that makes text, and the seed that it asks for. Raises RequestError 400."""
-    text = converted(asked, TextJobInput)
-    if (text.messages is None) == (text.prompt is None):
+    given = {name: value for name, value in asked.items() if value is not None}
+    if ("messages" in given) == ("prompt" in given):
         raise RequestError(400, "input takes either messages or a prompt", field="input", code="invalid_value")
-    body = {"model": model.name} | {name: value for name, value in asked.items() if value is not None}
-    if text.messages is not None:
-        return chat_input(converted(body, ChatCompletionRequest), model), text.seed
-    return completion_inputs(converted(body, CompletionRequest), model)[0], text.seed
+    kind: type[ChatCompletionRequest] | type[CompletionRequest] = ChatCompletionRequest
+    if "prompt" in given:
+        kind = CompletionRequest
+    known = {field.encode_name for field in msgspec.structs.fields(kind)} - set(OF_A_REQUEST)
+    if unknown := sorted(given.keys() - known):
+        message = f"input of a text takes {', '.join(sorted(known))}; not {unknown[0]}"
+        raise RequestError(400, message, field=f"input.{unknown[0]}", code="invalid_value")
+    read = converted({"model": model.name, **given}, kind)
+    if isinstance(read, ChatCompletionRequest):
+        return chat_input(read, model), read.seed
+    inputs = completion_inputs(read, model)
+    if len(inputs) != 1:
+        raise RequestError(400, "a job is one answer to one prompt", field="input.prompt", code="invalid_value")
+    return inputs[0], read.seed

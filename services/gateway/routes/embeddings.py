@@ -4,6 +4,7 @@ import base64
 import math
 import struct
 
+from schemas.fields import EMBEDDINGS
 from schemas.job_events import EmbeddingOutput
 from schemas.openai import Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage
 from services.gateway.edge.exchange import Exchange
@@ -19,6 +20,7 @@ from services.gateway.jobs.text_requests import embedding_input
     *openai_paths("/embeddings"),
     summary="Embed texts",
     asks=EmbeddingRequest,
+    fields=EMBEDDINGS,
     answers=EmbeddingList,
     dialect="openai",
 )

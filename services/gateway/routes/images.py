@@ -7,11 +7,13 @@ from typing import Any
 import msgspec
 
 from schemas import wire
+from schemas.fields import IMAGES
 from schemas.job_events import Completed, ImageOutput, Preview, Queued, Terminal
 from schemas.jobs import Job
 from schemas.openai import GeneratedImage, ImageEditRequest, ImageGenerationRequest, ImageList
 from services.gateway.edge.decoding import unread
 from services.gateway.edge.exchange import Exchange
+from services.gateway.edge.fields import lost
 from services.gateway.edge.forms import read_form
 from services.gateway.edge.problems import RequestError
 from services.gateway.edge.routing import openai_paths, post, post_body
@@ -29,6 +31,7 @@ from services.records.blobs import attach, get_pictures
     *openai_paths("/images/generations"),
     summary="Draw",
     asks=ImageGenerationRequest,
+    fields=IMAGES,
     answers=ImageList,
     dialect="openai",
 )
@@ -51,7 +54,7 @@ async def edit(gateway: Gateway, exchange: Exchange) -> None:
     """Draw from a picture; with a mask only where the mask is transparent."""
     form = read_form(exchange.header(b"content-type"), await exchange.body())
     asked = form.as_struct(ImageEditRequest)
-    exchange.ignore(unread(ImageEditRequest, dict(form.fields)))
+    exchange.ignore(lost(unread(ImageEditRequest, dict(form.fields)), IMAGES))
     model, adapter = split_adapter(asked.model, gateway.models)
     drawn = edit_input(asked, model)
     job = gateway.submission.make_job(model, adapter, drawn, seed=asked.seed, wants_events=asked.stream)

@@ -1,6 +1,7 @@
 """Anthropic's Messages API."""
 
 from schemas.anthropic import AnthropicAnswer, CountTokensRequest, MessagesRequest, TokensCounted
+from schemas.fields import MESSAGES
 from schemas.jobs import TokensInput
 from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.routing import post_body
@@ -17,6 +18,7 @@ from services.gateway.text.runs import stream, text_jobs, text_of, whole
     "/v1/messages",
     summary="Answer (Anthropic)",
     asks=MessagesRequest,
+    fields=MESSAGES,
     answers=AnthropicAnswer,
     dialect="anthropic",
 )

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from schemas.catalog import NO_GPU, Model, weights_key
+from schemas.fields import OLLAMA_CHAT, OLLAMA_GENERATE
 from schemas.job_events import EmbeddingOutput
 from schemas.ollama import (
     OllamaChatRequest,
@@ -57,7 +58,14 @@ KEPT_S = 300.0
 """A model stays until its memory is needed, for which Ollama's answer has no word: it says so much."""
 
 
-@post_body("/api/chat", summary="Chat (Ollama)", asks=OllamaChatRequest, answers=OllamaLine, dialect="ollama")
+@post_body(
+    "/api/chat",
+    summary="Chat (Ollama)",
+    asks=OllamaChatRequest,
+    fields=OLLAMA_CHAT,
+    answers=OllamaLine,
+    dialect="ollama",
+)
 async def ollama_chat(gateway: Gateway, exchange: Exchange, asked: OllamaChatRequest) -> None:
     if not asked.messages:  # so clients bring a model into memory
         await _load(gateway, exchange, asked.model, is_chat=True)
@@ -69,6 +77,7 @@ async def ollama_chat(gateway: Gateway, exchange: Exchange, asked: OllamaChatReq
     "/api/generate",
     summary="Continue a text (Ollama)",
     asks=OllamaGenerateRequest,
+    fields=OLLAMA_GENERATE,
     answers=OllamaLine,
     dialect="ollama",
 )

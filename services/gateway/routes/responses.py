@@ -1,5 +1,6 @@
 """The Responses API: a chat whose requests are kept, so that the next one can go on from it."""
 
+from schemas.fields import RESPONSES
 from schemas.job_events import TextOutput
 from schemas.openai import ChatMessage
 from schemas.responses import InputItems, KeptResponse, ResponseAnswer, ResponseDeleted, ResponsesRequest
@@ -32,6 +33,7 @@ from services.records.conversations import forget, keep, kept_response
     *openai_paths("/responses"),
     summary="Answer, and keep the conversation",
     asks=ResponsesRequest,
+    fields=RESPONSES,
     answers=ResponseAnswer,
     dialect="openai",
 )

@@ -1,5 +1,6 @@
 """Chat and completions, whole and streamed, as OpenAI's API reference describes them."""
 
+from schemas.fields import CHAT, COMPLETIONS
 from schemas.openai import ChatCompletion, ChatCompletionRequest, CompletionRequest, TextCompletion
 from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.routing import openai_paths, post_body
@@ -14,6 +15,7 @@ from services.gateway.text.runs import answers_headers, stream, text_jobs, text_
     *openai_paths("/chat/completions"),
     summary="Chat",
     asks=ChatCompletionRequest,
+    fields=CHAT,
     answers=ChatCompletion,
     dialect="openai",
 )
@@ -33,6 +35,7 @@ async def chat(gateway: Gateway, exchange: Exchange, asked: ChatCompletionReques
     *openai_paths("/completions"),
     summary="Continue a text",
     asks=CompletionRequest,
+    fields=COMPLETIONS,
     answers=TextCompletion,
     dialect="openai",
 )

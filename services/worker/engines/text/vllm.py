@@ -53,6 +53,7 @@ MODEL = "model"
 START_TIMEOUT_S = 600.0
 METRICS_TIMEOUT_S = 1.0
 DIED_STATUS = 70
+OWN_NAMES = {"repeat_penalty": "repetition_penalty"}
 METRICS = {
     "vllm:num_requests_running": "requests_running",
     "vllm:num_requests_waiting": "requests_waiting",
@@ -158,14 +159,14 @@ class VllmEngine:
 
                 async def chat(request: Request, emit: Emitter) -> TextOutput:
                     assert isinstance(request.input, ChatInput)
-                    body = chat_body(request.input, request) | {"model": name}
+                    body = _own_names(chat_body(request.input, request)) | {"model": name}
                     if request.sent_text:
                         body |= {"continue_final_message": True, "add_generation_prompt": False}
                     return await _generate(client, "/v1/chat/completions", body, request, emit)
 
                 work = checked(request, emit, chat)
             case CompletionInput():
-                completion = completion_body(request.input, request) | {"model": name}
+                completion = _own_names(completion_body(request.input, request)) | {"model": name}
                 work = _generate(client, "/v1/completions", completion, request, emit)
             case EmbeddingInput():
                 return await unless_cancelled(_embed(client, name, request.input), cancelled)
@@ -176,6 +177,11 @@ class VllmEngine:
             case _:
                 raise EngineError("vLLM makes text, embeddings, ranks and tokens only", "validation")
         return await unless_cancelled(work, cancelled)
+
+
+def _own_names(body: Answer) -> Answer:
+    """A body with the fields named as vLLM does."""
+    return {OWN_NAMES.get(name, name): value for name, value in body.items()}
 
 
 async def _generate(
