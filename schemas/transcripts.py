@@ -1,4 +1,7 @@
-"""What was said in a sound file, and when: the value of a transcription's result. Times are seconds from its beginning."""
+"""What was said in a sound file, and when: the value of a transcription's result.
+
+Times are seconds from the beginning of the sound.
+"""
 
 import msgspec
 

@@ -1,7 +1,7 @@
 """From a sound file to samples: whatever FFmpeg reads of FORMATS, as PyAV brings it along.
 
-The bytes are a stranger's: only these formats are tried, none of which names further files or addresses, and what
-unpacks to more than a limit is refused before it is in memory.
+The bytes are a stranger's: only these formats are tried, none of which names further files or addresses, and
+what unpacks to more than a limit is refused before it is in memory.
 """
 
 import io
@@ -15,12 +15,28 @@ from services.worker.engines.base import Cancellation, EngineError, Stopped
 
 RATE_HZ = 16_000
 """What Whisper listens to: one channel of so many samples a second."""
-FORMATS = ("wav", "mp3", "flac", "ogg", "matroska", "webm", "mov", "mp4", "m4a", "aac", "mpeg", "aiff", "au", "amr")
+FORMATS = (
+    "wav",
+    "mp3",
+    "flac",
+    "ogg",
+    "matroska",
+    "webm",
+    "mov",
+    "mp4",
+    "m4a",
+    "aac",
+    "mpeg",
+    "aiff",
+    "au",
+    "amr",
+)
 FULL_SCALE = 32768.0
 
 
 def samples_of(content: bytes, most_s: float, cancelled: Cancellation) -> Any:
-    """Samples as float32 of -1 to 1, shape [samples], RATE_HZ a second. A file that breaks off is read up to there.
+    """Samples as float32 of -1 to 1, shape [samples], RATE_HZ a second. A file that breaks off is read up to
+    there.
 
     Raises EngineError (validation, `file`) for what is no sound or lasts longer than `most_s` seconds, Stopped.
     """
@@ -33,7 +49,9 @@ def samples_of(content: bytes, most_s: float, cancelled: Cancellation) -> Any:
             pieces.append(piece)
             count += len(piece)
             if count > most_s * RATE_HZ:
-                message = f"the sound is longer than {most_s:g} s: send it in parts, or raise the model's max_audio_s"
+                message = (
+                    f"the sound is longer than {most_s:g} s: send it in parts, or raise the model's max_audio_s"
+                )
                 raise _refused(message, "audio_too_long")
     except (av.FFmpegError, ValueError) as error:
         if not count:

@@ -1,8 +1,9 @@
 """Speech to text: Whisper as faster-whisper runs it on CTranslate2, from a folder of its converted weights.
 
 Segments are given as they are made, half a minute of sound at a time; a run is stopped between them. Options of
-the model: `device` (the GPU where there is one), `compute_type` (`default`: as the file has it), `n_threads` (half
-the cores), `beam_size` (5), `max_audio_s` (7200: an hour takes half a gigabyte while it is listened to).
+the model: `device` (the GPU where there is one), `compute_type` (`default`: as the file has it), `n_threads`
+(half the cores), `beam_size` (5), `max_audio_s` (7200; an hour of sound takes a gigabyte of RAM while it is
+listened to).
 """
 
 import asyncio
@@ -15,10 +16,11 @@ import ctranslate2
 import msgspec
 from faster_whisper import WhisperModel
 
-from schemas.job_events import ValueOutput
+from schemas.job_events import FailureKind, ValueOutput
 from schemas.jobs import TranscriptionInput
 from schemas.transcripts import SpokenSegment, SpokenWord, Transcript
 from schemas.workers import EngineCapability
+from services.worker.engines.audio.features import PiecewiseFeatures
 from services.worker.engines.audio.sound import samples_of
 from services.worker.engines.base import (
     Cancellation,
@@ -77,8 +79,7 @@ class WhisperEngine:
         except UnknownCheckpoint as error:
             raise EngineError(str(error), "load_failed") from error
         except Exception as error:  # tokenizers raises bare ones
-            kind = "resource" if _is_out_of_memory(error) else "load_failed"
-            raise EngineError(f"{name} cannot be loaded: {error}", kind) from error
+            raise EngineError(f"{name} cannot be loaded: {error}", _kind_of(error)) from error
         self._models[files.model] = Loaded(model, options, parameters)
 
     def unload(self, model: str) -> None:
@@ -93,8 +94,7 @@ class WhisperEngine:
         try:
             self._models[model].model.model.load_model()
         except RuntimeError as error:
-            kind = "resource" if _is_out_of_memory(error) else "load_failed"
-            raise EngineError(f"{model} cannot be loaded again: {error}", kind) from error
+            raise EngineError(f"{model} cannot be loaded again: {error}", _kind_of(error)) from error
 
     def memory_bytes(self, model: str) -> int:
         loaded = self._models[model]
@@ -112,7 +112,7 @@ def _open(path: str, options: Options) -> Any:
     has_gpu = ctranslate2.get_cuda_device_count() > 0
     device = options.device or (os.environ.get("CUDA_DEVICE", "cuda:0") if has_gpu else "cpu")
     kind, _, index = device.partition(":")
-    return WhisperModel(
+    model = WhisperModel(
         path,
         device=kind,
         device_index=int(index or 0),
@@ -120,6 +120,8 @@ def _open(path: str, options: Options) -> Any:
         cpu_threads=options.n_threads or max((os.cpu_count() or 2) // 2, 1),
         local_files_only=True,
     )
+    model.feature_extractor = PiecewiseFeatures(**model.feat_kwargs)
+    return model
 
 
 def _listen(loaded: Loaded, asked: TranscriptionInput, emit: Emitter, cancelled: Cancellation) -> ValueOutput:
@@ -138,7 +140,9 @@ def _listen(loaded: Loaded, asked: TranscriptionInput, emit: Emitter, cancelled:
             beam_size=loaded.options.beam_size,
             word_timestamps=asked.has_words,
         )
-        segments, words, texts = [], [], []
+        segments: list[SpokenSegment] = []
+        words: list[SpokenWord] = []
+        texts: list[str] = []
         for segment in _until_cancelled(found, cancelled):
             text = segment.text if texts else segment.text.lstrip()
             emit.text(text, len(segment.tokens))
@@ -146,9 +150,8 @@ def _listen(loaded: Loaded, asked: TranscriptionInput, emit: Emitter, cancelled:
             segments.append(_segment(len(segments), segment))
             words += [_word(word) for word in segment.words or ()]
     except RuntimeError as error:
-        if _is_out_of_memory(error):
-            raise EngineError(f"the device has not enough memory to listen: {error}", "resource") from error
-        raise
+        kind = _kind_of(error, otherwise="fatal")
+        raise EngineError(f"the sound could not be listened to: {error}", kind) from error
     transcript = Transcript(
         task=asked.task,
         language=info.language,
@@ -162,7 +165,7 @@ def _listen(loaded: Loaded, asked: TranscriptionInput, emit: Emitter, cancelled:
 
 def _check(loaded: Loaded, asked: TranscriptionInput) -> None:
     """Raises EngineError (validation) for what this model cannot do."""
-    languages = loaded.model.supported_languages
+    languages = _languages(loaded.model)
     if asked.language and asked.language not in languages:
         known = ", ".join(languages)
         message = f"language {asked.language!r} is none that this model knows; it knows {known}"
@@ -170,6 +173,14 @@ def _check(loaded: Loaded, asked: TranscriptionInput) -> None:
     if asked.task == "translate" and not loaded.model.model.is_multilingual:
         message = "this model knows English only, and has nothing to translate: take a multilingual one"
         raise EngineError(message, "validation", code="wrong_feature", field="model")
+
+
+def _languages(model: Any) -> list[str]:
+    """Those of the library for which this model has a token."""
+    if not model.model.is_multilingual:
+        return ["en"]
+    known: list[str] = model.supported_languages
+    return [code for code in known if model.hf_tokenizer.token_to_id(f"<|{code}|>") is not None]
 
 
 def _until_cancelled(found: Iterator[Any], cancelled: Cancellation) -> Iterator[Any]:
@@ -202,8 +213,9 @@ def _word(made: Any) -> SpokenWord:
     return SpokenWord(made.word.strip(), start, end, float(made.probability))
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    return "out of memory" in str(error).lower()
+def _kind_of(error: Exception, otherwise: FailureKind = "load_failed") -> FailureKind:
+    """What CTranslate2's exceptions of one class stand for."""
+    return "resource" if "out of memory" in str(error).lower() else otherwise
 
 
 def create(capability: EngineCapability) -> WhisperEngine:

@@ -16,11 +16,13 @@ NEEDED = ("config.json", "tokenizer.json")
 FIRST_VERSION = 4
 """Of the format; what is older was written before 2020, before there was a Whisper."""
 MOST_VARIABLES = 100_000
-_CONVERT = "ct2-transformers-converter --model NAME --copy_files tokenizer.json preprocessor_config.json makes one"
+_CONVERT = (
+    "ct2-transformers-converter --model NAME --copy_files tokenizer.json preprocessor_config.json makes one"
+)
 
 
 def whisper_parameters(folder: Path) -> int:
-    """How many numbers its weights have. Raises UnknownCheckpoint for what is no whole Whisper for CTranslate2."""
+    """How many numbers its weights have. Raises UnknownCheckpoint for what is no Whisper, or not all of it."""
     file = folder / "model.bin"
     if not file.is_file():
         raise UnknownCheckpoint(f"{folder.name} is no folder of CTranslate2: it has no model.bin; {_CONVERT}")
@@ -34,7 +36,9 @@ def whisper_parameters(folder: Path) -> int:
         with file.open("rb") as opened:
             return _parameters(opened, folder.name, size)
     except (struct.error, UnicodeDecodeError) as error:
-        raise UnknownCheckpoint(f"{folder.name}/model.bin is not a model of CTranslate2, or is truncated") from error
+        raise UnknownCheckpoint(
+            f"{folder.name}/model.bin is not a model of CTranslate2, or is truncated"
+        ) from error
 
 
 def _parameters(file: BinaryIO, name: str, size: int) -> int:
@@ -42,7 +46,9 @@ def _parameters(file: BinaryIO, name: str, size: int) -> int:
     version = _number(file, "<I")
     kind = _text(file) if version >= FIRST_VERSION else ""
     if kind != WHISPER:
-        raise UnknownCheckpoint(f"{name}/model.bin is not a Whisper for CTranslate2, but {kind or 'something else'!r}")
+        raise UnknownCheckpoint(
+            f"{name}/model.bin is not a Whisper for CTranslate2, but {kind or 'something else'!r}"
+        )
     _number(file, "<I")  # revision
     count = _number(file, "<I")
     if count > MOST_VARIABLES:
@@ -54,7 +60,9 @@ def _parameters(file: BinaryIO, name: str, size: int) -> int:
         _number(file, "<B")  # type
         end = file.seek(_number(file, "<I"), 1)
         if end > size:
-            raise UnknownCheckpoint(f"{name}/model.bin is truncated: it has {size} bytes and promises {end} or more")
+            raise UnknownCheckpoint(
+                f"{name}/model.bin is truncated: it has {size} bytes and promises {end} or more"
+            )
     return parameters
 
 
