@@ -19,8 +19,21 @@ models:
   spanish: {{engine: whisper, url: "file://{folder}/tiny", defaults: {{language: es, temperature: 0.2}}}}
   echo: {{engine: synthetic}}
 workers:
-  - {{count: 1, memory: 1GB, engines: [whisper, synthetic]}}
+  - {{count: 1, memory: 1GB, engines: [whisper, synthetic, function]}}
 """
+RECORDER = """\
+import base64
+import msgspec
+from stoker import ActionContext, FileRef, worker_function
+
+class Tape(msgspec.Struct):
+    wav: str
+
+@worker_function()
+def play(ctx: ActionContext, payload: Tape) -> FileRef:
+    return ctx.save_file(base64.b64decode(payload.wav), "tape.wav")
+"""
+"""A function whose result is a sound."""
 TEXT = " ".join(SAID)
 SHORT = sound(2)
 
@@ -29,7 +42,11 @@ SHORT = sound(2)
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder: Path = tmp_path_factory.mktemp("audio")
     tiny_whisper(folder / "tiny")
-    found = System(folder, MODELS.format(folder=folder))
+    project = folder / "recorder"
+    project.mkdir()
+    (project / "app.py").write_text(RECORDER)
+    (project / "pyproject.toml").write_text('[tool.stoker]\nmodules = ["app"]\n')
+    found = System(folder, MODELS.format(folder=folder), "--functions", str(project))
     try:
         found.wait_ready()
         yield found
@@ -207,6 +224,17 @@ def test_a_job_listens_too_and_can_be_watched(system: System) -> None:
     assert {"word", "start", "end", "probability"} == result["words"][0].keys()
     seen = list(events_of(f"{system.url}/v1/jobs/{job}/events"))
     assert seen[-1]["data"]["result"]["text"] == result["text"]
+
+
+def test_a_job_listens_to_what_a_function_has_made(system: System) -> None:
+    for seconds in (2, 40):  # the longer one travels as a blob
+        tape = {"wav": base64.b64encode(sound(seconds)).decode()}
+        made = system.post("/v1/functions/play", tape).json()
+        body = {"model": "ears", "input": {"file": made["url"]}}
+        result = system.ended(system.post("/v1/jobs", body).json()["id"])["result"]
+        assert result["duration"] == seconds and result["text"].startswith(TEXT)
+    gone = {"model": "ears", "input": {"file": made["url"].replace("files/0", "files/7")}}
+    assert system.post("/v1/jobs", gone).status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -116,8 +116,8 @@ async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
                         yield error_event(error)
                         return
                     text = (await _transcript(gateway, completed)).text
-                    if rest := text.removeprefix(given):  # what was lost on the way
-                        yield _event("delta", delta=rest)
+                    if len(text) > len(given) and text.startswith(given):  # the rest was lost on the way
+                        yield _event("delta", delta=text[len(given) :])
                     yield _event("done", text=text)
 
 

@@ -13,8 +13,8 @@ from services.worker.models.weights.detect import UnknownCheckpoint
 
 WHISPER = "WhisperSpec"
 NEEDED = ("config.json", "tokenizer.json")
-FIRST_VERSION = 4
-"""Of the format; what is older was written before 2020, before there was a Whisper."""
+VERSIONS = range(4, 64)
+"""Of the format, which was 6 in 2022, when the first Whisper was written in it."""
 MOST_VARIABLES = 100_000
 _CONVERT = (
     "ct2-transformers-converter --model NAME --copy_files tokenizer.json preprocessor_config.json makes one"
@@ -44,11 +44,9 @@ def whisper_parameters(folder: Path) -> int:
 def _parameters(file: BinaryIO, name: str, size: int) -> int:
     """Raises UnknownCheckpoint, struct.error, UnicodeDecodeError."""
     version = _number(file, "<I")
-    kind = _text(file) if version >= FIRST_VERSION else ""
+    kind = _text(file) if version in VERSIONS else "something else"
     if kind != WHISPER:
-        raise UnknownCheckpoint(
-            f"{name}/model.bin is not a Whisper for CTranslate2, but {kind or 'something else'!r}"
-        )
+        raise UnknownCheckpoint(f"{name}/model.bin is not a Whisper for CTranslate2, but {kind[:40]!r}")
     _number(file, "<I")  # revision
     count = _number(file, "<I")
     if count > MOST_VARIABLES:
