@@ -19,7 +19,7 @@ models:
   spanish: {{engine: whisper, url: "file://{folder}/tiny", defaults: {{language: es, temperature: 0.2}}}}
   echo: {{engine: synthetic}}
 workers:
-  - {{count: 1, memory: 1GB, engines: [whisper, synthetic, function]}}
+  - {{count: 2, memory: 1GB, engines: [whisper, synthetic, function]}}
 """
 RECORDER = """\
 import base64
@@ -151,7 +151,7 @@ def test_a_stream_that_fails_before_it_begins_is_a_plain_error(system: System) -
 
 
 def test_a_client_that_goes_away_stops_the_listening(system: System) -> None:
-    asked = {"data": {"model": "ears", "stream": "true"}, "files": {"file": sound(1200)}}
+    asked = {"data": {"model": "ears", "stream": "true"}, "files": {"file": sound(1200, rate=4000)}}
     with httpx.stream("POST", f"{system.url}/v1/audio/transcriptions", timeout=60, **asked) as answer:
         job = answer.headers["x-job-id"]
         for line in answer.iter_lines():
@@ -159,6 +159,20 @@ def test_a_client_that_goes_away_stops_the_listening(system: System) -> None:
                 break
     assert system.ended(job)["status"] == "cancelled"
     assert ask(system).json()["text"] == TEXT, "and the next is heard"
+
+
+def test_a_stream_whose_worker_dies_goes_on_where_it_was(system: System) -> None:
+    asked = {"data": {"model": "ears", "stream": "true"}, "files": {"file": sound(1800, rate=4000)}}
+    told: list[Any] = []
+    with httpx.stream("POST", f"{system.url}/v1/audio/transcriptions", timeout=60, **asked) as answer:
+        job = answer.headers["x-job-id"]
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                told.append(json.loads(line.removeprefix("data: ")))
+                if len(told) == 1:
+                    system.kill(system.job(job)["worker"])
+    assert "".join(one["delta"] for one in told[:-1]) == told[-1]["text"] == " ".join([TEXT] * 60)
+    assert system.ended(job)["attempt"] == 2
 
 
 # What is refused ----------------------------------------------------------------------------------
