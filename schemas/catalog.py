@@ -8,7 +8,8 @@ from typing import Any, Literal
 import msgspec
 
 Feature = Literal[
-    "TextGeneration", "TextEmbedding", "Reranking", "ImageGeneration", "SuperResolution", "Function", "Weights"
+    "TextGeneration", "TextEmbedding", "Reranking", "ImageGeneration", "SuperResolution", "SpeechToText",
+    "Function", "Weights",
 ]  # fmt: skip
 """Weights: a model that functions are given, and that nobody asks for by itself."""
 

@@ -128,6 +128,25 @@ class UpscaleInput(msgspec.Struct, frozen=True, tag="upscale", tag_field="kind",
     quality: int = 92
 
 
+class TranscriptionInput(
+    msgspec.Struct, frozen=True, tag="transcription", tag_field="kind", omit_defaults=True
+):
+    """Write down what is said in a sound file (`audio`), or say it in English (`translate`).
+
+    language: ISO 639-1; "" lets the model tell. prompt: text that came before, for style and names.
+    temperature: 0 begins with the likeliest words, and takes less likely ones where those make no text.
+    file_bytes: of the file, wherever it lies.
+    """
+
+    files: dict[str, Attachment]
+    task: Literal["transcribe", "translate"] = "transcribe"
+    language: str = ""
+    prompt: str = ""
+    temperature: float = 0.0
+    has_words: bool = False
+    file_bytes: int = 0
+
+
 class LoadInput(msgspec.Struct, frozen=True, tag="load", tag_field="kind"):
     """Bring the model into memory on some worker, in turn with its other jobs: a mode switch."""
 
@@ -169,6 +188,7 @@ JobInput = (
     | EmbeddingInput
     | ImageInput
     | UpscaleInput
+    | TranscriptionInput
     | TokensInput
     | RerankInput
     | LoadInput
@@ -179,6 +199,8 @@ JobInput = (
 
 DEFAULT_ADMISSION_TIMEOUT_S = 900.0
 DEFAULT_RUN_TIMEOUT_S = 600.0
+SOUND_BYTES_PER_S = 16_000
+"""Of a file whose length is not known: between a compressed one and a plain WAV."""
 Priority = int
 """Higher runs first. -10 to 10; 0 unless asked for."""
 
@@ -267,8 +289,8 @@ def picture_seed(seed: int, index: int) -> int:
 def work_units(job_input: JobInput) -> float:
     """How much work an input is, in the unit in which run times of its model are learned.
 
-    Tokens for text, texts for embeddings, steps x pictures for images; what is not stated counts as a
-    typical request.
+    Tokens for text, texts for embeddings, steps x pictures for images, seconds for sound as if each had
+    SOUND_BYTES_PER_S; what is not stated counts as a typical request.
     """
     match job_input:
         case ChatInput() | CompletionInput():
@@ -281,6 +303,8 @@ def work_units(job_input: JobInput) -> float:
             return float((job_input.num_inference_steps or 20) * job_input.n)
         case StoredInput():
             return job_input.units
+        case TranscriptionInput():
+            return max(job_input.file_bytes / SOUND_BYTES_PER_S, 1.0)
         case UpscaleInput() | TokensInput() | LoadInput() | CallInput() | FunctionInput():
             return 1.0
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from schemas.transcripts import SpokenSegment
+
 
 class TextPart(msgspec.Struct, frozen=True, tag="text", tag_field="type"):
     text: str
@@ -119,6 +121,23 @@ class ImageEditRequest(ImageGenerationRequest, frozen=True, kw_only=True):
     """The fields of an edit beside its pictures. strength: 0 keeps the picture, 1 draws anew."""
 
     strength: float | None = None
+
+
+class TranslationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of a translation into English beside its `file`."""
+
+    model: str
+    prompt: str = ""
+    response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
+    temperature: float | None = None
+
+
+class TranscriptionRequest(TranslationRequest, frozen=True, kw_only=True):
+    """The fields of a transcription beside its `file`."""
+
+    language: str = ""
+    timestamp_granularities: tuple[Literal["word", "segment"], ...] = ()
+    stream: bool = False
 
 
 class PromptTokens(msgspec.Struct, frozen=True):
@@ -235,6 +254,36 @@ class GeneratedImage(msgspec.Struct, frozen=True, omit_defaults=True):
 class ImageList(msgspec.Struct, frozen=True):
     created: int
     data: tuple[GeneratedImage, ...]
+
+
+class SoundUsage(msgspec.Struct, frozen=True):
+    """What was listened to."""
+
+    seconds: float
+    type: str = "duration"
+
+
+class Transcription(msgspec.Struct, frozen=True):
+    text: str
+    usage: SoundUsage
+
+
+class TimedWord(msgspec.Struct, frozen=True):
+    word: str
+    start: float
+    end: float
+
+
+class VerboseTranscription(msgspec.Struct, frozen=True, omit_defaults=True):
+    """words, segments: where they are asked for."""
+
+    task: str
+    language: str
+    duration: float
+    text: str
+    usage: SoundUsage
+    words: tuple[TimedWord, ...] | msgspec.UnsetType = msgspec.UNSET
+    segments: tuple[SpokenSegment, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ErrorBody(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ ENGINE_FEATURES: dict[str, tuple[Feature, ...]] = {
     "llamacpp": ("TextGeneration", "TextEmbedding"),
     "diffusers": ("ImageGeneration",),
     "spandrel": ("SuperResolution",),
+    "whisper": ("SpeechToText",),
     "vllm": ("TextGeneration",),
     "ollama": ("TextGeneration", "TextEmbedding"),
     "synthetic": ("TextGeneration",),
@@ -22,6 +23,8 @@ IMAGE_DEFAULTS = {
     "width", "height", "num_inference_steps", "guidance_scale", "negative_prompt",
 }  # fmt: skip
 TEXT_DEFAULTS = {"max_tokens", "temperature", "top_p", "top_k", "min_p", "repeat_penalty"}
+
+SPEECH_DEFAULTS = {"language", "prompt", "temperature"}
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +57,7 @@ def read_model(document: Document, name: str, entry: Any) -> Model:
     features = given.features or ENGINE_FEATURES[engine]
     known_defaults = IMAGE_DEFAULTS if "ImageGeneration" in features else set[str]()
     known_defaults = known_defaults | (TEXT_DEFAULTS if "TextGeneration" in features else set[str]())
+    known_defaults = known_defaults | (SPEECH_DEFAULTS if "SpeechToText" in features else set[str]())
     check_keys(document, (*path, "defaults"), given.defaults, known_defaults)
     if not given.url and engine != "synthetic":
         raise document.place(*path).error("missing required field: url")

@@ -21,6 +21,7 @@ from services.gateway.edge.problems import Dialect, RequestError, answer_body, d
 from services.gateway.edge.routing import Route, Router, with_routes
 from services.gateway.gateway import Gateway
 from services.gateway.routes import (
+    audio,
     dashboard,
     discovery,
     embeddings,
@@ -51,6 +52,7 @@ GROUPS = (
     tokens,
     ollama,
     images,
+    audio,
     jobs,
     fleet,
     events,

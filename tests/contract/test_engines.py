@@ -1,5 +1,6 @@
 """Every engine passes the conformance tests, on the smallest real thing there is of it."""
 
+import shutil
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from schemas.jobs import (
     ImageInput,
     JobInput,
     Sampling,
+    TranscriptionInput,
     UpscaleInput,
 )
 from schemas.openai import ChatMessage
@@ -28,6 +30,7 @@ from tests.fixtures.behaviours import BEHAVIOURS
 from tests.fixtures.ollama_server import OllamaStub
 from tests.fixtures.serving import serving
 from tests.fixtures.tiny_llama import tiny_llama
+from tests.fixtures.tiny_whisper import sound, tiny_whisper
 
 VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
 GREEDY = Sampling(temperature=0.0)
@@ -127,6 +130,33 @@ class TestSpandrel(EngineConformance):
 
     def long(self) -> JobInput:
         return UpscaleInput({"image": Attachment(self.large)}, magnitude=3)
+
+
+class TestWhisper(EngineConformance):
+    engine_name = "whisper"
+
+    @pytest.fixture(autouse=True, scope="class")
+    def weights(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        type(self).folder = tiny_whisper(tmp_path_factory.mktemp("weights") / "tiny")
+        yield
+
+    folder: ClassVar[Path]
+
+    def files(self, folder: Path) -> ModelFiles:
+        return ModelFiles("m", self.folder, {"n_threads": 1})
+
+    def bad(self, folder: Path) -> ModelFiles:
+        path = folder / "torn"
+        shutil.copytree(self.folder, path)
+        weights = path / "model.bin"
+        weights.write_bytes(weights.read_bytes()[:-1000])
+        return ModelFiles("m", path, {})
+
+    def quick(self) -> JobInput:
+        return TranscriptionInput({"audio": Attachment(sound(2))})
+
+    def long(self) -> JobInput:
+        return TranscriptionInput({"audio": Attachment(sound(1200))})
 
 
 class TestOllama(EngineConformance):

@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import DEMO, ROOT
 from tests.fixtures.documents import Workbench, blocks_of
+from tests.fixtures.tiny_whisper import sound, tiny_whisper
 
 pytestmark = [
     pytest.mark.slow,
@@ -18,6 +19,7 @@ pytestmark = [
 
 ELSEWHERE = {
     "make ": "what CI runs",
+    "ct2-transformers-converter": "tests/fixtures/tiny_whisper.py: the same converter, called from Python",
     "pip install": "constraints.txt and `make setup`",
     "nats ": "tests/system/test_reading.py: the same over nats-py, there is no `nats` command here",
     "docker ": "tests/system/test_compose.py",
@@ -100,9 +102,16 @@ def load_testing(bench: Workbench) -> None:
     demo(bench)
 
 
+def audio(bench: Workbench) -> None:
+    """A folder of weights, and a recording."""
+    tiny_whisper(bench.folder / "whisper-small")
+    (bench.folder / "speech.wav").write_bytes(sound(65))
+
+
 BEFORE: dict[str, Callable[[Workbench], None]] = {
     "README.md": readme,
     "docs/access.md": demo,
+    "docs/audio.md": audio,
     "docs/deploy.md": demo,
     "docs/http.md": http,
     "docs/load-testing.md": load_testing,

@@ -116,12 +116,43 @@ def test_too_many_parts_and_empty_files_are_refused() -> None:
         form.file("image")
     assert refused.value.field == "image"
 
+    with pytest.raises(RequestError, match="audio is empty: send a song"):
+        form.file("audio", "a song")
+
     class Fields(msgspec.Struct):
         n: int
 
     with pytest.raises(RequestError) as wrong:
         form.as_struct(Fields)
     assert (wrong.value.status, wrong.value.field) == (400, "n")
+
+
+def test_a_field_that_is_given_more_than_once_is_a_list_where_one_is_wanted() -> None:
+    parts = [("kinds[]", None, b"a"), ("kinds[]", None, b"b"), ("n", None, b"1"), ("n", None, b"2")]
+    form = read_form(TYPE, multipart(*parts))
+    assert form.fields == {"kinds": "b", "n": "2"}
+
+    class Fields(msgspec.Struct):
+        n: int
+        kinds: tuple[str, ...] = ()
+        others: tuple[str, ...] = ()
+
+    assert form.as_struct(Fields) == Fields(2, ("a", "b"), ())
+
+    class Few(msgspec.Struct):
+        kinds: tuple[int, ...]
+
+    with pytest.raises(RequestError) as wrong:
+        form.as_struct(Few)
+    assert wrong.value.field == "kinds[0]"
+
+
+def test_what_is_missing_is_called_by_its_name() -> None:
+    with pytest.raises(RequestError, match="send multipart/form-data with the song as a file"):
+        read_form("application/json", b"{}", "song")
+    twice = multipart(("file", "a.wav", b"x"), ("file", "b.wav", b"y"))
+    with pytest.raises(RequestError, match="file is given more than once: send one song"):
+        read_form(TYPE, twice, "song")
 
 
 @given(

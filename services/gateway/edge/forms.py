@@ -1,8 +1,8 @@
 """multipart/form-data: the files and fields of an upload."""
 
 import io
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_origin
 
 import msgspec
 from multipart import MultipartError, MultipartParser, parse_options_header
@@ -18,33 +18,42 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """fields: texts by name. files: contents by name, `[]` at the end of a name left out."""
+    """fields: texts by name, the last of several of one name. files: contents by name. lists: all texts of a
+    name, in order. `[]` at the end of a name is left out.
+    """
 
     fields: dict[str, str]
     files: dict[str, bytes]
+    lists: dict[str, list[str]] = field(default_factory=dict)
 
-    def file(self, name: str) -> bytes:
+    def file(self, name: str, what: str = "a picture") -> bytes:
         """A file that must be there. Raises RequestError 400."""
         content = self.files.get(name, b"")
         if not content:
-            raise RequestError(400, f"{name} is empty: send a picture", field=name, code="invalid_value")
+            raise RequestError(400, f"{name} is empty: send {what}", field=name, code="invalid_value")
         return content
 
     def as_struct(self, kind: type[T]) -> T:
-        """The fields as a Struct; numbers and booleans are read from their texts. Raises RequestError 400."""
+        """The fields as a Struct; numbers and booleans are read from their texts, and a tuple has all texts of
+        its name. Raises RequestError 400.
+        """
         fields: dict[str, Any] = dict(self.fields)
+        for known in msgspec.structs.fields(kind):  # type: ignore[arg-type]  # every kind here is a Struct
+            if get_origin(known.type) is tuple and known.encode_name in self.lists:
+                fields[known.encode_name] = self.lists[known.encode_name]
         try:
             return msgspec.convert(fields, kind, strict=False)
         except msgspec.ValidationError as error:
             raise invalid(error) from error
 
 
-def read_form(content_type: str, body: bytes) -> Form:
-    """Raises RequestError 400 for what is no form."""
+def read_form(content_type: str, body: bytes, what: str = "picture") -> Form:
+    """what: the file that is sent, for errors. Raises RequestError 400 for what is no form."""
     media_type, options = parse_options_header(content_type)
     if media_type != "multipart/form-data" or "boundary" not in options:
-        raise RequestError(400, "send multipart/form-data with the picture as a file", code="invalid_form")
+        raise RequestError(400, f"send multipart/form-data with the {what} as a file", code="invalid_form")
     fields: dict[str, str] = {}
+    lists: dict[str, list[str]] = {}
     files: dict[str, bytes] = {}
     try:
         parser = MultipartParser(
@@ -54,11 +63,12 @@ def read_form(content_type: str, body: bytes) -> Form:
             name = part.name.removesuffix("[]")
             if part.filename is None:
                 fields[name] = part.value
+                lists.setdefault(name, []).append(part.value)
             elif name in files:
-                message = f"{name} is given more than once: send one picture"
+                message = f"{name} is given more than once: send one {what}"
                 raise RequestError(400, message, field=name, code="invalid_value")
             else:
                 files[name] = part.raw
     except (MultipartError, UnicodeDecodeError) as error:
         raise RequestError(400, f"the form cannot be read: {error}", code="invalid_form") from error
-    return Form(fields, files)
+    return Form(fields, files, lists)

@@ -6,12 +6,13 @@ from typing import Any, Literal
 import msgspec
 
 from schemas.job_events import Completed, ImageOutput, Picture, SavedFile, ValueOutput
-from schemas.jobs import FunctionInput, Job
+from schemas.jobs import FunctionInput, Job, TranscriptionInput
 from schemas.subjects import BadName, check_name
 from services.gateway.edge.access import is_visible
 from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.submission import with_input
+from services.gateway.jobs.transcriptions import AUDIO, with_audio
 from services.records.blobs import BlobGone, attach, attachments, get_pictures, with_value
 from services.records.results import NotStored, Result, Stored, Unknown, Unreadable, find_result
 
@@ -78,6 +79,8 @@ def references(value: Any) -> set[str]:
 
 async def with_files(gateway: Gateway, job: Job) -> Job:
     """The same job with the files that its payload names. Raises RequestError 400, 404."""
+    if isinstance(job.input, TranscriptionInput):
+        return await _with_audio(gateway, job, job.input)
     if not isinstance(job.input, FunctionInput):
         return job
     urls = sorted(references(job.input.payload))
@@ -90,14 +93,27 @@ async def with_files(gateway: Gateway, job: Job) -> Job:
     return with_input(job, msgspec.structs.replace(job.input, files=files)) if files else job
 
 
-async def _referenced(gateway: Gateway, url: str) -> bytes:
+async def _with_audio(gateway: Gateway, job: Job, asked: TranscriptionInput) -> Job:
+    """The same job with its sound, which is sent with it or is a file of another job."""
+    [(named, file)] = asked.files.items()
+    content = file.content
+    if named != AUDIO:
+        if _REFERENCE.fullmatch(named) is None:
+            message = "file must be /v1/jobs/JOB/files/NUMBER, or data:audio/…;base64,… with the sound itself"
+            raise RequestError(400, message, field="input.file", code="invalid_value")
+        content = await _referenced(gateway, named, "input.file")
+    attached = await attach(gateway.bus, f"{job.id}/{AUDIO}", content)
+    return with_input(job, with_audio(asked, attached, len(content)))
+
+
+async def _referenced(gateway: Gateway, url: str, field: str = "url") -> bytes:
     found = _REFERENCE.fullmatch(url)
     assert found is not None
     kind: Kind = "files" if found[2] == "files" else "images"
     try:
         content, _ = await attached_to(gateway, found[1], kind, int(found[3]))
     except RequestError as error:
-        raise RequestError(error.status, f"{url}: {error}", field="url", code=error.code) from error
+        raise RequestError(error.status, f"{url}: {error}", field=field, code=error.code) from error
     except BlobGone as error:
-        raise RequestError(404, f"{url}: {error}", field="url", code="file_not_found") from error
+        raise RequestError(404, f"{url}: {error}", field=field, code="file_not_found") from error
     return content

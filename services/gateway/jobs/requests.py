@@ -16,6 +16,7 @@ from services.gateway.edge.problems import RequestError
 from services.gateway.jobs.function_calls import function_input
 from services.gateway.jobs.request_rules import OFF, converted, need, within
 from services.gateway.jobs.text_requests import embedding_input, text_input
+from services.gateway.jobs.transcriptions import TranscriptionJobInput, transcription_job
 
 MAX_PICTURES = 10
 MAX_PREVIEWS = 3
@@ -161,6 +162,8 @@ def job_input(asked: JobRequest, model: Model) -> tuple[JobInput, int | None]:
     if "TextGeneration" not in model.features and "ImageGeneration" in model.features:
         image = converted(asked.input, ImageJobInput)
         return image_input(image, model), image.seed
+    if "SpeechToText" in model.features:
+        return transcription_job(converted(asked.input, TranscriptionJobInput), model), None
     if "input" in asked.input and "TextEmbedding" in model.features:
         body = {"model": model.name, **asked.input}
         return embedding_input(converted(body, EmbeddingRequest), model), None

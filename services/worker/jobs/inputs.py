@@ -14,6 +14,7 @@ from schemas.jobs import (
     ImageInput,
     JobInput,
     StoredInput,
+    TranscriptionInput,
     UpscaleInput,
 )
 from schemas.workers import SentRequest, SentText
@@ -62,7 +63,7 @@ def brings_more(job_input: JobInput) -> bool:
     match job_input:
         case ImageInput(files=files, loras=loras):
             return bool(loras) or any(file.blob for file in files.values())
-        case UpscaleInput(files=files):
+        case UpscaleInput(files=files) | TranscriptionInput(files=files):
             return any(file.blob for file in files.values())
         case FunctionInput(models=models, files=files):
             return len(set(models.values())) > 1 or bool(files)
@@ -85,7 +86,7 @@ async def fetch(bus: Bus, loader: Loader, attempt: Attempt) -> None:
     if isinstance(asked, FunctionInput):
         attempt.input = await _with_files(bus, asked)
         return
-    assert isinstance(asked, ImageInput | UpscaleInput)
+    assert isinstance(asked, ImageInput | UpscaleInput | TranscriptionInput)
     try:
         files = {name: Attachment(await _content(bus, file)) for name, file in asked.files.items()}
         attempt.input = msgspec.structs.replace(asked, files=files)

@@ -4,7 +4,7 @@ import pytest
 from nats.js.errors import NotFoundError
 
 from schemas.job_events import Cancelled, Failed
-from schemas.jobs import Attachment, FunctionInput, ImageInput, UpscaleInput
+from schemas.jobs import Attachment, FunctionInput, ImageInput, TranscriptionInput, UpscaleInput
 from schemas.subjects import RESULTS_STREAM
 from schemas.workers import JobCommand, Revocation
 from services.records import blobs
@@ -65,9 +65,12 @@ async def test_a_companion_that_cannot_be_loaded_fails_the_call_and_pins_nothing
         worker.check_nothing_is_held()
 
 
-async def test_a_file_that_is_no_longer_kept_fails_the_job(connected: Connect) -> None:
+@pytest.mark.parametrize("kind", [UpscaleInput, TranscriptionInput])
+async def test_a_file_that_is_no_longer_kept_fails_the_job(
+    connected: Connect, kind: type[UpscaleInput] | type[TranscriptionInput]
+) -> None:
     async with connected() as bus, working(bus, models={"m": QUICK}) as worker:
-        asked = UpscaleInput({"image": Attachment(blob="gone")})
+        asked = kind({"file": Attachment(blob="gone")})
         worker.assign("a", QUICK, job_input=asked)
         end = await worker.ended("a")
         assert isinstance(end, Failed)

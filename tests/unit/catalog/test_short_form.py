@@ -58,6 +58,10 @@ def test_everything_that_an_entry_says_is_in_the_model(tmp_path: Path) -> None:
             "m.defaults.max_tokens: unknown key; known are: guidance_scale",
         ),
         ("{engine: llamacpp, url: /x, defaults: {width: 3}}", "m.defaults.width: unknown key"),
+        (
+            "{engine: whisper, url: /x, defaults: {width: 3}}",
+            "m.defaults.width: unknown key; known are: language",
+        ),
         ("{engine: spandrel, url: /x, defaults: {width: 3}}", "m.defaults.width: unknown key"),
         ("{engine: llamacpp, url: /x, features: [Dance]}", "m.features: Invalid enum value 'Dance'"),
         ("{engine: llamacpp, url: /x, adapters: {a: 3}}", "m.adapters: Expected `str`, got `int`"),

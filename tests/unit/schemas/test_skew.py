@@ -31,7 +31,7 @@ MESSAGES: list[Any] = [
     Replay, ReplayRequest, Revocation,
 ]  # fmt: skip
 """Everything that is read from NATS, but for keys: they open nothing when they are not understood."""
-PART_OF_A_REQUEST = {"role", "output_format", "src"}
+PART_OF_A_REQUEST = {"role", "output_format", "src", "task"}
 """What a job asks for: where it is not understood the job ends, with the reason."""
 
 

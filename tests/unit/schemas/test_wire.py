@@ -55,6 +55,7 @@ from schemas.jobs import (
     Job,
     JobInput,
     LoadInput,
+    TranscriptionInput,
     UpscaleInput,
     work_units,
 )
@@ -93,6 +94,9 @@ INPUTS = (
     LoadInput(),
     CallInput((1, "a", None), {"k": [1]}),
     FunctionInput("f", {"a": {"b": 1}}, {"m": "key"}),
+    TranscriptionInput(
+        {"audio": Attachment(b"x")}, "translate", "de", "Once", 0.5, has_words=True, file_bytes=1
+    ),
 )
 
 
@@ -243,6 +247,7 @@ def test_a_chat_message_says_its_text_parts(content: Any, text: str) -> None:
         (ImageInput("x"), 20.0),
         (ImageInput("x", n=3, num_inference_steps=4), 12.0),
         *((one, 1.0) for one in INPUTS[5:]),
+        (TranscriptionInput({}, file_bytes=160_000), 10.0),
     ],
 )
 def test_work_is_counted_in_what_takes_time(job_input: JobInput, units: float) -> None:

@@ -1,0 +1,1 @@
+"""Engines that listen: Whisper, and how a sound file becomes samples."""
