@@ -33,7 +33,13 @@ demo: setup
 test: setup lint
 	$(V)/python -P -m pytest -m "not slow" -n 2 --dist loadfile
 
-test-all: test $(VLLM_STAMP)
+# Clients of others, unmodified, in an environment of their own: some want other versions than we do.
+.venv-clients/.ready: tests/clients/requirements.txt
+	test -x .venv-clients/bin/python || $(V)/uv venv -q -p $(V)/python .venv-clients
+	$(V)/uv pip install -q -p .venv-clients/bin/python -r tests/clients/requirements.txt
+	touch $@
+
+test-all: test $(VLLM_STAMP) .venv-clients/.ready
 	$(V)/uv pip install -q -p $(V)/python -c constraints.txt --override overrides.txt -e '.[browser]'
 	$(V)/python -P -m pytest -m slow
 	$(MAKE) mutation

@@ -119,6 +119,11 @@ def test_chances_are_told_for_each_token(client: openai.OpenAI) -> None:
             for choice in chunk.choices:
                 streamed += (choice.logprobs.content or []) if choice.logprobs else []
     assert [one.token for one in streamed] == [one.token for one in logprobs.content]
+    bare = client.chat.completions.create(**asked, logprobs=True).choices[0].logprobs
+    assert bare is not None and bare.content is not None
+    assert [(one.token, one.top_logprobs) for one in bare.content] == [
+        (one.token, []) for one in logprobs.content
+    ]
     text = client.completions.create(model="smol", prompt="Paris is", max_tokens=4, logprobs=2, temperature=0)
     told = text.choices[0].logprobs
     assert told is not None and told.tokens is not None and told.text_offset is not None

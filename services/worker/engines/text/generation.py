@@ -26,10 +26,9 @@ def _common(asked: ChatInput | CompletionInput, request: Request) -> Answer:
     if asked.stop:
         body["stop"] = list(asked.stop)
     body.update(msgspec.to_builtins(asked.sampling))
-    if asked.logprobs is not None and isinstance(asked, ChatInput):
-        body |= {"logprobs": True, "top_logprobs": asked.logprobs}
-    elif asked.logprobs is not None:
-        body["logprobs"] = asked.logprobs
+    if asked.logprobs is not None:  # llama.cpp tells nothing where no alternative is asked for
+        most = max(asked.logprobs, 1)
+        body |= {"logprobs": True, "top_logprobs": most} if isinstance(asked, ChatInput) else {"logprobs": most}
     return body
 
 
@@ -97,6 +96,7 @@ class Generation:
     def __init__(self, request: Request, emit: Emitter) -> None:
         asked = request.input
         most = asked.max_tokens if isinstance(asked, ChatInput | CompletionInput) else None
+        self._alternatives = (asked.logprobs if isinstance(asked, ChatInput | CompletionInput) else None) or 0
         self._request = request
         self._emit = emit
         self._pieces = [request.sent_text]
@@ -117,7 +117,7 @@ class Generation:
         """
         if not text or self._is_full:
             return
-        told = tuple(_chance(one, self._chars) for one in logprobs)
+        told = tuple(_chance(one, self._chars, self._alternatives) for one in logprobs)
         self._logprobs += told
         self._chars += len(text)
         is_reasoning = is_reasoning and not any(self._pieces)
@@ -171,9 +171,9 @@ class Generation:
         return TextOutput(text, reason, self._usage, calls, reasoning, tuple(self._logprobs))
 
 
-def _chance(given: Answer, at: int) -> TokenChance:
-    """One token of OpenAI's `logprobs.content`."""
-    top = tuple(_alternative(one) for one in given.get("top_logprobs") or ())
+def _chance(given: Answer, at: int, alternatives: int) -> TokenChance:
+    """One token of OpenAI's `logprobs.content`, with so many alternatives."""
+    top = tuple(_alternative(one) for one in (given.get("top_logprobs") or ())[:alternatives])
     chosen = _alternative(given)
     return TokenChance(chosen.token, chosen.logprob, chosen.bytes, top, at)
 
