@@ -1,19 +1,24 @@
 """llama.cpp on the demo model: LoRA adapters by request."""
 
 from pathlib import Path
+from typing import Any
 
 import gguf
+import httpx
 import numpy as np
 import pytest
 
 from schemas.catalog import Adapter
 from schemas.job_events import TextOutput
-from schemas.jobs import ChatInput, Sampling
+from schemas.jobs import ChatInput, EmbeddingInput, RerankInput, Sampling
 from schemas.openai import ChatMessage
+from schemas.workers import CapabilityCard
 from services.worker.engines.base import Cancellation, EngineError, ModelFiles, Request
 from services.worker.engines.registry import create
 from tests.conftest import DEMO
 from tests.contract.test_text_servers import Heard
+from tests.fixtures.smollm2 import smollm2
+from tests.fixtures.text_models import KNOWS_TOOLS, THINKS, remade
 
 CHAT = DEMO / "chat.gguf"
 
@@ -61,3 +66,64 @@ def test_an_adapter_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "no.gguf").write_text("no")
     with pytest.raises(EngineError, match=r"llama\.cpp cannot load"):
         create("llamacpp").load(ModelFiles("m", CHAT, {}, (Adapter("no", str(tmp_path / "no.gguf")),)))
+
+
+def loaded(memory_bytes: int = 0, path: Path | None = None, **options: int) -> tuple[Any, CapabilityCard]:
+    engine: Any = create("llamacpp")
+    engine.load(ModelFiles("m", path or smollm2(), options, memory_bytes=memory_bytes))
+    return engine, engine.card("m")
+
+
+def test_the_context_is_what_the_memory_holds_for_all_slots() -> None:
+    engine, whole = loaded()
+    assert whole.context_tokens == 8192 and whole.slots == 4  # what the file says
+    assert engine.memory_bytes("m") > 4 * 8192 * 20_000 + whole.weights_bytes  # the KV cache is counted
+    engine.unload("m")
+    engine, less = loaded(400_000_000)
+    assert 2048 < less.context_tokens < 4096 and engine.memory_bytes("m") <= 400_000_000
+    engine.unload("m")
+    engine, least = loaded(1_000_000)
+    assert least.context_tokens == 2048
+    engine.unload("m")
+    engine, asked = loaded(1_000_000, n_ctx=4096)
+    assert asked.context_tokens == 4096
+    engine.unload("m")
+
+
+def test_a_card_says_what_the_file_and_its_template_can_do(tmp_path: Path) -> None:
+    engine, card = loaded(n_ctx=256, max_tokens=64)
+    assert (card.family, card.quantisation, card.answer_tokens) == ("llama", "Q4_1", 64)
+    assert 134e6 < card.parameters < 135e6 and card.abilities == ("system",)
+    engine.unload("m")
+    engine, card = loaded(path=remade(tmp_path / "tool.gguf", template=KNOWS_TOOLS))
+    assert "tools" in card.abilities
+    engine.unload("m")
+    engine, card = loaded(path=remade(tmp_path / "think.gguf", template=THINKS, pooling=3))
+    assert "thinking" in card.abilities and card.pooling == "last"
+    engine.unload("m")
+
+
+async def test_a_model_that_embeds_and_chats_is_in_memory_once(tmp_path: Path) -> None:
+    engine, _ = loaded(path=remade(tmp_path / "first.gguf", pooling=2))
+    asked = ChatInput((ChatMessage("user", "What is NATS?"),), max_tokens=8, sampling=Sampling(temperature=0.0))
+    text = await engine.run("m", Request("j", asked, 1), Heard(), Cancellation())
+    vectors = await engine.run("m", Request("j", EmbeddingInput(("a",)), 1), Heard(), Cancellation())
+    assert text.text and len(vectors.vectors) == 1
+    assert engine._embedders == {}
+    engine.unload("m")
+
+
+def test_its_own_port_takes_nobody_elses_questions() -> None:
+    engine, _ = loaded(n_ctx=256)
+    address = engine._models["m"].server.listening_address
+    body = {"prompt": "x", "max_tokens": 1}
+    assert httpx.post(f"{address}/v1/completions", json=body, trust_env=False).status_code == 401
+    engine.unload("m")
+
+
+async def test_a_model_that_does_not_rank_says_so() -> None:
+    engine, _ = loaded(n_ctx=256)
+    with pytest.raises(EngineError, match="no model that ranks") as refused:
+        await engine.run("m", Request("j", RerankInput("a", ("b",)), 1), Heard(), Cancellation())
+    assert refused.value.kind == "validation"
+    engine.unload("m")

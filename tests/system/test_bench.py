@@ -82,5 +82,5 @@ def test_locust_asks_without_failures(synthetic: System, tmp_path: Path, user: s
     assert done.returncode == 0, done.stderr[-3000:]
     found = {one["name"]: one for one in json.loads(done.stdout)}
     assert found.keys() >= {"chat", "chat: first token"}
-    assert found["chat"]["num_requests"] >= 30
+    assert found["chat"]["num_requests"] >= 10
     assert found["chat"]["num_failures"] == 0

@@ -241,8 +241,10 @@ def test_a_compressed_body_is_read_and_other_encodings_are_named(system: System)
 
 
 def test_what_nobody_reads_is_named_in_the_answer(system: System) -> None:
-    told = chat(system, "small", max_tokens=2, best_of=3, mirostat=2)
-    assert told.headers["stoker-ignored"] == "best_of, mirostat"
+    told = chat(system, "small", max_tokens=2, verbosity="low", mirostat=2)
+    assert told.headers["stoker-ignored"] == "verbosity, mirostat"
+    refused = chat(system, "small", max_tokens=2, best_of=3)
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "best_of"
     assert "stoker-ignored" not in chat(system, "small", max_tokens=2).headers
 
 

@@ -103,7 +103,7 @@ async def rerank(gateway: Gateway, exchange: Exchange, asked: RerankRequest) -> 
 async def score(gateway: Gateway, exchange: Exchange, asked: ScoreRequest) -> None:
     first = (asked.text_1,) if isinstance(asked.text_1, str) else asked.text_1
     second = (asked.text_2,) if isinstance(asked.text_2, str) else asked.text_2
-    if len(first) not in (1, len(second)):
+    if not first or len(first) not in (1, len(second)):
         message = f"text_1 takes one text, or as many as text_2 ({len(second)}), not {len(first)}"
         raise RequestError(400, message, field="text_1", code="invalid_value")
     if len(first) == 1:
