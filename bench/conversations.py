@@ -34,10 +34,11 @@ OPENING = "You are the guide of a museum with many rooms. " * 12
 
 async def _conversation(session: aiohttp.ClientSession, url: str, number: int) -> tuple[int, int]:
     """Tokens of all its prompts but the first, and how many of them were cached."""
-    messages: list[dict[str, Any]] = [{"role": "system", "content": f"Museum {number}. {OPENING}"}]
+    messages: list[dict[str, Any]] = [{"role": "system", "content": OPENING}]
     prompt = cached = 0
     for turn in range(TURNS):
-        messages.append({"role": "user", "content": f"What is in room {turn}?"})
+        said = f"I am visitor {number}. " if not turn else ""
+        messages.append({"role": "user", "content": f"{said}What is in room {turn}?"})
         body = {"model": "text", "messages": messages, "max_tokens": TOKENS, "temperature": 0}
         async with session.post(url, json=body) as answer:
             found = await answer.json()

@@ -61,7 +61,7 @@ def serve() -> None:
 
 @contextmanager
 def _direct() -> Iterator[str]:
-    command = [sys.executable, "-P", "-m", "bench.text_overhead", "--serve"]
+    command = [sys.executable, "-m", "bench.text_overhead", "--serve"]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -98,7 +98,7 @@ async def _request(session: aiohttp.ClientSession, url: str, number: int) -> tup
 
 async def _round(url: str, streams: int, first: int, into: Measured | None) -> None:
     """One round. first: number of its first prompt: both servers are asked the same, and nothing twice."""
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
 
         async def stream(index: int) -> list[tuple[float, int]]:
             numbers = range(first + index * REQUESTS, first + (index + 1) * REQUESTS)
