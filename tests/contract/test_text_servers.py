@@ -9,12 +9,13 @@ import pytest
 
 from schemas.catalog import Adapter
 from schemas.job_events import EmbeddingOutput, TextOutput
-from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, JobInput, Sampling
+from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, JobInput, Sampling, TokensInput
 from schemas.openai import ChatMessage, ImagePart, ImageUrl, TextPart
 from services.worker.engines.base import (
     Cancellation,
     Engine,
     EngineError,
+    HasCard,
     Measured,
     ModelFiles,
     Request,
@@ -196,7 +197,9 @@ def vllm(llama: Path) -> Iterator[Engine]:
         patch.setenv(VLLM_VARIABLE, str(VLLM))
         engine = create("vllm")
         env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        engine.load(ModelFiles("m", llama, {}, (), ("--enforce-eager", "--max-model-len=256"), env))
+        compact = '--structured-outputs-config={"backend": "xgrammar", "disable_any_whitespace": true}'
+        arguments = ("--enforce-eager", "--max-model-len=256", compact)
+        engine.load(ModelFiles("m", llama, {}, (), arguments, env))
         yield engine
         engine.unload("m")
 
@@ -216,7 +219,7 @@ async def test_vllm_streams_repeats_itself_and_stops_when_told(vllm: Engine) -> 
     assert completion.usage.completion_tokens <= 4
     with pytest.raises(EngineError, match=r"vLLM: .*(context|maximum|256)") as refused:
         await run(vllm, chat("x" * 400, max_tokens=4))
-    assert refused.value.kind == "validation"
+    assert (refused.value.kind, refused.value.code) == ("validation", "context_length_exceeded")
 
     cancelled = Cancellation()
     began = time.monotonic()
@@ -232,6 +235,39 @@ async def test_vllm_streams_repeats_itself_and_stops_when_told(vllm: Engine) -> 
 
     assert await eventually(is_idle)  # its figures lag; an aborted request is no longer among them
     assert vllm.memory_bytes("m") > 10**8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+async def test_vllm_tells_chances_counts_tokens_and_keeps_demands(vllm: Engine) -> None:
+    loaded: Any = vllm
+    loaded._servers["m"].client = None  # it belongs to the loop of the test before
+    asked = chat("hello", max_tokens=6, sampling=Sampling(temperature=1.0, repeat_penalty=1.5), logprobs=2)
+    heard = Heard()
+    output = await run(vllm, asked, heard)
+    assert len(output.logprobs) == output.usage.completion_tokens
+    assert all(len(one.top) == 2 for one in output.logprobs)
+    bare = await run(vllm, CompletionInput("hello", max_tokens=3, logprobs=0))
+    assert bare.logprobs and all(one.top == () for one in bare.logprobs)
+    tokens = await run(vllm, TokensInput("hello there"))
+    assert tokens.value["context_tokens"] == 256 and len(tokens.value["pieces"]) == len(tokens.value["tokens"])
+    back = await run(vllm, TokensInput(tokens=tuple(tokens.value["tokens"])))
+    assert "hello there" in back.value["text"]
+    prompt = await run(vllm, TokensInput(messages=(ChatMessage("user", "hello"),)))
+    usage = (await run(vllm, chat("hello", max_tokens=1))).usage
+    assert len(prompt.value["tokens"]) == usage.prompt_tokens
+    by_tokens = CompletionInput("", max_tokens=3, tokens=tuple(tokens.value["tokens"]))
+    assert (await run(vllm, by_tokens)).usage.prompt_tokens == len(tokens.value["tokens"])
+    parameters = {
+        "type": "object",
+        "properties": {"city": {"enum": ["Paris", "Rome"]}},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+    tool = {"type": "function", "function": {"name": "weather", "parameters": parameters}}
+    [call] = (await run(vllm, chat("go", max_tokens=80, tools=(tool,), tool_choice="required"))).tool_calls
+    assert call["function"]["name"] == "weather" and "city" in call["function"]["arguments"]
+    assert isinstance(vllm, HasCard) and vllm.card("m").context_tokens == 256
 
 
 @pytest.mark.slow

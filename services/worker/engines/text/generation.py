@@ -103,6 +103,7 @@ class Generation:
         self._reasoning: list[str] = []
         self._chars = len(request.sent_text)
         self._logprobs: list[TokenChance] = []
+        self._pending: list[Answer] = []
         self._calls = ToolCalls(request.job)
         self._is_full = most is not None and request.sent_tokens >= most
         self._made = 0
@@ -139,7 +140,8 @@ class Generation:
     def add_delta(self, choice: Answer, made: int) -> None:
         """More of a chat's message or of a text, as a chunk of OpenAI's dialect has it. made: as above."""
         delta = choice.get("delta") or {}
-        logprobs = _told(choice)
+        logprobs = [*self._pending, *_told(choice)]
+        self._pending = []
         reasoning = delta.get("reasoning_content") or delta.get("reasoning")
         if reasoning:
             self._add_up_to(reasoning, made, logprobs, is_reasoning=True)
@@ -147,6 +149,8 @@ class Generation:
         text = choice.get("text") if "text" in choice else delta.get("content")
         if text:
             self._add_up_to(text, made, logprobs, is_reasoning=False)
+            logprobs = []
+        self._pending = logprobs  # of a token that is a part of a character only
         if fragments := delta.get("tool_calls"):
             self.add_calls(fragments, made)
         self.finish(choice.get("finish_reason"))
@@ -165,6 +169,7 @@ class Generation:
 
     def output(self) -> TextOutput:
         """The whole of it."""
+        self._logprobs += [_chance(one, self._chars, self._alternatives) for one in self._pending]
         calls = self._calls.whole()
         reason = "length" if self._is_full else self._finish_reason
         text, reasoning = "".join(self._pieces), "".join(self._reasoning)
@@ -173,7 +178,8 @@ class Generation:
 
 def _chance(given: Answer, at: int, alternatives: int) -> TokenChance:
     """One token of OpenAI's `logprobs.content`, with so many alternatives."""
-    top = tuple(_alternative(one) for one in (given.get("top_logprobs") or ())[:alternatives])
+    likeliest = sorted(given.get("top_logprobs") or (), key=lambda one: -one["logprob"])[:alternatives]
+    top = tuple(_alternative(one) for one in likeliest)
     chosen = _alternative(given)
     return TokenChance(chosen.token, chosen.logprob, chosen.bytes, top, at)
 

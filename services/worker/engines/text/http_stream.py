@@ -1,6 +1,7 @@
 """Running a job on an engine's own server: a streamed answer that a cancel cuts off at once."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
@@ -14,6 +15,10 @@ T = TypeVar("T")
 
 MAX_MESSAGE_CHARS = 500
 MAX_CONNECTIONS = 512
+TOO_LONG = re.compile(
+    "maximum context length|exceeds? the (?:maximum )?context|longer than the maximum model length"
+)
+"""What vLLM and Ollama say of a prompt that does not fit."""
 
 
 def make_client(base_url: str) -> httpx.AsyncClient:
@@ -79,4 +84,7 @@ def refusal_of_event(name: str, said: Any) -> EngineError:
 
 def _error(name: str, said: Any, status: int) -> EngineError:
     text = str(said.get("message", said) if isinstance(said, dict) else said)
-    return EngineError(f"{name}: {text[:MAX_MESSAGE_CHARS]}", "validation" if status < 500 else "fatal")
+    message = f"{name}: {text[:MAX_MESSAGE_CHARS]}"
+    if TOO_LONG.search(text):
+        return EngineError(message, "validation", code="context_length_exceeded")
+    return EngineError(message, "validation" if status < 500 else "fatal")

@@ -181,6 +181,7 @@ def _options(asked: ChatInput | CompletionInput, request: Request, files: ModelF
         "options": options,
         "stream": True,
         "keep_alive": files.options.get("keep_alive", -1),
+        "truncate": False,  # a prompt that is too long is an error, never another prompt
     }
     if asked.logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": asked.logprobs}
@@ -273,7 +274,9 @@ def _fragment(index: int, call: Answer) -> Answer:
 
 
 async def _embed(client: httpx.AsyncClient, name: str, asked: EmbeddingInput) -> EmbeddingOutput:
-    answer = await post(client, "/api/embed", {"model": name, "input": asked.inputs}, "Ollama")
+    answer = await post(
+        client, "/api/embed", {"model": name, "input": asked.inputs, "truncate": False}, "Ollama"
+    )
     vectors = tuple(tuple(vector) for vector in answer["embeddings"])
     return EmbeddingOutput(vectors, answer.get("prompt_eval_count", 0))
 
