@@ -83,6 +83,9 @@ KEYS_BUCKET = "stoker_keys"
 SECRETS_BUCKET = "stoker_secrets"
 CONVERSATIONS_BUCKET = "stoker_conversations"
 BLOBS_STREAM = "STOKER_BLOBS"
+FILES_STREAM = "STOKER_FILES"
+FILES_BUCKET = "stoker_files"
+BATCHES_BUCKET = "stoker_batches"
 
 
 def of_bucket(bucket: str) -> str:
@@ -137,6 +140,10 @@ class Subjects:
     def blob(self, name: str, part: int) -> str:
         """A part of a blob (stream STOKER_BLOBS)."""
         return f"{self.prefix}.blob.{name}.{part}"
+
+    def file(self, token: str, part: int) -> str:
+        """A part of a file of a client, or of a batch's results (stream STOKER_FILES)."""
+        return f"{self.prefix}.file.{to_token(token)}.{part}"
 
     def described(self, worker: str) -> str:
         """What a model takes, found by a worker that has loaded it; a gateway notes it in the catalog."""

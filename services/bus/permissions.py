@@ -78,15 +78,18 @@ def _gateway(prefix: str) -> Permissions:
             f"{prefix}.events.operated.*",
             f"$KV.{names.CATALOG_BUCKET}.>",
             f"$KV.{names.CONVERSATIONS_BUCKET}.>",
+            f"{prefix}.file.*.*",
+            *_changes(names.FILES_BUCKET, names.BATCHES_BUCKET),
             f"$JS.ACK.{names.WEBHOOKS_STREAM}.>",
         ),
         subscribe=(
             *(f"{prefix}.{subject}" for subject in ("out.*.*", "ended.*", "queue.*", "heartbeat.*")),
             *(f"{prefix}.{subject}" for subject in ("described.*", "events.*.*", "sent", "disk", "use")),
-            *_changes(*GATEWAY_BUCKETS),
+            *_changes(*GATEWAY_BUCKETS, names.BATCHES_BUCKET),
         ),
         asks=(
-            *_watches(*GATEWAY_BUCKETS),
+            *_watches(*GATEWAY_BUCKETS, names.FILES_BUCKET, names.BATCHES_BUCKET),
+            f"DIRECT.GET.{names.FILES_STREAM}.>",
             *_reads(names.CONVERSATIONS_BUCKET),
             *(
                 f"STREAM.INFO.{stream}"

@@ -11,6 +11,7 @@ it uses are there (`wait_for_streams`).
 | STOKER_WEBHOOKS | terminal events that somebody wants posted | delivered, or a day |
 | STOKER_QUARANTINE | what could not be handled, with its reason | a week, or 10,000 messages |
 | STOKER_BLOBS | parts of large inputs and results, encrypted | `RESULT_TTL_S`; nothing is written twice |
+| STOKER_FILES | parts of clients' files and of results of batches | `FILE_PARTS_TTL_S`; emptied when deleted |
 
 STOKER_RESULTS also takes the verdicts of the leading scheduler, and stores them under the subjects of the jobs:
 those of the newest term alone (`admit_leader`), so that an earlier leader which does not know yet that it was
@@ -35,6 +36,10 @@ log = get_logger("streams")
 RESULT_TTL_S = 3600.0
 EVENTS_TTL_S = 24 * 3600.0
 QUARANTINE_TTL_S = 7 * 24 * 3600.0
+FILES_TTL_S = 7 * 24 * 3600.0
+"""How long files, and batches after their last change, are kept."""
+FILE_PARTS_TTL_S = FILES_TTL_S + 2 * 24 * 3600.0
+"""Longer than files: a batch of a day writes parts of results long before they become a file."""
 LEASE_TTL_S = 1.2
 """How long a leader lease outlives its holder: a new scheduler is there in under two seconds."""
 DUPLICATE_WINDOW_S = 30.0
@@ -91,6 +96,9 @@ def stream_configs(subjects: Subjects) -> list[api.StreamConfig]:
             max_msgs_per_subject=1,
             max_age=RESULT_TTL_S,
             allow_direct=True,
+        ),
+        stream(
+            names.FILES_STREAM, "file.*.*", max_msgs_per_subject=1, max_age=FILE_PARTS_TTL_S, allow_direct=True
         ),
     ]
 
@@ -157,6 +165,8 @@ async def _declare_all(bus: Bus) -> bool:
         await _declare_bucket(bus, bucket, 0.0)
     await _declare_bucket(bus, names.LEASES_BUCKET, LEASE_TTL_S)
     await _declare_bucket(bus, names.CONVERSATIONS_BUCKET, RESULT_TTL_S)
+    for bucket in (names.FILES_BUCKET, names.BATCHES_BUCKET):
+        await _declare_bucket(bus, bucket, FILES_TTL_S)
     return is_new
 
 

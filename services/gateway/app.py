@@ -22,10 +22,12 @@ from services.gateway.edge.routing import Route, Router, with_routes
 from services.gateway.gateway import Gateway
 from services.gateway.routes import (
     audio,
+    batches,
     dashboard,
     discovery,
     embeddings,
     events,
+    files,
     fleet,
     functions,
     images,
@@ -48,6 +50,8 @@ GROUPS = (
     responses,
     messages,
     embeddings,
+    files,
+    batches,
     ranking,
     tokens,
     ollama,

@@ -6,6 +6,7 @@ notes what they take, `reloading` reads the configuration. What runs beside requ
 ends with the block of `running`.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -30,6 +31,8 @@ from services.gateway.watching.streams import Streams
 from services.process.tasks import TaskOwner
 
 CATALOG_NOT_READ = "the catalog has not been read yet"
+UPLOADS_AT_ONCE = 2
+"""Files that are being received: each is in memory as a whole."""
 
 
 class Gateway:
@@ -57,6 +60,7 @@ class Gateway:
         self.submission = Submission(bus, name, self.streams)
         self.loading = Loading(self.submission, self.tasks)
         self.webhook_rules = WebhookRules()
+        self.uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
         self.describing = Describing(bus, self.fleet, self.tasks)
 
     @property

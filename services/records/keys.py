@@ -36,6 +36,16 @@ async def put_key(bus: Bus, key: ApiKey) -> None:
     await bucket.put(to_token(key.id), wire.encode(key))
 
 
+async def read_key(bus: Bus, key_id: str) -> ApiKey | None:
+    """A key that is valid; None when there is none. Raises BusError, wire.UnreadableMessage."""
+    bucket = await open_bucket(bus, KEYS_BUCKET)
+    entry = await bucket.get(to_token(key_id))
+    if entry is None or not entry.value:
+        return None
+    key: ApiKey = wire.decode(ApiKey, entry.value)
+    return None if key.revoked_at else key
+
+
 async def list_keys(bus: Bus) -> list[ApiKey]:
     """Every key, the oldest first. Raises BusError."""
     bucket = await open_bucket(bus, KEYS_BUCKET)

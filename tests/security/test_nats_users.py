@@ -73,6 +73,7 @@ def test_every_service_does_its_work_and_asks_for_nothing_that_it_may_not(
     ]
     wait_for(lambda: httpx.get(f"{url}/v1/jobs/{slow}", headers=ada).json()["status"] == "running", 10)
     assert httpx.post(f"{url}/v1/jobs/{slow}/cancel", headers=ada).status_code in (200, 202)
+    a_batch_is_done_and_its_files_are_read_and_deleted(url, ada)
     wait_for(lambda: httpx.get(f"{url}/v1/jobs/{slow}", headers=ada).json()["status"] == "cancelled", 10)
     sse = ada | {"Accept": "text/event-stream"}
     with httpx.stream("GET", f"{url}/v1/events", headers=sse, timeout=10) as events:
@@ -80,6 +81,26 @@ def test_every_service_does_its_work_and_asks_for_nothing_that_it_may_not(
     system.stop("w3")
     system.worker("w3")
     assert system.violations() == []
+
+
+def a_batch_is_done_and_its_files_are_read_and_deleted(url: str, ada: dict[str, str]) -> None:
+    line = {
+        "custom_id": "a",
+        "method": "POST",
+        "url": "/v1/completions",
+        "body": {"model": "echo", "prompt": "x"},
+    }
+    sent = httpx.post(
+        f"{url}/v1/files", files={"file": json.dumps(line).encode()}, data={"purpose": "batch"}, headers=ada
+    ).json()
+    body = {"input_file_id": sent["id"], "endpoint": "/v1/completions", "completion_window": "24h"}
+    batch = f"{url}/v1/batches/{httpx.post(f'{url}/v1/batches', json=body, headers=ada).json()['id']}"
+    wait_for(lambda: httpx.get(batch, headers=ada).json()["status"] == "completed", 10)
+    output = httpx.get(batch, headers=ada).json()["output_file_id"]
+    assert '"custom_id":"a"' in httpx.get(f"{url}/v1/files/{output}/content", headers=ada).text
+    assert len(httpx.get(f"{url}/v1/batches", headers=ada).json()["data"]) == 1
+    for file in (sent["id"], output):
+        assert httpx.delete(f"{url}/v1/files/{file}", headers=ada).json()["deleted"]
 
 
 # What worked before -------------------------------------------------------------------------------

@@ -112,6 +112,7 @@ BEFORE: dict[str, Callable[[Workbench], None]] = {
     "README.md": readme,
     "docs/access.md": demo,
     "docs/audio.md": audio,
+    "docs/batches.md": demo,
     "docs/deploy.md": demo,
     "docs/http.md": http,
     "docs/load-testing.md": load_testing,

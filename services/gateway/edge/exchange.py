@@ -122,7 +122,7 @@ class Exchange:
         self.check_json()
         return await self.body()
 
-    async def body(self) -> bytes:
+    async def body(self, most: int = MAX_BODY_BYTES) -> bytes:
         """The whole body, uncompressed. Raises RequestError 400, 413, 415, ClientGone."""
         chunks: list[bytes] = []
         size = 0
@@ -134,12 +134,12 @@ class Exchange:
                 continue
             chunks.append(message["body"])
             size += len(message["body"])
-            if size > MAX_BODY_BYTES:
-                raise RequestError(413, f"a body is at most {MAX_BODY_BYTES} bytes", code="body_too_large")
+            if size > most:
+                raise RequestError(413, f"a body is at most {most} bytes", code="body_too_large")
             if not message["more_body"]:
                 whole = chunks[0] if len(chunks) == 1 else b"".join(chunks)
                 if encoding := self.header(b"content-encoding"):
-                    whole = inflated(whole, encoding.strip().lower(), MAX_BODY_BYTES)
+                    whole = inflated(whole, encoding.strip().lower(), most)
                 self.body_bytes = len(whole)
                 return whole
 
@@ -205,6 +205,23 @@ class Exchange:
         own = {"content-type": media_type, "content-length": str(len(body))}
         await self._start(status, own | headers if headers else own)
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def answer_parts(
+        self, parts: AsyncGenerator[bytes], size: int, media_type: str, headers: dict[str, str]
+    ) -> None:
+        """Answer with a large file of `size` bytes as it is read; a client that goes away closes `parts`.
+
+        An error before the first part is still a status.
+        """
+        own = {"content-type": media_type, "content-length": str(size)} | headers
+        with anyio.CancelScope() as sending, self._until_gone(sending.cancel):
+            async with aclosing(parts):
+                part: bytes | None = await anext(parts, None)
+                await self._start(200, own)
+                while part is not None:
+                    await self._send({"type": "http.response.body", "body": part, "more_body": True})
+                    part = await anext(parts, None)
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def answer_empty(self, status: int = 204, headers: dict[str, str] | None = None) -> None:
         """Answer without a body."""

@@ -19,12 +19,13 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Form:
     """fields: texts by name, the last of several of one name. files: contents by name. lists: all texts of a
-    name, in order. `[]` at the end of a name is left out.
+    name, in order. names: of the files, as their sender calls them. `[]` at the end of a name is left out.
     """
 
     fields: dict[str, str]
     files: dict[str, bytes]
     lists: dict[str, list[str]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
 
     def file(self, name: str, what: str = "a picture") -> bytes:
         """A file that must be there. Raises RequestError 400."""
@@ -47,18 +48,19 @@ class Form:
             raise invalid(error) from error
 
 
-def read_form(content_type: str, body: bytes, what: str = "picture") -> Form:
-    """what: the file that is sent, for errors. Raises RequestError 400 for what is no form."""
+def read_form(content_type: str, body: bytes, what: str = "picture", most: int = MAX_BODY_BYTES) -> Form:
+    """what: the file that is sent, for errors. most: bytes that the form may have. Raises RequestError 400 for
+    what is no form.
+    """
     media_type, options = parse_options_header(content_type)
     if media_type != "multipart/form-data" or "boundary" not in options:
         raise RequestError(400, f"send multipart/form-data with the {what} as a file", code="invalid_form")
     fields: dict[str, str] = {}
     lists: dict[str, list[str]] = {}
     files: dict[str, bytes] = {}
+    names: dict[str, str] = {}
     try:
-        parser = MultipartParser(
-            io.BytesIO(body), options["boundary"], part_limit=MAX_PARTS, memory_limit=MAX_BODY_BYTES
-        )
+        parser = MultipartParser(io.BytesIO(body), options["boundary"], part_limit=MAX_PARTS, memory_limit=most)
         for part in parser.parts():
             name = part.name.removesuffix("[]")
             if part.filename is None:
@@ -69,6 +71,7 @@ def read_form(content_type: str, body: bytes, what: str = "picture") -> Form:
                 raise RequestError(400, message, field=name, code="invalid_value")
             else:
                 files[name] = part.raw
+                names[name] = part.filename
     except (MultipartError, UnicodeDecodeError) as error:
         raise RequestError(400, f"the form cannot be read: {error}", code="invalid_form") from error
-    return Form(fields, files, lists)
+    return Form(fields, files, lists, names)

@@ -5,7 +5,7 @@ import math
 import struct
 
 from schemas.fields import EMBEDDINGS
-from schemas.job_events import EmbeddingOutput
+from schemas.job_events import Completed, EmbeddingOutput
 from schemas.openai import Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage
 from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError
@@ -28,6 +28,11 @@ async def embed(gateway: Gateway, exchange: Exchange, asked: EmbeddingRequest) -
     model, adapter = split_adapter(asked.model, gateway.models)
     job = gateway.submission.make_job(model, adapter, embedding_input(asked, model))
     completed, _ = await finished(gateway, exchange, job)
+    await exchange.answer(embeddings_of(asked, completed), headers=job_headers(job, completed))
+
+
+def embeddings_of(asked: EmbeddingRequest, completed: Completed) -> EmbeddingList:
+    """The answer. Raises RequestError 400 where it has fewer dimensions than are asked for."""
     output = completed.output
     assert isinstance(output, EmbeddingOutput)
     vectors = [shortened(vector, asked.dimensions) for vector in output.vectors]
@@ -35,7 +40,7 @@ async def embed(gateway: Gateway, exchange: Exchange, asked: EmbeddingRequest) -
         Embedding(index, _vector(vector, asked.encoding_format)) for index, vector in enumerate(vectors)
     )
     usage = EmbeddingUsage(output.prompt_tokens, output.prompt_tokens)
-    await exchange.answer(EmbeddingList(rows, asked.model, usage), headers=job_headers(job, completed))
+    return EmbeddingList(rows, asked.model, usage)
 
 
 def shortened(vector: tuple[float, ...], dimensions: int | None) -> tuple[float, ...]:

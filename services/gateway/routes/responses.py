@@ -39,7 +39,7 @@ from services.records.conversations import forget, keep, kept_response
 )
 async def respond(gateway: Gateway, exchange: Exchange, asked: ResponsesRequest) -> None:
     model, adapter = split_adapter(asked.model, gateway.models)
-    before = await _before(gateway, asked.previous_response_id)
+    before = await conversation_before(gateway, asked.previous_response_id)
     chat = chat_of(asked, before)
     wants_events = asked.stream or asked.background
     jobs = text_jobs(
@@ -62,7 +62,7 @@ async def respond(gateway: Gateway, exchange: Exchange, asked: ResponsesRequest)
         await exchange.answer(answer, headers=job_headers(job, completed))
 
 
-async def _before(gateway: Gateway, previous: str | None) -> tuple[ChatMessage, ...]:
+async def conversation_before(gateway: Gateway, previous: str | None) -> tuple[ChatMessage, ...]:
     """The conversation up to a response and with it. Raises RequestError 400, 404."""
     if previous is None:
         return ()
