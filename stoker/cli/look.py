@@ -25,7 +25,7 @@ TIER_COLOURS = {"hot": "red", "loading": "yellow", "parked": "magenta", "warm": 
 
 def _models_table(models: list[dict[str, Any]]) -> Table:
     table = Table(title="models", title_justify="left")
-    for column in ("model", "features", "queued", "running", "workers"):
+    for column in ("model", "features", "can do", "queued", "running", "workers"):
         table.add_column(column)
     for model in models:
         queue = model["queue"]
@@ -35,9 +35,23 @@ def _models_table(models: list[dict[str, Any]]) -> Table:
         )
         features = ", ".join(model["features"])
         table.add_row(
-            escape(model["name"]), features, str(queue["queued"]), str(queue["running"]), places or "-"
+            escape(model["name"]),
+            features,
+            _card(model.get("card", {})),
+            str(queue["queued"]),
+            str(queue["running"]),
+            places or "-",
         )
     return table
+
+
+def _card(card: dict[str, Any]) -> str:
+    """What a model can do, once it was loaded."""
+    shown = []
+    if context := card.get("context_tokens"):
+        shown.append(f"{context} tokens")
+    shown += [card[name] for name in ("quantisation", "pooling") if card.get(name)]
+    return escape(", ".join([*shown, *card.get("abilities", ())])) or "-"
 
 
 def _workers_table(workers: list[dict[str, Any]]) -> Table:

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 import xllamacpp
 from openai.types.responses import Response
@@ -385,3 +386,20 @@ def test_what_a_loaded_model_can_do_is_shown(system: System, client: openai.Open
     assert first["capabilities"]["pooling"] == "cls"
     think: Any = client.models.retrieve("think").model_dump()
     assert "thinking" in think["capabilities"]["abilities"]
+
+
+def test_a_runner_that_dies_costs_no_token_and_no_chance(system: System, client: openai.OpenAI) -> None:
+    asked: Any = {"model": "smol", "messages": [USER], "max_tokens": 60, "temperature": 0, "logprobs": True}
+    asked["messages"] = [{"role": "user", "content": "Tell me a long story about a lighthouse."}]
+    whole = client.chat.completions.create(**asked).choices[0]
+    text, tokens = "", []
+    with client.chat.completions.create(**asked, stream=True) as chunks:
+        for number, chunk in enumerate(chunks):
+            for choice in chunk.choices:
+                text += choice.delta.content or ""
+                tokens += [one.token for one in (choice.logprobs.content or [])] if choice.logprobs else []
+            if number == 8:
+                [runner] = psutil.Process(system.pid("worker-1")).children()
+                runner.kill()
+    assert text == whole.message.content
+    assert whole.logprobs is not None and tokens == [one.token for one in whole.logprobs.content or ()]

@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
+from schemas.jobs import ChatInput, CompletionInput
+from schemas.openai import ChatMessage, ImagePart, ImageUrl, TextPart
+from schemas.workers import CapabilityCard
 from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.text_rules import check_format, check_tools
+from services.gateway.jobs.text_rules import check_card, check_format, check_pictures, check_tools
 from services.process.json_schemas import MOST_DEPTH
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -87,3 +90,43 @@ def test_a_schema_that_is_nested_without_end_is_refused() -> None:
         inner = {"not": inner}
     with pytest.raises(RequestError, match="deeper"):
         check_format({"type": "json_schema", "json_schema": {"schema": inner}})
+
+
+# Pictures, and what a loaded model certainly cannot do ------------------------------------------------
+
+
+def picture(url: str) -> ChatMessage:
+    return ChatMessage("user", (TextPart("what is it?"), ImagePart(ImageUrl(url))))
+
+
+@pytest.mark.parametrize(
+    "url", ["http://169.254.169.254/x.png", "https://x/y.png", "file:///etc/passwd", "x.png"]
+)
+def test_nobody_fetches_pictures_for_a_stranger(url: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        check_pictures([ChatMessage("user", "hi"), picture(url)])
+    assert (refused.value.status, refused.value.field) == (400, "messages[1].content")
+
+
+def test_a_picture_that_comes_along_is_let_through() -> None:
+    check_pictures([picture("data:image/png;base64,AA"), ChatMessage("user", "hi"), ChatMessage("user")])
+
+
+def test_a_model_that_sees_nothing_is_not_asked_to() -> None:
+    asked = ChatInput((picture("data:image/png;base64,AA"),))
+    with pytest.raises(RequestError, match="no projector"):
+        check_card(asked, CapabilityCard(abilities=("system",)))
+    check_card(asked, CapabilityCard(abilities=("system", "pictures")))
+    check_card(asked, CapabilityCard())  # nobody knows yet
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [(ChatInput((ChatMessage("user", "x" * 12801),)), "messages"), (CompletionInput("x" * 12801), "prompt")],
+)
+def test_a_prompt_that_cannot_fit_does_not_wait(asked: ChatInput | CompletionInput, field: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        check_card(asked, CapabilityCard(context_tokens=100))
+    assert (refused.value.code, refused.value.field) == ("context_length_exceeded", field)
+    check_card(asked, CapabilityCard(context_tokens=101))
+    check_card(asked, CapabilityCard())

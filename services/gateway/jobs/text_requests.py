@@ -15,7 +15,7 @@ from schemas.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRe
 from services.gateway.edge.fields import check_engines
 from services.gateway.edge.problems import RequestError
 from services.gateway.jobs.request_rules import OFF, converted, need, within
-from services.gateway.jobs.text_rules import check_format, check_tools
+from services.gateway.jobs.text_rules import check_format, check_pictures, check_tools
 
 MAX_TOKENS = 1_000_000
 MAX_STOPS = 16
@@ -74,6 +74,7 @@ def chat_input(asked: ChatCompletionRequest, model: Model) -> ChatInput:
         message = "top_logprobs needs logprobs: true"
         raise RequestError(400, message, field="top_logprobs", code="invalid_value")
     check_engines(asked, CHAT, frozenset(spec.engine for spec in model.specs))
+    check_pictures(asked.messages)
     check_tools(asked.tools, asked.tool_choice)
     check_format(asked.response_format)
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens

@@ -6,9 +6,14 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from schemas.jobs import ChatInput, CompletionInput
+from schemas.openai import ChatMessage, ImagePart
+from schemas.workers import CapabilityCard
 from services.gateway.edge.problems import RequestError
 from services.process.json_schemas import BadSchema, JsonSchema
 
+FEWEST_CHARS = 128
+"""No vocabulary in use has a token of more characters: a longer prompt cannot fit."""
 FORMATS = ("text", "json_object", "json_schema")
 CHOICES = ("none", "auto", "required")
 _LOOK_AROUND = re.compile(r"\(\?<?[=!]")
@@ -40,6 +45,36 @@ def check_tools(tools: Sequence[dict[str, Any]], choice: str | dict[str, Any] | 
         raise _wrong(f"tool_choice must be one of {', '.join(CHOICES)}, or name a function", "tool_choice")
     if wanted not in names:
         raise _wrong(f"tool_choice names {wanted!r}; {known}", "tool_choice")
+
+
+def check_pictures(messages: Sequence[ChatMessage]) -> None:
+    """Pictures come with the request: nobody here fetches what a stranger names. Raises RequestError 400."""
+    for index, message in enumerate(messages):
+        parts = message.content if isinstance(message.content, tuple) else ()
+        for part in parts:
+            if isinstance(part, ImagePart) and not part.image_url.url.startswith("data:"):
+                raise _wrong("send pictures as data: URLs with base64", f"messages[{index}].content")
+
+
+def check_card(asked: ChatInput | CompletionInput, card: CapabilityCard) -> None:
+    """What a loaded model certainly cannot do is refused before it waits. Raises RequestError 400."""
+    messages = asked.messages if isinstance(asked, ChatInput) else ()
+    has_pictures = any(
+        isinstance(part, ImagePart)
+        for message in messages
+        for part in (message.content if isinstance(message.content, tuple) else ())
+    )
+    if has_pictures and card.abilities and "pictures" not in card.abilities:
+        raise _wrong("this model sees no pictures: its weights have no projector", "messages")
+    said = [asked.prompt] if isinstance(asked, CompletionInput) else [one.text() for one in messages]
+    chars = sum(len(one) for one in said)
+    if card.context_tokens and chars > card.context_tokens * FEWEST_CHARS:
+        message = (
+            f"the prompt has {chars} characters, which are {chars // FEWEST_CHARS} tokens at least, and the "
+            f"context of this model holds {card.context_tokens}: shorten it, or raise the model's option n_ctx"
+        )
+        field = "messages" if messages else "prompt"
+        raise RequestError(400, message, field=field, code="context_length_exceeded")
 
 
 def check_format(asked: dict[str, Any] | None) -> None:

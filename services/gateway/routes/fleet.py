@@ -4,7 +4,7 @@ import msgspec
 
 from schemas.catalog import Model, Spec
 from schemas.fleet import Condition, ModelReplicas, QueueDepth, Replica, SpecReplicas
-from schemas.workers import Heartbeat, Tier
+from schemas.workers import CapabilityCard, Heartbeat, Tier
 from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.routing import get
 from services.gateway.gateway import Gateway
@@ -34,7 +34,9 @@ class FleetSpec(msgspec.Struct, frozen=True):
 
 
 class FleetModel(msgspec.Struct, frozen=True):
-    """A model, its queue, its specs, and the workers that have it, by tier. replicas: the launched ones."""
+    """A model, its queue, its specs, and the workers that have it, by tier. replicas: the launched ones. card:
+    what it can do, once it was loaded.
+    """
 
     name: str
     features: tuple[str, ...]
@@ -42,6 +44,7 @@ class FleetModel(msgspec.Struct, frozen=True):
     queue: QueueDepth
     workers: dict[str, Tier]
     replicas: tuple[Replica, ...]
+    card: CapabilityCard = CapabilityCard()
 
 
 class Fleet(msgspec.Struct, frozen=True):
@@ -72,7 +75,7 @@ def _model(gateway: Gateway, workers: list[Heartbeat], model: Model) -> FleetMod
     recorded = gateway.fleet.replicas.get(model.name)
     specs = tuple(_spec(spec, depth, recorded) for spec in model.specs)
     replicas = recorded.replicas if recorded is not None else ()
-    return FleetModel(model.name, model.features, specs, depth, tiers, replicas)
+    return FleetModel(model.name, model.features, specs, depth, tiers, replicas, gateway.fleet.card(model.name))
 
 
 def _spec(spec: Spec, depth: QueueDepth, recorded: ModelReplicas | None) -> FleetSpec:

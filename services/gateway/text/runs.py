@@ -13,13 +13,14 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from schemas.catalog import Model
 from schemas.job_events import Assigned, Completed, Delta, Queued, Terminal, TextOutput
-from schemas.jobs import Job, JobInput, picture_seed
+from schemas.jobs import ChatInput, CompletionInput, Job, picture_seed
 from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.large_inputs import fitting
 from services.gateway.jobs.outcomes import completed_or_raise, observe_end, observe_first_token
 from services.gateway.jobs.own_jobs import Waiting, finished, job_headers
+from services.gateway.jobs.text_rules import check_card
 from services.gateway.text.writing import Writer
 from services.gateway.watching.streams import Item
 
@@ -33,7 +34,7 @@ def text_jobs(
     gateway: Gateway,
     model: Model,
     adapter: str,
-    inputs: Sequence[JobInput],
+    inputs: Sequence[ChatInput | CompletionInput],
     *,
     n: int = 1,
     seed: int | None = None,
@@ -45,7 +46,9 @@ def text_jobs(
         raise RequestError(400, message, field="n", code="invalid_value")
     has_seed = seed is not None and seed >= 0
     jobs: list[Job] = []
+    card = gateway.fleet.card(model.name)
     for asked in inputs:
+        check_card(asked, card)
         for _ in range(n):
             chosen = picture_seed(seed, len(jobs)) if has_seed and seed is not None else None
             jobs.append(

@@ -8,7 +8,8 @@ assistant's message, which llama.cpp continues.
 Adapters are LoRAs in GGUF, loaded beside the model; a request that names one gets it laid over the weights.
 
 Options of the model: `n_ctx` (tokens of a slot), `n_threads` (half the cores), `n_gpu_layers` (-1: all),
-`max_tokens` (of an answer where the request gives none, 2048). Embeddings are pooled as the file says.
+`max_tokens` (of an answer where the request gives none, 2048), `mmproj` (the file of a projector beside the
+model's: it sees pictures then). Embeddings are pooled as the file says.
 """
 
 import asyncio

@@ -79,6 +79,8 @@ class LlamaServer:
         if self.files.adapters:
             parameters.lora_adapters = [_lora(adapter.url) for adapter in self.files.adapters]
             parameters.lora_init_without_apply = True  # a request says which
+        if (projector := options.get("mmproj")) is not None:
+            parameters.mmproj.path = str(self.files.path.parent / str(projector))
         if self.is_embedding:
             parameters.embedding = True
             parameters.n_batch = parameters.n_ubatch = self.context_tokens  # a text has to fit in one
