@@ -13,7 +13,7 @@ import xllamacpp
 from openai.types.responses import Response
 from pydantic import BaseModel
 
-from tests.conftest import System
+from tests.conftest import System, wait_for
 from tests.fixtures.smollm2 import smollm2
 from tests.fixtures.text_models import THINKS, remade
 
@@ -403,3 +403,27 @@ def test_a_runner_that_dies_costs_no_token_and_no_chance(system: System, client:
                 runner.kill()
     assert text == whole.message.content
     assert whole.logprobs is not None and tokens == [one.token for one in whole.logprobs.content or ()]
+
+
+def test_a_client_that_leaves_cancels_all_its_answers(system: System) -> None:
+    asked = {"model": "slow", "messages": [USER], "max_tokens": 200, "n": 3, "stream": True}
+    with httpx.stream("POST", system.url + "/v1/chat/completions", json=asked, timeout=60) as answer:
+        jobs = answer.headers["x-job-id"].split(", ")
+        next(answer.iter_bytes())
+    assert len(jobs) == 3
+
+    def are_over() -> bool:
+        return {system.get(f"/v1/jobs/{job}")["status"] for job in jobs} == {"cancelled"}
+
+    wait_for(are_over, 20, "all three to be cancelled")
+
+
+def test_of_several_answers_none_is_given_where_one_fails(system: System) -> None:
+    asked = {"model": "smol", "prompt": ["short", "long " * 2000], "max_tokens": 2}
+    refused = post(system, "/v1/completions", asked)
+    assert refused.status_code == 400 and refused.json()["error"]["code"] == "context_length_exceeded"
+    with httpx.stream(
+        "POST", system.url + "/v1/completions", json=asked | {"stream": True}, timeout=60
+    ) as answer:
+        said = answer.read().decode()
+    assert "context_length_exceeded" in said and "[DONE]" not in said

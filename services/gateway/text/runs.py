@@ -6,7 +6,7 @@ there is room. All of them are wanted: where one fails the others are cancelled 
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
@@ -173,18 +173,26 @@ async def _followed(
 ) -> AsyncIterator[AsyncIterator[tuple[int, Item | RequestError]]]:
     """The events of all jobs as they come, each with its job's index. Leaving cancels what has not ended."""
     if len(jobs) == 1:
-        async with gateway.submission.followed(jobs[0]) as items:
-            yield ((0, item) async for item in items)
+        async with gateway.submission.followed(jobs[0]) as items, aclosing(_first(items)) as numbered:
+            yield numbered
         return
     send, receive = anyio.create_memory_object_stream[tuple[int, Item | RequestError]](WAITING_ITEMS)
-    async with receive, anyio.create_task_group() as tasks:
-        async with send:
+    tasks = anyio.create_task_group()
+    await tasks.__aenter__()
+    try:
+        with receive:
             for index, job in enumerate(jobs):
                 tasks.start_soon(_follow, gateway, index, job, send.clone())
-        try:
+            send.close()
             yield receive
-        finally:
-            tasks.cancel_scope.cancel()
+    finally:
+        tasks.cancel_scope.cancel()
+        await tasks.__aexit__(None, None, None)  # what ends the block is not of the group, and stays as it is
+
+
+async def _first(items: AsyncGenerator[Item]) -> AsyncGenerator[tuple[int, Item | RequestError]]:
+    async for item in items:
+        yield 0, item
 
 
 async def _follow(
