@@ -54,6 +54,7 @@ async def paused(pid: int) -> AsyncIterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.slow
 async def test_two_never_lead_at_once_though_the_server_is_paused_again_and_again(tmp_path: Path) -> None:
     chance = random.Random(5)
     async with embedded_server(tmp_path) as url:

@@ -93,6 +93,7 @@ def test_a_body_that_stops_coming_ends_the_connection_and_nobody_elses(system: S
         assert answer_to(client) == b""
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_idle_between_requests_is_kept_and_an_answer_may_take_its_time(
     system: System,
 ) -> None:

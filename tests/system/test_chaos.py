@@ -42,6 +42,7 @@ def nothing_is_left() -> bool:
     return not any("stoker-chaos-" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_short_run_keeps_every_promise_and_leaves_no_process() -> None:
     report = chaos("--minutes", "0.25", "--seed", "11", "--every", "1.2", "--pace", "0.05")
     assert report["broken"] == KEPT, report["stories"]

@@ -156,6 +156,7 @@ def test_killing_the_autoscaler_during_a_race_neither_doubles_nor_orphans(tmp_pa
     assert replicas_of(system) == []
 
 
+@pytest.mark.slow
 def test_a_killed_replica_is_replaced_and_its_requests_move(race: System) -> None:
     assert ask(race).status_code == 200
     stop = threading.Event()
@@ -195,6 +196,7 @@ specs: [{{name: a, resourceProfile: a}}, {{name: b, resourceProfile: b}}, {{name
 """
 
 
+@pytest.mark.slow
 def test_the_race_runs_through_nomad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a server that follows Nomad's API document and runs what a job's task says."""
     stub = NomadStub(gpus=0)

@@ -112,6 +112,7 @@ def test_out_of_stock_is_asked_every_ten_seconds_and_taken_within_ten_of_its_ret
         assert at[-1] <= back + 11.0
 
 
+@pytest.mark.slow
 def test_two_that_race_are_there_sooner_and_keep_people_waiting_half_as_long() -> None:
     """The issue's figures, over eight seeds: first replica 1.5 times sooner, mean wait half, a fifth unused."""
     scenarios = [msgspec.structs.replace(one, arrivals=Arrivals(250, rate=0.5)) for one in load(RACE)]
