@@ -193,12 +193,17 @@ def memory_needed_bytes(spec: Spec) -> int:
     return spec.memory_bytes or int(spec.size_bytes * MEMORY_PER_FILE_BYTE)
 
 
+RUN_OPTIONS = ("scheduler",)
+"""Options that belong to a run: models that differ in them share their weights."""
+
+
 def weights_key(model: str, spec: Spec) -> str:
     """What two specs have in common that can share weights in memory: engine, weights and options."""
     if not spec.url:
         version = spec.options.get("version")
         return f"{model}@{version}" if version else model
-    settings = [part for part in (spec.options, spec.args, spec.env) if part]
+    options = {name: value for name, value in spec.options.items() if name not in RUN_OPTIONS}
+    settings = [part for part in (options, spec.args, spec.env) if part]
     stamp = f"#{spec.stamp}" if spec.stamp else ""
     return f"{spec.engine}:{spec.url}{stamp}" + (
         f"?{msgspec.json.encode(settings, order='sorted').decode()}" if settings else ""

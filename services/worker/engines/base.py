@@ -71,7 +71,8 @@ class Request:
     """One run. sent_text: output that an attempt that was lost has delivered, sent_tokens long; go on after it.
 
     title: the model's name, for what is written about it. adapter: the one asked for by name.
-    loras: what lies over the weights for this run; their urls are paths here.
+    loras: what lies over the weights for this run; their urls are paths here. options: those of the model that
+    belong to a run (schemas.catalog.RUN_OPTIONS).
     """
 
     job: str
@@ -83,6 +84,7 @@ class Request:
     sent_text: str = ""
     sent_tokens: int = 0
     wants_events: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from functools import cache
 
 from prometheus_client import Histogram
 
-from schemas.catalog import weights_key
+from schemas.catalog import RUN_OPTIONS, weights_key
 from schemas.job_events import ImageOutput, Output, Progress, Started, ValueOutput
 from schemas.jobs import FunctionInput, LoadInput
 from services.process.logs import get_logger
@@ -114,6 +114,7 @@ class Runs:
             sent_text=attempt.sent.text,
             sent_tokens=attempt.sent.tokens,
             wants_events=attempt.wants_events,
+            options={name: value for name, value in attempt.spec.options.items() if name in RUN_OPTIONS},
         )
 
     def stop(self, attempt: Attempt, reason: StopReason) -> bool:

@@ -77,7 +77,8 @@ class Run(Message, frozen=True):
     """Run a job on loaded weights. sent_text: output that has been delivered, sent_tokens long; go on after it.
 
     job: names the attempt, here and in everything that is said of it. job_id: the job's own id ("": the same).
-    title: the model's name. loras: what lies over the weights for this job.
+    title: the model's name. loras: what lies over the weights for this job. options: those of its model that
+    belong to a run (schemas.catalog.RUN_OPTIONS).
     """
 
     job: str
@@ -91,6 +92,7 @@ class Run(Message, frozen=True):
     sent_tokens: int = 0
     wants_events: bool = False
     job_id: str = ""
+    options: dict[str, Any] = {}
 
 
 class RunTogether(Message, frozen=True):

@@ -333,6 +333,7 @@ class Runner:
             sent_text=run.sent_text,
             sent_tokens=run.sent_tokens,
             wants_events=run.wants_events,
+            options=run.options,
         )
         return Task(request, JobEmitter(run.job, self._outbox), self._running[run.job])
 

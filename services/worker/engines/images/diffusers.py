@@ -5,8 +5,9 @@ drawn on the CPU, one generator per picture: the same seed gives the same pictur
 Cancelling takes effect between steps. Weights in half precision are computed in single precision on a CPU.
 
 Options of the model: `dtype` (fp16, bf16, fp32), `device` (cuda:0), `attention_slicing`, `xformers`, `compile`
-(true or false), `scheduler` (lcm, or a class of diffusers), `config` (what completes a single file), `prior`
-(Kandinsky 2.2), `batch` (like requests at once), `default_size` (512x512), `png_prompt` (false: leave it out).
+(true or false), `scheduler` (a sampler's name, or a class of diffusers), `config` (what completes a single
+file), `vae` (a file or a folder), `self_test` (false: no picture is drawn at load), `prior` (Kandinsky 2.2),
+`batch` (like requests at once), `default_size` (512x512), `png_prompt` (false: leave it out).
 """
 
 import asyncio
@@ -43,12 +44,18 @@ from services.worker.engines.base import (
 from services.worker.engines.images import drawing
 from services.worker.engines.images.loras import PipelineLoras
 from services.worker.engines.images.pipelines import build, device_of, dtype_of, examine, weights_bytes
+from services.worker.engines.images.schedulers import Schedulers
+from services.worker.engines.images.self_test import check_draws
 from services.worker.engines.images.signatures import schema_of, task_classes
 from services.worker.engines.images.upscaling import enlarged
 from services.worker.models.weights.detect import Checkpoint
 from services.worker.runner.resources import measure
 
 SDXL_EDGE_PX = 1024
+DEFAULT_EDGE_PX = 512
+INPAINT_CHANNELS = 9
+BINNED = (16, 32, 64, 128, 256)
+"""Sample sizes for which pipelines know sizes that they were trained for."""
 
 
 @dataclass(slots=True)
@@ -63,6 +70,8 @@ class LoadedPipeline:
     loras: PipelineLoras
     adapters: dict[str, Adapter]
     siblings: dict[str, Any]
+    schedulers: Schedulers
+    remark: str = ""
 
     def default_edge_px(self) -> int | None:
         """The edge of a picture whose size nobody chose; None leaves it to the pipeline."""
@@ -96,6 +105,9 @@ class DiffusersEngine:
             pipeline.to(device)
         except torch.OutOfMemoryError as error:
             raise EngineError(f"{files.path.name} does not fit the device", "resource") from error
+        own = Schedulers(pipeline, checkpoint.scheduler)
+        own.use(pipeline, str(files.options.get("scheduler") or ""))
+        remark = check_draws(pipeline) if files.options.get("self_test", True) else ""
         dim = getattr(getattr(pipeline, "unet", None), "config", {}).get("cross_attention_dim")
         dim = dim[0] if isinstance(dim, list | tuple) else dim
         self._loaded[files.model] = LoadedPipeline(
@@ -107,6 +119,8 @@ class DiffusersEngine:
             loras=PipelineLoras(pipeline, dim),
             adapters={adapter.name: adapter for adapter in files.adapters},
             siblings={},
+            schedulers=own,
+            remark=remark,
         )
 
     def attach(self, model: str, loras: Sequence[Adapter]) -> tuple[str, ...]:
@@ -156,12 +170,15 @@ class DiffusersEngine:
         with self._turn:
             skipped = loaded.loras.switch([*request.loras, *_chosen(loaded, request.adapter)])
             pipeline = _for_task(loaded, asked)
+            loaded.schedulers.use(pipeline, str(request.options.get("scheduler") or ""))
             given = drawing.arguments(pipeline, tasks, loaded.default_edge_px())
+            given = _completed(loaded.checkpoint, pipeline, given)
             watch = drawing.StepWatch(tasks, drawing.steps_of(pipeline, given))
             images = _call(pipeline, given, watch)
         if len(tasks) == 1 and tasks[0].cancelled.is_set():
             raise Stopped
         details: dict[str, Any] = {"parameters": _parameters(given, images[0])}
+        details |= {"remark": loaded.remark} if loaded.remark else {}
         details |= {"resources": msgspec.to_builtins(measure())} | (
             {"skipped_loras": skipped} if skipped else {}
         )
@@ -206,6 +223,33 @@ def _for_task(loaded: LoadedPipeline, asked: ImageInput) -> Any:
         sibling.set_progress_bar_config(disable=True)
         loaded.siblings[method] = sibling
     return loaded.siblings[method]
+
+
+def _sample_size(pipeline: Any) -> int | None:
+    found: int | None = getattr(
+        getattr(getattr(pipeline, "transformer", None), "config", None), "sample_size", None
+    )
+    return found
+
+
+def _completed(checkpoint: Checkpoint, pipeline: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments; a model that draws into masks draws into the whole where it is given none. Raises
+    EngineError for one that draws from a picture and has none.
+    """
+    known = drawing.parameters_of(pipeline)
+    if "use_resolution_binning" in known and _sample_size(pipeline) not in BINNED:
+        given = given | {"use_resolution_binning": False}
+    if checkpoint.in_channels == INPAINT_CHANNELS and "mask_image" in known and "mask_image" not in given:
+        if "image" not in given:
+            size = (given.get("width") or DEFAULT_EDGE_PX, given.get("height") or DEFAULT_EDGE_PX)
+            given = given | {"image": Image.new("RGB", size, (128, 128, 128)), "strength": 1.0}
+        given = given | {"mask_image": Image.new("L", given["image"].size, 255)}
+    wants = known.get("image")
+    is_needed = checkpoint.pipeline_class.endswith(("Img2ImgPipeline", "Pix2PixPipeline", "FillPipeline"))
+    if wants is not None and "image" not in given and (is_needed or wants.default is wants.empty):
+        message = f"{type(pipeline).__name__} draws from a picture: send one as image"
+        raise EngineError(message, "validation", field="image")
+    return given
 
 
 def _call(pipeline: Any, given: dict[str, Any], watch: drawing.StepWatch) -> list[Image.Image]:

@@ -11,11 +11,12 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline, LCMScheduler
+from diffusers import AutoencoderKL, DiffusionPipeline
 
 from services.worker.engines.base import EngineError
 from services.worker.models.weights.detect import Checkpoint, UnknownCheckpoint, detect, read_pickle
 
+MAX_REASON_CHARS = 400
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -49,21 +50,37 @@ def build(checkpoint: Checkpoint, options: dict[str, Any], dtype: torch.dtype) -
         if checkpoint.architecture == "kandinsky22":
             pipeline = _kandinsky22(checkpoint, options, dtype)
         elif checkpoint.is_directory:
-            pipeline = _from_directory(checkpoint.path, dtype)
+            pipeline = _from_directory(checkpoint.path, dtype, checkpoint.variant)
+        elif checkpoint.transformer_class:
+            pipeline = _from_transformer(checkpoint, options, dtype)
         elif checkpoint.architecture == "kandinsky3":
             pipeline = _with_unet_of(checkpoint, _from_directory(_rest_of(checkpoint, options), dtype))
         else:
             pipeline = _from_file(checkpoint, options, dtype)
     except UnknownCheckpoint as error:
         raise EngineError(str(error), "load_failed") from error
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-        raise EngineError(f"{checkpoint.path.name} cannot be loaded: {error}", "load_failed") from error
+    except EngineError:
+        raise
+    except Exception as error:  # whatever a file makes the libraries raise
+        raise EngineError(f"{checkpoint.path.name} cannot be loaded: {_why(error)}", "load_failed") from error
     _apply(pipeline, options)
     return pipeline
 
 
-def _from_directory(path: Path, dtype: torch.dtype) -> Any:
-    given = {"dtype": dtype, "local_files_only": True, **_unless_safe(path)}
+def _why(error: Exception) -> str:
+    """An error of the libraries, in so many words as anybody reads."""
+    if "snapshot folder" in str(error) or "offline" in str(error):
+        return (
+            "a single file has no configurations, and they are not in the hub's cache: put a directory of the "
+            "same architecture beside it under its name, or name one with the option config"
+        )
+    return " ".join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__
+
+
+def _from_directory(path: Path, dtype: torch.dtype, variant: str = "", **parts: Any) -> Any:
+    given = {"dtype": dtype, "local_files_only": True, **_unless_safe(path), **parts}
+    if variant:
+        given["variant"] = variant
     return DiffusionPipeline.from_pretrained(path, **given)
 
 
@@ -77,8 +94,48 @@ def _from_file(checkpoint: Checkpoint, options: dict[str, Any], dtype: torch.dty
     kind = getattr(diffusers, checkpoint.pipeline_class)
     config = _config_beside(checkpoint.path, options)
     source = {"config": str(config), "local_files_only": True} if config is not None else {}
-    parts = {"safety_checker": None} if checkpoint.architecture == "sd15" else {}
+    parts: dict[str, Any] = {"safety_checker": None} if checkpoint.architecture in ("sd15", "sd2") else {}
+    if (vae := _vae(checkpoint, options, config, dtype)) is not None:
+        parts["vae"] = vae
     return kind.from_single_file(str(checkpoint.path), torch_dtype=dtype, **source, **parts)
+
+
+def _vae(checkpoint: Checkpoint, options: dict[str, Any], config: Path | None, dtype: torch.dtype) -> Any:
+    """The VAE of the option `vae`; where a file has none, the one of what completes it. Raises EngineError."""
+    named = options.get("vae")
+    if named:
+        path = Path(str(named).removeprefix("file://")).expanduser()
+        path = path if path.is_absolute() else checkpoint.path.parent / path
+        if not path.exists():
+            raise EngineError(f"option vae: {path} is not there", "load_failed")
+        if path.is_dir():
+            return AutoencoderKL.from_pretrained(path, torch_dtype=dtype, local_files_only=True)
+        beside = {"config": str(config / "vae"), "local_files_only": True} if config is not None else {}
+        return AutoencoderKL.from_single_file(str(path), torch_dtype=dtype, **beside)
+    if "vae" not in checkpoint.missing:
+        return None
+    if config is not None and any((config / "vae").glob("*.safetensors")):
+        return AutoencoderKL.from_pretrained(config / "vae", torch_dtype=dtype, local_files_only=True)
+    message = (
+        f"{checkpoint.path.name} has no VAE: name one with the option vae (a file, or a folder of diffusers)"
+    )
+    raise EngineError(message, "load_failed")
+
+
+def _from_transformer(checkpoint: Checkpoint, options: dict[str, Any], dtype: torch.dtype) -> Any:
+    """A single file that holds the transformer, in the pipeline that holds the rest. Raises EngineError."""
+    rest = _config_beside(checkpoint.path, options)
+    if rest is None:
+        raise EngineError(
+            f"{checkpoint.path.name} holds the transformer of a {checkpoint.pipeline_class} only; put the "
+            f"pipeline's directory beside it as {checkpoint.path.stem}/, or name it with the option config",
+            "load_failed",
+        )
+    kind = getattr(diffusers, checkpoint.transformer_class)
+    transformer = kind.from_single_file(
+        str(checkpoint.path), config=str(rest / "transformer"), torch_dtype=dtype, local_files_only=True
+    )
+    return _from_directory(rest, dtype, transformer=transformer)
 
 
 def _config_beside(path: Path, options: dict[str, Any]) -> Path | None:
@@ -145,20 +202,8 @@ def _kandinsky22(checkpoint: Checkpoint, options: dict[str, Any], dtype: torch.d
 
 
 def _apply(pipeline: Any, options: dict[str, Any]) -> None:
-    """Options that hold for every picture. Raises EngineError for a scheduler that is not known."""
+    """Options that hold for every picture. Raises EngineError."""
     pipeline.set_progress_bar_config(disable=True)
-    scheduler = options.get("scheduler")
-    if scheduler == "lcm":
-        pipeline.scheduler = LCMScheduler.from_config(pipeline.scheduler.config)
-    elif scheduler is not None:
-        kind = getattr(diffusers, str(scheduler), None)
-        if kind is None or not hasattr(kind, "from_config"):
-            raise EngineError(
-                f"option scheduler: diffusers has no {scheduler!r}; write lcm or a class such as "
-                "EulerDiscreteScheduler",
-                "load_failed",
-            )
-        pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
     if options.get("attention_slicing", _is_on("CUDA_ATTENTION_SLICING")):
         pipeline.enable_attention_slicing()
     if options.get("xformers", _is_on("CUDA_ENABLE_XFORMERS")) and torch.cuda.is_available():
