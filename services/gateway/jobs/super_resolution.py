@@ -36,8 +36,8 @@ def check_size(width: int | None, height: int | None, magnitude: int) -> None:
     if width and height and width * height * factor**2 > MAX_OUTPUT_PIXELS:
         raise _invalid(
             "superres_magnitude",
-            f"{magnitude} makes {width}x{height} more than {MAX_OUTPUT_PIXELS // 10**6} megapixels: ask for less, "
-            "or a smaller size",
+            f"{magnitude} makes {width}x{height} more than {MAX_OUTPUT_PIXELS // 10**6} megapixels: ask for "
+            "less, or for a smaller size",
         )
 
 
@@ -73,7 +73,10 @@ async def enlarge(
     output_format: str,
     quality: int,
 ) -> tuple[bytes, str, dict[str, str]]:
-    """The enlarged picture, its media type, and the headers that tell of it. Options are checked. Raises RequestError."""
+    """The enlarged picture, its media type, and the headers that tell of it. The options are checked before.
+
+    Raises RequestError.
+    """
     job = gateway.submission.make_job(upscaler, "", UpscaleInput({}))
     file: Attachment = await attach(gateway.bus, f"{job.id}/input", picture)
     asked = UpscaleInput({"image": file}, magnitude, _format(output_format), quality)

@@ -214,8 +214,12 @@ def _chosen(loaded: LoadedPipeline, adapter: str) -> list[Adapter]:
 
 
 def _can(loaded: LoadedPipeline, method: str) -> bool:
+    """Whether a pipeline, or a sibling, does this. Kandinsky 2.2 draws parts with a UNet of 9 channels only."""
+    name = type(loaded.pipeline).__name__
+    if method == "inpaint" and name.startswith("KandinskyV22") and loaded.pipeline.unet.config.in_channels < 9:
+        return False
     own = "mask_image" in drawing.parameters_of(loaded.pipeline)
-    return (own and method == "inpaint") or method in task_classes(type(loaded.pipeline).__name__)
+    return (own and method == "inpaint") or method in task_classes(name)
 
 
 def _for_task(loaded: LoadedPipeline, start: Start) -> Any:
@@ -225,10 +229,10 @@ def _for_task(loaded: LoadedPipeline, start: Start) -> Any:
         return loaded.pipeline
     method = "inpaint" if "mask_image" in start.files else "image_to_image"
     if method not in loaded.siblings:
-        kind = task_classes(type(loaded.pipeline).__name__).get(method)
-        if kind is None:
-            name = type(loaded.pipeline).__name__
-            raise EngineError(f"{name} cannot do {method.replace('_', ' ')}", "validation")
+        name = type(loaded.pipeline).__name__
+        kind = task_classes(name).get(method)
+        if kind is None or not _can(loaded, method):
+            raise EngineError(f"{name} cannot do {method.replace('_', ' ')} with these weights", "validation")
         sibling = kind.from_pipe(loaded.pipeline)
         sibling.set_progress_bar_config(disable=True)
         loaded.siblings[method] = sibling

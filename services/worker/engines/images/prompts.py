@@ -120,7 +120,9 @@ def _encoded(
     if skip is None:
         return _joined(said[0], len(texts))
     with torch.inference_mode():
-        normed = encoder.text_model.final_layer_norm(said.hidden_states[-(skip + 1)])
+        # some versions of transformers have the layers in the encoder itself
+        norm = getattr(encoder, "text_model", encoder).final_layer_norm
+        normed = norm(said.hidden_states[-(skip + 1)])
     return _joined(normed, len(texts))
 
 

@@ -46,6 +46,8 @@ def read_picture(content: bytes, field: str) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=formats)
         if image.width * image.height > MAX_PIXELS:
             raise _too_large(field, f"{image.width}x{image.height}")
+        if image.mode == "F":
+            raise _refused(field, "has values that are no whole numbers: save it with 8 or 16 bits, as PNG")
         image.load()
         return _plain(_upright(image))
     except EngineError:
