@@ -12,8 +12,8 @@ from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, fail, pri
 from stoker.cli.made_with import NotTold, request_of
 from stoker.client import CallFailed, Client, Job
 
-FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-"""What a picture is asked for as, by the name of the file that it is to be in."""
+FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+"""What a picture is asked for as, by the name of the file that it is to be in; else it is a PNG."""
 
 
 @app.command()
@@ -68,7 +68,7 @@ def run(
         fail(f"{ended['status']}: {ended.get('error', {}).get('message', '')}")
     images = (ended["result"] or {}).get("images", []) if isinstance(ended["result"], dict) else []
     for index, image in enumerate(images):
-        suffix = image["content_type"].removeprefix("image/")
+        suffix = image.get("content_type", "image/png").removeprefix("image/")
         path = out or Path(f"{accepted['id']}-{index}.{suffix}")
         path.write_bytes(client.get(image["url"]))
         if not json:
