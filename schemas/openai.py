@@ -98,6 +98,8 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
 class ImageGenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`negative_prompt`, `num_inference_steps`, `guidance_scale` and `seed` go beyond OpenAI's own; `steps` and
     `cfg_scale` are what A1111's clients call the second and third.
+
+    output_compression: quality of a JPEG or WebP, 0 to 100.
     """
 
     prompt: str
@@ -113,7 +115,8 @@ class ImageGenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     steps: int | None = None
     cfg_scale: float | None = None
     seed: int | None = None
-    output_format: Literal["png"] | None = None
+    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_compression: int | None = None
     user: str | None = None
 
 

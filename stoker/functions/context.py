@@ -108,7 +108,7 @@ class ActionContext:
         if not separator or not head.startswith("data:"):
             raise ValidationError("a file of a payload is a data: URL in base64, or the url of a job's file")
         try:
-            return base64.b64decode(data, validate=True)
+            return base64.b64decode("".join(data.split()), validate=True)
         except ValueError as error:
             raise ValidationError(f"the file is not base64: {error}") from error
 

@@ -34,6 +34,22 @@ def test_run_saves_an_image(demo: System, tmp_path: Path) -> None:
     assert str(saved.name) in done.stdout.replace("\n", "")
 
 
+def test_run_makes_a_picture_again_from_what_it_says(demo: System, tmp_path: Path) -> None:
+    first, again, jpeg = (tmp_path / name for name in ("first.png", "again.png", "small.jpg"))
+    for arguments in (
+        ("red seven", "--out", str(first), "--seed", "7", "--steps", "3"),
+        ("--from", str(first), "--out", str(again)),
+        ("--from", str(again), "--out", str(jpeg)),
+    ):
+        done = stoker("run", "demo-image", *arguments, url=demo.url)
+        assert done.returncode == 0, done.stderr
+    assert again.read_bytes() == first.read_bytes()
+    assert jpeg.read_bytes().startswith(b"\xff\xd8")
+    for arguments in ((), ("--from", __file__)):
+        wrong = stoker("run", "demo-image", *arguments, url=demo.url)
+        assert wrong.returncode == 1 and "--from" in wrong.stderr
+
+
 def test_models_workers_and_jobs_can_be_read_by_people_and_scripts(synthetic: System) -> None:
     job = synthetic.submit("echo")
     synthetic.ended(job)

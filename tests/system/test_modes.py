@@ -160,7 +160,10 @@ def test_generate_uses_the_modes_defaults_and_says_mode_and_seed(modes: System) 
     assert answer.headers["x-job-id"]
     image = Image.open(io.BytesIO(answer.content))
     assert image.size == (128, 128)
-    assert "Steps: 3, CFG scale: 7.5, Seed: 42, Size: 128x128, Model: sdxl-general" in image.info["parameters"]
+    assert (
+        "Steps: 3, Sampler: DDIM, CFG scale: 7.5, Seed: 42, Size: 128x128, Model: sdxl-general"
+        in image.info["parameters"]
+    )
     asked = generate(modes, mode="sdxl-general", size="64x96", num_inference_steps=2, guidance_scale=8.0)
     assert size_of(asked) == (64, 96)
 

@@ -151,7 +151,7 @@ def test_what_is_missing_is_called_by_its_name() -> None:
     with pytest.raises(RequestError, match="send multipart/form-data with the song as a file"):
         read_form("application/json", b"{}", "song")
     twice = multipart(("file", "a.wav", b"x"), ("file", "b.wav", b"y"))
-    with pytest.raises(RequestError, match="file is given more than once: send one song"):
+    with pytest.raises(RequestError, match="file is given more than once: it takes one song"):
         read_form(TYPE, twice, "song")
 
 

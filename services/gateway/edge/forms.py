@@ -8,6 +8,7 @@ import msgspec
 from multipart import MultipartError, MultipartParser, parse_options_header
 
 from services.gateway.edge.decoding import invalid
+from services.gateway.edge.encoded import decoded
 from services.gateway.edge.exchange import MAX_BODY_BYTES
 from services.gateway.edge.problems import RequestError
 
@@ -28,11 +29,15 @@ class Form:
     names: dict[str, str] = field(default_factory=dict)
 
     def file(self, name: str, what: str = "a picture") -> bytes:
-        """A file that must be there. Raises RequestError 400."""
-        content = self.files.get(name, b"")
+        """A file that must be there, or a field with it as base64. Raises RequestError 400."""
+        content = self.files.get(name) or decoded(self.fields.get(name, ""))
         if not content:
             raise RequestError(400, f"{name} is empty: send {what}", field=name, code="invalid_value")
         return content
+
+    def has_file(self, name: str) -> bool:
+        """Whether a file of this name was sent, in either way."""
+        return name in self.files or name in self.fields
 
     def as_struct(self, kind: type[T]) -> T:
         """The fields as a Struct; numbers and booleans are read from their texts, and a tuple has all texts of
@@ -67,7 +72,7 @@ def read_form(content_type: str, body: bytes, what: str = "picture", most: int =
                 fields[name] = part.value
                 lists.setdefault(name, []).append(part.value)
             elif name in files:
-                message = f"{name} is given more than once: send one {what}"
+                message = f"{name} is given more than once: it takes one {what}"
                 raise RequestError(400, message, field=name, code="invalid_value")
             else:
                 files[name] = part.raw

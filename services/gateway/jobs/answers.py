@@ -113,7 +113,8 @@ def _result_of(event: Terminal) -> Any:
         case ValueOutput(value):
             return value  # files are named in it, by their URLs
         case ImageOutput(pictures, details):
-            shown = {name: details[name] for name in ("latents", "skipped_loras") if name in details}
+            told = ("latents", "skipped_loras", "cut_prompt_tokens")
+            shown = {name: details[name] for name in told if name in details}
             return shown | {
                 "images": [
                     {

@@ -1,7 +1,5 @@
 """From a discovery request to an image job: what the model's schema knows, and nothing else. Pure."""
 
-import base64
-import binascii
 import difflib
 import re
 from collections.abc import Mapping
@@ -10,6 +8,7 @@ from typing import Any
 from schemas.catalog import Model
 from schemas.discovery import Method, Parameter, Schema
 from schemas.jobs import ImageInput
+from services.gateway.edge.encoded import decoded
 from services.gateway.edge.problems import RequestError
 from services.gateway.jobs.request_rules import within
 from services.gateway.jobs.requests import MAX_GUIDANCE, MAX_PICTURES, MAX_SEED, MAX_STEPS, check_edges
@@ -78,6 +77,9 @@ def _unknown(name: str, known: Mapping[str, Parameter]) -> RequestError:
 
 def _typed(parameter: Parameter, value: Any) -> Any:
     """The value, if it is of a type that the annotation names. Raises RequestError 400."""
+    if parameter.name in OWN_FIELDS and not isinstance(value, str | int | float):
+        message = f"{parameter.name} takes one value, not {_kind_of(value)}: send a request for each"
+        raise RequestError(400, message, field=parameter.name, code="invalid_value")
     words = set(re.findall(r"\w+", parameter.annotation))
     allowed = [kind for name, kinds in _KINDS.items() if name in words for kind in kinds]
     is_simple = isinstance(value, str | int | float)
@@ -87,14 +89,14 @@ def _typed(parameter: Parameter, value: Any) -> Any:
     return value
 
 
+def _kind_of(value: Any) -> str:
+    return "a list" if isinstance(value, list) else "an object"
+
+
 def _picture(name: str, value: Any) -> bytes:
     """The bytes of a picture given as base64 or as a data URL. Raises RequestError 400."""
     if isinstance(value, str):
-        text = value.partition(",")[2] if value.startswith("data:") else value
-        try:
-            content = base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError):
-            content = b""
+        content = decoded(value)
         if content:
             return content
     raise RequestError(

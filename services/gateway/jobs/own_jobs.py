@@ -3,7 +3,7 @@
 import time
 
 from schemas import wire
-from schemas.job_events import Completed, Queued, Terminal
+from schemas.job_events import Completed, ImageOutput, Queued, Terminal
 from schemas.jobs import Job
 from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError, openai_error
@@ -29,7 +29,15 @@ def job_headers(job: Job, event: Terminal | None = None) -> dict[str, str]:
     headers = {"x-job-id": job.id}
     if event is not None and event.spec:
         headers["x-stoker-spec"] = event.spec
-    return headers
+    return headers | cut_header(event)
+
+
+def cut_header(event: Terminal | None) -> dict[str, str]:
+    """How many tokens of a prompt no encoder has seen, where there are such."""
+    if not isinstance(event, Completed) or not isinstance(event.output, ImageOutput):
+        return {}
+    cut = event.output.details.get("cut_prompt_tokens")
+    return {"stoker-cut-prompt": str(cut)} if cut else {}
 
 
 class Waiting:

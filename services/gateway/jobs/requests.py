@@ -10,7 +10,14 @@ from typing import Any
 import msgspec
 
 from schemas.catalog import Model
-from schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, CallInput, ImageInput, JobInput
+from schemas.jobs import (
+    DEFAULT_ADMISSION_TIMEOUT_S,
+    DEFAULT_QUALITY,
+    CallInput,
+    ImageInput,
+    JobInput,
+    PictureFormat,
+)
 from schemas.openai import EmbeddingRequest, ImageEditRequest, ImageGenerationRequest
 from services.gateway.edge.problems import RequestError
 from services.gateway.jobs.function_calls import function_input
@@ -54,6 +61,8 @@ class ImageJobInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     previews: int = MAX_PREVIEWS
     latents: bool = False
     seed: int | None = None
+    output_format: PictureFormat | None = None
+    output_compression: int | None = None
 
 
 class CallJobInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,6 +106,7 @@ def image_input(asked: ImageJobInput, model: Model) -> ImageInput:
     within(asked.guidance_scale, 0, MAX_GUIDANCE, "guidance_scale")
     within(asked.previews, 0, MAX_PREVIEWS, "previews")
     within(asked.seed, OFF, MAX_SEED, "seed")
+    within(asked.output_compression, 0, 100, "output_compression")
     width, height = parse_size(asked.size)
     width = width if width is not None else asked.width
     height = height if height is not None else asked.height
@@ -115,6 +125,8 @@ def image_input(asked: ImageJobInput, model: Model) -> ImageInput:
         guidance_scale=chosen("guidance_scale", asked.guidance_scale),
         previews=asked.previews,
         has_latents=asked.latents,
+        output_format=asked.output_format or "png",
+        quality=DEFAULT_QUALITY if asked.output_compression is None else asked.output_compression,
     )
 
 
@@ -129,6 +141,8 @@ def generation_input(asked: ImageGenerationRequest, model: Model) -> ImageInput:
             guidance_scale=asked.cfg_scale if asked.guidance_scale is None else asked.guidance_scale,
             previews=_previews(asked),
             seed=asked.seed,
+            output_format=asked.output_format,
+            output_compression=asked.output_compression,
         ),
         model,
     )
@@ -140,7 +154,14 @@ def edit_input(asked: ImageEditRequest, model: Model) -> ImageInput:
     drawn = generation_input(asked, model)
     width, height = parse_size(asked.size)  # without one the picture's own size, not the model's, is kept
     parameters = {"strength": asked.strength} if asked.strength is not None else {}
-    return msgspec.structs.replace(drawn, width=width, height=height, parameters=parameters)
+    return msgspec.structs.replace(
+        drawn,
+        width=width,
+        height=height,
+        parameters=parameters,
+        draws_transparent=True,
+        fields={"mask_image": "mask"},
+    )
 
 
 def _previews(asked: ImageGenerationRequest) -> int:

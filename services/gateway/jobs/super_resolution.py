@@ -1,8 +1,10 @@
 """Enlarging pictures: finds the upscaler among the models, runs it, and says how it was done."""
 
+from typing import get_args
+
 from schemas.catalog import Model
 from schemas.job_events import ImageOutput
-from schemas.jobs import Attachment, UpscaleInput
+from schemas.jobs import Attachment, PictureFormat, UpscaleInput
 from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError
 from services.gateway.gateway import Gateway
@@ -11,7 +13,10 @@ from services.gateway.jobs.submission import with_input
 from services.records.blobs import attach, get_pictures
 
 MIN_MAGNITUDE, MAX_MAGNITUDE = 1, 3
-FORMATS = ("png", "jpeg")
+FORMATS: tuple[PictureFormat, ...] = get_args(PictureFormat)
+MAX_OUTPUT_PIXELS = 24_000_000
+LEAST_SCALE = 2
+"""Of an upscaler's pass."""
 
 
 def check_options(magnitude: int, output_format: str, quality: int, prefix: str = "") -> None:
@@ -20,9 +25,24 @@ def check_options(magnitude: int, output_format: str, quality: int, prefix: str 
         raise _invalid(f"{prefix}magnitude", f"must be {MIN_MAGNITUDE} to {MAX_MAGNITUDE}, not {magnitude}")
     if output_format not in FORMATS:
         name = f"{prefix}format" if prefix else "out_format"
-        raise _invalid(name, f"must be {' or '.join(FORMATS)}, not {output_format!r}")
+        raise _invalid(name, f"must be one of {', '.join(FORMATS)}, not {output_format!r}")
     if not 1 <= quality <= 100:
         raise _invalid(f"{prefix}quality", f"must be 1 to 100, not {quality}")
+
+
+def check_size(width: int | None, height: int | None, magnitude: int) -> None:
+    """Raises RequestError 400 for a picture that no upscaler could enlarge so often; before it is drawn."""
+    factor = LEAST_SCALE**magnitude
+    if width and height and width * height * factor**2 > MAX_OUTPUT_PIXELS:
+        raise _invalid(
+            "superres_magnitude",
+            f"{magnitude} makes {width}x{height} more than {MAX_OUTPUT_PIXELS // 10**6} megapixels: ask for "
+            "less, or for a smaller size",
+        )
+
+
+def _format(name: str) -> PictureFormat:
+    return next(known for known in FORMATS if known == name)
 
 
 def _invalid(field: str, message: str) -> RequestError:
@@ -53,10 +73,13 @@ async def enlarge(
     output_format: str,
     quality: int,
 ) -> tuple[bytes, str, dict[str, str]]:
-    """The enlarged picture, its media type, and the headers that tell of it. Raises RequestError."""
+    """The enlarged picture, its media type, and the headers that tell of it. The options are checked before.
+
+    Raises RequestError.
+    """
     job = gateway.submission.make_job(upscaler, "", UpscaleInput({}))
     file: Attachment = await attach(gateway.bus, f"{job.id}/input", picture)
-    asked = UpscaleInput({"image": file}, magnitude, "jpeg" if output_format == "jpeg" else "png", quality)
+    asked = UpscaleInput({"image": file}, magnitude, _format(output_format), quality)
     job = with_input(job, asked)
     completed, attached = await finished(gateway, exchange, job)
     output = completed.output

@@ -1,7 +1,5 @@
 """From a request to listen to the input of a job: what is asked for, and what of it is refused. Pure."""
 
-import base64
-import binascii
 import re
 from typing import Any, Literal
 
@@ -10,6 +8,7 @@ import msgspec
 from schemas.catalog import Model
 from schemas.jobs import Attachment, TranscriptionInput
 from schemas.openai import TranscriptionRequest, TranslationRequest
+from services.gateway.edge.encoded import decoded
 from services.gateway.edge.problems import RequestError
 from services.gateway.jobs.request_rules import within
 
@@ -20,7 +19,6 @@ MAX_PROMPT_CHARS = 10_000
 MAX_TEMPERATURE = 1.0
 STREAMED_FORMATS = ("json", "text")
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
-_DATA = re.compile(r"data:[^,]{0,200};base64,")
 
 
 class TranscriptionJobInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,11 +109,7 @@ def _input(
 
 
 def _content(url: str) -> bytes:
-    head = _DATA.match(url)
-    try:
-        content = base64.b64decode(url[head.end() :], validate=True) if head is not None else b""
-    except (binascii.Error, ValueError) as error:
-        raise _invalid("input.file", f"file is no base64: {error}") from error
+    content = decoded(url)
     if not content:
         raise _invalid("input.file", "file must look like data:audio/wav;base64,… and have something in it")
     return content

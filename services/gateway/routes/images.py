@@ -20,7 +20,7 @@ from services.gateway.edge.routing import openai_paths, post, post_body
 from services.gateway.edge.sse import sse
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.outcomes import completed_or_raise, observe_end
-from services.gateway.jobs.own_jobs import Waiting, error_event, finished, job_headers
+from services.gateway.jobs.own_jobs import Waiting, cut_header, error_event, finished, job_headers
 from services.gateway.jobs.request_rules import split_adapter
 from services.gateway.jobs.requests import edit_input, generation_input
 from services.gateway.jobs.submission import with_input
@@ -59,7 +59,7 @@ async def edit(gateway: Gateway, exchange: Exchange) -> None:
     drawn = edit_input(asked, model)
     job = gateway.submission.make_job(model, adapter, drawn, seed=asked.seed, wants_events=asked.stream)
     files = {"image": await attach(gateway.bus, f"{job.id}/image", form.file("image"))}
-    if "mask" in form.files:
+    if form.has_file("mask"):
         files["mask_image"] = await attach(gateway.bus, f"{job.id}/mask", form.file("mask"))
     await _answer(gateway, exchange, asked, with_input(job, msgspec.structs.replace(drawn, files=files)))
 
@@ -100,7 +100,9 @@ async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
                         yield said
                 case (Preview() as preview, png):
                     is_begun = True
-                    yield _image_event("partial_image", job, png, preview.width, preview.height, preview.index)
+                    yield _image_event(
+                        "partial_image", job, png, (preview.width, preview.height), preview.index
+                    )
                 case (event, attached) if isinstance(event, Terminal):
                     observe_end(event)
                     try:
@@ -117,22 +119,32 @@ async def _completed_images(gateway: Gateway, job: Job, completed: Completed, at
     output = completed.output
     assert isinstance(output, ImageOutput)
     pictures = await get_pictures(gateway.bus, output, attached)
+    cut = int(cut_header(completed).get("stoker-cut-prompt", 0))
     return b"".join(
-        _image_event("completed", job, png, picture.width, picture.height, None)
+        _image_event("completed", job, png, (picture.width, picture.height), None, picture.content_type, cut)
         for png, picture in zip(pictures, output.pictures, strict=True)
     )
 
 
-def _image_event(kind: str, job: Job, png: bytes, width: int, height: int, index: int | None) -> bytes:
+def _image_event(
+    kind: str,
+    job: Job,
+    png: bytes,
+    size: tuple[int, int],
+    index: int | None,
+    content_type: str = "image/png",
+    cut: int = 0,
+) -> bytes:
+    """cut: tokens of the prompt that no encoder has seen."""
     name = f"image_generation.{kind}"
     body: dict[str, Any] = {
         "type": name,
         "b64_json": base64.b64encode(png).decode(),
         "created_at": int(job.created_at),
-        "size": f"{width}x{height}",
+        "size": f"{size[0]}x{size[1]}",
         "quality": "auto",
         "background": "opaque",
-        "output_format": "png",
+        "output_format": content_type.removeprefix("image/"),
     }
     if index is not None:
         body["partial_image_index"] = index
@@ -143,6 +155,8 @@ def _image_event(kind: str, job: Job, png: bytes, width: int, height: int, index
             "total_tokens": 0,
             "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
         }
+    if cut:
+        body["cut_prompt"] = cut
     return sse(wire.encode(body), name)
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from schemas.catalog import Adapter, Model
 from schemas.job_events import ImageOutput
-from schemas.jobs import ImageInput
+from schemas.jobs import ImageInput, PictureFormat
 from services.catalog import store
 from services.catalog.documents import ConfigurationError
 from services.gateway.edge.exchange import Exchange
@@ -15,10 +15,10 @@ from services.gateway.edge.routing import get, post, post_body
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.admission import QUEUE_RETRY_S
 from services.gateway.jobs.loading import load
-from services.gateway.jobs.own_jobs import finished
+from services.gateway.jobs.own_jobs import cut_header, finished
 from services.gateway.jobs.request_rules import within
 from services.gateway.jobs.requests import ImageJobInput, image_input
-from services.gateway.jobs.super_resolution import check_options, enlarge, find_upscaler
+from services.gateway.jobs.super_resolution import check_options, check_size, enlarge, find_upscaler
 from services.gateway.modes import mode_body, vram_body
 from services.records.blobs import get_pictures
 
@@ -33,7 +33,7 @@ class StyleLora(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of POST /generate. What is left out comes from the mode."""
+    """Body of POST /generate. What is left out comes from the mode. With superres its format is what counts."""
 
     prompt: str
     negative_prompt: str | None = None
@@ -43,6 +43,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     guidance_scale: float | None = None
     seed: int | None = None
     style_lora: StyleLora = StyleLora()
+    output_format: PictureFormat | None = None
+    output_compression: int | None = None
     superres: bool = False
     superres_magnitude: int = 2
     superres_format: str = "png"
@@ -69,9 +71,13 @@ def generation_input(asked: GenerateRequest, mode: Model) -> ImageInput:
             guidance_scale=asked.guidance_scale,
             previews=0,
             seed=asked.seed,
+            output_format="png" if asked.superres else asked.output_format,
+            output_compression=asked.output_compression,
         ),
         mode,
     )
+    if asked.superres:
+        check_size(drawn.width, drawn.height, asked.superres_magnitude)
     style = style_of(asked.style_lora, mode)
     return msgspec.structs.replace(drawn, loras=(style,)) if style is not None else drawn
 
@@ -121,10 +127,11 @@ async def generate(gateway: Gateway, exchange: Exchange, asked: GenerateRequest)
     output = completed.output
     assert isinstance(output, ImageOutput)
     (content,) = await get_pictures(gateway.bus, output, attached)
-    media_type, headers = "image/png", dict[str, str]()
+    media_type, headers = output.pictures[0].content_type, dict[str, str]()
     if upscaler is not None:
         options = (asked.superres_magnitude, asked.superres_format, asked.superres_quality)
         content, media_type, headers = await enlarge(gateway, exchange, upscaler, content, *options)
+    headers |= cut_header(completed)
     headers |= {
         "x-mode": mode.name,
         "x-seed": str(output.pictures[0].seed),

@@ -109,6 +109,12 @@ def generation_of(asked: OllamaGenerateRequest) -> ChatCompletionRequest | Compl
     return _chat(asked, _messages((*system, said)))
 
 
+def _data_url(picture: str) -> str:
+    """base64, which some send in lines, or as a data: URL already."""
+    plain = "".join(picture.split())
+    return plain if plain.startswith("data:") else f"data:image/png;base64,{plain}"
+
+
 def _messages(given: Sequence[OllamaMessage]) -> list[ChatMessage]:
     """In OpenAI's form: calls are named, and results name the call before them."""
     found: list[ChatMessage] = []
@@ -116,7 +122,7 @@ def _messages(given: Sequence[OllamaMessage]) -> list[ChatMessage]:
     for message in given:
         content: str | tuple[TextPart | ImagePart, ...] = message.content
         if message.images:
-            pictures = [ImagePart(ImageUrl(f"data:image/png;base64,{one}")) for one in message.images]
+            pictures = [ImagePart(ImageUrl(_data_url(one))) for one in message.images]
             content = (TextPart(message.content), *pictures)
         calls: list[dict[str, Any]] = []
         for call in message.tool_calls or ():

@@ -5,6 +5,7 @@ must not block: engines that compute in Python threads use `asyncio.to_thread`.
 """
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,15 +25,19 @@ from schemas.job_events import (
 from schemas.jobs import JobInput
 from schemas.workers import CapabilityCard, EngineCapability
 
+_ADDRESS = re.compile(r"<([^<>]{1,200}?)(?: object)? at 0x[0-9a-fA-F]+>")
+"""How Python shows an object that does not say what it is."""
+
 
 class EngineError(Exception):
     """A load or a run failed; `kind` as in schemas.job_events.FailureKind.
 
-    code, field: what clients are told of it besides, as OpenAI's errors have them.
+    code, field: what clients are told of it besides, as OpenAI's errors have them. Addresses of objects, which
+    libraries have in their messages, are left out.
     """
 
     def __init__(self, message: str, kind: FailureKind = "fatal", *, code: str = "", field: str = "") -> None:
-        super().__init__(message)
+        super().__init__(_ADDRESS.sub(r"\1", message))
         self.kind: FailureKind = kind
         self.code = code
         self.field = field

@@ -219,17 +219,18 @@ def test_run_says_why_a_job_failed() -> None:
     assert result.exit_code == 1 and f"failed: {ODD} broke" in result.output
 
 
-def test_run_saves_a_picture_where_it_was_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "asked"), [("x.png", {}), ("x.jpg", {"output_format": "jpeg"})])
+def test_run_saves_a_picture_where_it_was_told(tmp_path: Path, name: str, asked: dict[str, str]) -> None:
     end = {"status": "completed", "result": {"images": [{"url": "/v1/jobs/j/images/0", "seed": 7}]}}
     answers = text_job(end, ("progress", {"step": 1, "steps": 2})) | {
         "GET /v1/models/m": (200, {"features": ["ImageGeneration"]}),
         "GET /v1/jobs/j/images/0": (200, b"PNG"),
     }
     with answering(answers) as server:
-        result = run(server, "run", "m", "a lake", "-o", str(tmp_path / "x.png"), "--steps", "2")
+        result = run(server, "run", "m", "a lake", "-o", str(tmp_path / name), "--steps", "2")
     assert result.exit_code == 0 and "(seed 7)" in result.output
-    assert (tmp_path / "x.png").read_bytes() == b"PNG"
-    assert server.asked[1][2]["input"] == {"prompt": "a lake", "num_inference_steps": 2}
+    assert (tmp_path / name).read_bytes() == b"PNG"
+    assert server.asked[1][2]["input"] == {"prompt": "a lake", "num_inference_steps": 2} | asked
 
 
 def test_call_prints_a_result_and_saves_its_files_by_their_last_name(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ Cancelling takes effect between steps. Weights in half precision are computed in
 Options of the model: `dtype` (fp16, bf16, fp32), `device` (cuda:0), `attention_slicing`, `xformers`, `compile`
 (true or false), `scheduler` (a sampler's name, or a class of diffusers), `config` (what completes a single
 file), `vae` (a file or a folder), `self_test` (false: no picture is drawn at load), `prior` (Kandinsky 2.2),
-`batch` (like requests at once), `default_size` (512x512), `png_prompt` (false: leave it out).
+`batch` (like requests at once), `default_size` (512x512), `png_prompt` (false: pictures do not say their
+prompt), `png_parameters` (false: they say nothing of how they were made).
 """
 
 import asyncio
-import base64
 import ctypes
 import gc
 import sys
@@ -27,8 +27,7 @@ from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 from schemas.catalog import Adapter
-from schemas.job_events import Picture
-from schemas.jobs import ImageInput, UpscaleInput, picture_seed
+from schemas.jobs import ImageInput, UpscaleInput
 from schemas.workers import EngineCapability
 from services.worker.engines.base import (
     Cancellation,
@@ -42,8 +41,13 @@ from services.worker.engines.base import (
     Task,
 )
 from services.worker.engines.images import drawing
+from services.worker.engines.images.completing import completed
+from services.worker.engines.images.edits import Start, kept_whole, start_of
+from services.worker.engines.images.finite import Drawn, pictures_of, whole
 from services.worker.engines.images.loras import PipelineLoras
+from services.worker.engines.images.made import Made, parameters_of_call
 from services.worker.engines.images.pipelines import build, device_of, dtype_of, examine, weights_bytes
+from services.worker.engines.images.prompts import TEXTS, cut_tokens, in_pieces, pieces_of
 from services.worker.engines.images.schedulers import Schedulers
 from services.worker.engines.images.self_test import check_draws
 from services.worker.engines.images.signatures import schema_of, task_classes
@@ -52,10 +56,6 @@ from services.worker.models.weights.detect import Checkpoint
 from services.worker.runner.resources import measure
 
 SDXL_EDGE_PX = 1024
-DEFAULT_EDGE_PX = 512
-INPAINT_CHANNELS = 9
-BINNED = (16, 32, 64, 128, 256)
-"""Sample sizes for which pipelines know sizes that they were trained for."""
 
 
 @dataclass(slots=True)
@@ -150,40 +150,57 @@ class DiffusersEngine:
         match request.input:
             case ImageInput():
                 (drawn,) = await asyncio.to_thread(self._draw, model, [task])
+                if isinstance(drawn, EngineError):
+                    raise drawn
                 return drawn
             case UpscaleInput() as asked:
                 return await asyncio.to_thread(self._upscale, model, asked, task)
         raise EngineError("diffusion models make images only", "validation")
 
     async def run_together(self, model: str, tasks: Sequence[Task]) -> list[RunOutput | Exception]:
-        drawn = await asyncio.to_thread(self._draw, model, tasks)
+        drawn = await asyncio.to_thread(self._draw_alike, model, tasks)
         return [
             Stopped() if task.cancelled.is_set() else images for task, images in zip(tasks, drawn, strict=True)
         ]
 
-    def _draw(self, model: str, tasks: Sequence[Task]) -> list[Images]:
-        """The pictures of each task, out of one call."""
+    def _draw_alike(self, model: str, tasks: Sequence[Task]) -> list[Images | EngineError]:
+        """Each as it would be drawn alone: prompts of one length go into one call."""
+        pipeline = self._loaded[model].pipeline
+        with self._turn:
+            inputs = [task.request.input for task in tasks]
+            lengths = [pieces_of(pipeline, [one.prompt]) for one in inputs if isinstance(one, ImageInput)]
+        found: dict[int, Images | EngineError] = {}
+        for length in sorted(set(lengths)):
+            alike = [index for index, own in enumerate(lengths) if own == length]
+            found |= zip(alike, self._draw(model, [tasks[index] for index in alike]), strict=True)
+        return [found[index] for index in range(len(tasks))]
+
+    def _draw(self, model: str, tasks: Sequence[Task]) -> list[Images | EngineError]:
+        """The pictures of each task, out of one call; an error for those that are NaN."""
         loaded = self._loaded[model]
         request = tasks[0].request
         asked = request.input
         assert isinstance(asked, ImageInput)
+        start = start_of(asked, can_inpaint=_can(loaded, "inpaint"))
         with self._turn:
             skipped = loaded.loras.switch([*request.loras, *_chosen(loaded, request.adapter)])
-            pipeline = _for_task(loaded, asked)
+            pipeline = _for_task(loaded, start)
             loaded.schedulers.use(pipeline, str(request.options.get("scheduler") or ""))
-            given = drawing.arguments(pipeline, tasks, loaded.default_edge_px())
-            given = _completed(loaded.checkpoint, pipeline, given)
+            given = drawing.arguments(pipeline, tasks, loaded.default_edge_px(), start)
+            given = completed(loaded.checkpoint, pipeline, given)
             watch = drawing.StepWatch(tasks, drawing.steps_of(pipeline, given))
-            images = _call(pipeline, given, watch)
+            cut = [cut_tokens(pipeline, _texts_of(task, given)) for task in tasks]
+            images = _drawn(pipeline, given, watch, start, len(tasks) * asked.n)
         if len(tasks) == 1 and tasks[0].cancelled.is_set():
             raise Stopped
-        details: dict[str, Any] = {"parameters": _parameters(given, images[0])}
+        images = [start.finished(image) if image is not None else None for image in images]
+        details: dict[str, Any] = {"parameters": parameters_of_call(given, images[0])}
         details |= {"remark": loaded.remark} if loaded.remark else {}
-        details |= {"resources": msgspec.to_builtins(measure())} | (
-            {"skipped_loras": skipped} if skipped else {}
-        )
+        details |= {"resources": msgspec.to_builtins(measure())}
+        details |= {"skipped_loras": skipped} if skipped else {}
+        made = Made(pipeline, loaded.options, given, watch, details, cut)
         return [
-            _finish(loaded, task, images[index * asked.n : (index + 1) * asked.n], watch, index, details)
+            made.finished(task, images[index * asked.n : (index + 1) * asked.n], index)
             for index, task in enumerate(tasks)
         ]
 
@@ -195,7 +212,8 @@ class DiffusersEngine:
             given: dict[str, Any] = {"prompt": "", "image": image}
             given["generator"] = torch.Generator("cpu").manual_seed(task.request.seed)
             steps = drawing.steps_of(loaded.pipeline, given)
-            return _call(loaded.pipeline, given, drawing.StepWatch([task], steps))[0]
+            watch = drawing.StepWatch([task], steps)
+            return whole(_call(loaded.pipeline, given, watch), watch.latents)[0]
 
         with self._turn:
             return enlarged(asked, one_pass, task.cancelled)
@@ -209,98 +227,68 @@ def _chosen(loaded: LoadedPipeline, adapter: str) -> list[Adapter]:
     return [loaded.adapters[adapter]]
 
 
-def _for_task(loaded: LoadedPipeline, asked: ImageInput) -> Any:
+def _can(loaded: LoadedPipeline, method: str) -> bool:
+    """Whether a pipeline, or a sibling, does this. Kandinsky 2.2 draws parts with a UNet of 9 channels only."""
+    name = type(loaded.pipeline).__name__
+    if method == "inpaint" and name.startswith("KandinskyV22") and loaded.pipeline.unet.config.in_channels < 9:
+        return False
+    own = "mask_image" in drawing.parameters_of(loaded.pipeline)
+    return (own and method == "inpaint") or method in task_classes(name)
+
+
+def _for_task(loaded: LoadedPipeline, start: Start) -> Any:
     """The pipeline that takes the pictures of a request: its own, or a sibling on the same weights."""
-    if not asked.files or "image" in drawing.parameters_of(loaded.pipeline):
+    own = drawing.parameters_of(loaded.pipeline)
+    if all(name in own for name in start.files):
         return loaded.pipeline
-    method = "inpaint" if "mask_image" in asked.files else "image_to_image"
+    method = "inpaint" if "mask_image" in start.files else "image_to_image"
     if method not in loaded.siblings:
-        kind = task_classes(type(loaded.pipeline).__name__).get(method)
-        if kind is None:
-            name = type(loaded.pipeline).__name__
-            raise EngineError(f"{name} cannot do {method.replace('_', ' ')}", "validation")
+        name = type(loaded.pipeline).__name__
+        kind = task_classes(name).get(method)
+        if kind is None or not _can(loaded, method):
+            raise EngineError(f"{name} cannot do {method.replace('_', ' ')} with these weights", "validation")
         sibling = kind.from_pipe(loaded.pipeline)
         sibling.set_progress_bar_config(disable=True)
         loaded.siblings[method] = sibling
     return loaded.siblings[method]
 
 
-def _sample_size(pipeline: Any) -> int | None:
-    found: int | None = getattr(
-        getattr(getattr(pipeline, "transformer", None), "config", None), "sample_size", None
-    )
-    return found
+def _drawn(
+    pipeline: Any, given: dict[str, Any], watch: drawing.StepWatch, start: Start, count: int
+) -> Sequence[Drawn]:
+    """`count` pictures. Raises EngineError, Stopped."""
+    if start.source is not None and given.get("strength") == 0:
+        return kept_whole(start, count)
+    pieces = pieces_of(pipeline, [text for name in TEXTS for text in _texts(given.get(name))])
+    return _call(pipeline, in_pieces(pipeline, given, pieces) if pieces > 1 else given, watch)
 
 
-def _completed(checkpoint: Checkpoint, pipeline: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """The same arguments; a model that draws into masks draws into the whole where it is given none. Raises
-    EngineError for one that draws from a picture and has none.
-    """
-    known = drawing.parameters_of(pipeline)
-    if "use_resolution_binning" in known and _sample_size(pipeline) not in BINNED:
-        given = given | {"use_resolution_binning": False}
-    if checkpoint.in_channels == INPAINT_CHANNELS and "mask_image" in known and "mask_image" not in given:
-        if "image" not in given:
-            size = (given.get("width") or DEFAULT_EDGE_PX, given.get("height") or DEFAULT_EDGE_PX)
-            given = given | {"image": Image.new("RGB", size, (128, 128, 128)), "strength": 1.0}
-        given = given | {"mask_image": Image.new("L", given["image"].size, 255)}
-    wants = known.get("image")
-    is_needed = checkpoint.pipeline_class.endswith(("Img2ImgPipeline", "Pix2PixPipeline", "FillPipeline"))
-    if wants is not None and "image" not in given and (is_needed or wants.default is wants.empty):
-        message = f"{type(pipeline).__name__} draws from a picture: send one as image"
-        raise EngineError(message, "validation", field="image")
-    return given
+def _texts_of(task: Task, given: dict[str, Any]) -> list[str]:
+    """The prompts of one task of a call."""
+    asked = task.request.input
+    assert isinstance(asked, ImageInput)
+    return [asked.prompt, *(text for name in TEXTS[1:] for text in _texts(given.get(name))[:1])]
 
 
-def _call(pipeline: Any, given: dict[str, Any], watch: drawing.StepWatch) -> list[Image.Image]:
+def _texts(given: str | list[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else given or []
+
+
+def _call(pipeline: Any, given: dict[str, Any], watch: drawing.StepWatch) -> list[Drawn]:
     """Draw. Raises EngineError, Stopped."""
     takes = drawing.parameters_of(pipeline)
     if "callback_on_step_end" in takes:
         given = given | {"callback_on_step_end": watch}
+    if "output_type" in takes and given.get("padding_mask_crop") is None:  # which is done with pictures only
+        given = given | {"output_type": "np"}
     try:
         with torch.inference_mode():
-            images: list[Image.Image] = pipeline(**given).images
-            return images
+            return pictures_of(pipeline, pipeline(**given).images, watch.latents)
     except torch.OutOfMemoryError as error:
         _free_memory()
         raise EngineError("the device has not enough memory for this size", "resource") from error
     except (ValueError, TypeError, RuntimeError) as error:
         raise EngineError(f"{type(pipeline).__name__}: {error}", "validation") from error
-
-
-def _parameters(given: dict[str, Any], image: Image.Image) -> dict[str, Any]:
-    """The arguments as they were used, as far as JSON can say them."""
-    plain = {name: value for name, value in given.items() if isinstance(value, str | int | float | bool)}
-    return plain | {"width": image.width, "height": image.height}
-
-
-def _finish(
-    loaded: LoadedPipeline,
-    task: Task,
-    images: Sequence[Image.Image],
-    watch: drawing.StepWatch,
-    index: int,
-    details: dict[str, Any],
-) -> Images:
-    """PNGs with their metadata, and the latents where they are asked for."""
-    asked, seed = task.request.input, task.request.seed
-    assert isinstance(asked, ImageInput)
-    has_prompt = bool(loaded.options.get("png_prompt", True))
-    pngs: list[bytes] = []
-    for offset, image in enumerate(images):
-        text = drawing.description(
-            asked, image, picture_seed(seed, offset), watch.steps, task.request.title, has_prompt=has_prompt
-        )
-        pngs.append(drawing.png_of(image, text))
-    if asked.has_latents and watch.latents is not None:
-        rows = [watch.latents[index * asked.n + i : index * asked.n + i + 1] for i in range(asked.n)]
-        latents = [base64.b64encode(drawing.pooled_latents(row)).decode() for row in rows]
-        details = details | {"latents": latents}
-    pictures = tuple(
-        Picture(seed=picture_seed(seed, offset), width=image.width, height=image.height, image_bytes=len(png))
-        for offset, (image, png) in enumerate(zip(images, pngs, strict=True))
-    )
-    return Images(pictures, tuple(pngs), details)
 
 
 def _free_memory() -> None:

@@ -1,19 +1,18 @@
-"""One call of a diffusers pipeline: its arguments, what is watched at each step, and the PNGs that come out."""
+"""One call of a diffusers pipeline: its arguments, and what is watched at each step."""
 
 import inspect
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from PIL import Image, ImageChops
-from PIL.PngImagePlugin import PngInfo
+from PIL import Image
 
-from schemas.jobs import Attachment, ImageInput, picture_seed
+from schemas.jobs import ImageInput, picture_seed
 from services.worker.engines.base import EngineError, Stopped, Task
+from services.worker.engines.images.edits import Start, with_a_step
+from services.worker.engines.images.writing import written
 
-MAX_INPUT_PIXELS = 24_000_000
 PREVIEW_EDGE_PX = 256
 """Longest edge of a preview; the true decoder is used only where it is quick (small latents)."""
 SMALL_LATENT_CELLS = 32 * 32
@@ -25,60 +24,40 @@ LATENT_TO_RGB = torch.tensor(
 )
 
 
-def open_image(file: Attachment, name: str) -> Image.Image:
-    """A picture of an input, its size checked before a pixel is decoded. Raises EngineError."""
-    too_large = f"{name} is more than {MAX_INPUT_PIXELS // 10**6} megapixels"
-    try:
-        image = Image.open(io.BytesIO(file.content))
-        if image.width * image.height > MAX_INPUT_PIXELS:
-            raise EngineError(too_large, "validation")
-        return _as_mask(image) if name == "mask_image" else image.convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise EngineError(too_large, "validation") from error
-    except (OSError, SyntaxError) as error:
-        raise EngineError(f"{name} is not a picture that can be read: {error}", "validation") from error
-
-
-def _as_mask(image: Image.Image) -> Image.Image:
-    """White where to draw. A mask with transparency means: draw where it is transparent, as OpenAI has it."""
-    if "A" in image.getbands():
-        return ImageChops.invert(image.getchannel("A"))
-    return image.convert("L")
-
-
 def parameters_of(pipeline: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(pipeline.__call__).parameters
 
 
-def arguments(pipeline: Any, tasks: Sequence[Task], default_edge_px: int | None) -> dict[str, Any]:
+def arguments(
+    pipeline: Any, tasks: Sequence[Task], default_edge_px: int | None, start: Start
+) -> dict[str, Any]:
     """What the pipeline is called with: only what was asked for, and only what it knows.
 
-    Raises EngineError for a parameter that the pipeline does not have.
+    start: the pictures to draw from. Raises EngineError for a parameter that the pipeline does not have.
     """
     asked = tasks[0].request.input
     assert isinstance(asked, ImageInput)
     known = parameters_of(pipeline)
-    is_drawn_anew = "image" not in asked.files
-    edge = default_edge_px if is_drawn_anew else None
     prompts = [task.request.input.prompt for task in tasks if isinstance(task.request.input, ImageInput)]
+    width, height = _size(asked, default_edge_px, start, known)
     wanted: dict[str, Any] = {
         "prompt": prompts if len(prompts) > 1 else prompts[0],
         "negative_prompt": asked.negative_prompt,
-        "width": asked.width or edge,
-        "height": asked.height or edge,
+        "width": width,
+        "height": height,
         "num_inference_steps": asked.num_inference_steps,
         "guidance_scale": asked.guidance_scale,
         **asked.parameters,
-        **{name: open_image(file, name) for name, file in asked.files.items()},
+        **start.files,
     }
     given = {name: value for name, value in wanted.items() if value is not None}
     if len(prompts) > 1 and "negative_prompt" in given:
         given["negative_prompt"] = [given["negative_prompt"]] * len(prompts)
-    if not is_drawn_anew and "width" not in known:  # such pipelines take the size of their picture
-        given = _resized(given)
     unknown = [name for name in given if name not in known]
     if unknown:
         raise EngineError(f"{type(pipeline).__name__} takes no {', '.join(unknown)}", "validation")
+    if "image" in given and (strength := strength_of(pipeline, given)) is not None:
+        given["strength"] = with_a_step(strength, _asked_steps(pipeline, given))
     if asked.n > 1:
         given["num_images_per_prompt"] = asked.n
     seeds = [picture_seed(task.request.seed, index) for task in tasks for index in range(asked.n)]
@@ -86,19 +65,30 @@ def arguments(pipeline: Any, tasks: Sequence[Task], default_edge_px: int | None)
     return given
 
 
-def _resized(given: dict[str, Any]) -> dict[str, Any]:
-    """Width and height as the size of the pictures to start from."""
-    image = given["image"]
-    size = (given.pop("width", image.width), given.pop("height", image.height))
-    size = (max(size[0] // 8 * 8, 8), max(size[1] // 8 * 8, 8))
-    return given | {name: given[name].resize(size) for name in ("image", "mask_image") if name in given}
+def _size(
+    asked: ImageInput, default_edge_px: int | None, start: Start, known: Mapping[str, Any]
+) -> tuple[int | None, int | None]:
+    """Width and height to ask for, in pixels. Pipelines that know no width take the size of their picture."""
+    if start.drawn_size is None:
+        return asked.width or default_edge_px, asked.height or default_edge_px
+    return start.drawn_size if "width" in known else (None, None)
+
+
+def strength_of(pipeline: Any, given: Mapping[str, Any]) -> float | None:
+    """How much of a picture is drawn anew, 0 to 1; None where a pipeline draws all of it."""
+    own = parameters_of(pipeline).get("strength")
+    value = given.get("strength", own.default if own is not None else None)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _asked_steps(pipeline: Any, given: Mapping[str, Any]) -> int:
+    own = parameters_of(pipeline).get("num_inference_steps")
+    return int(given.get("num_inference_steps") or (own.default if own is not None else 0) or 50)
 
 
 def steps_of(pipeline: Any, given: Mapping[str, Any]) -> int:
     """How many steps a call will take."""
-    own = parameters_of(pipeline).get("num_inference_steps")
-    steps = int(given.get("num_inference_steps") or (own.default if own is not None else 50))
-    strength = given.get("strength")
+    steps, strength = _asked_steps(pipeline, given), given.get("strength")
     return max(int(steps * strength), 1) if strength is not None and "image" in given else steps
 
 
@@ -132,7 +122,7 @@ class StepWatch:
         assert self.latents is not None
         image = _preview_of(pipeline, self.latents[index : index + 1])
         sent = self._sent.get(task.request.job, 0)
-        task.emit.preview(sent, step, image.width, image.height, png_of(image))
+        task.emit.preview(sent, step, image.width, image.height, written(image))
         self._sent[task.request.job] = sent + 1
 
 
@@ -161,30 +151,3 @@ def pooled_latents(latents: torch.Tensor) -> bytes:
     pooled = torch.nn.functional.adaptive_avg_pool2d(first, POOLED_CELLS)
     content: bytes = pooled.to(torch.float16).contiguous().numpy().astype("<f2").tobytes()
     return content
-
-
-def description(
-    asked: ImageInput, image: Image.Image, seed: int, steps: int, model: str, *, has_prompt: bool
-) -> str:
-    """How a picture was made, in the words that image tools write into a PNG's `parameters`."""
-    negative = f"\nNegative prompt: {asked.negative_prompt}" if asked.negative_prompt and has_prompt else ""
-    facts = {
-        "Steps": steps,
-        "CFG scale": asked.guidance_scale,
-        "Seed": seed,
-        "Size": f"{image.width}x{image.height}",
-        "Model": model,
-        "Version": "stoker",
-    }
-    told = ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
-    return (asked.prompt + negative + "\n" if has_prompt else "") + told
-
-
-def png_of(image: Image.Image, text: str = "") -> bytes:
-    """A picture as PNG, with a text for image tools."""
-    buffer = io.BytesIO()
-    info = PngInfo()
-    if text:
-        info.add_text("parameters", text)
-    image.save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()

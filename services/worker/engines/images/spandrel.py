@@ -26,6 +26,7 @@ from services.worker.engines.base import (
     RunOutput,
     Stopped,
 )
+from services.worker.engines.images.finite import not_a_number
 from services.worker.engines.images.pipelines import device_of
 from services.worker.engines.images.upscaling import enlarged
 from services.worker.models.weights.detect import UnknownCheckpoint, tensor_shapes
@@ -128,6 +129,8 @@ def _in_tiles(model: Any, image: Image.Image, tile: int, emit: Emitter, cancelle
             ..., inner_y : inner_y + rows, inner_x : inner_x + columns
         ]
         emit.step(index + 1, len(corners))
+    if not torch.isfinite(result).all():
+        raise not_a_number()
     array = (result[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     return Image.fromarray(array)
 

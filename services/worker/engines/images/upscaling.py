@@ -1,6 +1,8 @@
-"""Enlarging a picture in passes: limits, order, and the file that comes out; engines bring the pass itself."""
+"""Enlarging a picture in passes: limits, order, and the file that comes out; engines bring the pass itself.
 
-import io
+Upscalers know colours only: what is transparent is enlarged beside them, by an ordinary filter.
+"""
+
 from collections.abc import Callable
 
 from PIL import Image
@@ -8,7 +10,8 @@ from PIL import Image
 from schemas.job_events import Picture
 from schemas.jobs import UpscaleInput
 from services.worker.engines.base import Cancellation, EngineError, Images, Stopped
-from services.worker.engines.images.drawing import open_image
+from services.worker.engines.images.reading import read_picture
+from services.worker.engines.images.writing import written
 
 MAX_OUTPUT_PIXELS = 24_000_000
 
@@ -22,7 +25,9 @@ def enlarged(
 
     Raises EngineError when the result would be too large, Stopped.
     """
-    image = open_image(asked.files["image"], "file")
+    image = read_picture(asked.files["image"].content, "file")
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    image = image.convert("RGB")
     factor = scale or 1
     _check(image.width, image.height, factor**asked.magnitude)
     for _ in range(asked.magnitude):
@@ -31,7 +36,10 @@ def enlarged(
         _check(image.width, image.height, factor)
         larger = one_pass(image)
         factor, image = larger.width // image.width, larger
-    content = _file(image, asked)
+    if alpha is not None:
+        image = image.convert("RGB")
+        image.putalpha(alpha.resize(image.size, Image.Resampling.LANCZOS))
+    content = written(image, asked.output_format, asked.quality)
     picture = Picture(
         seed=0,
         width=image.width,
@@ -49,12 +57,3 @@ def _check(width: int, height: int, factor: int) -> None:
             "ask for a lower magnitude",
             "validation",
         )
-
-
-def _file(image: Image.Image, asked: UpscaleInput) -> bytes:
-    buffer = io.BytesIO()
-    if asked.output_format == "jpeg":
-        image.save(buffer, "JPEG", quality=asked.quality)
-    else:
-        image.save(buffer, "PNG")
-    return buffer.getvalue()

@@ -1,0 +1,41 @@
+"""What a call of a pipeline needs besides what was asked for, by what its checkpoint is."""
+
+from typing import Any
+
+from PIL import Image
+
+from services.worker.engines.base import EngineError
+from services.worker.engines.images.drawing import parameters_of
+from services.worker.models.weights.detect import Checkpoint
+
+DEFAULT_EDGE_PX = 512
+INPAINT_CHANNELS = 9
+BINNED = (16, 32, 64, 128, 256)
+"""Sample sizes for which pipelines know sizes that they were trained for."""
+
+
+def _sample_size(pipeline: Any) -> int | None:
+    found: int | None = getattr(
+        getattr(getattr(pipeline, "transformer", None), "config", None), "sample_size", None
+    )
+    return found
+
+
+def completed(checkpoint: Checkpoint, pipeline: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments; a model that draws into masks draws into the whole where it is given none. Raises
+    EngineError for one that draws from a picture and has none.
+    """
+    known = parameters_of(pipeline)
+    if "use_resolution_binning" in known and _sample_size(pipeline) not in BINNED:
+        given = given | {"use_resolution_binning": False}
+    if checkpoint.in_channels == INPAINT_CHANNELS and "mask_image" in known and "mask_image" not in given:
+        if "image" not in given:
+            size = (given.get("width") or DEFAULT_EDGE_PX, given.get("height") or DEFAULT_EDGE_PX)
+            given = given | {"image": Image.new("RGB", size, (128, 128, 128)), "strength": 1.0}
+        given = given | {"mask_image": Image.new("L", given["image"].size, 255)}
+    wants = known.get("image")
+    is_needed = checkpoint.pipeline_class.endswith(("Img2ImgPipeline", "Pix2PixPipeline", "FillPipeline"))
+    if wants is not None and "image" not in given and (is_needed or wants.default is wants.empty):
+        message = f"{type(pipeline).__name__} draws from a picture: send one as image"
+        raise EngineError(message, "validation", field="image")
+    return given

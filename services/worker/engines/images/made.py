@@ -1,0 +1,79 @@
+"""What an engine gives back of a call: pictures as files that say how they were made, and the facts besides."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from schemas.job_events import Picture
+from schemas.jobs import ImageInput, picture_seed
+from services.worker.engines.base import EngineError, Images, Task
+from services.worker.engines.images.drawing import StepWatch, pooled_latents
+from services.worker.engines.images.finite import Drawn, whole
+from services.worker.engines.images.writing import infotext, sampler_of, written
+
+
+def parameters_of_call(given: dict[str, Any], image: Drawn) -> dict[str, Any]:
+    """The arguments as they were used, as far as JSON can say them."""
+    plain = {name: value for name, value in given.items() if isinstance(value, str | int | float | bool)}
+    return plain | ({"width": image.width, "height": image.height} if image is not None else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a call was made with. options: of the model. given: its arguments. cut: tokens by task."""
+
+    pipeline: Any
+    options: dict[str, Any]
+    given: dict[str, Any]
+    watch: StepWatch
+    details: dict[str, Any]
+    cut: Sequence[int]
+
+    def finished(self, task: Task, drawn: Sequence[Drawn], index: int) -> Images | EngineError:
+        """The files of task number `index` with their metadata, and the latents where they are asked for."""
+        asked, seed, latents = task.request.input, task.request.seed, self.watch.latents
+        assert isinstance(asked, ImageInput)
+        try:
+            images = whole(drawn, latents)
+        except EngineError as error:
+            return error
+        files: list[bytes] = []
+        for offset, image in enumerate(images):
+            text = self._text(asked, image, picture_seed(seed, offset), task.request.title)
+            files.append(written(image, asked.output_format, asked.quality, text))
+        details = self.details | ({"cut_prompt_tokens": self.cut[index]} if self.cut[index] else {})
+        if asked.has_latents and latents is not None:
+            rows = [latents[index * asked.n + i : index * asked.n + i + 1] for i in range(asked.n)]
+            pooled = [base64.b64encode(pooled_latents(row)).decode() for row in rows]
+            details = details | {"latents": pooled}
+        pictures = tuple(
+            Picture(
+                seed=picture_seed(seed, offset),
+                width=image.width,
+                height=image.height,
+                image_bytes=len(file),
+                content_type=f"image/{asked.output_format}",
+            )
+            for offset, (image, file) in enumerate(zip(images, files, strict=True))
+        )
+        return Images(pictures, tuple(files), details)
+
+    def _text(self, asked: ImageInput, image: Image.Image, seed: int, model: str) -> str:
+        """How a picture was made, in the words of image tools."""
+        if not self.options.get("png_parameters", True):
+            return ""
+        facts = {
+            "Steps": self.given.get("num_inference_steps", self.watch.steps),
+            "Sampler": sampler_of(self.pipeline),
+            "CFG scale": asked.guidance_scale,
+            "Seed": seed,
+            "Size": f"{image.width}x{image.height}",
+            "Model": model or None,
+            "Denoising strength": self.given.get("strength"),
+            "Version": "stoker",
+        }
+        has_prompt = bool(self.options.get("png_prompt", True))
+        return infotext(asked.prompt if has_prompt else "", asked.negative_prompt, facts)
