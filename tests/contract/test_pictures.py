@@ -20,8 +20,8 @@ from tests.contract.test_diffusers_engine import Heard
 from tests.fixtures import checkpoints
 from tests.unit.worker.images.made import CORNERS, cornered, corners, file_of, opened, oriented, text_bomb
 
-LONG = " ".join("abcdefghij"[index % 10] for index in range(200))
-"""200 tokens: three pieces."""
+LONG = " ".join("abcdefghij"[index % 10] for index in range(140))
+"""140 tokens: two pieces; more than any of the pipelines here reads at once."""
 
 
 @pytest.fixture(scope="module")
@@ -181,11 +181,9 @@ def test_an_error_of_a_pipeline_shows_no_address(engine: DiffusersEngine) -> Non
     )
 
 
-def damaged(
-    engine: DiffusersEngine, root: Path, model: str, part: str, value: float, dtype: str = "fp32"
-) -> Any:
+def damaged(engine: DiffusersEngine, root: Path, model: str, part: str, value: float) -> Any:
     """A model of which the last weights of a part are a number; its pipeline."""
-    engine.load(ModelFiles(model, root / "sd15", {"dtype": dtype, "device": "cpu"}))
+    engine.load(ModelFiles(model, root / "sd15", {}))
     pipeline = engine._loaded[model].pipeline
     weights = {"decoder": pipeline.vae.decoder.conv_out, "unet": pipeline.unet.conv_out}[part]
     torch.nn.init.constant_(weights.weight, value)
@@ -193,9 +191,9 @@ def damaged(
 
 
 @pytest.mark.parametrize(
-    ("part", "said"), [("decoder", "the decoder's output is"), ("unet", "what was drawn is")]
+    ("part", "value", "said"),
+    [("decoder", float("nan"), "the decoder's output is"), ("unet", float("inf"), "what was drawn is")],
 )
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_picture_of_nan_is_an_error_that_says_what_to_try(
     engine: DiffusersEngine, root: Path, part: str, said: str, value: float
 ) -> None:
@@ -215,7 +213,7 @@ def test_a_decoder_that_overflows_in_half_precision_decodes_once_more_in_single(
         pipeline.vae.decoder.conv_in.weight.mul_(60_000)
     latents = torch.randn(1, 4, 32, 32, dtype=torch.float16)
     assert not torch.isfinite(pipeline.vae.decode(latents).sample).all()
-    drawn = draw(engine, "half", asked(n=2))
+    drawn = draw(engine, "half", asked(num_inference_steps=1))
     assert {str(one.dtype) for one in pipeline.vae.parameters()} == {"torch.float16"}
     assert all(len(set(opened(image).tobytes())) > 2 for image in drawn.images)  # not black, not one grey
     engine.unload("half")
@@ -312,11 +310,11 @@ def test_one_piece_is_what_the_pipeline_makes_of_a_prompt(
 @pytest.mark.parametrize("model", ["sd15", "sdxl"])
 def test_a_long_prompt_is_its_pieces_laid_end_to_end(engine: DiffusersEngine, model: str) -> None:
     pipeline = engine._loaded[model].pipeline
-    pieces = [" ".join(LONG.split()[at : at + 75]) for at in range(0, 200, 75)]
-    assert prompts.pieces_of(pipeline, [LONG]) == 3 and prompts.pieces_of(pipeline, [pieces[0], None]) == 1
-    made = prompts.in_pieces(pipeline, {"prompt": LONG, "negative_prompt": "a"}, 3)
+    pieces = [" ".join(LONG.split()[at : at + 75]) for at in range(0, 140, 75)]
+    assert prompts.pieces_of(pipeline, [LONG]) == 2 and prompts.pieces_of(pipeline, [pieces[0], None]) == 1
+    made = prompts.in_pieces(pipeline, {"prompt": LONG, "negative_prompt": "a"}, 2)
     wanted = torch.cat([plain(pipeline, one, "")[0] for one in pieces], dim=1)
-    assert made["prompt_embeds"].shape[1] == 3 * 77
+    assert made["prompt_embeds"].shape[1] == 2 * 77
     assert torch.allclose(made["prompt_embeds"], wanted, atol=1e-5)
     assert made["negative_prompt_embeds"].shape == made["prompt_embeds"].shape
     if model == "sdxl":
