@@ -21,13 +21,20 @@ ANSWER_TIMEOUT_S = 2.0
 NOTHING, BATCH_ENDED = "404", "204"
 
 
+COPY_MARK = "Stoker-Copy"
+"""A header of writes that repeat a part of something that is stored as a whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The last write of a key, at its place in the bucket. value: b"" when it was removed."""
+    """The last write of a key, at its place in the bucket. value: b"" when it was removed. is_copy: it carries
+    COPY_MARK.
+    """
 
     key: str
     value: bytes
     place: int
+    is_copy: bool = False
 
 
 async def read_changes(bus: Bus, bucket: str, after: int = 0) -> list[Change]:
@@ -76,4 +83,4 @@ def _change(bucket: str, answer: Msg, fields: dict[str, str]) -> Change:
         place = int(fields["Nats-Sequence"])
     except (KeyError, ValueError) as error:
         raise BusError(f"reading the bucket {bucket}: an answer without {error}") from error
-    return Change(key, b"" if "KV-Operation" in fields else answer.data, place)
+    return Change(key, b"" if "KV-Operation" in fields else answer.data, place, COPY_MARK in fields)

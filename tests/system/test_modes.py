@@ -111,7 +111,9 @@ def test_the_default_mode_is_loaded_at_the_start_and_the_status_says_so(modes: S
     """GET /api/models/status, field for field."""
     wait_for(lambda: not status(modes)["queue_size"], what="the load that was asked for at the start to end")
     body = status(modes)
-    assert body.keys() == {"current_mode", "queue_size", "vram"}
+    assert body.keys() == {"current_mode", "queue_size", "vram", "configuration"}
+    assert body["configuration"]["revision"] == modes.get("/v1/fleet")["configuration"]["revision"] > 0
+    assert body["configuration"]["failed"] is None
     assert (body["current_mode"], body["queue_size"]) == ("sdxl-general", 0)
     vram = body["vram"]
     assert vram.keys() == {
@@ -368,10 +370,18 @@ def test_an_invalid_edit_changes_nothing_and_is_reported(modes: System, folder: 
         assert "modes.yaml:3" in answer.json()["detail"]
         assert "default_mode 'nope' not found in modes. Available modes:" in answer.json()["detail"]
         assert modes.get("/api/modes") == shown
+        told = status(modes)["configuration"]
+        failed = told["failed"]
+        assert (failed["file"], failed["line"], failed["field"]) == (str(file), 3, "default_mode")
+        assert "default_mode 'nope' not found" in failed["reason"]
+        assert modes.get("/v1/fleet")["configuration"] == told
     finally:
         file.write_text(before)
     body = modes.post("/api/modes/reload", {}).json()
+    after = status(modes)["configuration"]
+    assert (after["failed"], after["revision"]) == (None, told["revision"]), "the same as before the edit"
     assert body == {
+        "revision": after["revision"],
         "status": "reloaded",
         "modes_count": 4,
         "modes": ["sdxl-general", "sdxl-portrait", "sd15-fast", "gone"],

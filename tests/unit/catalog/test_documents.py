@@ -78,9 +78,9 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: 1\nb: !!int many\n", 2, "not valid YAML"),
         ("a: 1\nb: !!float many\n", 2, "not valid YAML"),
         ("a: 2024-99-99\n", 1, "not valid YAML"),
-        ("a:\n- &loop\n  - *loop\n", 1, "nested too deeply"),
-        ("a: " + "[" * 5000 + "]" * 5000 + "\n", 1, "nested too deeply"),
-        (BOMB, 1, "more than 100000 values, aliases written out"),
+        ("a:\n- &loop\n  - *loop\n", 2, "that has no end"),
+        ("a: " + "[" * 5000 + "]" * 5000 + "\n", 1, "nested more than 64 deep"),
+        (BOMB, 6, "more than 100000 values, aliases written out"),
     ],
 )
 def test_a_value_that_cannot_be_made_is_an_error_with_its_line(
