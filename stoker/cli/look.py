@@ -16,7 +16,7 @@ from services.process.disk import room_at
 from services.process.embedded import EmbeddedServerError, find_binary
 from services.process.http_clients import client
 from services.worker.engines.registry import ENGINES
-from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, print_json
+from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, key_header, print_json
 
 workers = typer.Typer(invoke_without_command=True)
 app.add_typer(workers, name="workers")
@@ -180,7 +180,7 @@ def top(url: Url = DEFAULT_URL, seconds: Annotated[float, typer.Option(help="Sto
 def _note_configuration(url: str, note: Callable[[str, bool, str, str], None]) -> None:
     """Which revision of the configuration is in use, and why the files are another; nothing without the right
     key."""
-    with client(url, timeout=3) as http:
+    with client(url, timeout=3, headers=key_header()) as http:
         answer = http.get("/api/models/status")
     told = answer.json().get("configuration") if answer.status_code == 200 else None
     if told is None:
