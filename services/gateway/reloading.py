@@ -204,9 +204,8 @@ class Reloading:
             try:
                 await self._listen_to(await self._folders())
             except (OSError, RuntimeError) as error:  # a folder went, or there are no more watches
-                log.info("configuration.folders_not_watched", error=str(error))
-            self._due.set()
-            await asyncio.sleep(SETTLE_S)
+                log.warning("configuration.folders_not_watched", error=str(error))
+                await asyncio.sleep(LOOK_EVERY_S)
 
     async def _folders(self) -> Folders:
         return await asyncio.to_thread(folders, self._paths, self._watched_projects)
