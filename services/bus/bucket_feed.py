@@ -7,11 +7,11 @@ on is its whole content, and what comes after a place are the changes since.
 """
 
 import asyncio
-from dataclasses import dataclass
 
 from nats.aio.msg import Msg
 
 from schemas import wire
+from services.bus.changes import COPY_MARK, Change
 from services.bus.connection import Bus
 from services.bus.errors import BusError, NoAnswer
 
@@ -19,22 +19,6 @@ BATCH, BATCH_BYTES = 256, 2 * 1024 * 1024
 ANSWER_TIMEOUT_S = 2.0
 """The longest between two messages of a batch."""
 NOTHING, BATCH_ENDED = "404", "204"
-
-
-COPY_MARK = "Stoker-Copy"
-"""A header of writes that repeat a part of something that is stored as a whole."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """The last write of a key, at its place in the bucket. value: b"" when it was removed. is_copy: it carries
-    COPY_MARK.
-    """
-
-    key: str
-    value: bytes
-    place: int
-    is_copy: bool = False
 
 
 async def read_changes(bus: Bus, bucket: str, after: int = 0) -> list[Change]:

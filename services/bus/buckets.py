@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from nats.js.kv import KeyValue
 
-from services.bus.bucket_feed import COPY_MARK, Change, read_changes
+from services.bus.bucket_feed import read_changes
+from services.bus.changes import COPY_MARK, Change
 from services.bus.connection import Bus
 from services.bus.errors import Missing, named
 

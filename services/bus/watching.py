@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 from nats.aio.msg import Msg
 
-from services.bus.bucket_feed import Change, read_changes
+from services.bus.bucket_feed import read_changes
+from services.bus.changes import Change
 from services.bus.connection import Bus
 from services.bus.errors import BusError, named
 from services.process.logs import get_logger

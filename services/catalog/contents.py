@@ -14,7 +14,7 @@ import msgspec
 
 from schemas import wire
 from schemas.configuration import Revision
-from services.bus.bucket_feed import Change
+from services.bus.changes import Change
 
 REVISION_KEY = "revision.current"
 PROFILES = "profile."

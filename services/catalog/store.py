@@ -15,8 +15,8 @@ from schemas import wire
 from schemas.catalog import Model, ResourceProfile
 from schemas.configuration import ReloadFailure, Revision, RevisionHead
 from schemas.subjects import CATALOG_BUCKET, from_token, to_token
-from services.bus.bucket_feed import Change
 from services.bus.buckets import Bucket, open_bucket
+from services.bus.changes import Change
 from services.bus.connection import Bus
 from services.bus.errors import BusError, Conflict
 from services.bus.watching import watch_changes

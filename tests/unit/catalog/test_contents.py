@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from schemas import wire
-from services.bus.bucket_feed import Change
+from services.bus.changes import Change
 from services.catalog.contents import (
     DEFAULT_MODE_KEY,
     REVISION_KEY,
