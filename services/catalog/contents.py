@@ -96,7 +96,7 @@ class Contents:
         """What is valid now: the parts by their keys, those of the revision first and in its order."""
         if self.revision is None:
             return {change.key: change.value for change in self.written_parts() if change.value}
-        found = {key: bytes(raw) for key, raw in self.revision.parts.items()}
+        found = {key: bytes(raw) for key, raw in self.revision.parts.items() if is_part(key)}
         for change in self.written_parts():
             if change.is_copy or change.place < self._place:
                 continue

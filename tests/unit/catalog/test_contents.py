@@ -177,6 +177,13 @@ def test_a_bucket_that_was_made_anew_is_read_from_nothing() -> None:
     assert (contents.revision, contents.parts()) == (None, {"b": b"2"})
 
 
+def test_a_revision_cannot_have_notes_for_parts() -> None:
+    contents = Contents()
+    parts = {"a": b"1", "schema.a": b"2", REVISION_KEY: b"3"}
+    contents.take([Change(REVISION_KEY, pack(revision_of(1, 1.0, parts)), 1)])
+    assert contents.parts() == {"a": b"1"}
+
+
 def test_keys_of_a_configuration_and_notes() -> None:
     assert [key for key in ("m", "a=XXb", "profile.p", DEFAULT_MODE_KEY) if not is_part(key)] == []
     assert [key for key in ("modes.current", "schema.m", REVISION_KEY, "revision.failed") if is_part(key)] == []
