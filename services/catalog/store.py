@@ -85,6 +85,8 @@ async def _copy(bucket: Bucket, contents: Contents, wanted: Mapping[str, bytes],
     orders = {change.key: b"" for change in present.values() if change.value and change.key not in wanted}
     for key, value in (orders | dict(wanted)).items():
         known = present.get(key)
+        if known is None and (key, value) == (DEFAULT_MODE_KEY, wire.encode("")):
+            continue
         if known is not None and (known.value == value or known.place > place):
             continue
         try:

@@ -165,7 +165,7 @@ async def test_a_publisher_that_dies_before_it_has_copied_has_published(connecte
         assert late.models == {"c": model("c")}, "who starts then sees the same, though a and b have keys"
         assert wire.decode(RevisionHead, late.notes["revision", "current"]) == RevisionHead(2, 5.0)
         assert (await store.publish(bus, [model("c")])).number == 3, "it has a default mode too"
-        assert set(await bucket.keys()) == {"c", "modes.default", REVISION_KEY}, "what was left is mended"
+        assert set(await bucket.keys()) == {"c", REVISION_KEY}, "what was left is mended"
 
 
 async def test_a_revision_keeps_its_number_until_something_is_different(connected: Connect) -> None:
@@ -178,7 +178,7 @@ async def test_a_revision_keeps_its_number_until_something_is_different(connecte
         second = await store.publish(bus, [model("a")])
         assert second.number == 2, "what another added is removed again"
         bucket = await open_bucket(bus, CATALOG_BUCKET)
-        assert sorted(await bucket.keys()) == ["a", "modes.default", REVISION_KEY]
+        assert sorted(await bucket.keys()) == ["a", REVISION_KEY]
 
 
 async def test_a_publisher_of_the_version_before_is_heard_and_hears(connected: Connect) -> None:
