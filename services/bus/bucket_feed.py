@@ -7,11 +7,11 @@ on is its whole content, and what comes after a place are the changes since.
 """
 
 import asyncio
-from dataclasses import dataclass
 
 from nats.aio.msg import Msg
 
 from schemas import wire
+from services.bus.changes import COPY_MARK, Change
 from services.bus.connection import Bus
 from services.bus.errors import BusError, NoAnswer
 
@@ -19,15 +19,6 @@ BATCH, BATCH_BYTES = 256, 2 * 1024 * 1024
 ANSWER_TIMEOUT_S = 2.0
 """The longest between two messages of a batch."""
 NOTHING, BATCH_ENDED = "404", "204"
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """The last write of a key, at its place in the bucket. value: b"" when it was removed."""
-
-    key: str
-    value: bytes
-    place: int
 
 
 async def read_changes(bus: Bus, bucket: str, after: int = 0) -> list[Change]:
@@ -76,4 +67,4 @@ def _change(bucket: str, answer: Msg, fields: dict[str, str]) -> Change:
         place = int(fields["Nats-Sequence"])
     except (KeyError, ValueError) as error:
         raise BusError(f"reading the bucket {bucket}: an answer without {error}") from error
-    return Change(key, b"" if "KV-Operation" in fields else answer.data, place)
+    return Change(key, b"" if "KV-Operation" in fields else answer.data, place, COPY_MARK in fields)

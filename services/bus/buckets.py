@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from nats.js.kv import KeyValue
 
 from services.bus.bucket_feed import read_changes
+from services.bus.changes import COPY_MARK, Change
 from services.bus.connection import Bus
 from services.bus.errors import Missing, named
 
@@ -28,6 +29,19 @@ class Bucket:
     async def keys(self) -> list[str]:
         """Every key that has a value."""
         return [change.key for change in await read_changes(self._bus, self._name) if change.value]
+
+    async def changes(self) -> list[Change]:
+        """The last write of every key, in order; of removed ones too."""
+        return await read_changes(self._bus, self._name)
+
+    async def copy(self, key: str, value: bytes, revision: int) -> None:
+        """Write, or remove (b""), with the mark of a copy, if nobody has written since `revision` (0: never).
+
+        Raises Conflict when somebody has.
+        """
+        headers = {COPY_MARK: "1"} | ({} if value else {"KV-Operation": "DEL"})
+        with named(f"copying to {key} of the bucket {self._name}"):
+            await self._bus.publish_stored(f"$KV.{self._name}.{key}", value, expected=revision, headers=headers)
 
     async def get(self, key: str) -> Entry | None:
         """A key's value; None: it has none."""

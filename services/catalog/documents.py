@@ -9,32 +9,39 @@ from typing import Any
 import msgspec
 import yaml
 
+from services.catalog.yaml_nodes import Lines, WrongAt, composed, plain
+
 MAX_FILE_BYTES = 4 * 1024 * 1024
-MAX_VALUES = 100_000
-"""Of one document: an alias stands for all that it names, and aliases of aliases for more than fits anywhere.
-"""
 SHOWN_CHARS = 80
+IGNORED = "x-"
+"""How a key at the top of a document begins that is there for its anchors only."""
 
 
 class ConfigurationError(ValueError):
-    """Something in the configuration is wrong; the message begins with file and line. field: its path."""
+    """Something in the configuration is wrong; the message begins with file and line, where they are known.
 
-    def __init__(self, message: str, field: str | None = None) -> None:
+    field: the path of keys in the file. line: 0 where none is meant.
+    """
+
+    def __init__(self, message: str, field: str | None = None, file: str = "", line: int = 0) -> None:
         super().__init__(message)
         self.field = field
+        self.file = file
+        self.line = line
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a value stands."""
+    """Where a value stands. line: 0 for the file as a whole."""
 
     file: Path
-    line: int
-    field: str
+    line: int = 0
+    field: str = ""
 
     def error(self, message: str) -> ConfigurationError:
-        at = f"{self.file}:{self.line}: "
-        return ConfigurationError(at + (f"{self.field}: " if self.field else "") + message, self.field or None)
+        at = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
+        said = at + (f"{self.field}: " if self.field else "") + message
+        return ConfigurationError(said, self.field or None, str(self.file), self.line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,7 @@ class Document:
 
     file: Path
     content: Any
-    lines: dict[tuple[str | int, ...], int]
+    lines: Lines
 
     def place(self, *path: str | int) -> Place:
         """Where a value stands, or where its parent does when it is not there itself."""
@@ -54,67 +61,52 @@ class Document:
         return Place(self.file, self.lines.get(known, 1), field)
 
 
+class EmptyFile(ConfigurationError):
+    """There is nothing in the file: an editor leaves it so for a moment before it writes."""
+
+
 def read(file: Path) -> list[Document]:
-    """Every document of a file. Raises ConfigurationError when it cannot be read, is not YAML, or is empty."""
-    try:
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigurationError(f"{file}: larger than {MAX_FILE_BYTES} bytes; is this a configuration?")
-        text = file.read_text()
-    except OSError as error:
-        raise ConfigurationError(f"{file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{file}: not a text file ({error.reason})") from error
+    """Every document of a file. Raises ConfigurationError when it cannot be read or is not YAML, EmptyFile."""
+    text = _text(file)
     try:
         documents = _documents(file, text)
+    except WrongAt as error:
+        raise Place(file, error.line).error(str(error)) from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigurationError(f"{file}:{line}: not valid YAML: {error.problem}") from error
+        raise Place(file, line).error(f"not valid YAML: {error.problem}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise Place(file, line).error("not valid YAML: a control character") from error
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"{file}: not valid YAML: {error}") from error
-    except RecursionError as error:
-        raise ConfigurationError(f"{file}:1: not valid YAML: nested too deeply, or in itself") from error
-    if not documents:  # an editor truncates before it writes: that must not empty the catalog
-        raise ConfigurationError(f"{file}: there is nothing in it")
+        raise Place(file).error(f"not valid YAML: {error}") from error
+    if not documents:  # that must not empty the catalog
+        raise EmptyFile(f"{file}: there is nothing in it", None, str(file))
     return documents
+
+
+def _text(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise Place(file).error(f"larger than {MAX_FILE_BYTES} bytes; is this a configuration?")
+        return content.decode()
+    except OSError as error:
+        raise Place(file).error(error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise Place(file).error(f"not a text file ({error.reason})") from error
 
 
 def _documents(file: Path, text: str) -> list[Document]:
-    """Raises ConfigurationError, yaml.YAMLError, and RecursionError for what is nested without an end."""
+    """The documents that say something. Raises WrongAt, yaml.YAMLError."""
     documents: list[Document] = []
-    for node in yaml.compose_all(text, Loader=yaml.SafeLoader):
-        lines: dict[tuple[str | int, ...], int] = {}
-        content = _plain(file, node, (), lines)
-        if content is not None:
+    for node in composed(text):
+        lines: Lines = {}
+        content = plain(node, lines, IGNORED)
+        if content is not None and content != {} and content != []:
             documents.append(Document(file, content, lines))
     return documents
-
-
-def _plain(
-    file: Path, node: yaml.Node, path: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]
-) -> Any:
-    lines.setdefault(path, node.start_mark.line + 1)
-    if len(lines) > MAX_VALUES:
-        line = node.start_mark.line + 1
-        raise ConfigurationError(f"{file}:{line}: more than {MAX_VALUES} values, aliases written out")
-    if isinstance(node, yaml.MappingNode):
-        found: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
-            line = key_node.start_mark.line + 1
-            if key in found:
-                raise ConfigurationError(f"{file}:{line}: the key {key!r} stands here twice")
-            lines[(*path, key)] = line
-            found[key] = _plain(file, value_node, (*path, key), lines)
-        return found
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(file, item, (*path, index), lines) for index, item in enumerate(node.value)]
-    try:
-        return yaml.SafeLoader("").construct_object(node)
-    except (ValueError, KeyError) as error:  # such as a date in month 99
-        line = node.start_mark.line + 1
-        raise ConfigurationError(
-            f"{file}:{line}: not valid YAML: {shown(node.value)} is not {node.tag}"
-        ) from error
 
 
 def shown(value: Any) -> str:

@@ -23,6 +23,8 @@ from services.catalog.short_form import read_handler, read_model
 from services.catalog.sizes import read_size
 
 MAX_WORKERS = 64
+NOTHING_IN_IT = "there is nothing in it; write {} if that is meant, or leave the key out"
+"""A file that is cut off behind a key must not mean that all of it was removed."""
 
 
 class WorkerEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +131,21 @@ def load(
     environment: Mapping[str, str] = os.environ,
     projects: Sequence[Path] = (),
 ) -> Configuration:
-    """Read files, folders and function projects. Raises ConfigurationError at the first thing that is wrong."""
+    """Read files, folders and function projects. Raises ConfigurationError at the first thing that is wrong.
+
+    Blanks around values of the environment mean nothing, and a blank value is none.
+    """
+    environment = {name: value.strip() for name, value in environment.items() if value.strip()}
+    try:
+        return _load(paths, environment, projects)
+    except ConfigurationError:
+        raise
+    except (OSError, ValueError, TypeError, RecursionError) as error:  # a file that went, half of a character
+        shown_paths = ", ".join(str(path) for path in (*paths, *projects))
+        raise ConfigurationError(f"{shown_paths}: cannot be taken in: {error}") from error
+
+
+def _load(paths: Sequence[Path], environment: Mapping[str, str], projects: Sequence[Path]) -> Configuration:
     reading = _Reading(environment)
     for document in (document for path in paths for file in files_of(path) for document in read(file)):
         reading.take(document)
@@ -160,24 +176,33 @@ def load(
 
 
 def files_of(path: Path) -> list[Path]:
-    """The configuration files that a path means. Raises ConfigurationError for a folder without any."""
+    """The configuration files that a path means. Raises ConfigurationError for a folder without any.
+
+    Hidden files of a folder mean nothing: editors keep their own there.
+    """
     if path.is_dir():
-        found = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
+        found = sorted(
+            one for one in (*path.glob("*.yaml"), *path.glob("*.yml")) if not one.name.startswith(".")
+        )
         if not found:
-            raise ConfigurationError(f"{path}: there is no .yaml file in this folder")
+            raise ConfigurationError(f"{path}: there is no .yaml file in this folder", None, str(path))
         return found
     return [path]
 
 
 def _mapping(document: Document, key: str) -> dict[str, Any]:
-    value = document.content.get(key) or {}
+    value = document.content.get(key, {})
+    if value is None:
+        raise document.place(key).error(NOTHING_IN_IT.format("{}"))
     if not isinstance(value, dict):
         raise document.place(key).error(f"must be a mapping, not {shown(value)}")
     return value
 
 
 def _sequence(document: Document, key: str) -> list[Any]:
-    value = document.content.get(key) or []
+    value = document.content.get(key, [])
+    if value is None:
+        raise document.place(key).error(NOTHING_IN_IT.format("[]"))
     if not isinstance(value, list):
         raise document.place(key).error(f"must be a list, not {shown(value)}")
     return value

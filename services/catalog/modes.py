@@ -245,7 +245,7 @@ def _number(environment: Mapping[str, str], variable: str, default: float) -> fl
 
 def read_styles(document: Document, lora_root: Path) -> tuple[Style, ...]:
     """The styles of a document. Raises ConfigurationError."""
-    entries = document.content.get("styles") or []
+    entries = document.content.get("styles", [])
     if not isinstance(entries, list):
         raise document.place("styles").error(f"must be a list, not {shown(entries)}")
     found: dict[str, Style] = {}

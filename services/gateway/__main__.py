@@ -179,7 +179,7 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
         await wait_for_streams(bus, stopping, *STREAMS)
         paths = [Path(path) for path in settings.config.split(",") if path]
         projects = [Path(path) for path in settings.functions.split(",") if path]
-        reloading = Reloading(bus, paths, projects, watch_projects=settings.reload)
+        reloading = Reloading(bus, paths, projects, watch_projects=settings.reload, name=name)
         access = Access(is_required=needs_keys(settings))
         gateway = Gateway(bus, name, settings.max_streams, _queue_max(), reloading, access)
         gateway.webhook_rules = webhook_rules(settings)

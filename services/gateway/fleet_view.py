@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 
 from schemas import wire
 from schemas.catalog import Model
+from schemas.configuration import ReloadFailure, RevisionHead
 from schemas.discovery import Schema
 from schemas.fleet import DiskRoom, ModelReplicas, QueueDepth
 from schemas.subjects import last_name
@@ -39,7 +40,10 @@ DISK_FREE = gauge("stoker_nats_disk_free_bytes", "Room on the disk of the NATS s
 
 
 class FleetView:
-    """models, schemas: the catalog. depths: queues by model. replicas: the autoscaler's records by model."""
+    """models, schemas: the catalog. depths: queues by model. replicas: the autoscaler's records by model.
+
+    revision: which configuration the catalog is; failure: why some gateway did not take the files as they are.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.models: dict[str, Model] = {}
@@ -48,6 +52,9 @@ class FleetView:
         self.replicas: dict[str, ModelReplicas] = {}
         self.modes = Modes(self.models)
         self.catalog_read = asyncio.Event()
+        self.revision = RevisionHead()
+        self.failure: ReloadFailure | None = None
+        self._noted = asyncio.Event()
         self._disk: tuple[DiskRoom, float] | None = None
         self._clock = clock
         self._workers: dict[str, tuple[Heartbeat, float]] = {}
@@ -77,7 +84,7 @@ class FleetView:
             self.replicas.pop(model, None)
 
     def noted(self, kind: str, name: str, content: bytes) -> None:
-        """A note in the catalog: a model's schema, or the current mode. Empty: it was removed."""
+        """A note in the catalog: a model's schema, the current mode, the revision. Empty: it was removed."""
         try:
             if kind == store.SCHEMA_NOTE and not content:
                 self.schemas.pop(name, None)
@@ -85,8 +92,23 @@ class FleetView:
                 self.schemas[name] = wire.decode(Schema, content)
             elif kind == store.MODES_NOTE and content:
                 self.modes.noted(name, wire.decode(str, content))
+            elif kind == store.REVISION_NOTE:
+                self._revision_noted(name, content)
         except wire.UnreadableMessage as error:
             log.warning("note.unreadable", kind=kind, name=name, error=str(error))
+
+    def _revision_noted(self, name: str, content: bytes) -> None:
+        if name == store.CURRENT:
+            self.revision = wire.decode(RevisionHead, content) if content else RevisionHead()
+            self._noted.set()
+        elif name == store.FAILED:
+            self.failure = wire.decode(ReloadFailure, content) if content else None
+
+    async def until_revision(self, number: int) -> None:
+        """Wait until the catalog is this revision, or a later one."""
+        while self.revision.number < number:
+            self._noted.clear()
+            await self._noted.wait()
 
     def on_depth(self, message: Msg) -> None:
         """The scheduler reports a queue."""

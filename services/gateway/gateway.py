@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from schemas.catalog import Model
+from schemas.configuration import ConfigurationState
 from schemas.keys import ApiKey
 from schemas.subjects import ANY
 from services.bus.connection import Bus
@@ -103,6 +104,14 @@ class Gateway:
         self.fleet.model_changed(name, model)
         if model is None:
             self.loading.forget(name)
+
+    def configuration(self) -> ConfigurationState:
+        """The revision in use, and why the files are another: as this gateway found them, or another one
+        did."""
+        failed, own = self.fleet.failure, self.reloading
+        if own is not None and (own.failure is not None or (failed is not None and failed.gateway == own.name)):
+            failed = own.failure
+        return ConfigurationState(self.fleet.revision.number, self.fleet.revision.at, failed)
 
     def key_changed(self, key_id: str, key: ApiKey | None) -> None:
         """An API key was made, changed or removed."""

@@ -1,6 +1,7 @@
 """Looking at a running system: models, workers, jobs, explain, top, doctor."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from services.process.disk import room_at
 from services.process.embedded import EmbeddedServerError, find_binary
 from services.process.http_clients import client
 from services.worker.engines.registry import ENGINES
-from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, print_json
+from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, key_header, print_json
 
 workers = typer.Typer(invoke_without_command=True)
 app.add_typer(workers, name="workers")
@@ -176,6 +177,20 @@ def top(url: Url = DEFAULT_URL, seconds: Annotated[float, typer.Option(help="Sto
             time.sleep(TOP_INTERVAL_S)
 
 
+def _note_configuration(url: str, note: Callable[[str, bool, str, str], None]) -> None:
+    """Which revision of the configuration is in use, and why the files are another; nothing without the right
+    key."""
+    with client(url, timeout=3, headers=key_header()) as http:
+        answer = http.get("/api/models/status")
+    told = answer.json().get("configuration") if answer.status_code == 200 else None
+    if told is None:
+        return
+    revision = f"revision {told['revision']}"
+    failed = told["failed"]
+    found = f"{revision} stays; the last reload failed: {failed['reason']}" if failed else revision
+    note("configuration", failed is None, found, "mend the file; it is read again when it changes")
+
+
 @app.command()
 def doctor(url: Url = DEFAULT_URL, json: Json = False) -> None:
     """What is installed, what is reachable, and what to do about the rest."""
@@ -196,6 +211,7 @@ def doctor(url: Url = DEFAULT_URL, json: Json = False) -> None:
             answer = http.get("/health/ready")
         reason = answer.json().get("reason", "ready")
         note(f"gateway {url}", answer.status_code == 200, reason, "see its log")
+        _note_configuration(url, note)
     except (httpx.HTTPError, ValueError) as error:
         note(f"gateway {url}", False, str(error), "start it: stoker up")
     room = room_at(Path(".stoker") if Path(".stoker").exists() else Path())

@@ -1,17 +1,20 @@
 """The catalog in its bucket, on a real server: published, changed, watched; notes beside it; what cannot be read."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from structlog.testing import capture_logs
 
 from schemas import wire
 from schemas.catalog import Model, ResourceProfile, Spec
+from schemas.configuration import ReloadFailure, RevisionHead
 from schemas.subjects import CATALOG_BUCKET, to_token
 from services.bus.buckets import open_bucket
 from services.bus.streams import declare
 from services.catalog import store
-from services.process.tasks import TaskOwner
+from services.catalog.contents import REVISION_KEY, pack, revision_of
+from services.process.tasks import TaskOwner, together
 from tests.contract.conftest import Connect
 from tests.waiting import eventually
 
@@ -122,3 +125,119 @@ async def test_a_schema_that_cannot_be_kept_is_logged_and_no_error(connected: Co
         with capture_logs() as logged:
             await store.publish_schema(bus, "m", {})  # nothing was declared: there is no bucket
     assert [(one["event"], one["model"]) for one in logged] == [("schema.not_stored", "m")]
+
+
+async def test_a_revision_is_applied_in_one_step_by_whoever_watches(connected: Connect) -> None:
+    """Between two things that are told, nothing else of the process runs, and both readers go the same way."""
+    seen: set[frozenset[str]] = set()
+    sets = [[f"m{number}" for number in range(first, first + 60)] for first in (0, 30, 200)]
+    async with connected() as bus, connected("other") as other, TaskOwner("test") as tasks:
+        await declare(bus)
+        await store.publish(bus, [model(name) for name in sets[0]])
+        watched, caught_up = Watched(), asyncio.Event()
+        tasks.start(store.watch, other, watched.changed, caught_up, watched.noted)
+        await caught_up.wait()
+
+        async def look() -> None:
+            while True:
+                seen.add(frozenset(watched.models))
+                await asyncio.sleep(0)
+
+        tasks.start(look)
+        for number in range(1, 10):
+            await store.publish(bus, [model(name) for name in sets[number % 3]])
+        await eventually(lambda: watched.models.keys() == set(sets[0]))
+    assert seen <= {frozenset(names) for names in sets}
+
+
+async def test_a_publisher_that_dies_before_it_has_copied_has_published(connected: Connect) -> None:
+    watched, late = Watched(), Watched()
+    async with connected() as bus, TaskOwner("test") as tasks:
+        await declare(bus)
+        await store.publish(bus, [model("a"), model("b")])
+        tasks.start(store.watch, bus, watched.changed, None, watched.noted)
+        bucket = await open_bucket(bus, CATALOG_BUCKET)
+        await bucket.put(REVISION_KEY, pack(revision_of(2, 5.0, {"c": wire.encode(model("c"))})))
+        await eventually(lambda: watched.models.keys() == {"c"})
+        caught_up = asyncio.Event()
+        tasks.start(store.watch, bus, late.changed, caught_up, late.noted)
+        await caught_up.wait()
+        assert late.models == {"c": model("c")}, "who starts then sees the same, though a and b have keys"
+        assert wire.decode(RevisionHead, late.notes["revision", "current"]) == RevisionHead(2, 5.0)
+        assert (await store.publish(bus, [model("c")])).number == 3, "it has a default mode too"
+        assert set(await bucket.keys()) == {"c", REVISION_KEY}, "what was left is mended"
+
+
+async def test_a_revision_keeps_its_number_until_something_is_different(connected: Connect) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        first = await store.publish(bus, [model("a")])
+        assert first.number == 1
+        assert await store.publish(bus, [model("a")]) == first
+        await store.add(bus, [model("b")])
+        second = await store.publish(bus, [model("a")])
+        assert second.number == 2, "what another added is removed again"
+        bucket = await open_bucket(bus, CATALOG_BUCKET)
+        assert sorted(await bucket.keys()) == ["a", REVISION_KEY]
+
+
+async def test_a_publisher_of_the_version_before_is_heard_and_hears(connected: Connect) -> None:
+    watched = Watched()
+    async with connected() as bus, TaskOwner("test") as tasks:
+        await declare(bus)
+        await store.publish(bus, [model("a"), model("b")], [ResourceProfile("p")])
+        tasks.start(store.watch, bus, watched.changed, None, watched.noted)
+        await eventually(lambda: watched.models.keys() == {"a", "b"})
+        bucket = await open_bucket(bus, CATALOG_BUCKET)
+        known = await bucket.get("a")
+        assert known is not None and wire.decode(Model, known.value) == model("a"), "where it reads"
+        await bucket.delete("a")
+        await bucket.delete("profile.p")
+        await bucket.put("c", wire.encode(model("c")))
+        await eventually(lambda: watched.models.keys() == {"b", "c"})
+        await eventually(lambda: watched.notes["profile", "p"] == b"")
+
+
+async def test_publishers_at_the_same_time_leave_one_of_their_catalogs(connected: Connect) -> None:
+    watched = Watched()
+    sets = [[model(f"{who}{number}") for number in range(8)] for who in "abcd"]
+    async with connected() as bus, TaskOwner("test") as tasks:
+        await declare(bus)
+        tasks.start(store.watch, bus, watched.changed, None, watched.noted)
+        await together([partial(store.publish, bus, models) for models in sets])
+        await eventually(lambda: watched.notes and head(watched).number == len(sets))
+        assert {model.name for model in watched.models.values()} in [
+            {one.name for one in many} for many in sets
+        ]
+        bucket = await open_bucket(bus, CATALOG_BUCKET)
+        assert {key for key in await bucket.keys() if "." not in key} >= watched.models.keys()
+
+
+def head(watched: Watched) -> RevisionHead:
+    found: RevisionHead = wire.decode(RevisionHead, watched.notes["revision", "current"])
+    return found
+
+
+async def test_a_catalog_larger_than_a_message_is_published_packed(connected: Connect) -> None:
+    watched = Watched()
+    async with connected() as bus, TaskOwner("test") as tasks:
+        await declare(bus)
+        many = [model(f"m{number}", defaults={"text": "x" * 40_000}) for number in range(300)]
+        assert sum(len(wire.encode(one)) for one in many) > bus.max_payload
+        await store.publish(bus, many)
+        tasks.start(store.watch, bus, watched.changed, None, watched.noted)
+        await eventually(lambda: len(watched.models) == len(many))
+
+
+async def test_why_a_configuration_was_not_taken_is_kept_until_one_is(connected: Connect) -> None:
+    watched = Watched()
+    failure = ReloadFailure(1.0, "gw", "f.yaml:3: no", "f.yaml", 3, "modes")
+    async with connected() as bus, TaskOwner("test") as tasks:
+        await declare(bus)
+        tasks.start(store.watch, bus, watched.changed, None, watched.noted)
+        await store.note_failure(bus, None)
+        await store.note_failure(bus, failure)
+        await eventually(lambda: watched.notes.get(("revision", "failed")) == wire.encode(failure))
+        await store.publish(bus, [model("a")])
+        await store.note_failure(bus, None)
+        await eventually(lambda: watched.notes["revision", "failed"] == b"")

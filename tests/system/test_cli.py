@@ -85,6 +85,8 @@ def test_doctor_names_what_is_missing_and_the_remedy(synthetic: System) -> None:
     findings = {one["what"]: one for one in as_json("doctor", url=synthetic.url)}
     assert findings[f"gateway {synthetic.url}"]["ok"]
     assert findings["nats-server"]["ok"]
+    assert findings["configuration"]["ok"]
+    assert findings["configuration"]["found"].startswith("revision ")
     nowhere = f"http://127.0.0.1:{free_port()}"
     missing = {one["what"]: one for one in as_json("doctor", url=nowhere)}[f"gateway {nowhere}"]
     assert (missing["ok"], missing["remedy"]) == (False, "start it: stoker up")

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -111,7 +112,9 @@ def test_the_default_mode_is_loaded_at_the_start_and_the_status_says_so(modes: S
     """GET /api/models/status, field for field."""
     wait_for(lambda: not status(modes)["queue_size"], what="the load that was asked for at the start to end")
     body = status(modes)
-    assert body.keys() == {"current_mode", "queue_size", "vram"}
+    assert body.keys() == {"current_mode", "queue_size", "vram", "configuration"}
+    assert body["configuration"]["revision"] == modes.get("/v1/fleet")["configuration"]["revision"] > 0
+    assert body["configuration"]["failed"] is None
     assert (body["current_mode"], body["queue_size"]) == ("sdxl-general", 0)
     vram = body["vram"]
     assert vram.keys() == {
@@ -371,15 +374,73 @@ def test_an_invalid_edit_changes_nothing_and_is_reported(modes: System, folder: 
         assert "modes.yaml:3" in answer.json()["detail"]
         assert "default_mode 'nope' not found in modes. Available modes:" in answer.json()["detail"]
         assert modes.get("/api/modes") == shown
+        told = status(modes)["configuration"]
+        failed = told["failed"]
+        assert (failed["file"], failed["line"], failed["field"]) == (str(file), 3, "default_mode")
+        assert "default_mode 'nope' not found" in failed["reason"]
+        assert modes.get("/v1/fleet")["configuration"] == told
     finally:
         file.write_text(before)
     body = modes.post("/api/modes/reload", {}).json()
+    after = status(modes)["configuration"]
+    assert (after["failed"], after["revision"]) == (None, told["revision"]), "the same as before the edit"
     assert body == {
+        "revision": after["revision"],
         "status": "reloaded",
         "modes_count": 4,
         "modes": ["sdxl-general", "sdxl-portrait", "sd15-fast", "gone"],
         "default_mode": "sdxl-general",
     }
+
+
+def test_no_request_sees_a_part_of_an_edit(modes: System, folder: Path) -> None:
+    """Two versions without a mode in common but the default, saved in every way, and files that are none."""
+    file = folder / "modes.yaml"
+    before = file.read_text()
+    default = "  sdxl-general: {model: sdxl/sdxl-base-1.0.safetensors}\n"
+    texts: list[str] = []
+    for kind in "ab":
+        entries = "".join(f"  {kind}{n}: {{model: sd15/dreamshaper-lcm.safetensors}}\n" for n in range(8))
+        texts.append(f"model_root: {folder}/models\nmodes:\n{default}{entries}default_mode: sdxl-general\n")
+    allowed = [frozenset({"sdxl-general", *(f"{kind}{n}" for n in range(8))}) for kind in "ab"]
+    allowed.append(frozenset(modes.get("/api/modes")["modes"]))
+    seen: set[frozenset[str]] = set()
+    is_over = threading.Event()
+
+    def names() -> frozenset[str]:
+        return frozenset(modes.get("/api/modes")["modes"])
+
+    def poll() -> None:
+        while not is_over.is_set():
+            seen.add(names())
+
+    def write(number: int, text: str) -> None:
+        if number % 3:
+            temporary = folder / "modes.yaml.tmp"
+            temporary.write_text(text)
+            temporary.rename(file)
+        else:
+            file.write_text(text)
+
+    first = status(modes)["configuration"]["revision"]
+    with ThreadPoolExecutor(1) as pool:
+        polling = pool.submit(poll)
+        try:
+            for number in range(8):
+                for broken in ("", "null\n", "modes: {}\n", texts[0][: len(texts[0]) // 2])[: number % 4 + 1]:
+                    file.write_text(broken)
+                write(number, texts[number % 2])
+                wait_for(lambda wanted=allowed[number % 2]: names() == wanted, what=f"edit {number}")
+        finally:
+            is_over.set()
+            file.write_text(before)
+        polling.result()
+    wait_for(lambda: names() == allowed[2], what="the file as it was")
+    assert seen <= set(allowed)
+    wait_for(lambda: status(modes)["configuration"]["failed"] is None)
+    assert status(modes)["configuration"]["revision"] == first + 9, (
+        "one for each change, and the file as it was"
+    )
 
 
 def test_sighup_reloads(modes: System) -> None:

@@ -68,3 +68,43 @@ def test_unreadable_and_binary_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"no \.yaml file"):
         (tmp_path / "empty").mkdir()
         load([tmp_path / "empty"])
+
+
+def test_blanks_around_values_of_the_environment_mean_nothing(tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").touch()
+    environment = {"MODEL_ROOT": f" {tmp_path}\n", "MODEL": "m.safetensors ", "USE_SDXL": " 0\n"}
+    more = {"DEFAULT_STEPS": "7\n", "DEFAULT_SIZE": " ", "DEFAULT_GUIDANCE": "", "SDXL_MODEL": " "}
+    [model] = load([], environment | more).models
+    assert model.mode is not None
+    assert (model.mode.default_steps, model.mode.default_guidance, model.mode.default_size) == (
+        7,
+        1.0,
+        "512x512",
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'models:\n  a: {engine: synthetic, options: {b: "\\uD800"}}\n',
+        'models:\n  "\\uDC00": {engine: synthetic}\n',
+    ],
+)
+def test_what_cannot_be_sent_is_an_error_of_the_configuration(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        load([write(tmp_path, text)])
+
+
+def test_a_large_file_is_refused_without_being_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "stoker.yaml"
+    with path.open("wb") as opened:
+        opened.truncate(10**12)
+    with pytest.raises(ConfigurationError, match="larger than"):
+        load([path])
+
+
+def test_hidden_files_of_a_folder_mean_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "models:\n  a: {engine: synthetic}\n", "a.yaml")
+    write(tmp_path, "models: [", ".b.yaml")
+    (tmp_path / ".#a.yaml").symlink_to("somebody@somewhere")
+    assert [model.name for model in load([tmp_path]).models] == ["a"]

@@ -1,5 +1,6 @@
 """What a gateway knows of the others: who is silent does not count, and is forgotten; no wall clock is asked."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,6 +8,7 @@ from nats.aio.msg import Msg
 
 from schemas import wire
 from schemas.catalog import Model, Spec
+from schemas.configuration import ReloadFailure, RevisionHead
 from schemas.discovery import Inputs, Schema
 from schemas.fleet import DiskRoom, ModelReplicas, QueueDepth
 from schemas.workers import EngineCapability, Heartbeat
@@ -144,3 +146,29 @@ def test_a_disk_counts_as_full_while_it_is_said_so_and_not_longer() -> None:
     seen.disk(3_000_000, is_low=True)
     seen.clock.now += DISK_SILENT_S
     assert seen.view.why_disk_full() == "", "who runs the server is gone, and nobody knows"
+
+
+def test_the_revision_and_why_files_were_not_taken_are_noted_and_forgotten() -> None:
+    seen = Seen()
+    assert (seen.view.revision, seen.view.failure) == (RevisionHead(), None)
+    failure = ReloadFailure(3.0, "gw", "f.yaml:1: no", "f.yaml", 1, "modes")
+    seen.view.noted(store.REVISION_NOTE, store.CURRENT, wire.encode(RevisionHead(4, 2.0)))
+    seen.view.noted(store.REVISION_NOTE, store.FAILED, wire.encode(failure))
+    seen.view.noted(store.REVISION_NOTE, "of a later version", b"{}")
+    assert (seen.view.revision, seen.view.failure) == (RevisionHead(4, 2.0), failure)
+    seen.view.noted(store.REVISION_NOTE, store.FAILED, b"nonsense")
+    assert seen.view.failure == failure
+    for name in (store.CURRENT, store.FAILED):
+        seen.view.noted(store.REVISION_NOTE, name, b"")
+    assert (seen.view.revision, seen.view.failure) == (RevisionHead(), None)
+
+
+async def test_who_waits_for_a_revision_goes_on_with_it_or_a_later_one() -> None:
+    view = Seen().view
+    async with asyncio.TaskGroup() as group, asyncio.timeout(10):
+        waiting = [group.create_task(view.until_revision(number)) for number in (1, 2, 2)]
+        for number in (1, 3):
+            view.noted(store.REVISION_NOTE, store.CURRENT, wire.encode(RevisionHead(number, 1.0)))
+            await asyncio.sleep(0)
+        await asyncio.wait(waiting)
+    await view.until_revision(3)

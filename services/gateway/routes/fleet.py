@@ -3,6 +3,7 @@
 import msgspec
 
 from schemas.catalog import Model, Spec
+from schemas.configuration import ConfigurationState
 from schemas.fleet import Condition, ModelReplicas, QueueDepth, Replica, SpecReplicas
 from schemas.workers import CapabilityCard, Heartbeat, Tier
 from services.gateway.edge.exchange import Exchange
@@ -50,6 +51,7 @@ class FleetModel(msgspec.Struct, frozen=True):
 class Fleet(msgspec.Struct, frozen=True):
     workers: tuple[Heartbeat, ...]
     models: tuple[FleetModel, ...]
+    configuration: ConfigurationState = ConfigurationState()
 
 
 @get("/v1/fleet", summary="Workers, models and queues", answers=Fleet, role="operate")
@@ -61,7 +63,7 @@ def fleet_of(gateway: Gateway) -> Fleet:
     """Everything as it is now."""
     workers = gateway.fleet.live_workers()
     models = [_model(gateway, workers, model) for model in gateway.fleet.models.values()]
-    return Fleet(tuple(workers), tuple(sorted(models, key=lambda model: model.name)))
+    return Fleet(tuple(workers), tuple(sorted(models, key=lambda model: model.name)), gateway.configuration())
 
 
 def _model(gateway: Gateway, workers: list[Heartbeat], model: Model) -> FleetModel:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import anyio
 import msgspec
 
 from schemas.catalog import Adapter, Model
@@ -25,6 +26,8 @@ from services.records.blobs import get_pictures
 MAX_STEPS, MAX_STEPS_ALLOWED = 50, 150
 MAX_GUIDANCE = 20.0
 MAX_LEVEL = 8
+APPLIED_WITHIN_S = 2.0
+"""The answer to a reload waits so long at most until this gateway has the revision."""
 
 
 class StyleLora(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,6 +158,7 @@ async def models_status(gateway: Gateway, exchange: Exchange) -> None:
         "current_mode": gateway.modes.current or None,
         "queue_size": _pending_jobs(gateway),
         "vram": _vram(gateway),
+        "configuration": gateway.configuration(),
     }
     if gateway.modes.error:
         body["error"] = gateway.modes.error
@@ -236,16 +240,19 @@ async def reload_modes(gateway: Gateway, exchange: Exchange) -> None:
             409, "this gateway was started without --config: there is no file to read", code="no_configuration"
         )
     try:
-        found = await gateway.reloading.reload()
+        reloaded = await gateway.reloading.reload()
     except ConfigurationError as error:
         raise RequestError(422, str(error), field=error.field, code="invalid_configuration") from error
-    names = [model.name for model in found.models if model.mode is not None]
+    with anyio.move_on_after(APPLIED_WITHIN_S):  # so that the next request of the same client sees it
+        await gateway.fleet.until_revision(reloaded.revision.number)
+    names = [model.name for model in reloaded.found.models if model.mode is not None]
     await exchange.answer(
         {
             "status": "reloaded",
             "modes_count": len(names),
             "modes": names,
-            "default_mode": found.default_mode or None,
+            "default_mode": reloaded.found.default_mode or None,
+            "revision": reloaded.revision.number,
         }
     )
 

@@ -69,7 +69,17 @@ function showFleet(fleet) {
   const waiting = fleet.models.reduce((sum, model) => sum + model.queue.queued, 0);
   const running = fleet.models.reduce((sum, model) => sum + model.queue.running, 0);
   $("state").textContent = `workers: ${fleet.workers.length}, jobs running: ${running}, waiting: ${waiting}`;
+  showConfiguration(fleet.configuration);
   showModels(fleet.models);
+}
+
+function showConfiguration({ revision, at, failed }) {
+  const text = failed
+    ? `configuration ${revision} stays in use: the last reload, ${clock(failed.at)}, failed: ${failed.reason}`
+    : revision ? `configuration ${revision}, ${clock(at)}` : "";
+  const shown = $("configuration");
+  if (shown.textContent !== text) shown.textContent = text; // what is set again is read out again
+  shown.className = failed ? "failed" : "";
 }
 
 function showModels(models) {

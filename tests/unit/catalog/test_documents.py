@@ -78,9 +78,9 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: 1\nb: !!int many\n", 2, "not valid YAML"),
         ("a: 1\nb: !!float many\n", 2, "not valid YAML"),
         ("a: 2024-99-99\n", 1, "not valid YAML"),
-        ("a:\n- &loop\n  - *loop\n", 1, "nested too deeply"),
-        ("a: " + "[" * 5000 + "]" * 5000 + "\n", 1, "nested too deeply"),
-        (BOMB, 1, "more than 100000 values, aliases written out"),
+        ("a:\n- &loop\n  - *loop\n", 2, "that has no end"),
+        ("a: " + "[" * 5000 + "]" * 5000 + "\n", 1, "nested more than 64 deep"),
+        (BOMB, 6, "more than 100000 values, aliases written out"),
     ],
 )
 def test_a_value_that_cannot_be_made_is_an_error_with_its_line(
@@ -103,7 +103,21 @@ def test_a_file_of_exactly_the_limit_is_read_and_one_byte_more_is_refused(tmp_pa
         read(path)
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "# only words\n", "---\n---\n", "null\n", "~\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n\n",
+        "# only words\n",
+        "---\n---\n",
+        "null\n",
+        "~\n",
+        "{}\n",
+        "[]\n",
+        "x-a: &a 1\n",
+        "---\n{}\n---\n",
+    ],
+)
 def test_a_file_with_nothing_in_it_is_an_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(text)
@@ -167,6 +181,9 @@ def test_a_field_is_written_as_people_write_it(path: tuple[str | int, ...], fiel
 def test_an_error_begins_with_the_place_and_has_the_field() -> None:
     error = Place(Path("f.yaml"), 7, "a.b").error("is wrong")
     assert (str(error), error.field) == ("f.yaml:7: a.b: is wrong", "a.b")
+    assert (error.file, error.line) == ("f.yaml", 7)
+    error = Place(Path("f.yaml")).error("is wrong")
+    assert (str(error), error.file, error.line) == ("f.yaml: is wrong", "f.yaml", 0)
     error = Place(Path("f.yaml"), 7, "").error("is wrong")
     assert (str(error), error.field) == ("f.yaml:7: is wrong", None)
 

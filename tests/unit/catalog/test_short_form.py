@@ -179,8 +179,12 @@ def test_a_part_of_another_shape_is_refused(tmp_path: Path, text: str, says: str
 
 
 @pytest.mark.parametrize("key", ["models", "workers", "handlers", "styles", "resourceProfiles"])
-def test_a_part_that_is_left_empty_is_as_if_it_were_not_there(tmp_path: Path, key: str) -> None:
-    assert read(tmp_path, f"{key}:\n") == Configuration()
+def test_a_file_that_ends_behind_a_key_is_refused_and_what_is_written_as_empty_is_not(
+    tmp_path: Path, key: str
+) -> None:
+    assert f"1: {key}: " in refused(tmp_path, f"{key}:\n")
+    empty = "{}" if key in ("models", "resourceProfiles") else "[]"
+    assert read(tmp_path, f"{key}: {empty}\n") == Configuration()
 
 
 def test_styles_go_to_every_model_that_draws_and_to_no_other(tmp_path: Path) -> None:
