@@ -252,6 +252,7 @@ IMAGES = {
     "guidance_scale": _HONOURED,
     "steps": Rule(note="another name of num_inference_steps"),
     "cfg_scale": Rule(note="another name of guidance_scale"),
+    "sampler": Rule(note="as A1111 and ComfyUI call it, or a scheduler class of diffusers"),
     "seed": Rule(note="picture i has seed + i"),
     "user": _ignored(_LOCAL),
     "quality": _ignored("use num_inference_steps"),

@@ -110,6 +110,7 @@ class ImageInput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omi
     has_latents: give the final latents too, pooled to [1, 4, 8, 8] float16.
     quality: of a JPEG or WebP, 0 to 100. draws_transparent: where a picture comes without a mask, its
     transparent part is what is to be drawn. fields: what the request calls its files, where not as here.
+    sampler: of schemas/samplers.py, or a scheduler class of diffusers; "": the model's.
     """
 
     prompt: str
@@ -128,6 +129,7 @@ class ImageInput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omi
     quality: int = DEFAULT_QUALITY
     draws_transparent: bool = False
     fields: dict[str, str] = {}
+    sampler: str = ""
 
     def name_of(self, file: str) -> str:
         """What the request calls one of the files."""

@@ -114,6 +114,7 @@ class ImageGenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     guidance_scale: float | None = None
     steps: int | None = None
     cfg_scale: float | None = None
+    sampler: str | None = None
     seed: int | None = None
     output_format: Literal["png", "jpeg", "webp"] | None = None
     output_compression: int | None = None

@@ -21,6 +21,7 @@ from services.gateway.edge.problems import Dialect, RequestError, answer_body, d
 from services.gateway.edge.routing import Route, Router, with_routes
 from services.gateway.gateway import Gateway
 from services.gateway.routes import (
+    a1111,
     audio,
     batches,
     dashboard,
@@ -57,6 +58,7 @@ GROUPS = (
     ollama,
     images,
     audio,
+    a1111,
     jobs,
     fleet,
     events,

@@ -20,6 +20,7 @@ from services.gateway.edge.access import Access
 from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from services.gateway.edge.sse import StreamLimit
 from services.gateway.fleet_view import FleetView
+from services.gateway.jobs.active import ActiveJobs
 from services.gateway.jobs.admission import Admission
 from services.gateway.jobs.loading import Loading
 from services.gateway.jobs.submission import Submission
@@ -62,6 +63,9 @@ class Gateway:
         self.loading = Loading(self.submission, self.tasks)
         self.webhook_rules = WebhookRules()
         self.uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
+        self.drawing = ActiveJobs()
+        self.checkpoints: dict[str, str] = {}
+        """By key: the model that its A1111 client has chosen."""
         self.describing = Describing(bus, self.fleet, self.tasks)
 
     @property

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from schemas.catalog import Spec, weights_key
 from schemas.jobs import Attachment, ImageInput
+from schemas.samplers import SAMPLERS
 from services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request
 from services.worker.engines.images.diffusers import DiffusersEngine, create
-from services.worker.engines.images.schedulers import SAMPLERS, Schedulers, form_of, known_samplers, made
+from services.worker.engines.images.schedulers import Schedulers, form_of, made
 from services.worker.engines.images.self_test import check_draws
 from services.worker.engines.registry import CAPABILITIES
 from services.worker.models.weights.detect import UnknownCheckpoint, detect
@@ -203,7 +204,7 @@ def test_flux_fill_is_told_by_its_channels(tmp_path: Path) -> None:
 
 def test_every_sampler_is_made_and_has_its_steps(root: Path) -> None:
     own = diffusers.DDIMScheduler.from_pretrained(root / "sd15" / "scheduler")
-    for name in known_samplers():
+    for name in SAMPLERS:
         scheduler = made(own.config, type(own), name)
         scheduler.set_timesteps(8)
         assert type(scheduler).__name__ == SAMPLERS[name][0] and len(scheduler.timesteps) >= 8, name
@@ -212,7 +213,7 @@ def test_every_sampler_is_made_and_has_its_steps(root: Path) -> None:
 @pytest.mark.slow
 def test_every_sampler_draws(engine: DiffusersEngine, root: Path) -> None:
     load(engine, root / "sd15")
-    for name in known_samplers():
+    for name in SAMPLERS:
         assert draw(engine, run={"scheduler": name}).size == (64, 64), name
         assert type(engine._loaded["m"].pipeline.scheduler).__name__ == SAMPLERS[name][0]
 

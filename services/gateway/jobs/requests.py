@@ -19,6 +19,7 @@ from schemas.jobs import (
     PictureFormat,
 )
 from schemas.openai import EmbeddingRequest, ImageEditRequest, ImageGenerationRequest
+from schemas.samplers import known_samplers, sampler_named
 from services.gateway.edge.problems import RequestError
 from services.gateway.jobs.function_calls import function_input
 from services.gateway.jobs.request_rules import OFF, converted, need, within
@@ -61,6 +62,7 @@ class ImageJobInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     previews: int = MAX_PREVIEWS
     latents: bool = False
     seed: int | None = None
+    sampler: str | None = None
     output_format: PictureFormat | None = None
     output_compression: int | None = None
 
@@ -124,10 +126,22 @@ def image_input(asked: ImageJobInput, model: Model) -> ImageInput:
         num_inference_steps=chosen("num_inference_steps", asked.num_inference_steps),
         guidance_scale=chosen("guidance_scale", asked.guidance_scale),
         previews=asked.previews,
+        sampler=_sampler(asked.sampler),
         has_latents=asked.latents,
         output_format=asked.output_format or "png",
         quality=DEFAULT_QUALITY if asked.output_compression is None else asked.output_compression,
     )
+
+
+def _sampler(name: str | None) -> str:
+    """Raises RequestError 400 for one that is not known."""
+    if not name:
+        return ""
+    found = sampler_named(name)
+    if found is None:
+        message = f"there is no sampler {name!r}; there are {known_samplers()}, or scheduler classes"
+        raise RequestError(400, message, field="sampler", code="invalid_value")
+    return found
 
 
 def generation_input(asked: ImageGenerationRequest, model: Model) -> ImageInput:
@@ -141,6 +155,7 @@ def generation_input(asked: ImageGenerationRequest, model: Model) -> ImageInput:
             guidance_scale=asked.cfg_scale if asked.guidance_scale is None else asked.guidance_scale,
             previews=_previews(asked),
             seed=asked.seed,
+            sampler=asked.sampler,
             output_format=asked.output_format,
             output_compression=asked.output_compression,
         ),

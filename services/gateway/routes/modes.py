@@ -44,6 +44,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     size: str | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    sampler: str | None = None
     seed: int | None = None
     style_lora: StyleLora = StyleLora()
     output_format: PictureFormat | None = None
@@ -74,6 +75,7 @@ def generation_input(asked: GenerateRequest, mode: Model) -> ImageInput:
             guidance_scale=asked.guidance_scale,
             previews=0,
             seed=asked.seed,
+            sampler=asked.sampler,
             output_format="png" if asked.superres else asked.output_format,
             output_compression=asked.output_compression,
         ),

@@ -185,7 +185,7 @@ class DiffusersEngine:
         with self._turn:
             skipped = loaded.loras.switch([*request.loras, *_chosen(loaded, request.adapter)])
             pipeline = _for_task(loaded, start)
-            loaded.schedulers.use(pipeline, str(request.options.get("scheduler") or ""))
+            loaded.schedulers.use(pipeline, asked.sampler or str(request.options.get("scheduler") or ""))
             given = drawing.arguments(pipeline, tasks, loaded.default_edge_px(), start)
             given = completed(loaded.checkpoint, pipeline, given)
             watch = drawing.StepWatch(tasks, drawing.steps_of(pipeline, given))

@@ -9,64 +9,21 @@ from typing import Any
 import diffusers
 from diffusers import SchedulerMixin
 
+from schemas.samplers import SAMPLERS, Form, known_samplers, sampler_named
 from services.worker.engines.base import EngineError
 
-Form = tuple[str, dict[str, Any]]
-MULTISTEP, SINGLESTEP, SDE = (
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "DPMSolverSDEScheduler",
-)
-KARRAS = {"use_karras_sigmas": True}
-EXPONENTIAL = {"use_exponential_sigmas": True}
-SAMPLERS: dict[str, Form] = {
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler karras": ("EulerDiscreteScheduler", KARRAS),
-    "euler a": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "lms": ("LMSDiscreteScheduler", {}),
-    "lms karras": ("LMSDiscreteScheduler", KARRAS),
-    "dpm2": ("KDPM2DiscreteScheduler", {}),
-    "dpm2 karras": ("KDPM2DiscreteScheduler", KARRAS),
-    "dpm2 a": ("KDPM2AncestralDiscreteScheduler", {}),
-    "dpm2 a karras": ("KDPM2AncestralDiscreteScheduler", KARRAS),
-    "dpm++ 2m": (MULTISTEP, {}),
-    "dpm++ 2m karras": (MULTISTEP, KARRAS),
-    "dpm++ 2m exponential": (MULTISTEP, EXPONENTIAL),
-    "dpm++ 2m sde": (MULTISTEP, {"algorithm_type": "sde-dpmsolver++"}),
-    "dpm++ 2m sde karras": (MULTISTEP, {"algorithm_type": "sde-dpmsolver++", **KARRAS}),
-    "dpm++ 3m sde": (MULTISTEP, {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}),
-    "dpm++ 2s": (SINGLESTEP, {}),
-    "dpm++ 2s karras": (SINGLESTEP, KARRAS),
-    "dpm++ sde": (SINGLESTEP, {"algorithm_type": "sde-dpmsolver++"}),
-    "ddim": ("DDIMScheduler", {}),
-    "ddpm": ("DDPMScheduler", {}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-    "unipc karras": ("UniPCMultistepScheduler", KARRAS),
-    "deis": ("DEISMultistepScheduler", {}),
-    "lcm": ("LCMScheduler", {}),
-    "tcd": ("TCDScheduler", {}),
-}
-"""Names as A1111, Forge and ComfyUI write them, in small letters: diffusers' class, and what is set in it."""
 _FLOW = "FlowMatch"
-
-
-def known_samplers() -> list[str]:
-    return sorted(SAMPLERS)
 
 
 def form_of(name: str) -> Form:
     """The class of a sampler and its settings. Raises EngineError for one that is not known."""
-    plain = " ".join(name.lower().replace("_", " ").split())
-    if plain in SAMPLERS:
-        return SAMPLERS[plain]
+    found = sampler_named(name)
+    if found in SAMPLERS:
+        return SAMPLERS[found]
     kind = getattr(diffusers, name, None)
     if isinstance(kind, type) and issubclass(kind, SchedulerMixin):
         return name, {}
-    known = ", ".join(known_samplers())
-    message = f"there is no sampler {name!r}; write one of {known}, or a scheduler class of diffusers"
+    message = f"there is no sampler {name!r}; there are {known_samplers()}, or a scheduler class of diffusers"
     raise EngineError(message, "validation", field="sampler")
 
 

@@ -1,0 +1,121 @@
+"""Requests of A1111's API as jobs: sampler and schedule as one name, LoRAs written into the prompt. Pure."""
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from schemas.a1111 import Img2ImgRequest, Txt2ImgRequest
+from schemas.catalog import Adapter, Model
+from schemas.jobs import ImageInput
+from schemas.samplers import known_samplers, sampler_named
+from services.gateway.edge.problems import RequestError
+from services.gateway.jobs.request_rules import within
+from services.gateway.jobs.requests import ImageJobInput, image_input
+
+_LORA = re.compile(r"<lora:([^:<>]+)(?::([^<>]*))?>")
+AUTOMATIC = ("", "automatic", "uniform", "normal")
+"""Schedules that are the sampler's own."""
+SCHEDULES = ("Automatic", "Karras", "Exponential")
+UNSUPPORTED = {
+    "enable_hr": "draw at the size, then enlarge it with /superres",
+    "restore_faces": "faces are not mended",
+    "tiling": "pictures are not tiled",
+    "script_name": "there are no scripts",
+    "alwayson_scripts": "there are no scripts or extensions",
+    "styles": "there are no prompt styles: write them into the prompt",
+}
+
+
+def loras_of(models: Mapping[str, Model]) -> dict[str, Adapter]:
+    """The LoRAs that modes and styles name, by the name that a prompt may say."""
+    found: dict[str, Adapter] = {}
+    for model in models.values():
+        for style in model.styles:
+            found.setdefault(style.id, Adapter(style.id, style.lora, 1.0))
+        for spec in model.specs:
+            for lora in spec.loras:
+                found.setdefault(lora.name, lora)
+                stem = lora.url.rpartition("/")[2].rpartition(".")[0]
+                found.setdefault(stem, lora)
+    return found
+
+
+def with_loras(prompt: str, known: Mapping[str, Adapter]) -> tuple[str, tuple[Adapter, ...]]:
+    """A prompt without its `<lora:NAME:STRENGTH>`, and these. Raises RequestError 400."""
+    chosen: list[Adapter] = []
+    for name, strength in _LORA.findall(prompt):
+        lora = known.get(name)
+        if lora is None:
+            names = ", ".join(sorted(known)) or "none is configured"
+            message = f"there is no LoRA {name!r}; known are: {names}"
+            raise RequestError(400, message, field="prompt", code="invalid_value")
+        try:
+            weight = float(strength or 1.0)
+        except ValueError as error:
+            message = f"<lora:{name}:{strength}>: the strength is a number"
+            raise RequestError(400, message, field="prompt", code="invalid_value") from error
+        within(weight, -10, 10, "prompt")
+        chosen.append(msgspec.structs.replace(lora, strength=weight))
+    return _LORA.sub("", prompt).strip(), tuple(chosen)
+
+
+def sampler_of(asked: Txt2ImgRequest) -> str:
+    """Sampler and schedule as one name; "": the model's own. Raises RequestError 400."""
+    name = asked.sampler_name or asked.sampler_index or ""
+    schedule = (asked.scheduler or "").lower()
+    if not name:
+        return ""
+    whole = name if schedule in AUTOMATIC or name.lower().endswith(schedule) else f"{name} {schedule}"
+    found = sampler_named(whole)
+    if found is None:
+        message = f"there is no sampler {whole!r}; known are: {known_samplers()}"
+        raise RequestError(400, message, field="sampler_name", code="invalid_value")
+    return found
+
+
+def check_supported(asked: Txt2ImgRequest) -> None:
+    """Raises RequestError 400 for what would make another picture than the one that is asked for."""
+    for name, why in UNSUPPORTED.items():
+        if getattr(asked, name):
+            raise RequestError(400, f"{name} is not supported: {why}", field=name, code="unsupported_value")
+
+
+def drawing_input(asked: Txt2ImgRequest, model: Model, known: Mapping[str, Adapter]) -> ImageInput:
+    """What is to be drawn, without pictures to start from. Raises RequestError 400."""
+    check_supported(asked)
+    within(asked.batch_size, 1, 10, "batch_size")
+    within(asked.n_iter, 1, 10, "n_iter")
+    prompt, loras = with_loras(asked.prompt, known)
+    drawn = image_input(
+        ImageJobInput(
+            prompt=prompt,
+            negative_prompt=asked.negative_prompt or None,
+            n=asked.batch_size * asked.n_iter,
+            width=None if isinstance(asked, Img2ImgRequest) and asked.width is None else asked.width,
+            height=None if isinstance(asked, Img2ImgRequest) and asked.height is None else asked.height,
+            num_inference_steps=asked.steps,
+            guidance_scale=asked.cfg_scale,
+            previews=1,
+            seed=asked.seed,
+            sampler=sampler_of(asked) or None,
+        ),
+        model,
+    )
+    if not isinstance(asked, Img2ImgRequest):
+        return msgspec.structs.replace(drawn, loras=loras)
+    within(asked.denoising_strength, 0, 1, "denoising_strength")
+    if len(asked.init_images) != 1:
+        message = f"init_images takes one picture, not {len(asked.init_images)}"
+        raise RequestError(400, message, field="init_images", code="invalid_value")
+    if asked.inpainting_mask_invert:
+        message = "inpainting_mask_invert is not supported: send the mask white where to draw"
+        raise RequestError(400, message, field="inpainting_mask_invert", code="unsupported_value")
+    return msgspec.structs.replace(
+        drawn,
+        loras=loras,
+        width=asked.width,
+        height=asked.height,
+        parameters={"strength": asked.denoising_strength},
+        fields={"image": "init_images", "mask_image": "mask"},
+    )

@@ -1,0 +1,253 @@
+"""The API of AUTOMATIC1111's web UI, so that what is written for it needs only another address.
+
+The checkpoint is a model of the catalog: `override_settings.sd_model_checkpoint`, else the one that
+`POST /sdapi/v1/options` chose for this key, else the current mode.
+"""
+
+import asyncio
+import base64
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from schemas import wire
+from schemas.a1111 import (
+    DrawingProgress,
+    Drawn,
+    Img2ImgRequest,
+    NamedLora,
+    NamedSampler,
+    NamedScheduler,
+    Options,
+    ProgressState,
+    SdModel,
+    Txt2ImgRequest,
+)
+from schemas.catalog import Model, weights_key
+from schemas.job_events import Completed, ImageOutput, Progress, Terminal
+from schemas.jobs import Attachment, Job
+from schemas.samplers import SAMPLERS
+from services.gateway.edge.access import check_model, may_use, owner
+from services.gateway.edge.encoded import decoded
+from services.gateway.edge.exchange import Exchange
+from services.gateway.edge.problems import RequestError
+from services.gateway.edge.routing import Route, get, post, post_body
+from services.gateway.gateway import Gateway
+from services.gateway.jobs.a1111_requests import SCHEDULES, drawing_input, loras_of
+from services.gateway.jobs.own_jobs import finished, job_headers
+from services.gateway.jobs.request_rules import split_adapter
+from services.gateway.jobs.submission import with_input
+from services.gateway.watching.resume import Cursor
+from services.records.blobs import attach, get_pictures
+
+LOOK_S = 0.3
+"""How long the progress of a job is waited for: it is told at once, or nothing is drawn yet."""
+EMPTY: dict[str, Any] = {
+    "sd-vae": [], "hypernetworks": [], "face-restorers": [], "realesrgan-models": [], "prompt-styles": [],
+    "extensions": [], "script-info": [], "cmd-flags": {}, "embeddings": {"loaded": {}, "skipped": {}},
+    "scripts": {"txt2img": [], "img2img": []}, "memory": {"ram": {}, "cuda": {}},
+}  # fmt: skip
+"""What A1111's clients ask for at their start, and there is none of here."""
+
+
+@post_body("/sdapi/v1/txt2img", summary="Draw (A1111)", asks=Txt2ImgRequest, answers=Drawn)
+async def txt2img(gateway: Gateway, exchange: Exchange, asked: Txt2ImgRequest) -> None:
+    model = _model(gateway, asked.override_settings.get("sd_model_checkpoint"))
+    drawn = drawing_input(asked, model, loras_of(gateway.models))
+    job = gateway.submission.make_job(model, "", drawn, seed=asked.seed, wants_events=True)
+    await _answer(gateway, exchange, asked, model, job)
+
+
+@post_body("/sdapi/v1/img2img", summary="Draw from a picture (A1111)", asks=Img2ImgRequest, answers=Drawn)
+async def img2img(gateway: Gateway, exchange: Exchange, asked: Img2ImgRequest) -> None:
+    model = _model(gateway, asked.override_settings.get("sd_model_checkpoint"))
+    drawn = drawing_input(asked, model, loras_of(gateway.models))
+    job = gateway.submission.make_job(model, "", drawn, seed=asked.seed, wants_events=True)
+    files = {"image": await _attached(gateway, job, "init_images", asked.init_images[0])}
+    if asked.mask:
+        files["mask_image"] = await _attached(gateway, job, "mask", asked.mask)
+    job = with_input(job, msgspec.structs.replace(drawn, files=files))
+    await _answer(gateway, exchange, asked, model, job)
+
+
+async def _attached(gateway: Gateway, job: Job, field: str, text: str) -> Attachment:
+    """Raises RequestError 400."""
+    content = decoded(text)
+    if not content:
+        raise RequestError(400, f"{field} is no base64", field=field, code="invalid_value")
+    return await attach(gateway.bus, f"{job.id}/{field}", content)
+
+
+def _model(gateway: Gateway, named: Any) -> Model:
+    """The model of a request. Raises RequestError."""
+    name = named or gateway.checkpoints.get(owner())
+    if not name:
+        return gateway.modes.find(None)
+    model, _ = split_adapter(str(name).partition(" [")[0], gateway.models)
+    return model
+
+
+async def _answer(gateway: Gateway, exchange: Exchange, asked: Txt2ImgRequest, model: Model, job: Job) -> None:
+    with gateway.drawing.under_way(owner(), job.id):
+        completed, attached = await finished(gateway, exchange, job)
+    output = completed.output
+    assert isinstance(output, ImageOutput)
+    pictures = await get_pictures(gateway.bus, output, attached)
+    images = tuple(base64.b64encode(one).decode() for one in pictures) if asked.send_images else ()
+    info = wire.encode(_info(asked, model, completed, output)).decode()
+    parameters = {
+        name: value for name, value in msgspec.to_builtins(asked).items() if name not in ("init_images", "mask")
+    }
+    await exchange.answer(Drawn(images, parameters, info), headers=job_headers(job, completed))
+
+
+def _info(asked: Txt2ImgRequest, model: Model, completed: Completed, output: ImageOutput) -> dict[str, Any]:
+    """What A1111 tells of its pictures."""
+    used = output.details.get("parameters", {})
+    seeds = [one.seed for one in output.pictures]
+    first = output.pictures[0]
+    steps, guidance = used.get("num_inference_steps"), used.get("guidance_scale")
+    facts = {
+        "Steps": steps, "Sampler": asked.sampler_name or asked.sampler_index, "CFG scale": guidance,
+        "Size": f"{first.width}x{first.height}", "Model": model.name,
+    }  # fmt: skip
+    negative = f"\nNegative prompt: {asked.negative_prompt}" if asked.negative_prompt else ""
+    lines = [
+        f"{asked.prompt}{negative}\n"
+        + ", ".join(f"{name}: {value}" for name, value in (facts | {"Seed": seed}).items() if value is not None)
+        for seed in seeds
+    ]
+    return {
+        "prompt": asked.prompt,
+        "all_prompts": [asked.prompt] * len(seeds),
+        "negative_prompt": asked.negative_prompt,
+        "all_negative_prompts": [asked.negative_prompt] * len(seeds),
+        "seed": seeds[0],
+        "all_seeds": seeds,
+        "width": first.width,
+        "height": first.height,
+        "sampler_name": facts["Sampler"],
+        "cfg_scale": guidance,
+        "steps": steps,
+        "batch_size": asked.batch_size,
+        "sd_model_name": model.name,
+        "infotexts": lines,
+        "job_timestamp": f"{completed.finished_at:.0f}",
+    }
+
+
+# What there is ------------------------------------------------------------------------------------
+
+
+def _drawing_models(gateway: Gateway) -> list[Model]:
+    found = (one for one in gateway.models.values() if "ImageGeneration" in one.features and may_use(one.name))
+    return sorted(found, key=lambda one: one.name)
+
+
+@get("/sdapi/v1/sd-models", summary="Checkpoints (A1111)", answers=list[SdModel])
+async def sd_models(gateway: Gateway, exchange: Exchange) -> None:
+    models = [
+        SdModel(one.name, one.name, None, None, weights_key(one.name, one.specs[0]).partition("?")[0])
+        for one in _drawing_models(gateway)
+    ]
+    await exchange.answer(models)
+
+
+@get("/sdapi/v1/samplers", summary="Samplers (A1111)", answers=list[NamedSampler])
+async def samplers(gateway: Gateway, exchange: Exchange) -> None:
+    await exchange.answer([NamedSampler(name, (name.lower(),)) for name in SAMPLERS])
+
+
+@get("/sdapi/v1/schedulers", summary="Schedules (A1111)", answers=list[NamedScheduler])
+async def schedulers(gateway: Gateway, exchange: Exchange) -> None:
+    await exchange.answer([NamedScheduler(name.lower(), name) for name in SCHEDULES])
+
+
+@get("/sdapi/v1/loras", summary="LoRAs (A1111)", answers=list[NamedLora])
+async def loras(gateway: Gateway, exchange: Exchange) -> None:
+    known = sorted(loras_of(gateway.models).items())
+    await exchange.answer([NamedLora(name, name, one.url.rpartition("/")[2]) for name, one in known])
+
+
+@get("/sdapi/v1/options", summary="Settings (A1111)", answers=Options)
+async def options(gateway: Gateway, exchange: Exchange) -> None:
+    await exchange.answer(Options(_model(gateway, None).name))
+
+
+@post_body("/sdapi/v1/options", summary="Choose a checkpoint (A1111)", asks=Options, answers=Options)
+async def choose(gateway: Gateway, exchange: Exchange, asked: Options) -> None:
+    if asked.sd_model_checkpoint:
+        model = _model(gateway, asked.sd_model_checkpoint)
+        check_model(model.name)
+        if "ImageGeneration" not in model.features:
+            message = f"{model.name!r} draws no pictures"
+            raise RequestError(400, message, field="sd_model_checkpoint", code="wrong_feature")
+        gateway.checkpoints[owner()] = model.name
+        gateway.loading.start(model)
+    await exchange.answer(Options(_model(gateway, None).name))
+
+
+# What is under way --------------------------------------------------------------------------------
+
+
+@get("/sdapi/v1/progress", summary="How far a drawing is (A1111)", answers=DrawingProgress)
+async def progress(gateway: Gateway, exchange: Exchange) -> None:
+    jobs = gateway.drawing.of(owner())
+    if not jobs:
+        await exchange.answer(DrawingProgress(0.0, 0.0, ProgressState()))
+        return
+    done = await _progress_of(gateway, jobs[0])
+    share = done.step / done.steps if done is not None and done.steps else 0.0
+    state = ProgressState(
+        job=jobs[0],
+        job_count=len(jobs),
+        sampling_step=done.step if done is not None else 0,
+        sampling_steps=done.steps if done is not None else 0,
+    )
+    await exchange.answer(DrawingProgress(share, 0.0, state))
+
+
+async def _progress_of(gateway: Gateway, job: str) -> Progress | None:
+    """The last step that was told of a job; None before the first."""
+    last: Progress | None = None
+    try:
+        async with asyncio.timeout(LOOK_S), aclosing(gateway.streams.watch(job, Cursor())) as items:
+            async for item in items:
+                if item is None or isinstance(item[0], Terminal):
+                    break
+                if isinstance(item[0], Progress):
+                    last = item[0]
+    except (TimeoutError, LookupError, RequestError):
+        pass  # what was heard until now is what there is
+    return last
+
+
+@post("/sdapi/v1/interrupt", summary="Stop what is drawn for this key (A1111)")
+async def interrupt(gateway: Gateway, exchange: Exchange) -> None:
+    for job in gateway.drawing.of(owner()):
+        await gateway.submission.cancel(job)
+    await exchange.answer({})
+
+
+def _empty(name: str, content: Any) -> Route:
+    async def answer(gateway: Gateway, exchange: Exchange) -> None:
+        await exchange.answer(content)
+
+    answer.__name__ = f"a1111_{name.replace('-', '_')}"
+    return get(f"/sdapi/v1/{name}", summary=f"{name}: there are none (A1111)")(answer)
+
+
+ROUTES = [
+    txt2img,
+    img2img,
+    sd_models,
+    samplers,
+    schedulers,
+    loras,
+    options,
+    choose,
+    progress,
+    interrupt,
+    *(_empty(name, content) for name, content in EMPTY.items()),
+]
