@@ -20,7 +20,9 @@ from services.worker.models.weights.detect import (
 from services.worker.models.weights.lora import cross_attention_dim, why_unfit
 from services.worker.models.weights.resolve import WeightsError, is_cached, local_path, resolve, size_bytes
 
-SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+SAME_FOLDER = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60
+)
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-5, 5), st.floats(), st.text(max_size=4)),
     lambda inner: st.one_of(
@@ -150,7 +152,7 @@ def folder(path: Path, index: Any, unet: Any = None) -> Path:
     ("index", "unet", "architecture", "name", "dim"),
     [
         ({"_class_name": "StableDiffusionPipeline"}, {"cross_attention_dim": 768}, "sd15", "StableDiffusionPipeline", 768),
-        ({"_class_name": "StableDiffusionPipeline"}, {"cross_attention_dim": 1024}, "other", "StableDiffusionPipeline", 1024),
+        ({"_class_name": "StableDiffusionPipeline"}, {"cross_attention_dim": 1024}, "sd2", "StableDiffusionPipeline", 1024),
         ({"_class_name": "StableDiffusionUpscalePipeline"}, {"cross_attention_dim": 768}, "other", "StableDiffusionUpscalePipeline", 768),
         ({"_class_name": "StableDiffusionXLPipeline", "text_encoder": ["t", "C"]}, None, "sdxl", "StableDiffusionXLPipeline", None),
         ({"_class_name": "StableDiffusionXLPipeline", "text_encoder": [None, None]}, None, "sdxl-refiner", "StableDiffusionXLPipeline", None),
