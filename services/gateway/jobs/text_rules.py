@@ -12,7 +12,7 @@ from schemas.workers import CapabilityCard
 from services.gateway.edge.problems import RequestError
 from services.process.json_schemas import BadSchema, JsonSchema
 
-FEWEST_CHARS = 128
+MOST_TOKEN_CHARS = 128
 """No vocabulary in use has a token of more characters: a longer prompt cannot fit."""
 FORMATS = ("text", "json_object", "json_schema")
 CHOICES = ("none", "auto", "required")
@@ -68,9 +68,9 @@ def check_card(asked: ChatInput | CompletionInput, card: CapabilityCard) -> None
         raise _wrong("this model sees no pictures: its weights have no projector", "messages")
     said = [asked.prompt] if isinstance(asked, CompletionInput) else [one.text() for one in messages]
     chars = sum(len(one) for one in said)
-    if card.context_tokens and chars > card.context_tokens * FEWEST_CHARS:
+    if card.context_tokens and chars > card.context_tokens * MOST_TOKEN_CHARS:
         message = (
-            f"the prompt has {chars} characters, which are {chars // FEWEST_CHARS} tokens at least, and the "
+            f"the prompt has {chars} characters, which are {chars // MOST_TOKEN_CHARS} tokens at least, and the "
             f"context of this model holds {card.context_tokens}: shorten it, or raise the model's option n_ctx"
         )
         field = "messages" if messages else "prompt"
