@@ -70,7 +70,7 @@ def check_card(asked: ChatInput | CompletionInput, card: CapabilityCard) -> None
     chars = sum(len(one) for one in said)
     if card.context_tokens and chars > card.context_tokens * MOST_TOKEN_CHARS:
         message = (
-            f"the prompt has {chars} characters, which are {chars // MOST_TOKEN_CHARS} tokens at least, and the "
+            f"the prompt has {chars} characters, at least {chars // MOST_TOKEN_CHARS} tokens, and the "
             f"context of this model holds {card.context_tokens}: shorten it, or raise the model's option n_ctx"
         )
         field = "messages" if messages else "prompt"
