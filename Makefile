@@ -29,9 +29,10 @@ $(STAMP): pyproject.toml constraints.txt tests/model-requirements.txt
 demo: setup
 	PYTHONUNBUFFERED=1 $(V)/python examples/demo/demo.py --port $(PORT)
 
-# Two files of tests at a time: most of them wait for processes to start, and to notice that another has died.
+# Three files of tests at a time: most of them wait for processes to start, and to notice that another has died.
+# Threads of OpenMP that have nothing to do sleep: else those of one test take the cores from the others.
 test: setup lint
-	$(V)/python -P -m pytest -m "not slow" -n 2 --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE $(V)/python -P -m pytest -m "not slow" -n 3 --dist loadfile
 
 # Clients of others, unmodified, in an environment of their own: some want other versions than we do.
 .venv-clients/.ready: tests/clients/requirements.txt

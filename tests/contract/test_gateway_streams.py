@@ -128,7 +128,8 @@ async def test_two_hundred_readers_leave_no_handler(start: Start) -> None:
                 client.leave()
             job = job_of(stand, "j")
             await end(stand.backend.bus, completed(job))
-        assert stand.left() == before
+        left = stand.left()
+        assert {name: left[name] for name in before if left[name] > before[name]} == {}
         assert all(b"event: completed" in client.answer.body for client in clients[100:])
 
 
