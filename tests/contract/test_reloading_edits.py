@@ -172,6 +172,7 @@ def plan(chance: random.Random, editor: Editor) -> Iterator[tuple[Callable[[str]
             yield chance.choice(ways), chance.choice(BROKEN), 0
 
 
+@pytest.mark.slow
 async def test_no_request_ever_sees_a_state_that_was_in_no_file(connected: Connect, tmp_path: Path) -> None:
     seed = int(os.environ.get("STOKER_TEST_SEED", "7"))
     chance = random.Random(seed)

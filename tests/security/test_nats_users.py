@@ -363,6 +363,7 @@ async def test_random_operations_change_nothing_outside_a_users_own(
 # Invitations --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_worker_whose_invitation_was_taken_back_is_shut_out(tmp_path: Path) -> None:
     with installed(tmp_path, "guest") as system:
         wait_for(lambda: httpx.get(f"{system.url}/v1/fleet").json()["workers"], 20, "the guest")

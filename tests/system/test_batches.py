@@ -273,6 +273,7 @@ workers:
 """
 
 
+@pytest.mark.slow
 def test_a_real_model_answers_and_embeds_in_batches(tmp_path: Path) -> None:
     system = System(tmp_path, DEMO_CHAT)
     try:

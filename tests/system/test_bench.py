@@ -31,6 +31,7 @@ def test_a_closed_loop_counts_everything_and_writes_a_report(synthetic: System, 
     assert "data:image/png;base64," in page
 
 
+@pytest.mark.slow
 def test_an_open_loop_asks_again_what_was_written_down(synthetic: System, tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     asked = ["echo", "slow", "--rate", "20", "--duration", "2", "--zipf", "2", "--max-tokens", "8", "--json"]

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import ROOT, System, free_port
 
 
@@ -118,6 +120,7 @@ def test_the_openapi_document_describes_every_body(synthetic: System) -> None:
         assert {"400", "401", "404", "503"} <= operation["responses"].keys()
 
 
+@pytest.mark.slow
 def test_what_a_system_is_asked_can_be_simulated(synthetic: System, tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "stoker", "record", "--seconds", "5", "--data", str(synthetic.data)]
     with subprocess.Popen(

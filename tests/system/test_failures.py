@@ -127,6 +127,7 @@ def test_a_client_that_goes_away_stops_the_computation(system: System) -> None:
     assert ended["finished_at"] - gone_at < 0.25
 
 
+@pytest.mark.slow
 def test_a_unary_client_that_goes_away_cancels_its_job_too(system: System) -> None:
     body = {"model": "slow", "prompt": "x", "max_tokens": 100}
     with pytest.raises(httpx.ReadTimeout):
@@ -137,6 +138,7 @@ def test_a_unary_client_that_goes_away_cancels_its_job_too(system: System) -> No
     assert ended["finished_at"] - gone_at < 0.3
 
 
+@pytest.mark.slow
 def test_a_submitted_job_outlives_its_watcher(system: System) -> None:
     job = system.submit("slow", max_tokens=10)
     list(events_of(f"{system.url}/v1/jobs/{job}/events", limit=3))
@@ -162,6 +164,7 @@ def test_stopping_leaves_no_process_behind(tmp_path: Path) -> None:
     assert not alive
 
 
+@pytest.mark.slow
 def test_a_killed_parent_takes_its_children_along(tmp_path: Path) -> None:
     started = System(tmp_path, SYNTHETIC)
     started.wait_ready()

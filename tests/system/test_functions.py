@@ -305,11 +305,8 @@ REQUESTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "request_body",
-    [REQUESTS[0], *(pytest.param(body, marks=pytest.mark.slow) for body in REQUESTS[1:])],
-    ids=lambda body: str(body["model_key"]),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("request_body", REQUESTS, ids=lambda body: str(body["model_key"]))
 def test_the_requests_of_document_000(checkpoints: System, request_body: dict[str, Any]) -> None:
     with Client(checkpoints.url) as client:
         result = client.run("generate", **request_body)

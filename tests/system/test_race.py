@@ -80,6 +80,7 @@ def test_fifty_requests_at_once_start_a_race_and_lose_nothing(race: System) -> N
     assert ask(race).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_waiting_job_hears_of_the_start_and_its_measured_time(race: System) -> None:
     assert ask(race).status_code == 200
     wait_for(lambda: replicas_of(race) == [], 40, "zero")

@@ -79,6 +79,7 @@ def test_a_worker_that_is_paused_turns_no_job_into_cancelled(pair: System) -> No
     assert {pair.ended(job, 60)["status"] for job in jobs} == {"completed"}
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_paused_for_long_drops_what_has_moved_and_keeps_what_has_not(pair: System) -> None:
     jobs = [pair.submit("slow") for _ in range(6)]
     first = runs_on(pair, jobs[0])
