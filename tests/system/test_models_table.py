@@ -4,6 +4,7 @@ import asyncio
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -30,9 +31,9 @@ class LoraLeftOut(EngineError):
     """The picture was drawn without it, and the answer says why."""
 
 
-def png(mode: str, colour: object) -> Attachment:
+def png(mode: str, colour: Any) -> Attachment:
     content = io.BytesIO()
-    Image.new(mode, (64, 64), colour).save(content, "PNG")  # type: ignore[arg-type]
+    Image.new(mode, (64, 64), colour).save(content, "PNG")
     return Attachment(content.getvalue())
 
 
@@ -80,8 +81,8 @@ def tried(work: Callable[[], object]) -> str:
     return DRAWS
 
 
-def drawn(engine: DiffusersEngine, loras: tuple[Adapter, ...] = (), **options: object) -> str:
-    asked = ImageInput(**({"prompt": "a cat", "num_inference_steps": 2} | options))  # type: ignore[arg-type]
+def drawn(engine: DiffusersEngine, loras: tuple[Adapter, ...] = (), **options: Any) -> str:
+    asked = ImageInput(**({"prompt": "a cat", "num_inference_steps": 2} | options))
 
     def draw() -> None:
         made = asyncio.run(engine.run("m", Request("j", asked, 1, loras=loras), Heard(), Cancellation()))

@@ -81,10 +81,10 @@ async def _attached(gateway: Gateway, job: Job, field: str, text: str) -> Attach
 
 def _model(gateway: Gateway, named: Any) -> Model:
     """The model of a request. Raises RequestError."""
-    name = named or gateway.checkpoints.get(owner())
-    if not name:
+    chosen = gateway.checkpoints.get(owner(), "")
+    if not named and chosen not in gateway.models:  # none was chosen, or it is gone from the catalog
         return gateway.modes.find(None)
-    model, _ = split_adapter(str(name).partition(" [")[0], gateway.models)
+    model, _ = split_adapter(str(named or chosen).partition(" [")[0], gateway.models)
     return model
 
 

@@ -62,4 +62,6 @@ def test_whatever_is_sent_is_checked_or_refused(schema: Any, value: Any) -> None
         made = JsonSchema(schema)
     except BadSchema:
         return
-    made.misfit(value)
+    found = made.misfit(value)
+    assert found is None or found.message
+    assert made.misfit(value) == found
