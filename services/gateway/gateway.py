@@ -63,7 +63,7 @@ class Gateway:
         self.loading = Loading(self.submission, self.tasks)
         self.webhook_rules = WebhookRules()
         self.uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
-        self.drawing = ActiveJobs()
+        self.drawing = ActiveJobs(self.streams.attached)
         self.checkpoints: dict[str, str] = {}
         """By key: the model that its A1111 client has chosen."""
         self.describing = Describing(bus, self.fleet, self.tasks)

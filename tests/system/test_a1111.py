@@ -134,14 +134,22 @@ def test_a_picture_is_drawn_from_another_and_a_mask_keeps_the_rest(system: Syste
     assert broken.status_code == 400 and broken.json()["field"] == "init_images"
 
 
+def told(system: System, beyond: float) -> dict[str, Any] | None:
+    """The progress once it is beyond that share."""
+    progress: dict[str, Any] = system.get("/sdapi/v1/progress")
+    return progress if progress["progress"] > beyond else None
+
+
 def test_a_drawing_is_watched_and_interrupted(system: System) -> None:
     answers: list[httpx.Response] = []
-    asked = {"steps": 150, "width": 256, "height": 256, "override_settings": {"sd_model_checkpoint": "tiny"}}
+    asked = {"steps": 150, "width": 128, "height": 128, "override_settings": {"sd_model_checkpoint": "tiny"}}
     drawing = threading.Thread(target=lambda: answers.append(post(system, "txt2img", prompt="x", **asked)))
     drawing.start()
     try:
-        wait_for(lambda: system.get("/sdapi/v1/progress")["progress"] > 0, 30, "some progress")
-        state = system.get("/sdapi/v1/progress")["state"]
+        begun = wait_for(lambda: told(system, 0.0), 60, "some progress")
+        further = wait_for(lambda: told(system, begun["progress"]), 60, "more progress")
+        assert further["eta_relative"] > 0
+        state = further["state"]
         assert state["sampling_steps"] == 150 and state["job_count"] == 1
     finally:
         assert post(system, "interrupt").status_code == 200

@@ -1,5 +1,8 @@
 """A1111's requests as jobs: samplers, LoRAs in the prompt, what is refused; and which drawings are under way."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.a1111 import Img2ImgRequest, Txt2ImgRequest
 from schemas.catalog import Adapter, Model, Spec, Style
+from schemas.job_events import Cancelled, Preview, Progress
 from schemas.samplers import SAMPLERS, known_samplers, sampler_named
 from services.gateway.edge.problems import RequestError
 from services.gateway.jobs.a1111_requests import (
@@ -17,8 +21,9 @@ from services.gateway.jobs.a1111_requests import (
     sampler_of,
     with_loras,
 )
-from services.gateway.jobs.active import ActiveJobs
+from services.gateway.jobs.active import ActiveJobs, Drawing
 from services.gateway.jobs.requests import ImageJobInput, image_input
+from services.gateway.watching.watcher import Watcher
 
 LORA = Adapter("portrait", "file:///loras/xl_portrait.safetensors", 0.8)
 MODEL = Model(
@@ -156,7 +161,34 @@ def test_what_would_make_another_picture_is_refused(name: str) -> None:
 
 
 def test_drawings_are_known_while_they_are_under_way() -> None:
-    active = ActiveJobs()
+    attached: list[Watcher] = []
+
+    @contextmanager
+    def given(watcher: Watcher) -> Iterator[None]:
+        attached.append(watcher)
+        yield
+        attached.remove(watcher)
+
+    active = ActiveJobs(given)
     with active.under_way("a", "1"), active.under_way("a", "2"), active.under_way("b", "3"):
-        assert (active.of("a"), active.of("b"), active.of("c")) == (("1", "2"), ("3",), ())
-    assert active.of("a") == () and active._jobs == {}
+        assert [one.job for one in active.of("a")] == ["1", "2"] == [one.job for one in attached[:2]]
+        assert [one.job for one in active.of("b")] == ["3"] and active.of("c") == ()
+    assert active.of("a") == () and active._drawings == {} and attached == []
+
+
+def test_a_drawing_keeps_the_last_of_what_it_is_told_and_nothing_else() -> None:
+    drawing = Drawing("1")
+    assert (drawing.share, drawing.remaining_s, drawing.preview) == (0.0, 0.0, b"")
+    told: dict[str, Any] = {"term": 1, "attempt": 1}
+    for step in range(1, 4):
+        time.sleep(0.01)
+        drawing.put(Progress(**told, seq=step, step=step, steps=4), b"", 100)
+        preview = Preview(**told, seq=step, index=step, step=step, width=8, height=8, image_bytes=1)
+        drawing.put(preview, bytes([step]), 100)
+    assert drawing.share == 0.75 and drawing.preview == b"\x03"
+    assert 0.01 <= drawing.remaining_s < 10  # two steps took 0.02 s or more; one is left
+    assert drawing.waiting_bytes == 0 and not drawing.has_ended
+    drawing.put(Progress(**told | {"attempt": 2}, seq=1, step=1, steps=4), b"", 100)
+    assert drawing.share == 0.25 and drawing.remaining_s == 0.0  # run again: the pace is unknown
+    drawing.put(Cancelled(job="1", model="sd", created_at=0.0, finished_at=0.0), b"", 100)
+    assert drawing.has_ended

@@ -4,9 +4,7 @@ The checkpoint is a model of the catalog: `override_settings.sd_model_checkpoint
 `POST /sdapi/v1/options` chose for this key, else the current mode.
 """
 
-import asyncio
 import base64
-from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -25,7 +23,7 @@ from schemas.a1111 import (
     Txt2ImgRequest,
 )
 from schemas.catalog import Model, weights_key
-from schemas.job_events import Completed, ImageOutput, Progress, Terminal
+from schemas.job_events import Completed, ImageOutput
 from schemas.jobs import Attachment, Job
 from schemas.samplers import SAMPLERS
 from services.gateway.edge.access import check_model, may_use, owner
@@ -38,11 +36,8 @@ from services.gateway.jobs.a1111_requests import SCHEDULES, drawing_input, loras
 from services.gateway.jobs.own_jobs import finished, job_headers
 from services.gateway.jobs.request_rules import split_adapter
 from services.gateway.jobs.submission import with_input
-from services.gateway.watching.resume import Cursor
 from services.records.blobs import attach, get_pictures
 
-LOOK_S = 0.3
-"""How long the progress of a job is waited for: it is told at once, or nothing is drawn yet."""
 EMPTY: dict[str, Any] = {
     "sd-vae": [], "hypernetworks": [], "face-restorers": [], "realesrgan-models": [], "prompt-styles": [],
     "extensions": [], "script-info": [], "cmd-flags": {}, "embeddings": {"loaded": {}, "skipped": {}},
@@ -193,40 +188,22 @@ async def choose(gateway: Gateway, exchange: Exchange, asked: Options) -> None:
 
 @get("/sdapi/v1/progress", summary="How far a drawing is (A1111)", answers=DrawingProgress)
 async def progress(gateway: Gateway, exchange: Exchange) -> None:
-    jobs = gateway.drawing.of(owner())
-    if not jobs:
+    drawings = gateway.drawing.of(owner())
+    if not drawings:
         await exchange.answer(DrawingProgress(0.0, 0.0, ProgressState()))
         return
-    done = await _progress_of(gateway, jobs[0])
-    share = done.step / done.steps if done is not None and done.steps else 0.0
+    first = drawings[0]
     state = ProgressState(
-        job=jobs[0],
-        job_count=len(jobs),
-        sampling_step=done.step if done is not None else 0,
-        sampling_steps=done.steps if done is not None else 0,
+        job=first.job, job_count=len(drawings), sampling_step=first.step or 0, sampling_steps=first.steps
     )
-    await exchange.answer(DrawingProgress(share, 0.0, state))
-
-
-async def _progress_of(gateway: Gateway, job: str) -> Progress | None:
-    """The last step that was told of a job; None before the first."""
-    last: Progress | None = None
-    try:
-        async with asyncio.timeout(LOOK_S), aclosing(gateway.streams.watch(job, Cursor())) as items:
-            async for item in items:
-                if item is None or isinstance(item[0], Terminal):
-                    break
-                if isinstance(item[0], Progress):
-                    last = item[0]
-    except (TimeoutError, LookupError, RequestError):
-        pass  # what was heard until now is what there is
-    return last
+    picture = base64.b64encode(first.preview).decode() if first.preview else None
+    await exchange.answer(DrawingProgress(first.share, first.remaining_s, state, picture))
 
 
 @post("/sdapi/v1/interrupt", summary="Stop what is drawn for this key (A1111)")
 async def interrupt(gateway: Gateway, exchange: Exchange) -> None:
-    for job in gateway.drawing.of(owner()):
-        await gateway.submission.cancel(job)
+    for drawing in gateway.drawing.of(owner()):
+        await gateway.submission.cancel(drawing.job)
     await exchange.answer({})
 
 
