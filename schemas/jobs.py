@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from schemas.catalog import Adapter, Spec
+from schemas.formats import OutputFormat, PictureFormat
 from schemas.openai import ChatMessage
 from schemas.ranges import Amount, Weight
 from schemas.subjects import check_name
@@ -96,7 +97,6 @@ class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
     blob: str = ""
 
 
-PictureFormat = Literal["png", "jpeg", "webp"]
 DEFAULT_QUALITY = 92
 """Of a JPEG or WebP: what image tools take, too."""
 
@@ -111,6 +111,7 @@ class ImageInput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omi
     quality: of a JPEG or WebP, 0 to 100. draws_transparent: where a picture comes without a mask, its
     transparent part is what is to be drawn. fields: what the request calls its files, where not as here.
     sampler: of schemas/samplers.py, or a scheduler class of diffusers; "": the model's.
+    output_format: None is PNG, or MP4 of a video. fps: of a video, where the model's own is not wanted.
     """
 
     prompt: str
@@ -125,11 +126,12 @@ class ImageInput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omi
     parameters: dict[str, Any] = {}
     loras: tuple[Adapter, ...] = ()
     has_latents: bool = False
-    output_format: PictureFormat = "png"
+    output_format: OutputFormat | None = None
     quality: int = DEFAULT_QUALITY
     draws_transparent: bool = False
     fields: dict[str, str] = {}
     sampler: str = ""
+    fps: float | None = None
 
     def name_of(self, file: str) -> str:
         """What the request calls one of the files."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from schemas.formats import OutputFormat
 from schemas.transcripts import SpokenSegment
 
 
@@ -99,7 +100,7 @@ class ImageGenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`negative_prompt`, `num_inference_steps`, `guidance_scale` and `seed` go beyond OpenAI's own; `steps` and
     `cfg_scale` are what A1111's clients call the second and third.
 
-    output_compression: quality of a JPEG or WebP, 0 to 100.
+    output_compression: quality of a JPEG, WebP or MP4, 0 to 100. num_frames, fps: of a video.
     """
 
     prompt: str
@@ -115,8 +116,10 @@ class ImageGenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     steps: int | None = None
     cfg_scale: float | None = None
     sampler: str | None = None
+    num_frames: int | None = None
+    fps: float | None = None
     seed: int | None = None
-    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_format: OutputFormat | None = None
     output_compression: int | None = None
     user: str | None = None
 

@@ -20,7 +20,7 @@ ENGINE_FEATURES: dict[str, tuple[Feature, ...]] = {
     "synthetic": ("TextGeneration",),
 }
 IMAGE_DEFAULTS = {
-    "width", "height", "num_inference_steps", "guidance_scale", "negative_prompt",
+    "width", "height", "num_inference_steps", "guidance_scale", "negative_prompt", "num_frames",
 }  # fmt: skip
 TEXT_DEFAULTS = {"max_tokens", "temperature", "top_p", "top_k", "min_p", "repeat_penalty"}
 

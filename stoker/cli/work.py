@@ -68,7 +68,7 @@ def run(
         fail(f"{ended['status']}: {ended.get('error', {}).get('message', '')}")
     images = (ended["result"] or {}).get("images", []) if isinstance(ended["result"], dict) else []
     for index, image in enumerate(images):
-        suffix = image.get("content_type", "image/png").removeprefix("image/")
+        suffix = image.get("content_type", "image/png").rpartition("/")[2]
         path = out or Path(f"{accepted['id']}-{index}.{suffix}")
         path.write_bytes(client.get(image["url"]))
         if not json:

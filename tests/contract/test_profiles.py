@@ -298,7 +298,7 @@ def test_a_pipeline_that_makes_no_pictures_is_refused() -> None:
         def __call__(self, prompt: str = "") -> Any:
             return object()
 
-    with pytest.raises(EngineError, match="Video makes no pictures"):
+    with pytest.raises(EngineError, match="Video makes neither pictures nor videos"):
         check_draws(Video())
 
 

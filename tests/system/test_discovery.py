@@ -65,7 +65,7 @@ def test_the_schema_is_there_before_any_load(kandinsky: System) -> None:
     parameters = body["methods"]["__call__"]["parameters"]
     assert parameters["prompt"].keys() == {"name", "required", "default", "annotation"}
     assert (parameters["prompt"]["required"], parameters["prompt"]["default"]) == (True, None)
-    assert "kwargs" not in parameters
+    assert "kwargs" not in parameters and "latents" not in parameters and "prompt_embeds" not in parameters
     assert (parameters["num_inference_steps"]["default"], body["defaults"]["guidance_scale"]) == (25, 3.0)
     second = get(kandinsky, "kandinsky22", "schema").json()
     assert second["pipeline_class"] == "KandinskyV22CombinedPipeline"
@@ -88,10 +88,11 @@ def test_at_zero_it_answers_at_once_where_to_look_and_works_once_ready(kandinsky
         "model": "kandinsky3-1",
         "estimated_ready_time_seconds": seconds,
         "retry_after": seconds,
-        "poll_url": "/kandinsky-kandinsky3-1/v1/health",
+        "poll_url": "/kandinsky-kandinsky3-1/v1/generate",
+        "health_url": "/kandinsky-kandinsky3-1/v1/health",
         "action": "retry_later",
     }
-    wait_for(lambda: httpx.get(kandinsky.url + body["poll_url"]).json()["ready"], 60, "readiness")
+    wait_for(lambda: httpx.get(kandinsky.url + body["health_url"]).json()["ready"], 60, "readiness")
     answer = generate(kandinsky, "kandinsky-kandinsky3-1", **ask)
     assert answer.status_code == 200, answer.text
     told = answer.json()
@@ -111,6 +112,8 @@ def test_at_zero_it_answers_at_once_where_to_look_and_works_once_ready(kandinsky
     assert metrics["replica_memory_mb"] > 100
     assert metrics["replica_gpu_memory_total_mb"] is None
     assert generate(kandinsky, "kandinsky3-1", **ask).json()["image"] == told["image"]
+    again = {name: value for name, value in ask.items() if name != "seed"} | {"generator": ask["seed"]}
+    assert generate(kandinsky, "kandinsky3-1", **again).json()["image"] == told["image"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,11 @@ def test_at_zero_it_answers_at_once_where_to_look_and_works_once_ready(kandinsky
         ({"prompt": "x", "num_inference_steps": 1000}, "num_inference_steps", "between 1 and 150"),
         ({"prompt": "x", "width": 100}, "width", "multiple of 8"),
         ({"prompt": "x", "latents": [1]}, "latents", "cannot be given over HTTP"),
+        ({"prompt": "x", "prompt_embeds": [1]}, "prompt_embeds", "cannot be given over HTTP"),
+        ({"prompt": "x", "strength": 0.5}, "strength", "image_to_image and inpaint: send image too"),
+        ({"prompt": "x", "ip_adapter_image": "aa"}, "ip_adapter_image", "unknown parameter"),
         ({"prompt": "x", "seed": "s"}, "seed", "whole number"),
+        ({"prompt": "x", "generator": {}}, "generator", "whole number"),
         ({"prompt": "x", "image": "no picture!"}, "image", "data URL"),
     ],
 )

@@ -13,10 +13,13 @@ from services.gateway.edge.problems import RequestError
 from services.gateway.jobs.request_rules import within
 from services.gateway.jobs.requests import MAX_GUIDANCE, MAX_PICTURES, MAX_SEED, MAX_STEPS, check_edges
 
-FILES = ("image", "mask_image", "control_image", "ip_adapter_image")
+FILES = ("image", "mask_image", "control_image")
+PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")
 OWN_FIELDS = ("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale")
-NOT_AS_JSON = ("generator", "latents", "prompt_embeds", "negative_prompt_embeds", "sigmas", "timesteps")
-"""Parameters that are tensors or objects: they cannot be given over HTTP."""
+SEEDS = ("seed", "generator")
+"""Where a pipeline takes a generator, a request gives its seed."""
+TENSORS = ("latents", "image_latents", "ip_adapter_image_embeds")
+"""What pipelines take and no request can say, beside all that ends in `embeds`, `mask` or `kwargs`."""
 
 
 _KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
@@ -36,12 +39,8 @@ def discovered_input(
     """The input without its files, the files, and the seed. Raises RequestError 400."""
     parameters = method_for(schema, given).parameters
     for name in given:
-        if name != "seed" and name not in parameters:
-            raise _unknown(name, parameters)
-        if name in NOT_AS_JSON:
-            raise RequestError(
-                400, f"{name} cannot be given over HTTP; use seed", field=name, code="invalid_value"
-            )
+        if name not in SEEDS and name not in parameters:
+            raise _unknown(name, parameters, schema)
     missing = [n for n, parameter in parameters.items() if parameter.required and given.get(n) is None]
     if missing:
         raise RequestError(400, f"missing required parameter: {missing[0]}", field=missing[0], code="missing")
@@ -49,18 +48,15 @@ def discovered_input(
     values = {
         name: _typed(parameters[name], value)
         for name, value in given.items()
-        if name not in (*FILES, "seed") and value is not None
+        if name not in (*FILES, *SEEDS) and value is not None
     }
-    seed = given.get("seed")
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-        message = f"seed must be a whole number, not {seed!r}"
-        raise RequestError(400, message, field="seed", code="invalid_value")
-    within(seed, 0, MAX_SEED, "seed")
+    seed = _seed(given)
     within(values.get("num_inference_steps"), 1, MAX_STEPS, "num_inference_steps")
     within(values.get("guidance_scale"), 0, MAX_GUIDANCE, "guidance_scale")
     check_edges(values.get("width"), values.get("height"), "width")
-    n = values.pop("num_images_per_prompt", 1)
-    within(n, 1, MAX_PICTURES, "num_images_per_prompt")
+    per_prompt = next((name for name in PER_PROMPT if name in values), "")
+    n = values.pop(per_prompt, 1)
+    within(n, 1, MAX_PICTURES, per_prompt)
     own = {name: values.pop(name) for name in OWN_FIELDS if name in values}
     defaults = {**schema.defaults, **model.defaults}
     for name in ("num_inference_steps", "guidance_scale", *(() if files else ("width", "height"))):
@@ -69,7 +65,26 @@ def discovered_input(
     return ImageInput(**{"prompt": "", **own}, n=n, parameters=values), files, seed
 
 
-def _unknown(name: str, known: Mapping[str, Parameter]) -> RequestError:
+def _seed(given: Mapping[str, Any]) -> int | None:
+    """Raises RequestError 400."""
+    name = next((one for one in SEEDS if given.get(one) is not None), "seed")
+    seed = given.get(name)
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        message = f"{name} must be a whole number, not {seed!r}"
+        raise RequestError(400, message, field=name, code="invalid_value")
+    within(seed, 0, MAX_SEED, name)
+    return seed
+
+
+def _unknown(name: str, known: Mapping[str, Parameter], schema: Schema) -> RequestError:
+    if name in TENSORS or name.endswith(("_embeds", "_mask", "_kwargs")):
+        message = f"{name} cannot be given over HTTP; use seed, prompt and pictures"
+        return RequestError(400, message, field=name, code="invalid_value")
+    others = [method for method, one in schema.methods.items() if name in one.parameters]
+    if others:
+        wants = {"image_to_image": "image", "inpaint": "image and mask_image"}.get(others[0], others[0])
+        message = f"{name} is a parameter of {' and '.join(others)}: send {wants} too"
+        return RequestError(400, message, field=name, code="unknown_parameter")
     close = difflib.get_close_matches(name, [*known, "seed"], 1)
     hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join([*known, 'seed'])}"
     return RequestError(400, f"unknown parameter {name!r}; {hint}", field=name, code="unknown_parameter")

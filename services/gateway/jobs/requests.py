@@ -10,14 +10,8 @@ from typing import Any
 import msgspec
 
 from schemas.catalog import Model
-from schemas.jobs import (
-    DEFAULT_ADMISSION_TIMEOUT_S,
-    DEFAULT_QUALITY,
-    CallInput,
-    ImageInput,
-    JobInput,
-    PictureFormat,
-)
+from schemas.formats import OutputFormat
+from schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, DEFAULT_QUALITY, CallInput, ImageInput, JobInput
 from schemas.openai import EmbeddingRequest, ImageEditRequest, ImageGenerationRequest
 from schemas.samplers import known_samplers, sampler_named
 from services.gateway.edge.problems import RequestError
@@ -29,6 +23,7 @@ from services.gateway.jobs.transcriptions import TranscriptionJobInput, transcri
 MAX_PICTURES = 10
 MAX_PREVIEWS = 3
 MAX_STEPS = 150
+MAX_FRAMES, MAX_FPS = 1000, 120.0
 MAX_GUIDANCE = 50.0
 MAX_PROMPT_CHARS = 1_000_000
 MIN_EDGE_PX, MAX_EDGE_PX, EDGE_MULTIPLE_PX = 64, 2048, 8
@@ -63,7 +58,9 @@ class ImageJobInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     latents: bool = False
     seed: int | None = None
     sampler: str | None = None
-    output_format: PictureFormat | None = None
+    num_frames: int | None = None
+    fps: float | None = None
+    output_format: OutputFormat | None = None
     output_compression: int | None = None
 
 
@@ -108,6 +105,8 @@ def image_input(asked: ImageJobInput, model: Model) -> ImageInput:
     within(asked.guidance_scale, 0, MAX_GUIDANCE, "guidance_scale")
     within(asked.previews, 0, MAX_PREVIEWS, "previews")
     within(asked.seed, OFF, MAX_SEED, "seed")
+    within(asked.num_frames, 1, MAX_FRAMES, "num_frames")
+    within(asked.fps, 1, MAX_FPS, "fps")
     within(asked.output_compression, 0, 100, "output_compression")
     width, height = parse_size(asked.size)
     width = width if width is not None else asked.width
@@ -117,6 +116,7 @@ def image_input(asked: ImageJobInput, model: Model) -> ImageInput:
     def chosen(field: str, value: Any) -> Any:
         return model.defaults.get(field) if value is None else value
 
+    frames = chosen("num_frames", asked.num_frames)
     return ImageInput(
         prompt=asked.prompt,
         negative_prompt=chosen("negative_prompt", asked.negative_prompt),
@@ -128,7 +128,9 @@ def image_input(asked: ImageJobInput, model: Model) -> ImageInput:
         previews=asked.previews,
         sampler=_sampler(asked.sampler),
         has_latents=asked.latents,
-        output_format=asked.output_format or "png",
+        output_format=asked.output_format,
+        fps=asked.fps,
+        parameters={} if frames is None else {"num_frames": frames},
         quality=DEFAULT_QUALITY if asked.output_compression is None else asked.output_compression,
     )
 
@@ -156,6 +158,8 @@ def generation_input(asked: ImageGenerationRequest, model: Model) -> ImageInput:
             previews=_previews(asked),
             seed=asked.seed,
             sampler=asked.sampler,
+            num_frames=asked.num_frames,
+            fps=asked.fps,
             output_format=asked.output_format,
             output_compression=asked.output_compression,
         ),
@@ -168,7 +172,7 @@ def edit_input(asked: ImageEditRequest, model: Model) -> ImageInput:
     within(asked.strength, 0, 1, "strength")
     drawn = generation_input(asked, model)
     width, height = parse_size(asked.size)  # without one the picture's own size, not the model's, is kept
-    parameters = {"strength": asked.strength} if asked.strength is not None else {}
+    parameters = drawn.parameters | ({"strength": asked.strength} if asked.strength is not None else {})
     return msgspec.structs.replace(
         drawn,
         width=width,

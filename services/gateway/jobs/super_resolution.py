@@ -3,8 +3,9 @@
 from typing import get_args
 
 from schemas.catalog import Model
+from schemas.formats import PictureFormat
 from schemas.job_events import ImageOutput
-from schemas.jobs import Attachment, PictureFormat, UpscaleInput
+from schemas.jobs import Attachment, UpscaleInput
 from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError
 from services.gateway.gateway import Gateway

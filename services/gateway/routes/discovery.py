@@ -4,14 +4,13 @@ At zero a request is not queued: it is answered 202 at once, starts one load, an
 """
 
 import base64
-import time
 from typing import Any
 
 import msgspec
 
 from schemas.catalog import Model
 from schemas.discovery import Schema
-from schemas.job_events import ImageOutput
+from schemas.job_events import ImageOutput, Picture
 from services.gateway.edge.decoding import decode
 from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError
@@ -64,8 +63,10 @@ def check_can_load(gateway: Gateway, model: Model) -> None:
         raise RequestError(503, message, code="load_failed", retry_after_s=int(RETRY_LOAD_S))
 
 
-async def answer_scaling_up(gateway: Gateway, exchange: Exchange, model: Model, deployment: str) -> None:
-    """The answer at zero."""
+async def answer_scaling_up(
+    gateway: Gateway, exchange: Exchange, model: Model, deployment: str, what: str
+) -> None:
+    """The answer at zero. what: the route that was asked, which is to be asked again."""
     seconds = eta_s(gateway, model)
     body = {
         "status": "scaling_up",
@@ -73,7 +74,8 @@ async def answer_scaling_up(gateway: Gateway, exchange: Exchange, model: Model, 
         "model": model.name,
         "estimated_ready_time_seconds": seconds,
         "retry_after": seconds,
-        "poll_url": f"/{deployment}/v1/health",
+        "poll_url": f"/{deployment}/v1/{what}",
+        "health_url": f"/{deployment}/v1/health",
         "action": "retry_later",
     }
     headers = {"retry-after": str(seconds), "x-status": "scaling-up", "x-action": "retry-later"}
@@ -87,14 +89,13 @@ async def schema(gateway: Gateway, exchange: Exchange) -> None:
     found = gateway.fleet.schemas.get(model.name)
     if found is None:  # no worker has seen the model yet
         check_can_load(gateway, model)
-        await answer_scaling_up(gateway, exchange, model, deployment)
+        await answer_scaling_up(gateway, exchange, model, deployment, "schema")
         return
     await exchange.answer(found)
 
 
 @post("/{deployment}/v1/generate", summary="Draw by a model's own parameters", asks=dict[str, Any])
 async def generate(gateway: Gateway, exchange: Exchange) -> None:
-    began = time.monotonic()
     deployment = exchange.parameter("deployment")
     model = find_deployment(gateway, deployment)
     given = decode(dict[str, Any], await exchange.json_body())
@@ -103,7 +104,7 @@ async def generate(gateway: Gateway, exchange: Exchange) -> None:
         if found is not None:
             discovered_input(found, model, given)  # what is wrong is said now, not after the load
         check_can_load(gateway, model)
-        await answer_scaling_up(gateway, exchange, model, deployment)
+        await answer_scaling_up(gateway, exchange, model, deployment, "generate")
         return
     drawn, files, seed = discovered_input(found, model, given)
     job = gateway.submission.make_job(model, "", drawn, seed=seed)
@@ -113,24 +114,26 @@ async def generate(gateway: Gateway, exchange: Exchange) -> None:
     output = completed.output
     assert isinstance(output, ImageOutput)
     pictures = await get_pictures(gateway.bus, output, raw)
+    urls = [_data_url(content, told) for content, told in zip(pictures, output.pictures, strict=True)]
+    kind = "video" if output.pictures[0].content_type.startswith("video/") else "image"
     answer = {
         "status": "success",
         "model": model.name,
-        "image": _data_url(pictures[0]),
+        kind: urls[0],
         "parameters": output.details.get("parameters", {}) | {"seed": output.pictures[0].seed},
-        "compute_metrics": _metrics(output.details.get("resources", {}), time.monotonic() - began),
+        "compute_metrics": _metrics(output.details.get("resources", {}), completed.timings.run_s),
     }
-    if len(pictures) > 1:
-        answer["images"] = [_data_url(picture) for picture in pictures]
+    if len(urls) > 1:
+        answer[f"{kind}s"] = urls
     await exchange.answer(answer, headers=job_headers(job, completed))
 
 
-def _data_url(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+def _data_url(content: bytes, told: Picture) -> str:
+    return f"data:{told.content_type};base64,{base64.b64encode(content).decode()}"
 
 
 def _metrics(resources: dict[str, Any], duration_s: float) -> dict[str, Any]:
-    """Resources of the replica; GPU fields are null without a GPU."""
+    """Resources of the replica; GPU fields are null without a GPU. duration_s: in the engine, not the queue."""
 
     def mb(name: str) -> float | None:
         value = resources.get(f"gpu_{name}_bytes")

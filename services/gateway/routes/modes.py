@@ -6,8 +6,9 @@ import anyio
 import msgspec
 
 from schemas.catalog import Adapter, Model
+from schemas.formats import OutputFormat
 from schemas.job_events import ImageOutput
-from schemas.jobs import ImageInput, PictureFormat
+from schemas.jobs import ImageInput
 from services.catalog import store
 from services.catalog.documents import ConfigurationError
 from services.gateway.edge.exchange import Exchange
@@ -45,9 +46,11 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     sampler: str | None = None
+    num_frames: int | None = None
+    fps: float | None = None
     seed: int | None = None
     style_lora: StyleLora = StyleLora()
-    output_format: PictureFormat | None = None
+    output_format: OutputFormat | None = None
     output_compression: int | None = None
     superres: bool = False
     superres_magnitude: int = 2
@@ -76,6 +79,8 @@ def generation_input(asked: GenerateRequest, mode: Model) -> ImageInput:
             previews=0,
             seed=asked.seed,
             sampler=asked.sampler,
+            num_frames=asked.num_frames,
+            fps=asked.fps,
             output_format="png" if asked.superres else asked.output_format,
             output_compression=asked.output_compression,
         ),

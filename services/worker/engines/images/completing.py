@@ -5,7 +5,7 @@ from typing import Any
 from PIL import Image
 
 from services.worker.engines.base import EngineError
-from services.worker.engines.images.drawing import parameters_of
+from services.worker.engines.images.drawing import parameters_of, size_of
 from services.worker.models.weights.detect import Checkpoint
 
 DEFAULT_EDGE_PX = 512
@@ -28,6 +28,8 @@ def completed(checkpoint: Checkpoint, pipeline: Any, given: dict[str, Any]) -> d
     known = parameters_of(pipeline)
     if "use_resolution_binning" in known and _sample_size(pipeline) not in BINNED:
         given = given | {"use_resolution_binning": False}
+    if "max_area" in known and "max_area" not in given and (size := size_of(given)) is not None:
+        given = given | {"max_area": size[0] * size[1]}  # else it draws a million pixels, whatever is asked for
     if checkpoint.in_channels == INPAINT_CHANNELS and "mask_image" in known and "mask_image" not in given:
         if "image" not in given:
             size = (given.get("width") or DEFAULT_EDGE_PX, given.get("height") or DEFAULT_EDGE_PX)

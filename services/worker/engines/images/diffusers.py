@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -41,6 +42,7 @@ from services.worker.engines.base import (
     Task,
 )
 from services.worker.engines.images import drawing
+from services.worker.engines.images.clips import clips_of, rate_of
 from services.worker.engines.images.completing import completed
 from services.worker.engines.images.edits import Start, kept_whole, start_of
 from services.worker.engines.images.finite import Drawn, pictures_of, whole
@@ -188,14 +190,16 @@ class DiffusersEngine:
             loaded.schedulers.use(pipeline, asked.sampler or str(request.options.get("scheduler") or ""))
             given = drawing.arguments(pipeline, tasks, loaded.default_edge_px(), start)
             given = completed(loaded.checkpoint, pipeline, given)
-            watch = drawing.StepWatch(tasks, drawing.steps_of(pipeline, given))
+            rate = rate_of(type(pipeline).__name__, drawing.parameters_of(pipeline), given, asked)
+            watch = drawing.StepWatch(tasks, drawing.steps_of(pipeline, given), drawing.size_of(given))
             cut = [cut_tokens(pipeline, _texts_of(task, given)) for task in tasks]
-            images = _drawn(pipeline, given, watch, start, len(tasks) * asked.n)
+            images = _drawn(pipeline, given, watch, start, len(tasks) * asked.n, rate)
         if len(tasks) == 1 and tasks[0].cancelled.is_set():
             raise Stopped
         images = [start.finished(image) if image is not None else None for image in images]
         details: dict[str, Any] = {"parameters": parameters_of_call(given, images[0])}
-        details |= {"remark": loaded.remark} if loaded.remark else {}
+        remarks = [loaded.remark, _unread_prompt(pipeline, asked)]
+        details |= {"remark": "; ".join(filter(None, remarks))} if any(remarks) else {}
         details |= {"resources": msgspec.to_builtins(measure())}
         details |= {"skipped_loras": skipped} if skipped else {}
         made = Made(pipeline, loaded.options, given, watch, details, cut)
@@ -213,7 +217,9 @@ class DiffusersEngine:
             given["generator"] = torch.Generator("cpu").manual_seed(task.request.seed)
             steps = drawing.steps_of(loaded.pipeline, given)
             watch = drawing.StepWatch([task], steps)
-            return whole(_call(loaded.pipeline, given, watch), watch.latents)[0]
+            (drawn,) = whole(_call(loaded.pipeline, given, watch), watch.latents)
+            assert isinstance(drawn, Image.Image)
+            return drawn
 
         with self._turn:
             return enlarged(asked, one_pass, task.cancelled)
@@ -253,14 +259,21 @@ def _for_task(loaded: LoadedPipeline, start: Start) -> Any:
     return loaded.siblings[method]
 
 
+def _unread_prompt(pipeline: Any, asked: ImageInput) -> str:
+    """What to tell where a prompt was given to a pipeline that reads none."""
+    if asked.prompt and "prompt" not in drawing.parameters_of(pipeline):
+        return f"{type(pipeline).__name__} reads no prompt: it made no difference"
+    return ""
+
+
 def _drawn(
-    pipeline: Any, given: dict[str, Any], watch: drawing.StepWatch, start: Start, count: int
+    pipeline: Any, given: dict[str, Any], watch: drawing.StepWatch, start: Start, count: int, rate: float
 ) -> Sequence[Drawn]:
-    """`count` pictures. Raises EngineError, Stopped."""
+    """`count` pictures or videos of `rate` frames per second. Raises EngineError, Stopped."""
     if start.source is not None and given.get("strength") == 0:
         return kept_whole(start, count)
     pieces = pieces_of(pipeline, [text for name in TEXTS for text in _texts(given.get(name))])
-    return _call(pipeline, in_pieces(pipeline, given, pieces) if pieces > 1 else given, watch)
+    return _call(pipeline, in_pieces(pipeline, given, pieces) if pieces > 1 else given, watch, rate)
 
 
 def _texts_of(task: Task, given: dict[str, Any]) -> list[str]:
@@ -274,20 +287,25 @@ def _texts(given: str | list[str] | None) -> list[str]:
     return [given] if isinstance(given, str) else given or []
 
 
-def _call(pipeline: Any, given: dict[str, Any], watch: drawing.StepWatch) -> list[Drawn]:
-    """Draw. Raises EngineError, Stopped."""
+def _call(pipeline: Any, given: dict[str, Any], watch: drawing.StepWatch, rate: float = 0.0) -> list[Drawn]:
+    """Draw; rate: as for `_drawn`. Raises EngineError, Stopped."""
     takes = drawing.parameters_of(pipeline)
     if "callback_on_step_end" in takes:
         given = given | {"callback_on_step_end": watch}
+    elif "callback" in takes and "callback_steps" in takes:  # as pipelines had it before
+        given = given | {"callback": partial(watch.old_callback, pipeline), "callback_steps": 1}
     if "output_type" in takes and given.get("padding_mask_crop") is None:  # which is done with pictures only
         given = given | {"output_type": "np"}
     try:
         with torch.inference_mode():
-            return pictures_of(pipeline, pipeline(**given).images, watch.latents)
+            made = pipeline(**given)
+        if hasattr(made, "frames"):
+            return [*clips_of(made.frames, rate)]
+        return pictures_of(pipeline, made.images, watch.latents)
     except torch.OutOfMemoryError as error:
         _free_memory()
         raise EngineError("the device has not enough memory for this size", "resource") from error
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, AssertionError) as error:
         raise EngineError(f"{type(pipeline).__name__}: {error}", "validation") from error
 
 

@@ -6,22 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from PIL import Image
 
 from schemas.jobs import ImageInput, picture_seed
 from services.worker.engines.base import EngineError, Stopped, Task
 from services.worker.engines.images.edits import Start, with_a_step
+from services.worker.engines.images.latents import preview_of
 from services.worker.engines.images.writing import written
 
-PREVIEW_EDGE_PX = 256
-"""Longest edge of a preview; the true decoder is used only where it is quick (small latents)."""
-SMALL_LATENT_CELLS = 32 * 32
-POOLED_CELLS = 8
-
-# Four latent channels to RGB for the common SD latent space: a linear fit, good enough to watch.
-LATENT_TO_RGB = torch.tensor(
-    [[0.298, 0.207, 0.208], [0.187, 0.286, 0.173], [-0.158, 0.189, 0.264], [-0.184, -0.271, -0.473]]
-)
+PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")
 
 
 def parameters_of(pipeline: Any) -> Mapping[str, inspect.Parameter]:
@@ -51,6 +43,8 @@ def arguments(
         **start.files,
     }
     given = {name: value for name, value in wanted.items() if value is not None}
+    if "prompt" not in known:
+        del given["prompt"]
     if len(prompts) > 1 and "negative_prompt" in given:
         given["negative_prompt"] = [given["negative_prompt"]] * len(prompts)
     unknown = [name for name in given if name not in known]
@@ -59,10 +53,25 @@ def arguments(
     if "image" in given and (strength := strength_of(pipeline, given)) is not None:
         given["strength"] = with_a_step(strength, _asked_steps(pipeline, given))
     if asked.n > 1:
-        given["num_images_per_prompt"] = asked.n
+        given[_per_prompt(pipeline, known)] = asked.n
     seeds = [picture_seed(task.request.seed, index) for task in tasks for index in range(asked.n)]
     given["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     return given
+
+
+def _per_prompt(pipeline: Any, known: Mapping[str, Any]) -> str:
+    """What a pipeline calls how many it draws at once. Raises EngineError where it draws one."""
+    found = next((name for name in PER_PROMPT if name in known), "")
+    if not found:
+        message = f"{type(pipeline).__name__} draws one at a time: ask for n = 1, several times"
+        raise EngineError(message, "validation", field="n")
+    return found
+
+
+def size_of(given: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height that a call says; None where it leaves them to the pipeline."""
+    width, height = given.get("width"), given.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
 
 
 def _size(
@@ -94,10 +103,14 @@ def steps_of(pipeline: Any, given: Mapping[str, Any]) -> int:
 
 @dataclass(slots=True)
 class StepWatch:
-    """The callback after each step: reports it, sends previews, stops when everybody has cancelled."""
+    """The callback after each step: reports it, sends previews, stops when everybody has cancelled.
+
+    size: width and height in pixels, where they are known. latents: the last ones, as the family lays them out.
+    """
 
     tasks: Sequence[Task]
     steps: int
+    size: tuple[int, int] | None = None
     latents: torch.Tensor | None = None
     _sent: dict[str, int] = field(default_factory=dict)
 
@@ -111,6 +124,10 @@ class StepWatch:
                 self._preview(pipeline, task, index, step + 1)
         return tensors
 
+    def old_callback(self, pipeline: Any, step: int, time: Any, latents: torch.Tensor) -> None:
+        """The same for pipelines that call back with their latents alone."""
+        self(pipeline, step, time, {"latents": latents})
+
     def _is_due(self, task: Task, step: int) -> bool:
         asked = task.request.input
         previews = asked.previews if isinstance(asked, ImageInput) else 0
@@ -120,34 +137,9 @@ class StepWatch:
 
     def _preview(self, pipeline: Any, task: Task, index: int, step: int) -> None:
         assert self.latents is not None
-        image = _preview_of(pipeline, self.latents[index : index + 1])
+        image = preview_of(pipeline, self.latents[index : index + 1], self.size)
+        if image is None:
+            return
         sent = self._sent.get(task.request.job, 0)
         task.emit.preview(sent, step, image.width, image.height, written(image))
         self._sent[task.request.job] = sent + 1
-
-
-def _preview_of(pipeline: Any, latents: torch.Tensor) -> Image.Image:
-    """What a picture looks like so far: decoded where that is cheap, else a linear guess."""
-    first = latents.detach()
-    vae = getattr(pipeline, "vae", None)
-    if vae is not None and first.shape[-1] * first.shape[-2] <= SMALL_LATENT_CELLS:
-        decoded = vae.decode((first / vae.config.scaling_factor).to(vae.dtype)).sample
-        pixels = (decoded[0].float().cpu() / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
-    else:
-        channels = first[0, :4].float().cpu()
-        pixels = torch.einsum("chw,cr->hwr", channels, LATENT_TO_RGB[: channels.shape[0]])
-        pixels = (pixels + 0.5).clamp(0, 1)
-    image = Image.fromarray((pixels * 255).byte().numpy())
-    scale = PREVIEW_EDGE_PX / max(image.size)
-    return image if scale >= 1 else image.resize((int(image.width * scale), int(image.height * scale)))
-
-
-def pooled_latents(latents: torch.Tensor) -> bytes:
-    """The final latents of one picture, [1, 4, 8, 8] float16 little-endian: 512 bytes.
-
-    Pooled in float32 by adaptive averages, NCHW.
-    """
-    first = latents.detach()[:, :4].float().cpu()
-    pooled = torch.nn.functional.adaptive_avg_pool2d(first, POOLED_CELLS)
-    content: bytes = pooled.to(torch.float16).contiguous().numpy().astype("<f2").tobytes()
-    return content

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageChops, ImageFilter
 
 from schemas.jobs import ImageInput
+from services.worker.engines.images.clips import Clip
 from services.worker.engines.images.reading import mask_of, opaque, read_mask, read_picture
 
 MULTIPLE_PX = 8
@@ -41,9 +42,9 @@ class Start:
         """Width and height to draw, in pixels."""
         return None if self.source is None else drawable(self.source.size)
 
-    def finished(self, drawn: Image.Image) -> Image.Image:
-        """What was drawn, at the size of the source, with what is kept of it."""
-        if self.source is None:
+    def finished(self, drawn: Image.Image | Clip) -> Image.Image | Clip:
+        """What was drawn, at the size of the source, with what is kept of it. Videos stay as they are."""
+        if self.source is None or isinstance(drawn, Clip):
             return drawn
         wanted, size = self.drawn_size or drawn.size, self.source.size
         is_rounded = all(abs(is_ - was) < ROUNDING_PX for is_, was in zip(drawn.size, wanted, strict=True))

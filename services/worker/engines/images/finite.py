@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 
 from services.worker.engines.base import EngineError
+from services.worker.engines.images.clips import Clip
+from services.worker.engines.images.latents import as_rows, scaled
 
-Drawn = Image.Image | None
-"""A picture; None where it is NaN."""
+Drawn = Image.Image | Clip | None
+"""A picture or a video; None where it is NaN."""
 
 
 def pictures_of(pipeline: Any, drawn: Any, latents: torch.Tensor | None) -> list[Drawn]:
@@ -50,7 +52,7 @@ def not_a_number(latents: torch.Tensor | None = None) -> EngineError:
     )
 
 
-def whole(drawn: Sequence[Drawn], latents: torch.Tensor | None) -> list[Image.Image]:
+def whole(drawn: Sequence[Drawn], latents: torch.Tensor | None) -> list[Image.Image | Clip]:
     """The pictures of one task. Raises EngineError where one is NaN."""
     sound = [image for image in drawn if image is not None]
     if len(sound) < len(drawn):
@@ -63,27 +65,19 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 
 def _decoded_in_single_precision(pipeline: Any, latents: torch.Tensor | None) -> Any:
-    """The picture [height, width, 3] of latents [1, 4, h, w]; None where there is nothing more to try."""
+    """The picture [height, width, 3] of the latents of one; None where there is nothing more to try."""
     vae: Any = getattr(pipeline, "vae", None)
     if type(vae).__name__ != "AutoencoderKL" or vae.dtype == torch.float32:
         return None
-    if latents is None or latents.ndim != 4 or not _is_finite(latents):
+    latents = as_rows(pipeline, latents) if latents is not None else None
+    if latents is None or not _is_finite(latents):
         return None
     before = vae.dtype
     vae.to(dtype=torch.float32)
     try:
         with torch.inference_mode():
-            sample = vae.decode(_scaled(vae.config, latents.float()), return_dict=False)[0]
+            sample = vae.decode(scaled(vae.config, latents.float()), return_dict=False)[0]
     finally:
         vae.to(dtype=before)
     values = (sample[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
     return values if numpy.isfinite(values).all() else None
-
-
-def _scaled(config: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Latents as the decoder wants them, by the numbers in its configuration."""
-    mean, deviation = (config.get(name) for name in ("latents_mean", "latents_std"))
-    if mean is not None and deviation is not None:
-        as_tensor = [torch.tensor(one, device=latents.device).view(1, -1, 1, 1) for one in (mean, deviation)]
-        return latents * as_tensor[1] / config["scaling_factor"] + as_tensor[0]
-    return latents / config["scaling_factor"] + (config.get("shift_factor") or 0.0)

@@ -10,8 +10,10 @@ from PIL import Image
 from schemas.job_events import Picture
 from schemas.jobs import ImageInput, picture_seed
 from services.worker.engines.base import EngineError, Images, Task
-from services.worker.engines.images.drawing import StepWatch, pooled_latents
+from services.worker.engines.images.clips import Clip, written_clip
+from services.worker.engines.images.drawing import StepWatch, size_of
 from services.worker.engines.images.finite import Drawn, whole
+from services.worker.engines.images.latents import as_rows, pooled_latents
 from services.worker.engines.images.writing import infotext, sampler_of, written
 
 
@@ -38,30 +40,39 @@ class Made:
         assert isinstance(asked, ImageInput)
         try:
             images = whole(drawn, latents)
+            files = [self._file(task, image, picture_seed(seed, i)) for i, image in enumerate(images)]
         except EngineError as error:
             return error
-        files: list[bytes] = []
-        for offset, image in enumerate(images):
-            text = self._text(asked, image, picture_seed(seed, offset), task.request.title)
-            files.append(written(image, asked.output_format, asked.quality, text))
         details = self.details | ({"cut_prompt_tokens": self.cut[index]} if self.cut[index] else {})
         if asked.has_latents and latents is not None:
-            rows = [latents[index * asked.n + i : index * asked.n + i + 1] for i in range(asked.n)]
-            pooled = [base64.b64encode(pooled_latents(row)).decode() for row in rows]
-            details = details | {"latents": pooled}
+            own = latents[index * asked.n : (index + 1) * asked.n]
+            rows = as_rows(self.pipeline, own, size_of(self.given))
+            pooled = [pooled_latents(rows[i : i + 1]) for i in range(asked.n)] if rows is not None else []
+            details = details | {"latents": [base64.b64encode(one).decode() for one in pooled]}
         pictures = tuple(
             Picture(
                 seed=picture_seed(seed, offset),
                 width=image.width,
                 height=image.height,
-                image_bytes=len(file),
-                content_type=f"image/{asked.output_format}",
+                image_bytes=len(content),
+                content_type=kind,
             )
-            for offset, (image, file) in enumerate(zip(images, files, strict=True))
+            for offset, (image, (content, kind)) in enumerate(zip(images, files, strict=True))
         )
-        return Images(pictures, tuple(files), details)
+        return Images(pictures, tuple(content for content, _ in files), details)
 
-    def _text(self, asked: ImageInput, image: Image.Image, seed: int, model: str) -> str:
+    def _file(self, task: Task, image: Image.Image | Clip, seed: int) -> tuple[bytes, str]:
+        """A picture or video as a file, and its media type. Raises EngineError."""
+        asked = task.request.input
+        assert isinstance(asked, ImageInput)
+        text = self._text(asked, image, seed, task.request.title)
+        if isinstance(image, Clip):
+            return written_clip(image, asked.output_format, asked.quality, text)
+        kind = asked.output_format or "png"
+        assert kind != "gif" and kind != "mp4", "refused before it was drawn"
+        return written(image, kind, asked.quality, text), f"image/{kind}"
+
+    def _text(self, asked: ImageInput, image: Image.Image | Clip, seed: int, model: str) -> str:
         """How a picture was made, in the words of image tools."""
         if not self.options.get("png_parameters", True):
             return ""

@@ -12,6 +12,8 @@ from services.worker.engines.images.drawing import parameters_of
 
 EDGE_PX = 64
 STEPS = {"num_inference_steps": 2, "prior_num_inference_steps": 2, "decoder_num_inference_steps": 1}
+FEW_FRAMES = {"num_frames": 9, "video_length": 9}
+"""Of a video: decoders make 4 or 8 frames of one, and one more."""
 
 
 class _NotFinite(Exception):
@@ -52,7 +54,9 @@ def _draw(pipeline: Any) -> None:
         made = pipeline(**given)
     pictures = getattr(made, "images", None)
     if pictures is None:
-        raise EngineError(f"{type(pipeline).__name__} makes no pictures", "load_failed")
+        pictures = getattr(made, "frames", None)
+    if pictures is None:
+        raise EngineError(f"{type(pipeline).__name__} makes neither pictures nor videos", "load_failed")
     for picture in pictures:
         if not np.isfinite(np.asarray(picture, dtype=np.float32)).all():
             raise _NotFinite
@@ -66,9 +70,12 @@ def arguments(known: Mapping[str, Any]) -> dict[str, Any]:
         "width": EDGE_PX,
         "height": EDGE_PX,
         **STEPS,
+        **FEW_FRAMES,
         "output_type": "np",
         "generator": torch.Generator("cpu").manual_seed(0),
         "use_resolution_binning": False,
+        "max_area": EDGE_PX * EDGE_PX,
+        "_auto_resize": False,
     }
     for name, value in (("image", grey), ("mask_image", Image.new("L", grey.size, 255))):
         if name in known and known[name].default is known[name].empty:

@@ -6,6 +6,7 @@ classes that draw from a picture are found through diffusers' own table of tasks
 
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,16 @@ from diffusers.pipelines import auto_pipeline
 
 from schemas.discovery import Inputs, Method, Parameter, Schema
 from services.worker.engines.base import EngineError
+from services.worker.engines.images.clips import makes_clips
 from services.worker.models.weights.detect import Checkpoint
 
-NOT_OVER_HTTP = {"callback", "callback_steps", "return_dict", "output_type", "cross_attention_kwargs"}
+OURS = {"callback_steps", "return_dict", "output_type"}
+"""Parameters that the engine gives itself."""
+FILES = {"image", "mask_image", "control_image"}
+TENSORS = ("latents", "embeds", "attention_mask")
+"""How parameters end that are tensors, with an annotation or without."""
+PLAIN, NOT_PLAIN = {"int", "float", "bool", "str"}, {"Tensor", "FloatTensor", "dict", "Dict", "Callable"}
+"""Words of annotations: of what JSON can say, and of what it cannot."""
 DEFAULTS_SHOWN = ("num_inference_steps", "guidance_scale", "width", "height", "strength", "negative_prompt")
 _TASKS = {
     "image_to_image": ("image-to-image", auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING),
@@ -61,6 +69,10 @@ def schema_of(model: str, checkpoint: Checkpoint) -> Schema:
 def _capabilities(checkpoint: Checkpoint, methods: dict[str, Method]) -> tuple[str, ...]:
     found = [name for method, (name, _) in _TASKS.items() if method in methods]
     own = methods["__call__"].parameters
+    if makes_clips(own):
+        return ("image-to-video" if "image" in own and own["image"].required else "text-to-video",)
+    if "ControlNet" in checkpoint.pipeline_class:  # its `image` is what the picture is to follow
+        return ("controlnet", *found)
     if "Upscale" in checkpoint.pipeline_class:
         return ("super-resolution",)
     if "image" in own and own["image"].required:
@@ -75,9 +87,11 @@ def parameters_of(kind: Any) -> dict[str, Parameter]:
     found: dict[str, Parameter] = {}
     for name, parameter in signature.parameters.items():
         is_variable = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        if name == "self" or is_variable or name in NOT_OVER_HTTP or "callback" in name:
+        if name == "self" or is_variable or name in OURS or "callback" in name:
             continue
         has_default = parameter.default is not parameter.empty
+        if has_default and not _can_be_given(name, parameter):
+            continue
         needs_value = name == "prompt" or (name in ("image", "mask_image") and parameter.default is None)
         found[name] = Parameter(
             name=name,
@@ -86,6 +100,16 @@ def parameters_of(kind: Any) -> dict[str, Parameter]:
             annotation=_annotation(parameter.annotation),
         )
     return found
+
+
+def _can_be_given(name: str, parameter: inspect.Parameter) -> bool:
+    """Whether a request can say it: pictures, what JSON can say, and the generator, which is a seed."""
+    if name in FILES or name == "generator":
+        return True
+    if name.endswith(TENSORS):
+        return False
+    words = set(re.findall(r"\w+", _annotation(parameter.annotation)))
+    return not words or bool(words & PLAIN and not words & NOT_PLAIN)
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from schemas.jobs import PictureFormat
+from schemas.formats import PictureFormat
 from services.worker.engines.images.reading import opaque
 
 EXIF_IFD, USER_COMMENT = 0x8769, 0x9286
