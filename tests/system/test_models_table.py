@@ -8,6 +8,7 @@ from typing import Any
 
 import diffusers
 import pytest
+import torch
 from PIL import Image
 
 from schemas.catalog import Adapter
@@ -17,13 +18,14 @@ from services.worker.engines.images.diffusers import DiffusersEngine, create
 from services.worker.engines.registry import CAPABILITIES
 from tests.conftest import ROOT
 from tests.contract.test_diffusers_engine import Heard
-from tests.fixtures import checkpoints
-from tests.fixtures.lora_files import ATTENTION, dora, kohya, loha, lokr, peft, saved
+from tests.fixtures import checkpoints, families
+from tests.fixtures.lora_files import dora, kohya, loha, lokr, peft, saved
 from tests.fixtures.single_files import single_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 PAGE = ROOT / "docs" / "models.md"
-KEY = f"{ATTENTION}.to_k"
+DENOISERS = ("unet", "transformer", "prior")
+KINDS = ("LoRA (kohya)", "LoRA (peft)", "DoRA", "LoHa", "LoKr")
 DRAWS, LEFT_OUT = "draws", "left out, and told"
 
 
@@ -46,7 +48,7 @@ def half_precision(folder: Path) -> Path:
     return folder
 
 
-def families(root: Path) -> dict[str, Path]:
+def whole_families(root: Path) -> dict[str, Path]:
     """What is tried, by its name in the table."""
     checkpoints.sd15(root / "sd15")
     checkpoints.sd15(root / "inpaint", channels=9, kind=diffusers.StableDiffusionInpaintPipeline)
@@ -68,6 +70,9 @@ def families(root: Path) -> dict[str, Path]:
         "SDXL, single file": root / "sdxl.safetensors",
         "Kandinsky 2.2, folder": root / "kandinsky22",
         "Kandinsky 3, folder": root / "kandinsky3",
+    } | {
+        f"{name}, folder": families.made(name, root / name.replace(" ", "-"))
+        for name in (*families.PICTURES, *families.VIDEOS)
     }
 
 
@@ -93,32 +98,55 @@ def drawn(engine: DiffusersEngine, loras: tuple[Adapter, ...] = (), **options: A
     return tried(draw)
 
 
-def row(path: Path, loras: dict[str, Path]) -> list[str]:
+def row(name: str, path: Path, folder: Path) -> list[str]:
     engine = create(CAPABILITIES["diffusers"])
     engine.load(ModelFiles("m", path, {}))
-    sized = {"width": 64, "height": 64}
+    own: dict[str, Any] = {"num_frames": 9} if name.partition(",")[0] in families.VIDEOS else {}
+    if "Kontext" in name:
+        own = {"_auto_resize": False}
+    if "refiner" in name:
+        own = {"strength": 1.0}
+    asked: dict[str, Any] = {"width": 64, "height": 64, "parameters": own}
     cells = [
-        drawn(engine, **sized),
-        drawn(engine, files={"image": PICTURE}),
-        drawn(engine, files={"image": PICTURE, "mask_image": MASK}),
+        drawn(engine, **asked | ({"parameters": {}} if "refiner" in name else {})),
+        drawn(engine, files={"image": PICTURE}, **asked),
+        drawn(engine, files={"image": PICTURE, "mask_image": MASK}, **asked),
     ]
-    return cells + [drawn(engine, (Adapter(name, str(file)),), **sized) for name, file in loras.items()]
+    if cells[0] != DRAWS:
+        asked |= {"files": {"image": PICTURE} | ({"mask_image": MASK} if cells[1] != DRAWS else {})}
+    loras = own_loras(engine._loaded["m"].pipeline, folder)
+    return cells + [drawn(engine, (Adapter(name, str(file)),), **asked) for name, file in loras.items()]
+
+
+def own_loras(pipeline: Any, folder: Path) -> dict[str, Path]:
+    """A LoRA of each kind over one matrix of what draws in this pipeline, by the names that files have for it."""
+    draws = next(part for name in DENOISERS if (part := getattr(pipeline, name, None)) is not None)
+    module, matrix = next(
+        (name, one)
+        for name, one in draws.named_modules()
+        if name.endswith(("to_k", "qkv")) and getattr(one, "weight", torch.empty(0)).ndim == 2
+    )
+    size = {"out": matrix.weight.shape[0], "dim": matrix.weight.shape[1]}
+    made = {"LoRA (kohya)": kohya, "LoRA (peft)": peft, "DoRA": dora, "LoHa": loha}
+    if size["out"] % 4 == 0 and size["dim"] % 8 == 0:
+        made["LoKr"] = lokr
+    prefix = {"prefix": "unet." if hasattr(pipeline, "unet") else "transformer."}
+    return {
+        name: saved(folder / f"{name}.safetensors", make(module, **size, **(prefix if make is peft else {})))
+        for name, make in made.items()
+    }
 
 
 def test_every_family_draws_or_is_refused_with_a_reason(tmp_path: Path) -> None:
-    loras = {
-        "LoRA (kohya)": saved(tmp_path / "l" / "kohya.safetensors", kohya(KEY)),
-        "LoRA (peft)": saved(tmp_path / "l" / "peft.safetensors", peft(KEY)),
-        "DoRA": saved(tmp_path / "l" / "dora.safetensors", dora(KEY)),
-        "LoHa": saved(tmp_path / "l" / "loha.safetensors", loha(KEY)),
-        "LoKr": saved(tmp_path / "l" / "lokr.safetensors", lokr(KEY)),
-    }
-    rows = {name: row(path, loras) for name, path in families(tmp_path).items()}
-    assert all(cells[0] == DRAWS for cells in rows.values()), rows
+    rows = {name: row(name, path, tmp_path / "loras" / name) for name, path in whole_families(tmp_path).items()}
+    assert all(DRAWS in cells[:3] for cells in rows.values()), rows
     assert rows["SD1.x, single file"] == [DRAWS] * 8
-    heads = ["", "from text", "from a picture", "into a mask", *loras]
+    heads = ["", "from text", "from a picture", "into a mask", *KINDS]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    lines += ["| " + " | ".join([name, *cells]) + " |" for name, cells in rows.items()]
+    lines += [
+        "| " + " | ".join([name, *cells, *["not tried"] * (len(heads) - 1 - len(cells))]) + " |"
+        for name, cells in rows.items()
+    ]
     head, _, rest = PAGE.read_text().partition("<!-- table -->\n")
     _, _, tail = rest.partition("<!-- end -->\n")
     PAGE.write_text(f"{head}<!-- table -->\n" + "\n".join(lines) + f"\n<!-- end -->\n{tail}")

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import System, wait_for
-from tests.fixtures import checkpoints
+from tests.fixtures import checkpoints, families
 from tests.system.drawing import jobs
 from tests.unit.worker.images.made import cornered, corners, file_of, opened, oriented, text_bomb
 
@@ -38,12 +38,16 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     checkpoints.kandinsky3(folder / "cutting")
     nan_model(folder / "nan")
     checkpoints.upscaler(folder / "upscaler.pth")
+    video = families.made("Wan", folder / "video")
     defaults = {"width": 64, "height": 64, "num_inference_steps": 2}
     models: dict[str, Any] = {
         name: {"engine": "diffusers", "url": f"file://{folder / name}", "defaults": defaults}
         for name in ("tiny", "cutting", "nan")
     }
     models["untested"] = models["nan"] | {"options": {"self_test": False}}
+    models["video"] = {
+        "engine": "diffusers", "url": f"file://{video}", "defaults": defaults | {"num_frames": 5}
+    }  # fmt: skip
     models["upscaler"] = {"engine": "spandrel", "url": f"file://{folder / 'upscaler.pth'}"}
     worker = {"count": 1, "memory": "2GB", "engines": ["diffusers", "spandrel"]}
     found = System(folder / "system", yaml.safe_dump({"models": models, "workers": [worker]}))
@@ -276,3 +280,28 @@ def test_a_drawn_picture_is_enlarged_in_a_format_of_its_own(system: System) -> N
     answer = system.post("/generate", body | {"superres_format": "webp"})
     assert answer.headers["content-type"] == "image/webp"
     assert Image.open(io.BytesIO(answer.content)).size == (128, 128)
+
+
+def test_a_video_is_drawn_streamed_and_fetched_as_a_picture_is(system: System) -> None:
+    asked = {"model": "video", "prompt": "a cat", "seed": 3}
+    whole = system.post("/v1/images/generations", asked)
+    assert whole.status_code == 200, whole.text
+    content = base64.b64decode(whole.json()["data"][0]["b64_json"])
+    assert content[4:8] == b"ftyp"
+    linked = system.post("/v1/images/generations", asked | {"response_format": "url", "fps": 4})
+    found = httpx.get(linked.json()["data"][0]["url"])
+    assert found.headers["content-type"] == "video/mp4" and found.content[4:8] == b"ftyp"
+    with httpx.stream("POST", f"{system.url}/v1/images/generations", json=asked | {"stream": True}) as answer:
+        events = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: {")]
+    assert events[-1]["output_format"] == "mp4" and base64.b64decode(events[-1]["b64_json"]) == content
+    moving = system.post("/v1/images/generations", asked | {"output_format": "webp"})
+    assert opened(base64.b64decode(moving.json()["data"][0]["b64_json"])).n_frames > 1
+    for wrong, said in (
+        ({"output_format": "jpeg"}, "no JPEG"),
+        ({"fps": 0}, "fps"),
+        ({"num_frames": 0}, "num_frames"),
+    ):
+        refused = system.post("/v1/images/generations", asked | wrong)
+        assert refused.status_code == 400 and said in refused.text, refused.text
+    still = system.post("/v1/images/generations", asked | {"model": "tiny", "output_format": "mp4"})
+    assert still.status_code == 400 and "makes no videos" in still.text

@@ -144,7 +144,7 @@ def _image_event(
         "size": f"{size[0]}x{size[1]}",
         "quality": "auto",
         "background": "opaque",
-        "output_format": content_type.removeprefix("image/"),
+        "output_format": content_type.rpartition("/")[2],
     }
     if index is not None:
         body["partial_image_index"] = index

@@ -1,5 +1,6 @@
 """What a call of a pipeline needs besides what was asked for, by what its checkpoint is."""
 
+from collections.abc import Collection
 from typing import Any
 
 from PIL import Image
@@ -22,9 +23,7 @@ def _sample_size(pipeline: Any) -> int | None:
 
 
 def completed(checkpoint: Checkpoint, pipeline: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """The same arguments; a model that draws into masks draws into the whole where it is given none. Raises
-    EngineError for one that draws from a picture and has none.
-    """
+    """The same arguments; a model that draws into masks draws into the whole where it is given none."""
     known = parameters_of(pipeline)
     if "use_resolution_binning" in known and _sample_size(pipeline) not in BINNED:
         given = given | {"use_resolution_binning": False}
@@ -35,9 +34,16 @@ def completed(checkpoint: Checkpoint, pipeline: Any, given: dict[str, Any]) -> d
             size = (given.get("width") or DEFAULT_EDGE_PX, given.get("height") or DEFAULT_EDGE_PX)
             given = given | {"image": Image.new("RGB", size, (128, 128, 128)), "strength": 1.0}
         given = given | {"mask_image": Image.new("L", given["image"].size, 255)}
-    wants = known.get("image")
+    return given
+
+
+def check_start(checkpoint: Checkpoint, pipeline: Any, files: Collection[str]) -> None:
+    """Raises EngineError for a pipeline that draws from a picture and is given none. files: their names."""
+    wants = parameters_of(pipeline).get("image")
     is_needed = checkpoint.pipeline_class.endswith(("Img2ImgPipeline", "Pix2PixPipeline", "FillPipeline"))
-    if wants is not None and "image" not in given and (is_needed or wants.default is wants.empty):
+    if wants is not None and "image" not in files and (is_needed or wants.default is wants.empty):
         message = f"{type(pipeline).__name__} draws from a picture: send one as image"
         raise EngineError(message, "validation", field="image")
-    return given
+    if "image" in files and "mask_image" not in files and checkpoint.pipeline_class.endswith("FillPipeline"):
+        message = f"{type(pipeline).__name__} draws into a mask: send one as mask_image"
+        raise EngineError(message, "validation", field="mask_image")

@@ -43,7 +43,7 @@ from services.worker.engines.base import (
 )
 from services.worker.engines.images import drawing
 from services.worker.engines.images.clips import clips_of, rate_of
-from services.worker.engines.images.completing import completed
+from services.worker.engines.images.completing import check_start, completed
 from services.worker.engines.images.edits import Start, kept_whole, start_of
 from services.worker.engines.images.finite import Drawn, pictures_of, whole
 from services.worker.engines.images.loras import PipelineLoras
@@ -188,6 +188,7 @@ class DiffusersEngine:
             skipped = loaded.loras.switch([*request.loras, *_chosen(loaded, request.adapter)])
             pipeline = _for_task(loaded, start)
             loaded.schedulers.use(pipeline, asked.sampler or str(request.options.get("scheduler") or ""))
+            check_start(loaded.checkpoint, pipeline, start.files)
             given = drawing.arguments(pipeline, tasks, loaded.default_edge_px(), start)
             given = completed(loaded.checkpoint, pipeline, given)
             rate = rate_of(type(pipeline).__name__, drawing.parameters_of(pipeline), given, asked)

@@ -33,9 +33,19 @@ _TASKS = {
 }
 
 
+MORE_TASKS = {
+    "ChromaPipeline": {"image_to_image": "ChromaImg2ImgPipeline"},
+    "FluxKontextPipeline": {"inpaint": "FluxKontextInpaintPipeline"},
+    "LTXPipeline": {"image_to_image": "LTXImageToVideoPipeline"},
+    "SanaSprintPipeline": {"image_to_image": "SanaSprintImg2ImgPipeline"},
+}
+"""Classes for the same weights that diffusers' own table leaves out."""
+
+
 def task_classes(pipeline_class: str) -> dict[str, Any]:
     """The classes that do other tasks with the same weights, by method."""
-    return {
+    more = MORE_TASKS.get(pipeline_class, {})
+    return {method: getattr(diffusers, name) for method, name in more.items()} | {
         method: found
         for method, (_, table) in _TASKS.items()
         if (found := auto_pipeline._get_task_class(table, pipeline_class, False)) is not None
