@@ -99,6 +99,16 @@ def test_what_comes_after_the_end_is_let_go_at_once() -> None:
     assert not attempt.is_held
 
 
+def test_an_attempt_that_was_revoked_is_not_taken_again_while_its_engine_stops() -> None:
+    core, attempt = in_phase("running")
+    core.stop(attempt, "revoked")
+    assert isinstance(core.assign(attempt.assignment, 6.0), Refused)
+    assert core.by_key(attempt.key) is attempt
+    core.validate()
+    core.move(attempt, "gone")
+    assert isinstance(core.assign(attempt.assignment, 7.0), Accepted)
+
+
 def test_a_lane_runs_as_many_as_it_has_slots_and_one_that_stops_keeps_its_slot() -> None:
     core = WorkerCore(ENGINES)
     attempts = [taken(core, f"j{number}") for number in range(4)]
