@@ -347,12 +347,13 @@ class AttemptsMachine(RuleBasedStateMachine):
         for attempt in self._attempts("ending")[:1]:
             self.core.move(attempt, "gone")
 
-    @rule()
-    def lose_the_runner(self) -> None:
-        self.engine_runs.clear()
-        for attempt in self._attempts("ready", "running"):
+    @rule(engine=st.sampled_from(["text", "image"]))
+    def lose_a_runner(self, engine: str) -> None:
+        concerned = [one for one in self.core.attempts() if one.spec.engine == engine]
+        self.engine_runs -= {one.key for one in concerned}
+        for attempt in [one for one in concerned if one.phase in ("ready", "running")]:
             self.core.move(attempt, "gone")
-        for attempt in self._attempts("stopping"):
+        for attempt in [one for one in concerned if one.phase == "stopping"]:
             self.core.move(attempt, "gone" if attempt.why_stopped == "revoked" else "ending")
 
     @rule(is_draining=st.booleans())
