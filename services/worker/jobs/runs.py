@@ -12,7 +12,7 @@ A process holds one family of engines: what lives in those of others is not conc
 import asyncio
 import time
 from collections.abc import Collection
-from functools import cache
+from functools import cache, partial
 
 from prometheus_client import Histogram
 
@@ -228,16 +228,23 @@ class Runs:
         self.start_next(attempt.lane)
 
     def _runs_again(self, attempt: Attempt, failure: RunFailed) -> bool:
-        """The device ran out of memory for a run: once, free what is idle and run it again."""
+        """The device ran out of memory for a run: free what is idle, and run it once more when that is out."""
         if not _may_run_elsewhere(attempt, failure) or attempt.runs >= MAX_RUNS:
             return False
         self._loader.evict_idle(attempt.model)
         attempt.runs += 1
-        try:
-            self._runners.send(attempt.spec.engine, self._run(attempt))
-        except RunnerAway:
-            return False
+        self._loader.answers.when_left(partial(self._run_again, attempt))
         return True
+
+    def _run_again(self, attempt: Attempt) -> None:
+        if attempt.phase == "stopping":  # no engine has it, so none will say that it has stopped
+            self._leave_runner(attempt)
+        elif attempt.phase == "running":
+            try:
+                self._runners.send(attempt.spec.engine, self._run(attempt))
+            except RunnerAway as error:
+                self._endings.lost(attempt, str(error), was_killed=True)
+                self.start_next(attempt.lane)
 
     def _leave_runner(self, attempt: Attempt) -> None:
         """The engine has stopped, as it was told to."""

@@ -62,6 +62,7 @@ class RunnerAnswers:
         self._waiting: dict[str, tuple[str, asyncio.Future[Loaded]]] = {}
         self._leaving: dict[str, tuple[str, int]] = {}
         """Weights that a runner was told to unload: their engine, and the bytes that they take until then."""
+        self._when_left: list[Callable[[], None]] = []
 
     async def wait_ready(self, engine: str) -> None:
         """Return when the engine's runner is there. Raises LoadError."""
@@ -111,6 +112,18 @@ class RunnerAnswers:
         """Weights have left the device."""
         if self._leaving.pop(key, None) is not None:
             self._freed()
+            self._tell_who_waits()
+
+    def when_left(self, then: Callable[[], None]) -> None:
+        """Call `then` once no weights are on their way out of the device: now, where there are none."""
+        self._when_left.append(then)
+        self._tell_who_waits()
+
+    def _tell_who_waits(self) -> None:
+        if not self._leaving:
+            waiting, self._when_left = self._when_left, []
+            for then in waiting:
+                then()
 
     @property
     def leaving_bytes(self) -> int:
@@ -124,3 +137,4 @@ class RunnerAnswers:
             if engine in engines and not answer.done():
                 message = f"the runner died while it loaded {key}"
                 answer.set_exception(LoadError(message, is_lost=True, was_killed=was_killed))
+        self._tell_who_waits()

@@ -17,7 +17,7 @@ from services.process.tasks import TaskOwner
 from services.worker.agent import Limits
 from services.worker.engines.registry import CAPABILITIES, HANDLERS_VARIABLE
 from services.worker.runner import supervisor
-from services.worker.runner.messages import Prepare, Usage
+from services.worker.runner.messages import Message, Prepare, Run, RunFailed, Usage
 from services.worker.runner.process import RunnerAway
 from services.worker.runner.runners import Engines, Listener, Runners
 from tests.contract.conftest import Connect
@@ -204,6 +204,42 @@ async def test_twenty_that_leave_in_the_middle_cost_another_family_nothing(conne
             assert (await worker.outcome(f"left{number}")).outcome in ("cancelled", "completed")
         told = await worker.outcome("text")
         assert (told.outcome, told.attempt, worker.runner.starts) == ("completed", 1, 1)
+        worker.check_nothing_is_held()
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_a_run_that_found_no_memory_waits_until_there_is_some(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch, is_cancelled: bool
+) -> None:
+    async with mixed(connected) as worker:
+        loader, runners = worker.agent.loader, worker.agent.runners
+        worker.agent.load("time:sleep", SLEEP)
+        await eventually(lambda: loader.is_hot("time:sleep", SLEEP))
+        loader.cache.entries["time:sleep"].memory_bytes = 10 * MB  # of the engine's own, it has none
+        worker.assign("text", TEXT)
+        await worker.runs("text")
+        attempt = worker.agent.core.current("text")
+        assert attempt is not None
+        again: list[str] = []
+        send = runners.send
+
+        def note(engine: str, message: Message) -> None:
+            if isinstance(message, Run):
+                again.append(message.job)
+            send(engine, message)
+
+        monkeypatch.setattr(runners, "send", note)
+        os.kill(custom_pid(worker), signal.SIGSTOP)  # it holds memory, and does not hear that it should not
+        worker.agent.runs.take(RunFailed(attempt.key, "resource", "out of memory"))
+        assert (attempt.runs, again, loader.answers.leaving_bytes) == (2, [], 10 * MB)
+        if is_cancelled:
+            os.kill(worker.runner.pid, signal.SIGSTOP)  # no engine answers
+            worker.agent.cancel(JobCommand("text"))
+        os.kill(custom_pid(worker), signal.SIGCONT)
+        told = await worker.outcome("text")
+        os.kill(worker.runner.pid, signal.SIGCONT)
+        expected = ("cancelled", []) if is_cancelled else ("completed", [attempt.key])
+        assert (told.outcome, again) == expected
         worker.check_nothing_is_held()
 
 

@@ -123,6 +123,8 @@ class LeavingMachine(RuleBasedStateMachine):
         self.freed = 0
         self.answers = RunnerAnswers(self.processes, self.count)
         self.leaving: dict[str, int] = {}
+        self.waiting: list[int] = []
+        self.told: list[int] = []
 
     def count(self) -> None:
         self.freed += 1
@@ -141,6 +143,12 @@ class LeavingMachine(RuleBasedStateMachine):
         self.answers.unloaded(key)
         assert self.freed - before == (self.leaving.pop(key, None) is not None)
 
+    @rule()
+    def wait_for_all(self) -> None:
+        number = len(self.waiting)
+        self.waiting.append(number)
+        self.answers.when_left(lambda: self.told.append(number))
+
     @rule(engine=ENGINE)
     def die(self, engine: str) -> None:
         self.processes.away.add(engine)
@@ -154,6 +162,11 @@ class LeavingMachine(RuleBasedStateMachine):
     @invariant()
     def bytes_add_up(self) -> None:
         assert self.answers.leaving_bytes == sum(self.leaving.values())
+
+    @invariant()
+    def who_waits_is_told_once_and_when_all_have_left(self) -> None:
+        assert self.told == self.waiting[: len(self.told)]
+        assert self.leaving or self.told == self.waiting
 
 
 LeavingMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
