@@ -33,12 +33,12 @@ class Running:
         self.data = data
 
     def processes(self) -> dict[str, psutil.Process]:
-        """Every process by name; a worker's runner is `<worker>.runner`."""
+        """Every process by name; a worker's runners are `<worker>.runner` and `<worker>.runner-2`, …"""
         found = {path.stem: psutil.Process(int(path.read_text())) for path in self.data.glob("*.pid")}
         found["nats"] = psutil.Process(int((self.data / "nats" / "pid").read_text()))
         for name in [name for name in found if name.startswith("worker")]:
-            for child in found[name].children():
-                found[f"{name}.runner"] = child
+            for number, child in enumerate(found[name].children(), start=1):
+                found[f"{name}.runner" if number == 1 else f"{name}.runner-{number}"] = child
         return found
 
     def cpu_seconds(self) -> dict[str, float]:

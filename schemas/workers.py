@@ -233,7 +233,7 @@ class ResidentModel(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the runner process takes, as torch and the system measure it; GPU fields None without a GPU.
+    """What the runner processes take, as torch and the system measure it; GPU fields None without a GPU.
 
     engine: figures that an engine has of itself, such as requests_waiting of vLLM.
     """
@@ -265,6 +265,8 @@ class RunningJob(msgspec.Struct, frozen=True, omit_defaults=True):
 class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
     """A worker's state: published every second and on every change.
 
+    engines: what it can run now. coming: what it will run in a moment: their process is being started, or says
+    nothing.
     seq counts heartbeats of one life of the worker, started_at names that life. vram_models, ram_models
     and disk_models repeat `models` by tier for people who read along. failed_loads: why a model could not be
     loaded lately; load_failures: how often that happened in this life and was no accident (None: not counted,
@@ -293,6 +295,7 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
     load_failures: dict[str, Count] | None = None
     rss_bytes: Count = 0
     resources: Resources = Resources()
+    coming: dict[str, EngineCapability] = {}
 
 
 HEARTBEAT_INTERVAL_S = 1.0

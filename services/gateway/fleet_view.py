@@ -169,8 +169,8 @@ class FleetView:
         )
 
     def image_workers(self) -> list[Heartbeat]:
-        """Live workers that draw images."""
-        return [beat for beat in self.live_workers() if "diffusers" in beat.engines]
+        """Live workers that draw images, now or in a moment."""
+        return [beat for beat in self.live_workers() if "diffusers" in beat.engines | beat.coming]
 
     def card(self, model: str) -> CapabilityCard:
         """What a model can do, as the last worker that loaded it said; an empty card before that."""

@@ -1,9 +1,9 @@
 """The agent: a worker on NATS. It takes commands, and composes what carries them out; no policy here.
 
 An attempt's way: accepted (jobs/core.py) → prepared (jobs/preparing.py) → running in the runner (jobs/runs.py)
-→ its terminal event stored (jobs/endings.py) → `Finished`. Models come and go in models/loader.py; the runner
-is kept running by runner/supervisor.py. Events are published as they come; how the runner cuts text is how it
-travels.
+→ its terminal event stored (jobs/endings.py) → `Finished`. Models come and go in models/loader.py; the runners,
+one for each family of engines, are kept running by runner/runners.py. Events are published as they come; how a
+runner cuts text is how it travels.
 """
 
 import asyncio
@@ -40,9 +40,10 @@ from services.worker.jobs.runs import STOP_GRACE_S, RunMessage, Runs
 from services.worker.models.cache import ModelCache
 from services.worker.models.loader import Loader
 from services.worker.models.readiness import Readiness
-from services.worker.runner.messages import Described, Loaded, LoadFailed, LoadProgress, Message, Usage
+from services.worker.runner.messages import Described, Loaded, LoadFailed, LoadProgress, Message, Unloaded
 from services.worker.runner.process import RunnerAway
-from services.worker.runner.supervisor import LIMIT_S, RunnerSupervisor
+from services.worker.runner.runners import Engines, Listener, Runners
+from services.worker.runner.supervisor import LIMIT_S
 
 log = get_logger("agent")
 
@@ -76,20 +77,20 @@ class Agent:
         self.bus = bus
         self.name = identity.name
         self.core = WorkerCore(engines)
-        self.runner = RunnerSupervisor(
+        listener = Listener(
             self._take,
             self._runner_ready,
             self._runner_died,
             self._changed,
-            lambda: self.loader.is_loading(),
-            limits.runner_silent_s,
+            lambda engines: self.loader.is_loading(engines),
         )
-        self.loader = Loader(cache, self.runner, tasks, self._report_download, self._changed)
-        self.heartbeats = Heartbeats(bus, identity, self.core, self.loader, lambda: self.runner.pid)
+        self.runners = Runners(engines, tasks, listener, limits.runner_silent_s)
+        self.loader = Loader(cache, self.runners, tasks, self._report_download, self._changed)
+        self.heartbeats = Heartbeats(bus, identity, self.core, self.loader, self.runners)
         self.reports = Reports(bus)
         self.endings = Endings(bus, identity.name, self.core, tasks, self._attempt_left)
         self.runs = Runs(
-            identity.name, self.core, self.loader, self.runner, self.reports, self.endings, limits.stop_grace_s
+            identity.name, self.core, self.loader, self.runners, self.reports, self.endings, limits.stop_grace_s
         )
         self.preparing = Preparing(bus, self.core, self.loader, self.reports, self.endings, self._ready)
         self.readiness = Readiness(identity, engines, self.loader, self._prepare_runner, self.loader.begin)
@@ -101,8 +102,8 @@ class Agent:
         self._tasks = tasks
 
     def start(self) -> None:
-        """Start the runner and the heartbeats."""
-        self._tasks.start(self.runner.run)
+        """Start the heartbeats, and the runner where there will be one only."""
+        self.runners.start()
         self._tasks.start(self.heartbeats.run)
 
     def _changed(self) -> None:
@@ -192,7 +193,7 @@ class Agent:
             log.error("worker.replaced", name=self.name, remedy="give each worker a --name of its own")
             self.replaced.set()
 
-    # The runner -----------------------------------------------------------------------------------
+    # The runners ----------------------------------------------------------------------------------
 
     def _take(self, message: Any) -> None:
         if isinstance(message, RUN_MESSAGES):
@@ -203,26 +204,26 @@ class Agent:
                 self.loader.answers.take(message)
             case LoadProgress():
                 self.loader.progressed(message.model, message.percent)
-            case Usage():
-                self.heartbeats.resources = message.resources
+            case Unloaded():
+                self.loader.answers.unloaded(message.model)
             case Described():
                 described = ModelSchema(message.model, message.schema)
                 self.bus.tell(self.bus.subjects.described(self.name), described)
 
-    def _prepare_runner(self, message: Message) -> None:
+    def _prepare_runner(self, engine: str, message: Message) -> None:
         """What a runner should do ahead of need; one that is being started is told when it is ready."""
         try:
-            self.runner.send(message)
+            self.runners.send(engine, message)
         except RunnerAway:
             pass  # `runner_ready` tells it everything
 
-    def _runner_ready(self) -> None:
-        self.readiness.runner_ready()
+    def _runner_ready(self, engines: Engines) -> None:
+        self.readiness.runner_ready(engines)
         self.heartbeats.changed()
 
-    def _runner_died(self, status: int, was_killed: bool) -> None:
-        self.runs.runner_died(status, was_killed=was_killed)
-        self.loader.runner_died(was_killed=was_killed)
+    def _runner_died(self, engines: Engines, status: int, was_killed: bool) -> None:
+        self.runs.runner_died(engines, status, was_killed=was_killed)
+        self.loader.runner_died(engines, was_killed=was_killed)
         self.heartbeats.changed()
 
     def _report_download(self, model: str, percent: float | None) -> None:

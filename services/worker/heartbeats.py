@@ -4,16 +4,16 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
 from anyio import move_on_after
 
-from schemas.workers import HEARTBEAT_INTERVAL_S, Heartbeat, Resources, RunningJob
+from schemas.workers import HEARTBEAT_INTERVAL_S, Heartbeat, RunningJob
 from services.bus.connection import Bus
 from services.worker.jobs.core import WorkerCore
 from services.worker.models.loader import Loader
+from services.worker.runner.runners import Runners
 
 CHANGE_DELAY_S = 0.02
 """Changes within this time share one heartbeat."""
@@ -34,21 +34,20 @@ class Identity:
 
 
 class Heartbeats:
-    """`runner_pid` gives the runner's process id, 0 while there is none. started_at: names this process."""
+    """An engine whose runner takes nothing now is told as `coming`. started_at: names this process."""
 
     def __init__(
-        self, bus: Bus, identity: Identity, core: WorkerCore, loader: Loader, runner_pid: Callable[[], int]
+        self, bus: Bus, identity: Identity, core: WorkerCore, loader: Loader, runners: Runners
     ) -> None:
         self._bus = bus
         self._identity = identity
         self._core = core
         self._loader = loader
-        self._runner_pid = runner_pid
+        self._runners = runners
         self.started_at = time.time()
         self._host = socket.gethostname()
         self._seq = 0
         self._change = asyncio.Event()
-        self.resources = Resources()
 
     def changed(self) -> None:
         """Something is different: say it soon."""
@@ -72,7 +71,8 @@ class Heartbeats:
     def _heartbeat(self, is_leaving: bool) -> Heartbeat:
         cache = self._loader.cache
         models = tuple(self._loader.residents())
-        runner = self._runner_pid()
+        away = self._runners.away()
+        engines = self._core.engines.items()
 
         def in_tier(*tiers: str) -> tuple[str, ...]:
             return tuple(resident.model for resident in models if resident.tier in tiers)
@@ -85,7 +85,8 @@ class Heartbeats:
             profile=self._identity.profile,
             device=self._identity.device,
             host=self._host,
-            engines=self._core.engines if runner else {},
+            engines={name: one for name, one in engines if name not in away},
+            coming={name: one for name, one in engines if name in away},
             memory_total_bytes=cache.memory_bytes,
             memory_used_bytes=cache.used_bytes,
             ram_total_bytes=cache.ram_bytes,
@@ -108,13 +109,13 @@ class Heartbeats:
             is_leaving=is_leaving,
             failed_loads=self._loader.failures.lately(time.monotonic()),
             load_failures=dict(self._loader.failures.counts),
-            rss_bytes=_rss_bytes(os.getpid()) + _rss_bytes(runner),
-            resources=self.resources,
+            rss_bytes=sum(map(_rss_bytes, (os.getpid(), *self._runners.pids().values()))),
+            resources=self._runners.resources,
         )
 
 
 def _rss_bytes(pid: int) -> int:
     try:
-        return int(psutil.Process(pid).memory_info().rss) if pid else 0
+        return int(psutil.Process(pid).memory_info().rss)
     except psutil.NoSuchProcess:
         return 0

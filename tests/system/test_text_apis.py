@@ -399,7 +399,8 @@ def test_a_runner_that_dies_costs_no_token_and_no_chance(system: System, client:
                 text += choice.delta.content or ""
                 tokens += [one.token for one in (choice.logprobs.content or [])] if choice.logprobs else []
             if number == 8:
-                [runner] = psutil.Process(system.pid("worker-1")).children()
+                runners = psutil.Process(system.pid("worker-1")).children()
+                [runner] = [one for one in runners if one.cmdline()[-1] == "text"]
                 runner.kill()
     assert text == whole.message.content
     assert whole.logprobs is not None and tokens == [one.token for one in whole.logprobs.content or ()]

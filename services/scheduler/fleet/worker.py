@@ -74,7 +74,8 @@ class Worker:
 
     planned: jobs that wait and are meant for it, by lane (placing/plan.py).
 
-    engines: what it last said that it has; a worker whose runner is being started names none for the moment.
+    engines: what it last said that it has, or will have in a moment; one of an early version whose runner is
+    being started names none.
     presence, since: its state and when that began. revoked: attempts that it was told to drop, and
     when, until its heartbeats no longer mention them. suspected: models of which a run does not go on
     here, and since when that was seen last.
@@ -154,6 +155,15 @@ class Worker:
             and fits_device(spec, facts.device)
             and memory_needed_bytes(spec) <= facts.memory_total_bytes
         )
+
+    def trust_new_runners(self) -> None:
+        """Where the runner of an engine is away, the next one is another: nothing is suspected of that."""
+        facts = self.facts
+        if not facts.engines:
+            self.suspected.clear()
+        for resident in facts.models if facts.coming and self.suspected else ():
+            if resident.engine in facts.coming:
+                self.suspected.pop(resident.model, None)
 
     @property
     def is_open(self) -> bool:

@@ -54,10 +54,10 @@ class Fleet:
             worker.facts = heartbeat
             worker.seen_at = now
         worker.turn("present", now)
-        if not heartbeat.engines:
-            worker.suspected.clear()  # its runner has ended: the next one is another
-        if heartbeat.engines and heartbeat.engines != worker.engines:
-            worker.engines = heartbeat.engines
+        worker.trust_new_runners()
+        engines = heartbeat.engines | heartbeat.coming
+        if engines and engines != worker.engines:
+            worker.engines = engines
         self._note_kind(worker)
         self._note_weights(worker)
         before = [model for model in self._models_of(worker) if worker.replica_engine(model)]

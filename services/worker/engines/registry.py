@@ -1,4 +1,9 @@
-"""Every engine by name. Importing one imports its libraries, so that happens only when it is used."""
+"""Every engine by name. Importing one imports its libraries, so that happens only when it is used.
+
+Engines of one family live in one process (services/worker/runner/runners.py), which they can end. Text is one
+family: its engines are small in this process or have servers of their own. What draws, what hears and what
+users and operators wrote have theirs.
+"""
 
 import os
 import shutil
@@ -43,23 +48,44 @@ def _nothing() -> str:
 
 @dataclass(frozen=True, slots=True)
 class EngineEntry:
-    """module: has a function `create`. missing: what to do to have the engine here; "" when it is."""
+    """module: has a function `create`. family: the engines that share its process. missing: what to do to have
+    the engine here; "" when it is.
+    """
 
     module: str
+    family: str
     missing: Callable[[], str] = _nothing
 
 
 ENGINES: dict[str, EngineEntry] = {
-    "llamacpp": EngineEntry("services.worker.engines.text.llamacpp", _library("xllamacpp", "llamacpp")),
-    "diffusers": EngineEntry("services.worker.engines.images.diffusers", _library("diffusers", "diffusers")),
-    "spandrel": EngineEntry("services.worker.engines.images.spandrel", _library("spandrel", "superres")),
-    "whisper": EngineEntry("services.worker.engines.audio.whisper", _library("faster_whisper", "audio")),
-    "vllm": EngineEntry("services.worker.engines.text.vllm", _vllm),
-    "ollama": EngineEntry("services.worker.engines.text.ollama", _ollama),
-    "function": EngineEntry("services.worker.engines.functions.function"),
-    "custom": EngineEntry("services.worker.engines.functions.custom"),
-    "synthetic": EngineEntry("services.worker.engines.synthetic"),
+    "llamacpp": EngineEntry("services.worker.engines.text.llamacpp", "text", _library("xllamacpp", "llamacpp")),
+    "diffusers": EngineEntry(
+        "services.worker.engines.images.diffusers", "images", _library("diffusers", "diffusers")
+    ),
+    "spandrel": EngineEntry(
+        "services.worker.engines.images.spandrel", "images", _library("spandrel", "superres")
+    ),
+    "whisper": EngineEntry(
+        "services.worker.engines.audio.whisper", "audio", _library("faster_whisper", "audio")
+    ),
+    "vllm": EngineEntry("services.worker.engines.text.vllm", "text", _vllm),
+    "ollama": EngineEntry("services.worker.engines.text.ollama", "text", _ollama),
+    "function": EngineEntry("services.worker.engines.functions.function", "functions"),
+    "custom": EngineEntry("services.worker.engines.functions.custom", "functions"),
+    "synthetic": EngineEntry("services.worker.engines.synthetic", "synthetic"),
 }
+
+
+def family_of(engine: str) -> str:
+    """The family of an engine; one that is not in the table is a family of its own."""
+    entry = ENGINES.get(engine)
+    return entry.family if entry is not None else engine
+
+
+def engines_of(family: str) -> frozenset[str]:
+    """The engines of a family."""
+    return frozenset(name for name, entry in ENGINES.items() if entry.family == family) or frozenset({family})
+
 
 HANDLERS_VARIABLE = "STOKER_HANDLERS"
 """Where the runner finds the functions that custom jobs may call."""

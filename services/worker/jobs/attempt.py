@@ -48,8 +48,8 @@ class Attempt:
     """input, loras: the job's, once what it brings along is here. why_stopped: who told it to stop.
 
     trace: the context that it came with. ready_at, started_at: seconds since 1970, 0 until then. runs: how
-    often it was given to the runner. batch: how many attempts run as one, it included. text_at: when it last
-    made text, on the monotonic clock.
+    often it was given to the runner. batch: how many attempts run as one, it included. text_at, stepped_at:
+    when it last made text or ended a step, on the monotonic clock.
     """
 
     assignment: Assignment
@@ -68,6 +68,7 @@ class Attempt:
     batch: int = 1
     trace: str = ""
     text_at: float = 0.0
+    stepped_at: float = 0.0
     _held: list[Release] = field(default_factory=list)
 
     @property

@@ -82,6 +82,8 @@ class WorkerCore:
             wants_events=job.wants_events,
             trace=trace,
         )
+        if attempt.key in self._attempts:
+            return Refused("this attempt was revoked, and is still here")
         self._attempts[attempt.key] = self._current[job.id] = attempt
         return Accepted(len(self._current))
 

@@ -1,14 +1,18 @@
-"""Attempts in the runner: started when a slot is free, stopped when told to, ended as the runner says.
+"""Attempts in their runners: started when a slot is free, stopped when told to, ended as the runner says.
 
 A run has a limit (`run_timeout_s`). One that was told to stop has a limit too: an engine that goes on is ended
-with its process. But where something else lives in that process, another job or other weights, a client that
-leaves in the middle of one long step must not cost them that: the step may go on for as long as its run may
-take.
+with its process, after as long as steps of these weights have been seen to take (steps.py). But where something
+else lives in that process, another job or other weights, a client that leaves in the middle of one long step
+must not cost them that: the step may go on for as long as its run may take. How long steps were says nothing
+then: that of a larger picture is longer.
+
+A process holds one family of engines: what lives in those of others is not concerned.
 """
 
 import asyncio
 import time
-from functools import cache
+from collections.abc import Collection
+from functools import cache, partial
 
 from prometheus_client import Histogram
 
@@ -21,6 +25,7 @@ from services.worker.jobs.attempt import Attempt, StopReason
 from services.worker.jobs.core import WorkerCore
 from services.worker.jobs.endings import Endings
 from services.worker.jobs.reports import Reports
+from services.worker.jobs.steps import StepTimes
 from services.worker.models.loader import Loader
 from services.worker.runner.messages import (
     Cancel,
@@ -36,12 +41,13 @@ from services.worker.runner.messages import (
     TextDone,
 )
 from services.worker.runner.process import RunnerAway
-from services.worker.runner.supervisor import RunnerSupervisor
+from services.worker.runner.runners import Runners
 
 log = get_logger("attempts")
 
 STOP_GRACE_S = 10.0
-"""An engine that does not stop this long after it was told to is ended, if nothing else lives in its process.
+"""An engine that does not stop this long after it was told to is ended, if nothing else lives in its process
+and no step of these weights has taken as long.
 """
 MAX_RUNS = 2
 """A run that the device had no memory for is tried once more, after what is idle was evicted."""
@@ -64,7 +70,7 @@ class Runs:
         worker: str,
         core: WorkerCore,
         loader: Loader,
-        runner: RunnerSupervisor,
+        runners: Runners,
         reports: Reports,
         endings: Endings,
         stop_grace_s: float = STOP_GRACE_S,
@@ -73,7 +79,8 @@ class Runs:
         self._worker = worker
         self._core = core
         self._loader = loader
-        self._runner = runner
+        self._runners = runners
+        self._steps = StepTimes()
         self._reports = reports
         self._endings = endings
 
@@ -87,13 +94,15 @@ class Runs:
                 self._done(batch[0], ValueOutput(), [], 0.0)
                 continue
             try:
-                self._runner.send(RunTogether(tuple(runs)) if len(runs) > 1 else runs[0])
+                message = RunTogether(tuple(runs)) if len(runs) > 1 else runs[0]
+                self._runners.send(batch[0].spec.engine, message)
             except RunnerAway as error:
                 for attempt in batch:
                     self._endings.lost(attempt, str(error), was_killed=True)  # it never ran
 
     def _begin(self, attempt: Attempt) -> None:
         attempt.started_at = time.time()
+        attempt.stepped_at = time.monotonic()
         attempt.runs += 1
         self._reports.tell(attempt, Started(worker=self._worker))
         limit_s = attempt.assignment.job.run_timeout_s
@@ -105,7 +114,7 @@ class Runs:
         return Run(
             job=attempt.key,
             job_id=job.id,
-            model=weights_key(job.model, attempt.spec),
+            model=_weights(attempt),
             input=attempt.input,
             seed=job.seed,
             title=job.model,
@@ -122,14 +131,23 @@ class Runs:
         if attempt.phase in ("ending", "gone"):
             return False
         if self._core.stop(attempt, reason):
-            self._end_stubborn_after(self._stop_grace_s, attempt)
+            self._end_stubborn_after(self._grace_s(attempt), attempt)
             try:
-                self._runner.send(Cancel(attempt.key))
+                self._runners.send(attempt.spec.engine, Cancel(attempt.key))
             except RunnerAway:
                 pass  # it died with its runner, which is being noticed
         elif attempt.phase == "ending":
             self._endings.stopped(attempt)
         return True
+
+    def _grace_s(self, attempt: Attempt) -> float:
+        """How long the engine of an attempt may take to stop, if nothing else lives in its process."""
+        return max(self._stop_grace_s, min(self._steps.grace_s(_weights(attempt)), self._left_s(attempt)))
+
+    def _left_s(self, attempt: Attempt) -> float:
+        """How much longer an attempt may run whatever it was told."""
+        limit_s = attempt.assignment.job.run_timeout_s + self._stop_grace_s
+        return attempt.started_at + limit_s - time.time()
 
     def _end_stubborn_after(self, seconds: float, attempt: Attempt) -> None:
         timer = asyncio.get_running_loop().call_later(seconds, self._end_stubborn, attempt)
@@ -137,20 +155,20 @@ class Runs:
 
     def _end_stubborn(self, attempt: Attempt) -> None:
         """An engine goes on though it was told to stop."""
-        may_run_until = attempt.started_at + attempt.assignment.job.run_timeout_s + self._stop_grace_s
-        left_s = may_run_until - time.time()
+        left_s = self._left_s(attempt)
         if left_s > 0 and self._lives_beside(attempt):
             log.warning("engine.stops_late", job=attempt.job, model=attempt.model, left_s=round(left_s, 1))
             self._end_stubborn_after(min(left_s, self._stop_grace_s), attempt)
             return
         log.error("engine.does_not_stop", job=attempt.job, model=attempt.model)
-        self._runner.kill()
+        self._runners.kill(attempt.spec.engine)
 
     def _lives_beside(self, attempt: Attempt) -> bool:
         """Whether ending the runner would cost anything but this attempt and its weights."""
-        others = (one for one in self._core.attempts() if one is not attempt)
+        engines = self._runners.beside(attempt.spec.engine)
+        others = (one for one in self._core.attempts() if one is not attempt and one.spec.engine in engines)
         return any(one.phase in ("ready", "running") for one in others) or self._loader.has_other_than(
-            attempt.model, attempt.spec
+            attempt.model, attempt.spec, engines
         )
 
     # What the runner says -------------------------------------------------------------------------
@@ -167,10 +185,12 @@ class Runs:
             case TextDone():
                 self._done(attempt, message.output, [], message.run_s)
             case Step():
+                self._note_step(attempt)
                 self._reports.tell(attempt, Progress(step=message.step, steps=message.steps))
             case PreviewImage():
                 self._reports.preview(attempt, message)
             case ImagesDone():
+                self._note_step(attempt)
                 output = ImageOutput(message.pictures, message.details)
                 self._done(attempt, output, list(message.images), message.run_s)
             case FilesDone():
@@ -179,6 +199,11 @@ class Runs:
                 self._failed(attempt, message)
             case RunCancelled():
                 self._leave_runner(attempt)
+
+    def _note_step(self, attempt: Attempt) -> None:
+        now = time.monotonic()
+        self._steps.note(_weights(attempt), now - attempt.stepped_at)
+        attempt.stepped_at = now
 
     def _done(self, attempt: Attempt, output: Output, images: list[bytes], run_s: float) -> None:
         if attempt.why_stopped == "revoked":
@@ -203,16 +228,23 @@ class Runs:
         self.start_next(attempt.lane)
 
     def _runs_again(self, attempt: Attempt, failure: RunFailed) -> bool:
-        """The device ran out of memory for a run: once, free what is idle and run it again."""
+        """The device ran out of memory for a run: free what is idle, and run it once more when that is out."""
         if not _may_run_elsewhere(attempt, failure) or attempt.runs >= MAX_RUNS:
             return False
         self._loader.evict_idle(attempt.model)
         attempt.runs += 1
-        try:
-            self._runner.send(self._run(attempt))
-        except RunnerAway:
-            return False
+        self._loader.answers.when_left(partial(self._run_again, attempt))
         return True
+
+    def _run_again(self, attempt: Attempt) -> None:
+        if attempt.phase == "stopping":  # no engine has it, so none will say that it has stopped
+            self._leave_runner(attempt)
+        elif attempt.phase == "running":
+            try:
+                self._runners.send(attempt.spec.engine, self._run(attempt))
+            except RunnerAway as error:
+                self._endings.lost(attempt, str(error), was_killed=True)
+                self.start_next(attempt.lane)
 
     def _leave_runner(self, attempt: Attempt) -> None:
         """The engine has stopped, as it was told to."""
@@ -224,17 +256,25 @@ class Runs:
             self._endings.stopped(attempt)
         self.start_next(attempt.lane)
 
-    def runner_died(self, status: int, *, was_killed: bool) -> None:
-        """What ran is lost, and what waited for a slot of a model that is gone is prepared again elsewhere.
+    def runner_died(self, engines: Collection[str], status: int, *, was_killed: bool) -> None:
+        """What these engines ran is lost, and what waited for a slot of a model that is gone is prepared again
+        elsewhere. Slots that they had of a lane with others go to those.
 
         was_killed: from outside.
         """
-        for attempt in self._core.attempts():
+        concerned = [attempt for attempt in self._core.attempts() if attempt.spec.engine in engines]
+        for attempt in sorted(concerned, key=lambda one: one.phase != "ready"):  # none of these is to start
             if attempt.phase == "stopping":
                 self._leave_runner(attempt)
             elif attempt.phase in ("running", "ready"):
                 reason = f"the runner died with status {status}"
                 self._endings.lost(attempt, reason, was_killed=was_killed or attempt.phase == "ready")
+        for lane in {attempt.lane for attempt in concerned}:
+            self.start_next(lane)
+
+
+def _weights(attempt: Attempt) -> str:
+    return weights_key(attempt.model, attempt.spec)
 
 
 def _may_run_elsewhere(attempt: Attempt, failure: RunFailed) -> bool:

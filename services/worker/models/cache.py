@@ -118,6 +118,7 @@ class ModelCache:
         chosen = self._victims(needed - (self.memory_bytes - self.used_bytes), unneeded)
         came_from = entry.tier
         self._move(entry, "loading")
+        entry.engine = engine
         entry.loaded_from, entry.memory_bytes, entry.used_at = came_from, needed, now
         return [self._evict(victim) for victim in chosen]
 
@@ -177,9 +178,13 @@ class ModelCache:
         if entry is not None and not entry.pins and entry.tier in ("cold", "warm"):
             del self.entries[key]
 
-    def all_dropped(self) -> None:
-        """The process that held the weights is gone. What is loading keeps its room: its load ends it."""
+    def all_dropped(self, engines: Collection[str]) -> None:
+        """The process that held the weights of these engines is gone. What is loading keeps its room: its load
+        ends it.
+        """
         for entry in self.entries.values():
+            if entry.engine not in engines:
+                continue
             if entry.tier in ("hot", "parked"):
                 self._move(entry, "warm")
             elif entry.tier == "loading" and entry.loaded_from == "parked":

@@ -5,6 +5,7 @@ why it could not be loaded; every wait here has a limit with a name, and ends wi
 
 - for room in memory: woken by every change that may make some (a job that ends, a load that fails or is done,
   weights that were dropped, a runner that died);
+- for weights that were evicted to have left the device, as another process may have them;
 - for a runner, while one is being started;
 - for the runner's answer: when that does not come, the runner hangs, and is ended.
 
@@ -17,7 +18,6 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import anyio.to_thread
 import msgspec
@@ -27,12 +27,11 @@ from schemas.workers import ResidentModel, Tier
 from services.process.logs import get_logger
 from services.process.tasks import LimitExceeded, TaskOwner, limit
 from services.process.telemetry import counter, histogram
-from services.worker.models.asking import LoadError, OutOfMemory, RunnerAnswers
+from services.worker.models.asking import EngineRunners, LoadError, OutOfMemory, RunnerAnswers
 from services.worker.models.cache import DoesNotFit, Eviction, ModelCache, NoRoomNow
 from services.worker.models.failures import LoadFailures
 from services.worker.models.weights.resolve import WeightsError, is_cached, local_path, resolve, size_bytes
-from services.worker.runner.messages import Load, Loaded, Message, Unload, Unpark
-from services.worker.runner.process import RunnerAway
+from services.worker.runner.messages import Load, Loaded, Unpark
 
 log = get_logger("loader")
 
@@ -42,16 +41,6 @@ EVICTIONS = counter("stoker_evictions_total", "Models moved out of device memory
 ROOM_LIMIT_S = 900.0
 """A load that found no room for this long is given up: as long as a job may wait to be started."""
 TIERS: tuple[Tier, ...] = ("hot", "loading", "base", "parked", "warm", "cold")
-
-
-class Runner(Protocol):
-    """What the loader needs of the runner's supervisor."""
-
-    def send(self, message: Message) -> None: ...
-
-    async def wait_ready(self, seconds: float) -> None: ...
-
-    def kill(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +55,7 @@ class Attached:
 class LoadUnderWay:
     """A load that several may wait for. error: why it failed; None while it goes on, and when it is done."""
 
+    engine: str
     done: asyncio.Event = field(default_factory=asyncio.Event)
     error: LoadError | None = None
 
@@ -76,14 +66,13 @@ class Loader:
     def __init__(
         self,
         cache: ModelCache,
-        runner: Runner,
+        runners: EngineRunners,
         tasks: TaskOwner,
         report: Callable[[str, float | None], None],
         changed: Callable[[], None],
     ) -> None:
         self.cache = cache
-        self.answers = RunnerAnswers(runner)
-        self._runner = runner
+        self.answers = RunnerAnswers(runners, lambda: self._room.set())
         self._tasks = tasks
         self._report = report
         self._tell_change = changed
@@ -106,15 +95,17 @@ class Loader:
             return "loading"
         return "base" if tier == "hot" else tier
 
-    def is_loading(self) -> bool:
-        """Whether any load is under way."""
-        return bool(self._loads)
+    def is_loading(self, engines: Collection[str]) -> bool:
+        """Whether any load for these engines is under way."""
+        return any(load.engine in engines for load in self._loads.values())
 
-    def has_other_than(self, model: str, spec: Spec) -> bool:
-        """Whether other weights are in memory, or on their way there."""
+    def has_other_than(self, model: str, spec: Spec, engines: Collection[str]) -> bool:
+        """Whether other weights of these engines are in memory, or on their way there."""
         key = weights_key(model, spec)
-        others = {entry.key for entry in self.cache.entries.values() if entry.tier in ("hot", "parked")}
-        return bool((others | self._loads.keys()) - {key})
+        entries = (entry for entry in self.cache.entries.values() if entry.tier in ("hot", "parked"))
+        others = {entry.key for entry in entries if entry.engine in engines}
+        others |= {other for other, load in self._loads.items() if load.engine in engines}
+        return bool(others - {key})
 
     def is_hot(self, model: str, spec: Spec) -> bool:
         return self.tier(model, spec) == "hot"
@@ -214,10 +205,8 @@ class Loader:
         return True
 
     def _send_unload(self, key: str, *, park: bool) -> None:
-        try:
-            self._runner.send(Unload(key, park))
-        except RunnerAway:
-            pass  # what it had in memory went with it
+        entry = self.cache.entries[key]
+        self.answers.unload(key, entry.engine, entry.memory_bytes, park=park)
 
     def _evict(self, evictions: list[Eviction], room_for: str) -> None:
         for eviction in evictions:
@@ -233,11 +222,17 @@ class Loader:
         self._evict(evictions, room_for)
         return bool(evictions)
 
-    def runner_died(self, *, was_killed: bool = False) -> None:
-        """Nothing is in memory any more; loads under way fail. was_killed: from outside."""
-        self.cache.all_dropped()
-        self._attached.clear()
-        self.answers.runner_died(was_killed=was_killed)
+    def runner_died(self, engines: Collection[str], *, was_killed: bool = False) -> None:
+        """Nothing of these engines is in memory any more; their loads under way fail.
+
+        was_killed: from outside.
+        """
+        self.cache.all_dropped(engines)
+        for key in list(self._attached):
+            entry = self.cache.entries.get(key)
+            if entry is None or entry.engine in engines:
+                del self._attached[key]
+        self.answers.runner_died(engines, was_killed=was_killed)
         self._changed()
 
     def progressed(self, key: str, percent: float) -> None:
@@ -267,7 +262,7 @@ class Loader:
         """Start to load a model, if it is not hot yet, ahead of need."""
         key = weights_key(model, spec)
         if not self.is_hot(model, spec) and key not in self._loads:
-            load = self._loads[key] = LoadUnderWay()
+            load = self._loads[key] = LoadUnderWay(spec.engine)
             self._tasks.start(self._run_load, load, model, spec, self._keys_of(unneeded))
 
     def _keys_of(self, models: tuple[str, ...]) -> set[str]:
@@ -318,11 +313,11 @@ class Loader:
             needed = spec.memory_bytes or int(size * MEMORY_PER_FILE_BYTE)
             await self._make_room(key, spec, needed, unneeded)
             self._changed()
-            await self.answers.wait_ready()
+            await self.answers.wait_ready(spec.engine)
             source = self.cache.entries[key].loaded_from
             before_s = fetch_s if source == "cold" else 0.0
             if source == "parked":
-                before_s = (await self.answers.ask(key, Unpark(key))).load_s
+                before_s = (await self.answers.ask(key, spec.engine, Unpark(key))).load_s
             load = msgspec.structs.replace(load, memory_bytes=needed + self.cache.free_bytes)
             loaded = await self._ask_twice(key, load)
             loaded = msgspec.structs.replace(loaded, load_s=before_s + loaded.load_s)
@@ -345,18 +340,19 @@ class Loader:
         """Ask for LoRAs on weights that are hot, and keep those hot meanwhile."""
         self.cache.pin(key, time.time())
         try:
-            return await self.answers.ask(key, load)
+            return await self.answers.ask(key, load.engine, load)
         finally:
             self.cache.unpin(key, time.time())
 
     async def _ask_twice(self, key: str, load: Load) -> Loaded:
         """Ask for a load; when the device turns out to be full, evict what is idle and ask once more."""
         try:
-            return await self.answers.ask(key, load)
+            return await self.answers.ask(key, load.engine, load)
         except OutOfMemory:
             if not self.evict_idle(key):
                 raise
-            return await self.answers.ask(key, load)
+            await self._wait_until_left(0)
+            return await self.answers.ask(key, load.engine, load)
 
     async def _make_room(self, key: str, spec: Spec, needed: int, unneeded: Collection[str]) -> None:
         with limit(f"making room of {needed / 1e6:.0f} MB", ROOM_LIMIT_S):
@@ -368,6 +364,17 @@ class Loader:
                 except NoRoomNow:
                     await self._room.wait()
         self._evict(evictions, key)
+        await self._wait_until_left(self.cache.free_bytes)
+
+    async def _wait_until_left(self, spare_bytes: int) -> None:
+        """Return when the weights that are to leave the device take no more of it than so much.
+
+        Their runner may be another, and busy.
+        """
+        with limit("unloading what was evicted", ROOM_LIMIT_S):
+            while self.answers.leaving_bytes > spare_bytes:
+                self._room.clear()
+                await self._room.wait()
 
     async def _fetch(self, model: str, url: str) -> Path:
         """A path on this machine. A download that nobody waits for any more goes on in its thread."""

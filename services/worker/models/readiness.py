@@ -4,7 +4,7 @@ A worker that serves a single spec loads it as soon as it knows it, and again wh
 was launched keeps the settings that it began with: replicas are replaced one by one, not reloaded all at once.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 
 import msgspec
 
@@ -16,14 +16,16 @@ from services.worker.runner.messages import Describe, Message, Prepare
 
 
 class Readiness:
-    """`load(model, spec)` begins a load; `send` reaches the runner, or is left out while there is none."""
+    """`load(model, spec)` begins a load; `send(engine, message)` reaches the engine's runner, or is left out
+    while there is none.
+    """
 
     def __init__(
         self,
         identity: Identity,
         engines: Container[str],
         loader: Loader,
-        send: Callable[[Message], None],
+        send: Callable[[str, Message], None],
         load: Callable[[str, Spec], None],
     ) -> None:
         self._identity = identity
@@ -46,13 +48,13 @@ class Readiness:
         self._described = {key: asked for key, asked in self._described.items() if key[0] != name}
         self._imported |= {spec.engine for spec in specs}
         if specs:
-            self._import_engines()
+            self._import_engines(self._imported)
         for spec in specs:
             path = is_cached(spec.url) if spec.url else None
             if path is not None:
                 describe = Describe(name, spec.engine, str(path), spec.options)
                 self._described[name, spec.name] = describe
-                self._send(describe)
+                self._send(spec.engine, describe)
             if self._identity.spec:
                 self._dedicated = (name, spec)
                 self._load(name, spec)
@@ -70,14 +72,15 @@ class Readiness:
             and identity.spec in ("", f"{model}/{spec.name}")
         )
 
-    def _import_engines(self) -> None:
-        for engine in sorted(self._imported, reverse=True):  # the light ones are later in the alphabet
-            self._send(Prepare(engine))
+    def _import_engines(self, engines: Collection[str]) -> None:
+        for engine in sorted(engines, reverse=True):  # the light ones are later in the alphabet
+            self._send(engine, Prepare(engine))
 
-    def runner_ready(self) -> None:
-        """A new runner knows nothing."""
-        self._import_engines()
+    def runner_ready(self, engines: Collection[str]) -> None:
+        """A new runner, of these engines, knows nothing."""
+        self._import_engines(self._imported & set(engines))
         for describe in self._described.values():
-            self._send(describe)
-        if self._dedicated is not None:
+            if describe.engine in engines:
+                self._send(describe.engine, describe)
+        if self._dedicated is not None and self._dedicated[1].engine in engines:
             self._load(*self._dedicated)

@@ -1,6 +1,7 @@
-"""`python -m services.worker.runner SOCKET`: the runner process, started by the agent and by nobody else.
+"""`python -m services.worker.runner SOCKET [FAMILY]`: a runner process, started by its agent and nobody else.
 
 It reads frames (messages.py) from the socket whose number is its argument, and ends when that socket closes.
+The family of its engines is there for who reads a list of processes.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""One life of the runner, on the agent's side: starts the process, sends it frames, hands on what it says.
+"""One life of a runner, on the agent's side: starts the process, sends it frames, hands on what it says.
 
 No task of its own: who calls `start` and then `serve` reads the frames. However it ends, `reap` leaves no
 process.
@@ -48,10 +48,11 @@ def oom_kills() -> int:
 
 
 class RunnerProcess:
-    """`take` gets every message but Ready."""
+    """`take` gets every message but Ready. family: of its engines, for who reads a list of processes."""
 
-    def __init__(self, take: Callable[[Any], None]) -> None:
+    def __init__(self, take: Callable[[Any], None], family: str = "") -> None:
         self._take = take
+        self._family = family
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._frames: AsyncIterator[Any] | None = None
@@ -70,6 +71,7 @@ class RunnerProcess:
                 "-m",
                 "services.worker.runner",
                 str(theirs.fileno()),
+                *filter(None, [self._family]),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
             )

@@ -8,8 +8,8 @@ twice in a row. The pause before the next start doubles while runners die young.
 is ready (`on_ready`), when it has ended (`on_died`), and when it falls silent or speaks again (`on_change`).
 
 A runner is asked every `PULSE_S` whether it is there. One that says nothing for `SILENT_S` is silent: its
-worker tells no engines meanwhile, so nobody sends it anything new. One that says nothing for `limit_s` hangs,
-and is ended: what it ran is tried elsewhere. While weights are being loaded it has `LOADING_LIMIT_S`, as
+worker does not tell its engines meanwhile, so nobody sends it anything new. One that says nothing for `limit_s`
+hangs, and is ended: what it ran is tried elsewhere. While weights are being loaded it has `LOADING_LIMIT_S`, as
 libraries that are imported, or read files, may hold up everything else in the process.
 """
 
@@ -54,7 +54,8 @@ class RunnerSupervisor:
     task.
 
     was_killed: somebody else has killed it (kill -9), and not the kernel for want of memory. is_loading:
-    whether weights are being loaded. limit_s: how long a runner may be silent; 0 for ever.
+    whether weights are being loaded. limit_s: how long a runner may be silent; 0 for ever. family: of its
+    engines.
     """
 
     def __init__(
@@ -65,7 +66,10 @@ class RunnerSupervisor:
         on_change: Callable[[], None] = lambda: None,
         is_loading: Callable[[], bool] = lambda: False,
         limit_s: float = LIMIT_S,
+        family: str = "",
     ) -> None:
+        self._family = family
+        self._log = log.bind(family=family) if family else log
         self._take_message = take
         self._on_ready = on_ready
         self._on_died = on_died
@@ -118,7 +122,7 @@ class RunnerSupervisor:
         try:
             while True:
                 self._move("starting")
-                await self._live(RunnerProcess(self._take))
+                await self._live(RunnerProcess(self._take, self._family))
                 self._move("pausing")
                 await asyncio.sleep(self._pause_s)
         finally:
@@ -133,7 +137,7 @@ class RunnerSupervisor:
 
     def _turn(self, to: State) -> None:
         self._move(to)
-        log.warning(f"runner.{to}")
+        self._log.warning(f"runner.{to}")
         self._on_change()
 
     async def _watch(self, process: RunnerProcess) -> None:
@@ -154,7 +158,7 @@ class RunnerSupervisor:
             if self.state == "ready" and silent_s > SILENT_S:
                 self._turn("silent")
             elif self.state == "silent" and self._limit_s and silent_s > limit_s:
-                log.error("runner.hangs", silent_s=round(silent_s, 1))
+                self._log.error("runner.hangs", silent_s=round(silent_s, 1))
                 self.kill()
 
     async def _live(self, process: RunnerProcess) -> None:
@@ -168,18 +172,18 @@ class RunnerSupervisor:
             if self.state == "ending":
                 raise RunnerNotStarted("it was ended while it started")
             self._move("ready")
-            log.info("runner.ready", pid=process.pid)
+            self._log.info("runner.ready", pid=process.pid)
             oom_kills_before = oom_kills()
             self._on_ready()
             async with TaskOwner("pulse") as tasks:
                 tasks.start(self._watch, process)
                 status = await process.serve()
             self._process = None
-            log.error("runner.died", status=status)
+            self._log.error("runner.died", status=status)
             is_foreign = status == -signal.SIGKILL and not self._is_ended_by_us
             self._on_died(status, is_foreign and oom_kills() == oom_kills_before)
         except (RunnerNotStarted, LimitExceeded, OSError) as error:
-            log.error("runner.not_started", error=str(error))
+            self._log.error("runner.not_started", error=str(error))
         finally:
             self._process = None
             await process.reap()

@@ -11,7 +11,7 @@ from schemas import wire
 from schemas.catalog import Model, Spec
 from schemas.job_events import Terminal
 from schemas.jobs import CompletionInput, Job, JobInput
-from schemas.workers import Accepted, Assignment, Finished
+from schemas.workers import Accepted, Assignment, EngineCapability, Finished, Heartbeat
 from services.bus.connection import Bus
 from services.bus.streams import declare
 from services.process.tasks import TaskOwner
@@ -20,10 +20,12 @@ from services.worker.agent import Agent, Limits
 from services.worker.engines.registry import CAPABILITIES
 from services.worker.heartbeats import Identity
 from services.worker.models.cache import ModelCache
+from services.worker.runner.supervisor import RunnerSupervisor
 from tests.waiting import eventually
 
 MB = 10**6
 DEFAULT_LIMITS = Limits()
+SYNTHETIC_ONLY = {"synthetic": CAPABILITIES["synthetic"]}
 
 
 def spec_of(memory_mb: int = 10, slots: int = 0, **options: Any) -> Spec:
@@ -66,6 +68,16 @@ class WorkerUnderTest:
         answer = self.agent.assign(self.assignment(job, spec, **fields))
         assert isinstance(answer, Accepted), answer
 
+    @property
+    def runner(self) -> RunnerSupervisor:
+        """The runner of the synthetic engine."""
+        return self.agent.runners.of("synthetic")
+
+    @property
+    def beat(self) -> Heartbeat:
+        """What a heartbeat says now."""
+        return self.agent.heartbeats._heartbeat(is_leaving=False)
+
     def phase(self, job: str) -> str:
         attempt = self.agent.core.current(job)
         return attempt.phase if attempt is not None else "gone"
@@ -106,17 +118,18 @@ async def working(
     name: str = "w1",
     models: dict[str, Spec] | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    engines: dict[str, EngineCapability] = SYNTHETIC_ONLY,
 ) -> AsyncIterator[WorkerUnderTest]:
-    """A worker whose runner is ready."""
+    """A worker whose runner of the synthetic engine is ready."""
     await declare(bus)
     cache = ModelCache(memory_mb * MB, ram_mb * MB)
     identity = Identity(name, "cpu", "", "cpu")
     async with TaskOwner("worker") as tasks:
-        agent = Agent(bus, identity, cache, {"synthetic": CAPABILITIES["synthetic"]}, tasks, limits)
+        agent = Agent(bus, identity, cache, engines, tasks, limits)
         found = WorkerUnderTest(bus, agent)
         async with bus.listening((bus.subjects.finished(name), found.on_finished)):
             agent.start()
             for model, spec in (models or {}).items():
                 agent.model_changed(model, model_of(model, spec))
-            await eventually(lambda: agent.runner.state == "ready", 30)
+            await eventually(lambda: found.runner.state == "ready", 30)
             yield found

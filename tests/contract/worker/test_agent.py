@@ -139,16 +139,16 @@ async def test_a_runner_that_is_killed_loses_what_ran_and_nothing_else(
         worker.assign("stopped", SLOW)
         await worker.runs("a")
         await worker.runs("stopped")
-        os.kill(worker.agent.runner.pid, signal.SIGSTOP)
+        os.kill(worker.runner.pid, signal.SIGSTOP)
         worker.agent.cancel(JobCommand("stopped"))
-        os.kill(worker.agent.runner.pid, signal.SIGKILL)
+        os.kill(worker.runner.pid, signal.SIGKILL)
         told = await worker.outcome("a")
         assert (told.outcome, "status" in told.reason, told.was_killed) == ("lost", True, True)
         assert await worker.end_of("a") is None
         assert (await worker.outcome("stopped")).outcome == "cancelled", "it was told to stop, and has"
         worker.assign("b", QUICK, model="q")
         assert (await worker.outcome("b")).outcome == "completed"
-        assert worker.agent.runner.starts == 2
+        assert worker.runner.starts == 2
         worker.check_nothing_is_held()
 
 
@@ -156,11 +156,11 @@ async def test_an_engine_that_does_not_stop_is_ended_with_its_process(connected:
     async with connected() as bus, working(bus, models={"m": SLOW}, limits=Limits(stop_grace_s=0.2)) as worker:
         worker.assign("a", SLOW)
         await worker.runs("a")
-        first = worker.agent.runner.pid
+        first = worker.runner.pid
         os.kill(first, signal.SIGSTOP)  # a hung driver
         worker.agent.cancel(JobCommand("a"))
         assert (await worker.outcome("a")).outcome == "cancelled"
-        await eventually(lambda: worker.agent.runner.pid not in (0, first), 30)
+        await eventually(lambda: worker.runner.pid not in (0, first), 30)
         worker.check_nothing_is_held()
 
 
@@ -245,7 +245,7 @@ async def test_a_client_that_leaves_in_a_long_step_costs_nobody_else_anything(co
         await worker.runs("beside")
         worker.assign("a", stubborn)
         await worker.runs("a")
-        first = worker.agent.runner.pid
+        first = worker.runner.pid
         worker.agent.cancel(JobCommand("a"))
         assert (await worker.outcome("a")).outcome == "cancelled"
         assert (await worker.outcome("beside")).outcome == "completed"
@@ -253,7 +253,7 @@ async def test_a_client_that_leaves_in_a_long_step_costs_nobody_else_anything(co
         await worker.runs("alone")
         worker.agent.cancel(JobCommand("alone"))
         assert (await worker.outcome("alone")).outcome == "cancelled"
-        assert worker.agent.runner.pid == first, "other weights are hot in it"
+        assert worker.runner.pid == first, "other weights are hot in it"
         worker.check_nothing_is_held()
 
 
@@ -268,7 +268,7 @@ async def test_a_step_that_outlasts_its_run_is_ended_whatever_lives_beside(conne
         assert (await worker.outcome("a")).outcome == "failed"
         end = await worker.end_of("a")
         assert isinstance(end, Failed) and end.kind == "timeout"
-        await eventually(lambda: worker.agent.runner.starts == 2, 30)
+        await eventually(lambda: worker.runner.starts == 2, 30)
 
 
 async def test_a_runner_that_hangs_is_silent_first_and_ended_then_and_its_jobs_go_elsewhere(
@@ -289,9 +289,9 @@ async def test_a_runner_that_hangs_is_silent_first_and_ended_then_and_its_jobs_g
     ):
         worker.assign("a", SLOW)
         await worker.runs("a")
-        first = worker.agent.runner.pid
+        first = worker.runner.pid
         os.kill(first, signal.SIGSTOP)
-        await eventually(lambda: worker.agent.runner.state == "silent")
+        await eventually(lambda: worker.runner.state == "silent")
         await eventually(lambda: beats and beats[-1].engines == {}, what="a heartbeat without engines")
         os.kill(first, signal.SIGCONT)
         await eventually(lambda: beats[-1].engines, what="a heartbeat with engines again")
@@ -299,7 +299,7 @@ async def test_a_runner_that_hangs_is_silent_first_and_ended_then_and_its_jobs_g
         os.kill(first, signal.SIGSTOP)
         told = await worker.outcome("a")
         assert (told.outcome, told.kind, told.was_killed) == ("lost", "", False)
-        await eventually(lambda: worker.agent.runner.pid not in (0, first), 30)
+        await eventually(lambda: worker.runner.pid not in (0, first), 30)
         worker.check_nothing_is_held()
 
 

@@ -16,7 +16,8 @@ from services.worker.models.asking import LoadError
 from services.worker.models.cache import ModelCache
 from services.worker.models.loader import Loader
 from services.worker.runner import supervisor
-from services.worker.runner.messages import Loaded, LoadFailed
+from services.worker.runner.messages import Loaded, LoadFailed, Unloaded
+from services.worker.runner.runners import Engines, Listener, Runners
 from services.worker.runner.supervisor import RunnerSupervisor
 from tests.contract.worker.agents import MB, model_of, spec_of
 from tests.waiting import eventually
@@ -29,17 +30,30 @@ class Bench:
     """A loader with a real runner and no agent."""
 
     def __init__(self, memory_mb: int, tasks: TaskOwner) -> None:
-        self.runner = RunnerSupervisor(self._take, lambda: None, self._died)
-        self.loader = Loader(ModelCache(memory_mb * MB), self.runner, tasks, lambda *_: None, lambda: None)
+        listener = Listener(
+            self._take,
+            lambda _: None,
+            self._died,
+            lambda: None,
+            lambda engines: self.loader.is_loading(engines),
+        )
+        self.runners = Runners(["synthetic"], tasks, listener)
+        self.loader = Loader(ModelCache(memory_mb * MB), self.runners, tasks, lambda *_: None, lambda: None)
         self.tasks = tasks
         self.errors: dict[str, BaseException | None] = {}
 
     def _take(self, message: object) -> None:
         if isinstance(message, Loaded | LoadFailed):
             self.loader.answers.take(message)
+        elif isinstance(message, Unloaded):
+            self.loader.answers.unloaded(message.model)
 
-    def _died(self, _: int, was_killed: bool) -> None:
-        self.loader.runner_died(was_killed=was_killed)
+    @property
+    def runner(self) -> RunnerSupervisor:
+        return self.runners.of("synthetic")
+
+    def _died(self, engines: Engines, _: int, was_killed: bool) -> None:
+        self.loader.runner_died(engines, was_killed=was_killed)
 
     def catalog(self, **specs: Spec) -> None:
         for name, spec in specs.items():
@@ -77,7 +91,6 @@ class Bench:
 async def bench(memory_mb: int = 100) -> AsyncIterator[Bench]:
     async with TaskOwner("test") as tasks:
         found = Bench(memory_mb, tasks)
-        tasks.start(found.runner.run)
         await found.runner.wait_ready(30)
         yield found
         found.loader.cache.validate()

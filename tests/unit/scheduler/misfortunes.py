@@ -56,6 +56,25 @@ class Misfortunes:
 
         self.after(restart_after_s, restart)
 
+    def kill_runner_of(self, name: str, engine: str, restart_after_s: float = 0.5) -> None:
+        """The runner of one engine dies alone: the others of the worker go on."""
+        worker = self.workers[name]
+        if engine in worker.away or not worker.has_runner or not worker.is_alive:
+            return
+        worker.away.add(engine)
+        for lost in worker.lose_memory(engine):
+            self.deaths[lost.job] = self.deaths.get(lost.job, 0) + 1
+            self._finished(worker, lost, "lost")
+        self.beat_now(worker)
+        life = worker.life
+
+        def restart() -> None:
+            if worker.life == life:
+                worker.away.discard(engine)
+                self.beat_now(worker)
+
+        self.after(restart_after_s, restart)
+
     def pause(self, name: str, seconds: float) -> None:
         """SIGSTOP, and SIGCONT later."""
         worker = self.workers[name]

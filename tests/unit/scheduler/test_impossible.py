@@ -25,6 +25,54 @@ def test_a_model_is_not_impossible_while_its_only_worker_starts_its_runner() -> 
     assert world.ended[job] == "completed"
 
 
+def pictures_and_texts(*workers: SimWorker) -> World:
+    return World(0, list(workers), [make_model("a", engine="image"), make_model("t")])
+
+
+def test_a_model_is_not_impossible_while_the_runner_of_its_engine_alone_is_away() -> None:
+    world = pictures_and_texts(SimWorker("w1", run_s=1.0))
+    world.run_for(2)
+    world.kill_runner_of("w1", "image", restart_after_s=30.0)
+    picture, text = world.submit("a"), world.submit("t")
+    world.run_for(25)
+    assert impossible(world) == ""
+    assert picture not in world.ended, "its engine is coming"
+    assert world.ended[text] == "completed", "it has nothing to do with that"
+    world.run_for(20)
+    assert world.ended[picture] == "completed"
+
+
+def test_a_leader_that_never_saw_the_engine_knows_that_it_is_coming() -> None:
+    world = pictures_and_texts(SimWorker("w1", run_s=1.0))
+    world.run_for(2)
+    world.kill_runner_of("w1", "image", restart_after_s=30.0)
+    world.change_leader()
+    picture = world.submit("a")
+    world.run_for(25)
+    assert (impossible(world), picture in world.ended) == ("", False)
+    world.run_for(20)
+    assert world.ended[picture] == "completed"
+
+
+def test_a_job_goes_elsewhere_while_the_runner_of_its_engine_is_away() -> None:
+    world = pictures_and_texts(SimWorker("w1", run_s=1.0), SimWorker("w2", run_s=1.0))
+    world.run_for(2)
+    first = world.submit("a")
+    world.run_for(1)
+    [(_, there)] = world.attempts[first]
+    world.kill_runner_of(there, "image", restart_after_s=30.0)
+    world.run_for(10)
+    assert world.ended[first] == "completed"
+    assert [worker for _, worker in world.attempts[first]] != [there]
+
+
+def test_what_a_worker_will_never_be_able_to_run_is_impossible_also_while_it_is_away() -> None:
+    world = pictures_and_texts(SimWorker("small", memory_mb=50))
+    world.kill_runner_of("small", "image", restart_after_s=30.0)
+    world.run_for(1.5)
+    assert "50 MB" in impossible(world)
+
+
 def test_a_model_that_was_possible_is_impossible_only_after_a_grace() -> None:
     world = World(0, [SimWorker("big", memory_mb=500), SimWorker("small", memory_mb=50)], [make_model("a")])
     world.run_for(2)

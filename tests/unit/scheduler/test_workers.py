@@ -66,6 +66,30 @@ def test_a_first_heartbeat_makes_a_worker_that_is_present_since_then() -> None:
     assert found.engines == ENGINES
 
 
+def test_engines_that_are_coming_count_for_what_it_could_run_and_not_for_what_it_can() -> None:
+    fleet = Fleet()
+    text, image = {"text": ENGINES["text"]}, {"image": ENGINES["image"]}
+    found = known(fleet, engines=text, coming=image)
+    drawing = Spec("default", "image", "", memory_bytes=100 * MB)
+    assert (found.engines, found.could_run("a", drawing), found.can_run("a", drawing)) == (ENGINES, True, False)
+    kind = found.kind
+    assert known(fleet, seq=2, engines=ENGINES).kind == kind
+    assert found.can_run("a", drawing)
+
+
+def test_a_suspicion_goes_with_the_runner_that_it_was_of() -> None:
+    fleet = Fleet()
+    models = (resident("a"), resident("p", engine="image"))
+    found = known(fleet, models=models)
+    found.suspected = {"a": NOW, "p": NOW, "forgotten": NOW}
+    known(fleet, seq=2, models=models)
+    assert found.suspected.keys() == {"a", "p", "forgotten"}
+    known(fleet, seq=3, models=models, engines={"text": ENGINES["text"]}, coming={"image": ENGINES["image"]})
+    assert found.suspected.keys() == {"a", "forgotten"}
+    known(fleet, seq=4, models=models, engines={}, coming=ENGINES)
+    assert found.suspected == {}
+
+
 def test_a_heartbeat_that_is_older_than_the_last_or_the_same_changes_nothing() -> None:
     fleet = Fleet()
     known(fleet, seq=5, memory_used_bytes=7)

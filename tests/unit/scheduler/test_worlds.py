@@ -19,12 +19,26 @@ def befall(world: World) -> None:
     chance = world.random
     name = chance.choice(sorted(world.workers))
     match chance.choice(
-        ["kill", "runner", "pause", "hang", "cut off", "goodbye", "leader", "leader wakes", "model", "cancel"]
+        [
+            "kill",
+            "runner",
+            "family",
+            "pause",
+            "hang",
+            "cut off",
+            "goodbye",
+            "leader",
+            "leader wakes",
+            "model",
+            "cancel",
+        ]
     ):
         case "kill":
             world.kill(name, restart_after_s=chance.uniform(0.1, 8))
         case "runner":
             world.kill_runner(name, chance.uniform(0.2, 3))
+        case "family":
+            world.kill_runner_of(name, chance.choice(["text", "image"]), chance.uniform(0.2, 3))
         case "pause":
             world.pause(name, chance.choice([0.5, 3.0, 10.0]))
         case "hang":

@@ -1,7 +1,7 @@
 """Workers of the simulated world: what production workers do with models and attempts, in virtual time.
 
 A worker is a process (`life` is when it began) with a runner inside. It can be paused (SIGSTOP), cut off from the
-network, killed, and started again; its runner can die alone. It holds attempts as the protocol says: an older one gives
+network, killed, and started again; its runner can die alone, as can that of one engine (`away`). It holds attempts as the protocol says: an older one gives
 way to a newer one, a revoked one ends without a word, the first terminal event of a job is the one that counts.
 """
 
@@ -44,6 +44,7 @@ class SimWorker:
     loads: int = 0
     is_alive: bool = True
     has_runner: bool = True
+    away: set[str] = field(default_factory=set)
     is_paused: bool = False
     is_hung: bool = False
     is_cut_off: bool = False
@@ -65,7 +66,10 @@ class SimWorker:
             profile="cpu",
             device="cpu",
             host="h",
-            engines=ENGINES if self.has_runner else {},
+            engines={name: one for name, one in ENGINES.items() if name not in self.away}
+            if self.has_runner
+            else {},
+            coming={name: one for name, one in ENGINES.items() if name in self.away},
             memory_total_bytes=self.memory_mb * MB,
             memory_used_bytes=used,
             models=tuple(self.models.values()),
@@ -82,7 +86,7 @@ class SimWorker:
         if assignment.term < self.term:
             return Refused("a newer leader has spoken", is_permanent=True)
         self.term = assignment.term
-        if self.is_draining or not self.has_runner:
+        if self.is_draining or not self.has_runner or assignment.spec.engine in self.away:
             return Refused("not now")
         known = self.running.get(job.id)
         if known is not None and (known.term, known.attempt) > (assignment.term, attempt):
@@ -113,17 +117,19 @@ class SimWorker:
         old = self.models[model]
         self.models[model] = ResidentModel(model, old.spec, old.engine, "warm", old.memory_bytes)
 
-    def lose_memory(self) -> list[RunningJob]:
-        """The runner is dead: what it had in memory is gone, and what it ran."""
-        for name in list(self.models):
+    def lose_memory(self, engine: str = "") -> list[RunningJob]:
+        """The runner is dead ("": of all engines): what it had in memory is gone, and what it ran."""
+        gone = {name for name, one in self.models.items() if engine in ("", one.engine)}
+        for name in gone:
             self._to_disk(name)
-        lost = list(self.running.values())
-        self.running.clear()
+        lost = [job for job in self.running.values() if not engine or job.model in gone]
+        for job in lost:
+            del self.running[job.job]
         return lost
 
     def start_again(self, now: float) -> None:
         """A new process under the same name."""
         self.lose_memory()
         self.life, self.seq, self.term = now, 0, 0
-        self.is_alive, self.has_runner = True, True
+        self.is_alive, self.has_runner, self.away = True, True, set()
         self.is_paused = self.is_cut_off = self.is_draining = self.is_hung = False

@@ -99,6 +99,16 @@ def test_what_comes_after_the_end_is_let_go_at_once() -> None:
     assert not attempt.is_held
 
 
+def test_an_attempt_that_was_revoked_is_not_taken_again_while_its_engine_stops() -> None:
+    core, attempt = in_phase("running")
+    core.stop(attempt, "revoked")
+    assert isinstance(core.assign(attempt.assignment, 6.0), Refused)
+    assert core.by_key(attempt.key) is attempt
+    core.validate()
+    core.move(attempt, "gone")
+    assert isinstance(core.assign(attempt.assignment, 7.0), Accepted)
+
+
 def test_a_lane_runs_as_many_as_it_has_slots_and_one_that_stops_keeps_its_slot() -> None:
     core = WorkerCore(ENGINES)
     attempts = [taken(core, f"j{number}") for number in range(4)]
@@ -337,12 +347,13 @@ class AttemptsMachine(RuleBasedStateMachine):
         for attempt in self._attempts("ending")[:1]:
             self.core.move(attempt, "gone")
 
-    @rule()
-    def lose_the_runner(self) -> None:
-        self.engine_runs.clear()
-        for attempt in self._attempts("ready", "running"):
+    @rule(engine=st.sampled_from(["text", "image"]))
+    def lose_a_runner(self, engine: str) -> None:
+        concerned = [one for one in self.core.attempts() if one.spec.engine == engine]
+        self.engine_runs -= {one.key for one in concerned}
+        for attempt in [one for one in concerned if one.phase in ("ready", "running")]:
             self.core.move(attempt, "gone")
-        for attempt in self._attempts("stopping"):
+        for attempt in [one for one in concerned if one.phase == "stopping"]:
             self.core.move(attempt, "gone" if attempt.why_stopped == "revoked" else "ending")
 
     @rule(is_draining=st.booleans())

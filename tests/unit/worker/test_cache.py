@@ -110,7 +110,7 @@ def test_memory_is_never_overcommitted_and_pins_are_respected(steps: list[tuple[
             cache.unpin(model, now)
             pinned[model] -= 1
         elif step == "crash":
-            cache.all_dropped()
+            cache.all_dropped({"e"})
             pinned.clear()
         assert cache.used_bytes <= 10
         assert cache.parked_bytes <= 5
@@ -118,11 +118,12 @@ def test_memory_is_never_overcommitted_and_pins_are_respected(steps: list[tuple[
 
 
 SIZES = {"a": 3, "b": 5, "c": 7, "d": 11}
+ENGINE_OF = {"a": "text", "b": "text", "c": "image", "d": "image"}
 KEYS = st.sampled_from(sorted(SIZES))
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """Loads, pins, failures and deaths of the runner in any order, within 12 GB of device memory and 6 of RAM."""
+    """Loads, pins, failures and deaths of the runners in any order, within 12 GB of device memory and 6 of RAM."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,11 +139,11 @@ class CacheMachine(RuleBasedStateMachine):
     def plan(self, key: str, unneeded: set[str]) -> None:
         if self.cache.tier(key) in ("hot", "loading"):
             with pytest.raises((IllegalMove, NoRoomNow)):
-                self.cache.plan(key, "e", SIZES[key] * GB, self.tick(), unneeded)
+                self.cache.plan(key, ENGINE_OF[key], SIZES[key] * GB, self.tick(), unneeded)
             return
         before = {name: entry.tier for name, entry in self.cache.entries.items()}
         try:
-            evictions = self.cache.plan(key, "e", SIZES[key] * GB, self.tick(), unneeded)
+            evictions = self.cache.plan(key, ENGINE_OF[key], SIZES[key] * GB, self.tick(), unneeded)
         except NoRoomNow:
             assert {name: self.cache.tier(name) for name in before} == before, "nothing was evicted for nothing"
             return
@@ -198,10 +199,15 @@ class CacheMachine(RuleBasedStateMachine):
         idle = {k for k, e in self.cache.entries.items() if e.tier == "hot" and not self.pins.get(k)}
         assert {eviction.key for eviction in self.cache.evict_idle()} == idle
 
-    @rule()
-    def lose_the_runner(self) -> None:
-        self.cache.all_dropped()
-        assert {entry.tier for entry in self.cache.entries.values()} <= {"warm", "cold", "loading"}
+    @rule(engines=st.sets(st.sampled_from(["text", "image"])))
+    def lose_a_runner(self, engines: set[str]) -> None:
+        before = {key: entry.tier for key, entry in self.cache.entries.items()}
+        self.cache.all_dropped(engines)
+        for key, entry in self.cache.entries.items():
+            if entry.engine in engines:
+                assert entry.tier in ("warm", "cold", "loading")
+            else:
+                assert entry.tier == before[key], "it lives in another process"
 
     @invariant()
     def budgets_and_pins_hold(self) -> None:

@@ -177,7 +177,7 @@ def test_only_weights_in_no_memory_are_forgotten_and_not_while_somebody_pins_the
 )
 def test_a_runner_that_dies_takes_what_it_had_in_memory(tier: Tier, then: Tier) -> None:
     cache, entry = in_tier(tier)
-    cache.all_dropped()
+    cache.all_dropped({"e"})
     assert entry.tier == then
 
 
@@ -185,8 +185,28 @@ def test_a_runner_that_dies_takes_what_it_had_in_memory(tier: Tier, then: Tier) 
 def test_a_load_from_ram_goes_on_from_the_disk_when_the_runner_dies(began: Tier, then: Tier) -> None:
     cache, entry = in_tier("loading")
     entry.loaded_from = began
-    cache.all_dropped()
+    cache.all_dropped({"e"})
     assert (entry.tier, entry.loaded_from, cache.used_bytes) == ("loading", then, GB)
+
+
+@pytest.mark.parametrize("tier", ["hot", "parked", "loading", "warm", "cold"])
+def test_a_runner_of_other_engines_that_dies_takes_nothing(tier: Tier) -> None:
+    cache, entry = in_tier(tier)
+    entry.loaded_from = "parked"
+    cache.all_dropped({"others"})
+    assert (entry.tier, entry.loaded_from) == (tier, "parked")
+
+
+def test_weights_are_in_the_process_of_the_engine_that_loads_them() -> None:
+    """Specs without weights of their own share a key, whatever their engine."""
+    cache = ModelCache(GB)
+    cache.note("m", "text", "warm")
+    cache.plan("m", "image", GB, 1.0)
+    cache.loaded("m", GB, 0.1, False, 1.0)
+    cache.all_dropped({"text"})
+    assert cache.tier("m") == "hot"
+    cache.all_dropped({"image"})
+    assert cache.tier("m") == "warm"
 
 
 def test_a_failed_load_returns_to_the_disk_and_touches_nothing_else() -> None:
