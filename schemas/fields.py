@@ -254,6 +254,8 @@ IMAGES = {
     "cfg_scale": Rule(note="another name of guidance_scale"),
     "sampler": Rule(note="as A1111 and ComfyUI call it, or a scheduler class of diffusers"),
     "seed": Rule(note="picture i has seed + i"),
+    "prompt_weights": Rule(note="(x:1.3), [x] and BREAK are as in A1111; off unless the model says so"),
+    "clip_skip": Rule(note="as A1111 counts: 1 is the last layer; SDXL's own is 2"),
     "user": _ignored(_LOCAL),
     "quality": _ignored("use num_inference_steps"),
     "style": _ignored("write it into the prompt, or use a mode"),

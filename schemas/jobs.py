@@ -111,6 +111,7 @@ class ImageInput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omi
     quality: of a JPEG or WebP, 0 to 100. draws_transparent: where a picture comes without a mask, its
     transparent part is what is to be drawn. fields: what the request calls its files, where not as here.
     sampler: of schemas/samplers.py, or a scheduler class of diffusers; "": the model's.
+    prompt_weights, clip_skip: as in schemas.drawing.DrawingFields.
     """
 
     prompt: str
@@ -130,6 +131,8 @@ class ImageInput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omi
     draws_transparent: bool = False
     fields: dict[str, str] = {}
     sampler: str = ""
+    prompt_weights: bool = False
+    clip_skip: int | None = None
 
     def name_of(self, file: str) -> str:
         """What the request calls one of the files."""

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from schemas.catalog import DEFAULT_SPEC, Adapter, Mode, Model, Spec, Style
+from schemas.drawing import MAX_CLIP_SKIP
 from schemas.subjects import BadName, check_name
 from services.catalog.documents import ConfigurationError, Document, check_keys, convert, shown
 from services.catalog.files import size_bytes, stamp
@@ -46,6 +47,8 @@ class ModeEntry(msgspec.Struct, frozen=True, kw_only=True):
     default_size: str = ""
     default_steps: int | None = None
     default_guidance: float | None = None
+    default_prompt_weights: bool | None = None
+    default_clip_skip: int | None = None
     metadata: dict[str, Any] = {}
 
 
@@ -162,6 +165,7 @@ def _model(
     for key, value, low, high in (
         ("default_steps", entry.default_steps, 1, MAX_STEPS),
         ("default_guidance", entry.default_guidance, 0, MAX_GUIDANCE),
+        ("default_clip_skip", entry.default_clip_skip, 1, MAX_CLIP_SKIP),
     ):
         if value is not None and not low <= value <= high:
             raise document.place(*path, key).error(f"must be {low} to {high:g}, not {value:g}")
@@ -202,6 +206,8 @@ def make_mode(
     if guidance is None:
         guidance = _number(environment, "DEFAULT_GUIDANCE", 1.0)
     defaults: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance}
+    own = {"prompt_weights": entry.default_prompt_weights, "clip_skip": entry.default_clip_skip}
+    defaults |= {key: value for key, value in own.items() if value is not None}
     options: dict[str, Any] = {"default_size": fallback_size}
     if entry.default_size:
         width, height = entry.default_size.split("x")

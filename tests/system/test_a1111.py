@@ -104,6 +104,26 @@ def test_samplers_and_loras_change_the_picture_of_one_request(system: System) ->
     assert wrong.status_code == 400 and "DPM++ 2M" in wrong.json()["detail"]
 
 
+def test_brackets_are_weights_and_what_is_not_drawn_as_asked_is_told(system: System) -> None:
+    settings = {"sd_model_checkpoint": "tiny", "CLIP_stop_at_last_layers": 1}
+    drawn = [
+        post(system, "txt2img", **QUICK | {"prompt": prompt}, override_settings=settings).json()["images"][0]
+        for prompt in ("a cat", "a (cat:1.5)", r"a \(cat\)", "a cat")
+    ]
+    assert len(set(drawn)) == 3 and drawn[0] == drawn[3]
+    plain = {"model": "tiny", "prompt": "a (cat)", "size": "64x64", "seed": 5, "num_inference_steps": 2}
+    image = httpx.post(f"{system.url}/v1/images/generations", json=plain, timeout=60).json()["data"][0][
+        "b64_json"
+    ]
+    assert picture(image).tobytes() == picture(drawn[2]).tobytes()  # there brackets are text
+    edited = post(system, "txt2img", **QUICK | {"prompt": "[a:b:0.5]"}, override_settings=settings | {"eta": 1})
+    assert "drawn as text" in edited.headers["stoker-remark"] == json.loads(edited.json()["info"])["comments"]
+    assert edited.headers["stoker-ignored"] == "override_settings.eta"
+    wrong = post(system, "txt2img", **QUICK, override_settings=settings | {"CLIP_stop_at_last_layers": 9})
+    assert wrong.status_code == 400 and "which can spare 0" in wrong.json()["detail"]
+    assert wrong.json()["field"] == "clip_skip"
+
+
 def test_a_checkpoint_is_chosen_for_what_comes_after(system: System) -> None:
     settings = {"sd_model_checkpoint": "other"}
     named = post(system, "txt2img", **QUICK, override_settings=settings).json()["images"][0]

@@ -7,15 +7,18 @@ import msgspec
 
 from schemas.a1111 import Img2ImgRequest, Txt2ImgRequest
 from schemas.catalog import Adapter, Model
+from schemas.drawing import MAX_CLIP_SKIP
 from schemas.jobs import ImageInput
 from schemas.samplers import known_samplers, sampler_named
 from services.gateway.edge.problems import RequestError
+from services.gateway.jobs.drawing_fields import whole_number
 from services.gateway.jobs.request_rules import within
 from services.gateway.jobs.requests import ImageJobInput, image_input
 
 _LORA = re.compile(r"<lora:([^:<>]+)(?::([^<>]*))?>")
 AUTOMATIC = ("", "automatic", "uniform", "normal")
 """Schedules that are the sampler's own."""
+CLIP_SKIP = "CLIP_stop_at_last_layers"
 SCHEDULES = ("Automatic", "Karras", "Exponential")
 UNSUPPORTED = {
     "enable_hr": "draw at the size, then enlarge it with /superres",
@@ -81,6 +84,20 @@ def check_supported(asked: Txt2ImgRequest) -> None:
             raise RequestError(400, f"{name} is not supported: {why}", field=name, code="unsupported_value")
 
 
+def _clip_skip(asked: Txt2ImgRequest) -> int | None:
+    """Raises RequestError 400."""
+    field = f"override_settings.{CLIP_SKIP}"
+    found = whole_number(asked.override_settings.get(CLIP_SKIP), field)
+    within(found, 1, MAX_CLIP_SKIP, field)
+    return found
+
+
+def ignored_settings(asked: Txt2ImgRequest) -> list[str]:
+    """The settings of a request that mean nothing here."""
+    known = ("sd_model_checkpoint", CLIP_SKIP)
+    return [f"override_settings.{name}" for name in asked.override_settings if name not in known]
+
+
 def drawing_input(asked: Txt2ImgRequest, model: Model, known: Mapping[str, Adapter]) -> ImageInput:
     """What is to be drawn, without pictures to start from. Raises RequestError 400."""
     check_supported(asked)
@@ -99,6 +116,8 @@ def drawing_input(asked: Txt2ImgRequest, model: Model, known: Mapping[str, Adapt
             previews=1,
             seed=asked.seed,
             sampler=sampler_of(asked) or None,
+            prompt_weights=True,
+            clip_skip=_clip_skip(asked),
         ),
         model,
     )

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from schemas.catalog import Model
+from schemas.drawing import DrawingFields
 from schemas.jobs import (
     DEFAULT_ADMISSION_TIMEOUT_S,
     DEFAULT_QUALITY,
@@ -21,6 +22,7 @@ from schemas.jobs import (
 from schemas.openai import EmbeddingRequest, ImageEditRequest, ImageGenerationRequest
 from schemas.samplers import known_samplers, sampler_named
 from services.gateway.edge.problems import RequestError
+from services.gateway.jobs.drawing_fields import as_asked, drawn_with
 from services.gateway.jobs.function_calls import function_input
 from services.gateway.jobs.request_rules import OFF, converted, need, within
 from services.gateway.jobs.text_requests import embedding_input, text_input
@@ -48,7 +50,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     deadline_s: float | None = None
 
 
-class ImageJobInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ImageJobInput(DrawingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`input` of an image job."""
 
     prompt: str
@@ -130,6 +132,7 @@ def image_input(asked: ImageJobInput, model: Model) -> ImageInput:
         has_latents=asked.latents,
         output_format=asked.output_format or "png",
         quality=DEFAULT_QUALITY if asked.output_compression is None else asked.output_compression,
+        **drawn_with(asked, model),
     )
 
 
@@ -158,6 +161,7 @@ def generation_input(asked: ImageGenerationRequest, model: Model) -> ImageInput:
             sampler=asked.sampler,
             output_format=asked.output_format,
             output_compression=asked.output_compression,
+            **as_asked(asked),
         ),
         model,
     )

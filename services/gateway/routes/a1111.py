@@ -32,7 +32,7 @@ from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError
 from services.gateway.edge.routing import Route, get, post, post_body
 from services.gateway.gateway import Gateway
-from services.gateway.jobs.a1111_requests import SCHEDULES, drawing_input, loras_of
+from services.gateway.jobs.a1111_requests import SCHEDULES, drawing_input, ignored_settings, loras_of
 from services.gateway.jobs.own_jobs import finished, job_headers
 from services.gateway.jobs.request_rules import split_adapter
 from services.gateway.jobs.submission import with_input
@@ -84,6 +84,7 @@ def _model(gateway: Gateway, named: Any) -> Model:
 
 
 async def _answer(gateway: Gateway, exchange: Exchange, asked: Txt2ImgRequest, model: Model, job: Job) -> None:
+    exchange.ignore(ignored_settings(asked))
     with gateway.drawing.under_way(owner(), job.id):
         completed, attached = await finished(gateway, exchange, job)
     output = completed.output
@@ -129,6 +130,8 @@ def _info(asked: Txt2ImgRequest, model: Model, completed: Completed, output: Ima
         "sd_model_name": model.name,
         "infotexts": lines,
         "job_timestamp": f"{completed.finished_at:.0f}",
+        "clip_skip": used.get("clip_skip", 0) + 1,
+        "comments": output.details.get("remark", ""),
     }
 
 

@@ -47,7 +47,14 @@ from services.worker.engines.images.finite import Drawn, pictures_of, whole
 from services.worker.engines.images.loras import PipelineLoras
 from services.worker.engines.images.made import Made, parameters_of_call
 from services.worker.engines.images.pipelines import build, device_of, dtype_of, examine, weights_bytes
-from services.worker.engines.images.prompts import TEXTS, cut_tokens, in_pieces, pieces_of
+from services.worker.engines.images.prompts import (
+    TEXTS,
+    cut_tokens,
+    pieces_of,
+    readable,
+    texts_of,
+    weights_remark,
+)
 from services.worker.engines.images.schedulers import Schedulers
 from services.worker.engines.images.self_test import check_draws
 from services.worker.engines.images.signatures import schema_of, task_classes
@@ -168,7 +175,11 @@ class DiffusersEngine:
         pipeline = self._loaded[model].pipeline
         with self._turn:
             inputs = [task.request.input for task in tasks]
-            lengths = [pieces_of(pipeline, [one.prompt]) for one in inputs if isinstance(one, ImageInput)]
+            lengths = [
+                pieces_of(pipeline, [one.prompt], one.prompt_weights)
+                for one in inputs
+                if isinstance(one, ImageInput)
+            ]
         found: dict[int, Images | EngineError] = {}
         for length in sorted(set(lengths)):
             alike = [index for index, own in enumerate(lengths) if own == length]
@@ -189,13 +200,15 @@ class DiffusersEngine:
             given = drawing.arguments(pipeline, tasks, loaded.default_edge_px(), start)
             given = completed(loaded.checkpoint, pipeline, given)
             watch = drawing.StepWatch(tasks, drawing.steps_of(pipeline, given))
-            cut = [cut_tokens(pipeline, _texts_of(task, given)) for task in tasks]
-            images = _drawn(pipeline, given, watch, start, len(tasks) * asked.n)
+            cut = [cut_tokens(pipeline, _texts_of(task, given), asked.prompt_weights) for task in tasks]
+            read = readable(pipeline, given, asked.prompt_weights)
+            images = _drawn(pipeline, read, watch, start, len(tasks) * asked.n)
         if len(tasks) == 1 and tasks[0].cancelled.is_set():
             raise Stopped
         images = [start.finished(image) if image is not None else None for image in images]
         details: dict[str, Any] = {"parameters": parameters_of_call(given, images[0])}
-        details |= {"remark": loaded.remark} if loaded.remark else {}
+        said = [loaded.remark, weights_remark(pipeline, texts_of(given)) if asked.prompt_weights else ""]
+        details |= {"remark": "; ".join(filter(None, said))} if any(said) else {}
         details |= {"resources": msgspec.to_builtins(measure())}
         details |= {"skipped_loras": skipped} if skipped else {}
         made = Made(pipeline, loaded.options, given, watch, details, cut)
@@ -259,8 +272,7 @@ def _drawn(
     """`count` pictures. Raises EngineError, Stopped."""
     if start.source is not None and given.get("strength") == 0:
         return kept_whole(start, count)
-    pieces = pieces_of(pipeline, [text for name in TEXTS for text in _texts(given.get(name))])
-    return _call(pipeline, in_pieces(pipeline, given, pieces) if pieces > 1 else given, watch)
+    return _call(pipeline, given, watch)
 
 
 def _texts_of(task: Task, given: dict[str, Any]) -> list[str]:

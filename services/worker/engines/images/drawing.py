@@ -11,6 +11,7 @@ from PIL import Image
 from schemas.jobs import ImageInput, picture_seed
 from services.worker.engines.base import EngineError, Stopped, Task
 from services.worker.engines.images.edits import Start, with_a_step
+from services.worker.engines.images.layers import check_layers, layers_skipped
 from services.worker.engines.images.writing import written
 
 PREVIEW_EDGE_PX = 256
@@ -47,6 +48,7 @@ def arguments(
         "height": height,
         "num_inference_steps": asked.num_inference_steps,
         "guidance_scale": asked.guidance_scale,
+        "clip_skip": layers_skipped(pipeline, asked.clip_skip),
         **asked.parameters,
         **start.files,
     }
@@ -55,7 +57,9 @@ def arguments(
         given["negative_prompt"] = [given["negative_prompt"]] * len(prompts)
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise EngineError(f"{type(pipeline).__name__} takes no {', '.join(unknown)}", "validation")
+        message = f"{type(pipeline).__name__} takes no {', '.join(unknown)}"
+        raise EngineError(message, "validation", field=unknown[0])
+    check_layers(pipeline, given.get("clip_skip"))
     if "image" in given and (strength := strength_of(pipeline, given)) is not None:
         given["strength"] = with_a_step(strength, _asked_steps(pipeline, given))
     if asked.n > 1:

@@ -72,6 +72,7 @@ class Made:
             "Seed": seed,
             "Size": f"{image.width}x{image.height}",
             "Model": model or None,
+            "Clip skip": asked.clip_skip if (asked.clip_skip or 1) > 1 else None,
             "Denoising strength": self.given.get("strength"),
             "Version": "stoker",
         }
