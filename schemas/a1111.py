@@ -81,6 +81,24 @@ class NamedLora(msgspec.Struct, frozen=True):
     metadata: dict[str, Any] = {}
 
 
+class Embedding(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A textual inversion. shape: width of its vectors, all encoders together; reason: why it is left out."""
+
+    shape: int
+    vectors: int
+    reason: str = ""
+    step: int | None = None
+    sd_checkpoint: str | None = None
+    sd_checkpoint_name: str | None = None
+
+
+class Embeddings(msgspec.Struct, frozen=True):
+    """Textual inversions by the words that they are asked for with."""
+
+    loaded: dict[str, Embedding]
+    skipped: dict[str, Embedding]
+
+
 class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     """Settings, of which there is one: the model that requests without one use."""
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 import yaml
 from PIL import Image, ImageChops
+from safetensors.torch import save_file
 
 from tests.conftest import System, wait_for
 from tests.fixtures import checkpoints
@@ -24,6 +26,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder: Path = tmp_path_factory.mktemp("a1111")
     checkpoints.sd15(folder / "tiny")
     checkpoints.sd15(folder / "other", seed=9)
+    save_file({"x": torch.ones(2, 768)}, folder / "zebra.safetensors")
     checkpoints.lora(folder / "bright.safetensors", 768)
     models: dict[str, Any] = {
         name: {"engine": "diffusers", "url": f"file://{folder / name}"} for name in ("tiny", "other")
@@ -34,7 +37,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     modes = {
         "model_root": str(folder),
         "default_mode": "plain",
-        "modes": {"plain": {"model": "tiny"}},
+        "modes": {"plain": {"model": "tiny", "embeddings": ["zebra.safetensors"]}},
         "styles": styles,
     }
     (folder / "modes.yaml").write_text(yaml.safe_dump(modes))
@@ -102,6 +105,17 @@ def test_samplers_and_loras_change_the_picture_of_one_request(system: System) ->
     assert len(set(drawn)) == 3 and drawn[0] == drawn[3]
     wrong = post(system, "txt2img", **QUICK | {"sampler_name": "Magic"}, override_settings=settings)
     assert wrong.status_code == 400 and "DPM++ 2M" in wrong.json()["detail"]
+
+
+def test_textual_inversions_are_words_and_are_listed(system: System) -> None:
+    settings = {"sd_model_checkpoint": "plain"}
+    drawn = [
+        post(system, "txt2img", **QUICK | {"prompt": prompt}, override_settings=settings).json()["images"][0]
+        for prompt in ("a zebra", "a zebr a")
+    ]
+    assert drawn[0] != drawn[1]
+    listed = wait_for(lambda: system.get("/sdapi/v1/embeddings")["loaded"], 30, "a heartbeat")
+    assert listed == {"zebra": {"shape": 768, "vectors": 2}}
 
 
 def test_brackets_are_weights_and_what_is_not_drawn_as_asked_is_told(system: System) -> None:

@@ -13,6 +13,8 @@ from schemas import wire
 from schemas.a1111 import (
     DrawingProgress,
     Drawn,
+    Embedding,
+    Embeddings,
     Img2ImgRequest,
     NamedLora,
     NamedSampler,
@@ -40,7 +42,7 @@ from services.records.blobs import attach, get_pictures
 
 EMPTY: dict[str, Any] = {
     "sd-vae": [], "hypernetworks": [], "face-restorers": [], "realesrgan-models": [], "prompt-styles": [],
-    "extensions": [], "script-info": [], "cmd-flags": {}, "embeddings": {"loaded": {}, "skipped": {}},
+    "extensions": [], "script-info": [], "cmd-flags": {},
     "scripts": {"txt2img": [], "img2img": []}, "memory": {"ram": {}, "cuda": {}},
 }  # fmt: skip
 """What A1111's clients ask for at their start, and there is none of here."""
@@ -168,6 +170,15 @@ async def loras(gateway: Gateway, exchange: Exchange) -> None:
     await exchange.answer([NamedLora(name, name, one.url.rpartition("/")[2]) for name, one in known])
 
 
+@get("/sdapi/v1/embeddings", summary="Textual inversions (A1111)", answers=Embeddings)
+async def embeddings(gateway: Gateway, exchange: Exchange) -> None:
+    """Of the model that requests without one use, as it was loaded last."""
+    card = gateway.fleet.card(_model(gateway, None).name)
+    loaded = {name: Embedding(shape, vectors) for name, (vectors, shape) in card.embeddings.items()}
+    skipped = {name: Embedding(0, 0, reason) for name, reason in card.skipped_embeddings.items()}
+    await exchange.answer(Embeddings(loaded, skipped))
+
+
 @get("/sdapi/v1/options", summary="Settings (A1111)", answers=Options)
 async def options(gateway: Gateway, exchange: Exchange) -> None:
     await exchange.answer(Options(_model(gateway, None).name))
@@ -225,6 +236,7 @@ ROUTES = [
     samplers,
     schedulers,
     loras,
+    embeddings,
     options,
     choose,
     progress,

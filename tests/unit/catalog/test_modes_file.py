@@ -269,6 +269,27 @@ def test_a_modes_file_wins_over_the_older_way(folder: Path) -> None:
     assert "no modes.yaml: MODEL_ROOT and MODEL make one mode" in found.warnings[0]
 
 
+def test_textual_inversions_are_options_of_the_engine(folder: Path) -> None:
+    top = TOP.replace("default_mode", "embedding_dir: words\ndefault_mode", 1)
+    modes = "modes:\n  a:\n    model: sd.safetensors\n    embeddings: [toy.pt, {path: b/bad.pt, token: bad}]\n"
+    found = read(folder, top + modes)
+    words = folder / "words"
+    assert found.models[0].specs[0].options == {
+        "default_size": "512x512",
+        "embedding_dir": str(words),
+        "embeddings": [
+            {"path": str(words / "toy.pt"), "token": "toy"},
+            {"path": str(words / "b/bad.pt"), "token": "bad"},
+        ],
+    }
+    assert found.warnings == tuple(
+        f"mode a: {words / name} does not exist (yet)" for name in ("toy.pt", "b/bad.pt")
+    )
+    alone = read(folder, TOP + modes).models[0].specs[0].options["embeddings"][0]["path"]
+    assert alone == str(folder / "models" / "toy.pt")
+    assert "leaves embedding_dir" in refused(folder, top + modes.replace("toy.pt", "../toy.pt"))
+
+
 def test_weights_and_layers_of_a_mode_are_defaults_of_its_model(folder: Path) -> None:
     text = (
         TOP

@@ -7,8 +7,9 @@ Cancelling takes effect between steps. Weights in half precision are computed in
 Options of the model: `dtype` (fp16, bf16, fp32), `device` (cuda:0), `attention_slicing`, `xformers`, `compile`
 (true or false), `scheduler` (a sampler's name, or a class of diffusers), `config` (what completes a single
 file), `vae` (a file or a folder), `self_test` (false: no picture is drawn at load), `prior` (Kandinsky 2.2),
-`batch` (like requests at once), `default_size` (512x512), `png_prompt` (false: pictures do not say their
-prompt), `png_parameters` (false: they say nothing of how they were made).
+`embeddings` and `embedding_dir` (see embeddings.py), `batch` (like requests at once), `default_size` (512x512),
+`png_prompt` (false: pictures do not say their prompt), `png_parameters` (false: they say nothing of how they
+were made).
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from schemas.catalog import Adapter
 from schemas.jobs import ImageInput, UpscaleInput
-from schemas.workers import EngineCapability
+from schemas.workers import CapabilityCard, EngineCapability
 from services.worker.engines.base import (
     Cancellation,
     Emitter,
@@ -43,6 +44,7 @@ from services.worker.engines.base import (
 from services.worker.engines.images import drawing
 from services.worker.engines.images.completing import completed
 from services.worker.engines.images.edits import Start, kept_whole, start_of
+from services.worker.engines.images.embeddings import Embeddings, load_embeddings
 from services.worker.engines.images.finite import Drawn, pictures_of, whole
 from services.worker.engines.images.loras import PipelineLoras
 from services.worker.engines.images.made import Made, parameters_of_call
@@ -78,6 +80,7 @@ class LoadedPipeline:
     adapters: dict[str, Adapter]
     siblings: dict[str, Any]
     schedulers: Schedulers
+    embeddings: Embeddings
     remark: str = ""
 
     def default_edge_px(self) -> int | None:
@@ -112,6 +115,7 @@ class DiffusersEngine:
             pipeline.to(device)
         except torch.OutOfMemoryError as error:
             raise EngineError(f"{files.path.name} does not fit the device", "resource") from error
+        embeddings = load_embeddings(pipeline, files.options, files.path.parent)
         own = Schedulers(pipeline, checkpoint.scheduler)
         own.use(pipeline, str(files.options.get("scheduler") or ""))
         remark = check_draws(pipeline) if files.options.get("self_test", True) else ""
@@ -127,8 +131,13 @@ class DiffusersEngine:
             adapters={adapter.name: adapter for adapter in files.adapters},
             siblings={},
             schedulers=own,
+            embeddings=embeddings,
             remark=remark,
         )
+
+    def card(self, model: str) -> CapabilityCard:
+        known = self._loaded[model].embeddings
+        return CapabilityCard(embeddings=known.loaded, skipped_embeddings=known.skipped)
 
     def attach(self, model: str, loras: Sequence[Adapter]) -> tuple[str, ...]:
         with self._turn:
