@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from schemas.catalog import Adapter, Spec
+from schemas.drawing import HiresFix, Variation
 from schemas.openai import ChatMessage
 from schemas.ranges import Amount, Weight
 from schemas.subjects import check_name
@@ -111,7 +112,9 @@ class ImageInput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omi
     quality: of a JPEG or WebP, 0 to 100. draws_transparent: where a picture comes without a mask, its
     transparent part is what is to be drawn. fields: what the request calls its files, where not as here.
     sampler: of schemas/samplers.py, or a scheduler class of diffusers; "": the model's.
-    prompt_weights, clip_skip: as in schemas.drawing.DrawingFields.
+    prompt_weights, clip_skip, tiling: as in schemas.drawing.DrawingFields. With a variation all pictures have
+    the seed, and its own seed counts up. inverts_mask: black is drawn, not white. fills_mask: what is to be
+    drawn is blurred over from around it first.
     """
 
     prompt: str
@@ -133,6 +136,15 @@ class ImageInput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omi
     sampler: str = ""
     prompt_weights: bool = False
     clip_skip: int | None = None
+    tiling: bool = False
+    hires: HiresFix | None = None
+    variation: Variation | None = None
+    inverts_mask: bool = False
+    fills_mask: bool = False
+
+    def seed_of(self, seed: int, index: int) -> int:
+        """The seed of picture `index`. seed: of the job."""
+        return seed if self.variation is not None else picture_seed(seed, index)
 
     def name_of(self, file: str) -> str:
         """What the request calls one of the files."""
@@ -323,7 +335,9 @@ def work_units(job_input: JobInput) -> float:
         case RerankInput():
             return float(len(job_input.documents))
         case ImageInput():
-            return float((job_input.num_inference_steps or 20) * job_input.n)
+            steps, hires = job_input.num_inference_steps or 20, job_input.hires
+            second = (hires.steps or steps) * hires.strength * hires.scale**2 if hires is not None else 0.0
+            return (steps + second) * job_input.n
         case StoredInput():
             return job_input.units
         case TranscriptionInput():

@@ -118,6 +118,27 @@ def test_textual_inversions_are_words_and_are_listed(system: System) -> None:
     assert listed == {"zebra": {"shape": 768, "vectors": 2}}
 
 
+def test_hires_fix_tiling_and_variations_are_of_one_request(system: System) -> None:
+    settings = {"sd_model_checkpoint": "tiny"}
+    asked = [
+        {},
+        {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6},
+        {"tiling": True},
+        {"subseed": 9, "subseed_strength": 0.4, "batch_size": 2},
+        {"subseed_strength": 0.4},
+        {},
+    ]
+    answers = [post(system, "txt2img", **QUICK | more, override_settings=settings).json() for more in asked]
+    images = [one["images"][0] for one in answers]
+    assert len(set(images)) == 5 and images[0] == images[5]
+    assert picture(images[1]).size == (96, 96)
+    infos = [json.loads(one["info"]) for one in answers]
+    assert (infos[0]["subseed"], infos[1]["denoising_strength"]) == (-1, 0.6)
+    assert (infos[3]["all_seeds"], infos[3]["all_subseeds"]) == ([5, 5], [9, 10])
+    again = QUICK | {"subseed": infos[4]["subseed"], "subseed_strength": 0.4}  # chosen by chance, and told
+    assert post(system, "txt2img", **again, override_settings=settings).json()["images"][0] == images[4]
+
+
 def test_brackets_are_weights_and_what_is_not_drawn_as_asked_is_told(system: System) -> None:
     settings = {"sd_model_checkpoint": "tiny", "CLIP_stop_at_last_layers": 1}
     drawn = [

@@ -11,8 +11,8 @@ from schemas.jobs import ImageInput
 from services.gateway.edge.encoded import decoded
 from services.gateway.edge.problems import RequestError
 from services.gateway.jobs.drawing_fields import defaults_of
-from services.gateway.jobs.request_rules import within
-from services.gateway.jobs.requests import MAX_GUIDANCE, MAX_PICTURES, MAX_SEED, MAX_STEPS, check_edges
+from services.gateway.jobs.request_rules import MAX_SEED, MAX_STEPS, within
+from services.gateway.jobs.requests import MAX_GUIDANCE, MAX_PICTURES, check_edges
 
 FILES = ("image", "mask_image", "control_image", "ip_adapter_image")
 OWN_FIELDS = ("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale")

@@ -22,19 +22,17 @@ from schemas.jobs import (
 from schemas.openai import EmbeddingRequest, ImageEditRequest, ImageGenerationRequest
 from schemas.samplers import known_samplers, sampler_named
 from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.drawing_fields import as_asked, drawn_with
+from services.gateway.jobs.drawing_fields import as_asked, check_from_a_picture, check_second_size, drawn_with
 from services.gateway.jobs.function_calls import function_input
-from services.gateway.jobs.request_rules import OFF, converted, need, within
+from services.gateway.jobs.request_rules import MAX_SEED, MAX_STEPS, OFF, converted, need, within
 from services.gateway.jobs.text_requests import embedding_input, text_input
 from services.gateway.jobs.transcriptions import TranscriptionJobInput, transcription_job
 
 MAX_PICTURES = 10
 MAX_PREVIEWS = 3
-MAX_STEPS = 150
 MAX_GUIDANCE = 50.0
 MAX_PROMPT_CHARS = 1_000_000
 MIN_EDGE_PX, MAX_EDGE_PX, EDGE_MULTIPLE_PX = 64, 2048, 8
-MAX_SEED = 2**32 - 1
 MAX_TIMEOUT_S = 24 * 3600.0
 MAX_PRIORITY = 10
 
@@ -119,7 +117,7 @@ def image_input(asked: ImageJobInput, model: Model) -> ImageInput:
     def chosen(field: str, value: Any) -> Any:
         return model.defaults.get(field) if value is None else value
 
-    return ImageInput(
+    drawn = ImageInput(
         prompt=asked.prompt,
         negative_prompt=chosen("negative_prompt", asked.negative_prompt),
         n=asked.n,
@@ -134,6 +132,8 @@ def image_input(asked: ImageJobInput, model: Model) -> ImageInput:
         quality=DEFAULT_QUALITY if asked.output_compression is None else asked.output_compression,
         **drawn_with(asked, model),
     )
+    check_second_size(drawn)
+    return drawn
 
 
 def _sampler(name: str | None) -> str:
@@ -172,7 +172,9 @@ def edit_input(asked: ImageEditRequest, model: Model) -> ImageInput:
     within(asked.strength, 0, 1, "strength")
     drawn = generation_input(asked, model)
     width, height = parse_size(asked.size)  # without one the picture's own size, not the model's, is kept
-    parameters = {"strength": asked.strength} if asked.strength is not None else {}
+    strength = asked.denoising_strength if asked.strength is None else asked.strength
+    parameters = {"strength": strength} if strength is not None else {}
+    check_from_a_picture(drawn)
     return msgspec.structs.replace(
         drawn,
         width=width,

@@ -26,7 +26,7 @@ from schemas.a1111 import (
 )
 from schemas.catalog import Model, weights_key
 from schemas.job_events import Completed, ImageOutput
-from schemas.jobs import Attachment, Job
+from schemas.jobs import Attachment, ImageInput, Job, picture_seed
 from schemas.samplers import SAMPLERS
 from services.gateway.edge.access import check_model, may_use, owner
 from services.gateway.edge.encoded import decoded
@@ -36,7 +36,7 @@ from services.gateway.edge.routing import Route, get, post, post_body
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.a1111_requests import SCHEDULES, drawing_input, ignored_settings, loras_of
 from services.gateway.jobs.own_jobs import finished, job_headers
-from services.gateway.jobs.request_rules import split_adapter
+from services.gateway.jobs.request_rules import OFF, split_adapter
 from services.gateway.jobs.submission import with_input
 from services.records.blobs import attach, get_pictures
 
@@ -93,11 +93,25 @@ async def _answer(gateway: Gateway, exchange: Exchange, asked: Txt2ImgRequest, m
     assert isinstance(output, ImageOutput)
     pictures = await get_pictures(gateway.bus, output, attached)
     images = tuple(base64.b64encode(one).decode() for one in pictures) if asked.send_images else ()
-    info = wire.encode(_info(asked, model, completed, output)).decode()
+    assert isinstance(job.input, ImageInput)
+    info = wire.encode(_info(asked, model, completed, output) | _varied(job.input, output)).decode()
     parameters = {
         name: value for name, value in msgspec.to_builtins(asked).items() if name not in ("init_images", "mask")
     }
     await exchange.answer(Drawn(images, parameters, info), headers=job_headers(job, completed))
+
+
+def _varied(drawn: ImageInput, output: ImageOutput) -> dict[str, Any]:
+    """What A1111 tells of variations and of a second pass."""
+    variation, hires = drawn.variation, drawn.hires
+    count = len(output.pictures)
+    subseeds = [picture_seed(variation.seed, index) if variation is not None else OFF for index in range(count)]
+    return {
+        "subseed": subseeds[0],
+        "all_subseeds": subseeds,
+        "subseed_strength": variation.strength if variation is not None else 0,
+        "denoising_strength": hires.strength if hires is not None else drawn.parameters.get("strength"),
+    }
 
 
 def _info(asked: Txt2ImgRequest, model: Model, completed: Completed, output: ImageOutput) -> dict[str, Any]:

@@ -13,9 +13,6 @@ were made).
 """
 
 import asyncio
-import ctypes
-import gc
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,11 +40,12 @@ from services.worker.engines.base import (
 )
 from services.worker.engines.images import drawing
 from services.worker.engines.images.completing import completed
-from services.worker.engines.images.edits import Start, kept_whole, start_of
+from services.worker.engines.images.edits import Start, start_of
 from services.worker.engines.images.embeddings import Embeddings, load_embeddings
-from services.worker.engines.images.finite import Drawn, pictures_of, whole
+from services.worker.engines.images.finite import Drawn, whole
 from services.worker.engines.images.loras import PipelineLoras
 from services.worker.engines.images.made import Made, parameters_of_call
+from services.worker.engines.images.passes import call, drawn_from, drawn_twice, free_memory
 from services.worker.engines.images.pipelines import build, device_of, dtype_of, examine, weights_bytes
 from services.worker.engines.images.prompts import (
     TEXTS,
@@ -60,6 +58,7 @@ from services.worker.engines.images.prompts import (
 from services.worker.engines.images.schedulers import Schedulers
 from services.worker.engines.images.self_test import check_draws
 from services.worker.engines.images.signatures import schema_of, task_classes
+from services.worker.engines.images.tiling import tiled
 from services.worker.engines.images.upscaling import enlarged
 from services.worker.models.weights.detect import Checkpoint
 from services.worker.runner.resources import measure
@@ -146,12 +145,12 @@ class DiffusersEngine:
     def unload(self, model: str) -> None:
         with self._turn:
             self._loaded.pop(model, None)
-            _free_memory()
+            free_memory()
 
     def park(self, model: str) -> None:
         with self._turn:
             self._loaded[model].pipeline.to("cpu")
-            _free_memory()
+            free_memory()
 
     def unpark(self, model: str) -> None:
         with self._turn:
@@ -210,8 +209,8 @@ class DiffusersEngine:
             given = completed(loaded.checkpoint, pipeline, given)
             watch = drawing.StepWatch(tasks, drawing.steps_of(pipeline, given))
             cut = [cut_tokens(pipeline, _texts_of(task, given), asked.prompt_weights) for task in tasks]
-            read = readable(pipeline, given, asked.prompt_weights)
-            images = _drawn(pipeline, read, watch, start, len(tasks) * asked.n)
+            with tiled(pipeline, asked.tiling):
+                images, facts = self._passes(loaded, pipeline, tasks, given, watch, start)
         if len(tasks) == 1 and tasks[0].cancelled.is_set():
             raise Stopped
         images = [start.finished(image) if image is not None else None for image in images]
@@ -220,11 +219,34 @@ class DiffusersEngine:
         details |= {"remark": "; ".join(filter(None, said))} if any(said) else {}
         details |= {"resources": msgspec.to_builtins(measure())}
         details |= {"skipped_loras": skipped} if skipped else {}
-        made = Made(pipeline, loaded.options, given, watch, details, cut)
+        made = Made(pipeline, loaded.options, given, watch, details, cut, facts)
         return [
             made.finished(task, images[index * asked.n : (index + 1) * asked.n], index)
             for index, task in enumerate(tasks)
         ]
+
+    def _passes(
+        self,
+        loaded: LoadedPipeline,
+        pipeline: Any,
+        tasks: Sequence[Task],
+        given: dict[str, Any],
+        watch: drawing.StepWatch,
+        start: Start,
+    ) -> tuple[Sequence[Drawn], dict[str, Any]]:
+        """The pictures of one call, or of the two of hires fix, and what image tools are told of the second."""
+        request = tasks[0].request
+        asked = request.input
+        assert isinstance(asked, ImageInput)
+        if asked.hires is None:
+            read = readable(pipeline, given, asked.prompt_weights)
+            return drawn_from(pipeline, read, watch, start, len(tasks) * asked.n), {}
+        if start.files:
+            message = "hires fix draws from no picture: leave out enable_hr"
+            raise EngineError(message, "validation", field="enable_hr")
+        second = _for_task(loaded, Start({"image": Image.new("RGB", (1, 1))}))
+        loaded.schedulers.use(second, asked.sampler or str(request.options.get("scheduler") or ""))
+        return drawn_twice((pipeline, second), given, asked, drawing.seeds_of(tasks), watch)
 
     def _upscale(self, model: str, asked: UpscaleInput, task: Task) -> Images:
         """A diffusers upscaler: each pass enlarges by its own factor."""
@@ -235,7 +257,7 @@ class DiffusersEngine:
             given["generator"] = torch.Generator("cpu").manual_seed(task.request.seed)
             steps = drawing.steps_of(loaded.pipeline, given)
             watch = drawing.StepWatch([task], steps)
-            return whole(_call(loaded.pipeline, given, watch), watch.latents)[0]
+            return whole(call(loaded.pipeline, given, watch), watch.latents)[0]
 
         with self._turn:
             return enlarged(asked, one_pass, task.cancelled)
@@ -275,15 +297,6 @@ def _for_task(loaded: LoadedPipeline, start: Start) -> Any:
     return loaded.siblings[method]
 
 
-def _drawn(
-    pipeline: Any, given: dict[str, Any], watch: drawing.StepWatch, start: Start, count: int
-) -> Sequence[Drawn]:
-    """`count` pictures. Raises EngineError, Stopped."""
-    if start.source is not None and given.get("strength") == 0:
-        return kept_whole(start, count)
-    return _call(pipeline, given, watch)
-
-
 def _texts_of(task: Task, given: dict[str, Any]) -> list[str]:
     """The prompts of one task of a call."""
     asked = task.request.input
@@ -293,32 +306,6 @@ def _texts_of(task: Task, given: dict[str, Any]) -> list[str]:
 
 def _texts(given: str | list[str] | None) -> list[str]:
     return [given] if isinstance(given, str) else given or []
-
-
-def _call(pipeline: Any, given: dict[str, Any], watch: drawing.StepWatch) -> list[Drawn]:
-    """Draw. Raises EngineError, Stopped."""
-    takes = drawing.parameters_of(pipeline)
-    if "callback_on_step_end" in takes:
-        given = given | {"callback_on_step_end": watch}
-    if "output_type" in takes and given.get("padding_mask_crop") is None:  # which is done with pictures only
-        given = given | {"output_type": "np"}
-    try:
-        with torch.inference_mode():
-            return pictures_of(pipeline, pipeline(**given).images, watch.latents)
-    except torch.OutOfMemoryError as error:
-        _free_memory()
-        raise EngineError("the device has not enough memory for this size", "resource") from error
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise EngineError(f"{type(pipeline).__name__}: {error}", "validation") from error
-
-
-def _free_memory() -> None:
-    """Give memory back to the device and to the system."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def create(capability: EngineCapability) -> DiffusersEngine:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from schemas.jobs import ImageInput, picture_seed
+from schemas.jobs import ImageInput
 from services.worker.engines.base import EngineError, Stopped, Task
 from services.worker.engines.images.edits import Start, with_a_step
 from services.worker.engines.images.layers import check_layers, layers_skipped
+from services.worker.engines.images.variation import varied_noise
 from services.worker.engines.images.writing import written
 
 PREVIEW_EDGE_PX = 256
@@ -64,9 +65,24 @@ def arguments(
         given["strength"] = with_a_step(strength, _asked_steps(pipeline, given))
     if asked.n > 1:
         given["num_images_per_prompt"] = asked.n
-    seeds = [picture_seed(task.request.seed, index) for task in tasks for index in range(asked.n)]
-    given["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    given["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds_of(tasks)]
+    if asked.variation is not None:
+        if "latents" not in known or start.files:
+            message = f"{type(pipeline).__name__} makes no variations of pictures: leave out the subseed"
+            raise EngineError(message, "validation", field="subseed_strength")
+        given["latents"] = varied_noise(pipeline, given, asked.variation, asked.n)
     return given
+
+
+def seeds_of(tasks: Sequence[Task]) -> list[int]:
+    """The seeds of all pictures of a call."""
+    inputs = [(task.request.input, task.request.seed) for task in tasks]
+    return [
+        one.seed_of(seed, index)
+        for one, seed in inputs
+        if isinstance(one, ImageInput)
+        for index in range(one.n)
+    ]
 
 
 def _size(
@@ -98,17 +114,22 @@ def steps_of(pipeline: Any, given: Mapping[str, Any]) -> int:
 
 @dataclass(slots=True)
 class StepWatch:
-    """The callback after each step: reports it, sends previews, stops when everybody has cancelled."""
+    """The callback after each step: reports it, sends previews, stops when everybody has cancelled.
+
+    steps: of all calls. done: steps of calls before this one.
+    """
 
     tasks: Sequence[Task]
     steps: int
     latents: torch.Tensor | None = None
+    done: int = 0
     _sent: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, pipeline: Any, step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         if all(task.cancelled.is_set() for task in self.tasks):
             raise Stopped
         self.latents = tensors.get("latents", self.latents)
+        step += self.done
         for index, task in enumerate(self.tasks):
             task.emit.step(step + 1, self.steps)
             if self.latents is not None and self._is_due(task, step + 1):

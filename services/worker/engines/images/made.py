@@ -1,7 +1,7 @@
 """What an engine gives back of a call: pictures as files that say how they were made, and the facts besides."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from schemas.job_events import Picture
 from schemas.jobs import ImageInput, picture_seed
-from services.worker.engines.base import EngineError, Images, Task
+from services.worker.engines.base import EngineError, Images, Request, Task
 from services.worker.engines.images.drawing import StepWatch, pooled_latents
 from services.worker.engines.images.finite import Drawn, whole
 from services.worker.engines.images.writing import infotext, sampler_of, written
@@ -23,7 +23,9 @@ def parameters_of_call(given: dict[str, Any], image: Drawn) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a call was made with. options: of the model. given: its arguments. cut: tokens by task."""
+    """What a call was made with. options: of the model. given: its arguments. cut: tokens by task. facts: more
+    of what image tools are told.
+    """
 
     pipeline: Any
     options: dict[str, Any]
@@ -31,6 +33,7 @@ class Made:
     watch: StepWatch
     details: dict[str, Any]
     cut: Sequence[int]
+    facts: Mapping[str, Any]
 
     def finished(self, task: Task, drawn: Sequence[Drawn], index: int) -> Images | EngineError:
         """The files of task number `index` with their metadata, and the latents where they are asked for."""
@@ -42,7 +45,7 @@ class Made:
             return error
         files: list[bytes] = []
         for offset, image in enumerate(images):
-            text = self._text(asked, image, picture_seed(seed, offset), task.request.title)
+            text = self._text(asked, image, task.request, offset)
             files.append(written(image, asked.output_format, asked.quality, text))
         details = self.details | ({"cut_prompt_tokens": self.cut[index]} if self.cut[index] else {})
         if asked.has_latents and latents is not None:
@@ -51,7 +54,7 @@ class Made:
             details = details | {"latents": pooled}
         pictures = tuple(
             Picture(
-                seed=picture_seed(seed, offset),
+                seed=asked.seed_of(seed, offset),
                 width=image.width,
                 height=image.height,
                 image_bytes=len(file),
@@ -61,19 +64,24 @@ class Made:
         )
         return Images(pictures, tuple(files), details)
 
-    def _text(self, asked: ImageInput, image: Image.Image, seed: int, model: str) -> str:
+    def _text(self, asked: ImageInput, image: Image.Image, request: Request, offset: int) -> str:
         """How a picture was made, in the words of image tools."""
         if not self.options.get("png_parameters", True):
             return ""
+        varied = asked.variation
         facts = {
             "Steps": self.given.get("num_inference_steps", self.watch.steps),
             "Sampler": sampler_of(self.pipeline),
             "CFG scale": asked.guidance_scale,
-            "Seed": seed,
+            "Seed": asked.seed_of(request.seed, offset),
             "Size": f"{image.width}x{image.height}",
-            "Model": model or None,
+            "Model": request.title or None,
             "Clip skip": asked.clip_skip if (asked.clip_skip or 1) > 1 else None,
             "Denoising strength": self.given.get("strength"),
+            "Variation seed": picture_seed(varied.seed, offset) if varied is not None else None,
+            "Variation seed strength": varied.strength if varied is not None else None,
+            "Tiling": asked.tiling or None,
+            **self.facts,
             "Version": "stoker",
         }
         has_prompt = bool(self.options.get("png_prompt", True))
