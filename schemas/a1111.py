@@ -6,7 +6,7 @@ import msgspec
 
 
 class Txt2ImgRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left out is the model's own, not A1111's. seed -1: by chance."""
+    """What is left out is the model's own, not A1111's. Seeds of -1: by chance. hr_*: see DrawingFields."""
 
     prompt: str = ""
     negative_prompt: str = ""
@@ -27,7 +27,22 @@ class Txt2ImgRequest(msgspec.Struct, frozen=True, kw_only=True):
     do_not_save_samples: bool = False
     do_not_save_grid: bool = False
     styles: tuple[str, ...] = ()
+    subseed: int = -1
+    subseed_strength: float = 0.0
+    seed_resize_from_w: int = 0
+    seed_resize_from_h: int = 0
     enable_hr: bool = False
+    denoising_strength: float | None = None
+    hr_scale: float | None = None
+    hr_upscaler: str | None = None
+    hr_second_pass_steps: int | None = None
+    hr_resize_x: int | None = None
+    hr_resize_y: int | None = None
+    hr_checkpoint_name: str | None = None
+    hr_sampler_name: str | None = None
+    hr_scheduler: str | None = None
+    hr_prompt: str = ""
+    hr_negative_prompt: str = ""
     restore_faces: bool | None = None
     tiling: bool | None = None
     script_name: str | None = None
@@ -35,12 +50,16 @@ class Txt2ImgRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Img2ImgRequest(Txt2ImgRequest, frozen=True, kw_only=True):
-    """init_images, mask: base64, or data: URLs. inpainting_mask_invert: 1 draws where the mask is black."""
+    """init_images, mask: base64, or data: URLs. inpainting_mask_invert: 1 draws where the mask is black.
+
+    inpainting_fill: 0 covers what is to be drawn with the blur of its surroundings first, 1 draws over it as it
+    is.
+    """
 
     init_images: tuple[str, ...] = ()
     mask: str | None = None
-    denoising_strength: float = 0.75
     inpainting_mask_invert: int = 0
+    inpainting_fill: int = 1
 
 
 class Drawn(msgspec.Struct, frozen=True):
@@ -79,6 +98,24 @@ class NamedLora(msgspec.Struct, frozen=True):
     alias: str
     path: str
     metadata: dict[str, Any] = {}
+
+
+class Embedding(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A textual inversion. shape: width of its vectors, all encoders together; reason: why it is left out."""
+
+    shape: int
+    vectors: int
+    reason: str = ""
+    step: int | None = None
+    sd_checkpoint: str | None = None
+    sd_checkpoint_name: str | None = None
+
+
+class Embeddings(msgspec.Struct, frozen=True):
+    """Textual inversions by the words that they are asked for with."""
+
+    loaded: dict[str, Embedding]
+    skipped: dict[str, Embedding]
 
 
 class Options(msgspec.Struct, frozen=True, omit_defaults=True):

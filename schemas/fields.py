@@ -237,6 +237,7 @@ OLLAMA_GENERATE = {
     "context": Rule("refused", "use /api/chat"),
 }
 
+_HIRES = ("hr_scale", "hr_upscaler", "hr_second_pass_steps", "hr_resize_x", "hr_resize_y")
 IMAGES = {
     "model": _HONOURED,
     "prompt": _HONOURED,
@@ -256,6 +257,14 @@ IMAGES = {
     "cfg_scale": Rule(note="another name of guidance_scale"),
     "sampler": Rule(note="as A1111 and ComfyUI call it, or a scheduler class of diffusers"),
     "seed": Rule(note="picture i has seed + i"),
+    "prompt_weights": Rule(note="(x:1.3), [x] and BREAK are as in A1111; off unless the model says so"),
+    "tiling": Rule(note="the picture goes on at its edges; with a UNet"),
+    "subseed": Rule(note="with subseed_strength; -1: by chance. Picture i has the seed, and subseed + i"),
+    "subseed_strength": Rule(note="0 to 1; Stable Diffusion from text"),
+    "enable_hr": Rule(note="a second pass over the enlarged picture, as A1111's hires fix"),
+    **{name: Rule(note="with enable_hr") for name in _HIRES},
+    "denoising_strength": Rule(note="with enable_hr; of an edit another name of strength"),
+    "clip_skip": Rule(note="as A1111 counts: 1 is the last layer; SDXL's own is 2"),
     "user": _ignored(_LOCAL),
     "quality": _ignored("use num_inference_steps"),
     "style": _ignored("write it into the prompt, or use a mode"),

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from schemas.catalog import Adapter, Spec
+from schemas.drawing import HiresFix, Variation
 from schemas.formats import OutputFormat, PictureFormat
 from schemas.openai import ChatMessage
 from schemas.ranges import Amount, Weight
@@ -112,6 +113,9 @@ class ImageInput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omi
     transparent part is what is to be drawn. fields: what the request calls its files, where not as here.
     sampler: of schemas/samplers.py, or a scheduler class of diffusers; "": the model's.
     output_format: None is PNG, or MP4 of a video. fps: of a video, where the model's own is not wanted.
+    prompt_weights, clip_skip, tiling: as in schemas.drawing.DrawingFields. With a variation all pictures have
+    the seed, and its own seed counts up. inverts_mask: black is drawn, not white. fills_mask: what is to be
+    drawn is blurred over from around it first.
     """
 
     prompt: str
@@ -132,6 +136,17 @@ class ImageInput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omi
     fields: dict[str, str] = {}
     sampler: str = ""
     fps: float | None = None
+    prompt_weights: bool = False
+    clip_skip: int | None = None
+    tiling: bool = False
+    hires: HiresFix | None = None
+    variation: Variation | None = None
+    inverts_mask: bool = False
+    fills_mask: bool = False
+
+    def seed_of(self, seed: int, index: int) -> int:
+        """The seed of picture `index`. seed: of the job."""
+        return seed if self.variation is not None else picture_seed(seed, index)
 
     def name_of(self, file: str) -> str:
         """What the request calls one of the files."""
@@ -322,7 +337,9 @@ def work_units(job_input: JobInput) -> float:
         case RerankInput():
             return float(len(job_input.documents))
         case ImageInput():
-            return float((job_input.num_inference_steps or 20) * job_input.n)
+            steps, hires = job_input.num_inference_steps or 20, job_input.hires
+            second = (hires.steps or steps) * hires.strength * hires.scale**2 if hires is not None else 0.0
+            return (steps + second) * job_input.n
         case StoredInput():
             return job_input.units
         case TranscriptionInput():

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from schemas.drawing import DrawingFields
 from schemas.formats import OutputFormat
 from schemas.transcripts import SpokenSegment
 
@@ -96,7 +97,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
 
 
-class ImageGenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
+class ImageGenerationRequest(DrawingFields, frozen=True, kw_only=True):
     """`negative_prompt`, `num_inference_steps`, `guidance_scale` and `seed` go beyond OpenAI's own; `steps` and
     `cfg_scale` are what A1111's clients call the second and third.
 

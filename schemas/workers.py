@@ -196,6 +196,8 @@ class CapabilityCard(msgspec.Struct, frozen=True, omit_defaults=True):
     context_tokens: of prompt and answer together. answer_tokens: of an answer, where a request says nothing.
     embedding_tokens: of one text. pooling: none, mean, cls, last, rank. quantisation: of the weights.
     abilities: of its chat template: system, tools, parallel_tools, thinking, and pictures where it sees them.
+    embeddings: textual inversions by their word: how many vectors, how wide. skipped_embeddings: those that do
+    not fit, and why.
     """
 
     context_tokens: Count = 0
@@ -208,6 +210,8 @@ class CapabilityCard(msgspec.Struct, frozen=True, omit_defaults=True):
     weights_bytes: Count = 0
     slots: Count = 0
     abilities: tuple[str, ...] = ()
+    embeddings: dict[str, tuple[Count, Count]] = {}
+    skipped_embeddings: dict[str, str] = {}
 
 
 class ResidentModel(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from schemas.catalog import DEFAULT_SPEC, Adapter, Mode, Model, Spec, Style
+from schemas.drawing import MAX_CLIP_SKIP
 from schemas.subjects import BadName, check_name
 from services.catalog.documents import ConfigurationError, Document, check_keys, convert, shown
 from services.catalog.files import size_bytes, stamp
@@ -38,14 +39,24 @@ class LoraEntry(msgspec.Struct, frozen=True):
     adapter_name: str = ""
 
 
+class EmbeddingEntry(msgspec.Struct, frozen=True):
+    """One of a mode's textual inversions, written in full. token: the word; "" = the file's name."""
+
+    path: str
+    token: str = ""
+
+
 class ModeEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of `modes:`."""
 
     model: str
     loras: tuple[str | LoraEntry, ...] = ()
+    embeddings: tuple[str | EmbeddingEntry, ...] = ()
     default_size: str = ""
     default_steps: int | None = None
     default_guidance: float | None = None
+    default_prompt_weights: bool | None = None
+    default_clip_skip: int | None = None
     metadata: dict[str, Any] = {}
 
 
@@ -69,7 +80,16 @@ class ModesFile:
     warnings: tuple[str, ...] = field(default=())
 
 
-TOP_KEYS = ("model_root", "lora_root", "default_mode", "modes", "styles")
+@dataclass(frozen=True, slots=True)
+class _Folders:
+    """Where the files of modes lie. embeddings: None where no folder of textual inversions is named."""
+
+    models: Path
+    loras: Path
+    embeddings: Path | None
+
+
+TOP_KEYS = ("model_root", "lora_root", "embedding_dir", "default_mode", "modes", "styles")
 
 
 def is_modes_file(document: Document) -> bool:
@@ -86,14 +106,14 @@ def read_modes(document: Document, environment: Mapping[str, str]) -> ModesFile:
             raise document.place().error(f"missing required field: {field_name}")
     root = _folder(document, "model_root")
     lora_root = _folder(document, "lora_root") if content.get("lora_root") else root
+    embedding_dir = _folder(document, "embedding_dir") if content.get("embedding_dir") else None
+    folders = _Folders(root, lora_root, embedding_dir)
     entries = content["modes"]
     if not isinstance(entries, dict) or not entries:
         raise document.place("modes").error("must name at least one mode")
     styles = read_styles(document, lora_root)
     warnings: list[str] = []
-    models = [
-        _model(document, name, entry, root, lora_root, environment, warnings) for name, entry in entries.items()
-    ]
+    models = [_model(document, name, entry, folders, environment, warnings) for name, entry in entries.items()]
     default = content["default_mode"]
     if not isinstance(default, str) or default not in entries:
         raise document.place("default_mode").error(
@@ -137,8 +157,7 @@ def _model(
     document: Document,
     name: str,
     raw: Any,
-    root: Path,
-    lora_root: Path,
+    folders: _Folders,
     environment: Mapping[str, str],
     warnings: list[str],
 ) -> Model:
@@ -150,11 +169,16 @@ def _model(
     if isinstance(raw, dict) and "model" not in raw:
         raise document.place(*path).error("missing required field: model")
     entry: ModeEntry = convert(document, path, raw, ModeEntry)
-    checkpoint = _below(document, (*path, "model"), root, entry.model, "model_root")
+    checkpoint = _below(document, (*path, "model"), folders.models, entry.model, "model_root")
     loras = tuple(
-        _lora(document, (*path, "loras", index), lora, lora_root) for index, lora in enumerate(entry.loras)
+        _lora(document, (*path, "loras", index), lora, folders.loras) for index, lora in enumerate(entry.loras)
     )
-    for file in (checkpoint, *(Path(lora.url.removeprefix("file://")) for lora in loras)):
+    embeddings = [
+        _embedding(document, (*path, "embeddings", index), one, folders)
+        for index, one in enumerate(entry.embeddings)
+    ]
+    named = [lora.url.removeprefix("file://") for lora in loras] + [one["path"] for one in embeddings]
+    for file in (checkpoint, *map(Path, named)):
         if not file.exists():
             warnings.append(f"mode {name}: {file} does not exist (yet)")
     if entry.default_size:
@@ -162,10 +186,23 @@ def _model(
     for key, value, low, high in (
         ("default_steps", entry.default_steps, 1, MAX_STEPS),
         ("default_guidance", entry.default_guidance, 0, MAX_GUIDANCE),
+        ("default_clip_skip", entry.default_clip_skip, 1, MAX_CLIP_SKIP),
     ):
         if value is not None and not low <= value <= high:
             raise document.place(*path, key).error(f"must be {low} to {high:g}, not {value:g}")
-    return make_mode(name, entry, checkpoint, loras, environment)
+    words: dict[str, Any] = {"embeddings": embeddings} if embeddings else {}
+    words |= {"embedding_dir": str(folders.embeddings)} if folders.embeddings is not None else {}
+    return make_mode(name, entry, checkpoint, loras, environment, words)
+
+
+def _embedding(
+    document: Document, path: tuple[str | int, ...], entry: str | EmbeddingEntry, folders: _Folders
+) -> dict[str, str]:
+    """An entry of the engine's option `embeddings`. Raises ConfigurationError."""
+    given = EmbeddingEntry(entry) if isinstance(entry, str) else entry
+    root, name = (folders.embeddings, "embedding_dir") if folders.embeddings else (folders.models, "model_root")
+    file = _below(document, path, root, given.path, name)
+    return {"path": str(file), "token": given.token or file.stem}
 
 
 def _lora(document: Document, path: tuple[str | int, ...], entry: str | LoraEntry, root: Path) -> Adapter:
@@ -190,9 +227,17 @@ def _wrong_size(size: str) -> str:
 
 
 def make_mode(
-    name: str, entry: ModeEntry, checkpoint: Path, loras: tuple[Adapter, ...], environment: Mapping[str, str]
+    name: str,
+    entry: ModeEntry,
+    checkpoint: Path,
+    loras: tuple[Adapter, ...],
+    environment: Mapping[str, str],
+    embeddings: Mapping[str, Any] | None = None,
 ) -> Model:
-    """The model of a mode. What it leaves open is filled from the environment, then from the defaults."""
+    """The model of a mode. What it leaves open is filled from the environment, then from the defaults.
+
+    embeddings: the engine's options for textual inversions.
+    """
     fallback_size = environment.get("DEFAULT_SIZE", "512x512")
     if wrong := _wrong_size(fallback_size):
         raise ConfigurationError(f"DEFAULT_SIZE: {wrong}")
@@ -202,11 +247,14 @@ def make_mode(
     if guidance is None:
         guidance = _number(environment, "DEFAULT_GUIDANCE", 1.0)
     defaults: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance}
+    own = {"prompt_weights": entry.default_prompt_weights, "clip_skip": entry.default_clip_skip}
+    defaults |= {key: value for key, value in own.items() if value is not None}
     options: dict[str, Any] = {"default_size": fallback_size}
     if entry.default_size:
         width, height = entry.default_size.split("x")
         defaults |= {"width": int(width), "height": int(height)}
     options |= {key: entry.metadata[key] for key in (SCHEDULER, CONFIG) if key in entry.metadata}
+    options |= embeddings or {}
     spec = Spec(
         name=DEFAULT_SPEC,
         engine="diffusers",

@@ -27,6 +27,7 @@ from schemas.catalog import (
 from schemas.subjects import BadName, check_name
 from services.catalog.documents import Document, check_keys, convert, shown
 from services.catalog.files import absolute, size_bytes, stamp
+from services.catalog.image_defaults import check_image_defaults
 from services.catalog.profiles import document_name
 from services.catalog.short_form import ENGINE_FEATURES
 from services.catalog.sizes import read_size
@@ -116,6 +117,7 @@ def model_document(document: Document) -> Model:
     whole: WholeEntry = convert(
         document, ("spec",), {key: common[key] for key in names if key in common}, WholeEntry
     )
+    check_image_defaults(document, ("spec", "defaults"), whole.defaults or {})
     run_timeout_s = 600.0 if whole.run_timeout_seconds is None else whole.run_timeout_seconds
     if not run_timeout_s > 0:
         raise document.place("spec", "runTimeoutSeconds").error(f"must be more than 0, not {run_timeout_s:g}")

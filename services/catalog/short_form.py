@@ -8,6 +8,7 @@ from schemas.catalog import DEFAULT_SPEC, Adapter, Feature, Model, Spec
 from schemas.subjects import BadName, check_name
 from services.catalog.documents import Document, check_keys, convert
 from services.catalog.files import absolute, size_bytes, stamp
+from services.catalog.image_defaults import check_image_defaults
 from services.catalog.sizes import read_size
 
 ENGINE_FEATURES: dict[str, tuple[Feature, ...]] = {
@@ -21,6 +22,7 @@ ENGINE_FEATURES: dict[str, tuple[Feature, ...]] = {
 }
 IMAGE_DEFAULTS = {
     "width", "height", "num_inference_steps", "guidance_scale", "negative_prompt", "num_frames",
+    "prompt_weights", "clip_skip",
 }  # fmt: skip
 TEXT_DEFAULTS = {"max_tokens", "temperature", "top_p", "top_k", "min_p", "repeat_penalty"}
 
@@ -59,6 +61,7 @@ def read_model(document: Document, name: str, entry: Any) -> Model:
     known_defaults = known_defaults | (TEXT_DEFAULTS if "TextGeneration" in features else set[str]())
     known_defaults = known_defaults | (SPEECH_DEFAULTS if "SpeechToText" in features else set[str]())
     check_keys(document, (*path, "defaults"), given.defaults, known_defaults)
+    check_image_defaults(document, (*path, "defaults"), given.defaults)
     if not given.url and engine != "synthetic":
         raise document.place(*path).error("missing required field: url")
     if given.slots < 0:

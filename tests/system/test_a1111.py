@@ -10,8 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 import yaml
 from PIL import Image, ImageChops
+from safetensors.torch import save_file
 
 from tests.conftest import System, wait_for
 from tests.fixtures import checkpoints
@@ -24,6 +26,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder: Path = tmp_path_factory.mktemp("a1111")
     checkpoints.sd15(folder / "tiny")
     checkpoints.sd15(folder / "other", seed=9)
+    save_file({"x": torch.ones(2, 768)}, folder / "zebra.safetensors")
     checkpoints.lora(folder / "bright.safetensors", 768)
     models: dict[str, Any] = {
         name: {"engine": "diffusers", "url": f"file://{folder / name}"} for name in ("tiny", "other")
@@ -34,7 +37,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     modes = {
         "model_root": str(folder),
         "default_mode": "plain",
-        "modes": {"plain": {"model": "tiny"}},
+        "modes": {"plain": {"model": "tiny", "embeddings": ["zebra.safetensors"]}},
         "styles": styles,
     }
     (folder / "modes.yaml").write_text(yaml.safe_dump(modes))
@@ -102,6 +105,58 @@ def test_samplers_and_loras_change_the_picture_of_one_request(system: System) ->
     assert len(set(drawn)) == 3 and drawn[0] == drawn[3]
     wrong = post(system, "txt2img", **QUICK | {"sampler_name": "Magic"}, override_settings=settings)
     assert wrong.status_code == 400 and "DPM++ 2M" in wrong.json()["detail"]
+
+
+def test_textual_inversions_are_words_and_are_listed(system: System) -> None:
+    settings = {"sd_model_checkpoint": "plain"}
+    drawn = [
+        post(system, "txt2img", **QUICK | {"prompt": prompt}, override_settings=settings).json()["images"][0]
+        for prompt in ("a zebra", "a zebr a")
+    ]
+    assert drawn[0] != drawn[1]
+    listed = wait_for(lambda: system.get("/sdapi/v1/embeddings")["loaded"], 30, "a heartbeat")
+    assert listed == {"zebra": {"shape": 768, "vectors": 2}}
+
+
+def test_hires_fix_tiling_and_variations_are_of_one_request(system: System) -> None:
+    settings = {"sd_model_checkpoint": "tiny"}
+    asked = [
+        {},
+        {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6},
+        {"tiling": True},
+        {"subseed": 9, "subseed_strength": 0.4, "batch_size": 2},
+        {"subseed_strength": 0.4},
+        {},
+    ]
+    answers = [post(system, "txt2img", **QUICK | more, override_settings=settings).json() for more in asked]
+    images = [one["images"][0] for one in answers]
+    assert len(set(images)) == 5 and images[0] == images[5]
+    assert picture(images[1]).size == (96, 96)
+    infos = [json.loads(one["info"]) for one in answers]
+    assert (infos[0]["subseed"], infos[1]["denoising_strength"]) == (-1, 0.6)
+    assert (infos[3]["all_seeds"], infos[3]["all_subseeds"]) == ([5, 5], [9, 10])
+    again = QUICK | {"subseed": infos[4]["subseed"], "subseed_strength": 0.4}  # chosen by chance, and told
+    assert post(system, "txt2img", **again, override_settings=settings).json()["images"][0] == images[4]
+
+
+def test_brackets_are_weights_and_what_is_not_drawn_as_asked_is_told(system: System) -> None:
+    settings = {"sd_model_checkpoint": "tiny", "CLIP_stop_at_last_layers": 1}
+    drawn = [
+        post(system, "txt2img", **QUICK | {"prompt": prompt}, override_settings=settings).json()["images"][0]
+        for prompt in ("a cat", "a (cat:1.5)", r"a \(cat\)", "a cat")
+    ]
+    assert len(set(drawn)) == 3 and drawn[0] == drawn[3]
+    plain = {"model": "tiny", "prompt": "a (cat)", "size": "64x64", "seed": 5, "num_inference_steps": 2}
+    image = httpx.post(f"{system.url}/v1/images/generations", json=plain, timeout=60).json()["data"][0][
+        "b64_json"
+    ]
+    assert picture(image).tobytes() == picture(drawn[2]).tobytes()  # there brackets are text
+    edited = post(system, "txt2img", **QUICK | {"prompt": "[a:b:0.5]"}, override_settings=settings | {"eta": 1})
+    assert "drawn as text" in edited.headers["stoker-remark"] == json.loads(edited.json()["info"])["comments"]
+    assert edited.headers["stoker-ignored"] == "override_settings.eta"
+    wrong = post(system, "txt2img", **QUICK, override_settings=settings | {"CLIP_stop_at_last_layers": 9})
+    assert wrong.status_code == 400 and "which can spare 0" in wrong.json()["detail"]
+    assert wrong.json()["field"] == "clip_skip"
 
 
 def test_a_checkpoint_is_chosen_for_what_comes_after(system: System) -> None:

@@ -7,20 +7,29 @@ import msgspec
 
 from schemas.a1111 import Img2ImgRequest, Txt2ImgRequest
 from schemas.catalog import Adapter, Model
+from schemas.drawing import MAX_CLIP_SKIP
 from schemas.jobs import ImageInput
 from schemas.samplers import known_samplers, sampler_named
 from services.gateway.edge.problems import RequestError
+from services.gateway.jobs.drawing_fields import check_from_a_picture, whole_number
 from services.gateway.jobs.request_rules import within
 from services.gateway.jobs.requests import ImageJobInput, image_input
 
 _LORA = re.compile(r"<lora:([^:<>]+)(?::([^<>]*))?>")
 AUTOMATIC = ("", "automatic", "uniform", "normal")
 """Schedules that are the sampler's own."""
+DEFAULT_STRENGTH = 0.75
+SECOND_OWN = ("hr_checkpoint_name", "hr_sampler_name", "hr_scheduler", "hr_prompt", "hr_negative_prompt")
+"""What A1111 can have otherwise in the second pass of hires fix."""
+SHARED = (
+    "tiling", "subseed", "subseed_strength", "enable_hr", "hr_scale", "hr_upscaler", "hr_second_pass_steps",
+    "hr_resize_x", "hr_resize_y", "denoising_strength",
+)  # fmt: skip
+FIRST_ONES = ("", "use same checkpoint", "use same sampler", "use same scheduler", "automatic")
+CLIP_SKIP = "CLIP_stop_at_last_layers"
 SCHEDULES = ("Automatic", "Karras", "Exponential")
 UNSUPPORTED = {
-    "enable_hr": "draw at the size, then enlarge it with /superres",
     "restore_faces": "faces are not mended",
-    "tiling": "pictures are not tiled",
     "script_name": "there are no scripts",
     "alwayson_scripts": "there are no scripts or extensions",
     "styles": "there are no prompt styles: write them into the prompt",
@@ -78,7 +87,31 @@ def check_supported(asked: Txt2ImgRequest) -> None:
     """Raises RequestError 400 for what would make another picture than the one that is asked for."""
     for name, why in UNSUPPORTED.items():
         if getattr(asked, name):
-            raise RequestError(400, f"{name} is not supported: {why}", field=name, code="unsupported_value")
+            raise _unsupported(name, why)
+    for name in SECOND_OWN if asked.enable_hr else ():
+        if str(getattr(asked, name) or "").lower() not in FIRST_ONES:
+            raise _unsupported(name, "the second pass is drawn like the first")
+    for name in ("seed_resize_from_w", "seed_resize_from_h"):
+        if getattr(asked, name) > 0:
+            raise _unsupported(name, "noise is made at the size that is drawn")
+
+
+def _unsupported(field: str, why: str) -> RequestError:
+    return RequestError(400, f"{field} is not supported: {why}", field=field, code="unsupported_value")
+
+
+def _clip_skip(asked: Txt2ImgRequest) -> int | None:
+    """Raises RequestError 400."""
+    field = f"override_settings.{CLIP_SKIP}"
+    found = whole_number(asked.override_settings.get(CLIP_SKIP), field)
+    within(found, 1, MAX_CLIP_SKIP, field)
+    return found
+
+
+def ignored_settings(asked: Txt2ImgRequest) -> list[str]:
+    """The settings of a request that mean nothing here."""
+    known = ("sd_model_checkpoint", CLIP_SKIP)
+    return [f"override_settings.{name}" for name in asked.override_settings if name not in known]
 
 
 def drawing_input(asked: Txt2ImgRequest, model: Model, known: Mapping[str, Adapter]) -> ImageInput:
@@ -99,23 +132,31 @@ def drawing_input(asked: Txt2ImgRequest, model: Model, known: Mapping[str, Adapt
             previews=1,
             seed=asked.seed,
             sampler=sampler_of(asked) or None,
+            prompt_weights=True,
+            clip_skip=_clip_skip(asked),
+            **{name: getattr(asked, name) for name in SHARED},
         ),
         model,
     )
     if not isinstance(asked, Img2ImgRequest):
         return msgspec.structs.replace(drawn, loras=loras)
+    check_from_a_picture(drawn)
     within(asked.denoising_strength, 0, 1, "denoising_strength")
+    within(asked.inpainting_mask_invert, 0, 1, "inpainting_mask_invert")
+    within(asked.inpainting_fill, 0, 3, "inpainting_fill")
+    if asked.inpainting_fill > 1:
+        raise _unsupported("inpainting_fill", "0 fills with the surroundings, 1 keeps what is there")
     if len(asked.init_images) != 1:
         message = f"init_images takes one picture, not {len(asked.init_images)}"
         raise RequestError(400, message, field="init_images", code="invalid_value")
-    if asked.inpainting_mask_invert:
-        message = "inpainting_mask_invert is not supported: send the mask white where to draw"
-        raise RequestError(400, message, field="inpainting_mask_invert", code="unsupported_value")
+    strength = DEFAULT_STRENGTH if asked.denoising_strength is None else asked.denoising_strength
     return msgspec.structs.replace(
         drawn,
         loras=loras,
         width=asked.width,
         height=asked.height,
-        parameters={"strength": asked.denoising_strength},
+        parameters={"strength": strength},
+        inverts_mask=bool(asked.mask and asked.inpainting_mask_invert),
+        fills_mask=bool(asked.mask) and not asked.inpainting_fill,
         fields={"image": "init_images", "mask_image": "mask"},
     )

@@ -113,7 +113,7 @@ def _result_of(event: Terminal) -> Any:
         case ValueOutput(value):
             return value  # files are named in it, by their URLs
         case ImageOutput(pictures, details):
-            told = ("latents", "skipped_loras", "cut_prompt_tokens")
+            told = ("latents", "skipped_loras", "cut_prompt_tokens", "remark")
             shown = {name: details[name] for name in told if name in details}
             return shown | {
                 "images": [

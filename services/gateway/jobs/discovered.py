@@ -10,8 +10,9 @@ from schemas.discovery import Method, Parameter, Schema
 from schemas.jobs import ImageInput
 from services.gateway.edge.encoded import decoded
 from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.request_rules import within
-from services.gateway.jobs.requests import MAX_GUIDANCE, MAX_PICTURES, MAX_SEED, MAX_STEPS, check_edges
+from services.gateway.jobs.drawing_fields import defaults_of
+from services.gateway.jobs.request_rules import MAX_SEED, MAX_STEPS, within
+from services.gateway.jobs.requests import MAX_GUIDANCE, MAX_PICTURES, check_edges
 
 FILES = ("image", "mask_image", "control_image")
 PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")
@@ -62,7 +63,8 @@ def discovered_input(
     for name in ("num_inference_steps", "guidance_scale", *(() if files else ("width", "height"))):
         if name in parameters and name not in own and name in defaults:
             own[name] = defaults[name]
-    return ImageInput(**{"prompt": "", **own}, n=n, parameters=values), files, seed
+    shared = {name: value for name, value in defaults_of(model).items() if name not in values}
+    return ImageInput(**{"prompt": "", **own, **shared}, n=n, parameters=values), files, seed
 
 
 def _seed(given: Mapping[str, Any]) -> int | None:

@@ -29,15 +29,16 @@ def job_headers(job: Job, event: Terminal | None = None) -> dict[str, str]:
     headers = {"x-job-id": job.id}
     if event is not None and event.spec:
         headers["x-stoker-spec"] = event.spec
-    return headers | cut_header(event)
+    return headers | drawing_headers(event)
 
 
-def cut_header(event: Terminal | None) -> dict[str, str]:
-    """How many tokens of a prompt no encoder has seen, where there are such."""
+def drawing_headers(event: Terminal | None) -> dict[str, str]:
+    """How many tokens of a prompt no encoder has seen, and what else was not drawn as asked, where there is."""
     if not isinstance(event, Completed) or not isinstance(event.output, ImageOutput):
         return {}
-    cut = event.output.details.get("cut_prompt_tokens")
-    return {"stoker-cut-prompt": str(cut)} if cut else {}
+    details = event.output.details
+    told = {"stoker-cut-prompt": "cut_prompt_tokens", "stoker-remark": "remark"}
+    return {header: str(details[name]) for header, name in told.items() if details.get(name)}
 
 
 class Waiting:

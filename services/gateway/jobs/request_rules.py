@@ -11,6 +11,8 @@ from schemas.subjects import BadName, check_name
 from services.gateway.edge.decoding import invalid
 from services.gateway.edge.problems import RequestError
 
+MAX_STEPS = 150
+MAX_SEED = 2**32 - 1
 OFF = -1
 """No limit, or by chance: so say the clients of llama.cpp, LM Studio, vLLM and A1111."""
 

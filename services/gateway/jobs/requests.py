@@ -10,24 +10,24 @@ from typing import Any
 import msgspec
 
 from schemas.catalog import Model
+from schemas.drawing import DrawingFields
 from schemas.formats import OutputFormat
 from schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, DEFAULT_QUALITY, CallInput, ImageInput, JobInput
 from schemas.openai import EmbeddingRequest, ImageEditRequest, ImageGenerationRequest
 from schemas.samplers import known_samplers, sampler_named
 from services.gateway.edge.problems import RequestError
+from services.gateway.jobs.drawing_fields import as_asked, check_from_a_picture, check_second_size, drawn_with
 from services.gateway.jobs.function_calls import function_input
-from services.gateway.jobs.request_rules import OFF, converted, need, within
+from services.gateway.jobs.request_rules import MAX_SEED, MAX_STEPS, OFF, converted, need, within
 from services.gateway.jobs.text_requests import embedding_input, text_input
 from services.gateway.jobs.transcriptions import TranscriptionJobInput, transcription_job
 
 MAX_PICTURES = 10
 MAX_PREVIEWS = 3
-MAX_STEPS = 150
 MAX_FRAMES, MAX_FPS = 1000, 120.0
 MAX_GUIDANCE = 50.0
 MAX_PROMPT_CHARS = 1_000_000
 MIN_EDGE_PX, MAX_EDGE_PX, EDGE_MULTIPLE_PX = 64, 2048, 8
-MAX_SEED = 2**32 - 1
 MAX_TIMEOUT_S = 24 * 3600.0
 MAX_PRIORITY = 10
 
@@ -43,7 +43,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     deadline_s: float | None = None
 
 
-class ImageJobInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ImageJobInput(DrawingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`input` of an image job."""
 
     prompt: str
@@ -117,7 +117,7 @@ def image_input(asked: ImageJobInput, model: Model) -> ImageInput:
         return model.defaults.get(field) if value is None else value
 
     frames = chosen("num_frames", asked.num_frames)
-    return ImageInput(
+    drawn = ImageInput(
         prompt=asked.prompt,
         negative_prompt=chosen("negative_prompt", asked.negative_prompt),
         n=asked.n,
@@ -132,7 +132,10 @@ def image_input(asked: ImageJobInput, model: Model) -> ImageInput:
         fps=asked.fps,
         parameters={} if frames is None else {"num_frames": frames},
         quality=DEFAULT_QUALITY if asked.output_compression is None else asked.output_compression,
+        **drawn_with(asked, model),
     )
+    check_second_size(drawn)
+    return drawn
 
 
 def _sampler(name: str | None) -> str:
@@ -162,6 +165,7 @@ def generation_input(asked: ImageGenerationRequest, model: Model) -> ImageInput:
             fps=asked.fps,
             output_format=asked.output_format,
             output_compression=asked.output_compression,
+            **as_asked(asked),
         ),
         model,
     )
@@ -172,7 +176,9 @@ def edit_input(asked: ImageEditRequest, model: Model) -> ImageInput:
     within(asked.strength, 0, 1, "strength")
     drawn = generation_input(asked, model)
     width, height = parse_size(asked.size)  # without one the picture's own size, not the model's, is kept
-    parameters = drawn.parameters | ({"strength": asked.strength} if asked.strength is not None else {})
+    strength = asked.denoising_strength if asked.strength is None else asked.strength
+    parameters = drawn.parameters | ({"strength": strength} if strength is not None else {})
+    check_from_a_picture(drawn)
     return msgspec.structs.replace(
         drawn,
         width=width,

@@ -32,8 +32,9 @@ from services.bus.publishing import PubAck
 from services.bus.sizes import max_job_bytes
 from services.gateway.edge.access import check_model, current_key
 from services.gateway.edge.problems import RETRY_AFTER_S, RequestError, disk_full
+from services.gateway.jobs.drawing_fields import with_subseed
 from services.gateway.jobs.outcomes import observe_accepted
-from services.gateway.jobs.requests import MAX_SEED
+from services.gateway.jobs.request_rules import MAX_SEED
 from services.gateway.scheduler_queries import no_scheduler
 from services.gateway.watching.resume import Cursor
 from services.gateway.watching.streams import Item, Streams
@@ -101,15 +102,17 @@ class Submission:
         """
         check_model(model.name)
         key = current_key.get()
+        chosen = self._seed(job_id, fingerprint) if seed is None or seed < 0 else seed & MAX_SEED
+        subseed = chosen + 1 if job_id else self._random.getrandbits(32)
         return Job(
             tenant=key.id if key is not None else "",
             weight=key.weight if key is not None else 1.0,
             id=job_id or self._ids.next().decode(),
             model=place_by or model.name,
-            input=job_input,
+            input=with_subseed(job_input, subseed),
             gateway=self._gateway,
             created_at=time.time(),
-            seed=self._seed(job_id, fingerprint) if seed is None or seed < 0 else seed & MAX_SEED,
+            seed=chosen,
             adapter=adapter,
             priority=priority or (key.priority if key is not None else 0),
             wants_events=wants_events,

@@ -13,6 +13,8 @@ from schemas import wire
 from schemas.a1111 import (
     DrawingProgress,
     Drawn,
+    Embedding,
+    Embeddings,
     Img2ImgRequest,
     NamedLora,
     NamedSampler,
@@ -24,7 +26,7 @@ from schemas.a1111 import (
 )
 from schemas.catalog import Model, weights_key
 from schemas.job_events import Completed, ImageOutput
-from schemas.jobs import Attachment, Job
+from schemas.jobs import Attachment, ImageInput, Job, picture_seed
 from schemas.samplers import SAMPLERS
 from services.gateway.edge.access import check_model, may_use, owner
 from services.gateway.edge.encoded import decoded
@@ -32,15 +34,15 @@ from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError
 from services.gateway.edge.routing import Route, get, post, post_body
 from services.gateway.gateway import Gateway
-from services.gateway.jobs.a1111_requests import SCHEDULES, drawing_input, loras_of
+from services.gateway.jobs.a1111_requests import SCHEDULES, drawing_input, ignored_settings, loras_of
 from services.gateway.jobs.own_jobs import finished, job_headers
-from services.gateway.jobs.request_rules import split_adapter
+from services.gateway.jobs.request_rules import OFF, split_adapter
 from services.gateway.jobs.submission import with_input
 from services.records.blobs import attach, get_pictures
 
 EMPTY: dict[str, Any] = {
     "sd-vae": [], "hypernetworks": [], "face-restorers": [], "realesrgan-models": [], "prompt-styles": [],
-    "extensions": [], "script-info": [], "cmd-flags": {}, "embeddings": {"loaded": {}, "skipped": {}},
+    "extensions": [], "script-info": [], "cmd-flags": {},
     "scripts": {"txt2img": [], "img2img": []}, "memory": {"ram": {}, "cuda": {}},
 }  # fmt: skip
 """What A1111's clients ask for at their start, and there is none of here."""
@@ -84,17 +86,32 @@ def _model(gateway: Gateway, named: Any) -> Model:
 
 
 async def _answer(gateway: Gateway, exchange: Exchange, asked: Txt2ImgRequest, model: Model, job: Job) -> None:
+    exchange.ignore(ignored_settings(asked))
     with gateway.drawing.under_way(owner(), job.id):
         completed, attached = await finished(gateway, exchange, job)
     output = completed.output
     assert isinstance(output, ImageOutput)
     pictures = await get_pictures(gateway.bus, output, attached)
     images = tuple(base64.b64encode(one).decode() for one in pictures) if asked.send_images else ()
-    info = wire.encode(_info(asked, model, completed, output)).decode()
+    assert isinstance(job.input, ImageInput)
+    info = wire.encode(_info(asked, model, completed, output) | _varied(job.input, output)).decode()
     parameters = {
         name: value for name, value in msgspec.to_builtins(asked).items() if name not in ("init_images", "mask")
     }
     await exchange.answer(Drawn(images, parameters, info), headers=job_headers(job, completed))
+
+
+def _varied(drawn: ImageInput, output: ImageOutput) -> dict[str, Any]:
+    """What A1111 tells of variations and of a second pass."""
+    variation, hires = drawn.variation, drawn.hires
+    count = len(output.pictures)
+    subseeds = [picture_seed(variation.seed, index) if variation is not None else OFF for index in range(count)]
+    return {
+        "subseed": subseeds[0],
+        "all_subseeds": subseeds,
+        "subseed_strength": variation.strength if variation is not None else 0,
+        "denoising_strength": hires.strength if hires is not None else drawn.parameters.get("strength"),
+    }
 
 
 def _info(asked: Txt2ImgRequest, model: Model, completed: Completed, output: ImageOutput) -> dict[str, Any]:
@@ -129,6 +146,8 @@ def _info(asked: Txt2ImgRequest, model: Model, completed: Completed, output: Ima
         "sd_model_name": model.name,
         "infotexts": lines,
         "job_timestamp": f"{completed.finished_at:.0f}",
+        "clip_skip": used.get("clip_skip", 0) + 1,
+        "comments": output.details.get("remark", ""),
     }
 
 
@@ -163,6 +182,15 @@ async def schedulers(gateway: Gateway, exchange: Exchange) -> None:
 async def loras(gateway: Gateway, exchange: Exchange) -> None:
     known = sorted(loras_of(gateway.models).items())
     await exchange.answer([NamedLora(name, name, one.url.rpartition("/")[2]) for name, one in known])
+
+
+@get("/sdapi/v1/embeddings", summary="Textual inversions (A1111)", answers=Embeddings)
+async def embeddings(gateway: Gateway, exchange: Exchange) -> None:
+    """Of the model that requests without one use, as it was loaded last."""
+    card = gateway.fleet.card(_model(gateway, None).name)
+    loaded = {name: Embedding(shape, vectors) for name, (vectors, shape) in card.embeddings.items()}
+    skipped = {name: Embedding(0, 0, reason) for name, reason in card.skipped_embeddings.items()}
+    await exchange.answer(Embeddings(loaded, skipped))
 
 
 @get("/sdapi/v1/options", summary="Settings (A1111)", answers=Options)
@@ -222,6 +250,7 @@ ROUTES = [
     samplers,
     schedulers,
     loras,
+    embeddings,
     options,
     choose,
     progress,

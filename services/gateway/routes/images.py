@@ -20,7 +20,7 @@ from services.gateway.edge.routing import openai_paths, post, post_body
 from services.gateway.edge.sse import sse
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.outcomes import completed_or_raise, observe_end
-from services.gateway.jobs.own_jobs import Waiting, cut_header, error_event, finished, job_headers
+from services.gateway.jobs.own_jobs import Waiting, error_event, finished, job_headers
 from services.gateway.jobs.request_rules import split_adapter
 from services.gateway.jobs.requests import edit_input, generation_input
 from services.gateway.jobs.submission import with_input
@@ -119,9 +119,10 @@ async def _completed_images(gateway: Gateway, job: Job, completed: Completed, at
     output = completed.output
     assert isinstance(output, ImageOutput)
     pictures = await get_pictures(gateway.bus, output, attached)
-    cut = int(cut_header(completed).get("stoker-cut-prompt", 0))
+    details = output.details
+    told = {"cut_prompt": details.get("cut_prompt_tokens"), "remark": details.get("remark")}
     return b"".join(
-        _image_event("completed", job, png, (picture.width, picture.height), None, picture.content_type, cut)
+        _image_event("completed", job, png, (picture.width, picture.height), None, picture.content_type, told)
         for png, picture in zip(pictures, output.pictures, strict=True)
     )
 
@@ -133,12 +134,11 @@ def _image_event(
     size: tuple[int, int],
     index: int | None,
     content_type: str = "image/png",
-    cut: int = 0,
+    told: dict[str, Any] | None = None,
 ) -> bytes:
-    """cut: tokens of the prompt that no encoder has seen."""
-    name = f"image_generation.{kind}"
+    """told: what was not drawn as asked; None where there is nothing."""
     body: dict[str, Any] = {
-        "type": name,
+        "type": f"image_generation.{kind}",
         "b64_json": base64.b64encode(png).decode(),
         "created_at": int(job.created_at),
         "size": f"{size[0]}x{size[1]}",
@@ -155,9 +155,8 @@ def _image_event(
             "total_tokens": 0,
             "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
         }
-    if cut:
-        body["cut_prompt"] = cut
-    return sse(wire.encode(body), name)
+    body |= {name: value for name, value in (told or {}).items() if value}
+    return sse(wire.encode(body), f"image_generation.{kind}")
 
 
 ROUTES = [generate, edit]

@@ -6,6 +6,7 @@ import anyio
 import msgspec
 
 from schemas.catalog import Adapter, Model
+from schemas.drawing import DrawingFields
 from schemas.formats import OutputFormat
 from schemas.job_events import ImageOutput
 from schemas.jobs import ImageInput
@@ -16,8 +17,9 @@ from services.gateway.edge.problems import RequestError
 from services.gateway.edge.routing import get, post, post_body
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.admission import QUEUE_RETRY_S
+from services.gateway.jobs.drawing_fields import as_asked
 from services.gateway.jobs.loading import load
-from services.gateway.jobs.own_jobs import cut_header, finished
+from services.gateway.jobs.own_jobs import drawing_headers, finished
 from services.gateway.jobs.request_rules import within
 from services.gateway.jobs.requests import ImageJobInput, image_input
 from services.gateway.jobs.super_resolution import check_options, check_size, enlarge, find_upscaler
@@ -36,7 +38,7 @@ class StyleLora(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     level: int = 0
 
 
-class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class GenerateRequest(DrawingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of POST /generate. What is left out comes from the mode. With superres its format is what counts."""
 
     prompt: str
@@ -83,6 +85,7 @@ def generation_input(asked: GenerateRequest, mode: Model) -> ImageInput:
             fps=asked.fps,
             output_format="png" if asked.superres else asked.output_format,
             output_compression=asked.output_compression,
+            **as_asked(asked),
         ),
         mode,
     )
@@ -141,7 +144,7 @@ async def generate(gateway: Gateway, exchange: Exchange, asked: GenerateRequest)
     if upscaler is not None:
         options = (asked.superres_magnitude, asked.superres_format, asked.superres_quality)
         content, media_type, headers = await enlarge(gateway, exchange, upscaler, content, *options)
-    headers |= cut_header(completed)
+    headers |= drawing_headers(completed)
     headers |= {
         "x-mode": mode.name,
         "x-seed": str(output.pictures[0].seed),

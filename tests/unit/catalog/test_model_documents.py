@@ -40,6 +40,7 @@ def refused(folder: Path, text: str) -> str:
         ("runTimeoutSeconds: -1", "spec.runTimeoutSeconds: must be more than 0, not -1"),
         ("runTimeoutSeconds: 0", "spec.runTimeoutSeconds: must be more than 0, not 0"),
         ("defaults: 3", "spec.defaults: Expected `object | null`, got `int`"),
+        ("defaults: {clip_skip: 99}", "spec.defaults.clip_skip: Expected `int` <= 24"),
         ("defaults: [a]", "spec.defaults: Expected `object | null`, got `array`"),
         ("targetRequests: -1", "spec.targetRequests: must be 0 or more, not -1"),
         ("scaleDownDelaySeconds: -0.5", "spec.scaleDownDelaySeconds: must be 0 or more, not -0.5"),

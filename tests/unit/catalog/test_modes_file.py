@@ -128,7 +128,7 @@ def test_a_path_with_dots_that_stays_below_its_root_is_the_file_that_is_meant(fo
         ("{model: m, default_size: big}", "modes.a.default_size: 'big' is no size: write WxH"),
         (
             "{model: m, steps: 3}",
-            "modes.a.steps: unknown key; known are: default_guidance, default_size, default_steps",
+            "modes.a.steps: unknown key; known are: default_clip_skip, default_guidance, default_prompt_weights",
         ),
         ("m", "modes.a: must be a mapping of"),
     ],
@@ -267,3 +267,36 @@ def test_a_modes_file_wins_over_the_older_way(folder: Path) -> None:
     found = read(folder, "models: {m: {engine: synthetic}}\n", **variables)
     assert ([one.name for one in found.models], found.default_mode) == (["m", "default"], "default")
     assert "no modes.yaml: MODEL_ROOT and MODEL make one mode" in found.warnings[0]
+
+
+def test_textual_inversions_are_options_of_the_engine(folder: Path) -> None:
+    top = TOP.replace("default_mode", "embedding_dir: words\ndefault_mode", 1)
+    modes = "modes:\n  a:\n    model: sd.safetensors\n    embeddings: [toy.pt, {path: b/bad.pt, token: bad}]\n"
+    found = read(folder, top + modes)
+    words = folder / "words"
+    assert found.models[0].specs[0].options == {
+        "default_size": "512x512",
+        "embedding_dir": str(words),
+        "embeddings": [
+            {"path": str(words / "toy.pt"), "token": "toy"},
+            {"path": str(words / "b/bad.pt"), "token": "bad"},
+        ],
+    }
+    assert found.warnings == tuple(
+        f"mode a: {words / name} does not exist (yet)" for name in ("toy.pt", "b/bad.pt")
+    )
+    alone = read(folder, TOP + modes).models[0].specs[0].options["embeddings"][0]["path"]
+    assert alone == str(folder / "models" / "toy.pt")
+    assert "leaves embedding_dir" in refused(folder, top + modes.replace("toy.pt", "../toy.pt"))
+
+
+def test_weights_and_layers_of_a_mode_are_defaults_of_its_model(folder: Path) -> None:
+    text = (
+        TOP
+        + "modes:\n  a:\n    model: sd.safetensors\n    default_prompt_weights: true\n    default_clip_skip: "
+    )
+    defaults = read(folder, text + "2\n").models[0].defaults
+    assert (defaults["prompt_weights"], defaults["clip_skip"]) == (True, 2)
+    assert "default_clip_skip: must be 1 to 24, not 0" in refused(folder, text + "0\n")
+    plain = read(folder, TOP + "modes: {a: {model: sd.safetensors}}\n").models[0].defaults
+    assert plain.keys() == {"num_inference_steps", "guidance_scale"}

@@ -55,8 +55,10 @@ def test_everything_that_an_entry_says_is_in_the_model(tmp_path: Path) -> None:
     [
         (
             "{engine: diffusers, url: /x, defaults: {max_tokens: 3}}",
-            "m.defaults.max_tokens: unknown key; known are: guidance_scale",
+            "m.defaults.max_tokens: unknown key; known are: clip_skip",
         ),
+        ("{engine: diffusers, url: /x, defaults: {clip_skip: 0}}", "m.defaults.clip_skip: Expected `int` >= 1"),
+        ("{engine: diffusers, url: /x, defaults: {prompt_weights: 1}}", "Expected `bool`, got `int`"),
         ("{engine: llamacpp, url: /x, defaults: {width: 3}}", "m.defaults.width: unknown key"),
         (
             "{engine: whisper, url: /x, defaults: {width: 3}}",

@@ -7,18 +7,15 @@ Cancelling takes effect between steps. Weights in half precision are computed in
 Options of the model: `dtype` (fp16, bf16, fp32), `device` (cuda:0), `attention_slicing`, `xformers`, `compile`
 (true or false), `scheduler` (a sampler's name, or a class of diffusers), `config` (what completes a single
 file), `vae` (a file or a folder), `self_test` (false: no picture is drawn at load), `prior` (Kandinsky 2.2),
-`batch` (like requests at once), `default_size` (512x512), `png_prompt` (false: pictures do not say their
-prompt), `png_parameters` (false: they say nothing of how they were made).
+`embeddings` and `embedding_dir` (see embeddings.py), `batch` (like requests at once), `default_size` (512x512),
+`png_prompt` (false: pictures do not say their prompt), `png_parameters` (false: they say nothing of how they
+were made).
 """
 
 import asyncio
-import ctypes
-import gc
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -29,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from schemas.catalog import Adapter
 from schemas.jobs import ImageInput, UpscaleInput
-from schemas.workers import EngineCapability
+from schemas.workers import CapabilityCard, EngineCapability
 from services.worker.engines.base import (
     Cancellation,
     Emitter,
@@ -42,17 +39,27 @@ from services.worker.engines.base import (
     Task,
 )
 from services.worker.engines.images import drawing
-from services.worker.engines.images.clips import clips_of, rate_of
+from services.worker.engines.images.clips import rate_of
 from services.worker.engines.images.completing import check_start, completed
-from services.worker.engines.images.edits import Start, kept_whole, start_of
-from services.worker.engines.images.finite import Drawn, pictures_of, whole
+from services.worker.engines.images.edits import Start, start_of
+from services.worker.engines.images.embeddings import Embeddings, load_embeddings
+from services.worker.engines.images.finite import Drawn, whole
 from services.worker.engines.images.loras import PipelineLoras
 from services.worker.engines.images.made import Made, parameters_of_call
+from services.worker.engines.images.passes import call, drawn_from, drawn_twice, free_memory
 from services.worker.engines.images.pipelines import build, device_of, dtype_of, examine, weights_bytes
-from services.worker.engines.images.prompts import TEXTS, cut_tokens, in_pieces, pieces_of
+from services.worker.engines.images.prompts import (
+    TEXTS,
+    cut_tokens,
+    pieces_of,
+    readable,
+    texts_of,
+    weights_remark,
+)
 from services.worker.engines.images.schedulers import Schedulers
 from services.worker.engines.images.self_test import check_draws
 from services.worker.engines.images.signatures import schema_of, task_classes
+from services.worker.engines.images.tiling import tiled
 from services.worker.engines.images.upscaling import enlarged
 from services.worker.models.weights.detect import Checkpoint
 from services.worker.runner.resources import measure
@@ -73,6 +80,7 @@ class LoadedPipeline:
     adapters: dict[str, Adapter]
     siblings: dict[str, Any]
     schedulers: Schedulers
+    embeddings: Embeddings
     remark: str = ""
 
     def default_edge_px(self) -> int | None:
@@ -107,6 +115,7 @@ class DiffusersEngine:
             pipeline.to(device)
         except torch.OutOfMemoryError as error:
             raise EngineError(f"{files.path.name} does not fit the device", "resource") from error
+        embeddings = load_embeddings(pipeline, files.options, files.path.parent)
         own = Schedulers(pipeline, checkpoint.scheduler)
         own.use(pipeline, str(files.options.get("scheduler") or ""))
         remark = check_draws(pipeline) if files.options.get("self_test", True) else ""
@@ -122,8 +131,13 @@ class DiffusersEngine:
             adapters={adapter.name: adapter for adapter in files.adapters},
             siblings={},
             schedulers=own,
+            embeddings=embeddings,
             remark=remark,
         )
+
+    def card(self, model: str) -> CapabilityCard:
+        known = self._loaded[model].embeddings
+        return CapabilityCard(embeddings=known.loaded, skipped_embeddings=known.skipped)
 
     def attach(self, model: str, loras: Sequence[Adapter]) -> tuple[str, ...]:
         with self._turn:
@@ -132,12 +146,12 @@ class DiffusersEngine:
     def unload(self, model: str) -> None:
         with self._turn:
             self._loaded.pop(model, None)
-            _free_memory()
+            free_memory()
 
     def park(self, model: str) -> None:
         with self._turn:
             self._loaded[model].pipeline.to("cpu")
-            _free_memory()
+            free_memory()
 
     def unpark(self, model: str) -> None:
         with self._turn:
@@ -170,7 +184,11 @@ class DiffusersEngine:
         pipeline = self._loaded[model].pipeline
         with self._turn:
             inputs = [task.request.input for task in tasks]
-            lengths = [pieces_of(pipeline, [one.prompt]) for one in inputs if isinstance(one, ImageInput)]
+            lengths = [
+                pieces_of(pipeline, [one.prompt], one.prompt_weights)
+                for one in inputs
+                if isinstance(one, ImageInput)
+            ]
         found: dict[int, Images | EngineError] = {}
         for length in sorted(set(lengths)):
             alike = [index for index, own in enumerate(lengths) if own == length]
@@ -191,23 +209,48 @@ class DiffusersEngine:
             check_start(loaded.checkpoint, pipeline, start.files)
             given = drawing.arguments(pipeline, tasks, loaded.default_edge_px(), start)
             given = completed(loaded.checkpoint, pipeline, given)
-            rate = rate_of(type(pipeline).__name__, drawing.parameters_of(pipeline), given, asked)
             watch = drawing.StepWatch(tasks, drawing.steps_of(pipeline, given), drawing.size_of(given))
-            cut = [cut_tokens(pipeline, _texts_of(task, given)) for task in tasks]
-            images = _drawn(pipeline, given, watch, start, len(tasks) * asked.n, rate)
+            cut = [cut_tokens(pipeline, _texts_of(task, given), asked.prompt_weights) for task in tasks]
+            with tiled(pipeline, asked.tiling):
+                images, facts = self._passes(loaded, pipeline, tasks, given, watch, start)
         if len(tasks) == 1 and tasks[0].cancelled.is_set():
             raise Stopped
         images = [start.finished(image) if image is not None else None for image in images]
         details: dict[str, Any] = {"parameters": parameters_of_call(given, images[0])}
-        remarks = [loaded.remark, _unread_prompt(pipeline, asked)]
-        details |= {"remark": "; ".join(filter(None, remarks))} if any(remarks) else {}
+        said = [loaded.remark, _unread_prompt(pipeline, asked)]
+        said += [weights_remark(pipeline, texts_of(given))] if asked.prompt_weights else []
+        details |= {"remark": "; ".join(filter(None, said))} if any(said) else {}
         details |= {"resources": msgspec.to_builtins(measure())}
         details |= {"skipped_loras": skipped} if skipped else {}
-        made = Made(pipeline, loaded.options, given, watch, details, cut)
+        made = Made(pipeline, loaded.options, given, watch, details, cut, facts)
         return [
             made.finished(task, images[index * asked.n : (index + 1) * asked.n], index)
             for index, task in enumerate(tasks)
         ]
+
+    def _passes(
+        self,
+        loaded: LoadedPipeline,
+        pipeline: Any,
+        tasks: Sequence[Task],
+        given: dict[str, Any],
+        watch: drawing.StepWatch,
+        start: Start,
+    ) -> tuple[Sequence[Drawn], dict[str, Any]]:
+        """The pictures of one call, or of the two of hires fix, and what image tools are told of the second."""
+        request = tasks[0].request
+        asked = request.input
+        assert isinstance(asked, ImageInput)
+        rate = rate_of(type(pipeline).__name__, drawing.parameters_of(pipeline), given, asked)
+        if asked.hires is None:
+            read = readable(pipeline, given, asked.prompt_weights)
+            return drawn_from(pipeline, read, watch, start, len(tasks) * asked.n, rate), {}
+        if start.files:
+            message = "hires fix draws from no picture: leave out enable_hr"
+            raise EngineError(message, "validation", field="enable_hr")
+        second = _for_task(loaded, Start({"image": Image.new("RGB", (1, 1))}))
+        loaded.schedulers.use(second, asked.sampler or str(request.options.get("scheduler") or ""))
+        return drawn_twice((pipeline, second), given, asked, drawing.seeds_of(tasks), watch)
 
     def _upscale(self, model: str, asked: UpscaleInput, task: Task) -> Images:
         """A diffusers upscaler: each pass enlarges by its own factor."""
@@ -218,7 +261,7 @@ class DiffusersEngine:
             given["generator"] = torch.Generator("cpu").manual_seed(task.request.seed)
             steps = drawing.steps_of(loaded.pipeline, given)
             watch = drawing.StepWatch([task], steps)
-            (drawn,) = whole(_call(loaded.pipeline, given, watch), watch.latents)
+            (drawn,) = whole(call(loaded.pipeline, given, watch), watch.latents)
             assert isinstance(drawn, Image.Image)
             return drawn
 
@@ -267,16 +310,6 @@ def _unread_prompt(pipeline: Any, asked: ImageInput) -> str:
     return ""
 
 
-def _drawn(
-    pipeline: Any, given: dict[str, Any], watch: drawing.StepWatch, start: Start, count: int, rate: float
-) -> Sequence[Drawn]:
-    """`count` pictures or videos of `rate` frames per second. Raises EngineError, Stopped."""
-    if start.source is not None and given.get("strength") == 0:
-        return kept_whole(start, count)
-    pieces = pieces_of(pipeline, [text for name in TEXTS for text in _texts(given.get(name))])
-    return _call(pipeline, in_pieces(pipeline, given, pieces) if pieces > 1 else given, watch, rate)
-
-
 def _texts_of(task: Task, given: dict[str, Any]) -> list[str]:
     """The prompts of one task of a call."""
     asked = task.request.input
@@ -286,37 +319,6 @@ def _texts_of(task: Task, given: dict[str, Any]) -> list[str]:
 
 def _texts(given: str | list[str] | None) -> list[str]:
     return [given] if isinstance(given, str) else given or []
-
-
-def _call(pipeline: Any, given: dict[str, Any], watch: drawing.StepWatch, rate: float = 0.0) -> list[Drawn]:
-    """Draw; rate: as for `_drawn`. Raises EngineError, Stopped."""
-    takes = drawing.parameters_of(pipeline)
-    if "callback_on_step_end" in takes:
-        given = given | {"callback_on_step_end": watch}
-    elif "callback" in takes and "callback_steps" in takes:  # as pipelines had it before
-        given = given | {"callback": partial(watch.old_callback, pipeline), "callback_steps": 1}
-    if "output_type" in takes and given.get("padding_mask_crop") is None:  # which is done with pictures only
-        given = given | {"output_type": "np"}
-    try:
-        with torch.inference_mode():
-            made = pipeline(**given)
-        if hasattr(made, "frames"):
-            return [*clips_of(made.frames, rate)]
-        return pictures_of(pipeline, made.images, watch.latents)
-    except torch.OutOfMemoryError as error:
-        _free_memory()
-        raise EngineError("the device has not enough memory for this size", "resource") from error
-    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, AssertionError) as error:
-        raise EngineError(f"{type(pipeline).__name__}: {error}", "validation") from error
-
-
-def _free_memory() -> None:
-    """Give memory back to the device and to the system."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def create(capability: EngineCapability) -> DiffusersEngine:

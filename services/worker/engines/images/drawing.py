@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
-from schemas.jobs import ImageInput, picture_seed
+from schemas.jobs import ImageInput
 from services.worker.engines.base import EngineError, Stopped, Task
 from services.worker.engines.images.edits import Start, with_a_step
 from services.worker.engines.images.latents import preview_of
+from services.worker.engines.images.layers import check_layers, layers_skipped
+from services.worker.engines.images.variation import varied_noise
 from services.worker.engines.images.writing import written
 
 PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")
@@ -39,6 +41,7 @@ def arguments(
         "height": height,
         "num_inference_steps": asked.num_inference_steps,
         "guidance_scale": asked.guidance_scale,
+        "clip_skip": layers_skipped(pipeline, asked.clip_skip),
         **asked.parameters,
         **start.files,
     }
@@ -49,14 +52,31 @@ def arguments(
         given["negative_prompt"] = [given["negative_prompt"]] * len(prompts)
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise EngineError(f"{type(pipeline).__name__} takes no {', '.join(unknown)}", "validation")
+        message = f"{type(pipeline).__name__} takes no {', '.join(unknown)}"
+        raise EngineError(message, "validation", field=unknown[0])
+    check_layers(pipeline, given.get("clip_skip"))
     if "image" in given and (strength := strength_of(pipeline, given)) is not None:
         given["strength"] = with_a_step(strength, _asked_steps(pipeline, given))
     if asked.n > 1:
         given[_per_prompt(pipeline, known)] = asked.n
-    seeds = [picture_seed(task.request.seed, index) for task in tasks for index in range(asked.n)]
-    given["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    given["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds_of(tasks)]
+    if asked.variation is not None:
+        if "latents" not in known or start.files:
+            message = f"{type(pipeline).__name__} makes no variations of pictures: leave out the subseed"
+            raise EngineError(message, "validation", field="subseed_strength")
+        given["latents"] = varied_noise(pipeline, given, asked.variation, asked.n)
     return given
+
+
+def seeds_of(tasks: Sequence[Task]) -> list[int]:
+    """The seeds of all pictures of a call."""
+    inputs = [(task.request.input, task.request.seed) for task in tasks]
+    return [
+        one.seed_of(seed, index)
+        for one, seed in inputs
+        if isinstance(one, ImageInput)
+        for index in range(one.n)
+    ]
 
 
 def _per_prompt(pipeline: Any, known: Mapping[str, Any]) -> str:
@@ -105,19 +125,22 @@ def steps_of(pipeline: Any, given: Mapping[str, Any]) -> int:
 class StepWatch:
     """The callback after each step: reports it, sends previews, stops when everybody has cancelled.
 
-    size: width and height in pixels, where they are known. latents: the last ones, as the family lays them out.
+    steps: of all calls. done: steps of calls before this one. size: width and height in pixels, where they are
+    known. latents: the last ones, as the family lays them out.
     """
 
     tasks: Sequence[Task]
     steps: int
     size: tuple[int, int] | None = None
     latents: torch.Tensor | None = None
+    done: int = 0
     _sent: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, pipeline: Any, step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         if all(task.cancelled.is_set() for task in self.tasks):
             raise Stopped
         self.latents = tensors.get("latents", self.latents)
+        step += self.done
         for index, task in enumerate(self.tasks):
             task.emit.step(step + 1, self.steps)
             if self.latents is not None and self._is_due(task, step + 1):

@@ -22,6 +22,9 @@ EDGE_RADIUS_PX = 1.5
 EDGE_PX = 6
 """How far from what is drawn a kept pixel may change: three times the radius of the blend, and one."""
 
+FILL_RADII_PX = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
+"""Of the blurs that fill what is to be drawn, coarse to fine, and how often each is laid."""
+
 Size = tuple[int, int]
 
 
@@ -80,13 +83,29 @@ def start_of(asked: ImageInput, *, can_inpaint: bool) -> Start:
     if mask is None and asked.draws_transparent and can_inpaint and (mask := mask_of(image)) is not None:
         image = image.convert("RGB")  # the colours below the transparency: what is half kept is kept as it is
     size = (asked.width or image.width, asked.height or image.height)
+    if mask is not None and asked.inverts_mask:
+        mask = ImageChops.invert(mask)
     source = _resized(opaque(image), size)
     others = {name: opaque(one) for name, one in read.items() if name not in ("image", "mask_image")}
     files = others | {"image": _resized(source, drawable(size))}
     if mask is not None:
         mask = _resized(mask, size)
         files["mask_image"] = _resized(mask, drawable(size))
+        if asked.fills_mask:
+            files["image"] = _filled(files["image"], files["mask_image"])
     return Start(files, source, mask)
+
+
+def _filled(image: Image.Image, mask: Image.Image) -> Image.Image:
+    """What is to be drawn, covered by the blur of what is around it: as A1111's modules/masking.py does it."""
+    kept = Image.new("RGBa", image.size)
+    kept.paste(image.convert("RGBA").convert("RGBa"), mask=ImageChops.invert(mask))
+    filled = Image.new("RGBA", image.size)
+    for radius, times in FILL_RADII_PX:
+        blurred = kept.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
+        for _ in range(times):
+            filled.alpha_composite(blurred)
+    return opaque(filled)
 
 
 def _resized(image: Image.Image, size: Size) -> Image.Image:

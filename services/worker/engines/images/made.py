@@ -1,7 +1,7 @@
 """What an engine gives back of a call: pictures as files that say how they were made, and the facts besides."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from schemas.job_events import Picture
 from schemas.jobs import ImageInput, picture_seed
-from services.worker.engines.base import EngineError, Images, Task
+from services.worker.engines.base import EngineError, Images, Request, Task
 from services.worker.engines.images.clips import Clip, written_clip
 from services.worker.engines.images.drawing import StepWatch, size_of
 from services.worker.engines.images.finite import Drawn, whole
@@ -25,7 +25,9 @@ def parameters_of_call(given: dict[str, Any], image: Drawn) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a call was made with. options: of the model. given: its arguments. cut: tokens by task."""
+    """What a call was made with. options: of the model. given: its arguments. cut: tokens by task. facts: more
+    of what image tools are told.
+    """
 
     pipeline: Any
     options: dict[str, Any]
@@ -33,6 +35,7 @@ class Made:
     watch: StepWatch
     details: dict[str, Any]
     cut: Sequence[int]
+    facts: Mapping[str, Any]
 
     def finished(self, task: Task, drawn: Sequence[Drawn], index: int) -> Images | EngineError:
         """The files of task number `index` with their metadata, and the latents where they are asked for."""
@@ -40,7 +43,7 @@ class Made:
         assert isinstance(asked, ImageInput)
         try:
             images = whole(drawn, latents)
-            files = [self._file(task, image, picture_seed(seed, i)) for i, image in enumerate(images)]
+            files = [self._file(asked, image, task.request, i) for i, image in enumerate(images)]
         except EngineError as error:
             return error
         details = self.details | ({"cut_prompt_tokens": self.cut[index]} if self.cut[index] else {})
@@ -51,7 +54,7 @@ class Made:
             details = details | {"latents": [base64.b64encode(one).decode() for one in pooled]}
         pictures = tuple(
             Picture(
-                seed=picture_seed(seed, offset),
+                seed=asked.seed_of(seed, offset),
                 width=image.width,
                 height=image.height,
                 image_bytes=len(content),
@@ -61,29 +64,35 @@ class Made:
         )
         return Images(pictures, tuple(content for content, _ in files), details)
 
-    def _file(self, task: Task, image: Image.Image | Clip, seed: int) -> tuple[bytes, str]:
+    def _file(
+        self, asked: ImageInput, image: Image.Image | Clip, request: Request, offset: int
+    ) -> tuple[bytes, str]:
         """A picture or video as a file, and its media type. Raises EngineError."""
-        asked = task.request.input
-        assert isinstance(asked, ImageInput)
-        text = self._text(asked, image, seed, task.request.title)
+        text = self._text(asked, image, request, offset)
         if isinstance(image, Clip):
             return written_clip(image, asked.output_format, asked.quality, text)
         kind = asked.output_format or "png"
         assert kind != "gif" and kind != "mp4", "refused before it was drawn"
         return written(image, kind, asked.quality, text), f"image/{kind}"
 
-    def _text(self, asked: ImageInput, image: Image.Image | Clip, seed: int, model: str) -> str:
+    def _text(self, asked: ImageInput, image: Image.Image | Clip, request: Request, offset: int) -> str:
         """How a picture was made, in the words of image tools."""
         if not self.options.get("png_parameters", True):
             return ""
+        varied = asked.variation
         facts = {
             "Steps": self.given.get("num_inference_steps", self.watch.steps),
             "Sampler": sampler_of(self.pipeline),
             "CFG scale": asked.guidance_scale,
-            "Seed": seed,
+            "Seed": asked.seed_of(request.seed, offset),
             "Size": f"{image.width}x{image.height}",
-            "Model": model or None,
+            "Model": request.title or None,
+            "Clip skip": asked.clip_skip if (asked.clip_skip or 1) > 1 else None,
             "Denoising strength": self.given.get("strength"),
+            "Variation seed": picture_seed(varied.seed, offset) if varied is not None else None,
+            "Variation seed strength": varied.strength if varied is not None else None,
+            "Tiling": asked.tiling or None,
+            **self.facts,
             "Version": "stoker",
         }
         has_prompt = bool(self.options.get("png_prompt", True))

@@ -216,10 +216,32 @@ def read_pickle(path: Path) -> dict[str, Any]:
     """
     import torch
 
-    torch.serialization.add_safe_globals([defaultdict, dict, int, float, set])  # in files of old trainers
+    content = _unpickled(path)
+    tensors = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(tensors, dict):
+        raise UnknownCheckpoint(f"{path.name} holds {type(content).__name__}, not weights by name")
+    return {name: value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+
+
+def read_safely(path: Path) -> Any:
+    """What a file of weights holds: tensors by name, or whatever was pickled. Raises UnknownCheckpoint."""
+    if path.suffix.lower() != ".safetensors":
+        return _unpickled(path)
+    tensor_shapes(path)
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _unpickled(path: Path) -> Any:
+    """Raises UnknownCheckpoint."""
+    import torch
+
+    # in files of old trainers
+    torch.serialization.add_safe_globals([defaultdict, dict, int, float, set, torch.nn.ParameterDict])
     try:
         is_mapped = zipfile.is_zipfile(path)  # the form before that can only be read whole
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except pickle.UnpicklingError as error:
         if "Weights only load failed" in str(error):
             raise UnknownCheckpoint(
@@ -228,10 +250,6 @@ def read_pickle(path: Path) -> dict[str, Any]:
         raise UnknownCheckpoint(f"{path.name} is not a checkpoint: {error}") from error
     except Exception as error:  # whatever a file makes torch raise
         raise UnknownCheckpoint(f"{path.name} cannot be read; is it truncated? ({error})") from error
-    tensors = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(tensors, dict):
-        raise UnknownCheckpoint(f"{path.name} holds {type(content).__name__}, not weights by name")
-    return {name: value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
 
 
 def _architecture(path: Path, shapes: Shapes) -> Architecture:
