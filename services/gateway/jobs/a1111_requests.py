@@ -155,7 +155,7 @@ def drawing_input(asked: Txt2ImgRequest, model: Model, known: Mapping[str, Adapt
         loras=loras,
         width=asked.width,
         height=asked.height,
-        parameters={"strength": strength},
+        parameters=drawn.parameters | {"strength": strength},
         inverts_mask=bool(asked.mask and asked.inpainting_mask_invert),
         fills_mask=bool(asked.mask) and not asked.inpainting_fill,
         fields={"image": "init_images", "mask_image": "mask"},

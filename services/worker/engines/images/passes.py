@@ -45,8 +45,8 @@ def drawn_twice(
     (first, second), hires = pipelines, asked.hires
     assert hires is not None
     known = parameters_of(second)
-    if "mask_image" in known:
-        message = f"{type(second).__name__} draws into masks, and has no second pass: leave out enable_hr"
+    if "mask_image" in known or "num_frames" in known:
+        message = f"{type(second).__name__} draws masks or videos, and has no second pass: leave out enable_hr"
         raise EngineError(message, "validation", field="enable_hr")
     upscaler = upscaler_of(hires, second) if hires.strength > 0 else "Lanczos"
     is_latent = upscaler in LATENT_UPSCALERS
@@ -71,7 +71,7 @@ def drawn_twice(
         images = again["image"] = [enlarged(one, size, upscaler) for one in pictures]
     again |= {name: edge for name, edge in zip(("width", "height"), size, strict=True) if name in known}
     if hires.strength > 0:
-        watch.done = steps
+        watch.done, watch.size = steps, size
         images = call(second, readable(second, again, asked.prompt_weights), watch)
     return images, {
         "Size": f"{width}x{height}",

@@ -77,9 +77,12 @@ def readable(pipeline: Any, given: dict[str, Any], weighted: bool = False) -> di
     if weighted:
         _check_weights(texts)
     pieces = pieces_of(pipeline, texts, weighted)
-    is_more = "clip_skip" in given or (weighted and any(map(has_weights, texts)))
-    is_more = is_more or any(_names_embedding(pipeline, text) for text in texts)
-    if pieces > 1 or (is_more and takes_pieces(pipeline)):
+    if takes_pieces(pipeline) and (
+        pieces > 1
+        or "clip_skip" in given
+        or (weighted and any(map(has_weights, texts)))
+        or any(_names_embedding(pipeline, text) for text in texts)
+    ):
         return in_pieces(pipeline, given, pieces, weighted)
     return (
         {name: _plain(value) if name in TEXTS else value for name, value in given.items()}

@@ -9,7 +9,7 @@ Source: A1111's modules/prompt_parser.py, `parse_prompt_attention`.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 ROUND, SQUARE = 1.1, 1 / 1.1
 MAX_NESTED = 32
@@ -31,29 +31,41 @@ class Run:
     weight: float = 1.0
 
 
+@dataclass(slots=True)
+class _Growing:
+    """A run that is being read."""
+
+    parts: list[str] = field(default_factory=list)
+    weight: float = 1.0
+
+
 Section = tuple[Run, ...]
 """What stands between two BREAKs: runs, of which neighbours differ in weight."""
 
 
 def parsed(prompt: str) -> tuple[Section, ...]:
     """The sections of a prompt, one at least; any text has some. A section may be empty."""
-    found: list[list[list[str | float]]] = [[]]
-    runs: list[list[str | float]] = []
+    runs: list[_Growing] = []
+    found: list[list[_Growing]] = [[]]
     opened: dict[str, list[int]] = {"(": [], "[": []}
+    is_going_on = False  # no bracket since the last text
 
     def put(text: str) -> None:
-        runs.append([text, 1.0])
-        found[-1].append(runs[-1])
+        nonlocal is_going_on
+        if not is_going_on:
+            runs.append(_Growing())
+            found[-1].append(runs[-1])
+        runs[-1].parts.append(text)
+        is_going_on = True
 
     def close(start: int, weight: float) -> None:
         for run in runs[start:]:
-            run[1] = float(run[1]) * weight
+            run.weight *= weight
 
     for match in _PART.finditer(prompt):
         part, weight = match[0], match[1]
-        if part.startswith("\\"):
-            put(part[1:])
-        elif part in opened and len(opened[part]) < MAX_NESTED:
+        is_bracket = True
+        if part in opened and len(opened[part]) < MAX_NESTED:
             opened[part].append(len(runs))
         elif weight is not None and opened["("]:
             close(opened["("].pop(), float(weight))
@@ -62,16 +74,19 @@ def parsed(prompt: str) -> tuple[Section, ...]:
         elif part == "]" and opened["["]:
             close(opened["["].pop(), SQUARE)
         else:
-            first, *others = _BREAK.split(part)
+            is_bracket = False
+            first, *others = [part[1:]] if part.startswith("\\") else _BREAK.split(part)
             put(first)
             for other in others:
                 found.append([])
+                is_going_on = False
                 put(other)
+        is_going_on = is_going_on and not is_bracket
     for start in opened["("]:
         close(start, ROUND)
     for start in opened["["]:
         close(start, SQUARE)
-    return tuple(_merged([Run(str(text), float(weight)) for text, weight in section]) for section in found)
+    return tuple(_merged([Run("".join(run.parts), run.weight) for run in section]) for section in found)
 
 
 def _merged(runs: list[Run]) -> Section:
