@@ -193,7 +193,7 @@ def memory_needed_bytes(spec: Spec) -> int:
     return spec.memory_bytes or int(spec.size_bytes * MEMORY_PER_FILE_BYTE)
 
 
-RUN_OPTIONS = ("scheduler",)
+RUN_OPTIONS = ("scheduler", "controlnets")
 """Options that belong to a run: models that differ in them share their weights."""
 
 

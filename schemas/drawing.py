@@ -17,6 +17,29 @@ UPSCALERS = (*LATENT_UPSCALERS, "Lanczos", "Bicubic", "Nearest", "None")
 MULTIPLE_PX = 8
 
 
+class ControlRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A ControlNet of the model by its name, and the picture that it follows (base64 or a data: URL).
+
+    weight: how strictly. guidance_start, guidance_end: from which share of the steps to which.
+    """
+
+    model: str
+    image: str
+    weight: float = 1.0
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+
+
+class Control(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The same with the picture as a file."""
+
+    name: str
+    image: bytes
+    weight: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+
 class DrawingFields(msgspec.Struct, frozen=True, kw_only=True):
     """None: the model's default, or nothing.
 
@@ -25,7 +48,7 @@ class DrawingFields(msgspec.Struct, frozen=True, kw_only=True):
     tiling: the picture goes on at its edges. subseed, subseed_strength: towards which other seed, and how far
     (0 to 1); a subseed of -1 is one by chance.
     enable_hr: draw, enlarge by hr_scale (or to hr_resize_x, hr_resize_y) with hr_upscaler, and draw from that
-    at denoising_strength in hr_second_pass_steps (0: as many as before).
+    at denoising_strength in hr_second_pass_steps (0: as many as before). controlnet: what the picture follows.
     """
 
     prompt_weights: bool | None = None
@@ -40,6 +63,7 @@ class DrawingFields(msgspec.Struct, frozen=True, kw_only=True):
     hr_resize_x: int | None = None
     hr_resize_y: int | None = None
     denoising_strength: float | None = None
+    controlnet: ControlRequest | None = None
 
 
 class Variation(msgspec.Struct, frozen=True):

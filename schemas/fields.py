@@ -258,6 +258,7 @@ IMAGES = {
     "sampler": Rule(note="as A1111 and ComfyUI call it, or a scheduler class of diffusers"),
     "seed": Rule(note="picture i has seed + i"),
     "prompt_weights": Rule(note="(x:1.3), [x] and BREAK are as in A1111; off unless the model says so"),
+    "controlnet": Rule(note="model (a name), image (base64), weight, guidance_start, guidance_end"),
     "tiling": Rule(note="the picture goes on at its edges; with a UNet"),
     "subseed": Rule(note="with subseed_strength; -1: by chance. Picture i has the seed, and subseed + i"),
     "subseed_strength": Rule(note="0 to 1; Stable Diffusion from text"),

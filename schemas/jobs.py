@@ -6,7 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from schemas.catalog import Adapter, Spec
-from schemas.drawing import HiresFix, Variation
+from schemas.drawing import Control, HiresFix, Variation
 from schemas.formats import OutputFormat, PictureFormat
 from schemas.openai import ChatMessage
 from schemas.ranges import Amount, Weight
@@ -143,6 +143,7 @@ class ImageInput(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omi
     variation: Variation | None = None
     inverts_mask: bool = False
     fills_mask: bool = False
+    control: Control | None = None
 
     def seed_of(self, seed: int, index: int) -> int:
         """The seed of picture `index`. seed: of the job."""

@@ -47,11 +47,12 @@ class EmbeddingEntry(msgspec.Struct, frozen=True):
 
 
 class ModeEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of `modes:`."""
+    """One entry of `modes:`. controlnets: folder below model_root by name."""
 
     model: str
     loras: tuple[str | LoraEntry, ...] = ()
     embeddings: tuple[str | EmbeddingEntry, ...] = ()
+    controlnets: dict[str, str] = {}
     default_size: str = ""
     default_steps: int | None = None
     default_guidance: float | None = None
@@ -177,7 +178,12 @@ def _model(
         _embedding(document, (*path, "embeddings", index), one, folders)
         for index, one in enumerate(entry.embeddings)
     ]
+    controlnets = {
+        key: str(_below(document, (*path, "controlnets", key), folders.models, folder, "model_root"))
+        for key, folder in entry.controlnets.items()
+    }
     named = [lora.url.removeprefix("file://") for lora in loras] + [one["path"] for one in embeddings]
+    named += controlnets.values()
     for file in (checkpoint, *map(Path, named)):
         if not file.exists():
             warnings.append(f"mode {name}: {file} does not exist (yet)")
@@ -190,9 +196,10 @@ def _model(
     ):
         if value is not None and not low <= value <= high:
             raise document.place(*path, key).error(f"must be {low} to {high:g}, not {value:g}")
-    words: dict[str, Any] = {"embeddings": embeddings} if embeddings else {}
-    words |= {"embedding_dir": str(folders.embeddings)} if folders.embeddings is not None else {}
-    return make_mode(name, entry, checkpoint, loras, environment, words)
+    extras: dict[str, Any] = {"embeddings": embeddings} if embeddings else {}
+    extras |= {"controlnets": controlnets} if controlnets else {}
+    extras |= {"embedding_dir": str(folders.embeddings)} if folders.embeddings is not None else {}
+    return make_mode(name, entry, checkpoint, loras, environment, extras)
 
 
 def _embedding(
@@ -232,11 +239,11 @@ def make_mode(
     checkpoint: Path,
     loras: tuple[Adapter, ...],
     environment: Mapping[str, str],
-    embeddings: Mapping[str, Any] | None = None,
+    extras: Mapping[str, Any] | None = None,
 ) -> Model:
     """The model of a mode. What it leaves open is filled from the environment, then from the defaults.
 
-    embeddings: the engine's options for textual inversions.
+    extras: more options of the engine.
     """
     fallback_size = environment.get("DEFAULT_SIZE", "512x512")
     if wrong := _wrong_size(fallback_size):
@@ -254,7 +261,7 @@ def make_mode(
         width, height = entry.default_size.split("x")
         defaults |= {"width": int(width), "height": int(height)}
     options |= {key: entry.metadata[key] for key in (SCHEDULER, CONFIG) if key in entry.metadata}
-    options |= embeddings or {}
+    options |= extras or {}
     spec = Spec(
         name=DEFAULT_SPEC,
         engine="diffusers",

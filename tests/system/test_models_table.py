@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from schemas.catalog import Adapter
+from schemas.drawing import Control
 from schemas.jobs import Attachment, ImageInput
 from services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request
 from services.worker.engines.images.diffusers import DiffusersEngine, create
@@ -86,11 +87,20 @@ def tried(work: Callable[[], object]) -> str:
     return DRAWS
 
 
-def drawn(engine: DiffusersEngine, loras: tuple[Adapter, ...] = (), **options: Any) -> str:
+def drawn(
+    engine: DiffusersEngine,
+    loras: tuple[Adapter, ...] = (),
+    run_options: dict[str, Any] | None = None,
+    **options: Any,
+) -> str:
     asked = ImageInput(**({"prompt": "a cat", "num_inference_steps": 2} | options))
 
     def draw() -> None:
-        made = asyncio.run(engine.run("m", Request("j", asked, 1, loras=loras), Heard(), Cancellation()))
+        made = asyncio.run(
+            engine.run(
+                "m", Request("j", asked, 1, loras=loras, options=run_options or {}), Heard(), Cancellation()
+            )
+        )
         assert isinstance(made, Images)
         if loras and "skipped_loras" in made.details:
             raise LoraLeftOut(made.details["skipped_loras"][0], "validation")
@@ -114,8 +124,33 @@ def row(name: str, path: Path, folder: Path) -> list[str]:
     ]
     if cells[0] != DRAWS:
         asked |= {"files": {"image": PICTURE} | ({"mask_image": MASK} if cells[1] != DRAWS else {})}
-    loras = own_loras(engine._loaded["m"].pipeline, folder)
+    pipeline = engine._loaded["m"].pipeline
+    controls = {"controlnets": {"any": str(own_control(pipeline, folder / "control"))}}
+    controlled = drawn(engine, run_options=controls, control=Control("any", PICTURE.content), **asked)
+    cells.append("not tried" if "cannot be read" in controlled else controlled)
+    loras = own_loras(pipeline, folder)
     return cells + [drawn(engine, (Adapter(name, str(file)),), **asked) for name, file in loras.items()]
+
+
+def own_control(pipeline: Any, folder: Path) -> Path:
+    """A ControlNet for what draws in this pipeline, where diffusers has one of its family."""
+    if type(pipeline).__name__.startswith("StableDiffusion") and hasattr(pipeline, "unet"):
+        made = diffusers.ControlNetModel.from_unet(pipeline.unet, conditioning_embedding_out_channels=(16, 32))
+        made.save_pretrained(folder)
+    elif "SD3" in type(getattr(pipeline, "transformer", None)).__name__:
+        made = diffusers.SD3ControlNetModel.from_transformer(
+            pipeline.transformer, num_layers=1, num_extra_conditioning_channels=0
+        )
+        made.save_pretrained(folder)
+    elif "QwenImage" in type(getattr(pipeline, "transformer", None)).__name__:
+        sizes = {"num_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
+        made = diffusers.QwenImageControlNetModel.from_transformer(pipeline.transformer, **sizes)
+        made.save_pretrained(folder)
+    elif "Flux" in type(getattr(pipeline, "transformer", None)).__name__:
+        sizes = {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
+        made = diffusers.FluxControlNetModel.from_transformer(pipeline.transformer, **sizes)
+        made.save_pretrained(folder)
+    return folder
 
 
 def own_loras(pipeline: Any, folder: Path) -> dict[str, Path]:
@@ -140,8 +175,8 @@ def own_loras(pipeline: Any, folder: Path) -> dict[str, Path]:
 def test_every_family_draws_or_is_refused_with_a_reason(tmp_path: Path) -> None:
     rows = {name: row(name, path, tmp_path / "loras" / name) for name, path in whole_families(tmp_path).items()}
     assert all(DRAWS in cells[:3] for cells in rows.values()), rows
-    assert rows["SD1.x, single file"] == [DRAWS] * 8
-    heads = ["", "from text", "from a picture", "into a mask", *KINDS]
+    assert rows["SD1.x, single file"] == [DRAWS] * 9
+    heads = ["", "from text", "from a picture", "into a mask", "ControlNet", *KINDS]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     lines += [
         "| " + " | ".join([name, *cells, *["not tried"] * (len(heads) - 1 - len(cells))]) + " |"

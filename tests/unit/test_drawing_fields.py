@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from schemas.a1111 import Img2ImgRequest, Txt2ImgRequest
 from schemas.catalog import Model, Spec
 from schemas.discovery import Inputs, Method, Parameter, Schema
-from schemas.drawing import MAX_CLIP_SKIP, DrawingFields, HiresFix, Variation
+from schemas.drawing import MAX_CLIP_SKIP, Control, ControlRequest, DrawingFields, HiresFix, Variation
 from schemas.jobs import CallInput, ImageInput, work_units
 from schemas.openai import ImageEditRequest, ImageGenerationRequest
 from services.gateway.edge.problems import RequestError
@@ -235,3 +235,68 @@ def test_settings_that_mean_nothing_here_are_told() -> None:
     told = ignored_settings(Txt2ImgRequest(prompt="x", override_settings=settings))
     assert told == ["override_settings.eta_noise_seed_delta"]
     assert whole_number(None, "x") is None
+
+
+PICTURE = "data:image/png;base64,aGVsbG8="
+CONTROLLED = Model(
+    "m", ("ImageGeneration",), (msgspec.structs.replace(SPEC, options={"controlnets": {"edges": "/x"}}),)
+)
+
+
+def test_every_way_to_ask_takes_a_control() -> None:
+    asked = ControlRequest("edges", PICTURE, 0.5, 0.1, 0.9)
+    for drawn in asked_everywhere(CONTROLLED, controlnet=asked)[:3]:
+        assert drawn.control == Control("edges", b"hello", 0.5, 0.1, 0.9)
+    assert job(CONTROLLED, controlnet={"model": "edges", "image": PICTURE}).control == Control(
+        "edges", b"hello"
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"model": "edgs"}, "controlnet.model"),
+        ({"image": "no base64!"}, "controlnet.image"),
+        ({"image": ""}, "controlnet.image"),
+        ({"weight": 3.0}, "controlnet.weight"),
+        ({"guidance_start": 0.5, "guidance_end": 0.5}, "controlnet.guidance_end"),
+        ({"guidance_end": 1.5}, "controlnet.guidance_end"),
+    ],
+)
+def test_a_control_that_cannot_be_meant_is_400(wrong: dict[str, Any], field: str) -> None:
+    asked = ControlRequest(**{"model": "edges", "image": PICTURE} | wrong)
+    with pytest.raises(RequestError) as refused:
+        mode_input(GenerateRequest(prompt="x", controlnet=asked), CONTROLLED)
+    assert (refused.value.status, refused.value.field) == (400, field)
+
+
+def test_a_control_has_no_second_pass() -> None:
+    asked = ControlRequest("edges", PICTURE)
+    with pytest.raises(RequestError) as refused:
+        mode_input(GenerateRequest(prompt="x", controlnet=asked, enable_hr=True), CONTROLLED)
+    assert refused.value.field == "enable_hr"
+
+
+def a1111(**unit: Any) -> ImageInput:
+    scripts = {"controlnet": {"args": [{"model": "edges [abc]", "image": PICTURE} | unit]}}
+    return drawing_input(Txt2ImgRequest(prompt="x", alwayson_scripts=scripts), CONTROLLED, {})
+
+
+def test_a1111s_extension_is_understood() -> None:
+    assert a1111(module="none", weight=0.7).control == Control("edges", b"hello", 0.7)
+    assert a1111(image=None, input_image=PICTURE).control is not None
+    assert a1111(image={"image": PICTURE, "mask": ""}).control is not None
+    assert a1111(enabled=False).control is None
+    for wrong, said in (
+        ({"module": "canny"}, "no module"),
+        ({"model": None}, "controlnet.model"),
+        ({"weight": "x"}, ""),
+    ):
+        with pytest.raises(RequestError) as refused:
+            a1111(**wrong)
+        assert refused.value.status == 400 and said in f"{refused.value.field} {refused.value.message}"
+    unit = {"model": "edges", "image": PICTURE}
+    for scripts in ({"controlnet": {"args": [unit, unit]}}, {"reactor": {"args": []}}):
+        with pytest.raises(RequestError) as refused:
+            drawing_input(Txt2ImgRequest(prompt="x", alwayson_scripts=scripts), CONTROLLED, {})
+        assert refused.value.code == "unsupported_value"

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from schemas.a1111 import Img2ImgRequest, Txt2ImgRequest
 from schemas.catalog import Adapter, Model
-from schemas.drawing import MAX_CLIP_SKIP
+from schemas.drawing import MAX_CLIP_SKIP, ControlRequest
 from schemas.jobs import ImageInput
 from schemas.samplers import known_samplers, sampler_named
 from services.gateway.edge.problems import RequestError
@@ -31,7 +32,6 @@ SCHEDULES = ("Automatic", "Karras", "Exponential")
 UNSUPPORTED = {
     "restore_faces": "faces are not mended",
     "script_name": "there are no scripts",
-    "alwayson_scripts": "there are no scripts or extensions",
     "styles": "there are no prompt styles: write them into the prompt",
 }
 
@@ -96,6 +96,35 @@ def check_supported(asked: Txt2ImgRequest) -> None:
             raise _unsupported(name, "noise is made at the size that is drawn")
 
 
+def control_of(asked: Txt2ImgRequest) -> ControlRequest | None:
+    """The unit of the ControlNet extension that is switched on; None without one. Raises RequestError 400."""
+    units: list[Any] = []
+    for name, script in asked.alwayson_scripts.items():
+        if name.lower() != "controlnet":
+            raise _unsupported(f"alwayson_scripts.{name}", "of the extensions there is ControlNet")
+        args = script.get("args") if isinstance(script, dict) else None
+        units += args if isinstance(args, list) else []
+    on = [one for one in units if isinstance(one, dict) and one.get("enabled", True)]
+    if not on:
+        return None
+    field = "alwayson_scripts.controlnet"
+    if len(on) > 1:
+        raise _unsupported(field, "one unit at a time")
+    (unit,) = on
+    if str(unit.get("module") or "none").lower() != "none":
+        raise _unsupported(f"{field}.module", "send the picture as the model wants it, and no module")
+    image = unit.get("image") or unit.get("input_image")
+    image = image.get("image") if isinstance(image, dict) else image
+    given = {"model": unit.get("model"), "image": image} | {
+        name: unit[name] for name in ("weight", "guidance_start", "guidance_end") if unit.get(name) is not None
+    }
+    given["model"] = str(given["model"] or "").partition(" [")[0]
+    try:
+        return msgspec.convert(given, ControlRequest)
+    except msgspec.ValidationError as error:
+        raise RequestError(400, f"{field}: {error}", field=field, code="invalid_value") from error
+
+
 def _unsupported(field: str, why: str) -> RequestError:
     return RequestError(400, f"{field} is not supported: {why}", field=field, code="unsupported_value")
 
@@ -134,6 +163,7 @@ def drawing_input(asked: Txt2ImgRequest, model: Model, known: Mapping[str, Adapt
             sampler=sampler_of(asked) or None,
             prompt_weights=True,
             clip_skip=_clip_skip(asked),
+            controlnet=control_of(asked),
             **{name: getattr(asked, name) for name in SHARED},
         ),
         model,

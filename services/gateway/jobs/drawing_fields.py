@@ -5,14 +5,24 @@ from typing import Any
 import msgspec
 
 from schemas.catalog import Model
-from schemas.drawing import MAX_CLIP_SKIP, UPSCALERS, DrawingFields, HiresFix, Variation, upscaler_named
+from schemas.drawing import (
+    MAX_CLIP_SKIP,
+    UPSCALERS,
+    Control,
+    DrawingFields,
+    HiresFix,
+    Variation,
+    upscaler_named,
+)
 from schemas.jobs import ImageInput, JobInput
+from services.gateway.edge.encoded import decoded
 from services.gateway.edge.problems import RequestError
 from services.gateway.jobs.request_rules import MAX_SEED, MAX_STEPS, OFF, within
 
 DEFAULTS = ("prompt_weights", "clip_skip")
 """Those that a model may have a default of."""
 MAX_SCALE = 4.0
+MAX_CONTROL = 2.0
 MAX_EDGE_PX = 2048
 
 
@@ -26,7 +36,39 @@ def drawn_with(asked: DrawingFields, model: Model) -> dict[str, Any]:
     within(asked.clip_skip, 1, MAX_CLIP_SKIP, "clip_skip")
     own = {name: value for name in DEFAULTS if (value := getattr(asked, name)) is not None}
     found = defaults_of(model) | own | {"tiling": bool(asked.tiling)}
-    return found | {"hires": _hires(asked), "variation": _variation(asked)}
+    control = _control(asked, model)
+    if control is not None and asked.enable_hr:
+        message = "controlnet and enable_hr do not go together: leave one out"
+        raise RequestError(400, message, field="enable_hr", code="unsupported_value")
+    return found | {"hires": _hires(asked), "variation": _variation(asked), "control": control}
+
+
+def controlnets_of(model: Model) -> set[str]:
+    """The names of a model's ControlNets."""
+    return {name for spec in model.specs for name in spec.options.get("controlnets") or {}}
+
+
+def _control(asked: DrawingFields, model: Model) -> Control | None:
+    """Raises RequestError 400."""
+    given = asked.controlnet
+    if given is None:
+        return None
+    known = controlnets_of(model)
+    if given.model not in known:
+        names = ", ".join(sorted(known)) or "none is configured"
+        message = f"{model.name} has no ControlNet {given.model!r}; known are: {names}"
+        raise RequestError(400, message, field="controlnet.model", code="invalid_value")
+    within(given.weight, 0, MAX_CONTROL, "controlnet.weight")
+    within(given.guidance_start, 0, 1, "controlnet.guidance_start")
+    within(given.guidance_end, 0, 1, "controlnet.guidance_end")
+    if given.guidance_start >= given.guidance_end:
+        message = "controlnet.guidance_end must be beyond guidance_start"
+        raise RequestError(400, message, field="controlnet.guidance_end", code="invalid_value")
+    image = decoded(given.image)
+    if not image:
+        message = "controlnet.image must be a picture as base64 or as a data URL"
+        raise RequestError(400, message, field="controlnet.image", code="invalid_value")
+    return Control(given.model, image, given.weight, given.guidance_start, given.guidance_end)
 
 
 def _variation(asked: DrawingFields) -> Variation | None:

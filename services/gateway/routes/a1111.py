@@ -35,6 +35,7 @@ from services.gateway.edge.problems import RequestError
 from services.gateway.edge.routing import Route, get, post, post_body
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.a1111_requests import SCHEDULES, drawing_input, ignored_settings, loras_of
+from services.gateway.jobs.drawing_fields import controlnets_of
 from services.gateway.jobs.own_jobs import finished, job_headers
 from services.gateway.jobs.request_rules import OFF, split_adapter
 from services.gateway.jobs.submission import with_input
@@ -193,6 +194,17 @@ async def embeddings(gateway: Gateway, exchange: Exchange) -> None:
     await exchange.answer(Embeddings(loaded, skipped))
 
 
+@get("/controlnet/model_list", summary="ControlNets (A1111)", answers=dict[str, list[str]])
+async def controlnets(gateway: Gateway, exchange: Exchange) -> None:
+    names = {name for model in _drawing_models(gateway) for name in controlnets_of(model)}
+    await exchange.answer({"model_list": sorted(names)})
+
+
+@get("/controlnet/module_list", summary="What prepares pictures for ControlNets: nothing (A1111)")
+async def control_modules(gateway: Gateway, exchange: Exchange) -> None:
+    await exchange.answer({"module_list": ["none"], "module_detail": {}})
+
+
 @get("/sdapi/v1/options", summary="Settings (A1111)", answers=Options)
 async def options(gateway: Gateway, exchange: Exchange) -> None:
     await exchange.answer(Options(_model(gateway, None).name))
@@ -244,6 +256,8 @@ def _empty(name: str, content: Any) -> Route:
 
 
 ROUTES = [
+    controlnets,
+    control_modules,
     txt2img,
     img2img,
     sd_models,

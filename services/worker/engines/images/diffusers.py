@@ -7,15 +7,15 @@ Cancelling takes effect between steps. Weights in half precision are computed in
 Options of the model: `dtype` (fp16, bf16, fp32), `device` (cuda:0), `attention_slicing`, `xformers`, `compile`
 (true or false), `scheduler` (a sampler's name, or a class of diffusers), `config` (what completes a single
 file), `vae` (a file or a folder), `self_test` (false: no picture is drawn at load), `prior` (Kandinsky 2.2),
-`embeddings` and `embedding_dir` (see embeddings.py), `batch` (like requests at once), `default_size` (512x512),
-`png_prompt` (false: pictures do not say their prompt), `png_parameters` (false: they say nothing of how they
-were made).
+`embeddings` and `embedding_dir` (see embeddings.py), `controlnets` (name: folder; see controls.py), `batch`
+(like requests at once), `default_size` (512x512), `png_prompt` (false: pictures do not say their prompt),
+`png_parameters` (false: they say nothing of how they were made).
 """
 
 import asyncio
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -41,13 +41,21 @@ from services.worker.engines.base import (
 from services.worker.engines.images import drawing
 from services.worker.engines.images.clips import rate_of
 from services.worker.engines.images.completing import check_start, completed
+from services.worker.engines.images.controls import Controls, control_arguments
 from services.worker.engines.images.edits import Start, start_of
 from services.worker.engines.images.embeddings import Embeddings, load_embeddings
 from services.worker.engines.images.finite import Drawn, whole
 from services.worker.engines.images.loras import PipelineLoras
 from services.worker.engines.images.made import Made, parameters_of_call
 from services.worker.engines.images.passes import call, drawn_from, drawn_twice, free_memory
-from services.worker.engines.images.pipelines import build, device_of, dtype_of, examine, weights_bytes
+from services.worker.engines.images.pipelines import (
+    build,
+    bytes_of,
+    device_of,
+    dtype_of,
+    examine,
+    weights_bytes,
+)
 from services.worker.engines.images.prompts import (
     TEXTS,
     cut_tokens,
@@ -82,6 +90,7 @@ class LoadedPipeline:
     schedulers: Schedulers
     embeddings: Embeddings
     remark: str = ""
+    controls: Controls = field(default_factory=Controls)
 
     def default_edge_px(self) -> int | None:
         """The edge of a picture whose size nobody chose; None leaves it to the pipeline."""
@@ -151,15 +160,18 @@ class DiffusersEngine:
     def park(self, model: str) -> None:
         with self._turn:
             self._loaded[model].pipeline.to("cpu")
+            self._loaded[model].controls.to("cpu")
             free_memory()
 
     def unpark(self, model: str) -> None:
         with self._turn:
             loaded = self._loaded[model]
             loaded.pipeline.to(loaded.device)
+            loaded.controls.to(loaded.device)
 
     def memory_bytes(self, model: str) -> int:
-        return self._loaded[model].memory_bytes
+        loaded = self._loaded[model]
+        return loaded.memory_bytes + sum(bytes_of(one) for one in loaded.controls.networks)
 
     async def run(self, model: str, request: Request, emit: Emitter, cancelled: Cancellation) -> RunOutput:
         task = Task(request, emit, cancelled)
@@ -205,9 +217,16 @@ class DiffusersEngine:
         with self._turn:
             skipped = loaded.loras.switch([*request.loras, *_chosen(loaded, request.adapter)])
             pipeline = _for_task(loaded, start)
+            control: dict[str, Any] = {}
+            if asked.control is not None:
+                named = request.options.get("controlnets") or {}
+                pipeline = loaded.controls.pipeline(
+                    pipeline, loaded.checkpoint, asked.control, named, loaded.device
+                )
+                control = control_arguments(pipeline, asked.control)
             loaded.schedulers.use(pipeline, asked.sampler or str(request.options.get("scheduler") or ""))
-            check_start(loaded.checkpoint, pipeline, start.files)
-            given = drawing.arguments(pipeline, tasks, loaded.default_edge_px(), start)
+            check_start(loaded.checkpoint, pipeline, [*start.files, *control])
+            given = drawing.arguments(pipeline, tasks, loaded.default_edge_px(), start) | control
             given = completed(loaded.checkpoint, pipeline, given)
             watch = drawing.StepWatch(tasks, drawing.steps_of(pipeline, given), drawing.size_of(given))
             cut = [cut_tokens(pipeline, _texts_of(task, given), asked.prompt_weights) for task in tasks]

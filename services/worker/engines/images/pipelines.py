@@ -221,9 +221,9 @@ def _is_on(variable: str) -> bool:
 
 def weights_bytes(pipeline: Any) -> int:
     """Bytes of all weights of a pipeline."""
-    return sum(
-        tensor.numel() * tensor.element_size()
-        for part in pipeline.components.values()
-        if isinstance(part, torch.nn.Module)
-        for tensor in (*part.parameters(), *part.buffers())
-    )
+    return sum(bytes_of(part) for part in pipeline.components.values() if isinstance(part, torch.nn.Module))
+
+
+def bytes_of(part: torch.nn.Module) -> int:
+    """Bytes of the weights of one part."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*part.parameters(), *part.buffers()))
