@@ -89,6 +89,7 @@ def test_a_control_draws_what_diffusers_draws_and_leaves_nothing_behind(
     assert part != controlled
 
 
+@pytest.mark.slow
 def test_a_control_goes_with_a_picture_and_a_mask(engine: DiffusersEngine, folder: Path) -> None:
     picture = Image.new("RGB", (EDGE, EDGE), (200, 30, 30))
     files = {"image": Attachment(png(picture))}
@@ -129,6 +130,7 @@ def test_a_control_that_cannot_be_used_is_refused_with_the_reason(
     assert draw(engine, folder) == plain
 
 
+@pytest.mark.slow
 def test_a_family_without_controlnets_says_so(tmp_path: Path) -> None:
     checkpoints.kandinsky3(tmp_path / "kandinsky3")
     made = create(CAPABILITIES["diffusers"])

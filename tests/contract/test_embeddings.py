@@ -80,6 +80,7 @@ def test_every_kind_of_file_draws_what_diffusers_draws(root: Path, file: str, ve
     assert pixels(engine, "a ZEBRA b") == drawn  # words are read in small letters
 
 
+@pytest.mark.slow
 def test_a_word_is_no_part_of_another_and_other_prompts_are_what_they_were(root: Path) -> None:
     plain, taught = loaded(root), loaded(root, embeddings=[{"path": "Style.safetensors", "token": "cat"}])
     for prompt in ("a dog", "a cathedral", "concat"):

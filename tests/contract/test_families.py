@@ -22,7 +22,7 @@ from tests.fixtures import families
 
 av = pytest.importorskip("av")
 STEPS, EDGE, FRAMES = 2, 64, 9
-IN_MAKE_TEST = ("FLUX.1", "SD3", "Qwen-Image", "Wan", "Stable Video Diffusion")
+IN_MAKE_TEST = ("FLUX.1", "Qwen-Image", "Wan")
 """One of each way to lay latents out; the others are of make test-all."""
 
 
@@ -165,6 +165,7 @@ def test_a_video_is_written_as_asked_for_and_stopped_between_steps(tmp_path: Pat
         asyncio.run(engine.run("m", Request("j", asked, 1), Heard(), cancelled))
 
 
+@pytest.mark.slow
 def test_what_a_pipeline_does_not_read_is_told(tmp_path: Path) -> None:
     folder = families.made("Stable Video Diffusion", tmp_path)
     engine = loaded(folder)

@@ -129,6 +129,7 @@ def test_a_break_begins_another_piece(engine: DiffusersEngine, model: str) -> No
     assert pixels(engine, model, "a b BREAK c", prompt_weights=True) != pixels(engine, model, "a b c")
 
 
+@pytest.mark.slow
 def test_a_long_prompt_with_weights_is_read_whole_and_what_is_over_is_counted(engine: DiffusersEngine) -> None:
     pipeline = engine._loaded["sd15"].pipeline
     long = " ".join("abcdefghij"[index % 10] for index in range(100)) + " (k:1.4)"

@@ -128,7 +128,7 @@ def test_a_path_with_dots_that_stays_below_its_root_is_the_file_that_is_meant(fo
         ("{model: m, default_size: big}", "modes.a.default_size: 'big' is no size: write WxH"),
         (
             "{model: m, steps: 3}",
-            "modes.a.steps: unknown key; known are: default_clip_skip, default_guidance, default_prompt_weights",
+            "modes.a.steps: unknown key; known are: controlnets, default_clip_skip, default_guidance",
         ),
         ("m", "modes.a: must be a mapping of"),
     ],

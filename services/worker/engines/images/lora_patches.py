@@ -50,7 +50,11 @@ class Patch:
         raise Unfit(f"{self.module} has {', '.join(sorted(self.tensors))}, which is no LoRA")
 
     def change(self, weight: Tensor, strength: float) -> Tensor:
-        """What is added to a weight (float32, of its shape). Raises Unfit."""
+        """What is added to a weight (float32, of its shape), made on its device. Raises Unfit."""
+        moved = {role: tensor.to(weight.device) for role, tensor in self.tensors.items()}
+        return Patch(self.component, self.module, moved)._made(weight, strength)
+
+    def _made(self, weight: Tensor, strength: float) -> Tensor:
         try:
             made = self._plain().reshape(weight.shape)
         except RuntimeError as error:
@@ -59,9 +63,8 @@ class Patch:
             raise Unfit(f"its {self.module} is {shape}, the model's is {wanted}") from error
         except KeyError as error:
             raise Unfit(f"its {self.module} lacks the tensor {error}") from error
-        made = made.to(weight.device)
         if (magnitude := self.tensors.get("magnitude")) is not None:
-            made = _with_magnitude(weight + made, magnitude.to(weight.device).float()) - weight
+            made = _with_magnitude(weight + made, magnitude.float()) - weight
         return made * strength
 
     def _get(self, role: str) -> Tensor:
