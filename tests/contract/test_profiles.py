@@ -311,3 +311,39 @@ def test_a_pipeline_that_cannot_be_called_is_refused_with_the_reason() -> None:
         EngineError, match=r"Broken was loaded and cannot draw: ValueError: sizes \(64, 64\) differ"
     ):
         check_draws(Broken())
+
+
+def test_a_text_encoder_with_shorter_names_is_found(
+    engine: DiffusersEngine, root: Path, tmp_path: Path
+) -> None:
+    tensors = load_file(root / "sd15.safetensors")
+    bare = {key.replace("transformer.text_model.", "transformer."): value for key, value in tensors.items()}
+    assert bare.keys() != tensors.keys()
+    save_file(bare, tmp_path / "bare.safetensors")
+    shutil.copytree(root / "sd15", tmp_path / "bare")
+    load(engine, root / "sd15")
+    expected = draw(engine)
+    engine.unload("m")
+    load(engine, tmp_path / "bare.safetensors")
+    assert list(draw(engine).getdata()) == list(expected.getdata())
+
+
+def test_an_upscaler_is_sent_to_its_engine(tmp_path: Path) -> None:
+    torch.save({"params_ema": {"conv.weight": torch.zeros(1)}}, tmp_path / "x4.pth")
+    with pytest.raises(UnknownCheckpoint, match="engine: spandrel"):
+        detect(tmp_path / "x4.pth")
+
+
+def test_a_pipeline_of_a_controlnet_draws_from_a_picture(
+    engine: DiffusersEngine, root: Path, tmp_path: Path
+) -> None:
+    checkpoints.controlnet(root / "sd15", tmp_path / "control")
+    network = diffusers.ControlNetModel.from_pretrained(tmp_path / "control")
+    whole = diffusers.StableDiffusionControlNetPipeline.from_pretrained(
+        root / "sd15", controlnet=network, safety_checker=None
+    )
+    whole.save_pretrained(tmp_path / "whole")
+    load(engine, tmp_path / "whole")
+    assert draw(engine, files={"image": png()}).size == (64, 64)
+    with pytest.raises(EngineError, match="send one as image"):
+        draw(engine)

@@ -11,6 +11,10 @@ from services.worker.models.weights.detect import Checkpoint
 
 DEFAULT_EDGE_PX = 512
 INPAINT_CHANNELS = 9
+FROM_A_PICTURE = (
+    "Img2ImgPipeline", "Pix2PixPipeline", "FillPipeline", "ControlNetPipeline", "UpscalePipeline",
+)  # fmt: skip
+"""How classes end that draw from a picture though their signatures do not say so."""
 BINNED = (16, 32, 64, 128, 256)
 """Sample sizes for which pipelines know sizes that they were trained for."""
 
@@ -40,7 +44,7 @@ def completed(checkpoint: Checkpoint, pipeline: Any, given: dict[str, Any]) -> d
 def check_start(checkpoint: Checkpoint, pipeline: Any, files: Collection[str]) -> None:
     """Raises EngineError for a pipeline that draws from a picture and is given none. files: their names."""
     wants = parameters_of(pipeline).get("image")
-    is_needed = checkpoint.pipeline_class.endswith(("Img2ImgPipeline", "Pix2PixPipeline", "FillPipeline"))
+    is_needed = checkpoint.pipeline_class.endswith(FROM_A_PICTURE)
     if wants is not None and "image" not in files and (is_needed or wants.default is wants.empty):
         message = f"{type(pipeline).__name__} draws from a picture: send one as image"
         raise EngineError(message, "validation", field="image")

@@ -12,9 +12,17 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
+from safetensors.torch import load_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from services.worker.engines.base import EngineError
-from services.worker.models.weights.detect import Checkpoint, UnknownCheckpoint, detect, read_pickle
+from services.worker.models.weights.detect import (
+    BARE_ENCODER,
+    Checkpoint,
+    UnknownCheckpoint,
+    detect,
+    read_pickle,
+)
 
 MAX_REASON_CHARS = 400
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -97,6 +105,8 @@ def _from_file(checkpoint: Checkpoint, options: dict[str, Any], dtype: torch.dty
     parts: dict[str, Any] = {"safety_checker": None} if checkpoint.architecture in ("sd15", "sd2") else {}
     if (vae := _vae(checkpoint, options, config, dtype)) is not None:
         parts["vae"] = vae
+    if "text_encoder" in checkpoint.missing and config is not None:
+        parts["text_encoder"] = _bare_encoder(checkpoint, config, dtype)
     return kind.from_single_file(str(checkpoint.path), torch_dtype=dtype, **source, **parts)
 
 
@@ -120,6 +130,25 @@ def _vae(checkpoint: Checkpoint, options: dict[str, Any], config: Path | None, d
         f"{checkpoint.path.name} has no VAE: name one with the option vae (a file, or a folder of diffusers)"
     )
     raise EngineError(message, "load_failed")
+
+
+def _bare_encoder(checkpoint: Checkpoint, config: Path, dtype: torch.dtype) -> Any:
+    """The text encoder of a file whose names for it leave out `text_model.`."""
+    encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(config / "text_encoder", local_files_only=True))
+    weights = _weights_of(checkpoint.path)
+    own = {
+        key.removeprefix(BARE_ENCODER): value for key, value in weights.items() if key.startswith(BARE_ENCODER)
+    }
+    own.pop("embeddings.position_ids", None)  # which older versions kept
+    encoder.load_state_dict(own)
+    return encoder.to(dtype).eval()
+
+
+def _weights_of(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a single file. Raises UnknownCheckpoint."""
+    if path.suffix == ".safetensors":
+        return dict(load_file(path))
+    return read_pickle(path)
 
 
 def _from_transformer(checkpoint: Checkpoint, options: dict[str, Any], dtype: torch.dtype) -> Any:
@@ -164,12 +193,7 @@ def _rest_of(checkpoint: Checkpoint, options: dict[str, Any]) -> Path:
 
 def _with_unet_of(checkpoint: Checkpoint, pipeline: Any) -> Any:
     """Put the UNet of a single Kandinsky file into the pipeline that holds the rest."""
-    if checkpoint.path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        weights = load_file(checkpoint.path)
-    else:
-        weights = read_pickle(checkpoint.path)
+    weights = _weights_of(checkpoint.path)
     own = {key.removeprefix("unet."): value for key, value in weights.items() if not key.startswith("movq.")}
     decoder = getattr(pipeline, "unet", None)
     if decoder is None:

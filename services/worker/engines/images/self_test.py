@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from services.worker.engines.base import EngineError
+from services.worker.engines.images.completing import FROM_A_PICTURE
 from services.worker.engines.images.drawing import parameters_of
 
 EDGE_PX = 64
@@ -49,7 +50,9 @@ def check_draws(pipeline: Any) -> str:
 
 def _draw(pipeline: Any) -> None:
     """Raises _NotFinite, EngineError for what makes no pictures, and what the library raises."""
-    given = arguments(parameters_of(pipeline))
+    known = parameters_of(pipeline)
+    needs_picture = type(pipeline).__name__.endswith(FROM_A_PICTURE)
+    given = arguments(known, needs_picture=needs_picture)
     with torch.inference_mode():
         made = pipeline(**given)
     pictures = getattr(made, "images", None)
@@ -62,8 +65,11 @@ def _draw(pipeline: Any) -> None:
             raise _NotFinite
 
 
-def arguments(known: Mapping[str, Any]) -> dict[str, Any]:
-    """What a pipeline with these parameters is asked: two steps, and what it draws from where it needs that."""
+def arguments(known: Mapping[str, Any], *, needs_picture: bool = False) -> dict[str, Any]:
+    """What a pipeline with these parameters is asked: two steps, and what it draws from where it needs that.
+
+    needs_picture: it does, though its signature does not say so.
+    """
     grey = Image.new("RGB", (EDGE_PX, EDGE_PX), (128, 128, 128))
     wanted: dict[str, Any] = {
         "prompt": "a",
@@ -80,6 +86,10 @@ def arguments(known: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in (("image", grey), ("mask_image", Image.new("L", grey.size, 255))):
         if name in known and known[name].default is known[name].empty:
             wanted[name] = value
+    if needs_picture and "image" in known:
+        wanted["image"] = grey
+    if needs_picture and "control_image" in known:
+        wanted["control_image"] = grey
     if "mask_image" in known:
         wanted |= {"image": grey, "mask_image": Image.new("L", grey.size, 255), "strength": 1.0}
     elif "strength" in known and "image" in known:

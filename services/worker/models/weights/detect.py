@@ -34,6 +34,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 MAX_HEADER_BYTES = 100 * 1024 * 1024
 SHOWN_KEYS = 3
 VARIANTS = ("fp16", "bf16", "non_ema")
+UPSCALERS = {"params", "params_ema"}
+"""What trainers of upscalers put their weights under."""
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 CLASSES: dict[Architecture, str] = {
     "sd15": "StableDiffusionPipeline",
@@ -87,6 +89,8 @@ NO_WEIGHTS = (
 )
 """How files begin that people take for weights, and what to do."""
 WRAPPERS = ("model.diffusion_model.", "")
+BARE_ENCODER = "cond_stage_model.transformer."
+"""How names of the text encoder begin in files that leave out `text_model.`: diffusers does not find it."""
 FIRST_CONVOLUTION = ("model.diffusion_model.input_blocks.0.0.weight", "conv_in.weight")
 _CROSS_ATTENTION = "attn2.to_k.weight"
 
@@ -99,7 +103,8 @@ class UnknownCheckpoint(ValueError):
 class Checkpoint:
     """What a checkpoint is. pipeline_class: its class in diffusers. transformer_class: of a single file that
     holds the transformer alone. in_channels: of its UNet; 0: not known. variant: of a directory's files, such
-    as fp16. scheduler: what its weights demand of one. missing: parts of a pipeline that a single file lacks.
+    as fp16. scheduler: what its weights demand of one. missing: parts of a pipeline that a single
+    file lacks, or has under names that diffusers does not know.
     """
 
     path: Path
@@ -126,7 +131,9 @@ def detect(path: Path) -> Checkpoint:
     channels = next((shapes[key][1] for key in FIRST_CONVOLUTION if len(shapes.get(key, ())) == 4), 0)
     named = BY_CHANNELS.get(channels, {}).get(architecture, CLASSES[architecture])
     has_vae = any(key.startswith("first_stage_model.") for key in shapes)
-    is_whole = has_vae or architecture in ("kandinsky22", "kandinsky3")
+    missing: tuple[str, ...] = () if has_vae or architecture in ("kandinsky22", "kandinsky3") else ("vae",)
+    if BARE_ENCODER + "embeddings.token_embedding.weight" in shapes:
+        missing += ("text_encoder",)
     return Checkpoint(
         path,
         architecture,
@@ -135,7 +142,7 @@ def detect(path: Path) -> Checkpoint:
         is_directory=False,
         in_channels=channels,
         scheduler=_demanded(shapes),
-        missing=() if is_whole else ("vae",),
+        missing=missing,
     )
 
 
@@ -217,6 +224,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
     import torch
 
     content = _unpickled(path)
+    if isinstance(content, dict) and UPSCALERS & content.keys():
+        raise UnknownCheckpoint(f"{path.name} is an upscaler: serve it with engine: spandrel")
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict):
         raise UnknownCheckpoint(f"{path.name} holds {type(content).__name__}, not weights by name")
