@@ -18,6 +18,7 @@ from schemas.catalog import Model, ResourceProfile, Style
 from services.bus.sizes import MAX_SPEC_BYTES
 from services.catalog import functions, multi_spec, profiles
 from services.catalog.documents import ConfigurationError, Document, check_keys, convert, read, shown
+from services.catalog.engines import colliding, odd
 from services.catalog.modes import is_modes_file, legacy_mode, read_modes, read_styles
 from services.catalog.short_form import read_handler, read_model
 from services.catalog.sizes import read_size
@@ -160,8 +161,11 @@ def _load(paths: Sequence[Path], environment: Mapping[str, str], projects: Seque
         reading.default_mode = legacy.name
         reading.warnings.append("no modes.yaml: MODEL_ROOT and MODEL make one mode; a modes.yaml makes more")
     styles = tuple(reading.styles)
+    if two := colliding(reading.models):
+        raise ConfigurationError(two)
     models: list[Model] = []
     for model in reading.models.values():
+        reading.warnings += odd(model)
         launched, warnings = multi_spec.with_launchers(model, reading.profiles)
         reading.warnings += warnings
         has_styles = "ImageGeneration" in model.features

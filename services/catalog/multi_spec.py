@@ -26,6 +26,7 @@ from schemas.catalog import (
 )
 from schemas.subjects import BadName, check_name
 from services.catalog.documents import Document, check_keys, convert, shown
+from services.catalog.engines import check_options, check_url
 from services.catalog.files import absolute, size_bytes, stamp
 from services.catalog.image_defaults import check_image_defaults
 from services.catalog.profiles import document_name
@@ -197,7 +198,12 @@ def _spec(source: _Source, path: tuple[str | int, ...], entry: Any) -> Spec:
         raise document.place(*path, "engine").error(f"unknown engine {given.engine!r}; there are {known}")
     if not given.url and engine not in ("synthetic", "custom"):
         raise document.place(*path, "url").error("missing required field: url")
+    check_options(document, (*path, "options"), engine, given.options)
+    check_url(document, (*path, "url"), engine, given.url)
     profile = _PROFILE.fullmatch(given.resource_profile)
+    if profile is not None and ":" in profile[1]:
+        message = f"must look like name or name:count, not {given.resource_profile!r}"
+        raise document.place(*path, "resourceProfile").error(message)
     count = int(profile[2] or 1) if profile is not None else 1
     if count < 1:
         raise document.place(*path, "resourceProfile").error("the count after the colon must be 1 or more")
@@ -263,14 +269,25 @@ def _balancing(document: Document, common: Mapping[str, Any]) -> LoadBalancing:
     given: BalancingEntry = convert(document, path, common.get("loadBalancing") or {}, BalancingEntry)
     inner = (*path, "prefixHash")
     hashed: PrefixHashEntry = convert(document, inner, given.prefix_hash, PrefixHashEntry)
-    mean = hashed.mean_load_percentage or hashed.mean_load_factor or 125
+    mean = _one_of(document, inner, hashed, "meanLoadPercentage", "meanLoadFactor", 125)
+    length = _one_of(document, inner, hashed, "prefixCharLength", "prefixChatLength", 100)
     if mean < 100:
-        raise document.place(*inner, "meanLoadPercentage").error(f"must be at least 100, not {mean}")
-    length = hashed.prefix_char_length or hashed.prefix_chat_length or 100
+        name = "meanLoadPercentage" if hashed.mean_load_percentage is not None else "meanLoadFactor"
+        raise document.place(*inner, name).error(f"must be at least 100, not {mean}")
     for field, value in (("replication", hashed.replication), ("prefixCharLength", length)):
         if value < 1:
             raise document.place(*inner, field).error(f"must be 1 or more, not {value}")
     return LoadBalancing(given.strategy, mean, hashed.replication, length)
+
+
+def _one_of(
+    document: Document, path: tuple[str | int, ...], given: PrefixHashEntry, name: str, other: str, default: int
+) -> int:
+    """A number that has two spellings. Raises ConfigurationError where both are written."""
+    first, second = (value for key, value in msgspec.to_builtins(given).items() if key in (name, other))
+    if first is not None and second is not None:
+        raise document.place(*path, other).error(f"is another spelling of {name}: write one of them")
+    return next((value for value in (first, second) if value is not None), default)
 
 
 def with_launchers(model: Model, profiles: Mapping[str, ResourceProfile]) -> tuple[Model, tuple[str, ...]]:

@@ -7,6 +7,7 @@ import msgspec
 from schemas.catalog import DEFAULT_SPEC, Adapter, Feature, Model, Spec
 from schemas.subjects import BadName, check_name
 from services.catalog.documents import Document, check_keys, convert
+from services.catalog.engines import check_options, check_url
 from services.catalog.files import absolute, size_bytes, stamp
 from services.catalog.image_defaults import check_image_defaults
 from services.catalog.sizes import read_size
@@ -64,6 +65,8 @@ def read_model(document: Document, name: str, entry: Any) -> Model:
     check_image_defaults(document, (*path, "defaults"), given.defaults)
     if not given.url and engine != "synthetic":
         raise document.place(*path).error("missing required field: url")
+    check_options(document, (*path, "options"), engine, given.options)
+    check_url(document, (*path, "url"), engine, given.url)
     if given.slots < 0:
         raise document.place(*path, "slots").error(f"must be 0 or more, not {given.slots}")
     if not given.run_timeout_s > 0:

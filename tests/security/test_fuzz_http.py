@@ -18,7 +18,7 @@ from tests.waiting import eventually
 CONFIG = """\
 models:
   echo: {engine: synthetic, slots: 16, options: {tokens: 3}}
-  draw: {engine: synthetic, slots: 4, features: [ImageGeneration], options: {steps: 1}}
+  draw: {engine: synthetic, slots: 4, features: [ImageGeneration]}
 workers:
   - {count: 2, engines: [synthetic]}
 """

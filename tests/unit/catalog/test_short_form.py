@@ -24,7 +24,8 @@ def refused(folder: Path, text: str) -> str:
 
 @pytest.mark.parametrize(("engine", "features"), ENGINE_FEATURES.items())
 def test_a_model_has_the_features_of_its_engine(tmp_path: Path, engine: str, features: tuple[str, ...]) -> None:
-    [model] = read(tmp_path, f"models:\n  m: {{engine: {engine.upper()}, url: hf://o/n}}\n").models
+    scheme = "ollama" if engine == "ollama" else "hf"
+    [model] = read(tmp_path, f"models:\n  m: {{engine: {engine.upper()}, url: {scheme}://o/n}}\n").models
     assert model.features == features
     assert model.specs[0].engine == engine
 
@@ -39,12 +40,12 @@ def test_everything_that_an_entry_says_is_in_the_model(tmp_path: Path) -> None:
     [model] = read(
         tmp_path,
         "models:\n  m:\n    engine: llamacpp\n    url: w.gguf\n    defaults: {temperature: 0.5, max_tokens: 9}\n"
-        "    options: {ctx: 512}\n    adapters: {polite: lora.gguf, far: hf://o/lora}\n    profile: big\n"
+        "    options: {n_ctx: 512}\n    adapters: {polite: lora.gguf, far: hf://o/lora}\n    profile: big\n"
         "    memory: 2GB\n    slots: 3\n    run_timeout_s: 5\n",
     ).models
     [spec] = model.specs
     assert (model.defaults, model.run_timeout_s) == ({"temperature": 0.5, "max_tokens": 9}, 5.0)
-    assert (spec.options, spec.profile, spec.memory_bytes, spec.slots) == ({"ctx": 512}, "big", 2 * 10**9, 3)
+    assert (spec.options, spec.profile, spec.memory_bytes, spec.slots) == ({"n_ctx": 512}, "big", 2 * 10**9, 3)
     assert spec.size_bytes == 7
     assert spec.adapters == (Adapter("polite", f"file://{tmp_path}/lora.gguf"), Adapter("far", "hf://o/lora"))
     assert model.created_at == int((tmp_path / "stoker.yaml").stat().st_mtime)
@@ -128,7 +129,9 @@ def test_a_name_is_taken_once_whoever_took_it(tmp_path: Path) -> None:
 
 
 def test_a_spec_that_would_not_fit_into_an_assignment_is_refused(tmp_path: Path) -> None:
-    said = refused(tmp_path, f"models: {{m: {{engine: synthetic, options: {{a: {'x' * 70_000}}}}}}}\n")
+    said = refused(
+        tmp_path, f"models: {{m: {{engine: diffusers, url: hf://a/b, options: {{vae: {'x' * 70_000}}}}}}}\n"
+    )
     assert said.startswith("1: models.m: the spec 'default' has 70")
     assert said.endswith("it may have 65536")
 
