@@ -19,6 +19,8 @@ _FAILED_STATUS = {
     "impossible": 503,
     "would_miss_deadline": 422,
     "resource": 503,
+    "retryable": 503,
+    "auth": 403,
     "load_failed": 503,
     "worker_lost": 503,
     "timeout": 504,
