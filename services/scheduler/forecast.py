@@ -211,6 +211,19 @@ class Forecast:
                 self._ledger.queue(name).is_changed = True
             if reason:
                 found += [(record, reason) for record in self._ledger.waiting(name)]
+        ended = {record.id for record, _ in found}
+        return found + [one for one in self._hopeless_sets(now) if one[0].id not in ended]
+
+    def _hopeless_sets(self, now: float) -> list[tuple[JobRecord, str]]:
+        """Those that need several models which no worker can hold together any more."""
+        reasons: dict[tuple[str, ...], str] = {}
+        found: list[tuple[JobRecord, str]] = []
+        for queue in self._ledger.waiting_queues():
+            for record in (self._ledger.records[job] for job in queue.particular):
+                if record.models and record.models not in reasons:
+                    reasons[record.models] = self._dispatcher.replicas.sets.why_never(record.models, now)
+                if record.models and reasons[record.models]:
+                    found.append((record, reasons[record.models]))
         return found
 
     def _judge(self, name: str, now: float) -> None:
