@@ -69,6 +69,7 @@ class Calls:
         self._most_bytes = max(map(size_of, declared), default=0)
         """What a call may take whose function does not say: as much as any of the project's says."""
         self._leftovers = Leftovers(project.manifest.folder)
+        self._leftovers.watch(current_call)
         threading.Thread(target=self._pass_output_on, name="output of calls", daemon=True).start()
         self._confess()
 
@@ -138,13 +139,15 @@ class Calls:
         del self._tasks[call], self._cancelled[call]
         said: list[str] = []
         threads: list[str] = []
-        if not self._tasks:  # whose they are can be told by nobody while others run
-            with contextlib.suppress(OSError):
-                if count := self._leftovers.end_children():
-                    said.append(f"{count} processes that the call had left were ended")
-            if threads := self._leftovers.stubborn_threads():
-                names = ", ".join(threads)
-                said.append(f"threads that go on ({names}): the process of the project is replaced")
+        with contextlib.suppress(OSError):
+            count = self._leftovers.end_children_of(call)
+            if not self._tasks:  # whose the rest is can be told by nobody while others run
+                count += self._leftovers.end_children()
+            if count:
+                said.append(f"{count} processes that the call had left were ended")
+        if not self._tasks and (threads := self._leftovers.stubborn_threads()):
+            names = ", ".join(threads)
+            said.append(f"threads that go on ({names}): the process of the project is replaced")
         output = self._capture.end(call)
         notes = "".join(f"[stoker] {line}\n" for line in said).encode(errors="backslashreplace")
         output = msgspec.structs.replace(output, **_with_notes(output, notes))

@@ -91,6 +91,7 @@ def _job_of(gateway: Gateway, body: bytes, job_id: str) -> Job:
         webhook=gateway.webhook_rules.check(asked.webhook),
         fingerprint=fingerprint_of(body),
         admission_timeout_s=admission_timeout_s(asked),
+        run_timeout_s=asked.run_timeout_s,
         deadline_s=asked.deadline_s,
     )
 

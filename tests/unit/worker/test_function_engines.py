@@ -307,3 +307,20 @@ def test_a_project_that_cannot_be_imported_is_no_host(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="ZeroDivisionError") as failed:
         HostProcess(str(tmp_path))
     assert failed.value.kind == "load_failed"
+
+
+async def test_a_project_that_ends_the_process_while_it_is_imported_fails_the_load_and_its_calls(
+    engine: FunctionEngine, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text("import os\nos._exit(7)\n")
+    with pytest.raises(EngineError, match=r"the process ended while it was imported \(status 7\)") as failed:
+        engine.load(ModelFiles("ends", Path(), {"project": str(tmp_path)}))
+    assert failed.value.kind == "load_failed"
+    (tmp_path / "app.py").write_text(PROJECT)
+    engine.load(ModelFiles("later", Path(), {"project": str(tmp_path)}))
+    (tmp_path / "app.py").write_text("import os\nos._exit(7)\n")
+    with pytest.raises(EngineError, match="ended its process with status 3"):
+        await called(engine, "later", FunctionInput("leaves", {}))
+    with pytest.raises(EngineError, match="ended its process with status 7"):
+        await eventually(lambda: called(engine, "later", FunctionInput("double", {"n": 1})))
+    engine.unload("later")

@@ -210,3 +210,17 @@ async def test_a_child_that_its_parent_has_left_behind_is_not_the_hosts_end(engi
     for _ in range(3):
         assert int(await value(engine, "fork and raise")) not in (0, os.getpid())
     assert await value(engine, "fine") == "fine"
+
+
+async def test_what_a_call_has_forked_ends_with_it_while_others_run(engine: FunctionEngine) -> None:
+    said, cancelled = Listening(), Cancellation()
+    others = asyncio.create_task(run(engine, "print and wait", heard=said, cancelled=cancelled))
+    await eventually(lambda: "waiting" in said.printed_text)
+    for kind in ("fork", "popen"):
+        heard = Listening()
+        assert not is_there(int(await value(engine, kind, heard=heard)))
+        assert "1 processes that the call had left were ended" in heard.printed_text
+    assert not others.done()
+    cancelled.set()
+    with pytest.raises(Stopped):
+        await others

@@ -82,7 +82,11 @@ class FunctionEngine:
         project = self._projects.get(place)
         if project is None:
             project = self._projects[place] = _Project(place[0])
-        host = project.running()
+        try:
+            host = project.running()
+        except HostDied as error:
+            reason = f"{place[0]}: the process ended while it was imported ({error})"
+            raise EngineError(reason, "load_failed") from error
         if options.get("kind"):
             model = _Model(str(options["key"]), files.path, str(options["kind"]))
             measured = host.load(model.key, model.path, model.kind).memory_bytes
@@ -147,7 +151,10 @@ class _Call:
     async def run(self) -> RunOutput:
         """Raises EngineError, Stopped, or _Again when the process ended under several calls."""
         async with self.project.starting:
-            host = await asyncio.to_thread(self.project.running)
+            try:
+                host = await asyncio.to_thread(self.project.running)
+            except HostDied as error:  # while it started, perhaps from outside
+                raise _Again(error.status) from error
         loop = asyncio.get_running_loop()
         if self.cancelled.is_set():  # nothing of it has been done, and nothing is
             raise Stopped

@@ -28,7 +28,7 @@ import msgspec
 from services.process.logs import get_logger
 from services.worker.engines.base import EngineError
 from stoker.functions.frames import Frames, frame
-from stoker.functions.leftovers import end_processes, marked
+from stoker.functions.leftovers import end_marked, end_processes
 from stoker.functions.messages import (
     MAX_FRAME_BYTES,
     Call,
@@ -76,7 +76,7 @@ Report = Callable[[CallProgress | CallItem | CallPrinted], None]
 
 
 class HostProcess:
-    """A running host. Raises EngineError when the project cannot be imported."""
+    """A running host. Raises EngineError when the project cannot be imported, HostDied when it ends before."""
 
     def __init__(self, folder: str) -> None:
         ours, theirs = socket.socketpair()
@@ -236,7 +236,7 @@ class HostProcess:
     def _await_end(self) -> None:
         """When the process ends so does what it has started: else it would hold the connection open."""
         self.process.wait()
-        end_processes(marked(self._marker))
+        end_marked(self._marker, self.process.pid)
 
     def _died(self) -> None:
         try:
