@@ -204,10 +204,20 @@ FailureKind = Literal[
 ]  # fmt: skip
 
 
+class JobLog(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a job has printed: its beginning and its end. dropped_lines, dropped_bytes: left out between."""
+
+    head: bytes = b""
+    dropped_lines: int = 0
+    dropped_bytes: int = 0
+    tail: bytes = b""
+
+
 class TerminalEvent(AttemptEvent, frozen=True, kw_only=True):
     """The last event of a job; carries what `GET /v1/jobs/{id}` shows for as long as results are kept.
 
-    history: the small events of the last attempt, so that a late watcher misses nothing.
+    history: the small events of the last attempt, so that a late watcher misses nothing. log: what the last
+    attempt has printed.
     """
 
     job: str
@@ -221,6 +231,7 @@ class TerminalEvent(AttemptEvent, frozen=True, kw_only=True):
     webhook: str = ""
     tenant: str = ""
     history: "tuple[Assigned | Downloading | Loading | Started | Progress, ...]" = ()
+    log: JobLog | None = None
 
 
 class Ending(TypedDict, total=False):
@@ -240,6 +251,7 @@ class Ending(TypedDict, total=False):
     webhook: str
     tenant: str
     history: "tuple[SmallEvent, ...]"
+    log: JobLog | None
 
 
 class Completed(TerminalEvent, frozen=True, kw_only=True):

@@ -211,13 +211,14 @@ class FunctionInput(msgspec.Struct, frozen=True, tag="function", tag_field="kind
 class StoredInput(msgspec.Struct, frozen=True, tag="stored", tag_field="kind", omit_defaults=True):
     """An input that is too large to travel with its job: it lies in a blob, as JSON.
 
-    units, is_repeatable, begins: what must be known of it without reading it.
+    units, is_repeatable, begins, models: what must be known of it without reading it.
     """
 
     blob: str
     units: Amount = 1.0
     is_repeatable: bool = False
     begins: str = ""
+    models: tuple[str, ...] = ()
 
 
 JobInput = (
@@ -354,6 +355,18 @@ def is_repeatable(job_input: JobInput) -> bool:
     if isinstance(job_input, StoredInput):
         return job_input.is_repeatable
     return not isinstance(job_input, CallInput | FunctionInput | LoadInput)
+
+
+def models_together(job_input: JobInput) -> tuple[str, ...]:
+    """The models that a call needs in memory at once, in order of their names; () where it is one, or none."""
+    match job_input:
+        case FunctionInput(models=given):
+            found = tuple(sorted(set(given.values())))
+        case StoredInput(models=found):
+            pass
+        case _:
+            found = ()
+    return found if len(found) > 1 else ()
 
 
 def prefix_of(job_input: JobInput, chars: int) -> str:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from schemas.catalog import Spec
-from schemas.job_events import Delta, FailureKind, SmallEvent
+from schemas.job_events import Delta, FailureKind, JobLog, SmallEvent
 from schemas.jobs import Job
 from schemas.ranges import Amount, Batch, Count, Moment, Seconds, Slots, Term
 
@@ -83,13 +83,17 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class ReplayRequest(msgspec.Struct, frozen=True):
-    """What of a job came after this point? chars: characters of output already delivered."""
+    """What of a job came after this point? chars: characters of output already delivered.
+
+    wants_log: only what it has printed is asked for.
+    """
 
     job: str
     term: Term = 0
     attempt: int = 0
     seq: int = 0
     chars: int = 0
+    wants_log: bool = False
 
 
 class Replay(msgspec.Struct, frozen=True):
@@ -97,6 +101,7 @@ class Replay(msgspec.Struct, frozen=True):
 
     known: bool
     events: tuple[SmallEvent | Delta, ...] = ()
+    log: JobLog | None = None
 
 
 class SentRequest(msgspec.Struct, frozen=True, omit_defaults=True):

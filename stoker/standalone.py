@@ -24,6 +24,7 @@ from services.worker.engines.base import (
 )
 from services.worker.engines.images.diffusers import DiffusersEngine
 from services.worker.engines.registry import CAPABILITIES
+from stoker.functions.output import OutputPart
 
 MODEL = "standalone"
 MAX_SEED = 2**32 - 1
@@ -69,6 +70,9 @@ class _Silent:
     def step(self, step: int, steps: int) -> None: ...
 
     def preview(self, index: int, step: int, width: int, height: int, png: bytes) -> None: ...
+
+    def printed(self, output: OutputPart) -> None:
+        """Functions do not run here."""
 
 
 class DiffusersCudaWorker:

@@ -36,7 +36,7 @@ AT_ONCE = 8
 BEHIND_S, LOOK_AGAIN_S = 1.0, 0.1
 """How long a server of a cluster may be behind with what was stored just now."""
 STORE_OF_BEFORE = "stoker_blobs"
-MESSAGE_MARGIN_BYTES = 64 * 1024
+MESSAGE_MARGIN_BYTES = 160 * 1024
 """Left free in a message for its JSON part and headers."""
 
 

@@ -161,7 +161,7 @@ class Scheduler:
             return self.endings.failed(record, "poisoned", event.unreadable, now)
         if claim is not None:
             return []
-        if reason := self._why_never(record):
+        if reason := self._why_never(record, now):
             return self.endings.failed(record, "impossible", reason, now)
         commands = self._dispatch(job.model, now)
         if record.phase == "waiting" and job.wants_events:
@@ -169,11 +169,12 @@ class Scheduler:
             commands += self.forecast.position(record, place, now)
         return commands
 
-    def _why_never(self, record: JobRecord) -> str:
+    def _why_never(self, record: JobRecord, now: float) -> str:
         """Why a job that waits can never run; "" while it may, and before everything is known."""
         if self.is_settling:
             return ""
-        return why_never(record.job, self.dispatcher.models.get(record.job.model))
+        reason = why_never(record.job, self.dispatcher.models.get(record.job.model))
+        return reason or self.dispatcher.replicas.sets.why_never(record.models, now)
 
     def _finished(self, worker_id: str, finished: Finished, now: float) -> list[Command]:
         """A worker says how an attempt ended; it may be one that was given up before."""
@@ -352,7 +353,7 @@ class Scheduler:
         """End the waiting jobs of a model that can never run as the catalog is now."""
         commands: list[Command] = []
         for record in self.ledger.waiting(model):
-            if record.job.spec is None and (reason := self._why_never(record)):
+            if record.job.spec is None and (reason := self._why_never(record, now)):
                 commands += self.endings.failed(record, "impossible", reason, now)
         return commands
 

@@ -27,6 +27,8 @@ MAX_STREAMS = 32
 """Workers of one model that are looked at for an eta."""
 NOTIFIED_JOBS = 200
 """How many waiting jobs of a model are told their position every second."""
+UNSIZED = frozenset({"Function", "Weights"})
+"""Features of models whose jobs run code of users: their size cannot be told from what they are given."""
 IMPOSSIBLE_GRACE_S = 10.0
 """How long a model that was possible must have been impossible before its jobs are refused: workers restart."""
 
@@ -211,6 +213,19 @@ class Forecast:
                 self._ledger.queue(name).is_changed = True
             if reason:
                 found += [(record, reason) for record in self._ledger.waiting(name)]
+        ended = {record.id for record, _ in found}
+        return found + [one for one in self._hopeless_sets(now) if one[0].id not in ended]
+
+    def _hopeless_sets(self, now: float) -> list[tuple[JobRecord, str]]:
+        """Those that need several models which no worker can hold together any more."""
+        reasons: dict[tuple[str, ...], str] = {}
+        found: list[tuple[JobRecord, str]] = []
+        for queue in self._ledger.waiting_queues():
+            for record in (self._ledger.records[job] for job in queue.particular):
+                if record.models and record.models not in reasons:
+                    reasons[record.models] = self._dispatcher.replicas.sets.why_never(record.models, now)
+                if record.models and reasons[record.models]:
+                    found.append((record, reasons[record.models]))
         return found
 
     def _judge(self, name: str, now: float) -> None:
@@ -285,9 +300,11 @@ class Forecast:
         return 1
 
     def _best_s(self, name: str) -> float | None:
-        """The shortest predicted run of a typical job, for deadlines that cannot be met."""
+        """The shortest run to be expected of a job of size 1, for deadlines that cannot be met."""
         model = self._dispatcher.models.get(name)
         if model is None:
             return None
         estimates = self._dispatcher.estimates
-        return min((estimates.run_s(name, spec.name, 1.0) for spec in model.specs), default=None)
+        is_sized = not UNSIZED.intersection(model.features)
+        runs_s = (estimates.least_s(name, spec.name, is_sized=is_sized) for spec in model.specs)
+        return min(runs_s, default=None)

@@ -166,10 +166,12 @@ class Agent:
         return is_here
 
     def replay(self, asked: ReplayRequest) -> Replay:
-        """What a watcher has missed; from now on the job's events are published."""
+        """What a watcher has missed; from now on the job's events are published. Or what it has printed."""
         attempt = self.core.current(asked.job)
         if attempt is None:
             return Replay(known=False)
+        if asked.wants_log:
+            return Replay(known=True, log=attempt.log.log())
         attempt.wants_events = True
         events = attempt.log.replay(asked.term, asked.attempt, asked.seq, asked.chars)
         return Replay(known=True, events=tuple(events))

@@ -1,6 +1,7 @@
 """Functions on the command line: list them, call them, here or through a gateway."""
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +12,24 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, fail, print_json
+from services.process.http_clients import client
+from stoker.cli.app import (
+    DEFAULT_URL,
+    TIMEOUT_S,
+    Json,
+    Url,
+    app,
+    call,
+    console,
+    fail,
+    key_header,
+    print_json,
+    problem_of,
+)
 from stoker.client import CallFailed, Client
+
+FOLLOW_EVERY_S = 0.5
+"""How often `stoker logs --follow` asks."""
 
 
 @app.command()
@@ -132,3 +149,29 @@ def _run_local(
     except (BadProject, FunctionError) as error:
         fail(str(error))
     return result, [(one.name, one.content) for one in files]
+
+
+@app.command()
+def logs(
+    job: str,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on as more is printed, to the job's end.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """What a call has printed: its first and its last 32 KiB."""
+    place, has_ended = 0, False
+    try:
+        with client(url, timeout=TIMEOUT_S, headers=key_header()) as http:
+            while not has_ended:
+                answer = http.get(f"{url}/v1/jobs/{job}/log", params={"after": place})
+                if answer.status_code >= 400:
+                    fail(f"{problem_of(answer)} ({answer.status_code})")
+                place = int(answer.headers["stoker-log-bytes"])
+                has_ended = not follow or answer.headers["stoker-log-ended"] == "true"
+                sys.stdout.buffer.write(answer.content)
+                sys.stdout.buffer.flush()
+                if not has_ended:
+                    time.sleep(FOLLOW_EVERY_S)
+    except httpx.HTTPError as error:
+        fail(f"no gateway answers at {url} ({error}); is `stoker up` running?", 2)

@@ -45,6 +45,13 @@ async def call(
 
 
 def _run(function: Function, context: ActionContext, arguments: dict[str, Any], item: Item) -> Any:
+    try:
+        return _run_plain(function, context, arguments, item)
+    except (StopIteration, asyncio.CancelledError) as error:  # futures take these for words of their own
+        raise RuntimeError(f"{function.name} raised {type(error).__name__}") from error
+
+
+def _run_plain(function: Function, context: ActionContext, arguments: dict[str, Any], item: Item) -> Any:
     found = function.call(context, **arguments)
     if not function.streams:
         return _checked(function, found)

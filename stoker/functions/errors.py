@@ -1,6 +1,7 @@
 """Failures of functions, typed, and what of them may be shown.
 
-Raise one of these for a failure with a kind of its own; anything else that a function raises is `fatal`.
+Raise one of these for a failure with a kind of its own. A ValueError says that the payload makes no sense;
+anything else that a function raises is `fatal`.
 Messages are redacted (tokens, credentials in URLs, paths) and cut at 500 characters before anyone else sees
 them.
 """
@@ -23,6 +24,12 @@ _SECRETS = (
         r"\1\2***",
     ),
     (re.compile(r"\b(sk|hf|ghp|github_pat|xox[bp])[-_][A-Za-z0-9_-]{8,}"), "***"),
+    (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){1,4}"), "***"),  # a JSON Web Token
+    (re.compile(r"\b(?:AKIA|ASIA|AROA|AIDA|AGPA|ANPA|ABIA|ACCA)[A-Z0-9]{12,128}\b"), "***"),  # ids of AWS
+    (
+        re.compile(r"(?:\b[A-Za-z]:|\\\\[\w.$-]+)(?:[\\/]+[^\\/:*?\"'<>|\r\n]+)*[\\/]+([^\\/:*?\"'<>|\s]*)"),
+        r"…/\1",
+    ),
     (re.compile(r"(?<![\w:/.])(?:/[\w.+-]+){2,}"), lambda match: "…/" + match[0].rsplit("/", 1)[1]),
 )
 
@@ -81,19 +88,30 @@ def kind_of(error: BaseException) -> CallFailure:
     if isinstance(error, FunctionError):
         return error.kind if error.kind in get_args(CallFailure) else "fatal"
     name = type(error).__name__
-    if name in BAD_PICTURES:
+    if name in BAD_PICTURES or (isinstance(error, ValueError) and not isinstance(error, UnicodeError)):
         return "validation"
     return "resource" if isinstance(error, MemoryError) or "OutOfMemory" in name else "fatal"
 
 
 def message_of(error: BaseException, *, with_trace: bool) -> str:
-    """What the caller reads; with the last frames of the traceback where that was asked for."""
-    if isinstance(error, FunctionError):
-        said = str(error) or type(error).__name__
-    else:
-        said = f"{type(error).__name__}: {error}"
+    """What the caller reads; with the last frames of the traceback where that was asked for. Raises nothing."""
+    said = _sendable(_said(error))
     if not with_trace:
         return redacted(said)
     frames = traceback.extract_tb(error.__traceback__)[-SHOWN_FRAMES:]
     shown = "".join(f"\n  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames)
-    return (said + shown)[: 4 * MAX_MESSAGE_CHARS]
+    return _sendable(said + shown)[: 4 * MAX_MESSAGE_CHARS]
+
+
+def _said(error: BaseException) -> str:
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception as broken:  # its own code, which may do anything
+        return f"{name}, whose message raised {type(broken).__name__}"
+    return text or name if isinstance(error, FunctionError) else f"{name}: {text}"
+
+
+def _sendable(text: str) -> str:
+    """A text without half characters, which no message can hold."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,42 +1,37 @@
 """The host process of a project: imports it, holds its models, runs its functions.
 
-    python -P -m stoker.functions.host FOLDER DESCRIPTOR [MEMORY_LIMIT_BYTES]
+    python -P -m stoker.functions.host FOLDER DESCRIPTOR
 
 Messages (messages.py) come and go over the socket whose number is DESCRIPTOR; the process ends when that
-closes. What functions print goes to stderr, never into the frames.
+closes, and what it has started with it. What functions print goes into bounded logs (capture.py); what is
+printed by nobody's call, and by child processes, goes to stderr.
 """
 
 import asyncio
 import contextlib
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Coroutine
-from contextvars import ContextVar
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
-from stoker.functions.calling import call, read_payload
-from stoker.functions.context import ActionContext
+from stoker.functions.calls import Calls, current_call
+from stoker.functions.capture import Capture
 from stoker.functions.errors import kind_of, message_of
 from stoker.functions.frames import Frames, frame
+from stoker.functions.leftovers import adopt_orphans, descendants, end_processes
 from stoker.functions.loading import load_model
 from stoker.functions.messages import (
     MAX_FRAME_BYTES,
     Call,
-    CallDone,
-    CallFailed,
-    CallItem,
-    CallProgress,
-    CallStarted,
     CancelCall,
-    File,
     HostReady,
     LoadModel,
     Message,
@@ -48,40 +43,33 @@ from stoker.functions.messages import (
 from stoker.functions.project import BadProject, Project, load_project
 
 READ_BYTES = 256 * 1024
-
-_current: ContextVar[str] = ContextVar("call")
-"""The call that the running code belongs to."""
+MAX_CALLS = 256
+"""Threads for plain functions; how many calls run at a time is for the worker to say."""
 
 
 class Host:
     """One project at work."""
 
-    def __init__(self, project: Project, connection: socket.socket) -> None:
-        self._project = project
+    def __init__(self, project: Project, connection: socket.socket, capture: Capture) -> None:
         self._connection = connection
         self._sending = threading.Lock()
         self._models: dict[str, Any] = {}
-        self._cancelled: dict[str, threading.Event] = {}
-        self._calls: dict[str, asyncio.Task[None]] = {}
-        self._async_calls: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loading = asyncio.Lock()
+        self._calls = Calls(project, self._models, self.send, capture)
 
     def send(self, message: Message) -> None:
         """From any thread."""
+        content = frame(message)
         with self._sending:
-            self._connection.sendall(frame(message))
+            self._connection.sendall(content)
 
     def take(self, message: Any) -> None:
         match message:
             case Call():
-                self._cancelled[message.call] = threading.Event()
-                self._calls[message.call] = self._own(self._call(message))
+                self._calls.start(message)
             case CancelCall():
-                if (cancelled := self._cancelled.get(message.call)) is not None:
-                    cancelled.set()
-                    if message.call in self._async_calls:
-                        self._calls[message.call].cancel()
+                self._calls.cancel(message.call)
             case LoadModel():
                 self._own(self._load(message))
             case UnloadModel():
@@ -112,53 +100,6 @@ class Host:
             await asyncio.to_thread(_free)
             self.send(ModelUnloaded(key))
 
-    async def _call(self, message: Call) -> None:
-        function = self._project.functions[message.function]
-        cancelled = self._cancelled[message.call]
-
-        def report(step: int, steps: int) -> None:
-            self.send(CallProgress(message.call, step, steps))
-
-        def item(result: msgspec.Struct) -> None:
-            self.send(CallItem(message.call, msgspec.json.encode(result)))
-
-        if function.is_async:
-            self._async_calls.add(message.call)
-        context = ActionContext(message.job, message.seed, report, cancelled)
-        _current.set(message.call)
-        self.send(CallStarted(message.call))
-        try:
-            payload = read_payload(function, message.payload)
-            models = {name: self._models[key] for name, key in message.models.items()}
-            result = msgspec.json.encode(await call(function, context, payload, models, item))
-            files = tuple(File(one.name, one.content_type, one.content) for one in context.files)
-            self.send(CallDone(message.call, result, files))
-        except (SystemExit, KeyboardInterrupt) as error:
-            self.send(CallFailed(message.call, "fatal", f"the function ended the process: {error!r}"))
-        except asyncio.CancelledError:
-            self.send(CallFailed(message.call, "cancelled", "the call was cancelled"))
-        except BaseException as error:  # whatever a function raises fails this call alone
-            kind = "cancelled" if cancelled.is_set() else kind_of(error)
-            self.send(
-                CallFailed(message.call, kind, message_of(error, with_trace=self._project.manifest.is_debug))
-            )
-        finally:
-            del self._cancelled[message.call], self._calls[message.call]
-            self._async_calls.discard(message.call)
-
-
-def _confess(host: Host) -> None:
-    """A function that calls os._exit says so first: the other calls of this process are not to blame."""
-    leave = os._exit
-
-    def exit_with_a_word(status: int) -> NoReturn:
-        with contextlib.suppress(LookupError, OSError):
-            said = f"the function ended its process with status {status}"
-            host.send(CallFailed(_current.get(), "fatal", said, ends_process=True))
-        leave(status)
-
-    os._exit = exit_with_a_word
-
 
 def _memory_bytes() -> int:
     """Of the GPU where torch uses one, else of this process."""
@@ -183,13 +124,15 @@ def _free() -> None:
 
 async def serve(folder: Path, connection: socket.socket) -> None:
     """Import the project, say so, and work until the connection ends."""
+    capture = Capture(current_call)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
     try:
         project = load_project(folder)
     except BadProject as error:
         connection.sendall(frame(HostReady(str(error))))
         return
-    host = Host(project, connection)
-    _confess(host)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_CALLS))
+    host = Host(project, connection, capture)
     host.send(HostReady())
     ended = asyncio.Event()
     reading = threading.Thread(target=_read, args=(connection, host, asyncio.get_running_loop(), ended))
@@ -210,20 +153,20 @@ def _read(connection: socket.socket, host: Host, loop: asyncio.AbstractEventLoop
 
 def main() -> None:
     folder, descriptor = Path(sys.argv[1]), int(sys.argv[2])
-    limit = int(sys.argv[3]) if len(sys.argv) > 3 else 0
+    leave = os._exit
+    adopt_orphans()
     with contextlib.suppress(OSError, AttributeError):
         import ctypes
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # end with the worker, whatever the function does
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(job)s %(message)s", stream=sys.stderr)
-    if limit:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    os.dup2(2, 1)  # what functions print goes where their log goes
+    os.dup2(2, 1)  # what is printed goes where the log goes
     connection = socket.socket(fileno=descriptor)
+    connection.set_inheritable(False)
     with contextlib.suppress(ConnectionError):
         asyncio.run(serve(folder, connection))
-    os._exit(0)  # threads of functions that do not stop end here
+    end_processes(descendants(os.getpid()))
+    leave(0)  # threads of functions that do not stop end here
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from stoker.functions.errors import CallFailure
+from stoker.functions.output import OutputPart
 
 MAX_FRAME_BYTES = 1024 * 1024 * 1024
 
@@ -84,6 +85,13 @@ class CallItem(Message, frozen=True):
     item: bytes
 
 
+class CallPrinted(Message, frozen=True):
+    """What a call has printed since the last time, bounded."""
+
+    call: str
+    output: OutputPart
+
+
 class File(msgspec.Struct, frozen=True):
     name: str
     content_type: str
@@ -91,22 +99,39 @@ class File(msgspec.Struct, frozen=True):
 
 
 class CallDone(Message, frozen=True):
-    """The result as JSON; the list of all items for a stream."""
+    """The result as JSON; the list of all items for a stream. output: what was printed since the last time.
+
+    must_restart: threads of the call go on, so that this process must not be used again.
+    """
 
     call: str
     result: bytes
     files: tuple[File, ...] = ()
+    output: OutputPart = OutputPart()
+    must_restart: bool = False
 
 
 class CallFailed(Message, frozen=True):
-    """ends_process: the function is ending the process, which is nobody else's fault."""
+    """ends_process: the function is ending the process, which is nobody else's fault. output, must_restart: as
+    above.
+    """
 
     call: str
     kind: CallFailure
     message: str
     ends_process: bool = False
+    output: OutputPart = OutputPart()
+    must_restart: bool = False
 
 
 FromHost = (
-    HostReady | ModelLoaded | ModelUnloaded | CallStarted | CallProgress | CallItem | CallDone | CallFailed
+    HostReady
+    | ModelLoaded
+    | ModelUnloaded
+    | CallStarted
+    | CallProgress
+    | CallPrinted
+    | CallItem
+    | CallDone
+    | CallFailed
 )

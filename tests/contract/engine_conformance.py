@@ -29,6 +29,7 @@ from services.worker.engines.base import (
     Stopped,
 )
 from services.worker.engines.registry import create
+from stoker.functions.output import OutputPart
 
 STOP_WITHIN_S = 10.0
 
@@ -55,6 +56,8 @@ class Emitted:
 
     def preview(self, index: int, step: int, width: int, height: int, png: bytes) -> None:
         assert png.startswith(b"\x89PNG")
+
+    def printed(self, output: OutputPart) -> None: ...
 
 
 def essence(output: RunOutput) -> object:

@@ -17,6 +17,7 @@ from schemas.jobs import ImageInput
 from services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request, Stopped, Task
 from services.worker.engines.images.diffusers import DiffusersEngine, create
 from services.worker.engines.registry import CAPABILITIES
+from stoker.functions.output import OutputPart
 from tests.fixtures import checkpoints
 from tests.fixtures.single_files import single_file
 
@@ -42,6 +43,8 @@ class Heard:
     def preview(self, index: int, step: int, width: int, height: int, png: bytes) -> None:
         assert png.startswith(b"\x89PNG")
         self.previews.append((step, width, height))
+
+    def printed(self, output: OutputPart) -> None: ...
 
 
 @pytest.fixture(scope="module")

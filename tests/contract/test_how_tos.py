@@ -14,6 +14,7 @@ from schemas.catalog import ResourceProfile
 from schemas.jobs import ChatInput, CompletionInput
 from schemas.workers import EngineCapability
 from services.worker.engines.base import Cancellation, EngineError, ModelFiles, Request, Stopped
+from stoker.functions.output import OutputPart
 from tests.contract.launcher_conformance import LauncherConformance
 from tests.fixtures.documents import blocks_of
 
@@ -38,6 +39,8 @@ class Heard:
     def step(self, step: int, steps: int) -> None: ...
 
     def preview(self, index: int, step: int, width: int, height: int, png: bytes) -> None: ...
+
+    def printed(self, output: OutputPart) -> None: ...
 
 
 async def test_the_engine_of_the_page_keeps_the_rules(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from services.worker.engines.base import (
     Stopped,
 )
 from services.worker.engines.registry import VLLM_VARIABLE, create
+from stoker.functions.output import OutputPart
 from tests.conftest import ROOT
 from tests.fixtures.ollama_server import OllamaStub
 from tests.fixtures.serving import serving
@@ -49,6 +50,8 @@ class Heard:
     def step(self, step: int, steps: int) -> None: ...
 
     def preview(self, index: int, step: int, width: int, height: int, png: bytes) -> None: ...
+
+    def printed(self, output: OutputPart) -> None: ...
 
 
 async def run(engine: Engine, asked: JobInput, heard: Heard | None = None, **request: Any) -> Any:

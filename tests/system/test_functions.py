@@ -119,6 +119,7 @@ def test_a_payload_is_checked_before_anything_is_queued(client: Client) -> None:
     [
         ("raise", "fatal", "RuntimeError: with token=*** in …/x.py"),
         ("retry", "retryable", "try later"),
+        ("surrogate", "fatal", "RuntimeError: \\udcff"),
         ("exit", "fatal", "ended its process with status 3"),
         ("sys.exit", "fatal", "the function ended the process: SystemExit(4)"),
         ("hang", "timeout", "it ran longer than 1 s"),
@@ -138,6 +139,23 @@ def test_what_a_function_does_wrong_fails_that_call_alone(
 def test_printing_megabytes_harms_nobody(client: Client, system: System) -> None:
     assert client.run("misbehave", text="print") == {"text": "fine"}
     assert system.log.stat().st_size < 3_000_000
+
+
+def test_what_a_call_prints_is_its_log_while_it_runs_and_afterwards(client: Client, system: System) -> None:
+    job = client.submit("steps", text="told", seconds=0.2)
+    wait_for(lambda: "told 0" in httpx.get(f"{system.url}/v1/jobs/{job.id}/log").text, 5, "the log")
+    command = [sys.executable, "-P", "-m", "stoker", "logs", job.id, "--follow", "--url", system.url]
+    followed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+    assert followed == "".join(f"told {number}\n" for number in range(5))
+    answer = httpx.get(f"{system.url}/v1/jobs/{job.id}/log", params={"after": 7})
+    assert answer.text == followed[7:]
+    assert (answer.headers["stoker-log-bytes"], answer.headers["stoker-log-ended"]) == ("35", "true")
+    printed = client.submit("misbehave", text="print")
+    printed.result()
+    answer = httpx.get(f"{system.url}/v1/jobs/{printed.id}/log")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert "lines (4934465 bytes) were left out here: a log keeps the first 32768" in answer.text
+    assert httpx.get(f"{system.url}/v1/jobs/nobody/log").status_code == 404
 
 
 def test_a_process_that_ends_takes_no_other_calls_results_along(client: Client) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from schemas.fleet import QueueDepth
-from schemas.jobs import CompletionInput, Job
+from schemas.jobs import CompletionInput, FunctionInput, Job
 from services.gateway.edge.problems import RequestError
 from services.gateway.edge.sse import StreamLimit, comment, sse
 from services.gateway.jobs.admission import Admission
@@ -102,3 +102,11 @@ def test_an_event_is_framed_as_browsers_read_it() -> None:
     assert sse(b'{"a":1}') == b'data: {"a":1}\n\n'
     assert sse(b"1", "delta", "7.1.2.3") == b"id: 7.1.2.3\nevent: delta\ndata: 1\n\n"
     assert comment("waiting") == b": waiting\n"
+
+
+def test_a_call_is_refused_for_its_own_least_time_and_not_for_those_before_it() -> None:
+    depth = QueueDepth("f", 3, 1, eta_s=5.0, best_s=0.0)
+    called = replace(JOB, model="f", input=FunctionInput("f", {}), deadline_s=0.5)
+    Admission({"f": depth}, 10).check(called, 503)
+    with pytest.raises(RequestError, match=r"it takes 1\.0 s at least and the deadline is 0\.5 s"):
+        Admission({"f": replace(depth, best_s=1.0)}, 10).check(called, 503)

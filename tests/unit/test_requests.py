@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from schemas.catalog import Adapter, Feature, Model, Spec
+from schemas.jobs import DEFAULT_RUN_TIMEOUT_S
 from schemas.openai import ChatCompletionRequest, ImageGenerationRequest
 from services.gateway.edge.decoding import decode
 from services.gateway.edge.problems import RequestError, openai_error, problem
@@ -122,3 +123,12 @@ def test_a_number_of_any_size_is_refused_by_its_field(value: float) -> None:
     with pytest.raises(RequestError, match="n must be between 1 and 4, not ") as refused:
         within(value, 1, 4, "n")
     assert (refused.value.status, refused.value.field) == (400, "n")
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, DEFAULT_RUN_TIMEOUT_S + 1, float("nan")])
+def test_a_run_may_be_limited_below_what_its_model_says(seconds: float) -> None:
+    asked = JobRequest(model="m", input={"prompt": "x"}, run_timeout_s=DEFAULT_RUN_TIMEOUT_S)
+    job_input(asked, model())
+    with pytest.raises(RequestError, match="run_timeout_s") as refused:
+        job_input(msgspec.structs.replace(asked, run_timeout_s=seconds), model())
+    assert (refused.value.status, refused.value.field) == (400, "run_timeout_s")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from schemas.fleet import QueueDepth
-from schemas.jobs import Job, work_units
+from schemas.jobs import Job, is_repeatable, work_units
 from services.gateway.edge.problems import RETRY_AFTER_S, RequestError, disk_full
 
 QUEUE_RETRY_S = 2
@@ -57,11 +57,13 @@ class Admission:
                 retry_after_s=max(int(depth.eta_s or RETRY_AFTER_S), RETRY_AFTER_S),
             )
         if job.deadline_s is not None and depth.best_s is not None:
-            best_s = (depth.eta_s or 0.0) + depth.best_s * work_units(job.input)
+            # what runs code of users says nothing of its size: who runs before it may end at any moment
+            wait_s = (depth.eta_s or 0.0) if is_repeatable(job.input) else 0.0
+            best_s = wait_s + depth.best_s * work_units(job.input)
             if best_s > job.deadline_s:
                 raise RequestError(
                     422,
-                    f"the best estimate is {best_s:.1f} s and the deadline is {job.deadline_s:g} s",
+                    f"it takes {best_s:.1f} s at least and the deadline is {job.deadline_s:g} s",
                     field="deadline_s",
                     code="would_miss_deadline",
                 )

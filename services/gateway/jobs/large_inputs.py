@@ -1,7 +1,7 @@
 """Inputs that do not fit a message travel as blobs: the job has the blob's name, and its worker reads it."""
 
 from schemas import wire
-from schemas.jobs import Job, StoredInput, is_repeatable, prefix_of, work_units
+from schemas.jobs import Job, StoredInput, is_repeatable, models_together, prefix_of, work_units
 from services.bus.connection import Bus
 from services.bus.sizes import max_job_bytes
 from services.gateway.jobs.submission import with_input
@@ -27,5 +27,6 @@ async def fitting(bus: Bus, job: Job, body_bytes: int) -> Job:
         units=work_units(job.input),
         is_repeatable=is_repeatable(job.input),
         begins=prefix_of(job.input, KEPT_CHARS),
+        models=models_together(job.input),
     )
     return with_input(job, stored)

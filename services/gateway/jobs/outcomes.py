@@ -16,9 +16,10 @@ DURATION = histogram("stoker_job_seconds", "Accepted until the end", "model", "o
 
 _FAILED_STATUS = {
     "validation": 400,
-    "impossible": 503,
     "would_miss_deadline": 422,
     "resource": 503,
+    "retryable": 503,
+    "auth": 403,
     "load_failed": 503,
     "worker_lost": 503,
     "timeout": 504,
@@ -54,13 +55,16 @@ def observe_end(event: Terminal) -> None:
     _duration(event.model, outcome).observe(max(event.finished_at - event.created_at, 0.0))
 
 
-def completed_or_raise(event: Terminal) -> Completed:
-    """The event, if the job completed. Raises the RequestError that its end means to a client."""
+def completed_or_raise(event: Terminal, impossible_status: int = 503) -> Completed:
+    """The event, if the job completed. Raises the RequestError that its end means to a client.
+
+    impossible_status: of one that can never run; 422 where only another request can help.
+    """
     match event:
         case Completed():
             return event
         case Failed():
-            status = _FAILED_STATUS.get(event.kind, 500)
+            status = impossible_status if event.kind == "impossible" else _FAILED_STATUS.get(event.kind, 500)
             retry_after_s = RETRY_AFTER_S if status == 503 else None
             message = shown_to(event.tenant, event.message)
             code, field = event.code or event.kind, event.field or None

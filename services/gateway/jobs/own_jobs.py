@@ -4,7 +4,7 @@ import time
 
 from schemas import wire
 from schemas.job_events import Completed, ImageOutput, Queued, Terminal
-from schemas.jobs import Job
+from schemas.jobs import Job, models_together
 from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError, openai_error
 from services.gateway.edge.sse import comment, sse
@@ -22,7 +22,8 @@ async def finished(gateway: Gateway, exchange: Exchange, job: Job) -> tuple[Comp
     with gateway.submission.running(job) as ended:
         result = await exchange.unless_gone(ended)
     observe_end(result.event)
-    return completed_or_raise(result.event), result.attached
+    status = 422 if models_together(job.input) else 503  # several models that fit nowhere together
+    return completed_or_raise(result.event, status), result.attached
 
 
 def job_headers(job: Job, event: Terminal | None = None) -> dict[str, str]:

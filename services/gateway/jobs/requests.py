@@ -33,13 +33,17 @@ MAX_PRIORITY = 10
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of POST /v1/jobs. timeout_s: how long it may wait to start. deadline_s: when it must be done."""
+    """Body of POST /v1/jobs. timeout_s: how long it may wait to start. deadline_s: when it must be done.
+
+    run_timeout_s: how long it may run, at most as its model says.
+    """
 
     model: str
     input: dict[str, Any]
     priority: int = 0
     webhook: str | None = None
     timeout_s: float | None = None
+    run_timeout_s: float | None = None
     deadline_s: float | None = None
 
 
@@ -200,6 +204,7 @@ def job_input(asked: JobRequest, model: Model) -> tuple[JobInput, int | None]:
         within(asked.priority, -MAX_PRIORITY, MAX_PRIORITY, "priority")
     for field in ("timeout_s", "deadline_s"):
         within(getattr(asked, field), 0.001, MAX_TIMEOUT_S, field)
+    within(asked.run_timeout_s, 0.001, model.run_timeout_s, "run_timeout_s")
     if model.function is not None:
         return function_input(asked.input, model), None
     if "Function" in model.features:

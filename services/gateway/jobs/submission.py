@@ -93,6 +93,7 @@ class Submission:
         webhook: str = "",
         fingerprint: str = "",
         admission_timeout_s: float = DEFAULT_ADMISSION_TIMEOUT_S,
+        run_timeout_s: float | None = None,
         deadline_s: float | None = None,
     ) -> Job:
         """A job as it will be stored. Without a seed (or with a negative one) it gets one, so that it can be
@@ -120,7 +121,7 @@ class Submission:
             fingerprint=fingerprint,
             webhook=webhook,
             admission_timeout_s=admission_timeout_s,
-            run_timeout_s=model.run_timeout_s,
+            run_timeout_s=model.run_timeout_s if run_timeout_s is None else run_timeout_s,
             deadline_s=deadline_s,
             spec=model.specs[0] if model.mode is not None else None,
             has_one_result=True,

@@ -8,7 +8,7 @@ import msgspec
 from schemas import wire
 from schemas.catalog import Function, Model
 from schemas.job_events import Completed, Delta, Progress, Queued, Terminal, ValueOutput
-from schemas.jobs import FunctionInput, Job
+from schemas.jobs import FunctionInput, Job, models_together
 from services.gateway.edge.access import may_use
 from services.gateway.edge.decoding import decode
 from services.gateway.edge.exchange import Exchange
@@ -112,7 +112,7 @@ async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
                 case (event, _) if isinstance(event, Terminal):
                     observe_end(event)
                     try:
-                        completed_or_raise(event)
+                        completed_or_raise(event, 422 if models_together(job.input) else 503)
                     except RequestError as error:
                         if not is_begun:
                             raise

@@ -28,6 +28,7 @@ from services.gateway.jobs.files import (
     with_files,
 )
 from services.gateway.jobs.function_calls import placed_by
+from services.gateway.jobs.job_logs import job_log, size_of, text_after
 from services.gateway.jobs.large_inputs import fitting
 from services.gateway.jobs.lookup import await_job, check_owner, find_job, present_job
 from services.gateway.jobs.request_rules import split_adapter
@@ -58,6 +59,12 @@ class LastEvent(msgspec.Struct, frozen=True):
     last_event_id: str = ""
 
 
+class LogPlace(msgspec.Struct, frozen=True):
+    """after: bytes of the output that are known already."""
+
+    after: int = 0
+
+
 def prefer_wait_s(preferences: str) -> float:
     """The `wait` of a Prefer header, 0 when it has none."""
     for part in preferences.split(","):
@@ -84,6 +91,7 @@ def _job_of(gateway: Gateway, body: bytes, job_id: str) -> Job:
         webhook=gateway.webhook_rules.check(asked.webhook),
         fingerprint=fingerprint_of(body),
         admission_timeout_s=admission_timeout_s(asked),
+        run_timeout_s=asked.run_timeout_s,
         deadline_s=asked.deadline_s,
     )
 
@@ -250,6 +258,19 @@ async def job_image(gateway: Gateway, exchange: Exchange) -> None:
     await exchange.answer_bytes(content, picture.content_type, headers=_harmless(picture.content_type))
 
 
+@get("/v1/jobs/{job}/log", summary="What a job has printed", query=LogPlace, gives="text/plain")
+async def show_log(gateway: Gateway, exchange: Exchange) -> None:
+    log, has_ended = await job_log(gateway, exchange.parameter("job"))
+    headers = {
+        "stoker-log-bytes": str(size_of(log)),
+        "stoker-log-dropped-lines": str(log.dropped_lines),
+        "stoker-log-ended": "true" if has_ended else "false",
+    }
+    text = text_after(log, max(exchange.query(LogPlace).after, 0))
+    headers |= _harmless("text/plain")
+    await exchange.answer_bytes(text, "text/plain; charset=utf-8", headers=headers)
+
+
 ROUTES = [
     submit_job,
     put_job,
@@ -259,6 +280,7 @@ ROUTES = [
     cancel_job,
     delete_job,
     explain_job,
+    show_log,
     job_image,
     job_file,
 ]

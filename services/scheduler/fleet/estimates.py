@@ -120,6 +120,17 @@ class Estimates:
             per_unit = next((one for one in known if one is not None), FIRST_RUN_S_PER_UNIT)
         return per_unit * max(units, 1.0)
 
+    def least_s(self, model: str, spec: str, *, is_sized: bool) -> float:
+        """Seconds below which no job of size 1 is expected to run: the shortest of the last runs.
+
+        is_sized: its jobs say how much work they are (schemas.jobs.work_units). Others may be of any size, so
+        that nothing is said before many were seen.
+        """
+        last = self._last_runs.get((model, spec), ())
+        if not is_sized:
+            return min(seconds for seconds, _ in last) if len(last) >= LEARNT_RUNS else 0.0
+        return min((per_unit for _, per_unit in last), default=self.run_s(model, spec, 1.0))
+
     def share(self, model: str, spec: str, jobs: int) -> float:
         """The share of a run alone that each of so many waiting jobs takes of the device, where they are drawn
         in batches.

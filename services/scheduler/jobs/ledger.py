@@ -12,7 +12,7 @@ import heapq
 import msgspec
 
 from schemas.fleet import JobsPage, JobsQuery, JobView, QueueDepth
-from schemas.jobs import Job, Status, work_units
+from schemas.jobs import Job, Status, models_together, work_units
 from schemas.workers import RunningJob
 from services.scheduler.fleet.estimates import Estimates
 from services.scheduler.fleet.worker import Held, Worker
@@ -88,7 +88,8 @@ class Ledger:
         queue = self.queue(job.model)
         queue.count_arrival(now)
         self._arrivals += 1
-        record = Record(job, handle, sequence, self._arrivals, now, trace, units=work_units(job.input))
+        units, models = work_units(job.input), models_together(job.input)
+        record = Record(job, handle, sequence, self._arrivals, now, trace, units=units, models=models)
         self.records[job.id] = record
         return record
 

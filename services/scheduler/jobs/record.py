@@ -78,6 +78,7 @@ class Record:
     units: the size of its work (schemas.jobs.work_units). charged_s: device seconds that its tenant was
     charged for. beside: earlier attempts, by worker and number, that go on beside the current one:
     whichever ends first ends the job. told: the wait that the plan first predicted, and when; seconds.
+    models: those that it needs together, where they are several (placing/model_sets.py).
     """
 
     job: Job
@@ -102,6 +103,7 @@ class Record:
     charged_s: float = 0.0
     beside: list[tuple[str, int]] = field(default_factory=list)
     told: tuple[float, float] | None = None
+    models: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -110,7 +112,10 @@ class Record:
     @property
     def is_particular(self) -> bool:
         """Whether it may have to wait where other jobs of its model need not: those behind it may pass."""
-        return bool(self.job.adapter or self.lost_on or self.refused_at or self.failed_on or self.beside)
+        job = self.job
+        return bool(
+            job.adapter or self.models or self.lost_on or self.refused_at or self.failed_on or self.beside
+        )
 
     def is_attempt(self, worker: str, attempt: int) -> bool:
         """Whether this is the attempt that the books know as the current one, at the worker that has it."""

@@ -28,7 +28,6 @@ from services.scheduler.jobs.queues import ModelQueue
 from services.scheduler.jobs.record import Record as JobRecord
 from services.scheduler.placing.balance import is_plain
 from services.scheduler.placing.batching import next_of, note_batch
-from services.scheduler.placing.candidates import candidates
 from services.scheduler.placing.explaining import Decision, others_now
 from services.scheduler.placing.moving import Mover
 from services.scheduler.placing.option import Option
@@ -179,11 +178,7 @@ class Dispatcher:
 
     def options(self, record: JobRecord, model: Model, now: float) -> list[Option]:
         """Where a job could run, best first."""
-        workers = [
-            worker
-            for worker in candidates(self.fleet, self.plan, model)
-            if not self.replicas.avoids(record, worker, model, now)
-        ]
+        workers = self.replicas.to_score(record, model, now)
         ranked = self.predictor.rank(workers, model, record.job.adapter, record.units, now)
         able = [found for found in ranked if model.name not in found.worker.facts.failed_loads]
         sound = [found for found in able or ranked if not found.worker.is_doubtful(model.name)]

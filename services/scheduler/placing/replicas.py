@@ -7,6 +7,8 @@ from services.scheduler.fleet.worker import Worker
 from services.scheduler.fleet.workers import Fleet
 from services.scheduler.jobs.record import Record as JobRecord
 from services.scheduler.placing.balance import Balancer, Ready
+from services.scheduler.placing.candidates import SMALL_FLEET, candidates
+from services.scheduler.placing.model_sets import ModelSets
 from services.scheduler.placing.placement import has_adapter
 from services.scheduler.placing.plan import Plan
 
@@ -22,6 +24,7 @@ class Replicas:
         self._plan = plan
         self._models = models
         self._balancer = Balancer()
+        self.sets = ModelSets(fleet, models)
 
     def avoids(self, record: JobRecord, worker: Worker, model: Model, now: float) -> bool:
         """Whether a job must not go to a worker: it was refused or failed there a moment ago, or lost there.
@@ -32,6 +35,8 @@ class Replicas:
             return False
         if record.refused_lately(worker.id, now) or record.failed_lately(worker.id, now):
             return True
+        if record.models and not self.sets.fits(record.models, worker):
+            return True
         if any(worker.id == other for other, _ in record.beside):
             return True
         if worker.id not in record.lost_on:
@@ -41,6 +46,7 @@ class Replicas:
             and other.id not in record.lost_on
             and not record.failed_lately(other.id, now)
             and other.can_run(model.name, spec)
+            and (not record.models or self.sets.fits(record.models, other))
             for other in self._fleet.workers.values()
             for spec in model.specs
         )
@@ -49,11 +55,23 @@ class Replicas:
         """Whether a worker on which the job has not failed yet could run it."""
         model = self._models.get(record.job.model)
         return model is not None and any(
-            worker.is_open and worker.id not in record.failed_on and worker.could_run(model.name, spec)
+            worker.is_open
+            and worker.id not in record.failed_on
+            and worker.could_run(model.name, spec)
+            and (not record.models or self.sets.fits(record.models, worker))
             for worker in self._fleet.workers.values()
             for spec in model.specs
             if has_adapter(spec, record.job.adapter)
         )
+
+    def to_score(self, record: JobRecord, model: Model, now: float) -> list[Worker]:
+        """The workers that are worth scoring for a job."""
+        found = candidates(self._fleet, self._plan, model)
+        may = [worker for worker in found if not self.avoids(record, worker, model, now)]
+        if may or not record.models:
+            return may
+        fitting = self.sets.fitting(record.models, SMALL_FLEET)
+        return [worker for worker in fitting if not self.avoids(record, worker, model, now)]
 
     def with_slot(
         self, model: Model, specs: Mapping[str, Spec], record: JobRecord, now: float

@@ -24,6 +24,7 @@ from schemas.job_events import (
 )
 from schemas.jobs import JobInput
 from schemas.workers import CapabilityCard, EngineCapability
+from stoker.functions.output import OutputPart
 
 _ADDRESS = re.compile(r"<([^<>]{1,200}?)(?: object)? at 0x[0-9a-fA-F]+>")
 """How Python shows an object that does not say what it is."""
@@ -123,6 +124,8 @@ class Emitter(Protocol):
     def step(self, step: int, steps: int) -> None: ...
 
     def preview(self, index: int, step: int, width: int, height: int, png: bytes) -> None: ...
+
+    def printed(self, output: OutputPart) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ HOLDS: frozenset[Phase] = frozenset({"preparing", "ready", "running", "stopping"
 """The states in which an attempt may hold something."""
 
 StopReason = Literal["", "cancelled", "timeout", "revoked"]
-Release = Callable[[], None]
+Release = Callable[[], object]
 
 
 class IllegalMove(Exception):
@@ -97,12 +97,13 @@ class Attempt:
     def spec(self) -> Spec:
         return self.assignment.spec
 
-    def hold(self, release: Release) -> None:
-        """Something is held until the attempt ends; when it has ended already it is let go at once."""
+    def hold(self, release: Release) -> bool:
+        """Something is held until the attempt ends; when it has ended already (False) it is let go at once."""
         if self.phase in HOLDS:
             self._held.append(release)
-        else:
-            release()
+            return True
+        release()
+        return False
 
     def leave(self) -> None:
         """Let go of everything, the last first."""

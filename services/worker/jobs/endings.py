@@ -144,6 +144,7 @@ class Endings:
             "webhook": job.webhook,
             "tenant": job.tenant,
             "history": attempt.log.history(),
+            "log": attempt.log.log(),
         }
 
     def _store(
@@ -174,6 +175,9 @@ class Endings:
                 found = await publish_terminal(self._bus, writer, event, images)
                 break
             except TooLarge as error:
+                if event.log is not None:  # rather without it than not at all
+                    event = msgspec.structs.replace(event, log=None)
+                    continue
                 reason = f"the answer is too large to be stored: {error}"
                 event, images = Failed(**self._ending(attempt), kind="internal", message=reason), None
                 outcome = "failed"

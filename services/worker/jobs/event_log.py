@@ -2,11 +2,13 @@
 
 Pure. Text is kept as one growing string: a watcher's place in it is a count of characters, so however the
 deltas were cut, and whoever delivered them, nothing is missing and nothing comes twice. Of previews only
-the fact remains; their bytes are a live view.
+the fact remains; their bytes are a live view. What a function prints is no event: its beginning and its end are
+kept (`printed`).
 """
 
-from schemas.job_events import CallPart, Delta, Progress, SmallEvent, TokenChance
+from schemas.job_events import CallPart, Delta, JobLog, Progress, SmallEvent, TokenChance
 from schemas.workers import SentText
+from stoker.functions.output import OutputLog
 
 MAX_HISTORY = 256
 """Small events kept; a run of more steps keeps the first ones and the last."""
@@ -24,6 +26,7 @@ class EventLog:
         self.chars = 0
         self.tokens = 0
         self._logprobs: list[TokenChance] = []
+        self.printed = OutputLog()
         self._reasoning = 0
         """How many characters, the first ones, are the model's reasoning."""
 
@@ -76,6 +79,11 @@ class EventLog:
 
     def history(self) -> tuple[SmallEvent, ...]:
         return tuple(self._small)
+
+    def log(self) -> JobLog | None:
+        """What has been printed; None where nothing was."""
+        part = self.printed.part()
+        return JobLog(part.head, part.dropped_lines, part.dropped_bytes, part.tail) if part else None
 
     def text(self) -> str:
         whole = "".join(self._pieces)

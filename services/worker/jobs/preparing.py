@@ -25,6 +25,7 @@ from services.worker.jobs.inputs import ask_sent, brings_more, can_go_on, compan
 from services.worker.jobs.reports import Reports
 from services.worker.models.asking import LoadError
 from services.worker.models.loader import Loader
+from services.worker.models.together import hold_together
 from services.worker.models.weights.resolve import WeightsError
 
 log = get_logger("attempts")
@@ -91,18 +92,27 @@ class Preparing:
             attempt.log.start_after(attempt.sent)
         if brings_more(attempt.input):
             await fetch(self._bus, self._loader, attempt)
-        for model in companions_of(attempt):
-            spec = self._loader.spec_of(model)
-            if spec is None:
-                raise LoadError(f"this worker does not serve the model {model!r}")
-            await self._make_hot(attempt, model, spec)
-            attempt.hold(self._loader.pin(model, spec))
+        if companions := companions_of(attempt):
+            await self._hold_together(attempt, companions)
         if attempt.phase == "preparing" and not self._loader.is_hot(attempt.model, attempt.spec):
             tier = self._loader.tier(attempt.model, attempt.spec)
             self._reports.tell(attempt, Loading(tier=tier))
             await self._make_hot(attempt, attempt.model, attempt.spec)
         if attempt.phase == "preparing":
             self.make_ready(attempt)
+
+    async def _hold_together(self, attempt: Attempt, companions: list[str]) -> None:
+        """Its own model and the others that it is given: all of them, or none while it waits."""
+        models = [(attempt.model, attempt.spec)]
+        for model in companions:
+            spec = self._loader.spec_of(model)
+            if spec is None:
+                raise LoadError(f"this worker does not serve the model {model!r}")
+            models.append((model, spec))
+        if not all(self._loader.is_hot(*one) for one in models):
+            self._reports.tell(attempt, Loading(tier=self._loader.tier(attempt.model, attempt.spec)))
+        evict, left_s = attempt.assignment.evict, _time_left_s(attempt)
+        await hold_together(self._loader, models, evict, attempt.hold, left_s)
 
     async def _make_hot(self, attempt: Attempt, model: str, spec: Spec) -> None:
         await self._loader.make_hot(model, spec, attempt.assignment.evict, _time_left_s(attempt))

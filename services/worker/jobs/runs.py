@@ -32,6 +32,7 @@ from services.worker.runner.messages import (
     FilesDone,
     ImagesDone,
     PreviewImage,
+    Printed,
     Run,
     RunCancelled,
     RunFailed,
@@ -54,7 +55,7 @@ MAX_RUNS = 2
 
 RUN_TIME = histogram("stoker_run_seconds", "Time in the engine", "model")
 
-RunMessage = Text | TextDone | Step | PreviewImage | ImagesDone | FilesDone | RunFailed | RunCancelled
+RunMessage = Text | TextDone | Step | Printed | PreviewImage | ImagesDone | FilesDone | RunFailed | RunCancelled
 
 
 @cache  # finding a label costs more than observing
@@ -187,6 +188,8 @@ class Runs:
             case Step():
                 self._note_step(attempt)
                 self._reports.tell(attempt, Progress(step=message.step, steps=message.steps))
+            case Printed():
+                attempt.log.printed.add_part(message.output)
             case PreviewImage():
                 self._reports.preview(attempt, message)
             case ImagesDone():
@@ -229,7 +232,7 @@ class Runs:
 
     def _runs_again(self, attempt: Attempt, failure: RunFailed) -> bool:
         """The device ran out of memory for a run: free what is idle, and run it once more when that is out."""
-        if not _may_run_elsewhere(attempt, failure) or attempt.runs >= MAX_RUNS:
+        if failure.kind != "resource" or not _may_run_elsewhere(attempt, failure) or attempt.runs >= MAX_RUNS:
             return False
         self._loader.evict_idle(attempt.model)
         attempt.runs += 1
@@ -278,5 +281,7 @@ def _weights(attempt: Attempt) -> str:
 
 
 def _may_run_elsewhere(attempt: Attempt, failure: RunFailed) -> bool:
-    """Whether there was no room for a run, and doing it twice does no harm: not what a function did besides."""
-    return failure.kind == "resource" and not isinstance(attempt.input, FunctionInput)
+    """Whether another worker may do better, and doing it twice does no harm: what a function did besides only
+    itself knows, and says that it may be tried again.
+    """
+    return failure.kind == ("retryable" if isinstance(attempt.input, FunctionInput) else "resource")

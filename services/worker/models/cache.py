@@ -16,7 +16,7 @@ reserved), `hot`, or `parked` in RAM.
 writer of a tier. Pins outlive the weights' stay in memory: who pinned lets go, whatever happened meanwhile.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from schemas.workers import CapabilityCard, Tier
@@ -30,6 +30,15 @@ TRANSITIONS: dict[Tier, frozenset[Tier]] = {
 }
 IN_DEVICE: frozenset[Tier] = frozenset({"loading", "hot"})
 """The tiers that take device memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Weights that are needed together with others. needed_bytes: the estimate, while nothing was measured."""
+
+    key: str
+    engine: str
+    needed_bytes: int
 
 
 class DoesNotFit(Exception):
@@ -121,6 +130,40 @@ class ModelCache:
         entry.engine = engine
         entry.loaded_from, entry.memory_bytes, entry.used_at = came_from, needed, now
         return [self._evict(victim) for victim in chosen]
+
+    def reserve(
+        self, wanted: Sequence[Wanted], now: float, unneeded: Collection[str] = ()
+    ) -> tuple[list[Eviction], list[str]]:
+        """All of these weights or none: they are pinned, and those that are not in device memory are `loading`
+        with their memory reserved. The evictions that make room, and the keys that are to be loaded.
+
+        Raises DoesNotFit, NoRoomNow; then nothing is held.
+        """
+        entries = [self.entries.get(one.key) or Entry(one.key, one.engine, "cold", 0, now) for one in wanted]
+        pairs = list(zip(wanted, entries, strict=True))
+        needed = {one.key: entry.memory_bytes or one.needed_bytes for one, entry in pairs}
+        if sum(needed.values()) > self.memory_bytes:
+            terms = " + ".join(f"{key} {size / 1e6:.0f} MB" for key, size in needed.items())
+            total, here = sum(needed.values()) / 1e6, self.memory_bytes / 1e6
+            raise DoesNotFit(f"they need {terms} = {total:.0f} MB together, and this worker has {here:.0f} MB")
+        missing = sum(needed[entry.key] for entry in entries if entry.tier not in IN_DEVICE)
+        for entry in entries:
+            entry.pins += 1  # none of them makes room for another
+        try:
+            chosen = self._victims(missing - (self.memory_bytes - self.used_bytes), unneeded) if missing else []
+        except NoRoomNow:
+            for entry in entries:
+                entry.pins -= 1
+            raise
+        to_load = [entry for entry in entries if entry.tier not in IN_DEVICE]
+        for one, entry in pairs:
+            self.entries[entry.key] = entry
+            entry.used_at = now
+            if entry in to_load:
+                came_from = entry.tier
+                self._move(entry, "loading")
+                entry.engine, entry.loaded_from, entry.memory_bytes = one.engine, came_from, needed[entry.key]
+        return [self._evict(victim) for victim in chosen], [entry.key for entry in to_load]
 
     def evict_idle(self) -> list[Eviction]:
         """Evict all that is hot and not in use: what is left to try when the device itself ran out."""

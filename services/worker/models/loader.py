@@ -15,8 +15,8 @@ a model's tier is `base`.
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 import anyio.to_thread
@@ -28,9 +28,10 @@ from services.process.logs import get_logger
 from services.process.tasks import LimitExceeded, TaskOwner, limit
 from services.process.telemetry import counter, histogram
 from services.worker.models.asking import EngineRunners, LoadError, OutOfMemory, RunnerAnswers
-from services.worker.models.cache import DoesNotFit, Eviction, ModelCache, NoRoomNow
+from services.worker.models.cache import DoesNotFit, Eviction, ModelCache, NoRoomNow, Wanted
 from services.worker.models.failures import LoadFailures
-from services.worker.models.weights.resolve import WeightsError, is_cached, local_path, resolve, size_bytes
+from services.worker.models.under_way import Attached, LoadUnderWay, Release, once, resident_model
+from services.worker.models.weights.resolve import WeightsError, is_cached, resolve, size_bytes
 from services.worker.runner.messages import Load, Loaded, Unpark
 
 log = get_logger("loader")
@@ -41,23 +42,6 @@ EVICTIONS = counter("stoker_evictions_total", "Models moved out of device memory
 ROOM_LIMIT_S = 900.0
 """A load that found no room for this long is given up: as long as a job may wait to be started."""
 TIERS: tuple[Tier, ...] = ("hot", "loading", "base", "parked", "warm", "cold")
-
-
-@dataclass(frozen=True, slots=True)
-class Attached:
-    """LoRAs on hot weights: those that fit, with paths on this machine; those that do not, and why."""
-
-    loras: tuple[Adapter, ...]
-    skipped: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class LoadUnderWay:
-    """A load that several may wait for. error: why it failed; None while it goes on, and when it is done."""
-
-    engine: str
-    done: asyncio.Event = field(default_factory=asyncio.Event)
-    error: LoadError | None = None
 
 
 class Loader:
@@ -72,14 +56,15 @@ class Loader:
         changed: Callable[[], None],
     ) -> None:
         self.cache = cache
-        self.answers = RunnerAnswers(runners, lambda: self._room.set())
+        self.answers = RunnerAnswers(runners, lambda: self.room.set())
         self._tasks = tasks
         self._report = report
         self._tell_change = changed
         self._specs: dict[str, dict[str, Spec]] = {}
         self._attached: dict[str, dict[tuple[Adapter, ...], Attached]] = {}
         self._loads: dict[str, LoadUnderWay] = {}
-        self._room = asyncio.Event()
+        self.room = asyncio.Event()
+        """Set when there may be more room than before; who waits for it clears it first."""
         self.failures = LoadFailures()
         self._percents: dict[str, float | None] = {}
 
@@ -126,31 +111,16 @@ class Loader:
             placed = [(self.tier(model, spec), spec) for spec in specs.values()]
             tier, spec = min(placed, key=lambda pair: TIERS.index(pair[0]))
             key = weights_key(model, spec)
-            entry = self.cache.entries.get(key)
-            if entry is not None:
-                found.append(
-                    ResidentModel(
-                        model=model,
-                        spec=spec.name,
-                        engine=spec.engine,
-                        tier=tier,
-                        memory_bytes=entry.memory_bytes,
-                        load_s=entry.load_s,
-                        loaded_from=entry.loaded_from,
-                        weights=key,
-                        percent=self._percents.get(key),
-                        path=str(local_path(spec.url) or spec.url),
-                        card=entry.card if tier == "hot" else None,
-                        skipped=self._attached.get(key, {}).get(spec.loras, Attached(())).skipped,
-                    )
-                )
+            if (entry := self.cache.entries.get(key)) is not None:
+                skipped = self._attached.get(key, {}).get(spec.loras, Attached(())).skipped
+                found.append(resident_model(model, spec, tier, entry, self._percents.get(key), skipped))
         return found
 
     # Changes --------------------------------------------------------------------------------------
 
     def _changed(self) -> None:
         """Something is different: there may be room now, and the scheduler should know."""
-        self._room.set()
+        self.room.set()
         self._tell_change()
 
     def model_changed(self, name: str, model: Model | None) -> None:
@@ -180,12 +150,13 @@ class Loader:
         self.cache.pin(key, time.time())
         return lambda: self._unpin(key)
 
-    def _unpin(self, key: str) -> None:
-        self.cache.unpin(key, time.time())
-        if key not in self._wanted():
-            self._drop_idle(key)
-            self.cache.forget(key)
-        self._room.set()
+    def _unpin(self, *keys: str) -> None:
+        for key in keys:
+            self.cache.unpin(key, time.time())
+            if key not in self._wanted():
+                self._drop_idle(key)
+                self.cache.forget(key)
+        self.room.set()
 
     def unload(self, model: str) -> str:
         """Drop a model's weights from memory; the reason when that cannot be."""
@@ -253,10 +224,42 @@ class Loader:
         with limit(f"bringing {model} into memory", limit_s):
             while not self.is_hot(model, spec):
                 self.begin(model, spec, unneeded)
-                load = self._loads[key]
-                await load.done.wait()
-                if load.error is not None:
-                    raise load.error
+                await self.ended(key)
+
+    def reserve(
+        self, models: Sequence[tuple[str, Spec]], wanted: Sequence[Wanted], unneeded: tuple[str, ...]
+    ) -> Release:
+        """Room for all of the models, which are pinned and on their way into memory; what lets go of them.
+
+        Raises DoesNotFit, NoRoomNow: then nothing is held.
+        """
+        evictions, to_load = self.cache.reserve(wanted, time.time(), self._keys_of(unneeded))
+        self._evict(evictions, ", ".join(to_load))
+        for model, spec in models:
+            self.begin(model, spec, unneeded)
+        self._changed()
+        return once(partial(self._unpin, *(one.key for one in wanted)))
+
+    async def wanted(self, model: str, spec: Spec) -> Wanted:
+        """What a model takes, as far as that is known; its files are fetched where only they can say."""
+        key = weights_key(model, spec)
+        known = self.cache.entries.get(key)
+        needed = spec.memory_bytes or (known.memory_bytes if known is not None else 0)
+        if not needed:
+            needed = await self._estimate(spec, await self._fetch(model, spec.url))
+        return Wanted(key, spec.engine, needed)
+
+    async def ended(self, key: str) -> None:
+        """Wait for the load of these weights, if one goes on. Raises LoadError."""
+        if (load := self._loads.get(key)) is not None:
+            await load.done.wait()
+            if load.error is not None:
+                raise load.error
+
+    async def _estimate(self, spec: Spec, path: Path) -> int:
+        """Bytes that the weights will take."""
+        size = await anyio.to_thread.run_sync(size_bytes, path) if spec.url else 0
+        return spec.memory_bytes or int(size * MEMORY_PER_FILE_BYTE)
 
     def begin(self, model: str, spec: Spec, unneeded: tuple[str, ...] = ()) -> None:
         """Start to load a model, if it is not hot yet, ahead of need."""
@@ -309,8 +312,7 @@ class Loader:
             loaded = await self._attach(key, load)
             source: Tier = "base"
         else:
-            size = await anyio.to_thread.run_sync(size_bytes, path) if spec.url else 0
-            needed = spec.memory_bytes or int(size * MEMORY_PER_FILE_BYTE)
+            needed = await self._estimate(spec, path)
             await self._make_room(key, spec, needed, unneeded)
             self._changed()
             await self.answers.wait_ready(spec.engine)
@@ -356,14 +358,12 @@ class Loader:
 
     async def _make_room(self, key: str, spec: Spec, needed: int, unneeded: Collection[str]) -> None:
         with limit(f"making room of {needed / 1e6:.0f} MB", ROOM_LIMIT_S):
-            while True:
-                self._room.clear()
+            while self.cache.tier(key) != "loading":  # else it is reserved already, with others
+                self.room.clear()
                 try:
-                    evictions = self.cache.plan(key, spec.engine, needed, time.time(), unneeded)
-                    break
+                    self._evict(self.cache.plan(key, spec.engine, needed, time.time(), unneeded), key)
                 except NoRoomNow:
-                    await self._room.wait()
-        self._evict(evictions, key)
+                    await self.room.wait()
         await self._wait_until_left(self.cache.free_bytes)
 
     async def _wait_until_left(self, spare_bytes: int) -> None:
@@ -373,8 +373,8 @@ class Loader:
         """
         with limit("unloading what was evicted", ROOM_LIMIT_S):
             while self.answers.leaving_bytes > spare_bytes:
-                self._room.clear()
-                await self._room.wait()
+                self.room.clear()
+                await self.room.wait()
 
     async def _fetch(self, model: str, url: str) -> Path:
         """A path on this machine. A download that nobody waits for any more goes on in its thread."""

@@ -19,6 +19,7 @@ from schemas.job_events import (
 from schemas.jobs import JobInput
 from schemas.workers import CapabilityCard, Resources
 from stoker.functions.frames import Frames
+from stoker.functions.output import OutputPart
 
 MAX_FRAME_BYTES = 512 * 1024 * 1024
 READ_BYTES = 256 * 1024
@@ -187,6 +188,13 @@ class Step(Message, frozen=True):
     steps: int
 
 
+class Printed(Message, frozen=True):
+    """What a function has printed since the last time, bounded."""
+
+    job: str
+    output: OutputPart
+
+
 class PreviewImage(Message, frozen=True):
     job: str
     index: int
@@ -234,7 +242,7 @@ class RunCancelled(Message, frozen=True):
 
 
 FromRunner = ( Ready | Pong | Loaded | LoadProgress | Unloaded | LoadFailed | Described | Usage | Text | Step |
-PreviewImage | TextDone | ImagesDone | FilesDone | RunFailed | RunCancelled )  # fmt: skip
+Printed | PreviewImage | TextDone | ImagesDone | FilesDone | RunFailed | RunCancelled )  # fmt: skip
 
 
 async def messages(reader: asyncio.StreamReader, kind: Any) -> AsyncIterator[Any]:

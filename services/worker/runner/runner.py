@@ -50,6 +50,7 @@ from services.worker.runner.messages import (
     Pong,
     Prepare,
     PreviewImage,
+    Printed,
     Run,
     RunCancelled,
     RunFailed,
@@ -64,6 +65,7 @@ from services.worker.runner.messages import (
 )
 from services.worker.runner.resources import measure
 from stoker.functions.frames import frame
+from stoker.functions.output import OutputPart
 
 MAX_REASON_CHARS = 500
 FIGURES_EVERY_S = 1.0
@@ -102,16 +104,25 @@ class Outbox:
                     text = text.with_more(message)
                     continue
                 if text is not None:
-                    frames.append(frame(text))
+                    frames.append(_frame(text))
                 text = message
                 continue
             if text is not None:
-                frames.append(frame(text))
+                frames.append(_frame(text))
                 text = None
-            frames.append(frame(message))
+            frames.append(_frame(message))
         if text is not None:
-            frames.append(frame(text))
+            frames.append(_frame(text))
         self._writer.write(b"".join(frames))
+
+
+def _frame(message: Message) -> bytes:
+    """A message as it goes to the agent; where half characters in it cannot be sent, the end of its job."""
+    try:
+        return frame(message)
+    except UnicodeEncodeError as error:
+        job = getattr(message, "job", "")
+        return frame(RunFailed(job, "fatal", f"what it gave cannot be sent: {error.reason}")) if job else b""
 
 
 class JobEmitter:
@@ -134,6 +145,9 @@ class JobEmitter:
 
     def preview(self, index: int, step: int, width: int, height: int, png: bytes) -> None:
         self._outbox.put(PreviewImage(self._job, index, step, width, height, png))
+
+    def printed(self, output: OutputPart) -> None:
+        self._outbox.put(Printed(self._job, output))
 
 
 class Runner:
@@ -298,6 +312,8 @@ class Runner:
             engine = self._engine_for(message.model)
             task = self._task(message)
             output = await engine.run(message.model, task.request, task.emit, task.cancelled)
+        except asyncio.CancelledError:  # nobody cancels a run's task: an engine let one of its own pass
+            output = EngineError("the run was given up by its engine", "internal")
         except Exception as error:  # a bug in an engine fails this job alone
             output = error
         self._report_run(message.job, output, time.perf_counter() - began)
@@ -360,5 +376,5 @@ def _load_failed(model: str, error: Exception) -> LoadFailed:
 
 
 def _reason(error: BaseException) -> str:
-    text = str(error) or type(error).__name__
+    text = (str(error) or type(error).__name__).encode("utf-8", "backslashreplace").decode()
     return text if isinstance(error, EngineError) else f"{type(error).__name__}: {text}"[:MAX_REASON_CHARS]

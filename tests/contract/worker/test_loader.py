@@ -77,7 +77,7 @@ class Bench:
 
     async def waits_for_room(self, name: str, spec: Spec) -> Callable[[], bool]:
         ended = self.ask(name, spec)
-        await eventually(lambda: self.loader.tier(name, spec) == "loading" and not self.loader._room.is_set())
+        await eventually(lambda: self.loader.tier(name, spec) == "loading" and not self.loader.room.is_set())
         assert not ended()
         return ended
 

@@ -65,6 +65,32 @@ async def test_a_companion_that_cannot_be_loaded_fails_the_call_and_pins_nothing
         worker.check_nothing_is_held()
 
 
+async def test_models_that_do_not_fit_together_fail_the_call_with_the_sums_and_nothing_is_loaded(
+    connected: Connect,
+) -> None:
+    half = spec_of(memory_mb=60, tokens=4)
+    async with connected() as bus, working(bus, models={"m": half, "q": half}) as worker:
+        worker.assign("a", half, job_input=call(one="m", two="q"))
+        told = await worker.outcome("a")
+        assert "they need m 60 MB + q 60 MB = 120 MB together, and this worker has 100 MB" in told.reason
+        assert {entry.tier for entry in worker.agent.loader.cache.entries.values()} == {"warm"}
+        assert worker.beat.failed_loads == {}, "each of them can be loaded"
+        worker.check_nothing_is_held()
+
+
+async def test_calls_that_want_the_same_models_in_another_order_all_run(connected: Connect) -> None:
+    models = {name: spec_of(memory_mb=50, tokens=1) for name in ("m", "q", "r")}
+    async with connected() as bus, working(bus, models=models) as worker:
+        for number in range(12):
+            first, second = (("m", "q"), ("q", "m"), ("r", "q"))[number % 3]
+            asked = call(one=first, two=second)
+            worker.assign(f"j{number}", models[first], model=first, job_input=asked)
+        for number in range(12):
+            await worker.outcome(f"j{number}")  # the synthetic engine runs no functions: that is their end
+        assert {worker.finished[f"j{number}"].outcome for number in range(12)} == {"failed"}
+        worker.check_nothing_is_held()
+
+
 @pytest.mark.parametrize("kind", [UpscaleInput, TranscriptionInput])
 async def test_a_file_that_is_no_longer_kept_fails_the_job(
     connected: Connect, kind: type[UpscaleInput] | type[TranscriptionInput]

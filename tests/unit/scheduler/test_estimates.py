@@ -10,6 +10,7 @@ from services.scheduler.fleet.estimates import (
     BANDWIDTH_BYTES_PER_S,
     FIRST_RUN_S_PER_UNIT,
     FIXED_LOAD_S,
+    LEARNT_RUNS,
     SMOOTHING,
     UNKNOWN_SIZE_BYTES,
     Estimates,
@@ -120,3 +121,19 @@ def test_larger_weights_never_load_faster_and_hotter_tiers_never_slower(one: int
         assert estimates.load_s("a", small, tier) <= estimates.load_s("a", large, tier)
     times = [estimates.load_s("a", large, tier) for tier in tiers]
     assert times == sorted(times)
+
+
+def test_the_least_that_a_job_takes_is_the_shortest_of_the_last_runs() -> None:
+    estimates = Estimates()
+    assert estimates.least_s("a", "default", is_sized=True) == FIRST_RUN_S_PER_UNIT
+    for seconds in (5.0, 2.0, 9.0):
+        estimates.learn_run("a", "default", 10.0, seconds)
+    assert estimates.least_s("a", "default", is_sized=True) == pytest.approx(0.2)
+
+
+def test_of_jobs_without_a_size_nothing_is_said_before_many_were_seen() -> None:
+    estimates = Estimates()
+    for number in range(LEARNT_RUNS):
+        assert estimates.least_s("f", "default", is_sized=False) == 0.0
+        estimates.learn_run("f", "default", 1.0, 5.0 + number)
+    assert estimates.least_s("f", "default", is_sized=False) == 5.0

@@ -9,6 +9,7 @@ from schemas.jobs import ChatInput
 from schemas.openai import ChatMessage, Usage
 from services.worker.engines.base import Emitter, EngineError, Request
 from services.worker.engines.text.checking import CALL_CUT_OFF, CALL_FAILED, SCHEMA_NOT_MET, checked
+from stoker.functions.output import OutputPart
 
 NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 BOUNDED = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 5}}, "required": ["n"]}
@@ -35,6 +36,8 @@ class Heard:
     def step(self, step: int, steps: int) -> None: ...
 
     def preview(self, index: int, step: int, width: int, height: int, png: bytes) -> None: ...
+
+    def printed(self, output: OutputPart) -> None: ...
 
 
 class Model:

@@ -10,6 +10,7 @@ from services.process.json_schemas import JsonSchema
 from services.worker.engines.base import Request
 from services.worker.engines.text.forced_calls import ForcedCalls, Unmet, call_id
 from services.worker.engines.text.generation import Generation, chat_body
+from stoker.functions.output import OutputPart
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = tuple(
@@ -93,6 +94,8 @@ class Heard:
     def step(self, step: int, steps: int) -> None: ...
 
     def preview(self, index: int, step: int, width: int, height: int, png: bytes) -> None: ...
+
+    def printed(self, output: OutputPart) -> None: ...
 
 
 def test_the_body_is_constrained_and_the_tools_are_told() -> None:

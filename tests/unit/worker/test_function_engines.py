@@ -15,6 +15,7 @@ from services.worker.engines.functions.custom import CustomEngine, allowed_handl
 from services.worker.engines.functions.function import FunctionEngine, _ended
 from services.worker.engines.functions.function_host import HostDied, HostProcess
 from services.worker.engines.registry import CAPABILITIES, ENGINES, HANDLERS_VARIABLE, create
+from stoker.functions.output import OutputPart
 from tests.waiting import eventually
 
 HERE = __name__
@@ -35,6 +36,8 @@ class Heard:
         self.said.append((step, steps))
 
     def preview(self, index: int, step: int, width: int, height: int, png: bytes) -> None: ...
+
+    def printed(self, output: OutputPart) -> None: ...
 
 
 def add(a: int, b: int = 1) -> int:
@@ -281,7 +284,7 @@ async def test_a_function_takes_a_payload_and_nothing_else(engine: FunctionEngin
 @pytest.mark.timeout(30)
 async def test_nobody_waits_for_a_host_that_has_ended(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(PROJECT)
-    host = HostProcess(str(tmp_path), 0)
+    host = HostProcess(str(tmp_path))
     host.kill()
     await eventually(lambda: host.is_dead)
     done = threading.Event()
@@ -302,5 +305,22 @@ async def test_nobody_waits_for_a_host_that_has_ended(tmp_path: Path) -> None:
 def test_a_project_that_cannot_be_imported_is_no_host(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("1 / 0\n")
     with pytest.raises(EngineError, match="ZeroDivisionError") as failed:
-        HostProcess(str(tmp_path), 0)
+        HostProcess(str(tmp_path))
     assert failed.value.kind == "load_failed"
+
+
+async def test_a_project_that_ends_the_process_while_it_is_imported_fails_the_load_and_its_calls(
+    engine: FunctionEngine, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text("import os\nos._exit(7)\n")
+    with pytest.raises(EngineError, match=r"the process ended while it was imported \(status 7\)") as failed:
+        engine.load(ModelFiles("ends", Path(), {"project": str(tmp_path)}))
+    assert failed.value.kind == "load_failed"
+    (tmp_path / "app.py").write_text(PROJECT)
+    engine.load(ModelFiles("later", Path(), {"project": str(tmp_path)}))
+    (tmp_path / "app.py").write_text("import os\nos._exit(7)\n")
+    with pytest.raises(EngineError, match="ended its process with status 3"):
+        await called(engine, "later", FunctionInput("leaves", {}))
+    with pytest.raises(EngineError, match="ended its process with status 7"):
+        await eventually(lambda: called(engine, "later", FunctionInput("double", {"n": 1})))
+    engine.unload("later")

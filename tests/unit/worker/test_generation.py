@@ -20,6 +20,7 @@ from services.worker.engines.text.generation import (
     completion_body,
     left_tokens,
 )
+from stoker.functions.output import OutputPart
 
 CALLS = st.lists(st.tuples(st.sampled_from(["add", "remove"]), st.text(max_size=20)), min_size=1, max_size=3)
 
@@ -44,6 +45,8 @@ class Heard:
     def step(self, step: int, steps: int) -> None: ...
 
     def preview(self, index: int, step: int, width: int, height: int, png: bytes) -> None: ...
+
+    def printed(self, output: OutputPart) -> None: ...
 
 
 def chat(**fields: Any) -> ChatInput:

@@ -26,8 +26,8 @@ from services.worker.engines.base import (
     RunOutput,
     Stopped,
 )
-from services.worker.engines.functions.function_host import HostDied, HostProcess
-from stoker.functions.messages import CallDone, CallItem, CallProgress
+from services.worker.engines.functions.function_host import HostDied, HostProcess, end_abandoned
+from stoker.functions.messages import CallDone, CallItem, CallPrinted, CallProgress
 
 CANCEL_GRACE_S = 1.0
 """How long a cancelled call may take to notice."""
@@ -48,7 +48,6 @@ class _Project:
     """One project at one version. users: weights keys that need its host."""
 
     folder: str
-    memory_limit: int
     host: HostProcess | None = None
     models: dict[str, _Model] = field(default_factory=dict)
     users: set[str] = field(default_factory=set)
@@ -56,11 +55,16 @@ class _Project:
     alone: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def running(self) -> HostProcess:
-        """Its host, started anew with its models where it has died. Raises EngineError."""
-        if self.host is None or self.host.is_dead:
-            self.host = HostProcess(self.folder, self.memory_limit)
-            for model in self.models.values():
-                self.host.load(model.key, model.path, model.kind)
+        """Its host, started anew with its models where it has died or must not be used. Raises EngineError."""
+        if self.host is None or self.host.is_dead or self.host.is_worn:
+            host = HostProcess(self.folder)
+            try:
+                for model in list(self.models.values()):
+                    host.load(model.key, model.path, model.kind)
+            except EngineError:
+                host.kill()  # it would go on without a model that it is believed to have
+                raise
+            self.host = host
         return self.host
 
 
@@ -77,8 +81,12 @@ class FunctionEngine:
         place = (str(options["project"]), str(options.get("version", "")))
         project = self._projects.get(place)
         if project is None:
-            project = self._projects[place] = _Project(place[0], int(options.get("memory_limit", 0)))
-        host = project.running()
+            project = self._projects[place] = _Project(place[0])
+        try:
+            host = project.running()
+        except HostDied as error:
+            reason = f"{place[0]}: the process ended while it was imported ({error})"
+            raise EngineError(reason, "load_failed") from error
         if options.get("kind"):
             model = _Model(str(options["key"]), files.path, str(options["kind"]))
             measured = host.load(model.key, model.path, model.kind).memory_bytes
@@ -143,16 +151,22 @@ class _Call:
     async def run(self) -> RunOutput:
         """Raises EngineError, Stopped, or _Again when the process ended under several calls."""
         async with self.project.starting:
-            host = await asyncio.to_thread(self.project.running)
+            try:
+                host = await asyncio.to_thread(self.project.running)
+            except HostDied as error:  # while it started, perhaps from outside
+                raise _Again(error.status) from error
         loop = asyncio.get_running_loop()
         if self.cancelled.is_set():  # nothing of it has been done, and nothing is
             raise Stopped
         skipped = self.items
         self.items = 0
 
-        def report(message: CallProgress | CallItem) -> None:
+        def report(message: CallProgress | CallItem | CallPrinted) -> None:
             if isinstance(message, CallProgress):
                 self.emit.step(message.step, message.steps)
+                return
+            if isinstance(message, CallPrinted):
+                self.emit.printed(message.output)
                 return
             self.items += 1
             if self.items > skipped:
@@ -201,4 +215,5 @@ def _ended(status: int | None) -> EngineError:
 
 
 def create(capability: EngineCapability) -> FunctionEngine:
+    end_abandoned()
     return FunctionEngine(capability)

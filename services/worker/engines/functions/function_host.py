@@ -1,12 +1,18 @@
 """The host process of one function project, as its worker sees it: loads, calls, its output, its end.
 
 What the host says arrives on a thread; whoever waits is told through a future. When the process ends, everybody
-who waits is told by `HostDied`.
+who waits is told by `HostDied`, and what it has started is ended too: all that has its marker in the
+environment.
+
+What children of the host and C code print comes over a pipe. It is read whatever happens, so that nobody ever
+waits to print; a bounded part of it goes into the log of the call that runs, or where there is none, a few
+lines into this process's log.
 """
 
 import contextlib
-import io
 import itertools
+import os
+import select
 import socket
 import subprocess
 import sys
@@ -19,14 +25,17 @@ from typing import Any
 
 import msgspec
 
+from services.process.logs import get_logger
 from services.worker.engines.base import EngineError
 from stoker.functions.frames import Frames, frame
+from stoker.functions.leftovers import end_marked, end_processes
 from stoker.functions.messages import (
     MAX_FRAME_BYTES,
     Call,
     CallDone,
     CallFailed,
     CallItem,
+    CallPrinted,
     CallProgress,
     CallStarted,
     CancelCall,
@@ -38,12 +47,20 @@ from stoker.functions.messages import (
     ModelUnloaded,
     UnloadModel,
 )
+from stoker.functions.output import OutputLog
+
+log = get_logger("functions")
 
 IMPORT_TIMEOUT_S = 120.0
 LOAD_TIMEOUT_S = 1800.0
 READ_BYTES = 256 * 1024
-OUTPUT_BYTES, OUTPUT_WINDOW_S = 256 * 1024, 10.0
-"""How much of what functions print is passed on in a time; the rest is counted and left out."""
+PRINTED_EVERY_S = 0.25
+"""How often what child processes print is passed on."""
+OWN_CHARS, OWN_EVERY_S = 2000, 10.0
+"""How much of what belongs to no call is logged here in a time: its last characters."""
+MARKER = "STOKER_FUNCTION_HOST"
+
+_numbers = itertools.count(1)
 
 
 class HostDied(Exception):
@@ -55,23 +72,26 @@ class HostDied(Exception):
         self.is_blamed = is_blamed
 
 
-Report = Callable[[CallProgress | CallItem], None]
+Report = Callable[[CallProgress | CallItem | CallPrinted], None]
 
 
 class HostProcess:
-    """A running host. Raises EngineError when the project cannot be imported."""
+    """A running host. Raises EngineError when the project cannot be imported, HostDied when it ends before."""
 
-    def __init__(self, folder: str, memory_limit: int) -> None:
+    def __init__(self, folder: str) -> None:
         ours, theirs = socket.socketpair()
         self._connection = ours
-        command = [sys.executable, "-P", "-u", "-m", "stoker.functions.host", folder, str(theirs.fileno())]
+        command = [sys.executable, "-P", "-m", "stoker.functions.host", folder, str(theirs.fileno())]
+        mark = f"{os.getppid()}.{os.getpid()}.{next(_numbers)}"
+        self._marker = f"{MARKER}={mark}"
         self.process = subprocess.Popen(
-            [*command, str(memory_limit)],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
+            env=os.environ | {MARKER: mark},
         )
         theirs.close()
         self._lock = threading.Lock()
@@ -82,9 +102,14 @@ class HostProcess:
         self._calls: dict[str, tuple[Future[CallDone], Report]] = {}
         self._started: set[str] = set()
         self._has_confessed = False
+        self._printed = OutputLog()
+        self._printing = threading.Lock()
         self.is_dead = False
+        self.is_worn = False
+        """A call has left threads that go on: nothing new is run in it, and it is ended when it is idle."""
         threading.Thread(target=self._read, name="function host", daemon=True).start()
         threading.Thread(target=self._pass_output_on, name="function output", daemon=True).start()
+        threading.Thread(target=self._await_end, name="function host's end", daemon=True).start()
         try:
             self._ready.result(IMPORT_TIMEOUT_S)
         except TimeoutError:
@@ -174,16 +199,13 @@ class HostProcess:
 
     def _take(self, message: object) -> None:
         match message:
-            case CallProgress() | CallItem():
+            case CallProgress() | CallItem() | CallPrinted():
                 if (found := self._calls.get(message.call)) is not None:
                     found[1](message)
             case CallStarted():
                 self._started.add(message.call)
-            case CallDone():
-                self._answer_of(message.call).set_result(message)
-            case CallFailed():
-                self._has_confessed = self._has_confessed or message.ends_process
-                self._answer_of(message.call).set_exception(EngineError(message.message, message.kind))
+            case CallDone() | CallFailed():
+                self._ended(message)
             case ModelLoaded():
                 self._loads.pop(message.key).set_result(message)
             case ModelUnloaded():
@@ -194,11 +216,27 @@ class HostProcess:
                 else:
                     self._ready.set_result(None)
 
-    def _answer_of(self, call: str) -> Future[CallDone]:
-        """What waits for a call that has ended; nobody, where a task it left behind speaks in its name."""
-        self._started.discard(call)
-        found = self._calls.pop(call, None)
-        return found[0] if found is not None else Future()
+    def _ended(self, message: CallDone | CallFailed) -> None:
+        """A call is over. Nobody waits for it where a task that it left behind speaks in its name."""
+        self._hand_on_printed()
+        self._started.discard(message.call)
+        answer, report = self._calls.pop(message.call, (Future[CallDone](), _nobody))
+        if message.output:
+            report(CallPrinted(message.call, message.output))
+        self.is_worn = self.is_worn or message.must_restart
+        if isinstance(message, CallDone):
+            answer.set_result(message)
+        else:
+            self._has_confessed = self._has_confessed or message.ends_process
+            answer.set_exception(EngineError(message.message, message.kind))
+        if self.is_worn and not self._calls:
+            self._has_confessed = True  # who comes now is not to blame for this end
+            self.kill()
+
+    def _await_end(self) -> None:
+        """When the process ends so does what it has started: else it would hold the connection open."""
+        self.process.wait()
+        end_marked(self._marker, self.process.pid)
 
     def _died(self) -> None:
         try:
@@ -206,6 +244,7 @@ class HostProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             status = self.process.wait()
+        self._hand_on_printed()
         self.is_dead = True
         running = self._calls.keys() & self._started
         died = HostDied(status, is_blamed=len(running) == 1 and not self._has_confessed)
@@ -217,19 +256,68 @@ class HostProcess:
                 answer.set_exception(died)
 
     def _pass_output_on(self) -> None:
-        """To this process's log, as much as is fit to print."""
-        output = self.process.stdout
-        assert isinstance(output, io.BufferedReader)
-        window_began, passed, left_out = time.monotonic(), 0, 0
-        while chunk := output.read1(READ_BYTES):
+        """Until the process and all that it has started have ended."""
+        assert self.process.stdout is not None
+        pipe = self.process.stdout.fileno()
+        os.set_blocking(pipe, False)
+        handed_on_at = said_at = 0.0
+        own = OutputLog()
+        while self._read_printed():
+            select.select([pipe], [], [], PRINTED_EVERY_S)
             now = time.monotonic()
-            if now - window_began > OUTPUT_WINDOW_S:
-                if left_out:
-                    print(f"… {left_out} bytes of output were left out", file=sys.stderr)
-                window_began, passed, left_out = now, 0, 0
-            shown = chunk[: max(OUTPUT_BYTES - passed, 0)]
-            passed += len(shown)
-            left_out += len(chunk) - len(shown)
-            if shown:
-                sys.stderr.write(shown.decode(errors="replace"))
-                sys.stderr.flush()
+            if now - handed_on_at >= PRINTED_EVERY_S:
+                handed_on_at = now
+                if not self._hand_on_printed():
+                    own.add_part(self._printed.take())
+            if now - said_at >= OWN_EVERY_S:
+                said_at = now
+                self._say(own)
+        own.add_part(self._printed.take())
+        self._say(own)
+
+    def _read_printed(self) -> bool:
+        """Read what there is; False when there will be nothing more."""
+        assert self.process.stdout is not None
+        with self._printing:
+            try:
+                while chunk := os.read(self.process.stdout.fileno(), READ_BYTES):
+                    self._printed.add(chunk)
+                    if len(chunk) < READ_BYTES // 4:
+                        return True
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+        return False
+
+    def _hand_on_printed(self) -> bool:
+        """Into the log of the call that runs, where it is the only one."""
+        self._read_printed()
+        running = list(self._started)
+        found = self._calls.get(running[0]) if len(running) == 1 else None
+        if found is None:
+            return False
+        if part := self._printed.take():
+            found[1](CallPrinted(running[0], part))
+        return True
+
+    def _say(self, own: OutputLog) -> None:
+        part = own.take()
+        text = (part.head + part.tail).decode(errors="replace").strip()
+        if text:
+            left_out = part.dropped_bytes + max(len(text) - OWN_CHARS, 0)
+            log.info("project.printed", text=text[-OWN_CHARS:], left_out_bytes=left_out)
+
+
+def _nobody(message: CallProgress | CallItem | CallPrinted) -> None:
+    """Who hears of a call that nobody waits for."""
+
+
+def end_abandoned() -> None:
+    """End what hosts of an earlier process of this worker have left: it was killed, and could not."""
+    for place in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            marks = [line for line in place.read_bytes().split(b"\0") if line.startswith(MARKER.encode())]
+            agent, runner, _ = marks[0].partition(b"=")[2].split(b".") if marks else (b"", b"", b"")
+            if agent == str(os.getppid()).encode() and runner != str(os.getpid()).encode():
+                end_processes([int(place.parent.name)])

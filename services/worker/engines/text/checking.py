@@ -21,6 +21,7 @@ from schemas.openai import ChatMessage, Usage
 from services.process.json_schemas import JsonSchema
 from services.worker.engines.base import Emitter, EngineError, Request
 from services.worker.engines.text.forced_calls import ForcedCalls, Unmet
+from stoker.functions.output import OutputPart
 
 CALL_FAILED, CALL_CUT_OFF, SCHEMA_NOT_MET = "tool_call_failed", "tool_call_incomplete", "schema_not_met"
 BEYOND_GRAMMARS = frozenset(
@@ -164,3 +165,6 @@ class _Holding:
 
     def preview(self, index: int, step: int, width: int, height: int, png: bytes) -> None:
         self._emit.preview(index, step, width, height, png)
+
+    def printed(self, output: OutputPart) -> None:
+        self._emit.printed(output)

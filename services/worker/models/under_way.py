@@ -1,0 +1,63 @@
+"""Loads under way, what lies over hot weights, and what is said of them: the loader's books."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from schemas.catalog import Adapter, Spec
+from schemas.workers import ResidentModel, Tier
+from services.worker.models.asking import LoadError
+from services.worker.models.cache import Entry
+from services.worker.models.weights.resolve import local_path
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """LoRAs on hot weights: those that fit, with paths on this machine; those that do not, and why."""
+
+    loras: tuple[Adapter, ...]
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class LoadUnderWay:
+    """A load that several may wait for. error: why it failed; None while it goes on, and when it is done."""
+
+    engine: str
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+    error: LoadError | None = None
+
+
+Release = Callable[[], object]
+"""Lets go of something that is held."""
+
+
+def once(release: Release) -> Release:
+    """The same, which does nothing when it is called again."""
+    left = [release]
+
+    def call() -> None:
+        while left:
+            left.pop()()
+
+    return call
+
+
+def resident_model(
+    model: str, spec: Spec, tier: Tier, entry: Entry, percent: float | None, skipped: tuple[str, ...]
+) -> ResidentModel:
+    """What a heartbeat says of a model. percent: of its download. skipped: LoRAs that do not fit."""
+    return ResidentModel(
+        model=model,
+        spec=spec.name,
+        engine=spec.engine,
+        tier=tier,
+        memory_bytes=entry.memory_bytes,
+        load_s=entry.load_s,
+        loaded_from=entry.loaded_from,
+        weights=entry.key,
+        percent=percent,
+        path=str(local_path(spec.url) or spec.url),
+        card=entry.card if tier == "hot" else None,
+        skipped=skipped,
+    )
