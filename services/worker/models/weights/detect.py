@@ -34,8 +34,6 @@ Shapes = Mapping[str, tuple[int, ...]]
 MAX_HEADER_BYTES = 100 * 1024 * 1024
 SHOWN_KEYS = 3
 VARIANTS = ("fp16", "bf16", "non_ema")
-UPSCALERS = {"params", "params_ema"}
-"""What trainers of upscalers put their weights under."""
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 CLASSES: dict[Architecture, str] = {
     "sd15": "StableDiffusionPipeline",
@@ -124,6 +122,10 @@ def detect(path: Path) -> Checkpoint:
     if path.is_dir():
         return _directory(path)
     shapes = tensor_shapes(path)
+    if not shapes and path.suffix in PICKLES:
+        raise UnknownCheckpoint(
+            f"{path.name} has no weights at its top: serve an upscaler with engine: spandrel"
+        )
     if (found := _transformer(path, shapes)) is not None:
         return found
     architecture = _architecture(path, shapes)
@@ -224,8 +226,6 @@ def read_pickle(path: Path) -> dict[str, Any]:
     import torch
 
     content = _unpickled(path)
-    if isinstance(content, dict) and UPSCALERS & content.keys():
-        raise UnknownCheckpoint(f"{path.name} is an upscaler: serve it with engine: spandrel")
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict):
         raise UnknownCheckpoint(f"{path.name} holds {type(content).__name__}, not weights by name")
