@@ -18,7 +18,7 @@ Item = Callable[[msgspec.Struct], None]
 def read_payload(function: Function, payload: Mapping[str, Any]) -> msgspec.Struct:
     """The payload as the function's Struct. Raises ValidationError with the field."""
     try:
-        read: msgspec.Struct = msgspec.convert(payload, function.payload)
+        read: msgspec.Struct = msgspec.convert(payload, function.payload, str_keys=True)
     except msgspec.ValidationError as error:
         raise ValidationError(str(error)) from error
     return read
@@ -34,6 +34,7 @@ async def call(
     """Run it; a list of all results for a stream. Raises what the function raises."""
     arguments: dict[str, Any] = {**models, function.payload_parameter: payload}
     try:
+        context.place_assets(payload)
         if not function.is_async:
             return await asyncio.to_thread(_run, function, context, arguments, item)
         found = function.call(context, **arguments)

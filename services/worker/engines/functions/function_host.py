@@ -20,7 +20,9 @@ from typing import Any
 import msgspec
 
 from services.worker.engines.base import EngineError
+from stoker.functions.environments import Environment, environment_of
 from stoker.functions.frames import Frames, frame
+from stoker.functions.manifest import BadProject
 from stoker.functions.messages import (
     MAX_FRAME_BYTES,
     Call,
@@ -55,6 +57,14 @@ class HostDied(Exception):
         self.is_blamed = is_blamed
 
 
+def _environment(folder: str) -> Environment:
+    """The project's, built first where this machine does not have it. Raises EngineError."""
+    try:
+        return environment_of(Path(folder), lambda line: print(line, file=sys.stderr, flush=True))
+    except BadProject as error:
+        raise EngineError(str(error), "load_failed") from error
+
+
 Report = Callable[[CallProgress | CallItem], None]
 
 
@@ -64,7 +74,7 @@ class HostProcess:
     def __init__(self, folder: str, memory_limit: int) -> None:
         ours, theirs = socket.socketpair()
         self._connection = ours
-        command = [sys.executable, "-P", "-u", "-m", "stoker.functions.host", folder, str(theirs.fileno())]
+        command = _environment(folder).command("stoker.functions.host", folder, str(theirs.fileno()))
         self.process = subprocess.Popen(
             [*command, str(memory_limit)],
             stdin=subprocess.DEVNULL,
