@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -78,8 +79,12 @@ def environment_of(project: Path, say: Say = lambda line: None) -> Environment:
         say(f"{manifest.folder}: its dependencies are not installed, environments are off (--no-environments)")
         return OWN
     root = Path(where or DEFAULT_FOLDER).expanduser()
-    root.mkdir(parents=True, exist_ok=True)
-    return _built(root, manifest, wanted, "" if is_fit else manifest.requires_python, say)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return _built(root, manifest, wanted, "" if is_fit else manifest.requires_python, say)
+    except OSError as error:
+        reason = f"its environment cannot be made in {root}: {error}; {VARIABLE} names another folder"
+        raise BadProject(f"{manifest.folder}: {reason}") from error
 
 
 def _built(root: Path, manifest: Manifest, wanted: tuple[str, ...], python: str, say: Say) -> Environment:
@@ -167,10 +172,15 @@ def _run(command: list[str], manifest: Manifest, say: Say) -> None:
         stderr=subprocess.STDOUT, text=True, errors="replace",
     ) as process:  # fmt: skip
         assert process.stdout is not None
-        for line in process.stdout:
-            lines = [*lines[-SHOWN_LINES:], line.rstrip()]
-            say(line.rstrip())
-        status = process.wait(BUILD_TIMEOUT_S)
+        limit = threading.Timer(BUILD_TIMEOUT_S, process.kill)
+        limit.start()
+        try:
+            for line in process.stdout:
+                lines = [*lines[-SHOWN_LINES:], line.rstrip()]
+                say(line.rstrip())
+            status = process.wait()
+        finally:
+            limit.cancel()
     if status:
         said = re.sub(r"\s+", " ", " ".join(lines)).strip()
         reason = said or f"status {status}"

@@ -67,8 +67,42 @@ class PayloadCheck:
         try:
             msgspec.convert(payload, self._kind, str_keys=True)
         except msgspec.ValidationError as error:
-            return read_error(error)
+            found = read_error(error)
+            return Misfit(found.field, found.reason + self._possible(self._described.type, found))
         return None
+
+    def _possible(self, kind: Type, found: Misfit) -> str:
+        """The values that there are, where another was given."""
+        if not found.reason.startswith("Invalid enum value"):
+            return ""
+        kinds = [kind]
+        for part in found.field.split("."):
+            kinds = [inner for one in kinds for inner in self._below(one, part)]
+        values = [repr(value) for one in kinds for value in self._values(one)]
+        return f"; there are: {', '.join(values[:SHOWN_FIELDS])}" if values else ""
+
+    def _below(self, kind: Type, part: str) -> list[Type]:
+        """What may stand in a field, or at an index."""
+        match kind:
+            case Reference():
+                return [one.type for one in self._described.objects[kind.name].fields if one.name == part]
+            case Items():
+                return [kind.item]
+            case Row() if part.isdigit():
+                return list(kind.items[int(part) :][:1])
+            case Mapping():
+                return [kind.value]
+            case OneOf():
+                return [inner for one in kind.types for inner in self._below(one, part)]
+        return []
+
+    def _values(self, kind: Type) -> tuple[Any, ...]:
+        match kind:
+            case Values():
+                return kind.values
+            case OneOf():
+                return tuple(value for one in kind.types for value in self._values(one))
+        return ()
 
     def _unknown(self, kind: Type, value: Any, at: tuple[str, ...]) -> Misfit | None:
         """The first field that an object does not have."""

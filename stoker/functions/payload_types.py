@@ -127,11 +127,21 @@ def describe_type(kind: Any) -> PayloadType:
     return PayloadType(described, {name: one for name, one in writer.objects.items() if one is not None})
 
 
+def is_made_of(kind: Any, part: type[Any]) -> bool:
+    """Whether an object of class `part` may stand somewhere in a value of a type."""
+    writer = _Writer()
+    try:
+        writer.type(inspect.type_info(kind), "")
+    except (TypeError, NameError):  # none that JSON is read as
+        return False
+    return any(one.cls is part for one in writer.found)
+
+
 class _Writer:
     def __init__(self) -> None:
         self.objects: dict[str, Object | None] = {}
         self._names: dict[int, str] = {}
-        self._kept: list[inspect.Type] = []
+        self.found: list[Any] = []
         """So that an id stays that of one type."""
 
     def type(self, found: inspect.Type, at: str) -> Type:
@@ -181,7 +191,7 @@ class _Writer:
         if len(self.objects) >= MAX_OBJECTS:
             raise CannotDescribe(f"the payload is made of more than {MAX_OBJECTS} types")
         self._names[id(found)], self.objects[name] = name, None
-        self._kept.append(found)
+        self.found.append(found)
         fields = tuple(
             Field(one.encode_name, self.type(one.type, f"{plain}.{one.name}"), one.required)
             for one in found.fields

@@ -137,6 +137,24 @@ def test_what_cannot_be_installed_is_said_with_the_installers_words(tmp_path: Pa
     assert not list(root.glob(f"*/{READY}"))
 
 
+def test_a_folder_that_cannot_be_written_is_named_with_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "file" / "below"))
+    with pytest.raises(
+        BadProject, match=r"cannot be made in .*/file/below.*; STOKER_ENVIRONMENTS names another"
+    ):
+        environment_of(plain(tmp_path / "p", 'dependencies = ["x"]'))
+
+
+def test_an_installer_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stoker.functions.environments.BUILD_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("stoker.functions.environments._commands", lambda *_: [["sleep", "60"]])
+    with pytest.raises(BadProject, match="its dependencies cannot be installed: status -9"):
+        environment_of(plain(tmp_path / "p", 'dependencies = ["x"]'))
+
+
 def test_environments_can_be_turned_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "off")
     said: list[str] = []

@@ -16,7 +16,7 @@ from schemas.catalog import Function, Model
 from services.gateway.edge.problems import RequestError
 from services.gateway.jobs import function_calls
 from stoker.functions.payload_check import PayloadCheck
-from stoker.functions.payload_types import CannotDescribe, PayloadType, describe_type
+from stoker.functions.payload_types import CannotDescribe, PayloadType, describe_type, is_made_of
 
 
 class Colour(enum.Enum):
@@ -81,6 +81,7 @@ class Payload(msgspec.Struct, kw_only=True, rename="camel"):
     shape: Circle | Square | None = None
     colour: Colour = Colour.RED
     any: Any_ = Any_.ONE
+    colours: list[dict[str, list[Colour | None]]] = []
     how: Literal["a", "b"] = "a"
     point: Point | None = None
     row: Row | None = None
@@ -123,8 +124,10 @@ CHECK = PayloadCheck(msgspec.json.decode(msgspec.json.encode(DESCRIBED), type=Pa
         ({"shape": {}}, "shape.type", "it is required"),
         ({"shape": {"type": "Oval"}}, "shape.type", "Invalid value 'Oval'"),
         ({"shape": {"type": "Circle", "r": 1, "a": 2}}, "shape.a", "there is no field 'a'"),
-        ({"colour": "blue"}, "colour", "Invalid enum value 'blue'"),
-        ({"how": "c"}, "how", "Invalid enum value 'c'"),
+        ({"colour": "blue"}, "colour", "Invalid enum value 'blue'; there are: 'red'"),
+        ({"colours": [{"x": ["red", "green"]}]}, "colours.0.*.1", "Invalid enum value 'green'; there are: 'red'"),
+        ({"pair": ["x", {"type": "Circle", "r": 1}]}, "pair.0", "Expected `int`, got `str`"),
+        ({"how": "c"}, "how", "Invalid enum value 'c'; there are: 'a', 'b'"),
         ({"point": ["x"]}, "point.0", "Expected `int`, got `str`"),
         ({"row": ["x", {"value": 1, "childen": []}]}, "row.1.childen", "did you mean 'children'?"),
         ({"typed": {"b": "x"}}, "typed.a", "it is required"),
@@ -181,6 +184,13 @@ def test_the_description_takes_what_the_type_takes_and_refuses_what_it_refuses(p
     except msgspec.ValidationError:
         is_taken = False
     assert is_taken == (found is None)
+
+
+def test_what_a_type_is_made_of_is_found_however_deep() -> None:
+    assert is_made_of(Payload, Tree)
+    assert is_made_of(Payload, Plain)
+    assert not is_made_of(Tree, Payload)
+    assert not is_made_of(msgspec.defstruct("Odd", [("thing", object)]), Tree)
 
 
 def test_two_types_of_one_name_are_kept_apart() -> None:
