@@ -120,10 +120,12 @@ def test_a_call_knows_its_run_streams_and_is_cancelled(client: Client) -> None:
     assert ended.value.kind == "cancelled"
 
 
-def test_a_file_goes_in_and_out_and_in_again(client: Client) -> None:
+def test_a_file_goes_in_and_out_and_in_again(client: Client, system: System) -> None:
     hello = "data:text/plain;base64," + base64.b64encode(b"hello").decode()
     first = client.run("reverse", document={"ref": hello, "local_path": "/etc/passwd"})
     assert client.get(first["document"]["ref"]) == b"olleh"
+    answer = httpx.get(system.url + first["document"]["ref"], timeout=10)
+    assert "reversed.txt" in answer.headers["content-disposition"]
     second = client.run("reverse", document={"ref": first["document"]["ref"]})
     assert client.get(second["document"]["ref"]) == b"hello"
     assert (second["length"], second["document"]["mime_type"]) == (5, "text/plain")
@@ -171,7 +173,7 @@ def test_a_typed_client_is_written_from_what_is_served(system: System) -> None:
 def test_a_save_below_a_package_is_read_at_once_and_calls_under_way_end_on_the_old_code(
     client: Client, folder: Path
 ) -> None:
-    slow = client.submit("edited", seconds=3.0)
+    slow = client.submit("edited", seconds=1.5)
     assert "progress" in (event.name for event in slow.events())
     (folder / "edited" / "inner" / "value.py").write_text("VALUE = 2\n")
     wait_for(lambda: client.run("edited") == {"value": 2}, 30, "the new code")

@@ -44,7 +44,7 @@ def test_a_project_of_any_shape_answers(
 def test_a_file_lies_where_its_asset_says_and_one_goes_out() -> None:
     asked = {"document": HELLO | {"local_path": "/etc/passwd"}}  # the caller's word is not taken for it
     result, [file] = run_local(PROJECTS / "files", "reverse", asked)
-    assert (file.name, file.content, file.content_type) == ("reversed.txt", b"olleh", "text/plain")
+    assert (file.name, file.content, file.content_type) == ("runs/local/reversed.txt", b"olleh", "text/plain")
     assert result["length"] == 5
     assert result["document"]["ref"] == "/v1/jobs/local/files/0"
     assert "local_path" not in result["document"]
