@@ -41,7 +41,7 @@ def _warn(configuration: Configuration) -> None:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True, highlight=False)
 
 
-def _choose_environments(data: Path, *, is_off: bool) -> None:
+def choose_environments(data: Path, *, is_off: bool) -> None:
     """Where this process and its children keep the environments of projects."""
     os.environ.setdefault(ENVIRONMENTS, str(data.absolute() / "environments"))
     if is_off:
@@ -80,7 +80,7 @@ def up(
     """Start NATS, all services and the configured workers; one Ctrl-C stops all."""
     paths = config or [path for path in DEFAULT_FILES if path.exists()]
     projects = functions or []
-    _choose_environments(data, is_off=no_environments)
+    choose_environments(data, is_off=no_environments)
     configuration = read_configuration(paths, projects)
     _warn(configuration)
     if workers is not None:

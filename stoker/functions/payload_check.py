@@ -240,7 +240,9 @@ def _many(name: str, item: Any) -> Any:
     return tuple[item, ...]
 
 
-def _limited(kind: Any, limits: Limits) -> Any:
+def _limited(kind: Any, limits: Limits | None) -> Any:
+    if limits is None:
+        return kind
     given = {name: value for name in limits.__struct_fields__ if (value := getattr(limits, name)) is not None}
     given.pop("pattern", None)
     return Annotated[kind, msgspec.Meta(**given)] if given else kind

@@ -50,7 +50,7 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind"):
 
 class Plain(Node, frozen=True, tag="plain"):
     name: PlainName
-    limits: Limits = Limits()
+    limits: Limits | None = None
 
 
 class Items(Node, frozen=True, tag="items"):
@@ -58,7 +58,7 @@ class Items(Node, frozen=True, tag="items"):
 
     name: Literal["list", "set", "frozenset", "tuple"]
     item: "Type"
-    limits: Limits = Limits()
+    limits: Limits | None = None
 
 
 class Row(Node, frozen=True, tag="row"):
@@ -70,7 +70,7 @@ class Row(Node, frozen=True, tag="row"):
 class Mapping(Node, frozen=True, tag="mapping"):
     key: "Type"
     value: "Type"
-    limits: Limits = Limits()
+    limits: Limits | None = None
 
 
 class OneOf(Node, frozen=True, tag="one_of"):
@@ -208,6 +208,7 @@ def _takes_others(kind: type[enum.Enum]) -> bool:
     return any("_missing_" in vars(one) for one in kind.__mro__ if one.__module__ != enum.__name__)
 
 
-def _limits(found: Any) -> Limits:
+def _limits(found: Any) -> Limits | None:
     given = {name: getattr(found, name, None) for name in Limits.__struct_fields__}
-    return Limits(**{name: value for name, value in given.items() if value is not None})
+    limits = Limits(**{name: value for name, value in given.items() if value is not None})
+    return None if limits == Limits() else limits
