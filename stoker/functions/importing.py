@@ -15,7 +15,7 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-from stoker.functions.layout import MARK_WORD, has_python, imports_siblings, package_name, source_of
+from stoker.functions.layout import has_python, imports_siblings, is_marked, package_name
 from stoker.functions.manifest import BadProject, Manifest
 
 OURS = ("schemas", "services", "stoker")
@@ -87,8 +87,7 @@ def _import_name(manifest: Manifest, name: str) -> str:
     if root is None:
         return name
     if name in sys.stdlib_module_names:
-        has_functions = MARK_WORD in source_of(root / f"{name}.py")
-        return f"{package_name(root)}.{name}" if has_functions else ""
+        return f"{package_name(root)}.{name}" if is_marked(root / f"{name}.py") else ""
     is_of_package = (root / "__init__.py").exists() or imports_siblings(root / f"{name}.py")
     return f"{package_name(root)}.{name}" if is_of_package else name
 

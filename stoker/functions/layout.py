@@ -1,8 +1,9 @@
 """How a project's files lie, found out without importing them.
 
-Modules are imported from `src/` where there is one, and from the project's folder. Every Python file that lies
-at the top of one of the two is a module of the project; of packages (with `__init__.py` or without), the
-modules in which the words `worker_function` stand. Tests, virtual environments and hidden folders are none.
+Modules are imported from `src/` where there is one, and from the project's folder: those in which
+`worker_function` or `register_loader` stands, at the top or in packages (with `__init__.py` or without). Where
+it stands in none, every file at the top is imported: it may have functions from elsewhere. Tests, virtual
+environments, other projects in it and hidden folders are left out.
 """
 
 import ast
@@ -16,7 +17,9 @@ NOT_MODULES = ("setup", "conftest", "__init__", "__main__")
 NOT_PACKAGES = frozenset(
     {"tests", "test", "docs", "build", "dist", "venv", "env", "node_modules", "__pycache__", "site-packages"}
 )
-MARK_WORD = "worker_function"
+NOT_OURS = ("pyvenv.cfg", "pyproject.toml")
+"""A folder with one of these is a virtual environment, or a project of its own."""
+MARK_WORDS = ("worker_function", "register_loader")
 MAX_FOLDERS = 1000
 """Of a project that are looked into; a home folder given by mistake has more."""
 MAX_SOURCE_BYTES = 1_000_000
@@ -33,11 +36,12 @@ def modules_in(roots: tuple[Path, ...]) -> tuple[str, ...]:
     """The names of the modules that may have functions, as they are imported."""
     found: dict[str, None] = {}
     for root in roots:
-        found.update(dict.fromkeys(file.stem for file in sorted(root.glob("*.py")) if _is_module(file)))
         for place in _folders(root):
-            is_of_another = any(other != root and other in (place, *place.parents) for other in roots[:1])
-            if place != root and not is_of_another:
+            if not any(other != root and other in (place, *place.parents) for other in roots[:1]):
                 found.update(dict.fromkeys(_marked(root, place)))
+    if not found:
+        files = (file for root in roots for file in sorted(root.glob("*.py")) if _is_module(file))
+        found.update(dict.fromkeys(file.stem for file in files))
     return tuple(found)
 
 
@@ -68,19 +72,25 @@ def _folders(root: Path) -> Iterator[Path]:
 
 def _may_be_package(folder: Path) -> bool:
     is_named = folder.name.isidentifier() and folder.name not in NOT_PACKAGES
-    return is_named and not (folder / "pyvenv.cfg").exists()
+    return is_named and not any((folder / name).exists() for name in NOT_OURS)
 
 
 def _marked(root: Path, package: Path) -> Iterator[str]:
-    """The modules of one package's folder in which functions may be."""
+    """The modules of one folder in which functions may be."""
     parts = package.relative_to(root).parts
     for file in sorted(package.glob("*.py")):
-        if MARK_WORD not in source_of(file):
+        if not is_marked(file):
             continue
-        if file.stem == "__init__":
+        if file.stem == "__init__" and parts:
             yield ".".join(parts)
         elif _is_module(file):
             yield ".".join((*parts, file.stem))
+
+
+def is_marked(file: Path) -> bool:
+    """Whether a module may declare functions, or say how models are loaded."""
+    source = source_of(file)
+    return any(word in source for word in MARK_WORDS)
 
 
 def source_of(file: Path) -> str:

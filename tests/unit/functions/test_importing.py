@@ -46,9 +46,26 @@ def test_modules_are_the_files_at_the_top_and_those_of_packages_with_functions(t
     (tmp_path / "own").mkdir()
     write(tmp_path / "own", mod=function("f"))
     (tmp_path / "own" / "pyvenv.cfg").write_text("")
-    assert read_manifest(tmp_path).modules == ("plain", "pkg.main", "pkg.deep.inner")
+    assert read_manifest(tmp_path).modules == ("pkg.main", "pkg.deep.inner")
     assert [place.name for place in source_folders(tmp_path)][1:] == ["pkg", "deep"]
     assert len(source_files(tmp_path, ("*.py",))) == 5
+
+
+def test_a_tool_beside_the_functions_is_not_imported(tmp_path: Path) -> None:
+    write(tmp_path, noxfile="import nothing_like_nox\n", app=function("a"), loaders="# register_loader\n")
+    assert read_manifest(tmp_path).modules == ("app", "loaders")
+    other = write(tmp_path / "other", noxfile="import nothing_like_nox\n", src__app__main=function("b"))
+    (other / "pyproject.toml").write_text("")
+    assert read_manifest(other).modules == ("app.main",)
+    assert names(tmp_path) == ["a"], "the other project in its folder is none of its own"
+
+
+def test_where_no_file_has_functions_of_its_own_all_at_the_top_are_imported(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere", given=function("g"))
+    sys.path.append(str(tmp_path / "elsewhere"))
+    write(tmp_path / "here", one="from given import g\n", two="")
+    assert read_manifest(tmp_path / "here").modules == ("one", "two")
+    assert names(tmp_path / "here") == ["g"]
 
 
 def test_a_src_folder_is_the_root_of_its_packages(tmp_path: Path) -> None:

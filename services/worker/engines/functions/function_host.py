@@ -72,9 +72,10 @@ class HostProcess:
     """A running host. Raises EngineError when the project cannot be imported."""
 
     def __init__(self, folder: str, memory_limit: int) -> None:
+        environment = _environment(folder)
         ours, theirs = socket.socketpair()
         self._connection = ours
-        command = _environment(folder).command("stoker.functions.host", folder, str(theirs.fileno()))
+        command = environment.command("stoker.functions.host", folder, str(theirs.fileno()))
         self.process = subprocess.Popen(
             [*command, str(memory_limit)],
             stdin=subprocess.DEVNULL,
