@@ -68,8 +68,34 @@ class PayloadCheck:
             msgspec.convert(payload, self._kind, str_keys=True)
         except msgspec.ValidationError as error:
             found = read_error(error)
+            found = Misfit(self._exact(found.field, payload), found.reason)
             return Misfit(found.field, found.reason + self._possible(self._described.type, found))
         return None
+
+    def _exact(self, field: str, payload: Any) -> str:
+        """A place with the keys of dictionaries, which msgspec does not name."""
+        kinds, value, place = [self._described.type], payload, list[str]()
+        for part in field.split(".") if ".*" in field else ():
+            if part == "*" and isinstance(value, dict):
+                inner = [one for kind in kinds for one in self._below(kind, part)]
+                part = next((str(key) for key, one in value.items() if not self._fits(inner, one)), part)
+            if isinstance(value, list) and part.isdigit():
+                value = value[int(part)]
+            elif isinstance(value, dict):
+                value = value.get(part)
+            kinds = [one for kind in kinds for one in self._below(kind, part)]
+            place.append(part)
+        return ".".join(place) or field
+
+    def _fits(self, kinds: list[Type], value: Any) -> bool:
+        """Whether a value is of one of some types; there are none where it is not known of what it is."""
+        if not kinds:
+            return True
+        try:
+            msgspec.convert(value, _Builder(self._described.objects).build(OneOf(tuple(kinds))), str_keys=True)
+        except msgspec.ValidationError:
+            return False
+        return True
 
     def _possible(self, kind: Type, found: Misfit) -> str:
         """The values that there are, where another was given."""
@@ -85,7 +111,10 @@ class PayloadCheck:
         """What may stand in a field, or at an index."""
         match kind:
             case Reference():
-                return [one.type for one in self._described.objects[kind.name].fields if one.name == part]
+                found = self._described.objects[kind.name]
+                if found.is_array:
+                    return [one.type for one in found.fields[int(part) :][:1]] if part.isdigit() else []
+                return [one.type for one in found.fields if one.name == part]
             case Items():
                 return [kind.item]
             case Row() if part.isdigit():

@@ -55,6 +55,11 @@ class Row(msgspec.Struct, array_like=True):
     tree: Tree | None = None
 
 
+class Shelf(msgspec.Struct, array_like=True):
+    name: str
+    colours: dict[str, dict[str, Colour]]
+
+
 class Typed(TypedDict, total=False):
     a: Required[int]
     b: str
@@ -81,6 +86,7 @@ class Payload(msgspec.Struct, kw_only=True, rename="camel"):
     shape: Circle | Square | None = None
     colour: Colour = Colour.RED
     any: Any_ = Any_.ONE
+    rowed: list[Shelf] = []
     colours: list[dict[str, list[Colour | None]]] = []
     how: Literal["a", "b"] = "a"
     point: Point | None = None
@@ -120,16 +126,18 @@ CHECK = PayloadCheck(msgspec.json.decode(msgspec.json.encode(DESCRIBED), type=Pa
         ({"tree": {"value": 1, "children": [{"zzz": 1}]}}, "tree.children.0.zzz", "there are: value, children, next"),
         ({"trees": {"a": {"value": 1}, "b": {"valu": 1}}}, "trees.b.valu", "did you mean 'value'?"),
         ({"by": {"a": "x"}}, "by", "a key: Expected `int`, got `str`"),
-        ({"by": {"1": 3}}, "by.*", "Expected `str`, got `int`"),
+        ({"by": {"1": "x", "2": 3}}, "by.2", "Expected `str`, got `int`"),
+        ({"trees": {"a": {"value": 1}, "b": {"value": 1, "children": [{"value": 1}, {"value": ""}]}}}, "trees.b.children.1.value", "got `str`"),
         ({"shape": {}}, "shape.type", "it is required"),
         ({"shape": {"type": "Oval"}}, "shape.type", "Invalid value 'Oval'"),
         ({"shape": {"type": "Circle", "r": 1, "a": 2}}, "shape.a", "there is no field 'a'"),
         ({"colour": "blue"}, "colour", "Invalid enum value 'blue'; there are: 'red'"),
-        ({"colours": [{"x": ["red", "green"]}]}, "colours.0.*.1", "Invalid enum value 'green'; there are: 'red'"),
+        ({"colours": [{"x": ["red", "green"]}]}, "colours.0.x.1", "Invalid enum value 'green'; there are: 'red'"),
         ({"pair": ["x", {"type": "Circle", "r": 1}]}, "pair.0", "Expected `int`, got `str`"),
         ({"how": "c"}, "how", "Invalid enum value 'c'; there are: 'a', 'b'"),
         ({"point": ["x"]}, "point.0", "Expected `int`, got `str`"),
         ({"row": ["x", {"value": 1, "childen": []}]}, "row.1.childen", "did you mean 'children'?"),
+        ({"rowed": [["a", {"x": {"y": "z"}}]]}, "rowed.0.1.x.y", "Invalid enum value 'z'; there are: 'red'"),
         ({"typed": {"b": "x"}}, "typed.a", "it is required"),
         ({"typed": {"a": 1, "c": 2}}, "typed.c", "there are: a, b"),
         ({"plain": {"a": 1, "b": [1]}}, "plain.b.0", "Expected `str`, got `int`"),
