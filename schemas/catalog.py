@@ -63,7 +63,10 @@ class FunctionModel(msgspec.Struct, frozen=True):
 
 
 class Function(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A user's function: JSON Schemas of what goes in and comes out, and the keys of the models it may use."""
+    """A user's function: JSON Schemas of what goes in and comes out, and the keys of the models it may use.
+
+    input_type, output_type: the same as stoker.functions.payload_types describes it; empty from older versions.
+    """
 
     input_schema: dict[str, Any]
     output_schema: dict[str, Any]
@@ -71,6 +74,8 @@ class Function(msgspec.Struct, frozen=True, omit_defaults=True):
     streams: bool = False
     models: tuple[FunctionModel, ...] = ()
     keys: tuple[str, ...] = ()
+    input_type: dict[str, Any] = {}
+    output_type: dict[str, Any] = {}
 
 
 class LoadBalancing(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -196,6 +196,10 @@ class CallInput(msgspec.Struct, frozen=True, tag="call", tag_field="kind", omit_
     kwargs: dict[str, Any] = {}
 
 
+FILE_FIELDS = ("url", "ref")
+"""The fields of a payload that may name a file of another job."""
+
+
 class FunctionInput(msgspec.Struct, frozen=True, tag="function", tag_field="kind", omit_defaults=True):
     """Call a user's function. models: parameter → key of the model that it is given.
 

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.functions import (
     ActionContext,
+    Asset,
     AuthError,
     FatalError,
     FileRef,
     ModelRef,
+    ModelRefSource,
     ResourceError,
     ResourceRequirements,
     RetryableError,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ActionContext",
+    "Asset",
     "AsyncClient",
     "AuthError",
     "CallFailed",
@@ -33,6 +36,7 @@ __all__ = [
     "FileRef",
     "JobFailed",
     "ModelRef",
+    "ModelRefSource",
     "ResourceError",
     "ResourceRequirements",
     "RetryableError",

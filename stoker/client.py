@@ -15,7 +15,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
@@ -156,7 +156,7 @@ class Client:
     def __init__(self, url: str = "", api_key: str = "") -> None:
         self._client = http_clients.client(_address(url), timeout=_TIMEOUT, headers=_key(api_key))
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -247,7 +247,7 @@ class AsyncClient:
     def __init__(self, url: str = "", api_key: str = "") -> None:
         self._client = http_clients.async_client(_address(url), timeout=_TIMEOUT, headers=_key(api_key))
 
-    async def __aenter__(self) -> "AsyncClient":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

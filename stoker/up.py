@@ -37,6 +37,7 @@ from services.process.running import die_with_parent
 from services.process.settings import BusSettings, read_settings
 from services.process.tasks import LimitExceeded, TaskOwner, limit
 from services.records.installation import install
+from stoker.functions.manifest import located
 
 DISK_EVERY_S = 1.0
 FIRST_PAUSE_S = 0.1
@@ -183,7 +184,7 @@ class Up:
         if self.paths:
             gateway += ["--config", ",".join(str(path.absolute()) for path in self.paths)]
         if self.projects:
-            gateway += ["--functions", ",".join(str(path.absolute()) for path in self.projects)]
+            gateway += ["--functions", ",".join(str(located(path)) for path in self.projects)]
         for setting in ("allowed_hosts", "cors_origin"):
             if value := getattr(self, setting):
                 gateway += ["--" + setting.replace("_", "-"), value]

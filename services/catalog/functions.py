@@ -5,7 +5,8 @@ A project is imported by a process of its own (stoker.functions.describe), never
 
 import hashlib
 import subprocess
-import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,16 @@ from schemas.catalog import DEFAULT_SPEC, NEEDS_GPU, Function, FunctionModel, Mo
 from services.catalog.documents import ConfigurationError
 from services.catalog.files import size_bytes, stamp
 from services.catalog.sizes import parse_size
+from services.process.logs import get_logger
+from stoker.functions.environments import environment_of
+from stoker.functions.layout import source_files
+from stoker.functions.manifest import BadProject, Manifest, located, read_manifest
+
+log = get_logger("configuration")
 
 ENGINE = "function"
 DESCRIBE_TIMEOUT_S = 120.0
+PROJECTS_AT_A_TIME = 4
 WATCHED = ("*.py", "*.toml")
 
 
@@ -43,6 +51,8 @@ class Described(msgspec.Struct, frozen=True):
     vram: str
     gpu: bool
     cpu: float
+    input_type: dict[str, Any] = {}
+    output_type: dict[str, Any] = {}
 
 
 class ProjectDescription(msgspec.Struct, frozen=True):
@@ -54,25 +64,52 @@ class ProjectDescription(msgspec.Struct, frozen=True):
     functions: tuple[Described, ...]
 
 
+_described: dict[str, tuple[str, ProjectDescription]] = {}
+"""By the project, with its version: one that has not changed is not imported again."""
+
+
+def read_projects(folders: Sequence[Path]) -> list[list[Model]]:
+    """The models of several projects, a few of them read at a time. Raises ConfigurationError."""
+    with ThreadPoolExecutor(PROJECTS_AT_A_TIME) as threads:
+        return list(threads.map(read_project, folders))
+
+
 def read_project(folder: Path) -> list[Model]:
     """The models of a function project. Raises ConfigurationError with where and what is wrong."""
-    command = [sys.executable, "-P", "-m", "stoker.functions.describe", str(folder.resolve())]
+    place = located(folder)
+    try:
+        version = _version(read_manifest(place))
+        known, found = _described.get(str(place), ("", None))
+        if found is None or known != version:
+            found = _describe(place)
+            _described[str(place)] = version, found
+    except BadProject as error:
+        raise ConfigurationError(str(error)) from error
+    return models_of(found, version)
+
+
+def _describe(place: Path) -> ProjectDescription:
+    """What a process of the project's own says of it. Raises BadProject."""
+
+    def say(line: str) -> None:
+        log.info("project.environment", project=place.name, said=line)
+
+    command = environment_of(place, say).command("stoker.functions.describe", str(place))
     try:
         done = subprocess.run(command, capture_output=True, timeout=DESCRIBE_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
-        raise ConfigurationError(f"{folder}: importing it took longer than {DESCRIBE_TIMEOUT_S:g} s") from error
+        raise BadProject(f"{place}: importing it took longer than {DESCRIBE_TIMEOUT_S:g} s") from error
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ConfigurationError(said[-1] if said else f"{folder}: importing it failed")
-    found = msgspec.json.decode(done.stdout, type=ProjectDescription)
-    return models_of(found, _version(folder))
+        raise BadProject(said[-1] if said else f"{place}: importing it failed")
+    return msgspec.json.decode(done.stdout, type=ProjectDescription)
 
 
-def _version(folder: Path) -> str:
+def _version(manifest: Manifest) -> str:
     """Changes when a file of the project does."""
     digest = hashlib.blake2b(digest_size=6)
-    for file in sorted(file for pattern in WATCHED for file in folder.glob(pattern)):
-        digest.update(file.name.encode() + file.read_bytes())
+    for file in source_files(manifest.folder, WATCHED):
+        digest.update(str(file.relative_to(manifest.folder)).encode() + file.read_bytes())
     return digest.hexdigest()
 
 
@@ -125,6 +162,8 @@ def _function(one: Described, options: dict[str, Any], keys: tuple[str, ...]) ->
         function=Function(
             input_schema=one.input_schema,
             output_schema=one.output_schema,
+            input_type=one.input_type,
+            output_type=one.output_type,
             description=one.description,
             streams=one.streams,
             models=one.models,

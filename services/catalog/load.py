@@ -150,8 +150,8 @@ def _load(paths: Sequence[Path], environment: Mapping[str, str], projects: Seque
     reading = _Reading(environment)
     for document in (document for path in paths for file in files_of(path) for document in read(file)):
         reading.take(document)
-    for folder in projects:
-        for model in functions.read_project(folder):
+    for folder, found in zip(projects, functions.read_projects(projects), strict=True):
+        for model in found:
             if model.name in reading.models:
                 raise ConfigurationError(f"{folder}: a model {model.name!r} is there already")
             reading.models[model.name] = model

@@ -14,10 +14,13 @@ from stat import S_ISDIR, S_ISREG
 from services.catalog.documents import MAX_FILE_BYTES, ConfigurationError
 from services.catalog.functions import WATCHED
 from services.catalog.load import files_of
+from stoker.functions.layout import source_files, source_folders
 
 AWAY = -1
 MAX_LINKS = 16
 """Symbolic links of one path that are followed to the folders that they lie in."""
+MAX_PROJECT_FOLDERS = 200
+"""Of a function project that tell of changes at once; those in others are seen when the files are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,7 @@ def look(paths: Iterable[Path], projects: Iterable[Path] = ()) -> State:
     for path in paths:
         found += [_seen(file) for file in _files_in(path) or [path]]
     for folder in projects:
-        sources = sorted(file for pattern in WATCHED for file in folder.glob(pattern))
-        found += [replace(_seen(file), is_source=True) for file in sources]
+        found += [replace(_seen(file), is_source=True) for file in source_files(folder, WATCHED)]
     return tuple(found)
 
 
@@ -78,7 +80,7 @@ def folders(paths: Sequence[Path], projects: Sequence[Path] = ()) -> Folders:
     """The folders in which a change may be one of these paths, each with its inode: one that was made anew
     under the same name is another. For a link: its own folder, that of what it names, and so on.
     """
-    found: set[Path] = set(projects)
+    found = {place for project in projects for place in source_folders(project)[:MAX_PROJECT_FOLDERS]}
     for path in paths:
         files = _files_in(path)
         found.update(folder for file in (path, *files) for folder in _on_the_way(file))

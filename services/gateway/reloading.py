@@ -32,6 +32,7 @@ from services.catalog.load import Configuration, load
 from services.catalog.seen_files import Folders, State, folders, look
 from services.process.logs import get_logger
 from services.process.tasks import until
+from stoker.functions.manifest import located
 
 log = get_logger("configuration")
 
@@ -73,8 +74,8 @@ class Reloading:
         self.failure: ReloadFailure | None = None
         self.name = name
         self._bus = bus
-        self._projects = tuple(path.absolute() for path in projects)
-        self._watched_projects = self._projects if watch_projects else ()
+        self._projects = tuple(located(path) for path in projects)
+        self._watched_projects = tuple(one for one in self._projects if watch_projects and one.is_absolute())
         self._paths = tuple(path.absolute() for path in paths)
         self._turn = asyncio.Lock()
         self._due = asyncio.Event()
@@ -134,7 +135,7 @@ class Reloading:
                     raise outcome
                 return outcome
         raise ConfigurationError(
-            f"{self._paths[0]}: it did not stop changing for {SETTLE_TRIES * SETTLE_S:g} s"
+            f"{(*self._paths, *self._projects)[0]}: it did not stop changing for {SETTLE_TRIES * SETTLE_S:g} s"
         )
 
     def _load(self) -> Configuration | ConfigurationError:

@@ -27,6 +27,8 @@ from stoker.cli.app import (
     problem_of,
 )
 from stoker.client import CallFailed, Client
+from stoker.functions.payload_types import PayloadType
+from stoker.functions.stubs import Described, stub_of
 
 FOLLOW_EVERY_S = 0.5
 """How often `stoker logs --follow` asks."""
@@ -52,6 +54,23 @@ def functions(url: Url = DEFAULT_URL, json: Json = False) -> None:
             escape(one["description"].partition("\n")[0]),
         )
     console.print(table)
+
+
+@app.command()
+def stubs(url: Url = DEFAULT_URL) -> None:
+    """A typed client as a stub file: `stoker stubs > client.pyi`."""
+    found = call("GET", url, "/v1/functions")["functions"]
+    described = [
+        Described(
+            one["name"],
+            msgspec.convert(one["input_type"], PayloadType),
+            msgspec.convert(one["output_type"], PayloadType),
+            one["streams"],
+        )
+        for one in found
+        if one.get("input_type") and one.get("output_type")
+    ]
+    sys.stdout.write(stub_of(described))
 
 
 def _field(schema: dict[str, Any], name: str) -> str:
@@ -125,9 +144,9 @@ def _run(url: str, function: str, payload: dict[str, Any], report: Any) -> tuple
 def files_in(value: Any) -> list[dict[str, Any]]:
     """Every file reference in a result."""
     if isinstance(value, dict):
-        url = value.get("url")
+        url = value.get("url") or value.get("ref")
         if isinstance(url, str) and url.startswith("/v1/jobs/") and value.get("name"):
-            return [value]
+            return [value | {"url": url}]
         return [found for inner in value.values() for found in files_in(inner)]
     if isinstance(value, list):
         return [found for inner in value for found in files_in(inner)]
@@ -138,14 +157,17 @@ def _run_local(
     folder: Path, function: str, payload: dict[str, Any], report: Any
 ) -> tuple[Any, list[tuple[str, bytes]]]:
     from stoker.functions.errors import FunctionError
-    from stoker.functions.local import run_local
-    from stoker.functions.project import BadProject
+    from stoker.functions.local import run_apart
+    from stoker.functions.manifest import BadProject, located
 
     def item(one: Any) -> None:
         sys.stdout.write(msgspec.json.encode(one).decode() + "\n")
 
+    def say(line: str) -> None:
+        console.print(line, style="dim", highlight=False, markup=False)
+
     try:
-        result, files = run_local(folder.resolve(), function, payload, report, item)
+        result, files = run_apart(located(folder), function, payload, report, item, say)
     except (BadProject, FunctionError) as error:
         fail(str(error))
     return result, [(one.name, one.content) for one in files]

@@ -1,6 +1,7 @@
 """Starting things: up, check, and the services one by one."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,8 @@ from services.catalog.load import Configuration, WorkerEntry, load
 from services.process.embedded import EmbeddedServerError
 from services.process.settings import BadSetting
 from stoker.cli.app import Json, app, console, fail, print_json
+from stoker.functions.environments import OFF
+from stoker.functions.environments import VARIABLE as ENVIRONMENTS
 from stoker.up import Up
 
 Configs = Annotated[
@@ -33,6 +36,18 @@ def read_configuration(paths: list[Path], projects: list[Path] | None = None) ->
         fail(str(error), 2)
 
 
+def _warn(configuration: Configuration) -> None:
+    for warning in configuration.warnings:
+        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True, highlight=False)
+
+
+def choose_environments(data: Path, *, is_off: bool) -> None:
+    """Where this process and its children keep the environments of projects."""
+    os.environ.setdefault(ENVIRONMENTS, str(data.absolute() / "environments"))
+    if is_off:
+        os.environ[ENVIRONMENTS] = OFF
+
+
 @app.command()
 def up(
     config: Configs = None,
@@ -43,9 +58,15 @@ def up(
     nats_port: Annotated[int, typer.Option(help="Port of the embedded NATS server.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Start this many plain workers.")] = None,
     functions: Annotated[
-        list[Path] | None, typer.Option("--functions", help="Folder of a function project; repeatable.")
+        list[Path] | None,
+        typer.Option("--functions", help="Folder of a function project, or an installed module; repeatable."),
     ] = None,
-    reload: Annotated[bool, typer.Option("--reload", help="Read projects again when they change.")] = False,
+    reload: Annotated[
+        bool, typer.Option("--reload", "--watch", help="Read projects again when they change.")
+    ] = False,
+    no_environments: Annotated[
+        bool, typer.Option("--no-environments", help="Do not install what projects depend on.")
+    ] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="No API keys on a public address.")] = False,
     require_keys: Annotated[bool, typer.Option("--require-keys", help="API keys on loopback too.")] = False,
     allowed_hosts: Annotated[
@@ -59,9 +80,9 @@ def up(
     """Start NATS, all services and the configured workers; one Ctrl-C stops all."""
     paths = config or [path for path in DEFAULT_FILES if path.exists()]
     projects = functions or []
+    choose_environments(data, is_off=no_environments)
     configuration = read_configuration(paths, projects)
-    for warning in configuration.warnings:
-        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+    _warn(configuration)
     if workers is not None:
         configuration.workers = (WorkerEntry(count=workers),)
     elif not configuration.workers:
@@ -102,8 +123,7 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Files or folders.")]
             }
         )
         return
-    for warning in configuration.warnings:
-        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True, highlight=False)
+    _warn(configuration)
     for model in configuration.models:
         console.print(f"model [bold]{model.name}[/]: {', '.join(model.features)}", highlight=False)
         for spec in model.specs:

@@ -4,7 +4,8 @@ This package imports nothing else of Stoker, so that it can live in any environm
 modules.
 """
 
-from stoker.functions.context import ActionContext, FileRef
+from stoker.functions.assets import Asset, FileRef
+from stoker.functions.context import ActionContext
 from stoker.functions.errors import (
     AuthError,
     Cancelled,
@@ -15,16 +16,18 @@ from stoker.functions.errors import (
     ValidationError,
 )
 from stoker.functions.loading import register_loader
-from stoker.functions.sdk import ModelRef, ResourceRequirements, Src, worker_function
+from stoker.functions.sdk import ModelRef, ModelRefSource, ResourceRequirements, Src, worker_function
 
 __all__ = [
     "ActionContext",
+    "Asset",
     "AuthError",
     "Cancelled",
     "FatalError",
     "FileRef",
     "FunctionError",
     "ModelRef",
+    "ModelRefSource",
     "ResourceError",
     "ResourceRequirements",
     "RetryableError",

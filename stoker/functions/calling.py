@@ -3,14 +3,19 @@
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
+from stoker.functions.assets import Asset
 from stoker.functions.context import ActionContext
 from stoker.functions.errors import FatalError, ValidationError
+from stoker.functions.payload_types import is_made_of
 from stoker.functions.signature import Function
 
+MAX_FUNCTIONS = 1000
+"""Of one process, of which it is remembered whether their payloads have assets."""
 Item = Callable[[msgspec.Struct], None]
 """Called with each result of a stream as it comes, from any thread."""
 
@@ -18,7 +23,7 @@ Item = Callable[[msgspec.Struct], None]
 def read_payload(function: Function, payload: Mapping[str, Any]) -> msgspec.Struct:
     """The payload as the function's Struct. Raises ValidationError with the field."""
     try:
-        read: msgspec.Struct = msgspec.convert(payload, function.payload)
+        read: msgspec.Struct = msgspec.convert(payload, function.payload, str_keys=True)
     except msgspec.ValidationError as error:
         raise ValidationError(str(error)) from error
     return read
@@ -34,6 +39,8 @@ async def call(
     """Run it; a list of all results for a stream. Raises what the function raises."""
     arguments: dict[str, Any] = {**models, function.payload_parameter: payload}
     try:
+        if _has_assets(function.payload):
+            await asyncio.to_thread(context.place_assets, payload)
         if not function.is_async:
             return await asyncio.to_thread(_run, function, context, arguments, item)
         found = function.call(context, **arguments)
@@ -42,6 +49,11 @@ async def call(
         return _checked(function, await found)
     finally:
         context.close()
+
+
+@lru_cache(maxsize=MAX_FUNCTIONS)
+def _has_assets(kind: type[msgspec.Struct]) -> bool:
+    return is_made_of(kind, Asset)
 
 
 def _run(function: Function, context: ActionContext, arguments: dict[str, Any], item: Item) -> Any:

@@ -1,6 +1,6 @@
 """What a running function is given beside its payload: progress, cancelling, files, a log, a seed."""
 
-import base64
+import hashlib
 import io
 import logging
 import math
@@ -12,29 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from stoker.functions.assets import Asset, FileRef, SavedFile, assets_in, content_of, place
 from stoker.functions.errors import Cancelled, ValidationError
 
 PERCENT = 100
 MAX_FILE_BYTES = 256 * 1024 * 1024
-
-
-class FileRef(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A file by reference. url: below the gateway in a result; that, or a `data:` URL, in a payload."""
-
-    url: str
-    name: str = ""
-    content_type: str = "application/octet-stream"
-    size_bytes: int = 0
-
-
-class SavedFile(msgspec.Struct, frozen=True):
-    """A file that a call has saved, on its way out."""
-
-    name: str
-    content_type: str
-    content: bytes
 
 
 class ActionContext:
@@ -54,6 +36,15 @@ class ActionContext:
         self._report = report
         self._cancelled = cancelled if cancelled is not None else threading.Event()
         self._folder: Path | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The job's id, as `job`."""
+        return self.job
+
+    def is_canceled(self) -> bool:
+        """As `cancelled`."""
+        return self.cancelled
 
     @property
     def cancelled(self) -> bool:
@@ -95,6 +86,17 @@ class ActionContext:
         self.files.append(SavedFile(name, kind, data))
         return FileRef(url, name, kind, len(data))
 
+    def save_bytes(self, name: str, content: bytes) -> Asset:
+        """Keep a file with the result, as save_file does; an asset whose `ref` is its url."""
+        kept = self.save_file(content, name)
+        digest = hashlib.sha256(content).hexdigest()
+        return Asset(kept.url, name, None, kept.content_type, kept.size_bytes, digest)
+
+    def place_assets(self, payload: Any) -> None:
+        """Lay the files of a payload's assets into `folder`; Stoker calls this. Raises ValidationError."""
+        for number, asset in enumerate(assets_in(payload)):
+            place(asset, self.folder, number)
+
     def save_image(self, image: Any, name: str = "image.png", format: str = "PNG") -> FileRef:
         """Keep a picture (PIL.Image) with the result."""
         buffer = io.BytesIO()
@@ -104,13 +106,7 @@ class ActionContext:
     def read_file(self, ref: FileRef) -> bytes:
         """The bytes of a file of the payload: a `data:` URL, or (through a gateway) the `url` of a file or a
         picture of an earlier job. Raises ValidationError."""
-        head, separator, data = ref.url.partition(";base64,")
-        if not separator or not head.startswith("data:"):
-            raise ValidationError("a file of a payload is a data: URL in base64, or the url of a job's file")
-        try:
-            return base64.b64decode("".join(data.split()), validate=True)
-        except ValueError as error:
-            raise ValidationError(f"the file is not base64: {error}") from error
+        return content_of(ref.url)
 
     def read_image(self, ref: FileRef) -> Any:
         """A file of the payload as a picture (PIL.Image), read whole.

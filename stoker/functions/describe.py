@@ -1,4 +1,4 @@
-"""What a project has, as JSON: `python -P -m stoker.functions.describe FOLDER`.
+"""What a project has, as JSON: `python -P -m stoker.functions.describe PROJECT`.
 
 The project is imported in this process of its own, and in no other that serves anybody.
 """
@@ -10,7 +10,9 @@ from typing import Any
 
 import msgspec
 
-from stoker.functions.project import BadProject, Project, load_project, model_classes
+from stoker.functions.payload_check import PayloadCheck
+from stoker.functions.payload_types import describe_type
+from stoker.functions.project import BadProject, Project, load_project, model_classes, place_of
 from stoker.functions.signature import Function
 
 
@@ -18,7 +20,7 @@ def described(project: Project) -> dict[str, Any]:
     """Functions with their schemas and needs, models with their URLs and classes."""
     classes = model_classes(project)
     return {
-        "folder": str(project.manifest.folder),
+        "folder": project.manifest.project,
         "debug": project.manifest.is_debug,
         "models": {key: {"url": url, "kind": classes[key]} for key, url in project.manifest.models.items()},
         "functions": [_function(function) for function in project.functions.values()],
@@ -27,11 +29,14 @@ def described(project: Project) -> dict[str, Any]:
 
 def _function(function: Function) -> dict[str, Any]:
     needs = function.declaration.requirements
+    input_type, output_type = _types(function)
     return {
         "name": function.name,
         "description": (function.call.__doc__ or "").strip(),
         "input_schema": _schema(function.payload),
         "output_schema": _schema(function.result),
+        "input_type": input_type,
+        "output_type": output_type,
         "streams": function.streams,
         "models": [
             {"parameter": one.parameter, "src": one.ref.src.value, "name": one.ref.name}
@@ -44,6 +49,17 @@ def _function(function: Function) -> dict[str, Any]:
         "gpu": needs.gpu,
         "cpu": needs.cpu,
     }
+
+
+def _types(function: Function) -> tuple[Any, Any]:
+    """What goes in and what comes out (payload_types.py), as builtins. Raises BadProject where it cannot."""
+    try:
+        found = describe_type(function.payload)
+        PayloadCheck(found).misfit({})  # what cannot be built anew is heard here
+        return msgspec.to_builtins(found), msgspec.to_builtins(describe_type(function.result))
+    except TypeError as error:
+        where = f"{place_of(function)}: {function.name}"
+        raise BadProject(f"{where}: {error}; use a type that msgspec reads from JSON") from error
 
 
 def _schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
@@ -60,12 +76,12 @@ def main() -> int:
         os.open(os.devnull, os.O_WRONLY), 1
     )  # what the project prints, now or at its end, is no description
     try:
-        project = load_project(Path(sys.argv[1]).resolve())
+        found = described(load_project(Path(sys.argv[1])))
     except BadProject as error:
         sys.stderr.write(f"{error}\n")
         return 2
     with answer:
-        answer.write(msgspec.json.encode(described(project)).decode())
+        answer.write(msgspec.json.encode(found).decode())
     return 0
 
 

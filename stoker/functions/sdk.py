@@ -12,10 +12,14 @@ MARK = "__stoker_function__"
 
 
 class Src(Enum):
-    """Where a model's key stands. FIXED: in the code. PAYLOAD: in a field of the payload."""
+    """Where a model's key stands. FIXED (or DEPLOYMENT): in the code. PAYLOAD: in a field of the payload."""
 
     FIXED = "fixed"
+    DEPLOYMENT = "fixed"  # noqa: PIE796  the same one, by an older name
     PAYLOAD = "payload"
+
+
+ModelRefSource = Src
 
 
 @dataclass(frozen=True, slots=True)

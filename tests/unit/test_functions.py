@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from stoker.functions import ActionContext, Cancelled, ResourceError, ResourceRequirements, ValidationError
-from stoker.functions.context import FileRef
+from stoker.functions.assets import FileRef
 from stoker.functions.describe import described
 from stoker.functions.errors import FunctionError, kind_of, message_of, redacted
 from stoker.functions.local import run_local
@@ -41,10 +41,10 @@ MODELS = '[tool.stoker.models]\na = "file://./a"\nb = "owner/name"\n'
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     before = set(sys.modules)
-    path = list(sys.path)
+    path, finders = list(sys.path), list(sys.meta_path)
     (tmp_path / "pyproject.toml").write_text(MODELS)
     yield tmp_path
-    sys.path[:] = path
+    sys.path[:], sys.meta_path[:] = path, finders
     for name in set(sys.modules) - before:
         del sys.modules[name]
     importlib.invalidate_caches()

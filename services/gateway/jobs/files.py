@@ -6,7 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from schemas.job_events import Completed, ImageOutput, Picture, SavedFile, ValueOutput
-from schemas.jobs import FunctionInput, Job, TranscriptionInput
+from schemas.jobs import FILE_FIELDS, FunctionInput, Job, TranscriptionInput
 from schemas.subjects import BadName, check_name
 from services.gateway.edge.access import is_visible
 from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
@@ -67,10 +67,10 @@ async def attached_to(gateway: Gateway, job: str, kind: Kind, index: int) -> tup
 
 
 def references(value: Any) -> set[str]:
-    """Every `url` in a payload that names a file or a picture of a job."""
+    """Every `url` (of a FileRef) and `ref` (of an Asset) of a payload that names a job's file or picture."""
     if isinstance(value, dict):
-        url = value.get("url")
-        own = {url} if isinstance(url, str) and _REFERENCE.fullmatch(url) else set[str]()
+        urls = (value.get(name) for name in FILE_FIELDS)
+        own = {url for url in urls if isinstance(url, str) and _REFERENCE.fullmatch(url)}
         return own.union(*(references(inner) for inner in value.values()))
     if isinstance(value, list):
         return set[str]().union(*(references(inner) for inner in value))

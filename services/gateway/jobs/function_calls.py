@@ -2,10 +2,22 @@
 
 from typing import Any
 
-from schemas.catalog import Model
+from msgspec import convert
+from msgspec.json import encode
+
+from schemas.catalog import Function, Model
 from schemas.jobs import FunctionInput, JobInput
 from services.gateway.edge.problems import RequestError
 from services.process.json_schemas import JsonSchema
+from stoker.functions.payload_check import PayloadCheck
+from stoker.functions.payload_types import PayloadType
+
+PATTERN = b'"pattern":'
+MAX_CHECKS = 500
+"""Functions whose checks are kept ready."""
+_Checks = tuple[PayloadCheck | None, JsonSchema | None]
+_checks: dict[int, tuple[Function, _Checks]] = {}
+"""By the identity of the function, which is kept with them so that it stays its own."""
 
 
 def function_input(payload: Any, model: Model) -> FunctionInput:
@@ -17,10 +29,7 @@ def function_input(payload: Any, model: Model) -> FunctionInput:
     assert function is not None
     if not isinstance(payload, dict):
         raise RequestError(400, "the payload must be an object", code="invalid_value")
-    wrong = JsonSchema(function.input_schema).misfit(payload)
-    if wrong is not None:
-        message = f"{wrong.field}: {wrong.message}" if wrong.field else wrong.message
-        raise RequestError(400, message, field=wrong.field or None, code="validation")
+    _check(function, payload)
     keys: dict[str, str] = {}
     for ref in function.models:
         default = function.input_schema.get("properties", {}).get(ref.name, {}).get("default")
@@ -34,6 +43,33 @@ def function_input(payload: Any, model: Model) -> FunctionInput:
             )
         keys[ref.parameter] = key
     return FunctionInput(model.name, payload, keys)
+
+
+def _check(function: Function, payload: dict[str, Any]) -> None:
+    """That the payload is what the function takes. Raises RequestError 400 with the field and the reason."""
+    types, schema = _checks_of(function)
+    if types is not None and (wrong := types.misfit(payload)) is not None:
+        field, reason = wrong.field, wrong.reason
+    elif schema is not None and (other := schema.misfit(payload)) is not None:
+        field, reason = other.field, other.message
+    else:
+        return
+    raise RequestError(400, f"{field}: {reason}" if field else reason, field=field or None, code="validation")
+
+
+def _checks_of(function: Function) -> _Checks:
+    """Kept for the functions that were called last: to make them takes longer than to use them."""
+    found = _checks.pop(id(function), None)
+    if found is None:
+        described = convert(function.input_type, PayloadType) if function.input_type else None
+        # patterns are the schema's part, with its limit on backtracking
+        needs_schema = described is None or PATTERN in encode(function.input_schema)
+        types = PayloadCheck(described) if described is not None else None
+        found = function, (types, JsonSchema(function.input_schema) if needs_schema else None)
+    _checks[id(function)] = found
+    if len(_checks) > MAX_CHECKS:
+        del _checks[next(iter(_checks))]
+    return found[1]
 
 
 def placed_by(asked: JobInput) -> str:

@@ -26,7 +26,10 @@ from services.records.blobs import with_value
 
 
 class FunctionCard(msgspec.Struct, frozen=True):
-    """A function, its JSON Schemas, and the keys of the models that it may be given."""
+    """A function, its JSON Schemas, and the keys of the models that it may be given.
+
+    input_type, output_type: the same as types of Python, for `stoker stubs`.
+    """
 
     name: str
     description: str
@@ -34,6 +37,8 @@ class FunctionCard(msgspec.Struct, frozen=True):
     output_schema: dict[str, Any]
     streams: bool
     model_keys: tuple[str, ...]
+    input_type: dict[str, Any]
+    output_type: dict[str, Any]
 
 
 class FunctionList(msgspec.Struct, frozen=True):
@@ -45,7 +50,7 @@ def _card(model: Model) -> FunctionCard:
     assert function is not None
     return FunctionCard(
         model.name, function.description, function.input_schema, function.output_schema, function.streams,
-        function.keys,
+        function.keys, function.input_type, function.output_type,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import msgspec
 
 from schemas import wire
 from schemas.jobs import (
+    FILE_FIELDS,
     Attachment,
     ChatInput,
     CompletionInput,
@@ -110,7 +111,9 @@ def _renamed(value: Any, urls: dict[str, str]) -> Any:
     """A payload with other URLs."""
     if isinstance(value, dict):
         return {
-            key: urls.get(inner, inner) if key == "url" and isinstance(inner, str) else _renamed(inner, urls)
+            key: urls.get(inner, inner)
+            if key in FILE_FIELDS and isinstance(inner, str)
+            else _renamed(inner, urls)
             for key, inner in value.items()
         }
     return [_renamed(inner, urls) for inner in value] if isinstance(value, list) else value

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.catalog.documents import MAX_FILE_BYTES
-from services.catalog.seen_files import AWAY, folders, look
+from services.catalog.seen_files import AWAY, MAX_PROJECT_FOLDERS, folders, look
 
 
 def names(paths: list[Path]) -> set[Path]:
@@ -89,6 +89,26 @@ def test_source_files_of_a_project_are_seen(tmp_path: Path) -> None:
     assert [Path(one.path).name for one in before] == ["a.py", "p.toml"]
     (tmp_path / "a.py").write_text("y")
     assert look([], [tmp_path]) != before
+
+
+def test_source_files_of_packages_are_seen_and_their_folders_watched(tmp_path: Path) -> None:
+    inner = tmp_path / "src" / "pkg" / "inner"
+    inner.mkdir(parents=True)
+    (tmp_path / "venv").mkdir()
+    for file in (inner / "a.py", tmp_path / "venv" / "b.py"):
+        file.write_text("x")
+    before = look([], [tmp_path])
+    assert [Path(one.path).name for one in before] == ["a.py"]
+    found = {folder for folder, _ in folders([], [tmp_path])}
+    assert found == {tmp_path, tmp_path / "src", tmp_path / "src" / "pkg", inner}
+    (inner / "a.py").write_text("y")
+    assert look([], [tmp_path]) != before
+
+
+def test_of_a_large_project_only_so_many_folders_are_watched(tmp_path: Path) -> None:
+    for number in range(MAX_PROJECT_FOLDERS + 5):
+        (tmp_path / f"p{number}").mkdir()
+    assert len(folders([], [tmp_path])) == MAX_PROJECT_FOLDERS
 
 
 def test_a_file_that_is_larger_than_may_be_is_not_read_to_its_end(tmp_path: Path) -> None:

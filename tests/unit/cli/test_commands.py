@@ -1,6 +1,7 @@
 """Commands, told by a server that answers as a gateway did: what they ask, show and say when something is wrong."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typer.testing import CliRunner, Result
 from stoker.cli.app import console
 from stoker.cli.functions import files_in, parse_values
 from stoker.cli.main import app
+from stoker.cli.serve import ENVIRONMENTS, choose_environments
+from tests.conftest import ROOT
 from tests.unit.cli.gateway import Answer, Answering, answering, events
 
 ODD = "[/odd]"
@@ -292,3 +295,48 @@ def test_files_are_found_wherever_they_are_in_a_result(value: Any) -> None:
     found = files_in(value)
     assert all(one["url"].startswith("/v1/jobs/") and one["name"] for one in found)
     assert bool(found) == ("/v1/jobs/j/files/0" in json.dumps(value))
+
+
+def test_a_local_call_prints_its_results_and_names_what_it_does_not_know(tmp_path: Path) -> None:
+    projects = ROOT / "tests" / "fixtures" / "projects"
+
+    def local(shape: str, *arguments: str) -> Result:
+        return CliRunner().invoke(
+            app, ["call", "--local", str(projects / shape), *arguments, "--out", str(tmp_path)]
+        )
+
+    result = local("files", "reverse", 'document={"ref":"data:text/plain;base64,aGVsbG8="}')
+    assert (result.exit_code, json.loads(result.stdout[result.stdout.index("{") :])["length"]) == (0, 5)
+    assert (tmp_path / "runs" / "local" / "reversed.txt").read_bytes() == b"olleh"
+    for arguments, says in (
+        (("plain", "add", "a=1", "temprature=1"), "did you mean 'temperature'?"),
+        (("plain", "none"), "there is no function 'none'; there are add"),
+        (("nowhere", "add"), "there is no such folder"),
+    ):
+        result = local(*arguments)
+        assert (result.exit_code, says in " ".join(result.stderr.split())) == (1, True), result.stderr
+
+
+def test_stubs_are_written_of_what_says_its_types() -> None:
+    said = {
+        "type": {"kind": "object", "name": "P"},
+        "objects": {"P": {"fields": [{"name": "n", "type": {"kind": "plain", "name": "int"}}]}},
+    }
+    cards = [FUNCTION | {"name": "f", "input_type": said, "output_type": said}, FUNCTION]
+    with answering({"GET /v1/functions": (200, {"functions": cards})}) as server:
+        result = run(server, "stubs")
+    assert result.exit_code == 0
+    assert "def run(self, function: Literal['f'], /, *, n: int = ...) -> list[P]: ..." in result.stdout
+    assert ODD not in result.stdout
+
+
+def test_environments_lie_with_the_data_unless_something_else_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ENVIRONMENTS, raising=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.environ", dict(os.environ))
+        choose_environments(Path("/data"), is_off=False)
+        assert os.environ[ENVIRONMENTS] == "/data/environments"
+        choose_environments(Path("/other"), is_off=False)
+        assert os.environ[ENVIRONMENTS] == "/data/environments"
+        choose_environments(Path("/data"), is_off=True)
+        assert os.environ[ENVIRONMENTS] == "off"

@@ -7,7 +7,14 @@ import pytest
 
 from schemas.catalog import NEEDS_GPU, FunctionModel
 from services.catalog.documents import ConfigurationError
-from services.catalog.functions import Described, ProjectDescription, Weights, models_of, read_project
+from services.catalog.functions import (
+    Described,
+    ProjectDescription,
+    Weights,
+    models_of,
+    read_project,
+    read_projects,
+)
 from stoker.functions.project import BadProject, read_manifest
 
 
@@ -190,3 +197,43 @@ def test_a_project_that_cannot_be_imported_is_a_configuration_error_with_the_las
     )
     with pytest.raises(ConfigurationError, match=r"app\.py:2: .*RuntimeError: broken here"):
         read_project(tmp_path)
+
+
+def test_a_project_that_has_not_changed_is_not_imported_again(tmp_path: Path) -> None:
+    imported = tmp_path / "imported.txt"
+    (tmp_path / "pkg").mkdir()
+    more = f"open({str(imported)!r}, 'a').write('x')\nfrom pkg import other\n"
+    (tmp_path / "app.py").write_text(more + CODE)
+    (tmp_path / "pkg" / "other.py").write_text("")
+    [[before]] = read_projects([tmp_path])
+    assert read_projects([tmp_path]) == [[before]]
+    assert imported.read_text() == "x"
+    (tmp_path / "pkg" / "other.py").write_text("# a change in a package\n")
+    [[after]] = read_projects([tmp_path])
+    assert (imported.read_text(), after != before) == ("xx", True)
+
+
+def test_one_of_several_projects_that_is_wrong_is_told(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "app.py").write_text(CODE if name == "a" else "import nothing_like_this\n")
+    with pytest.raises(ConfigurationError, match=r"b/app\.py:1: .*nothing_like_this"):
+        read_projects([tmp_path / "a", tmp_path / "b"])
+    assert read_projects([]) == []
+
+
+def test_a_payload_that_cannot_be_read_from_json_is_refused_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("class Thing: ...\n" + CODE.replace("n: int", "n: Thing"))
+    with pytest.raises(
+        ConfigurationError, match=r"app\.py:9: f: P\.n is of Thing, which cannot be read from JSON"
+    ):
+        read_project(tmp_path)
+
+
+def test_what_goes_in_and_out_travels_as_a_description(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(CODE)
+    [model] = read_project(tmp_path)
+    assert model.function is not None
+    field = {"name": "n", "type": {"kind": "plain", "name": "int"}, "is_required": True}
+    described = {"type": {"kind": "object", "name": "P"}, "objects": {"P": {"fields": [field]}}}
+    assert model.function.input_type == model.function.output_type == described

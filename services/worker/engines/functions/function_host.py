@@ -27,8 +27,10 @@ import msgspec
 
 from services.process.logs import get_logger
 from services.worker.engines.base import EngineError
+from stoker.functions.environments import Environment, environment_of
 from stoker.functions.frames import Frames, frame
 from stoker.functions.leftovers import end_marked, end_processes
+from stoker.functions.manifest import BadProject
 from stoker.functions.messages import (
     MAX_FRAME_BYTES,
     Call,
@@ -72,6 +74,14 @@ class HostDied(Exception):
         self.is_blamed = is_blamed
 
 
+def _environment(folder: str) -> Environment:
+    """The project's, built first where this machine does not have it. Raises EngineError."""
+    try:
+        return environment_of(Path(folder), lambda line: print(line, file=sys.stderr, flush=True))
+    except BadProject as error:
+        raise EngineError(str(error), "load_failed") from error
+
+
 Report = Callable[[CallProgress | CallItem | CallPrinted], None]
 
 
@@ -79,9 +89,10 @@ class HostProcess:
     """A running host. Raises EngineError when the project cannot be imported, HostDied when it ends before."""
 
     def __init__(self, folder: str) -> None:
+        environment = _environment(folder)
         ours, theirs = socket.socketpair()
         self._connection = ours
-        command = [sys.executable, "-P", "-m", "stoker.functions.host", folder, str(theirs.fileno())]
+        command = environment.command("stoker.functions.host", folder, str(theirs.fileno()))
         mark = f"{os.getppid()}.{os.getpid()}.{next(_numbers)}"
         self._marker = f"{MARKER}={mark}"
         self.process = subprocess.Popen(
