@@ -23,6 +23,10 @@ class Inputs(msgspec.Struct, frozen=True):
     optional: tuple[str, ...]
 
 
+FRAMES = ("num_frames", "video_length")
+"""Parameters that only pipelines have which make videos."""
+
+
 class Schema(msgspec.Struct, frozen=True):
     """A model's schema, found without loading its weights and kept in the bucket `stoker_catalog`."""
 
@@ -33,3 +37,9 @@ class Schema(msgspec.Struct, frozen=True):
     inputs: Inputs
     methods: dict[str, Method]
     defaults: dict[str, Any]
+
+
+def makes_videos(schema: Schema) -> bool:
+    """Whether the model draws frames."""
+    own = schema.methods.get("__call__")
+    return own is not None and any(name in own.parameters for name in FRAMES)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.a1111 import Img2ImgRequest, Txt2ImgRequest
 from schemas.catalog import Model, Spec
-from schemas.discovery import Inputs, Method, Parameter, Schema
+from schemas.discovery import Inputs, Method, Parameter, Schema, makes_videos
 from schemas.drawing import MAX_CLIP_SKIP, Control, ControlRequest, DrawingFields, HiresFix, Variation
 from schemas.jobs import CallInput, ImageInput, work_units
 from schemas.openai import ImageEditRequest, ImageGenerationRequest
@@ -300,3 +300,11 @@ def test_a1111s_extension_is_understood() -> None:
         with pytest.raises(RequestError) as refused:
             drawing_input(Txt2ImgRequest(prompt="x", alwayson_scripts=scripts), CONTROLLED, {})
         assert refused.value.code == "unsupported_value"
+
+
+def test_a_schema_says_whether_it_is_of_videos() -> None:
+    def schema(*names: str) -> Schema:
+        method = Method({name: Parameter(name, required=False) for name in names})
+        return Schema("m", "X", "other", (), Inputs((), ()), {"__call__": method}, {})
+
+    assert makes_videos(schema("prompt", "num_frames")) and not makes_videos(schema("prompt", "width"))

@@ -6,6 +6,7 @@ import anyio
 import msgspec
 
 from schemas.catalog import Adapter, Model
+from schemas.discovery import makes_videos
 from schemas.drawing import DrawingFields
 from schemas.formats import OutputFormat
 from schemas.job_events import ImageOutput
@@ -126,6 +127,10 @@ async def generate(gateway: Gateway, exchange: Exchange, asked: GenerateRequest)
     mode = gateway.modes.find(asked.mode)
     drawn = generation_input(asked, mode)
     upscaler = find_upscaler(gateway) if asked.superres else None
+    found = gateway.fleet.schemas.get(mode.name)
+    if upscaler is not None and found is not None and makes_videos(found):
+        message = f"superres enlarges pictures, and {mode.name} makes videos"
+        raise RequestError(400, message, field="superres", code="invalid_value")
     with gateway.admission.generation(gateway.modes.all()):
         job = gateway.submission.make_job(mode, "", drawn, seed=asked.seed)
         if asked.mode is not None:

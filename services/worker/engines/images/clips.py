@@ -9,12 +9,11 @@ from typing import Any
 import numpy
 from PIL import Image
 
+from schemas.discovery import FRAMES
 from schemas.formats import OutputFormat
 from schemas.jobs import ImageInput
 from services.worker.engines.base import EngineError
 
-FRAMES = ("num_frames", "video_length")
-"""Parameters that only pipelines have which make videos."""
 RATES = {
     "AnimateDiff": 8,
     "CogVideoX": 8,
