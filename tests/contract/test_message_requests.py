@@ -220,6 +220,19 @@ async def test_a_gateway_that_stops_takes_no_more_and_answers_those_under_way(st
         assert (await waiting)["status_code"] == 200
 
 
+async def test_those_whose_time_is_up_are_told_to_ask_again(start: Start, connected: Connect) -> None:
+    async with start() as stand, connected("second") as bus:
+        async with TaskOwner("second gateway") as tasks:
+            stand.stopping.set()
+            await soon(lambda: not listeners(stand.served.gateway.bus))
+            tasks.start(partial(MessageRequests(bus, stand.served.app, 8, "gw:2").run, asyncio.Event()))
+            await listening(bus)
+            waiting = asyncio.create_task(stand.ask("/v1/chat/completions", CHAT, {"n": 1}))
+            await stand.served.backend.job()
+        answer = await waiting
+        assert (answer["status_code"], answer["body"]["error"]["code"]) == (503, "stopping")
+
+
 async def test_one_of_two_gateways_takes_a_message(start: Start, connected: Connect) -> None:
     async with start() as stand, connected("second") as bus, TaskOwner("test") as tasks:
         await stand.jobs_complete()

@@ -1,6 +1,7 @@
 """Models as KubeAI's catalogue writes them: every shape loads, with its features; what means nothing here is said."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from services.bus.sizes import MAX_SPEC_BYTES
 from services.catalog.documents import ConfigurationError
 from services.catalog.kubeai import WITHOUT_MEANING
 from services.catalog.load import Configuration, load
+from services.gateway.fleet_view import FleetView
+from services.gateway.routes.models import _card
 
 TEXT, VECTORS, SPEECH = ["TextGeneration"], ["TextEmbedding"], ["SpeechToText"]
 TEMPLATE = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
@@ -174,6 +177,9 @@ def test_labels_status_and_owner_are_taken(tmp_path: Path) -> None:
     written["metadata"] |= {"labels": {"team": "a"}, "annotations": {"b": "c"}, "namespace": "default"}
     found = read(tmp_path, written)
     assert (found.models[0].owner, found.warnings) == ("ada", ())
+    gateway: Any = SimpleNamespace(fleet=FleetView())
+    assert _card(gateway, "m", found.models[0]).owned_by == "ada"
+    assert _card(gateway, "m", Model("m", (), ())).owned_by == "stoker"
 
 
 @pytest.mark.parametrize(
