@@ -122,6 +122,13 @@ class ResourceProfile(msgspec.Struct, frozen=True, omit_defaults=True):
     price_per_hour: float = 0.0
 
 
+class SpecFile(msgspec.Struct, frozen=True):
+    """A text file for an engine's own server. path: what its args and env call it, absolute."""
+
+    path: str
+    content: str
+
+
 DEFAULT_TARGET_REQUESTS = 100
 DEFAULT_WAITING_COST = 10.0
 
@@ -133,7 +140,8 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     loaded (0: size x 1.2). profile: the kind of worker it needs ("" = any that has the engine).
     options: engine settings. loras: laid over the weights for every job.
     slots: jobs at a time on one replica (0: the engine's own number).
-    args, env: of the engine's own server, verbatim. profile_count: units of the profile that a replica takes.
+    args, env: of the engine's own server, verbatim; files: that these name. profile_count: units of the profile
+    that a replica takes.
     stamp: tells weights from others that had the same url before; "" where that is not known.
     launcher: who starts replicas ("" = somebody else). max_replicas: 0 = no limit. target_requests: what one
     replica is meant to hold; 0 makes it a standby. scale_group: specs of one group are launched at once.
@@ -152,6 +160,7 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     slots: int = 0
     args: tuple[str, ...] = ()
     env: dict[str, str] = {}
+    files: tuple[SpecFile, ...] = ()
     profile_count: int = 1
     launcher: str = ""
     min_replicas: int = 0
@@ -170,7 +179,7 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True):
     """A name that clients may ask for. defaults: request values used where a request leaves them unset.
 
     waiting_cost_per_hour: what an hour of one request's waiting is worth, beside the prices of its specs'
-    profiles.
+    profiles. owner: as lists of models name it; "" = stoker.
     """
 
     name: str
@@ -184,6 +193,7 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True):
     styles: tuple[Style, ...] = ()
     load_balancing: LoadBalancing = LoadBalancing()
     function: Function | None = None
+    owner: str = ""
 
     def adapter_names(self) -> tuple[str, ...]:
         return tuple(sorted({adapter.name for spec in self.specs for adapter in spec.adapters}))
@@ -208,7 +218,7 @@ def weights_key(model: str, spec: Spec) -> str:
         version = spec.options.get("version")
         return f"{model}@{version}" if version else model
     options = {name: value for name, value in spec.options.items() if name not in RUN_OPTIONS}
-    settings = [part for part in (options, spec.args, spec.env) if part]
+    settings = [part for part in (options, spec.args, spec.env, spec.files) if part]
     stamp = f"#{spec.stamp}" if spec.stamp else ""
     return f"{spec.engine}:{spec.url}{stamp}" + (
         f"?{msgspec.json.encode(settings, order='sorted').decode()}" if settings else ""

@@ -171,7 +171,7 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str
     created: int
     object: Literal["model"]
-    owned_by: Literal["stoker"]
+    owned_by: str
     features: tuple[str, ...] = ()
     max_model_len: int = 0
     capabilities: dict[str, Any] = {}

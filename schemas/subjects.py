@@ -116,6 +116,10 @@ class Subjects:
         """Accepted jobs (stream STOKER_JOBS)."""
         return f"{self.prefix}.jobs.{to_token(model)}"
 
+    def requests(self) -> str:
+        """Requests of clients as messages; one of the gateways answers each as it answers HTTP."""
+        return f"{self.prefix}.requests"
+
     def out(self, gateway: str | Wildcard, job: str, seal: str = "") -> str:
         """Deltas, progress, previews and queue positions of a job, on their way to its gateway."""
         token = "*" if isinstance(gateway, Wildcard) else to_token(gateway)

@@ -28,7 +28,7 @@ variable "port" {
 }
 variable "passwords" {
   type        = map(string)
-  description = "gateway, scheduler, worker, autoscaler, operator: of the NATS users."
+  description = "gateway, scheduler, worker, autoscaler, client, operator: of the NATS users."
 }
 variable "nomad_token" {
   type        = string
@@ -60,6 +60,7 @@ job "stoker" {
         SCHEDULER_PASSWORD   = var.passwords["scheduler"]
         WORKER_PASSWORD      = var.passwords["worker"]
         AUTOSCALER_PASSWORD  = var.passwords["autoscaler"]
+        CLIENT_PASSWORD      = var.passwords["client"]
         OPERATOR_PASSWORD    = var.passwords["operator"]
       }
     }

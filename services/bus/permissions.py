@@ -13,6 +13,8 @@ from schemas.subjects import of_bucket, to_token
 
 INBOXES = "_INBOX"
 ANY_WORKER = "*"
+CLIENT = "client"
+"""The role of programs that ask by message."""
 DISCOVERY = ("$SRV.PING.>", "$SRV.PING", "$SRV.INFO.>", "$SRV.INFO", "$SRV.STATS.>", "$SRV.STATS")
 GATEWAY_BUCKETS = (names.CATALOG_BUCKET, names.REPLICAS_BUCKET, names.KEYS_BUCKET, names.SECRETS_BUCKET)
 SCHEDULER_BUCKETS = (names.CATALOG_BUCKET, names.REPLICAS_BUCKET, names.SECRETS_BUCKET)
@@ -33,11 +35,15 @@ def inbox_of(role: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """Subjects that may be published and subscribed to. asks: JetStream's API, without its prefix."""
+    """Subjects that may be published and subscribed to. asks: JetStream's API, without its prefix.
+
+    is_asked: others ask it, also whether it is there, and it may answer them.
+    """
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
     asks: tuple[str, ...] = field(default=())
+    is_asked: bool = True
 
     def published(self) -> tuple[str, ...]:
         """Everything that may be published."""
@@ -81,8 +87,10 @@ def _gateway(prefix: str) -> Permissions:
             f"{prefix}.file.*.*",
             *_changes(names.FILES_BUCKET, names.BATCHES_BUCKET),
             f"$JS.ACK.{names.WEBHOOKS_STREAM}.>",
+            f"{inbox_of(CLIENT)}.>",  # answers to requests by message, which may take long
         ),
         subscribe=(
+            f"{prefix}.requests",
             *(f"{prefix}.{subject}" for subject in ("out.*.*", "ended.*", "queue.*", "heartbeat.*")),
             *(f"{prefix}.{subject}" for subject in ("described.*", "events.*.*", "sent", "disk", "use")),
             *_changes(*GATEWAY_BUCKETS, names.BATCHES_BUCKET),
@@ -170,13 +178,18 @@ def of_worker(token: str, prefix: str = "stoker") -> Permissions:
     )
 
 
+def _client(prefix: str) -> Permissions:
+    return Permissions(publish=(f"{prefix}.requests",), subscribe=(), is_asked=False)
+
+
 def services(prefix: str = "stoker") -> dict[str, Permissions]:
-    """The services' users, by name; `worker` is that of launched workers."""
+    """The users with passwords, by name; `worker` is that of launched workers, `client` asks by message."""
     return {
         "gateway": _gateway(prefix),
         "scheduler": _scheduler(prefix),
         "autoscaler": _autoscaler(prefix),
         "worker": of_worker(ANY_WORKER, prefix),
+        CLIENT: _client(prefix),
     }
 
 
@@ -233,12 +246,13 @@ def _mark(name: str) -> str:
 
 def _entry(who: str, role: str, permissions: Permissions) -> str:
     """One user. An entry ends with the first `_END`."""
-    heard = (*permissions.subscribe, f"{inbox_of(role)}.>", *DISCOVERY)
+    heard = (*permissions.subscribe, f"{inbox_of(role)}.>", *(DISCOVERY if permissions.is_asked else ()))
+    answers = f"        allow_responses: {REPLIES}\n" if permissions.is_asked else ""
     return (
         f"    {{\n      {who}\n      permissions: {{\n"
         f"        publish: [\n{_listed(permissions.published())}        ]\n"
         f"        subscribe: [\n{_listed(heard)}        ]\n"
-        f"        allow_responses: {REPLIES}\n      }}{_END}"
+        f"{answers}      }}{_END}"
     )
 
 

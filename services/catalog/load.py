@@ -90,7 +90,7 @@ class _Reading:
     def _take_kind(self, document: Document) -> None:
         match document.content["kind"]:
             case multi_spec.KIND:
-                self.add(document, multi_spec.model_document(document), "metadata", "name")
+                self.add(document, multi_spec.model_document(document, self.warnings), "metadata", "name")
             case profiles.KIND:
                 self._add_profile(document, profiles.profile_document(document), "metadata", "name")
             case other:

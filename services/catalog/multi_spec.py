@@ -29,6 +29,15 @@ from services.catalog.documents import Document, check_keys, convert, shown
 from services.catalog.engines import check_options, check_url
 from services.catalog.files import absolute, size_bytes, stamp
 from services.catalog.image_defaults import check_image_defaults
+from services.catalog.kubeai import (
+    SERVER_ENGINES,
+    KubeAiFields,
+    OtherEngine,
+    other_engine,
+    read_files,
+    replica_bounds,
+    warnings_of,
+)
 from services.catalog.profiles import document_name
 from services.catalog.short_form import ENGINE_FEATURES
 from services.catalog.sizes import read_size
@@ -48,15 +57,15 @@ class AdapterEntry(msgspec.Struct, frozen=True):
     url: str
 
 
-class SpecEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One spec, after the model's own values were laid below it."""
+class SpecEntry(KubeAiFields, frozen=True, kw_only=True, rename="camel"):
+    """One spec, after the model's own values were laid below it; with the fields of kubeai.py."""
 
     name: str = DEFAULT_SPEC
     url: str = ""
     engine: str
     args: tuple[str, ...] = ()
-    env: dict[str, str] = {}
-    options: dict[str, Any] = {}
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
     resource_profile: str = ""
     min_replicas: int = 0
     max_replicas: int | None = None
@@ -93,16 +102,21 @@ class BalancingEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where a spec is written, and where the model's own values are."""
+    """Where a spec is written, and where the model's own values are. warnings: what is odd, and no error."""
 
     document: Document
+    model: str
     common: Mapping[str, Any]
     common_path: tuple[str | int, ...]
+    warnings: list[str]
 
 
-def model_document(document: Document) -> Model:
-    """A `kind: Model` document; its profiles are not known yet. Raises ConfigurationError."""
-    check_keys(document, (), document.content, ("kind", "apiVersion", "metadata", "spec", "specs"))
+def model_document(document: Document, warnings: list[str]) -> Model:
+    """A `kind: Model` document; its profiles are not known yet. Raises ConfigurationError.
+
+    warnings: what is taken and means nothing here is added to them.
+    """
+    check_keys(document, (), document.content, ("kind", "apiVersion", "metadata", "spec", "specs", "status"))
     name = document_name(document)
     try:
         check_name(name)
@@ -111,7 +125,7 @@ def model_document(document: Document) -> Model:
     common = document.content.get("spec") or {}
     known = {*_written_names(SpecEntry), *MODEL_FIELDS, "specs"}
     check_keys(document, ("spec",), common, known)
-    source = _Source(document, common, ("spec",))
+    source = _Source(document, name, common, ("spec",), warnings)
     specs = _specs(source)
     features = _features(document, common, specs)
     names = WholeEntry.__struct_encode_fields__
@@ -130,12 +144,20 @@ def model_document(document: Document) -> Model:
         name=name,
         features=features,
         specs=specs,
+        owner=_owner(document, common),
         defaults=whole.defaults or {},
         run_timeout_s=run_timeout_s,
         waiting_cost_per_hour=whole.waiting_cost_per_hour,
         created_at=int(document.file.stat().st_mtime),
         load_balancing=_balancing(document, common),
     )
+
+
+def _owner(document: Document, common: Mapping[str, Any]) -> str:
+    owner = common.get("owner") or ""
+    if not isinstance(owner, str):
+        raise document.place("spec", "owner").error(f"must be a text, not {shown(owner)}")
+    return owner
 
 
 def _written_names(kind: type[msgspec.Struct]) -> tuple[str, ...]:
@@ -192,12 +214,8 @@ def _spec(source: _Source, path: tuple[str | int, ...], entry: Any) -> Spec:
     check_keys(document, path, entry, _written_names(SpecEntry))
     given: SpecEntry = convert(document, path, merged(source.common, entry), SpecEntry)
     _check_numbers(document, path, given)
-    engine = ENGINES.get(given.engine.lower())
-    if engine is None:
-        known = "VLLM, OLlama, LlamaCpp, Diffusers, Function"
-        raise document.place(*path, "engine").error(f"unknown engine {given.engine!r}; there are {known}")
-    if not given.url and engine not in ("synthetic", "custom"):
-        raise document.place(*path, "url").error("missing required field: url")
+    other = other_engine(given.engine, given.url)
+    engine = _engine(document, path, given, other)
     check_options(document, (*path, "options"), engine, given.options)
     check_url(document, (*path, "url"), engine, given.url)
     profile = _PROFILE.fullmatch(given.resource_profile)
@@ -208,6 +226,10 @@ def _spec(source: _Source, path: tuple[str | int, ...], entry: Any) -> Spec:
     if count < 1:
         raise document.place(*path, "resourceProfile").error("the count after the colon must be 1 or more")
     url = absolute(document.file, given.url)
+    least, most = replica_bounds(given, given.min_replicas, given.max_replicas)
+    files = read_files(document, path, given.files)
+    written = merged(source.common, entry)
+    source.warnings.extend(warnings_of(f"model {source.model}, spec {given.name}", written, engine, other))
     return Spec(
         name=given.name,
         engine=engine,
@@ -215,19 +237,33 @@ def _spec(source: _Source, path: tuple[str | int, ...], entry: Any) -> Spec:
         profile=profile[1] if profile is not None else "",
         profile_count=count,
         options=given.options,
-        args=given.args,
+        args=given.args if other is None else (),
         env=given.env,
         adapters=tuple(Adapter(one.name, absolute(document.file, one.url)) for one in given.adapters),
         size_bytes=size_bytes(url),
         stamp=stamp(url),
         memory_bytes=read_size(document, (*path, "memory"), given.memory),
         slots=given.slots,
-        min_replicas=given.min_replicas,
-        max_replicas=given.max_replicas or 0,
+        files=files if engine in SERVER_ENGINES else (),
+        min_replicas=least,
+        max_replicas=most or 0,
         target_requests=given.target_requests,
         scale_down_delay_s=given.scale_down_delay_seconds,
         scale_group=given.simultaneous_scale_up_group,
     )
+
+
+def _engine(
+    document: Document, path: tuple[str | int, ...], given: SpecEntry, other: OtherEngine | None
+) -> str:
+    """The engine of here. Raises ConfigurationError where there is none, or where it needs a url."""
+    engine = other.name if other is not None else ENGINES.get(given.engine.lower())
+    if engine is None:
+        known = "VLLM, OLlama, LlamaCpp, Diffusers, Whisper, FasterWhisper, Infinity, Function"
+        raise document.place(*path, "engine").error(f"unknown engine {given.engine!r}; there are {known}")
+    if not given.url and engine not in ("synthetic", "custom"):
+        raise document.place(*path, "url").error("missing required field: url")
+    return engine
 
 
 def _check_numbers(document: Document, path: tuple[str | int, ...], given: SpecEntry) -> None:
@@ -235,9 +271,9 @@ def _check_numbers(document: Document, path: tuple[str | int, ...], given: SpecE
         check_name(given.name)
     except BadName as error:
         raise document.place(*path, "name").error(str(error)) from error
-    for field in ("minReplicas", "targetRequests", "scaleDownDelaySeconds", "slots"):
+    for field in ("minReplicas", "targetRequests", "scaleDownDelaySeconds", "slots", "replicas"):
         value = getattr(given, _FIELDS[field])
-        if value < 0:
+        if value is not None and value < 0:
             raise document.place(*path, field).error(f"must be 0 or more, not {value:g}")
     if given.max_replicas is not None and given.max_replicas < max(given.min_replicas, 1):
         raise document.place(*path, "maxReplicas").error(
@@ -252,8 +288,7 @@ def _features(document: Document, common: Mapping[str, Any], specs: tuple[Spec, 
     known: tuple[Feature, ...] = get_args(Feature)
     written = common.get("features")
     if written is None:
-        of_engine: tuple[Feature, ...] = ENGINE_FEATURES.get(specs[0].engine, ("TextGeneration",))
-        return of_engine
+        return _unwritten_features(document, common, specs[0])
     if not isinstance(written, list) or not written:
         raise document.place("spec", "features").error(f"must be a list of {', '.join(known)}")
     for index, feature in enumerate(written):
@@ -262,6 +297,14 @@ def _features(document: Document, common: Mapping[str, Any], specs: tuple[Spec, 
                 f"unknown feature {feature!r}; there are {', '.join(known)}"
             )
     return tuple(written)
+
+
+def _unwritten_features(document: Document, common: Mapping[str, Any], first: Spec) -> tuple[Feature, ...]:
+    """Those of the first spec's engine, as it is written."""
+    specs = document.content.get("specs") or common.get("specs") or [{}]
+    other = other_engine(str(specs[0].get("engine") or common.get("engine")), first.url)
+    of_engine: tuple[Feature, ...] = ENGINE_FEATURES.get(first.engine, ("TextGeneration",))
+    return other.features if other is not None else of_engine
 
 
 def _balancing(document: Document, common: Mapping[str, Any]) -> LoadBalancing:

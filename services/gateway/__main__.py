@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import uvicorn
+from litestar.types import ASGIApp
 from msgspec import Meta
 from nats.nuid import NUID
 
@@ -30,6 +31,7 @@ from services.gateway.edge.door_middleware import with_door
 from services.gateway.edge.traced import with_traces
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.webhook_urls import WebhookRules
+from services.gateway.message_requests import MessageRequests
 from services.gateway.reloading import Reloading
 from services.gateway.routes.modes import load_mode
 from services.gateway.webhooks import Webhooks
@@ -74,6 +76,7 @@ class Settings(BusSettings, frozen=True, kw_only=True):
         str, Meta(description="web pages of other sites that may ask, as https://app.example, by commas")
     ] = ""
     max_streams: Annotated[int, Meta(description="open event streams at most", ge=1)] = 2000
+    max_messages: Annotated[int, Meta(description="requests by message at a time at most", ge=1)] = 256
     max_connections: Annotated[int, Meta(description="connections of one client address at most", ge=1)] = 4096
     head_timeout_s: Annotated[float, Meta(description="longest for a request's headers to come", gt=0)] = 20.0
     body_timeout_s: Annotated[float, Meta(description="longest without a byte of a request's body", gt=0)] = (
@@ -204,7 +207,10 @@ async def _serve(
     if settings.insecure and not is_local(settings):
         log.warning("gateway.insecure", host=settings.host, remedy="anybody who reaches it may use it")
     connections = Connections(bounds_of(settings))
-    server = _server(gateway, access, door_of(settings), connections)
+    app = with_access(create_app(gateway), access, gateway.limits.request, dialect_at)
+    server = _server(app, door_of(settings), connections)
+    host, port = listener.getsockname()[:2]
+    messages = MessageRequests(bus, _recorded(app), settings.max_messages, f"{host}:{port}")
     secret = settings.webhook_secret or bus.seals.webhook_secret()
     webhooks = Webhooks(bus, secret, gateway.webhook_rules)
 
@@ -222,6 +228,7 @@ async def _serve(
         stop,
         connections.sweep,
         webhooks.deliver,
+        partial(messages.run, stopping),
         Batches(gateway).run,
         partial(store.watch, bus, gateway.model_changed, gateway.fleet.catalog_read, gateway.fleet.noted),
         partial(watch_replicas, bus, gateway.fleet.replicas_changed),
@@ -231,13 +238,14 @@ async def _serve(
     )
 
 
-def _server(gateway: Gateway, access: Access, door: Door, connections: Connections) -> uvicorn.Server:
-    app = with_door(
-        with_access(create_app(gateway), access, gateway.limits.request, dialect_at), door, dialect_at
-    )
+def _recorded(app: ASGIApp) -> ASGIApp:
+    return with_traces(with_header_limit(app), recorder())
+
+
+def _server(app: ASGIApp, door: Door, connections: Connections) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
-            with_traces(with_header_limit(app), recorder()),
+            _recorded(with_door(app, door, dialect_at)),
             http=connections.protocol(),
             log_config=None,
             access_log=False,

@@ -148,6 +148,7 @@ def _effective(spec: Spec) -> dict[str, Any]:
         "size": f"{spec.size_bytes / 1e6:.1f} MB" if spec.size_bytes else "",
         "args": list(spec.args),
         "env": dict(spec.env),
+        "files": [file.path for file in spec.files],
         "options": dict(spec.options),
         "resourceProfile": f"{spec.profile}:{spec.profile_count}" if spec.profile else "",
         "launcher": spec.launcher,

@@ -22,7 +22,7 @@ from tests.waiting import eventually
 
 PASSWORDS = {
     f"{user.upper()}_PASSWORD": f"pw-{user}"
-    for user in ("gateway", "scheduler", "worker", "autoscaler", "operator")
+    for user in ("gateway", "scheduler", "worker", "autoscaler", "client", "operator")
 }
 CATALOG = """\
 models:

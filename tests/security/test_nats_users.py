@@ -186,6 +186,28 @@ FORGED = {
 }  # fmt: skip
 
 
+async def test_a_client_asks_by_message_and_can_do_nothing_else(
+    system: Installation, ada: dict[str, str]
+) -> None:
+    client = await intruding(system.settings("client"), "_INBOX.client")
+    body = {"model": "echo", "prompt": "x"}
+    asked = json.dumps({"path": "/v1/completions", "body": body, "metadata": {"n": 1}}).encode()
+    answer = json.loads((await client.client.request("stoker.requests", asked, timeout=20, headers=ada)).data)
+    assert (answer["status_code"], answer["metadata"]) == (200, {"n": 1}), answer
+    without = json.loads((await client.client.request("stoker.requests", asked, timeout=20)).data)
+    assert (without["status_code"], without["body"]["error"]["code"]) == (401, "invalid_api_key")
+    for reply in ("stoker.cancel.own", "$KV.stoker_catalog.echo", "_INBOX.scheduler.x", "_INBOX.gateway.x"):
+        await client.client.publish("stoker.requests", asked, reply=reply)
+    assert [subject for subject in PUBLISHED if await client.may_publish(subject)] == []
+    for subject in (*HEARD, "stoker.requests", "$SRV.PING"):
+        assert any("violation" in error for error in await client.listen(subject)), subject
+    for subject, sent in ADMINISTRATION.values():
+        assert await client.api(subject, json.dumps(sent).encode(), 0.05) == b"", subject
+    log = (system.folder / "gateway.log").read_text()
+    assert log.count("is no inbox") == 2 and log.count("is an inbox of the service") == 2
+    await client.client.close()
+
+
 async def test_a_worker_ends_no_job_that_it_was_not_given(system: Installation, ada: dict[str, str]) -> None:
     """Whatever it publishes about it: results, garbage, events, ends, claims. The true answer comes."""
     intruder = await as_worker(system, "w3")
@@ -398,6 +420,7 @@ def test_inviting_changes_the_file_by_one_user_and_taking_it_back_by_the_same() 
 def test_no_service_may_make_or_remove_a_stream() -> None:
     for user, permissions in services().items():
         for subject in permissions.published():
-            assert subject != ">" and not subject.startswith(("$JS.API.>", "$JS.>", "_INBOX")), user
+            assert subject != ">" and not subject.startswith(("$JS.API.>", "$JS.>")), user
+            assert not subject.startswith("_INBOX") or (user, subject) == ("gateway", "_INBOX.client.>")
             words = ("STREAM.CREATE", "STREAM.DELETE", "STREAM.PURGE", "SNAPSHOT", "RESTORE", "MSG.DELETE")
             assert not any(word in subject for word in words), (user, subject)

@@ -51,7 +51,7 @@ def url(tmp_path: Path) -> Iterator[str]:
     port = free_port()
     env = {
         f"{user}_PASSWORD": f"pw{user.lower()}"
-        for user in ("GATEWAY", "SCHEDULER", "WORKER", "AUTOSCALER", "OPERATOR")
+        for user in ("GATEWAY", "SCHEDULER", "WORKER", "AUTOSCALER", "CLIENT", "OPERATOR")
     }
     env |= {"STOKER_PORT": str(port), "STOKER_NATS_PORT": str(free_port()), "STOKER_MODELS": str(DEMO)}
     env |= {"DOCKER_BUILDKIT": "0", "COMPOSE_DOCKER_CLI_BUILD": "0", "COMPOSE_PROFILES": "cpu"}

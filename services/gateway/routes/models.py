@@ -36,7 +36,7 @@ def _card(gateway: Gateway, name: str, model: Model) -> ModelCard:
         id=name,
         created=model.created_at,
         object="model",
-        owned_by="stoker",
+        owned_by=model.owner or "stoker",
         features=model.features,
         max_model_len=card.context_tokens,
         capabilities=msgspec.to_builtins(card),

@@ -30,6 +30,7 @@ from services.process.telemetry import counter, histogram
 from services.worker.models.asking import EngineRunners, LoadError, OutOfMemory, RunnerAnswers
 from services.worker.models.cache import DoesNotFit, Eviction, ModelCache, NoRoomNow, Wanted
 from services.worker.models.failures import LoadFailures
+from services.worker.models.spec_files import placed
 from services.worker.models.under_way import Attached, LoadUnderWay, Release, once, resident_model
 from services.worker.models.weights.resolve import WeightsError, is_cached, resolve, size_bytes
 from services.worker.runner.messages import Load, Loaded, Unpark
@@ -304,10 +305,10 @@ class Loader:
         self._changed()
         began = time.monotonic()
         path = await self._fetch(model, spec.url)
-        loras = await self.fetch_all(model, spec.loras)
-        adapters = await self.fetch_all(model, spec.adapters)
+        loras, adapters = [await self.fetch_all(model, some) for some in (spec.loras, spec.adapters)]
         fetch_s = time.monotonic() - began
-        load = Load(key, spec.engine, str(path), spec.options, adapters, loras, spec.args, spec.env)
+        own = await anyio.to_thread.run_sync(placed, spec)
+        load = Load(key, spec.engine, str(path), spec.options, adapters, loras, *own)
         if self.cache.tier(key) == "hot":
             loaded = await self._attach(key, load)
             source: Tier = "base"

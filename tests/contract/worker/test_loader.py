@@ -6,17 +6,20 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+import msgspec
 import pytest
 
-from schemas.catalog import Model, Spec
+from schemas.catalog import Model, Spec, SpecFile
 from services.process.tasks import LimitExceeded, TaskOwner
 from services.worker.models import asking, loader
 from services.worker.models.asking import LoadError
 from services.worker.models.cache import ModelCache
 from services.worker.models.loader import Loader
+from services.worker.models.spec_files import VARIABLE
 from services.worker.runner import supervisor
-from services.worker.runner.messages import Loaded, LoadFailed, Unloaded
+from services.worker.runner.messages import Load, Loaded, LoadFailed, Unloaded
 from services.worker.runner.runners import Engines, Listener, Runners
 from services.worker.runner.supervisor import RunnerSupervisor
 from tests.contract.worker.agents import MB, model_of, spec_of
@@ -288,3 +291,31 @@ async def test_closing_ends_every_load_and_those_who_wait_for_it() -> None:
     assert asyncio.all_tasks() == before
     assert one.loader._loads == {}
     assert one.loader.cache.used_bytes == 0
+
+
+def text_at(path: str) -> str:
+    return Path(path).read_text()
+
+
+async def test_files_of_a_spec_are_there_before_its_engine_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And where they cannot be written, the load ends with the reason."""
+    spec = msgspec.structs.replace(A, args=("--t=/c/t",), files=(SpecFile("/c/t", "text"),))
+    other = msgspec.structs.replace(spec, env={"A": "b"})
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "files"))
+    found: list[str] = []
+    async with bench(200) as stand:
+        ask = stand.loader._ask_twice
+
+        async def noted(key: str, load: Load) -> Loaded:
+            found.append(text_at(load.args[0].removeprefix("--t=")))
+            return await ask(key, load)
+
+        monkeypatch.setattr(stand.loader, "_ask_twice", noted)
+        await stand.hot("a", spec)
+        assert found == ["text"]
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv(VARIABLE, str(tmp_path / "file" / "below"))
+        with pytest.raises(LoadError, match="Not a directory"):
+            await stand.hot("b", other)
