@@ -42,6 +42,7 @@ SHOWN_FIELDS = 20
 _AT = re.compile(r"(?: - at (`key` in )?`\$(.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.+)`")
 _numbers = itertools.count()
+_packed = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,25 @@ class Misfit:
 
     field: str
     reason: str
+
+
+def too_large(payload: Any) -> Misfit | None:
+    """The first integer that no message of ours can hold; None without one. payload: of JSON's types."""
+    try:
+        _packed(payload)
+    except OverflowError:
+        return Misfit(_place_of_large(payload) or "", "an integer has 64 bits at most")
+    return None
+
+
+def _place_of_large(value: Any) -> str | None:
+    if isinstance(value, int):
+        return None if -(2**63) <= value < 2**64 else ""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inside:
+        if (place := _place_of_large(one)) is not None:
+            return f"{key}.{place}" if place else str(key)
+    return None
 
 
 class PayloadCheck:

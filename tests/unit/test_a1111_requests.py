@@ -161,6 +161,30 @@ def test_what_would_make_another_picture_is_refused(name: str) -> None:
     assert error.field == name and UNSUPPORTED[name] in error.message
 
 
+@pytest.mark.parametrize(
+    ("script", "field"),
+    [
+        ({"args": {"0": {"model": "edges"}}}, "alwayson_scripts.controlnet.args"),
+        ({"args": "edges"}, "alwayson_scripts.controlnet.args"),
+        ({"args": [3]}, "alwayson_scripts.controlnet.args"),
+        ({"args": None}, "alwayson_scripts.controlnet.args"),
+        ("edges", "alwayson_scripts.controlnet.args"),
+        ({"args": [{"enabled": "false", "model": "edges"}]}, "alwayson_scripts.controlnet.enabled"),
+    ],
+)
+def test_a_controlnet_that_cannot_be_read_is_refused_and_never_left_out(script: Any, field: str) -> None:
+    asked = Txt2ImgRequest(prompt="x", alwayson_scripts={"controlnet": script})
+    assert refused(lambda: drawing_input(asked, MODEL, KNOWN)).field == field
+
+
+@pytest.mark.parametrize(
+    "script", [None, {}, {"args": []}, {"args": [None, {"enabled": False, "model": "edges"}]}]
+)
+def test_a_controlnet_that_is_switched_off_is_none(script: Any) -> None:
+    asked = Txt2ImgRequest(prompt="x", alwayson_scripts={"controlnet": script})
+    assert drawing_input(asked, MODEL, KNOWN).control is None
+
+
 def test_drawings_are_known_while_they_are_under_way() -> None:
     attached: list[Watcher] = []
 

@@ -84,6 +84,24 @@ def test_a_skip_of_discovery_is_the_pipelines_own() -> None:
     assert (drawn.clip_skip, drawn.parameters) == (None, {"clip_skip": 3})
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_images_per_prompt", [1]), ("num_images_per_prompt", {}), ("eta", [0.5]), ("eta", {"a": 1}),
+        ("sigmas", [0.5, 2**64]), ("eta", 2**64), ("num_images_per_prompt", 2**70),
+    ],
+)  # fmt: skip
+def test_discovery_refuses_what_no_annotation_names_and_what_no_message_holds(name: str, value: Any) -> None:
+    kinds = {"prompt": "str", "num_images_per_prompt": "int | None", "eta": "float", "sigmas": "list[float]"}
+    parameters = {one: Parameter(one, one == "prompt", None, kind) for one, kind in kinds.items()}
+    schema = Schema("m", "P", "sd15", ("text-to-image",), Inputs((), ()), {"__call__": Method(parameters)}, {})
+    with pytest.raises(RequestError) as refused:
+        discovered_input(schema, model(), {"prompt": "x", name: value})
+    assert (refused.value.status, refused.value.field) == (400, name)
+    drawn, _, _ = discovered_input(schema, model(), {"prompt": "x", "sigmas": [1.0, 0.5]})
+    assert drawn.parameters == {"sigmas": [1.0, 0.5]}
+
+
 # Hires fix, variations, tiles ---------------------------------------------------------------------
 
 

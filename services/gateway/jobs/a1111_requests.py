@@ -102,12 +102,19 @@ def control_of(asked: Txt2ImgRequest) -> ControlRequest | None:
     for name, script in asked.alwayson_scripts.items():
         if name.lower() != "controlnet":
             raise _unsupported(f"alwayson_scripts.{name}", "of the extensions there is ControlNet")
-        args = script.get("args") if isinstance(script, dict) else None
-        units += args if isinstance(args, list) else []
-    on = [one for one in units if isinstance(one, dict) and one.get("enabled", True)]
+        args = script.get("args", []) if isinstance(script, dict) else script or []
+        if not isinstance(args, list) or not all(one is None or isinstance(one, dict) for one in args):
+            message = f"alwayson_scripts.{name}.args must be a list of units, each an object"
+            raise RequestError(400, message, field=f"alwayson_scripts.{name}.args", code="invalid_value")
+        units += [one for one in args if one is not None]
+    field = "alwayson_scripts.controlnet"
+    for unit in units:
+        if not isinstance(unit.get("enabled", True), bool):
+            message = f"{field}.enabled must be true or false, not {unit['enabled']!r}"
+            raise RequestError(400, message, field=f"{field}.enabled", code="invalid_value")
+    on = [one for one in units if one.get("enabled", True)]
     if not on:
         return None
-    field = "alwayson_scripts.controlnet"
     if len(on) > 1:
         raise _unsupported(field, "one unit at a time")
     (unit,) = on

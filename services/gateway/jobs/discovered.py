@@ -13,6 +13,7 @@ from services.gateway.edge.problems import RequestError
 from services.gateway.jobs.drawing_fields import defaults_of
 from services.gateway.jobs.request_rules import MAX_SEED, MAX_STEPS, within
 from services.gateway.jobs.requests import MAX_GUIDANCE, MAX_PICTURES, check_edges
+from stoker.functions.payload_check import too_large
 
 FILES = ("image", "mask_image", "control_image")
 PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")
@@ -25,6 +26,8 @@ TENSORS = ("latents", "image_latents", "ip_adapter_image_embeds")
 
 _KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 """What JSON may give for a type that an annotation names."""
+HOLDERS = {"list", "List", "tuple", "Tuple", "Sequence", "Iterable", "dict", "Dict", "Mapping", "Any"}
+"""Types that hold others: what stands for a list or an object in an annotation."""
 
 
 def method_for(schema: Schema, given: Mapping[str, Any]) -> Method:
@@ -51,6 +54,9 @@ def discovered_input(
         for name, value in given.items()
         if name not in (*FILES, *SEEDS) and value is not None
     }
+    if (wrong := too_large(values)) is not None:
+        name = wrong.field.partition(".")[0]
+        raise RequestError(400, f"{wrong.field}: {wrong.reason}", field=name, code="invalid_value")
     seed = _seed(given)
     within(values.get("num_inference_steps"), 1, MAX_STEPS, "num_inference_steps")
     within(values.get("guidance_scale"), 0, MAX_GUIDANCE, "guidance_scale")
@@ -99,8 +105,8 @@ def _typed(parameter: Parameter, value: Any) -> Any:
         raise RequestError(400, message, field=parameter.name, code="invalid_value")
     words = set(re.findall(r"\w+", parameter.annotation))
     allowed = [kind for name, kinds in _KINDS.items() if name in words for kind in kinds]
-    is_simple = isinstance(value, str | int | float)
-    if allowed and is_simple and type(value) not in allowed:
+    is_one = isinstance(value, str | int | float) or not words & HOLDERS
+    if allowed and is_one and type(value) not in allowed:
         message = f"{parameter.name} must be {parameter.annotation}, not {value!r}"
         raise RequestError(400, message, field=parameter.name, code="invalid_value")
     return value

@@ -9,7 +9,7 @@ from schemas.catalog import Function, Model
 from schemas.jobs import FunctionInput, JobInput
 from services.gateway.edge.problems import RequestError
 from services.process.json_schemas import JsonSchema
-from stoker.functions.payload_check import PayloadCheck
+from stoker.functions.payload_check import PayloadCheck, too_large
 from stoker.functions.payload_types import PayloadType
 
 PATTERN = b'"pattern":'
@@ -48,7 +48,7 @@ def function_input(payload: Any, model: Model) -> FunctionInput:
 def _check(function: Function, payload: dict[str, Any]) -> None:
     """That the payload is what the function takes. Raises RequestError 400 with the field and the reason."""
     types, schema = _checks_of(function)
-    if types is not None and (wrong := types.misfit(payload)) is not None:
+    if (wrong := types.misfit(payload) if types is not None else None) or (wrong := too_large(payload)):
         field, reason = wrong.field, wrong.reason
     elif schema is not None and (other := schema.misfit(payload)) is not None:
         field, reason = other.field, other.message

@@ -100,6 +100,11 @@ class Runs:
             except RunnerAway as error:
                 for attempt in batch:
                     self._endings.lost(attempt, str(error), was_killed=True)  # it never ran
+            except (OverflowError, ValueError) as error:  # what a message cannot hold, as an integer of 70 bits
+                for attempt in batch:
+                    self._endings.failed(
+                        attempt, "validation", f"the input cannot be sent to its engine: {error}"
+                    )
 
     def _begin(self, attempt: Attempt) -> None:
         attempt.started_at = time.time()

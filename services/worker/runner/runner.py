@@ -117,12 +117,15 @@ class Outbox:
 
 
 def _frame(message: Message) -> bytes:
-    """A message as it goes to the agent; where half characters in it cannot be sent, the end of its job."""
+    """A message as it goes to the agent; where something in it cannot be sent, as half a character or an
+    integer of more than 64 bits, the end of its job.
+    """
     try:
         return frame(message)
-    except UnicodeEncodeError as error:
+    except (ValueError, OverflowError) as error:
         job = getattr(message, "job", "")
-        return frame(RunFailed(job, "fatal", f"what it gave cannot be sent: {error.reason}")) if job else b""
+        reason = error.reason if isinstance(error, UnicodeEncodeError) else str(error)
+        return frame(RunFailed(job, "fatal", f"what it gave cannot be sent: {reason}")) if job else b""
 
 
 class JobEmitter:

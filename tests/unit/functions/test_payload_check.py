@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from schemas.catalog import Function, Model
 from services.gateway.edge.problems import RequestError
 from services.gateway.jobs import function_calls
-from stoker.functions.payload_check import PayloadCheck
+from stoker.functions.payload_check import Misfit, PayloadCheck, too_large
 from stoker.functions.payload_types import CannotDescribe, PayloadType, describe_type, is_made_of
 
 
@@ -256,3 +256,14 @@ def test_as_many_checks_are_kept_as_there_may_be(monkeypatch: pytest.MonkeyPatch
     for one in (*kept, kept[1]):
         assert refused({"type": "Circle", "r": "x"}, one).field == "r"
     assert list(function_calls._checks) == [id(kept[2].function), id(kept[1].function)]
+
+
+def test_an_integer_that_no_message_can_hold_is_refused_with_its_place() -> None:
+    """It would fail on the worker, where the call has its slot already."""
+    found = model(Payload)
+    for number in (2**64, -(2**63) - 1, 10**40):
+        error = refused({"n": number}, found)
+        assert (error.status, error.field, error.code) == (400, "n", "validation")
+    assert function_calls.function_input({"n": 2**64 - 1}, found).payload == {"n": 2**64 - 1}
+    assert too_large({"a": [1, {"b": 2**64}]}) == Misfit("a.1.b", "an integer has 64 bits at most")
+    assert too_large({"a": [True, None, -(2**63)]}) is None

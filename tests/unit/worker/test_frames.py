@@ -8,14 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.job_events import ValueOutput
 from schemas.jobs import CompletionInput
 from services.worker.runner.messages import (
     Cancel,
+    FilesDone,
     FromRunner,
     Loaded,
     Ready,
     Run,
     RunCancelled,
+    RunFailed,
     RunTogether,
     Step,
     Text,
@@ -23,6 +26,7 @@ from services.worker.runner.messages import (
     Unload,
     messages,
 )
+from services.worker.runner.runner import _frame
 from stoker.functions.frames import Frames, frame
 
 TEXTS = st.builds(Text, st.text(max_size=5), st.text(max_size=40), st.integers(0, 9))
@@ -88,3 +92,11 @@ async def test_a_stream_gives_its_messages_and_ends_with_the_connection() -> Non
     reader.feed_data(frame(Ready())[:-1])  # the runner dies in the middle of a word
     reader.feed_eof()
     assert [message async for message in messages(reader, FromRunner)] == said
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, {"a": [10**40]}, "\udcff"])
+def test_a_result_that_no_message_can_hold_is_the_end_of_its_run(value: Any) -> None:
+    (said,) = Frames(FromRunner, 10_000).feed(_frame(FilesDone("j", ValueOutput(value), (), 0.1)))
+    assert isinstance(said, RunFailed)
+    assert (said.job, said.kind) == ("j", "fatal")
+    assert said.reason.startswith("what it gave cannot be sent: ")
