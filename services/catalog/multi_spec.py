@@ -28,7 +28,6 @@ from schemas.subjects import BadName, check_name
 from services.catalog.documents import Document, check_keys, convert, shown
 from services.catalog.engines import check_options, check_url
 from services.catalog.files import absolute, size_bytes, stamp
-from services.catalog.image_defaults import check_image_defaults
 from services.catalog.kubeai import (
     SERVER_ENGINES,
     KubeAiFields,
@@ -38,6 +37,7 @@ from services.catalog.kubeai import (
     replica_bounds,
     warnings_of,
 )
+from services.catalog.model_defaults import check_defaults
 from services.catalog.profiles import document_name
 from services.catalog.short_form import ENGINE_FEATURES
 from services.catalog.sizes import read_size
@@ -132,7 +132,7 @@ def model_document(document: Document, warnings: list[str]) -> Model:
     whole: WholeEntry = convert(
         document, ("spec",), {key: common[key] for key in names if key in common}, WholeEntry
     )
-    check_image_defaults(document, ("spec", "defaults"), whole.defaults or {})
+    check_defaults(document, ("spec", "defaults"), whole.defaults or {})
     run_timeout_s = 600.0 if whole.run_timeout_seconds is None else whole.run_timeout_seconds
     if not run_timeout_s > 0:
         raise document.place("spec", "runTimeoutSeconds").error(f"must be more than 0, not {run_timeout_s:g}")

@@ -9,7 +9,7 @@ from schemas.subjects import BadName, check_name
 from services.catalog.documents import Document, check_keys, convert
 from services.catalog.engines import check_options, check_url
 from services.catalog.files import absolute, size_bytes, stamp
-from services.catalog.image_defaults import check_image_defaults
+from services.catalog.model_defaults import check_defaults
 from services.catalog.sizes import read_size
 
 ENGINE_FEATURES: dict[str, tuple[Feature, ...]] = {
@@ -62,7 +62,7 @@ def read_model(document: Document, name: str, entry: Any) -> Model:
     known_defaults = known_defaults | (TEXT_DEFAULTS if "TextGeneration" in features else set[str]())
     known_defaults = known_defaults | (SPEECH_DEFAULTS if "SpeechToText" in features else set[str]())
     check_keys(document, (*path, "defaults"), given.defaults, known_defaults)
-    check_image_defaults(document, (*path, "defaults"), given.defaults)
+    check_defaults(document, (*path, "defaults"), given.defaults)
     if not given.url and engine != "synthetic":
         raise document.place(*path).error("missing required field: url")
     check_options(document, (*path, "options"), engine, given.options)

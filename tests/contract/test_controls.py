@@ -18,6 +18,7 @@ from services.worker.engines.images.diffusers import DiffusersEngine, create
 from services.worker.engines.registry import CAPABILITIES
 from tests.contract.test_diffusers_engine import Heard
 from tests.fixtures import checkpoints
+from tests.fixtures.threads import in_a_thread
 
 EDGE, STEPS = 64, 2
 
@@ -63,9 +64,12 @@ def directly(folder: Path, kind: Any, **given: Any) -> Any:
     pipeline = kind.from_pretrained(folder / "sd15", controlnet=network, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     told = {"prompt": "a cat", "num_inference_steps": STEPS, "width": EDGE, "height": EDGE, "output_type": "np"}
-    with torch.inference_mode():
-        made = pipeline(**told | given, generator=torch.Generator("cpu").manual_seed(5)).images[0]
-    return (made * 255).round().astype("uint8")
+
+    def draw_directly() -> Any:
+        with torch.inference_mode():
+            return pipeline(**told | given, generator=torch.Generator("cpu").manual_seed(5)).images[0]
+
+    return (in_a_thread(draw_directly) * 255).round().astype("uint8")
 
 
 def pixels(content: bytes) -> Any:

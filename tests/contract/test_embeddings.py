@@ -16,6 +16,7 @@ from services.worker.engines.images.embeddings import MAX_FILES, load_embeddings
 from services.worker.engines.registry import CAPABILITIES
 from tests.contract.test_diffusers_engine import Heard
 from tests.fixtures import checkpoints
+from tests.fixtures.threads import in_a_thread
 from tests.unit.worker.images.made import opened
 
 torch.manual_seed(3)
@@ -58,8 +59,7 @@ def by_diffusers(root: Path, prompt: str, vectors: torch.Tensor, token: str) -> 
     pipeline.load_textual_inversion(vectors, token=token)
     generator = torch.Generator("cpu").manual_seed(5)
     given = {"width": 64, "height": 64, "num_inference_steps": 2, "generator": generator}
-    made: bytes = pipeline(prompt, **given).images[0].tobytes()
-    return made
+    return in_a_thread(lambda: bytes(pipeline(prompt, **given).images[0].tobytes()))
 
 
 @pytest.mark.parametrize(

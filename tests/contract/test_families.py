@@ -19,6 +19,7 @@ from services.worker.engines.images.diffusers import DiffusersEngine, create
 from services.worker.engines.registry import CAPABILITIES
 from tests.contract.test_diffusers_engine import Heard
 from tests.fixtures import families
+from tests.fixtures.threads import in_a_thread
 
 av = pytest.importorskip("av")
 STEPS, EDGE, FRAMES = 2, 64, 9
@@ -93,8 +94,12 @@ def directly(folder: Path, name: str, seed: int = 5) -> Any:
     if name in ("PixArt Sigma", "Sana"):
         given["use_resolution_binning"] = False
     given["generator"] = torch.Generator("cpu").manual_seed(seed)
-    with torch.inference_mode():
-        made = pipeline(**given)
+
+    def draw_directly() -> Any:
+        with torch.inference_mode():
+            return pipeline(**given)
+
+    made = in_a_thread(draw_directly)
     return made.frames[0] if hasattr(made, "frames") else made.images[0]
 
 

@@ -15,6 +15,7 @@ from services.worker.engines.images.layers import layers_skipped
 from services.worker.engines.registry import CAPABILITIES
 from tests.contract.test_diffusers_engine import Heard
 from tests.fixtures import checkpoints
+from tests.fixtures.threads import in_a_thread
 from tests.unit.worker.images.made import opened
 
 LAYERS = 4
@@ -58,8 +59,8 @@ def by_diffusers(engine: DiffusersEngine, model: str, **given: Any) -> bytes:
     """What the pipeline draws when it is called directly."""
     generator = torch.Generator("cpu").manual_seed(5)
     size = {"width": 64, "height": 64, "num_inference_steps": 2}
-    made: bytes = engine._loaded[model].pipeline(generator=generator, **size, **given).images[0].tobytes()
-    return made
+    pipeline = engine._loaded[model].pipeline
+    return in_a_thread(lambda: bytes(pipeline(generator=generator, **size, **given).images[0].tobytes()))
 
 
 def embedded(engine: DiffusersEngine, model: str, prompt: str) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -63,6 +63,14 @@ WRONG = {
     "a memory that is no size": (short("memory: 5 apples"), "memory: "),
     "a default with a typo": (short("defaults: {temprature: 1}"), "did you mean 'temperature'"),
     "a default of pictures for text": (short("defaults: {width: 64}"), "width: unknown key"),
+    "steps as a word": (
+        short("defaults: {num_inference_steps: many}", "diffusers"), "num_inference_steps: Expected `int`",
+    ),
+    "no steps": (short("defaults: {num_inference_steps: 0}", "diffusers"), "num_inference_steps: Expected `int` >= 1"),
+    "an odd width": (short("defaults: {width: 63}", "diffusers"), "width: Expected `int`"),
+    "a scale that is no number": (short("defaults: {guidance_scale: .nan}", "diffusers"), "must be a number"),
+    "a temperature below 0": (short("defaults: {temperature: -4}"), "temperature: Expected `float` >= 0"),
+    "no tokens": (short("defaults: {max_tokens: 0}"), "max_tokens: Expected `int` >= 1"),
     "a name that is empty": ("models: {'': {engine: synthetic}}\n", "a name must not be empty"),
     "a model twice": (short() + "---\n" + whole(""), "a model of this name is there already"),
     "an adapter's name that is a model's": (

@@ -236,7 +236,7 @@ class DiffusersEngine:
             raise Stopped
         images = [start.finished(image) if image is not None else None for image in images]
         details: dict[str, Any] = {"parameters": parameters_of_call(given, images[0])}
-        said = [loaded.remark, _unread_prompt(pipeline, asked)]
+        said = [loaded.remark, _unread(pipeline, asked), *skipped]
         said += [weights_remark(pipeline, texts_of(given))] if asked.prompt_weights else []
         details |= {"remark": "; ".join(filter(None, said))} if any(said) else {}
         details |= {"resources": msgspec.to_builtins(measure())}
@@ -322,11 +322,16 @@ def _for_task(loaded: LoadedPipeline, start: Start) -> Any:
     return loaded.siblings[method]
 
 
-def _unread_prompt(pipeline: Any, asked: ImageInput) -> str:
-    """What to tell where a prompt was given to a pipeline that reads none."""
-    if asked.prompt and "prompt" not in drawing.parameters_of(pipeline):
-        return f"{type(pipeline).__name__} reads no prompt: it made no difference"
-    return ""
+def _unread(pipeline: Any, asked: ImageInput) -> str:
+    """What to tell of what a pipeline does not read."""
+    found = [
+        name
+        for name in drawing.unread(drawing.parameters_of(pipeline), asked)
+        if name != "prompt" or asked.prompt
+    ]
+    return (
+        f"{type(pipeline).__name__} reads no {' and no '.join(found)}: no difference was made" if found else ""
+    )
 
 
 def _texts_of(task: Task, given: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """One call of a diffusers pipeline: its arguments, and what is watched at each step."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,8 +46,8 @@ def arguments(
         **start.files,
     }
     given = {name: value for name, value in wanted.items() if value is not None}
-    if "prompt" not in known:
-        del given["prompt"]
+    for name in unread(known, asked):
+        given.pop(name, None)
     if len(prompts) > 1 and "negative_prompt" in given:
         given["negative_prompt"] = [given["negative_prompt"]] * len(prompts)
     unknown = [name for name in given if name not in known]
@@ -77,6 +77,14 @@ def seeds_of(tasks: Sequence[Task]) -> list[int]:
         if isinstance(one, ImageInput)
         for index in range(one.n)
     ]
+
+
+def unread(known: Collection[str], asked: ImageInput) -> list[str]:
+    """What was asked for, or is a default, and means nothing to a pipeline: it is left out, and told."""
+    wanted = {"prompt": asked.prompt, "guidance_scale": asked.guidance_scale}
+    wanted["strength"] = asked.parameters.get("strength")
+    found = [name for name, value in wanted.items() if value is not None and name not in known]
+    return found if asked.files else [name for name in found if name != "strength"]
 
 
 def _per_prompt(pipeline: Any, known: Mapping[str, Any]) -> str:
