@@ -9,7 +9,7 @@ from msgspec import Meta
 from schemas.drawing import MAX_CLIP_SKIP
 from services.catalog.documents import Document, convert
 
-Edge = Annotated[int, Meta(ge=64, le=2048, multiple_of=8)]
+Edge = Annotated[int, Meta(ge=8, le=2048, multiple_of=8)]
 
 
 class _Known(msgspec.Struct, frozen=True):

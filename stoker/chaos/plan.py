@@ -1,5 +1,6 @@
 """What happens to whom, and when: the same seed makes the same plan. Pure."""
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def plan(seed: int, seconds: float, every_s: float, choice: Choice) -> Iterator[
             return
         kind, role = chance.choice(possible)
         lasts = choice.seconds(kind, chance)
-        fault = Fault(round(now, 3), kind, role, chance.random(), round(lasts, 3))
+        fault = Fault(math.floor(now * 1000) / 1000, kind, role, chance.random(), round(lasts, 3))
         if now >= free_at[role]:
             free_at[role] = fault.until
             yield fault

@@ -23,7 +23,7 @@ from tests.conftest import ROOT, free_port, wait_for
 NATS = ROOT / "deploy" / "nats"
 PASSWORDS = {
     f"{user}_PASSWORD": f"pw{user.lower()}"
-    for user in ("GATEWAY", "SCHEDULER", "WORKER", "AUTOSCALER", "OPERATOR")
+    for user in ("GATEWAY", "SCHEDULER", "WORKER", "AUTOSCALER", "OPERATOR", "CLIENT")
 }
 WORD = "Server is ready"
 

@@ -209,5 +209,7 @@ def test_a_drawing_is_watched_and_interrupted(system: System) -> None:
     finally:
         assert post(system, "interrupt").status_code == 200
         drawing.join()
-    assert answers[0].status_code == 499
+    assert answers[0].status_code == 200, "as A1111 answers: with what there is"
+    told_of = json.loads(answers[0].json()["info"])
+    assert told_of["interrupted"] and 0 < told_of["steps"] < 150
     assert system.get("/sdapi/v1/progress")["state"]["job_count"] == 0

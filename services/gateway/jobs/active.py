@@ -13,6 +13,7 @@ class Drawing(Watcher):
     """How far a job is. It is its job's watcher and keeps the last of what it is given: nothing waits in it.
 
     step, steps: None before the first step. preview: the last intermediate picture (PNG); b"" before it.
+    is_interrupted: its owner has stopped it.
     """
 
     def __init__(self, job: str) -> None:
@@ -20,6 +21,7 @@ class Drawing(Watcher):
         self.step: int | None = None
         self.steps = 0
         self.preview = b""
+        self.is_interrupted = False
         self._first: tuple[int, float] | None = None
 
     def put(self, event: JobEvent, attached: bytes, size: int) -> None:
@@ -58,13 +60,13 @@ class ActiveJobs:
         self._drawings: dict[str, list[Drawing]] = {}
 
     @contextmanager
-    def under_way(self, owner: str, job: str) -> Iterator[None]:
-        """Inside, the job is one of its owner's."""
+    def under_way(self, owner: str, job: str) -> Iterator[Drawing]:
+        """Inside, the job is one of its owner's: how far it is."""
         drawing = Drawing(job)
         self._drawings.setdefault(owner, []).append(drawing)
         try:
             with self._attached(drawing):
-                yield
+                yield drawing
         finally:
             self._drawings[owner].remove(drawing)
             if not self._drawings[owner]:

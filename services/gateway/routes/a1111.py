@@ -35,6 +35,7 @@ from services.gateway.edge.problems import RequestError
 from services.gateway.edge.routing import Route, get, post, post_body
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.a1111_requests import SCHEDULES, drawing_input, ignored_settings, loras_of
+from services.gateway.jobs.active import Drawing
 from services.gateway.jobs.drawing_fields import controlnets_of
 from services.gateway.jobs.own_jobs import finished, job_headers
 from services.gateway.jobs.request_rules import OFF, split_adapter
@@ -88,18 +89,34 @@ def _model(gateway: Gateway, named: Any) -> Model:
 
 async def _answer(gateway: Gateway, exchange: Exchange, asked: Txt2ImgRequest, model: Model, job: Job) -> None:
     exchange.ignore(ignored_settings(asked))
-    with gateway.drawing.under_way(owner(), job.id):
-        completed, attached = await finished(gateway, exchange, job)
+    with gateway.drawing.under_way(owner(), job.id) as drawing:
+        try:
+            completed, attached = await finished(gateway, exchange, job)
+        except RequestError as error:
+            if error.code != "cancelled" or not drawing.is_interrupted:
+                raise
+            await exchange.answer(_interrupted(asked, drawing), headers=job_headers(job))
+            return
     output = completed.output
     assert isinstance(output, ImageOutput)
     pictures = await get_pictures(gateway.bus, output, attached)
     images = tuple(base64.b64encode(one).decode() for one in pictures) if asked.send_images else ()
     assert isinstance(job.input, ImageInput)
     info = wire.encode(_info(asked, model, completed, output) | _varied(job.input, output)).decode()
-    parameters = {
-        name: value for name, value in msgspec.to_builtins(asked).items() if name not in ("init_images", "mask")
-    }
-    await exchange.answer(Drawn(images, parameters, info), headers=job_headers(job, completed))
+    await exchange.answer(Drawn(images, _parameters(asked), info), headers=job_headers(job, completed))
+
+
+def _parameters(asked: Txt2ImgRequest) -> dict[str, Any]:
+    """The request without its pictures."""
+    told: dict[str, Any] = msgspec.to_builtins(asked)
+    return {name: value for name, value in told.items() if name not in ("init_images", "mask")}
+
+
+def _interrupted(asked: Txt2ImgRequest, drawing: Drawing) -> Drawn:
+    """What clients are given of a drawing that they have stopped: how far it was, where that was seen."""
+    seen = (base64.b64encode(drawing.preview).decode(),) if drawing.preview and asked.send_images else ()
+    info = {"prompt": asked.prompt, "interrupted": True, "steps": drawing.step or 0}
+    return Drawn(seen, _parameters(asked), wire.encode(info).decode())
 
 
 def _varied(drawn: ImageInput, output: ImageOutput) -> dict[str, Any]:
@@ -243,6 +260,7 @@ async def progress(gateway: Gateway, exchange: Exchange) -> None:
 @post("/sdapi/v1/interrupt", summary="Stop what is drawn for this key (A1111)")
 async def interrupt(gateway: Gateway, exchange: Exchange) -> None:
     for drawing in gateway.drawing.of(owner()):
+        drawing.is_interrupted = True
         await gateway.submission.cancel(drawing.job)
     await exchange.answer({})
 

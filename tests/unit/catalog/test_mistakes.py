@@ -67,7 +67,7 @@ WRONG = {
         short("defaults: {num_inference_steps: many}", "diffusers"), "num_inference_steps: Expected `int`",
     ),
     "no steps": (short("defaults: {num_inference_steps: 0}", "diffusers"), "num_inference_steps: Expected `int` >= 1"),
-    "an odd width": (short("defaults: {width: 63}", "diffusers"), "width: Expected `int`"),
+    "an odd width": (short("defaults: {width: 63}", "diffusers"), "width: Expected `int` that"),
     "a scale that is no number": (short("defaults: {guidance_scale: .nan}", "diffusers"), "must be a number"),
     "a temperature below 0": (short("defaults: {temperature: -4}"), "temperature: Expected `float` >= 0"),
     "no tokens": (short("defaults: {max_tokens: 0}"), "max_tokens: Expected `int` >= 1"),
