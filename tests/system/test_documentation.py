@@ -51,6 +51,7 @@ SNIPPETS_ELSEWHERE = {
     "docs/simulation.md: name: race": "tests/unit/simulation/test_launching.py",
     "docs/functions.md: @worker_function()\ndef generate(": "tests/system/test_functions.py: document 000's code",
     "docs/modes.md: from stoker import CustomJob": "tests/system/test_modes.py: example 2",
+    "docs/clients.md: OPENAI_BASE_URL=": "tests/system/test_clients.py: the clients of others, by these addresses",
     "docs/new-engine.md: ": "tests/contract/test_how_tos.py",
     "docs/new-launcher.md: ": "tests/contract/test_how_tos.py",
 }

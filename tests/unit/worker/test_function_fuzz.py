@@ -52,7 +52,11 @@ class Fuzz:
         self._versions += 1
         name = f"fail-{self._versions}"
         options = {"project": str(self.folder), "version": str(self._versions)}
-        self.engine.load(ModelFiles(name, Path(), options))
+        try:
+            self.engine.load(ModelFiles(name, Path(), options))
+        except EngineError as error:  # its host was killed while it was imported: a worker loads it again
+            assert "the process ended" in str(error)
+            self.engine.load(ModelFiles(name, Path(), options))
         if self._versions > 2:
             self.engine.unload(f"fail-{self._versions - 2}")
 
