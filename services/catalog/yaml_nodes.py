@@ -58,7 +58,7 @@ class _Loader(yaml.SafeLoader):
         is_key = isinstance(parent, yaml.MappingNode) and index is None
         self.values += not is_key
         self.depth += 1
-        line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+        line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]  # PyYAML has no types here
         _check(line, self.values, 0, self.depth)
         try:
             return super().compose_node(parent, index)

@@ -69,10 +69,10 @@ class _Routed(io.TextIOBase):
 
     @property
     def buffer(self) -> io.BufferedIOBase:
-        return self._target().buffer  # type: ignore[return-value]
+        return self._target().buffer  # type: ignore[return-value]  # typeshed: BinaryIO
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]
+    def encoding(self) -> str:  # type: ignore[override]  # an attribute there
         return "utf-8"
 
     def writable(self) -> bool:

@@ -116,7 +116,7 @@ class Leftovers:
 
     def watch(self, current: Callable[[], str]) -> None:
         """From now on note what `os.fork` and `subprocess` start. current: the call that the code is of."""
-        fork, execute = os.fork, subprocess.Popen._execute_child  # type: ignore[attr-defined]
+        fork, execute = os.fork, subprocess.Popen._execute_child  # type: ignore[attr-defined]  # not in typeshed
 
         def noted_fork() -> int:
             pid = fork()
@@ -129,7 +129,7 @@ class Leftovers:
             self._started[popen.pid] = current()
 
         os.fork = noted_fork
-        subprocess.Popen._execute_child = noted_execute  # type: ignore[attr-defined]
+        subprocess.Popen._execute_child = noted_execute  # type: ignore[attr-defined]  # not in typeshed
 
     def note(self) -> None:
         """A call begins and no other runs: what is here now is not what it leaves behind."""
@@ -182,7 +182,7 @@ class Leftovers:
 
     def _runs_project(self, frame: object) -> bool:
         while frame is not None:
-            if frame.f_code.co_filename.startswith(self._folder):  # type: ignore[attr-defined]
+            if frame.f_code.co_filename.startswith(self._folder):  # type: ignore[attr-defined]  # a frame
                 return True
-            frame = frame.f_back  # type: ignore[attr-defined]
+            frame = frame.f_back  # type: ignore[attr-defined]  # a frame
         return False

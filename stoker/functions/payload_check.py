@@ -248,12 +248,12 @@ class _Builder:
             case Items():
                 return _limited(_many(kind.name, self._type(kind.item)), kind.limits)
             case Row():
-                return tuple[tuple(self._type(one) for one in kind.items)]  # type: ignore[misc]
+                return tuple[tuple(self._type(one) for one in kind.items)]  # type: ignore[misc]  # made at run time
             case Mapping():
                 pair = (self._type(kind.key), self._type(kind.value))
-                return _limited(dict[pair], kind.limits)  # type: ignore[misc,valid-type]
+                return _limited(dict[pair], kind.limits)  # type: ignore[misc,valid-type]  # made at run time
             case OneOf():
-                return typing.Union[tuple(self._type(one) for one in kind.types)]  # noqa: UP007
+                return typing.Union[tuple(self._type(one) for one in kind.types)]  # noqa: UP007  # of a list
             case Values():
                 return typing.Literal[kind.values]
             case Reference():

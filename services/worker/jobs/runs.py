@@ -101,10 +101,10 @@ class Runs:
                 for attempt in batch:
                     self._endings.lost(attempt, str(error), was_killed=True)  # it never ran
             except (OverflowError, ValueError) as error:  # what a message cannot hold, as an integer of 70 bits
+                reason = f"the input cannot be sent to its engine: {error}"
                 for attempt in batch:
-                    self._endings.failed(
-                        attempt, "validation", f"the input cannot be sent to its engine: {error}"
-                    )
+                    self._core.move(attempt, "ending")  # its slot is free for the next of the lane
+                    self._endings.failed(attempt, "validation", reason)
 
     def _begin(self, attempt: Attempt) -> None:
         attempt.started_at = time.time()

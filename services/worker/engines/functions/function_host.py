@@ -302,9 +302,12 @@ class HostProcess:
         return False
 
     def _hand_on_printed(self) -> bool:
-        """Into the log of the call that runs, where it is the only one."""
+        """Into the log of the call that runs, where it is the only one.
+
+        That it has started may be heard later than what it has printed, which comes another way.
+        """
         self._read_printed()
-        running = list(self._started)
+        running = list(self._started) or list(self._calls)
         found = self._calls.get(running[0]) if len(running) == 1 else None
         if found is None:
             return False
