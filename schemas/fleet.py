@@ -15,7 +15,8 @@ class QueueDepth(msgspec.Struct, frozen=True, omit_defaults=True):
     oldest_wait_s: how long the first job has waited. arrival_rate: jobs a second. eta_s: predicted wait of
     a job that arrives now; eta_p90_s: nine of ten wait no longer. by_spec: jobs running by spec. impossible:
     why no worker can ever run it. limit: jobs that may wait before the gateway answers 429. work_s: device
-    seconds that those who wait will take.
+    seconds that those who wait will take. peak: the most that waited and ran at a time since the last one was
+    published: jobs may come and end in between.
     """
 
     model: str
@@ -30,6 +31,7 @@ class QueueDepth(msgspec.Struct, frozen=True, omit_defaults=True):
     impossible: str = ""
     limit: Count = 0
     work_s: Seconds = 0.0
+    peak: Count = 0
 
 
 class DiskRoom(msgspec.Struct, frozen=True):
@@ -71,7 +73,9 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class JobView(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A job as the scheduler sees it. Times are seconds since 1970."""
+    """A job as the scheduler sees it. Times are seconds since 1970. waiting_for: what has to come up before it
+    can start, in words; "" where something serves its model.
+    """
 
     id: str
     model: str
@@ -83,6 +87,7 @@ class JobView(msgspec.Struct, frozen=True, omit_defaults=True):
     position: int | None = None
     eta_s: float | None = None
     eta_p90_s: float | None = None
+    waiting_for: str = ""
     queued_s: float = 0.0
     fingerprint: str = ""
     gateway: str = ""

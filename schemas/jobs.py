@@ -260,6 +260,8 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     fingerprint: hash of the request body; the same id with another fingerprint is a conflict.
     is_client_named: the client chose the id (PUT or Idempotency-Key), so the same id may arrive twice.
     deadline_s: seconds after created_at by which it must end.
+    unserved_timeout_s: seconds for which it waits while nothing serves its model, where its client waits for
+        its end; None: as long as for anything else.
     has_one_result: for early versions, to which only such jobs may be given.
     is_sealed: it is spoken of under its seal (services/bus/seals.py).
     weight: its tenant's, in the fair clock.
@@ -282,6 +284,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     admission_timeout_s: float = DEFAULT_ADMISSION_TIMEOUT_S
     run_timeout_s: float = DEFAULT_RUN_TIMEOUT_S
     deadline_s: float | None = None
+    unserved_timeout_s: float | None = None
     spec: Spec | None = None
     has_one_result: bool = False
     is_sealed: bool = False

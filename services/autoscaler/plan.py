@@ -17,6 +17,10 @@
   new one is launched, and once it is ready it counts before the old ones, which are the surplus then. At the
   maximum the old one goes first, and what it held is asked of the other specs.
 
+- **Of a spec that is gone** (renamed, or taken out): a replica serves until those of the specs that there are
+  hold what is asked for, and these are launched for it. It goes first where it has the hardware that they
+  wait for.
+
 A spec never has more replicas than its maximum, those that are draining included.
 """
 
@@ -25,6 +29,7 @@ from dataclasses import dataclass, field
 
 from schemas.catalog import Spec
 from schemas.fleet import Replica
+from services.autoscaler.backoff import OUT_OF_STOCK
 from services.autoscaler.economy import race
 from services.autoscaler.state import ModelState
 
@@ -65,11 +70,13 @@ class Planner:
         }
         self.asked = state.demand.recent(LAUNCH_WINDOW_S, now)
         self._surplus: dict[str, float] = {}
+        self._gone: list[Replica] = []
+        """Replicas of specs that are gone, which serve until others can."""
 
     def make(self) -> Plan:
-        self._stop_unknown_specs()
         kept = self._keep_ready()
         capacity = self._capacity(kept)
+        self._stop_gone_specs(capacity)
         self._drop_coming(kept)
         self._balance_standby(kept)
         self._launch_for_minimum()
@@ -78,11 +85,30 @@ class Planner:
         self._settle()
         return self.plan
 
-    def _stop_unknown_specs(self) -> None:
+    def _stop_gone_specs(self, capacity: float) -> None:
+        """What is left of specs that the configuration no longer has, but for those that still serve."""
         known = {spec.name for spec in self.state.specs}
+        short = self._most_asked() > capacity if self.serving else not self._standby_is_back()
         for replica in self.state.replicas.values():
-            if replica.spec not in known and replica.phase != "draining":
+            if replica.spec in known or replica.phase == "draining":
+                continue
+            if self.state.specs and short and not self._is_in_the_way(replica):
+                self._gone.append(replica)
+            else:
                 self.plan.stops.append((replica, "its spec is gone from the configuration"))
+
+    def _most_asked(self) -> float:
+        """The most that replicas of today's specs would be kept for."""
+        return max((self._peak(spec) for spec in self.serving), default=0.0)
+
+    def _is_in_the_way(self, replica: Replica) -> bool:
+        """Whether a spec of today waits for hardware such as the replica has."""
+        return any(
+            spec.profile == replica.profile
+            and (condition := self.state.health_of(spec.name).condition) is not None
+            and condition.reason == OUT_OF_STOCK
+            for spec in self.state.specs
+        )
 
     def _capacity(self, kept: dict[str, int]) -> float:
         """Requests that these ready replicas, and those that others have started, are meant to hold."""
@@ -221,7 +247,8 @@ class Planner:
                 self.plan.desired[spec.name] = max(self.plan.desired[spec.name], spec.min_replicas)
 
     def _launch_for_demand(self, capacity: float) -> None:
-        missing = self.asked - capacity
+        most = self._most_asked() if self._gone else 0.0
+        missing = max(self.asked, most if math.isfinite(most) else 1.0) - capacity
         if missing <= 0:
             return
         coming: dict[str, float] = {}
@@ -288,6 +315,8 @@ class Planner:
         if wanted > 0:
             late_s = self.state.late_s
             why = f"{late_s:.0f} s of work wait" if late_s else f"{self.asked:g} requests wait or run"
+            if self._gone and not self.asked:
+                why = f"in place of {self._gone[0].id}, whose spec is gone"
             self._launch(spec, wanted, why)
         self.plan.desired[spec.name] += len(self.plan.launches) - before
 

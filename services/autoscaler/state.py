@@ -127,6 +127,7 @@ class ModelState:
         self.arrival_rate = depth.arrival_rate
         requests, worth_requests = depth.queued + depth.running, self._worth(depth)
         self.late_s = depth.work_s if worth_requests > requests else 0.0
+        self.demand.note(max(requests, worth_requests, depth.peak), now)
         self.demand.note(max(requests, worth_requests), now)
 
     def _worth(self, depth: QueueDepth) -> int:

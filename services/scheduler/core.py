@@ -378,6 +378,7 @@ class Scheduler:
         commands += self.reconciler.tick(now)
         for record, reason in self.forecast.hopeless(now):
             commands += self.endings.failed(record, "impossible", reason, now)
+        commands += [each for one in self.forecast.unserved(now) for each in self.endings.given_up(one, now)]
         commands += self.dispatcher.tick(now) + self._look_after_slow_ones(now)
         return commands + self.forecast.positions(self.ledger.waiting_queues(), now) + self.forecast.depths(now)
 

@@ -3,11 +3,13 @@
 Pure, like the core whose books it reads. `now` is in seconds since 1970.
 """
 
+import math
 from itertools import islice
 
 import msgspec
 
-from schemas.fleet import JobView, ModelReplicas
+from schemas.catalog import Model
+from schemas.fleet import JobView, ModelReplicas, Replica
 from schemas.job_events import Downloading, Loading, Provisioning, Queued
 from services.scheduler.jobs.queues import ModelQueue
 from services.scheduler.jobs.record import Record as JobRecord
@@ -15,6 +17,7 @@ from services.scheduler.placing.calibration import Calibration
 from services.scheduler.placing.dispatch import Dispatcher
 from services.scheduler.placing.placement import why_impossible
 from services.scheduler.protocol.commands import Command, Notify, PublishDepth
+from services.scheduler.unserved import GivenUp, Unserved
 
 QUEUE_LIMIT = 10_000
 """Jobs of one model that may wait before the gateway answers 429."""
@@ -29,8 +32,14 @@ NOTIFIED_JOBS = 200
 """How many waiting jobs of a model are told their position every second."""
 UNSIZED = frozenset({"Function", "Weights"})
 """Features of models whose jobs run code of users: their size cannot be told from what they are given."""
-IMPOSSIBLE_GRACE_S = 10.0
-"""How long a model that was possible must have been impossible before its jobs are refused: workers restart."""
+STARTING_GRACE_S = 10.0
+"""How long a worker that has not told its engines may be the one that has the engine; and how long a later
+leader waits for workers to tell it of themselves.
+"""
+AWAY_GRACE_S = 600.0
+"""How long a model that was possible must have been impossible before its jobs are refused: a worker
+restarts, is upgraded, or its machine is.
+"""
 
 
 class Forecast:
@@ -42,7 +51,8 @@ class Forecast:
         self._fleet = dispatcher.fleet
         self._impossible: dict[str, tuple[float, str]] = {}
         """Models that no worker can run: since when, and why."""
-        self._was_possible: set[str] = set()
+        self._was_possible: dict[str, Model] = {}
+        """Models that a worker could run, as they were then: one with other specs is judged anew."""
         self._told: dict[str, str] = {}
         """What is said of them to those who ask."""
         self._seen: tuple[int, int] = (-1, -1)
@@ -51,6 +61,7 @@ class Forecast:
         self._began_at = now
         self._launched: dict[str, ModelReplicas] = {}
         self._calibration = Calibration()
+        self._unserved = Unserved(dispatcher)
 
     def replicas_changed(self, model: str, replicas: ModelReplicas | None) -> None:
         """The autoscaler has recorded something new."""
@@ -94,7 +105,8 @@ class Forecast:
         if view is None or view.position is None:
             return view
         eta_s, eta_p90_s = self.etas_s(view.model, view.position, now)
-        return msgspec.structs.replace(view, eta_s=eta_s, eta_p90_s=eta_p90_s)
+        waiting_for = self.waiting_for(view.model)
+        return msgspec.structs.replace(view, eta_s=eta_s, eta_p90_s=eta_p90_s, waiting_for=waiting_for)
 
     def began(self, record: JobRecord, at: float) -> None:
         """A job has ended that began to run then: what it was told when it came, can be judged."""
@@ -154,18 +166,46 @@ class Forecast:
         eta_s, eta_p90_s = self.etas_s(model, place, now)
         queued: list[Command] = [Notify(record.job, Queued(position=place, eta_s=eta_s, eta_p90_s=eta_p90_s))]
         if not len(self._fleet.replicas(model)) and self._is_provisioned(model):
-            queued.append(Notify(record.job, Provisioning(reason=self._why_waiting(model), eta_s=eta_s)))
+            queued.append(Notify(record.job, self._provisioning(model, eta_s)))
         return queued
 
-    def _why_waiting(self, model: str) -> str:
+    def _provisioning(self, model: str, eta_s: float | None) -> Provisioning:
+        """What has to come up before a job of the model can start."""
         launched = self._launched.get(model)
-        replicas = launched.replicas if launched is not None else ()
-        starting = sorted({one.spec for one in replicas if one.phase in ("launching", "starting")})
-        if starting:
-            return f"no replica is ready; starting: {', '.join(starting)}"
-        conditions = [spec for spec in (launched.specs if launched is not None else ()) if spec.condition]
-        last = "; ".join(f"{spec.spec}: {spec.condition.reason}" for spec in conditions if spec.condition)
-        return f"no replica is ready ({last})" if last else "no replica is ready"
+        specs = {spec.spec: spec for spec in (launched.specs if launched is not None else ())}
+        starting = [
+            one for one in (launched.replicas if launched is not None else ())
+            if one.phase in ("launching", "starting")
+        ]  # fmt: skip
+        if not starting:
+            down = [f"{one.spec}: {one.condition.reason}" for one in specs.values() if one.condition]
+            return Provisioning(
+                f"no replica is ready ({'; '.join(down)})" if down else "no replica is ready", eta_s
+            )
+
+        def ready_at(replica: Replica) -> float:
+            known = specs.get(replica.spec)
+            return replica.launched_at + (math.inf if known is None else known.start_s or math.inf)
+
+        first = min(starting, key=ready_at)
+        names = ", ".join(sorted({one.spec for one in starting}))
+        known = specs.get(first.spec)
+        return Provisioning(
+            f"no replica is ready; starting: {names}",
+            eta_s,
+            first.spec,
+            first.launched_at,
+            known.start_s if known is not None else None,
+            known.slow_start_s if known is not None else None,
+        )
+
+    def waiting_for(self, model: str) -> str:
+        """What has to come up before a job of the model can start; "" where something serves it."""
+        if self._is_provisioned(model):
+            return "" if len(self._fleet.replicas(model)) else self._provisioning(model, None).reason
+        if model in self._impossible:
+            return f"a worker that can run it ({self._impossible[model][1]})"
+        return "" if self._fleet.workers else "a worker"
 
     def positions(self, queues: list[ModelQueue], now: float) -> list[Command]:
         """Tell those who wait where they stand, once in `NOTIFY_EVERY_S`; some queues at a time."""
@@ -216,6 +256,10 @@ class Forecast:
         ended = {record.id for record, _ in found}
         return found + [one for one in self._hopeless_sets(now) if one[0].id not in ended]
 
+    def unserved(self, now: float) -> list[GivenUp]:
+        """Jobs whose clients do not wait longer for a model that nothing serves at this instant."""
+        return self._unserved.look(self._launched, self._impossible, now)
+
     def _hopeless_sets(self, now: float) -> list[tuple[JobRecord, str]]:
         """Those that need several models which no worker can hold together any more."""
         reasons: dict[tuple[str, ...], str] = {}
@@ -240,7 +284,7 @@ class Forecast:
         if self._told.pop(name, ""):
             self._ledger.queue(name).is_changed = True
         if has_workers:
-            self._was_possible.add(name)
+            self._was_possible[name] = model
 
     def _note_starting(self, now: float) -> None:
         if all(kind[0] for kind in self._fleet.kinds):
@@ -251,19 +295,22 @@ class Forecast:
     def _why_impossible(self, name: str, now: float) -> str:
         """Why jobs of a model are refused; "" while they may wait.
 
-        They may while a worker starts that could have the engine, and where it was possible a moment ago; both
-        for `IMPOSSIBLE_GRACE_S` at most.
+        They may while a worker starts that could have the engine, while a later leader has not heard everybody,
+        and where it was possible within `AWAY_GRACE_S`.
         """
         since, reason = self._impossible.get(name, (now, ""))
-        if self._starting_since is not None and now - self._starting_since <= IMPOSSIBLE_GRACE_S:
+        if self._starting_since is not None and now - self._starting_since <= STARTING_GRACE_S:
             return ""
-        is_certain = name not in self._was_possible or now - since > IMPOSSIBLE_GRACE_S
+        if self._dispatcher.term > 1 and now - self._began_at <= STARTING_GRACE_S:
+            return ""
+        was_possible = self._was_possible.get(name)
+        is_certain = was_possible != self._dispatcher.models.get(name) or now - since > AWAY_GRACE_S
         return reason if is_certain else ""
 
     def forget(self, name: str) -> None:
         """A model is gone from the catalog."""
         self._impossible.pop(name, None)
-        self._was_possible.discard(name)
+        self._was_possible.pop(name, None)
         self._told.pop(name, None)
 
     def depths(self, now: float) -> list[Command]:

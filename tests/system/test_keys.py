@@ -119,6 +119,7 @@ def test_a_light_tenant_is_not_drowned_by_a_heavy_one(system: System) -> None:
     assert behind >= 20, f"only {behind} of the heavy tenant's jobs came after the light one's last"
 
 
+@pytest.mark.slow
 def test_a_key_of_four_times_the_weight_is_served_four_times_as_often(system: System) -> None:
     heavy, light = (client(system, "--weight", weight)[0] for weight in ("4", "1"))
     body = {"model": "single", "input": {"prompt": "x", "max_tokens": 1}}

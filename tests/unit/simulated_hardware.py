@@ -83,17 +83,24 @@ class HardwareSimulation:
         self.term += 1
         self.core = Autoscaler(self.term)
         for spec in self.model.specs:
-            price = self.hardware[spec.name].price_per_hour
-            profile = ResourceProfile(spec.profile, LAUNCHER, start_timeout_s=30.0, price_per_hour=price)
-            self.feed(events.ProfileChanged(spec.profile, profile))
+            self.feed(events.ProfileChanged(spec.profile, self._profile(spec)))
         for record in list(self.records.values()):
             self.feed(events.Restored(record))
         self.feed(events.ModelChanged("m", self.model))
         self._look()
         self.feed(events.Settled())
 
+    def _profile(self, spec: Spec) -> ResourceProfile:
+        price = self.hardware[spec.name].price_per_hour
+        return ResourceProfile(spec.profile, LAUNCHER, start_timeout_s=30.0, price_per_hour=price)
+
     def reconfigure(self, *specs: Spec) -> None:
+        """Other specs; new ones have hardware of their own."""
         self.model = make_model(*specs)
+        for spec in specs:
+            if spec.name not in self.hardware:
+                self.hardware[spec.name] = Hardware()
+            self.feed(events.ProfileChanged(spec.profile, self._profile(spec)))
         self.feed(events.ModelChanged("m", self.model))
 
     def after(self, delay_s: float, action: Callable[[], None]) -> None:

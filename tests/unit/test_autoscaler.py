@@ -3,6 +3,8 @@
 import itertools
 import math
 
+import msgspec
+
 from services.autoscaler.backoff import PROBE_S, pause_s
 from services.autoscaler.core import MAX_LAUNCHING
 from services.autoscaler.demand import Demand
@@ -288,3 +290,78 @@ def test_a_standby_is_replaced_too() -> None:
     assert ready_at_least(world, "standby", 1, 20)
     assert [one.id for one in world.running("standby")] != [before.id]
     assert len(world.running("standby")) == 1
+
+
+# Another name, or another list of specs ----------------------------------------------------------------
+
+
+def test_a_renamed_spec_has_its_new_replica_before_the_old_one_goes() -> None:
+    world = simulate(make_spec("a", target_requests=10))
+    world.ask(20)
+    world.run_for(10)
+    before = {one.id for one in world.running("a")}
+    world.reconfigure(make_spec("b", target_requests=10))
+    for _ in range(400):
+        world.run_for(0.1)
+        assert len(world.ready("a")) + len(world.ready("b")) >= 2
+    assert (len(world.running("a")), len(world.running("b"))) == (0, 2)
+    assert before and len(world.launches) == 4
+
+
+def test_under_light_traffic_a_renamed_spec_is_replaced_too() -> None:
+    world = simulate(make_spec("a", scale_down_delay_s=300.0))
+    world.ask(1)
+    world.run_for(10)
+    world.ask(0)
+    world.run_for(5)
+    world.reconfigure(make_spec("b", scale_down_delay_s=300.0))
+    for _ in range(300):
+        world.run_for(0.1)
+        assert world.ready("a") or world.ready("b")
+    assert (len(world.running("a")), len(world.running("b")), len(world.launches)) == (0, 1, 2)
+
+
+def test_a_name_whose_replicas_do_not_come_up_leaves_the_old_ones_alone() -> None:
+    world = simulate(make_spec("a"))
+    world.ask(1)
+    world.run_for(10)
+    world.hardware["b"] = Hardware(fails_to_load=1.0)
+    world.reconfigure(make_spec("b"))
+    assert ready_at_least(world, "a", 1, 60)
+    world.ask(0)
+    world.run_for(200)
+    assert world.running("a") == world.running("b") == []
+
+
+def test_where_the_old_replica_has_the_only_hardware_it_makes_room() -> None:
+    world = simulate(make_spec("a"))
+    world.ask(1)
+    world.run_for(10)
+    world.hardware["b"] = Hardware(stock=0)
+    world.reconfigure(msgspec.structs.replace(make_spec("b"), profile="a"))
+    world.run_for(3)
+    assert world.running("a") == []
+
+
+def test_what_starts_for_a_spec_that_is_gone_serves_until_another_does_and_not_without_demand() -> None:
+    world = simulate(make_spec("a"))
+    world.ask(1)
+    world.run_for(1.5)
+    assert world.running("a") and not world.ready("a")
+    world.reconfigure(make_spec("b"))
+    world.run_for(1)
+    assert world.ready("a")
+    world.run_for(10)
+    assert (world.running("a"), len(world.ready("b"))) == ([], 1)
+
+
+def test_a_restarted_autoscaler_finds_the_replica_of_before_serving_and_replaces_it() -> None:
+    world = simulate(make_spec("a"))
+    world.ask(1)
+    world.run_for(10)
+    world.reconfigure(make_spec("b"))
+    world.start_autoscaler()
+    for _ in range(600):  # what was asked for before it came is not known for a whole delay
+        world.run_for(0.1)
+        assert world.ready("a") or world.ready("b")
+    assert (len(world.running("a")), len(world.running("b"))) == (0, 1)

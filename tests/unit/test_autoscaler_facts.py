@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.catalog import Model, ResourceProfile, Spec
-from schemas.fleet import Condition, Replica
+from schemas.fleet import Condition, QueueDepth, Replica
 from services.autoscaler.backoff import FIRST_PAUSE_S, LONGEST_DOUBLING, MAX_PAUSE_S, PROBE_S, Health, pause_s
 from services.autoscaler.demand import BUCKET_S, MEMORY_S, Demand
 from services.autoscaler.state import IllegalMove, ModelState, launch_key
@@ -54,6 +54,14 @@ def test_samples_close_together_are_kept_as_their_maximum() -> None:
     assert demand.now_requests == 2
     demand.note(3, NOW + BUCKET_S)
     assert list(demand._buckets) == [(NOW, 8), (NOW + BUCKET_S, 3)]
+
+
+def test_a_job_that_came_and_ended_between_two_depths_was_asked_for() -> None:
+    state = ModelState("m")
+    state.note_depth(QueueDepth("m", 0, 0, peak=1), NOW)
+    assert (state.demand.now_requests, state.demand.recent(2.0, NOW + 1)) == (0, 1.0)
+    state.note_depth(QueueDepth("m", 0, 0), NOW + 1)
+    assert state.demand.recent(0.5, NOW + 2) == 0.0
 
 
 def test_the_same_number_again_takes_no_memory() -> None:

@@ -28,7 +28,9 @@ class Urls(msgspec.Struct, frozen=True):
 
 
 class JobAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A job as clients see it. Times are seconds since 1970, durations seconds."""
+    """A job as clients see it. Times are seconds since 1970, durations seconds. waiting_for: what has to come
+    up before it can start, where nothing serves its model.
+    """
 
     id: str
     status: Status
@@ -39,6 +41,7 @@ class JobAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     position: int | None = None
     eta_s: float | None = None
     eta_p90_s: float | None = None
+    waiting_for: str = ""
     attempt: int = 0
     worker: str = ""
     spec: str = ""
@@ -67,6 +70,7 @@ def from_view(view: JobView) -> JobAnswer:
         position=view.position,
         eta_s=view.eta_s,
         eta_p90_s=view.eta_p90_s,
+        waiting_for=view.waiting_for,
         attempt=view.attempt,
         worker=view.worker,
         spec=view.spec,

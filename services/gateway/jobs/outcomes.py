@@ -65,7 +65,7 @@ def completed_or_raise(event: Terminal, impossible_status: int = 503) -> Complet
             return event
         case Failed():
             status = impossible_status if event.kind == "impossible" else _FAILED_STATUS.get(event.kind, 500)
-            retry_after_s = RETRY_AFTER_S if status == 503 else None
+            retry_after_s = int(event.retry_after_s) or RETRY_AFTER_S if status == 503 else None
             message = shown_to(event.tenant, event.message)
             code, field = event.code or event.kind, event.field or None
             raise RequestError(status, message, field=field, code=code, retry_after_s=retry_after_s)

@@ -2,6 +2,8 @@
 
 import time
 
+import msgspec
+
 from schemas import wire
 from schemas.job_events import Completed, ImageOutput, Queued, Terminal
 from schemas.jobs import Job, models_together
@@ -13,17 +15,24 @@ from services.gateway.jobs.large_inputs import fitting
 from services.gateway.jobs.outcomes import completed_or_raise, observe_end
 
 COMMENT_EVERY_S = 5.0
+UNSERVED_TIMEOUT_S = 30.0
+"""How long a client that hears nothing until the end waits while nothing serves its model."""
 
 
 async def finished(gateway: Gateway, exchange: Exchange, job: Job) -> tuple[Completed, bytes]:
     """Run a job to its end: how it completed, and its raw bytes. Raises RequestError, ClientGone."""
     gateway.admission.check(job, impossible_status=503)
-    job = await fitting(gateway.bus, job, exchange.body_bytes)
+    job = await fitting(gateway.bus, unheard(job), exchange.body_bytes)
     with gateway.submission.running(job) as ended:
         result = await exchange.unless_gone(ended)
     observe_end(result.event)
     status = 422 if models_together(job.input) else 503  # several models that fit nowhere together
     return completed_or_raise(result.event, status), result.attached
+
+
+def unheard(job: Job) -> Job:
+    """A job whose client hears nothing of it until its end."""
+    return msgspec.structs.replace(job, unserved_timeout_s=UNSERVED_TIMEOUT_S)
 
 
 def job_headers(job: Job, event: Terminal | None = None) -> dict[str, str]:

@@ -19,7 +19,7 @@ from services.gateway.edge.problems import RequestError
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.large_inputs import fitting
 from services.gateway.jobs.outcomes import completed_or_raise, observe_end, observe_first_token
-from services.gateway.jobs.own_jobs import Waiting, finished, job_headers
+from services.gateway.jobs.own_jobs import Waiting, finished, job_headers, unheard
 from services.gateway.jobs.text_rules import check_card
 from services.gateway.text.writing import Writer
 from services.gateway.watching.streams import Item
@@ -72,7 +72,7 @@ async def whole(gateway: Gateway, exchange: Exchange, jobs: Sequence[Job]) -> li
     with ExitStack() as running:
         ends = []
         for job in jobs:
-            fit = await fitting(gateway.bus, job, exchange.body_bytes)
+            fit = await fitting(gateway.bus, unheard(job), exchange.body_bytes)
             ends.append(running.enter_context(gateway.submission.running(fit)))
         for ended in ends:
             result = await exchange.unless_gone(ended)

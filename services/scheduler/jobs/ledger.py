@@ -296,6 +296,7 @@ class Ledger:
             arrival_rate=round(queue.arrival_rate, 3),
             by_spec=dict(queue.by_spec),
             limit=limit,
+            peak=queue.take_peak(),
         )
 
     def validate(self) -> None:

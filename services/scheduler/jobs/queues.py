@@ -13,7 +13,7 @@ HEAT_S = 60.0
 @dataclass(slots=True)
 class ModelQueue:
     """particular: waiting jobs with needs of their own. running: jobs that workers have. by_spec: those by
-    spec. last_spec: of the last one.
+    spec. last_spec: of the last one. peak: the most jobs at a time since its depth was last published.
     """
 
     name: str
@@ -28,17 +28,29 @@ class ModelQueue:
     published_at: float = 0.0
     notified_at: float = 0.0
     is_changed: bool = True
+    peak: int = 0
     _heat: float = 0.0
     _heat_at: float = 0.0
 
     @property
+    def live(self) -> int:
+        """Jobs of the model that wait or run."""
+        return len(self.waiting) + self.running
+
+    @property
     def is_idle(self) -> bool:
         """Whether no job of the model is live."""
-        return not (len(self.waiting) or self.running)
+        return not self.live
+
+    def take_peak(self) -> int:
+        """The most jobs at a time since the last call."""
+        peak, self.peak = max(self.peak, self.live), self.live
+        return peak
 
     def count_arrival(self, now: float) -> None:
         self._heat, self._heat_at = self.heat(now) + 1.0, now
         self.arrived += 1
+        self.peak = max(self.peak, self.live + 1)
         self.is_changed = True
         if not self.rate_at:
             self.rate_at = now

@@ -29,6 +29,7 @@ from services.scheduler.jobs.record import Record as JobRecord
 from services.scheduler.placing.balance import is_plain
 from services.scheduler.placing.batching import next_of, note_batch
 from services.scheduler.placing.explaining import Decision, others_now
+from services.scheduler.placing.gone_specs import GoneSpecs
 from services.scheduler.placing.moving import Mover
 from services.scheduler.placing.option import Option
 from services.scheduler.placing.placement import Predictor, has_adapter
@@ -67,6 +68,7 @@ class Dispatcher:
         self._switcher = Switcher(self.predictor)
         self._mover = Mover(self.predictor)
         self._retired: set[str] = set()
+        self._gone_specs = GoneSpecs(fleet)
         self.replicas = Replicas(fleet, self.plan, self.models)
         self._looked_at = 0
         self._orphaned: dict[str, None] = {}
@@ -76,6 +78,7 @@ class Dispatcher:
 
     def set(self, name: str, model: Model) -> None:
         """A model is new in the catalog, or has changed: what was planned for it is planned anew."""
+        model = self._gone_specs.added(model, self.models.get(name))
         self.predictor.note_model(name, self.models.get(name), model)
         self.estimates.know(model)
         self.models[name] = model
@@ -84,6 +87,7 @@ class Dispatcher:
 
     def remove(self, name: str) -> None:
         """A model is gone from the catalog; one whose jobs brought their spec along stays until they ended."""
+        self._gone_specs.forget(name)
         if any(record.job.spec is not None for record in self.ledger.waiting(name)):
             self._retired.add(name)
         else:
@@ -366,6 +370,8 @@ class Dispatcher:
 
     def tick(self, now: float) -> list[Command]:
         """Plan what is not planned yet; look again at workers with something to load, some at a time."""
+        for model in self._gone_specs.to_set_anew():
+            self.set(model.name, model)
         for name in [name for name in self._retired if not self.ledger.has_waiting(name)]:
             self._retired.discard(name)
             self._forget(name)

@@ -5,6 +5,7 @@ from schemas.jobs import Job
 from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.jobs.record import Record
 from services.scheduler.protocol.commands import Command, EndJob
+from services.scheduler.unserved import CODE, GivenUp
 
 
 class Endings:
@@ -21,6 +22,19 @@ class Endings:
 
     def failed(self, record: Record, kind: FailureKind, message: str, now: float) -> list[Command]:
         event = Failed(**self._ending(record, now), kind=kind, message=message)
+        self._ledger.end(record, "failed", now)
+        return [EndJob(record.job, record.handle, event, record.fence)]
+
+    def given_up(self, one: GivenUp, now: float) -> list[Command]:
+        """Nothing serves its model, and its client does not wait longer for that."""
+        record = one.record
+        event = Failed(
+            **self._ending(record, now),
+            kind="resource",
+            code=CODE,
+            message=one.reason,
+            retry_after_s=one.retry_after_s,
+        )
         self._ledger.end(record, "failed", now)
         return [EndJob(record.job, record.handle, event, record.fence)]
 

@@ -9,12 +9,27 @@ from schemas.job_events import Cancelled, Expired, Failed, Queued, TerminalEvent
 from schemas.jobs import CompletionInput, Job
 from schemas.workers import ResidentModel, RunningJob
 from services.scheduler.fleet.workers import Fleet
+from services.scheduler.forecast import STARTING_GRACE_S
 from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.protocol import commands, events
 from services.scheduler.protocol.endings import Endings
 from tests.unit.scheduler.making import make_model
 from tests.unit.scheduler.single import NOW, TERM, Core
 from tests.unit.scheduler.workers import MB, SimWorker
+
+
+def test_a_client_that_does_not_wait_longer_is_told_when_to_try_again() -> None:
+    core = Core()
+    core.arrive(unserved_timeout_s=30.0)
+    core.arrive("patient", 2)
+    core.now += 30.0
+    assert [c for c in core.feed(events.Ticked()) if isinstance(c, commands.EndJob)] == []
+    core.now += 31.0
+    [end] = [c for c in core.feed(events.Ticked()) if isinstance(c, commands.EndJob)]
+    assert isinstance(end.event, Failed)
+    assert (end.job.id, end.event.kind, end.event.code) == ("j", "resource", "unserved")
+    assert end.event.retry_after_s == 5
+    assert "patient" in core.scheduler.ledger.records
 
 
 def ended(how: str, waited_s: float = 2.5) -> tuple[TerminalEvent, commands.EndJob, Ledger]:
@@ -136,6 +151,8 @@ def test_every_job_of_an_impossible_model_ends_at_the_same_tick() -> None:
     core.beat("small")
     for number in range(3):
         core.arrive(f"j{number}", number + 1)
+    core.now += STARTING_GRACE_S + 1
+    core.beat("small")
     ends = [c for c in core.feed(events.Ticked()) if isinstance(c, commands.EndJob)]
     assert [end.job.id for end in ends] == ["j0", "j1", "j2"]
     assert {type(end.event) for end in ends} == {Failed}

@@ -10,13 +10,14 @@ from schemas.fleet import Condition, ModelReplicas, Replica, SpecReplicas
 from schemas.job_events import Downloading, Loading, Provisioning, Queued
 from services.scheduler.fleet.worker import Held
 from services.scheduler.forecast import (
+    AWAY_GRACE_S,
     DEPTH_ANYWAY_S,
     DEPTH_EVERY_S,
     DEPTHS_AT_A_TIME,
-    IMPOSSIBLE_GRACE_S,
     NOTIFIED_JOBS,
     NOTIFY_EVERY_S,
     QUEUE_LIMIT,
+    STARTING_GRACE_S,
     Forecast,
 )
 from services.scheduler.protocol import commands
@@ -28,6 +29,7 @@ class Seen(Place):
 
     def __init__(self, *specs: Spec) -> None:
         super().__init__(model("a", *specs))
+        self.dispatcher.term = 1  # the first leader: nobody was there before it
         self.forecast = Forecast(self.dispatcher, NOW)
 
     def depths(self, now: float) -> dict[str, Any]:
@@ -216,7 +218,34 @@ def test_who_waits_for_a_launched_model_is_told_what_comes(record: ModelReplicas
     seen = Seen(spec("gpu", launcher="docker"))
     seen.forecast.replicas_changed("a", record)
     [_, (job, event)] = told(seen.forecast.position(seen.job(), 0, NOW))
-    assert (job, event) == ("j", Provisioning(reason=reason, eta_s=None))
+    assert isinstance(event, Provisioning)
+    assert (job, event.reason, event.eta_s) == ("j", reason, None)
+    assert seen.forecast.waiting_for("a") == reason
+
+
+def test_who_waits_is_told_the_spec_that_will_be_ready_first_since_when_and_how_long_it_takes() -> None:
+    seen = Seen(spec("gpu", launcher="docker"), spec("cpu", launcher="docker"))
+    record = launched(("gpu", "starting", NOW - 50), ("cpu", "launching", NOW), gpu=60.0, cpu=5.0)
+    specs = [msgspec.structs.replace(one, slow_start_s=2 * (one.start_s or 0)) for one in record.specs]
+    seen.forecast.replicas_changed("a", msgspec.structs.replace(record, specs=tuple(specs)))
+    [_, (_, event)] = told(seen.forecast.position(seen.job(), 0, NOW))
+    assert isinstance(event, Provisioning)
+    assert (event.spec, event.since, event.start_p50_s, event.start_p90_s) == ("cpu", NOW, 5.0, 10.0)
+    assert event.eta_s == 5.0
+    [_, (_, later)] = told(seen.forecast.position(seen.job("k"), 0, NOW + 20))
+    assert (later.spec, later.since) == ("cpu", NOW), "though it is late"
+
+
+def test_a_job_says_what_it_waits_for() -> None:
+    seen = Seen()
+    seen.job()
+    assert seen.forecast.view("j", NOW).waiting_for == "a worker"  # type: ignore[union-attr]
+    seen.worker("small", memory_total_bytes=50 * MB)
+    seen.hopeless(NOW)
+    assert "50 MB" in seen.forecast.view("j", NOW).waiting_for  # type: ignore[union-attr]
+    seen.worker("large")
+    seen.hopeless(NOW + 1)
+    assert seen.forecast.view("j", NOW + 1).waiting_for == ""  # type: ignore[union-attr]
 
 
 def test_nobody_is_told_of_a_launch_where_a_replica_is_there_or_nobody_launches() -> None:
@@ -311,10 +340,10 @@ def test_while_a_worker_starts_that_may_have_the_engine_nothing_is_called_imposs
     seen.worker("new", slots=0)
     assert seen.hopeless(NOW) == []
     assert seen.depths(NOW)["a"].impossible == ""
-    assert seen.hopeless(NOW + IMPOSSIBLE_GRACE_S) == []
-    [(job, reason)] = seen.hopeless(NOW + IMPOSSIBLE_GRACE_S + 0.01)
+    assert seen.hopeless(NOW + STARTING_GRACE_S) == []
+    [(job, reason)] = seen.hopeless(NOW + STARTING_GRACE_S + 0.01)
     assert job == "j" and "50 MB" in reason, "one that never tells is not waited for"
-    assert "50 MB" in seen.depths(NOW + IMPOSSIBLE_GRACE_S + 0.02)["a"].impossible
+    assert "50 MB" in seen.depths(NOW + STARTING_GRACE_S + 0.02)["a"].impossible
 
 
 def test_a_worker_that_has_started_makes_it_possible_or_certain() -> None:
@@ -336,8 +365,8 @@ def test_a_model_that_was_possible_is_impossible_only_when_that_lasts() -> None:
     seen.fleet.remove("large")
     seen.job()
     assert seen.hopeless(NOW + 1) == []
-    assert seen.hopeless(NOW + 1 + IMPOSSIBLE_GRACE_S) == []
-    assert [job for job, _ in seen.hopeless(NOW + 1.01 + IMPOSSIBLE_GRACE_S)] == ["j"]
+    assert seen.hopeless(NOW + 1 + AWAY_GRACE_S) == []
+    assert [job for job, _ in seen.hopeless(NOW + 1.01 + AWAY_GRACE_S)] == ["j"]
 
 
 def test_a_model_that_is_possible_again_starts_a_new_grace() -> None:
@@ -352,8 +381,8 @@ def test_a_model_that_is_possible_again_starts_a_new_grace() -> None:
     seen.fleet.remove("large")
     seen.job()
     seen.hopeless(NOW + 6)
-    assert seen.hopeless(NOW + 2 + IMPOSSIBLE_GRACE_S) == []
-    assert len(seen.hopeless(NOW + 7 + IMPOSSIBLE_GRACE_S)) == 1
+    assert seen.hopeless(NOW + 2 + AWAY_GRACE_S) == []
+    assert len(seen.hopeless(NOW + 7 + AWAY_GRACE_S)) == 1
 
 
 def test_a_change_of_what_is_impossible_is_published_at_the_next_turn() -> None:
@@ -379,3 +408,100 @@ def test_a_model_that_left_the_catalog_and_is_back_is_judged_anew() -> None:
     seen.fleet.remove("large")
     seen.job()
     assert len(seen.hopeless(NOW + 1)) == 1, "no grace: it is another model"
+
+
+def test_a_model_that_needs_more_than_before_is_judged_anew() -> None:
+    seen = Seen()
+    seen.worker("w")
+    assert seen.hopeless(NOW) == []
+    seen.dispatcher.set("a", model("a", msgspec.structs.replace(spec(), memory_bytes=10**12)))
+    seen.job()
+    assert len(seen.hopeless(NOW + 1)) == 1
+
+
+def test_a_later_leader_waits_for_workers_to_tell_it_of_themselves() -> None:
+    seen = Seen()
+    seen.dispatcher.term = 2
+    seen.job()
+    seen.worker("small", memory_total_bytes=50 * MB)
+    assert seen.hopeless(NOW + STARTING_GRACE_S) == []
+    assert len(seen.hopeless(NOW + STARTING_GRACE_S + 0.1)) == 1
+
+
+# Models that nothing serves at this instant -------------------------------------------------------------
+
+
+def unserved(seen: Seen, now: float) -> list[tuple[str, str, float]]:
+    return [(one.record.id, one.reason, one.retry_after_s) for one in seen.forecast.unserved(now)]
+
+
+def waited(seen: Seen, job: str, patience_s: float | None, since: float = NOW) -> None:
+    """A job whose client waits for it on an open connection, or not."""
+    record = seen.ledger.records[job]
+    record.job = msgspec.structs.replace(record.job, unserved_timeout_s=patience_s, created_at=since)
+
+
+def test_a_client_is_told_when_no_spec_of_its_model_comes_up() -> None:
+    seen = Seen(spec("gpu", launcher="l"))
+    seen.job("patient")
+    seen.job("waited")
+    waited(seen, "waited", 30.0)
+    seen.forecast.replicas_changed("a", launched(("gpu", "starting", NOW), gpu=None))
+    assert unserved(seen, NOW) == []
+    down = msgspec.structs.replace(Condition("OutOfStock", "none left", NOW), retry_at=NOW + 45.0)
+    record = launched(gpu=None)
+    only = msgspec.structs.replace(record.specs[0], condition=down)
+    seen.forecast.replicas_changed("a", msgspec.structs.replace(record, specs=(only,)))
+    assert unserved(seen, NOW + 1) == []
+    assert unserved(seen, NOW + 30.9) == []
+    [(job, reason, retry_after_s)] = unserved(seen, NOW + 31.5)
+    assert (job, retry_after_s) == ("waited", 14)
+    assert reason == "no replica of a comes up (gpu: OutOfStock, none left)"
+
+
+def test_while_one_of_two_specs_may_come_up_nobody_is_told_anything() -> None:
+    seen = Seen(spec("gpu", launcher="l"), spec("cpu", launcher="l"))
+    seen.job()
+    waited(seen, "j", 1.0)
+    both = launched(gpu=None, cpu=None)
+    down = tuple(
+        msgspec.structs.replace(one, condition=Condition("LoadFailed", "no", NOW)) if one.spec == "gpu" else one
+        for one in both.specs
+    )
+    seen.forecast.replicas_changed("a", msgspec.structs.replace(both, specs=down))
+    assert unserved(seen, NOW) == unserved(seen, NOW + 100) == []
+
+
+def test_a_client_is_told_when_the_only_worker_that_could_run_it_is_away_and_waits_again_once_it_is_back() -> (
+    None
+):
+    seen = Seen()
+    seen.worker("large")
+    seen.worker("small", memory_total_bytes=50 * MB)
+    assert seen.hopeless(NOW) == []
+    seen.fleet.remove("large")
+    seen.job()
+    waited(seen, "j", 30.0)
+    assert seen.hopeless(NOW + 1) == []
+    assert unserved(seen, NOW + 1) == []
+    [(job, reason, retry_after_s)] = unserved(seen, NOW + 31)
+    assert (job, retry_after_s) == ("j", 5) and "at this moment" in reason and "50 MB" in reason
+    seen.worker("large")
+    assert seen.hopeless(NOW + 32) == unserved(seen, NOW + 32) == []
+
+
+def test_without_any_worker_a_client_is_told_after_its_own_wait() -> None:
+    seen = Seen()
+    seen.job()
+    waited(seen, "j", 30.0, since=NOW + 20)
+    assert unserved(seen, NOW) == unserved(seen, NOW + 49) == []
+    [(_, reason, _)] = unserved(seen, NOW + 50)
+    assert reason == "no worker is there at this moment that could run a"
+
+
+def test_where_a_replica_is_hot_nobody_is_told_anything() -> None:
+    seen = Seen()
+    seen.worker("w", resident("a"))
+    seen.job()
+    waited(seen, "j", 0.0)
+    assert unserved(seen, NOW) == []

@@ -1,6 +1,6 @@
 """When a model is called impossible: not while a worker that may run it is starting, or has only just gone."""
 
-from services.scheduler.forecast import IMPOSSIBLE_GRACE_S
+from services.scheduler.forecast import AWAY_GRACE_S
 from services.scheduler.protocol import commands
 from tests.unit.scheduler.making import make_model
 from tests.unit.scheduler.workers import SimWorker
@@ -78,7 +78,7 @@ def test_a_model_that_was_possible_is_impossible_only_after_a_grace() -> None:
     world.run_for(2)
     world.say_goodbye("big")
     job = world.submit("a")
-    world.run_for(IMPOSSIBLE_GRACE_S - 2)
+    world.run_for(AWAY_GRACE_S - 2)
     assert impossible(world) == ""
     assert job not in world.ended
     world.run_for(5)

@@ -110,6 +110,17 @@ def test_depths_are_rounded_and_copied() -> None:
     assert depth.by_spec == {"default": 1}
 
 
+def test_a_depth_tells_the_most_jobs_at_a_time_since_the_last_one() -> None:
+    found = books()
+    records = [found.add(job(name), "h", number, NOW) for number, name in enumerate("abc")]
+    for record in records:
+        found.end(record, "cancelled", NOW)
+    queue = found.queue("a")
+    assert [found.depth(queue, NOW, 9).peak for _ in range(2)] == [3, 0]
+    found.add(job("d"), "h", 4, NOW)
+    assert [found.depth(queue, NOW, 9).peak for _ in range(2)] == [1, 1]
+
+
 def test_a_page_that_ends_with_the_last_job_has_no_next() -> None:
     found = books()
     for number in range(4):

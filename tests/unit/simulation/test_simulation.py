@@ -106,6 +106,7 @@ def test_the_core_validates_its_books_all_the_way(monkeypatch: pytest.MonkeyPatc
     assert found.unfinished == 0
 
 
+@pytest.mark.slow
 def test_tenants_get_device_seconds_by_their_weights_while_all_wait() -> None:
     found = example("over8")
     arrivals = Arrivals(1500, load=1.5, tenants=3, is_even=True, weights=(4.0, 2.0, 1.0))
