@@ -16,7 +16,7 @@ class QueueDepth(msgspec.Struct, frozen=True, omit_defaults=True):
     a job that arrives now; eta_p90_s: nine of ten wait no longer. by_spec: jobs running by spec. impossible:
     why no worker can ever run it. limit: jobs that may wait before the gateway answers 429. work_s: device
     seconds that those who wait will take. peak: the most that waited and ran at a time since the last one was
-    published: jobs may come and end in between.
+    published: jobs may come and end in between. given_to: specs whose workers were given jobs since then.
     """
 
     model: str
@@ -32,6 +32,7 @@ class QueueDepth(msgspec.Struct, frozen=True, omit_defaults=True):
     limit: Count = 0
     work_s: Seconds = 0.0
     peak: Count = 0
+    given_to: tuple[str, ...] = ()
 
 
 class DiskRoom(msgspec.Struct, frozen=True):

@@ -111,7 +111,7 @@ class Autoscaler:
         phases = [one.phase for state in self.models.values() for one in state.replicas.values()]
         assert phases.count("launching") <= MAX_LAUNCHING, "too many launches at a time"
         for state in self.models.values():
-            for kept in (state.acknowledged_at, state.surplus_since, state.kept, state.restored):
+            for kept in (state.acknowledged_at, state.surplus_since, state.kept, state.served, state.restored):
                 assert set(kept) <= state.replicas.keys(), (
                     f"{state.name} keeps something of a replica that is gone"
                 )
@@ -326,6 +326,8 @@ class Autoscaler:
         commands: list[Command] = []
         for replica, why in plan.stops:
             commands.append(self._announce("downscaled", state, replica, why, now))
+            if replica.id not in state.served:
+                state.learned_of(replica.spec).in_vain += 1
             commands.append(self._drain(state, replica, why, DRAIN_LIMIT_S, now))
         if plan.stops:
             commands += self._announce_kept(state, now)

@@ -34,6 +34,17 @@ class Demand:
         """The most requests at any time within the window; infinite where that is not known."""
         return math.inf if self.known_since > now - window_s else self.recent(window_s, now)
 
+    def lasted(self, since_s: float, until_s: float, now: float) -> bool:
+        """Whether anything was asked for at any time from `since_s` to `until_s` seconds before now."""
+        end = math.inf
+        for began, requests in reversed(self._buckets):
+            if end <= now - since_s:
+                return False
+            if requests and began < now - until_s:
+                return True
+            end = began
+        return False
+
     def recent(self, window_s: float, now: float) -> float:
         """The most requests within the window, as far as is known."""
         start = now - window_s

@@ -42,12 +42,14 @@ STEP_S, NEGLIGIBLE = 2.5, 1e-3
 @dataclass(slots=True)
 class Learned:
     """What was seen of one spec. starts: seconds from launch to ready, the last of them. stock: the chance
-    that an order is taken. judged_at: orders of before belong to what is known already.
+    that an order is taken. judged_at: orders of before belong to what is known already. in_vain: replicas in a
+    row that were stopped before they had served anything.
     """
 
     starts: deque[float] = field(default_factory=lambda: deque(maxlen=STARTS_KEPT))
     stock: float = FIRST_STOCK
     judged_at: float = -math.inf
+    in_vain: int = 0
 
     def started(self, seconds: float) -> None:
         self.starts.append(seconds)

@@ -7,6 +7,8 @@
 - **An investment** is judged when it can be used: what starts stays for the demand that it was launched for,
   and what became ready stays for a scale-down delay, even where a standby has answered meanwhile. What
   starts is surplus only once ready replicas that are no dearer suffice.
+- **Not again** where two in a row served nothing, since a standby had answered before they were ready: until
+  requests come so often, or last so long, that one that had been launched for the one before would serve.
 - **Launched**: when the ready ones cannot hold what is asked for now, one spec after another: the one with the
   fewest failures, the first of those, and with it those of its scale-up group that are worth their price.
   What is on its way counts; in a group each spec counts for itself, for it is a race.
@@ -38,6 +40,9 @@ SETTLE_S = 1.5
 order, not by luck."""
 LAUNCH_WINDOW_S = 2.0
 """Demand counts for launching as long as this: it flickers when a standby answers quickly."""
+
+MOST_IN_VAIN = 2
+"""Replicas in a row that are launched beside a standby and serve nothing, before demand has to prove itself."""
 
 
 @dataclass(slots=True)
@@ -258,7 +263,11 @@ class Planner:
             coming[group] = max(coming.get(group, 0.0), held)
         tried: set[str] = set()
         while missing - sum(coming.values()) > 0:
-            open_specs = [spec for spec in self.serving if _group(spec) not in tried and self._room(spec)]
+            open_specs = [
+                spec
+                for spec in self.serving
+                if _group(spec) not in tried and self._room(spec) and not self._is_in_vain(spec)
+            ]
             if not open_specs:
                 return
             first = min(open_specs, key=lambda spec: self.state.health_of(spec.name).failures)
@@ -271,6 +280,19 @@ class Planner:
                 self._race(spec, missing - elsewhere)
                 held = float(self._on_the_way(spec) * spec.target_requests)
                 coming[group] = max(coming[group], held)
+
+    def _is_in_vain(self, spec: Spec) -> bool:
+        """Whether what is launched now would be gone before it serves: so it was with the last ones, a standby
+        answers, and what was asked for before this was over too early, or came too long ago, for one that had
+        been launched then.
+        """
+        if self.state.learned_of(spec.name).in_vain < MOST_IN_VAIN or not self.standby:
+            return False
+        if not all(self.ready[one.name] for one in self.standby):
+            return False
+        start_s = self.state.start_s(spec.name)
+        until_s = max(self.state.kept_s(spec), start_s + spec.scale_down_delay_s)
+        return not self.state.demand.lasted(until_s, start_s, self.now)
 
     def _racing(self, specs: list[Spec], missing: float) -> list[Spec]:
         """Those of a group that are launched: the set that costs least, what waits included."""

@@ -60,7 +60,7 @@ class ModelState:
 
     health, learned, outside: by spec; outside counts replicas that somebody else has started.
     acknowledged_at: when the launcher took the order for a replica. surplus_since: since when it is not needed.
-    kept: those of which it was told. restored: from a record, not seen at their launcher yet.
+    kept: those of which it was told. served: those whose spec got a job while they were ready. restored: from a record, not seen at their launcher yet.
     launch_keys: by spec, of those that somebody can launch. prices: of one replica, money a second, by spec.
     late_s: device seconds of work that waits, where it is worth more replicas than the requests are.
     """
@@ -75,6 +75,7 @@ class ModelState:
     acknowledged_at: dict[str, float] = field(default_factory=dict)
     surplus_since: dict[str, float] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
+    served: set[str] = field(default_factory=set)
     restored: set[str] = field(default_factory=set)
     launch_keys: dict[str, str] = field(default_factory=dict)
     prices: dict[str, float] = field(default_factory=dict)
@@ -129,6 +130,9 @@ class ModelState:
         self.late_s = depth.work_s if worth_requests > requests else 0.0
         self.demand.note(max(requests, worth_requests, depth.peak), now)
         self.demand.note(max(requests, worth_requests), now)
+        for spec in depth.given_to:
+            self.learned_of(spec).in_vain = 0
+            self.served |= {one.id for one in self.in_phase(spec, "ready")}
 
     def _worth(self, depth: QueueDepth) -> int:
         priced = [spec for spec in self.specs if not spec.is_standby and self.prices.get(spec.name)]
@@ -203,4 +207,5 @@ class ModelState:
         self.acknowledged_at.pop(replica, None)
         self.surplus_since.pop(replica, None)
         self.kept.discard(replica)
+        self.served.discard(replica)
         self.restored.discard(replica)

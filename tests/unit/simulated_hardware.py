@@ -65,6 +65,11 @@ class HardwareSimulation:
     now: float = 1000.0
     demand: int = 0
     work_s: float = 0.0
+    given_to: set[str] = field(default_factory=set)
+    served: list[str] = field(default_factory=list)
+    serving: set[str] = field(default_factory=set)
+    """Replicas that were given a request by `serve`."""
+    start_timeout_s: float = 30.0
     replicas: dict[str, SimReplica] = field(default_factory=dict)
     story: list[PlatformEvent] = field(default_factory=list)
     launches: list[tuple[float, str]] = field(default_factory=list)
@@ -92,7 +97,9 @@ class HardwareSimulation:
 
     def _profile(self, spec: Spec) -> ResourceProfile:
         price = self.hardware[spec.name].price_per_hour
-        return ResourceProfile(spec.profile, LAUNCHER, start_timeout_s=30.0, price_per_hour=price)
+        return ResourceProfile(
+            spec.profile, LAUNCHER, start_timeout_s=self.start_timeout_s, price_per_hour=price
+        )
 
     def reconfigure(self, *specs: Spec) -> None:
         """Other specs; new ones have hardware of their own."""
@@ -118,7 +125,19 @@ class HardwareSimulation:
         self._tell_depth()
 
     def _tell_depth(self) -> None:
-        self.feed(events.DepthSeen(QueueDepth("m", self.demand, 0, work_s=self.work_s)))
+        given, self.given_to = tuple(sorted(self.given_to)), set()
+        self.feed(events.DepthSeen(QueueDepth("m", self.demand, 0, work_s=self.work_s, given_to=given)))
+
+    def serve(self, run_s: float) -> str:
+        """One request, which what is ready takes at once; the spec that does, a standby last. "" without any."""
+        ready = [spec for spec in self.model.specs if self.ready(spec.name)]
+        chosen = min(ready, key=lambda spec: spec.is_standby).name if ready else ""
+        self.given_to |= {chosen} - {""}
+        self.serving |= {one.id for one in self.ready(chosen)}
+        self.ask(1)
+        self.run_for(run_s)
+        self.ask(0)
+        return chosen
 
     def run_for(self, seconds: float) -> None:
         until = self.now + seconds
@@ -229,6 +248,10 @@ class HardwareSimulation:
 
     def capacity(self) -> float:
         return sum(len(self.ready(spec.name)) * spec.target_requests for spec in self.model.specs)
+
+    def launched_of(self, spec: str) -> list[str]:
+        """Every replica of a spec that was launched, in order."""
+        return [one.worker for one in self.story if one.kind == "launched" and one.subject == f"m/{spec}"]
 
     def told(self) -> list[tuple[str, str]]:
         """The story as (kind, spec)."""

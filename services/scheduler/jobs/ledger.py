@@ -148,6 +148,7 @@ class Ledger:
                 self._charge(record, record.charged_s)
         if before not in HOLDS_SLOT and to in HOLDS_SLOT:
             queue.running += 1
+            queue.given_to.add(record.spec)
             queue.by_spec[record.spec] = queue.by_spec.get(record.spec, 0) + 1
         elif before in HOLDS_SLOT and to not in HOLDS_SLOT:
             self._leave_worker(record, queue, now)
@@ -297,6 +298,7 @@ class Ledger:
             by_spec=dict(queue.by_spec),
             limit=limit,
             peak=queue.take_peak(),
+            given_to=queue.take_given(),
         )
 
     def validate(self) -> None:

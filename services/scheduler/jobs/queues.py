@@ -13,7 +13,8 @@ HEAT_S = 60.0
 @dataclass(slots=True)
 class ModelQueue:
     """particular: waiting jobs with needs of their own. running: jobs that workers have. by_spec: those by
-    spec. last_spec: of the last one. peak: the most jobs at a time since its depth was last published.
+    spec. last_spec: of the last one. peak, given_to: the most jobs at a time, and the specs that got some, since
+    its depth was last published.
     """
 
     name: str
@@ -29,6 +30,7 @@ class ModelQueue:
     notified_at: float = 0.0
     is_changed: bool = True
     peak: int = 0
+    given_to: set[str] = field(default_factory=set)
     _heat: float = 0.0
     _heat_at: float = 0.0
 
@@ -46,6 +48,11 @@ class ModelQueue:
         """The most jobs at a time since the last call."""
         peak, self.peak = max(self.peak, self.live), self.live
         return peak
+
+    def take_given(self) -> tuple[str, ...]:
+        """The specs that got jobs since the last call."""
+        given, self.given_to = self.given_to, set()
+        return tuple(sorted(given))
 
     def count_arrival(self, now: float) -> None:
         self._heat, self._heat_at = self.heat(now) + 1.0, now
