@@ -179,7 +179,7 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True):
     """A name that clients may ask for. defaults: request values used where a request leaves them unset.
 
     waiting_cost_per_hour: what an hour of one request's waiting is worth, beside the prices of its specs'
-    profiles. owner: as lists of models name it; "" = stoker.
+    profiles. owner: as lists of models name it; "" = stoker. labels: by which requests may select it.
     """
 
     name: str
@@ -194,6 +194,7 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True):
     load_balancing: LoadBalancing = LoadBalancing()
     function: Function | None = None
     owner: str = ""
+    labels: dict[str, str] = {}
 
     def adapter_names(self) -> tuple[str, ...]:
         return tuple(sorted({adapter.name for spec in self.specs for adapter in spec.adapters}))

@@ -60,7 +60,8 @@ class ModelState:
 
     health, learned, outside: by spec; outside counts replicas that somebody else has started.
     acknowledged_at: when the launcher took the order for a replica. surplus_since: since when it is not needed.
-    kept: those of which it was told. served: those whose spec got a job while they were ready. restored: from a record, not seen at their launcher yet.
+    kept: those of which it was told. served: those whose spec got a job while they were ready.
+    restored: from a record, not seen at their launcher yet.
     launch_keys: by spec, of those that somebody can launch. prices: of one replica, money a second, by spec.
     late_s: device seconds of work that waits, where it is worth more replicas than the requests are.
     """

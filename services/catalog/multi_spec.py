@@ -145,6 +145,7 @@ def model_document(document: Document, warnings: list[str]) -> Model:
         features=features,
         specs=specs,
         owner=_owner(document, common),
+        labels=_labels(document),
         defaults=whole.defaults or {},
         run_timeout_s=run_timeout_s,
         waiting_cost_per_hour=whole.waiting_cost_per_hour,
@@ -158,6 +159,18 @@ def _owner(document: Document, common: Mapping[str, Any]) -> str:
     if not isinstance(owner, str):
         raise document.place("spec", "owner").error(f"must be a text, not {shown(owner)}")
     return owner
+
+
+def _labels(document: Document) -> dict[str, str]:
+    labels = document.content["metadata"].get("labels") or {}
+    if not isinstance(labels, dict):
+        raise document.place("metadata", "labels").error(f"must be names and values, not {shown(labels)}")
+    for name, value in labels.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise document.place("metadata", "labels", name).error(
+                f"must be a text in quotes, not {shown(value)}"
+            )
+    return dict(labels)
 
 
 def _written_names(kind: type[msgspec.Struct]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from schemas.subjects import ANY
 from services.bus.connection import Bus
 from services.gateway.describing import Describing
 from services.gateway.edge.access import Access
+from services.gateway.edge.label_selectors import current_selector, selects
 from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from services.gateway.edge.sse import StreamLimit
 from services.gateway.fleet_view import FleetView
@@ -70,9 +71,13 @@ class Gateway:
 
     @property
     def models(self) -> dict[str, Model]:
-        """The catalog. Raises RequestError 503 until it has been read: what is not there yet is not missing."""
+        """The catalog, as far as the request selects it by labels. Raises RequestError 503 until it has been
+        read: what is not there yet is not missing.
+        """
         self._check_catalog()
-        return self.fleet.models
+        if not (selector := current_selector.get()):
+            return self.fleet.models
+        return {name: model for name, model in self.fleet.models.items() if selects(selector, model.labels)}
 
     @property
     def modes(self) -> Modes:

@@ -16,8 +16,9 @@ from services.scheduler.jobs.record import Record as JobRecord
 from services.scheduler.placing.calibration import Calibration
 from services.scheduler.placing.dispatch import Dispatcher
 from services.scheduler.placing.placement import why_impossible
+from services.scheduler.placing.unserved import Unserved
 from services.scheduler.protocol.commands import Command, Notify, PublishDepth
-from services.scheduler.unserved import GivenUp, Unserved
+from services.scheduler.protocol.endings import GivenUp
 
 QUEUE_LIMIT = 10_000
 """Jobs of one model that may wait before the gateway answers 429."""

@@ -80,6 +80,10 @@ class Exchange:
                 return value.decode("latin-1")
         return ""
 
+    def headers(self, name: bytes) -> list[str]:
+        """Each of the request headers of a lower-case name."""
+        return [value.decode("latin-1") for key, value in self._scope["headers"] if key == name]
+
     def parameter(self, name: str) -> str:
         """A part of the path by its name in the template."""
         return str(self._parameters[name])

@@ -23,6 +23,7 @@ from services.gateway.edge.decoding import Reader
 from services.gateway.edge.error_mapping import request_error
 from services.gateway.edge.exchange import ClientGone, Exchange
 from services.gateway.edge.fields import lost
+from services.gateway.edge.label_selectors import HEADER, current_selector, parse
 from services.gateway.edge.problems import JSON, Dialect, RequestError
 from services.gateway.edge.sse import EVENT_STREAM, SSE_HEADERS
 from services.gateway.gateway import Gateway
@@ -213,8 +214,11 @@ def _without_body(send: Send) -> Send:
 
 
 async def _serve(gateway: Gateway, exchange: Exchange, found: Route) -> None:
+    """In a task of the request: what its context is set to here ends with it."""
     try:
         check_role(found.role)
+        if selectors := exchange.headers(HEADER):
+            current_selector.set(parse(selectors))
         if found.role != "use" and found.method != "GET":
             note_action(gateway.bus, owner() or "anybody", f"{found.method} {exchange.path}")
         await found.handle(gateway, exchange)

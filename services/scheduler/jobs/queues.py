@@ -13,8 +13,8 @@ HEAT_S = 60.0
 @dataclass(slots=True)
 class ModelQueue:
     """particular: waiting jobs with needs of their own. running: jobs that workers have. by_spec: those by
-    spec. last_spec: of the last one. peak, given_to: the most jobs at a time, and the specs that got some, since
-    its depth was last published.
+    spec. last_spec: of the last one. peak, given_to: the most jobs at a time, and the specs that got some,
+    since its depth was last published.
     """
 
     name: str

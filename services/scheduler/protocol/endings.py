@@ -1,11 +1,23 @@
 """Jobs that end without a worker: cancelled in the queue, expired, impossible, or given up. Pure."""
 
+from dataclasses import dataclass
+
 from schemas.job_events import Cancelled, Ending, Expired, Failed, FailureKind, Timings
 from schemas.jobs import Job
 from services.scheduler.jobs.ledger import Ledger
 from services.scheduler.jobs.record import Record
 from services.scheduler.protocol.commands import Command, EndJob
-from services.scheduler.unserved import CODE, GivenUp
+
+UNSERVED = "unserved"
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A waiting job whose model nothing serves, and what its client is told."""
+
+    record: Record
+    reason: str
+    retry_after_s: float
 
 
 class Endings:
@@ -31,7 +43,7 @@ class Endings:
         event = Failed(
             **self._ending(record, now),
             kind="resource",
-            code=CODE,
+            code=UNSERVED,
             message=one.reason,
             retry_after_s=one.retry_after_s,
         )

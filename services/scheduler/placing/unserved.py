@@ -5,24 +5,13 @@ A job waits for it as long as it may. One whose client waits for the answer on a
 """
 
 import math
-from dataclasses import dataclass
 
 from schemas.fleet import ModelReplicas
-from services.scheduler.jobs.record import Record as JobRecord
 from services.scheduler.placing.dispatch import Dispatcher
+from services.scheduler.protocol.endings import GivenUp
 
 LEAST_RETRY_S = 5.0
 """When to try again where nothing says when somebody will look again."""
-CODE = "unserved"
-
-
-@dataclass(frozen=True, slots=True)
-class GivenUp:
-    """A waiting job that ends without a worker, and what its client is told."""
-
-    record: JobRecord
-    reason: str
-    retry_after_s: float
 
 
 class Unserved:
