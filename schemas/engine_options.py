@@ -57,6 +57,22 @@ class Ollama(Common, frozen=True, kw_only=True):
     stop: tuple[str, ...] | None = None
 
 
+class OpenAI(Common, frozen=True, kw_only=True):
+    """A server of OpenAI's API. model: what it calls the model; else as here. api_key_env: the variable of the
+    worker that holds its key. retries: of a request before its first word, where the server is busy. continues:
+    how a message is gone on with that broke off; "": not at all. names: fields that it calls otherwise. body,
+    headers: sent with every request.
+    """
+
+    model: str = ""
+    api_key_env: str = ""
+    retries: Annotated[int, Meta(ge=0, le=20)] = 2
+    continues: Literal["", "vllm"] = ""
+    names: dict[str, str] = {}
+    body: dict[str, Any] = {}
+    headers: dict[str, str] = {}
+
+
 class Whisper(Common, frozen=True, kw_only=True):
     """See services/worker/engines/audio/whisper.py."""
 
@@ -116,6 +132,7 @@ OPTIONS: dict[str, type[Common]] = {
     "llamacpp": LlamaCpp,
     "vllm": Vllm,
     "ollama": Ollama,
+    "openai": OpenAI,
     "whisper": Whisper,
     "spandrel": Spandrel,
     "diffusers": Diffusers,

@@ -9,7 +9,7 @@ from schemas.catalog import Model, Spec
 from schemas.engine_options import checked, names_of
 from services.catalog.documents import Document, check_keys
 
-READ = {"ollama": ("ollama",)}
+READ = {"ollama": ("ollama",), "openai": ("https", "http")}
 READ_BY_ALL = ("file", "hf")
 """Schemes of URLs that an engine's weights are fetched from."""
 RESOLVED_ELSEWHERE = ("s3", "gs", "oss", "pvc")
@@ -36,14 +36,16 @@ def check_options(
 
 def check_url(document: Document, path: tuple[str | int, ...], engine: str, url: str) -> None:
     """Raises ConfigurationError for a URL that the engine's weights never come from."""
+    if engine == "openai" and not url:
+        raise document.place(*path).error("missing: the base URL of the server, as https://…/v1")
     if not url or engine in ("custom", "synthetic"):
         return
     schemes = READ.get(engine, READ_BY_ALL)
     scheme, separator, rest = url.partition("://")
     readable = " or ".join(f"{one}://" for one in schemes)
     if not separator:
-        if engine == "ollama":
-            raise document.place(*path).error(f"{url!r}: the engine ollama reads {readable}")
+        if engine in READ:
+            raise document.place(*path).error(f"{url!r}: the engine {engine} reads {readable}")
         return
     if scheme not in schemes and scheme not in RESOLVED_ELSEWHERE:
         raise document.place(*path).error(

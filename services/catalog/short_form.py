@@ -19,6 +19,7 @@ ENGINE_FEATURES: dict[str, tuple[Feature, ...]] = {
     "whisper": ("SpeechToText",),
     "vllm": ("TextGeneration",),
     "ollama": ("TextGeneration", "TextEmbedding"),
+    "openai": ("TextGeneration",),
     "synthetic": ("TextGeneration",),
 }
 IMAGE_DEFAULTS = {

@@ -28,6 +28,7 @@ from tests.contract.engine_conformance import EngineConformance
 from tests.fixtures import checkpoints
 from tests.fixtures.behaviours import BEHAVIOURS
 from tests.fixtures.ollama_server import OllamaStub
+from tests.fixtures.openai_server import OpenAIStub
 from tests.fixtures.serving import serving
 from tests.fixtures.tiny_llama import tiny_llama
 from tests.fixtures.tiny_whisper import sound, tiny_whisper
@@ -173,6 +174,29 @@ class TestOllama(EngineConformance):
 
     def bad(self, folder: Path) -> ModelFiles:
         return ModelFiles("m", Path("nobody-has-this"), {})
+
+    def quick(self) -> JobInput:
+        return chat("one two three", 8)
+
+    def long(self) -> JobInput:
+        return chat("word " * 500, 100_000)
+
+
+class TestOpenAI(EngineConformance):
+    engine_name = "openai"
+    takes_weights = False
+
+    @pytest.fixture(autouse=True)
+    def server(self) -> Iterator[None]:
+        with serving(OpenAIStub().app()) as url:
+            self.url = url
+            yield
+
+    def files(self, folder: Path) -> ModelFiles:
+        return ModelFiles("m", Path(f"{self.url}/v1"), {"model": "big", "continues": "vllm"})
+
+    def bad(self, folder: Path) -> ModelFiles:
+        return ModelFiles("m", Path("http://127.0.0.1:9/v1"), {})
 
     def quick(self) -> JobInput:
         return chat("one two three", 8)

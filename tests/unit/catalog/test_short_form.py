@@ -24,7 +24,7 @@ def refused(folder: Path, text: str) -> str:
 
 @pytest.mark.parametrize(("engine", "features"), ENGINE_FEATURES.items())
 def test_a_model_has_the_features_of_its_engine(tmp_path: Path, engine: str, features: tuple[str, ...]) -> None:
-    scheme = "ollama" if engine == "ollama" else "hf"
+    scheme = {"ollama": "ollama", "openai": "https"}.get(engine, "hf")
     [model] = read(tmp_path, f"models:\n  m: {{engine: {engine.upper()}, url: {scheme}://o/n}}\n").models
     assert model.features == features
     assert model.specs[0].engine == engine

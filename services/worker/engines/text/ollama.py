@@ -31,7 +31,7 @@ from services.worker.engines.base import (
 from services.worker.engines.text.checking import checked
 from services.worker.engines.text.forced_calls import ForcedCalls
 from services.worker.engines.text.generation import Answer, Generation, left_tokens
-from services.worker.engines.text.http_stream import lines_of, make_client, post, refusal, unless_cancelled
+from services.worker.engines.text.http_stream import Server, refusal, unless_cancelled
 from services.worker.engines.text.server_process import ServerProcess
 
 DEFAULT_HOST = "127.0.0.1:11434"
@@ -63,7 +63,7 @@ class OllamaEngine:
         self._url = address()
         self._models: dict[str, ModelFiles] = {}
         self._server: ServerProcess | None = None
-        self._client: httpx.AsyncClient | None = None
+        self._upstream = Server(self._url, "Ollama")
 
     def load(self, files: ModelFiles) -> None:
         with client_of(self._url, timeout=ANSWER_TIMEOUT_S) as client:
@@ -73,7 +73,7 @@ class OllamaEngine:
             keep_alive = files.options.get("keep_alive", -1)
             answer = client.post("/api/generate", json={"model": str(files.path), "keep_alive": keep_alive})
             if answer.status_code >= 400:
-                raise EngineError(str(refusal("Ollama", answer)), "load_failed")
+                raise EngineError(str(refusal("Ollama", answer.status_code, answer.text)), "load_failed")
         self._models[files.model] = files
 
     def _ensure_server(self, client: httpx.Client, files: ModelFiles) -> None:
@@ -126,25 +126,22 @@ class OllamaEngine:
         )
 
     async def run(self, model: str, request: Request, emit: Emitter, cancelled: Cancellation) -> RunOutput:
-        if self._client is None:
-            self._client = make_client(self._url)
         files = self._models[model]
         name = str(files.path)
         match request.input:
             case ChatInput():
-                client = self._client
 
                 async def chat(request: Request, emit: Emitter) -> TextOutput:
                     assert isinstance(request.input, ChatInput)
                     body = _chat_body(request.input, request, files) | {"model": name}
-                    return await _generate(client, "/api/chat", body, request, emit)
+                    return await _generate(self._upstream, "/api/chat", body, request, emit)
 
                 work = checked(request, emit, chat)
             case CompletionInput():
                 body = _completion_body(request.input, request, files) | {"model": name}
-                work = _generate(self._client, "/api/generate", body, request, emit)
+                work = _generate(self._upstream, "/api/generate", body, request, emit)
             case EmbeddingInput():
-                return await unless_cancelled(_embed(self._client, name, request.input), cancelled)
+                return await unless_cancelled(_embed(self._upstream, name, request.input), cancelled)
             case _:
                 raise EngineError("Ollama makes text and embeddings only", "validation")
         return await unless_cancelled(work, cancelled)
@@ -156,7 +153,7 @@ def _pull(client: httpx.Client, files: ModelFiles) -> None:
     with client.stream("POST", "/api/pull", json=body, timeout=PULL_TIMEOUT_S) as answer:
         if answer.status_code >= 400:
             answer.read()
-            reason = refusal(f"Ollama cannot pull {files.path}", answer)
+            reason = refusal(f"Ollama cannot pull {files.path}", answer.status_code, answer.text)
             raise EngineError(str(reason), "load_failed")
         for line in answer.iter_lines():
             said: dict[str, Any] = msgspec.json.decode(line) if line else {}
@@ -242,12 +239,10 @@ def _completion_body(asked: CompletionInput, request: Request, files: ModelFiles
     return body | ({"suffix": asked.suffix} if asked.suffix else {"raw": True})
 
 
-async def _generate(
-    client: httpx.AsyncClient, path: str, body: Answer, request: Request, emit: Emitter
-) -> TextOutput:
+async def _generate(server: Server, path: str, body: Answer, request: Request, emit: Emitter) -> TextOutput:
     generation = Generation(request, emit)
     made = 0
-    async for line in lines_of(client, path, body, "Ollama"):
+    async for line in server.lines(path, body):
         said: dict[str, Any] = msgspec.json.decode(line)
         if "error" in said:
             raise EngineError(f"Ollama: {said['error']}")
@@ -273,10 +268,8 @@ def _fragment(index: int, call: Answer) -> Answer:
     return {"index": index, "function": {"name": function.get("name", ""), "arguments": arguments}}
 
 
-async def _embed(client: httpx.AsyncClient, name: str, asked: EmbeddingInput) -> EmbeddingOutput:
-    answer = await post(
-        client, "/api/embed", {"model": name, "input": asked.inputs, "truncate": False}, "Ollama"
-    )
+async def _embed(server: Server, name: str, asked: EmbeddingInput) -> EmbeddingOutput:
+    answer = await server.post("/api/embed", {"model": name, "input": asked.inputs, "truncate": False})
     vectors = tuple(tuple(vector) for vector in answer["embeddings"])
     return EmbeddingOutput(vectors, answer.get("prompt_eval_count", 0))
 

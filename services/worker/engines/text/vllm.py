@@ -10,12 +10,10 @@ Options of the model: `start_timeout_s` (600). Adapters become `--lora-modules`.
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
-import msgspec
 
-from schemas.job_events import EmbeddingOutput, TextOutput, ValueOutput
+from schemas.job_events import TextOutput, ValueOutput
 from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, RerankInput, TokensInput
 from schemas.workers import CapabilityCard, EngineCapability
 from services.process.embedded import free_port
@@ -33,18 +31,12 @@ from services.worker.engines.text.checking import checked
 from services.worker.engines.text.device_memory import device_bytes
 from services.worker.engines.text.generation import (
     Answer,
-    Generation,
     chat_body,
     chat_prompt,
     completion_body,
 )
-from services.worker.engines.text.http_stream import (
-    lines_of,
-    make_client,
-    post,
-    refusal_of_event,
-    unless_cancelled,
-)
+from services.worker.engines.text.http_stream import Server, unless_cancelled
+from services.worker.engines.text.openai_dialect import embed, generate, rerank
 from services.worker.engines.text.server_process import ServerProcess
 from services.worker.models.weights.resolve import size_bytes
 
@@ -53,6 +45,8 @@ MODEL = "model"
 START_TIMEOUT_S = 600.0
 METRICS_TIMEOUT_S = 1.0
 DIED_STATUS = 70
+COUNTED = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+"""Each chunk says how many tokens there are until then."""
 OWN_NAMES = {"repeat_penalty": "repetition_penalty"}
 METRICS = {
     "vllm:num_requests_running": "requests_running",
@@ -66,13 +60,12 @@ METRICS = {
 
 @dataclass(slots=True)
 class _Served:
-    """A running server. client: made in the loop that uses it."""
+    """A running server."""
 
     process: ServerProcess
-    url: str
+    server: Server
     weights_bytes: int
     env: dict[str, str]
-    client: httpx.AsyncClient | None = None
 
 
 class VllmEngine:
@@ -100,7 +93,7 @@ class VllmEngine:
         except EngineError:
             process.stop()
             raise
-        self._servers[files.model] = _Served(process, url, size_bytes(files.path), files.env)
+        self._servers[files.model] = _Served(process, Server(url, "vLLM"), size_bytes(files.path), files.env)
 
     @staticmethod
     def _died(ending: str) -> None:
@@ -110,6 +103,7 @@ class VllmEngine:
     def unload(self, model: str) -> None:
         served = self._servers.pop(model, None)
         if served is not None:
+            served.server.close()
             served.process.stop()
 
     def memory_bytes(self, model: str) -> int:
@@ -121,7 +115,7 @@ class VllmEngine:
         """What the server says of the model."""
         served = self._servers[model]
         try:
-            with client_of(served.url, timeout=METRICS_TIMEOUT_S) as client:
+            with client_of(served.server.url, timeout=METRICS_TIMEOUT_S) as client:
                 [found] = client.get("/v1/models").json()["data"][:1]
         except (httpx.HTTPError, ValueError, KeyError):
             return CapabilityCard(weights_bytes=served.weights_bytes, slots=self.capability.slots)
@@ -135,24 +129,15 @@ class VllmEngine:
         """What its servers say of themselves, summed."""
         found: dict[str, float] = {}
         for served in self._servers.values():
-            try:
-                answer = await self._client(served).get("/metrics", timeout=METRICS_TIMEOUT_S)
-            except httpx.HTTPError:
-                continue
-            for line in answer.text.splitlines():
+            text = await served.server.get_text("/metrics", METRICS_TIMEOUT_S)
+            for line in (text or "").splitlines():
                 ours = METRICS.get(line.partition("{")[0].partition(" ")[0])
                 if ours is not None:
                     found[ours] = found.get(ours, 0.0) + float(line.rpartition(" ")[2])
         return found
 
-    @staticmethod
-    def _client(served: _Served) -> httpx.AsyncClient:
-        if served.client is None:
-            served.client = make_client(served.url)
-        return served.client
-
     async def run(self, model: str, request: Request, emit: Emitter, cancelled: Cancellation) -> RunOutput:
-        client = self._client(self._servers[model])
+        server = self._servers[model].server
         name = request.adapter or MODEL
         match request.input:
             case ChatInput():
@@ -162,18 +147,18 @@ class VllmEngine:
                     body = _own_names(chat_body(request.input, request)) | {"model": name}
                     if request.sent_text:
                         body |= {"continue_final_message": True, "add_generation_prompt": False}
-                    return await _generate(client, "/v1/chat/completions", body, request, emit)
+                    return await generate(server, "/v1/chat/completions", body | COUNTED, request, emit)
 
                 work = checked(request, emit, chat)
             case CompletionInput():
                 completion = _own_names(completion_body(request.input, request)) | {"model": name}
-                work = _generate(client, "/v1/completions", completion, request, emit)
+                work = generate(server, "/v1/completions", completion | COUNTED, request, emit)
             case EmbeddingInput():
-                return await unless_cancelled(_embed(client, name, request.input), cancelled)
+                return await unless_cancelled(embed(server, "/v1/embeddings", name, request.input), cancelled)
             case TokensInput():
-                return await unless_cancelled(_tokens(client, name, request.input), cancelled)
+                return await unless_cancelled(_tokens(server, name, request.input), cancelled)
             case RerankInput():
-                return await unless_cancelled(_rerank(client, name, request.input), cancelled)
+                return await unless_cancelled(rerank(server, "/v1/rerank", name, request.input), cancelled)
             case _:
                 raise EngineError("vLLM makes text, embeddings, ranks and tokens only", "validation")
         return await unless_cancelled(work, cancelled)
@@ -184,54 +169,18 @@ def _own_names(body: Answer) -> Answer:
     return {OWN_NAMES.get(name, name): value for name, value in body.items()}
 
 
-async def _generate(
-    client: httpx.AsyncClient, path: str, body: Answer, request: Request, emit: Emitter
-) -> TextOutput:
-    generation = Generation(request, emit)
-    body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
-    async for line in lines_of(client, path, body, "vLLM"):
-        data = line.removeprefix("data: ")
-        if data == line or data == "[DONE]":
-            continue
-        chunk: dict[str, Any] = msgspec.json.decode(data)
-        if "error" in chunk:
-            raise refusal_of_event("vLLM", chunk["error"])
-        counts = chunk.get("usage") or {}
-        for choice in chunk.get("choices", ()):
-            generation.add_delta(choice, counts.get("completion_tokens") or 0)
-        if counts:
-            cached = (counts.get("prompt_tokens_details") or {}).get("cached_tokens")
-            generation.count(counts["prompt_tokens"], counts.get("completion_tokens") or 0, cached)
-    return generation.output()
-
-
-async def _embed(client: httpx.AsyncClient, name: str, asked: EmbeddingInput) -> EmbeddingOutput:
-    answer = await post(client, "/v1/embeddings", {"model": name, "input": asked.inputs}, "vLLM")
-    vectors = tuple(tuple(row["embedding"]) for row in answer["data"])
-    return EmbeddingOutput(vectors, answer["usage"]["prompt_tokens"])
-
-
-async def _tokens(client: httpx.AsyncClient, name: str, asked: TokensInput) -> ValueOutput:
+async def _tokens(server: Server, name: str, asked: TokensInput) -> ValueOutput:
     if asked.tokens:
         body: Answer = {"model": name, "tokens": list(asked.tokens)}
-        return ValueOutput({"text": (await post(client, "/detokenize", body, "vLLM"))["prompt"]})
+        return ValueOutput({"text": (await server.post("/detokenize", body))["prompt"]})
     body = {"model": name, "add_special_tokens": asked.has_special, "return_token_strs": True}
     if asked.messages:
         body |= chat_prompt(asked.messages, asked.tools, asked.template) | {"add_special_tokens": False}
     else:
         body["prompt"] = asked.text
-    found = await post(client, "/tokenize", body, "vLLM")
+    found = await server.post("/tokenize", body)
     pieces, limit = found.get("token_strs") or [], found["max_model_len"]
     return ValueOutput({"tokens": found["tokens"], "pieces": pieces, "context_tokens": limit})
-
-
-async def _rerank(client: httpx.AsyncClient, name: str, asked: RerankInput) -> ValueOutput:
-    body: Answer = {"model": name, "query": asked.query, "documents": list(asked.documents)}
-    found = await post(client, "/v1/rerank", body, "vLLM")
-    scores = {row["index"]: row["relevance_score"] for row in found["results"]}
-    in_order = [scores[index] for index in range(len(asked.documents))]
-    tokens = (found.get("usage") or {}).get("total_tokens", 0)
-    return ValueOutput({"scores": in_order, "prompt_tokens": tokens})
 
 
 def create(capability: EngineCapability) -> VllmEngine:

@@ -1,6 +1,7 @@
 """From a model's url to a path on this machine: `file://`, a plain path, or `hf://owner/name[/file]`.
 
-`ollama://name` is Ollama's own affair: the path is the name, and the engine pulls it.
+`ollama://name` is Ollama's own affair: the path is the name, and the engine pulls it. `http://` and `https://`
+are servers that run already: the path stands for the address.
 """
 
 import os
@@ -9,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SCHEMES = ("file", "hf", "ollama")
+SCHEMES = ("file", "hf", "ollama", "http", "https")
 OLLAMA = "ollama://"
+SERVERS = ("http://", "https://")
+"""Of servers that have the weights themselves: nothing is fetched."""
 Percent = Callable[[float], None]
 
 
@@ -48,6 +51,8 @@ def resolve(url: str, report: Percent) -> Path:
         return _from_hub(url.removeprefix("hf://"), report)
     if url.startswith(OLLAMA):
         return Path(url.removeprefix(OLLAMA))
+    if url.startswith(SERVERS):
+        return Path(url)
     scheme = url.split("://", 1)[0]
     raise WeightsError(f"{scheme}:// is not supported; use one of {', '.join(SCHEMES)}")
 
