@@ -120,6 +120,10 @@ class Subjects:
         """Requests of clients as messages; one of the gateways answers each as it answers HTTP."""
         return f"{self.prefix}.requests"
 
+    def calls(self) -> str:
+        """Calls that calls make: a worker asks for one of its attempts, one of the gateways answers."""
+        return f"{self.prefix}.calls"
+
     def out(self, gateway: str | Wildcard, job: str, seal: str = "") -> str:
         """Deltas, progress, previews and queue positions of a job, on their way to its gateway."""
         token = "*" if isinstance(gateway, Wildcard) else to_token(gateway)

@@ -91,6 +91,7 @@ def _gateway(prefix: str) -> Permissions:
         ),
         subscribe=(
             f"{prefix}.requests",
+            f"{prefix}.calls",
             *(f"{prefix}.{subject}" for subject in ("out.*.*", "ended.*", "queue.*", "heartbeat.*")),
             *(f"{prefix}.{subject}" for subject in ("described.*", "events.*.*", "sent", "disk", "use")),
             *_changes(*GATEWAY_BUCKETS, names.BATCHES_BUCKET),
@@ -166,6 +167,7 @@ def of_worker(token: str, prefix: str = "stoker") -> Permissions:
             *(f"{prefix}.{subject}.{token}" for subject in ("heartbeat", "finished", "described")),
             *(f"{prefix}.{subject}" for subject in ("out.*.*", f"result.{names.ANY_GATEWAY}.*", "blob.*.*")),
             f"{prefix}.sent",
+            f"{prefix}.calls",
             f"{prefix}.scheduler.recorded",
         ),
         subscribe=(

@@ -23,6 +23,7 @@ from services.catalog import store
 from services.catalog.documents import ConfigurationError
 from services.gateway.app import MAX_HEADER_BYTES, create_app, dialect_at, with_header_limit
 from services.gateway.batches.owning import Batches
+from services.gateway.calls import Calls
 from services.gateway.edge.access import Access
 from services.gateway.edge.access_middleware import with_access
 from services.gateway.edge.connections import Bounds, Connections
@@ -229,6 +230,7 @@ async def _serve(
         connections.sweep,
         webhooks.deliver,
         partial(messages.run, stopping),
+        partial(Calls(gateway).run, stopping),
         Batches(gateway).run,
         partial(store.watch, bus, gateway.model_changed, gateway.fleet.catalog_read, gateway.fleet.noted),
         partial(watch_replicas, bus, gateway.fleet.replicas_changed),

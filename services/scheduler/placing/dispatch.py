@@ -28,6 +28,7 @@ from services.scheduler.jobs.queues import ModelQueue
 from services.scheduler.jobs.record import Record as JobRecord
 from services.scheduler.placing.balance import is_plain
 from services.scheduler.placing.batching import next_of, note_batch
+from services.scheduler.placing.calling import may_begin, may_begin_instead
 from services.scheduler.placing.explaining import Decision, others_now
 from services.scheduler.placing.gone_specs import GoneSpecs
 from services.scheduler.placing.moving import Mover
@@ -245,7 +246,7 @@ class Dispatcher:
         """The most urgent job of these models that may go to the worker. only_free: to a slot that is
         free.
         """
-        best: tuple[tuple[int, float, float], JobRecord, Worker, Spec] | None = None
+        best: tuple[tuple[int, float, int, float], JobRecord, Worker, Spec] | None = None
         for name in names:
             found = self._next_of(worker, name, now, only_free=only_free)
             order = self.ledger.queue(name).waiting.order()
@@ -253,8 +254,9 @@ class Dispatcher:
                 continue
             record = found[0]
             due = record.job.created_at + STRETCH * self.predictor.mean_run_s(name, found[2].name)
-            if best is None or (*order, due) < best[0]:
-                best = ((*order, due), *found)
+            urgency = (*order, -record.job.depth, due)
+            if best is None or urgency < best[0]:
+                best = (urgency, *found)
         return best[1:] if best is not None else None
 
     def _next_of(
@@ -277,7 +279,8 @@ class Dispatcher:
             return None
         record = self.ledger.records[first]
         if not record.is_particular and is_plain(model):
-            chosen = next_of(self.ledger, worker, record, spec, now)
+            able = may_begin_instead(self.ledger, worker, record, spec)
+            chosen = next_of(self.ledger, worker, able, spec, now) if able is not None else None
             return (chosen, worker, spec) if chosen is not None else None
         return self._next_particular(worker, model, spec, now)
 
@@ -288,6 +291,8 @@ class Dispatcher:
         specs = {one.name: one for one in model.specs}
         for job in self.ledger.queue(model.name).waiting.first(MAX_PASSED):
             record = self.ledger.records[job]
+            if not may_begin(worker, record, spec):
+                continue
             if not is_plain(model):
                 chosen = self.replicas.balanced(model, specs, record, now)
                 if chosen is not None:
@@ -315,6 +320,7 @@ class Dispatcher:
             since=now,
             run_s=run_s,
             slots=max(worker.slots(spec), 1),
+            depth=job.depth,
             is_ahead=worker.load(job.model, spec.engine) >= worker.slots(spec),
         )
         if batch_limit(spec) > 1:
