@@ -86,6 +86,7 @@ BLOBS_STREAM = "STOKER_BLOBS"
 FILES_STREAM = "STOKER_FILES"
 FILES_BUCKET = "stoker_files"
 BATCHES_BUCKET = "stoker_batches"
+SCHEDULES_BUCKET = "stoker_schedules"
 
 
 def of_bucket(bucket: str) -> str:

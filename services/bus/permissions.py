@@ -85,7 +85,7 @@ def _gateway(prefix: str) -> Permissions:
             f"$KV.{names.CATALOG_BUCKET}.>",
             f"$KV.{names.CONVERSATIONS_BUCKET}.>",
             f"{prefix}.file.*.*",
-            *_changes(names.FILES_BUCKET, names.BATCHES_BUCKET),
+            *_changes(names.FILES_BUCKET, names.BATCHES_BUCKET, names.SCHEDULES_BUCKET),
             f"$JS.ACK.{names.WEBHOOKS_STREAM}.>",
             f"{inbox_of(CLIENT)}.>",  # answers to requests by message, which may take long
         ),
@@ -94,10 +94,10 @@ def _gateway(prefix: str) -> Permissions:
             f"{prefix}.calls",
             *(f"{prefix}.{subject}" for subject in ("out.*.*", "ended.*", "queue.*", "heartbeat.*")),
             *(f"{prefix}.{subject}" for subject in ("described.*", "events.*.*", "sent", "disk", "use")),
-            *_changes(*GATEWAY_BUCKETS, names.BATCHES_BUCKET),
+            *_changes(*GATEWAY_BUCKETS, names.BATCHES_BUCKET, names.SCHEDULES_BUCKET),
         ),
         asks=(
-            *_watches(*GATEWAY_BUCKETS, names.FILES_BUCKET, names.BATCHES_BUCKET),
+            *_watches(*GATEWAY_BUCKETS, names.FILES_BUCKET, names.BATCHES_BUCKET, names.SCHEDULES_BUCKET),
             f"DIRECT.GET.{names.FILES_STREAM}.>",
             *_reads(names.CONVERSATIONS_BUCKET),
             *(

@@ -35,6 +35,7 @@ from services.gateway.jobs.webhook_urls import WebhookRules
 from services.gateway.message_requests import MessageRequests
 from services.gateway.reloading import Reloading
 from services.gateway.routes.modes import load_mode
+from services.gateway.schedules.keeping import Schedules
 from services.gateway.webhooks import Webhooks
 from services.process.logs import get_logger
 from services.process.running import exit_with, run_service
@@ -232,6 +233,7 @@ async def _serve(
         partial(messages.run, stopping),
         partial(Calls(gateway).run, stopping),
         Batches(gateway).run,
+        Schedules(gateway).run,
         partial(store.watch, bus, gateway.model_changed, gateway.fleet.catalog_read, gateway.fleet.noted),
         partial(watch_replicas, bus, gateway.fleet.replicas_changed),
         partial(watch_keys, bus, gateway.key_changed),

@@ -1,4 +1,4 @@
-"""Calls that calls make: workers ask `<prefix>.calls`, and each question is answered by one gateway of all.
+"""Calls that calls make: workers ask `<prefix>.calls`, each question is answered by one gateway of all.
 
 A worker shows the seal of the job that asks, so that it can ask for jobs that it was given and for no others. The
 job that is made gets its tenant, priority and deadline from the scheduler's books of that job; nothing that a
@@ -46,7 +46,7 @@ from services.records.results import Stored, Unreadable
 log = get_logger("calls")
 
 QUEUE = "gateways"
-ANSWER_WITHIN_S = 8.0
+ANSWER_WITHIN_S = 5.0
 LIMIT_S = 60.0
 """How long one question is worked on at most."""
 MAX_UNDER_WAY = 4096

@@ -43,7 +43,7 @@ log = get_logger("children")
 
 MAX_WAITING = 1000
 """Attempts that wait for calls of theirs on one worker."""
-ASK_S = 15.0
+ASK_S = 8.0
 """How long a gateway has to answer: it says after ANSWER_WITHIN_S that a call is under way."""
 AGAIN_S, LONGEST_PAUSE_S = 0.1, 3.0
 """Before a question that nobody could answer is asked again; doubles."""
@@ -93,6 +93,7 @@ class Children:
         if why := self._why_not(attempt, family):
             self._came(attempt, one, ChildEnd(kind="resource", message=f"{message.name}: {why}"))
             return
+        self._note(attempt, job, message.name, "queued")
         self._wait(attempt)
         self._tasks.start_contained(self._ask, attempt, one, message)
 
@@ -220,5 +221,7 @@ class Children:
                 return None
             case NotReturned(kind, message, job, field):
                 if job:
-                    self._note(attempt, job, name, kind if kind in ("cancelled", "expired") else "failed")
+                    self._note(attempt, job, name, "cancelled" if kind == "cancelled" else "failed")
+                else:
+                    attempt.children.pop(one.job, None)  # it was not accepted
                 return ChildEnd(kind=kind, message=f"{name}: {message}", field=field, child=job)
