@@ -1,8 +1,8 @@
 """Calls that calls make: workers ask `<prefix>.calls`, each question is answered by one gateway of all.
 
-A worker shows the seal of the job that asks, so that it can ask for jobs that it was given and for no others. The
-job that is made gets its tenant, priority and deadline from the scheduler's books of that job; nothing that a
-function or a worker says of them is believed. A question is answered when the call has ended, or after
+A worker shows the seal of the job that asks, so that it can ask for jobs that it was given and for no others.
+The job that is made gets its tenant, priority and deadline from the scheduler's books of that job; nothing that
+a function or a worker says of them is believed. A question is answered when the call has ended, or after
 ANSWER_WITHIN_S that it has not: then it is asked again, of any gateway, and means the same job.
 """
 

@@ -1,8 +1,7 @@
-"""Jobs that no request brings: calls of calls, and what schedules start. They go the way of all others, and each
-has a tenant.
+"""Jobs that no request brings: calls of calls, and what schedules start. They go the way of all others.
 
-The tenant's key is in force while such a job is made: which models it may use, its limits, whose files it may
-name. Run this in a task of its own, for `as_tenant` sets the key of the task.
+Each has a tenant, whose key is in force while such a job is made: which models it may use, its limits, whose
+files it may name. Run this in a task of its own, for `as_tenant` sets the key of the task.
 """
 
 from typing import Any

@@ -26,8 +26,9 @@ class BadSchedule(ValueError):
 
 
 class Due(msgspec.Struct, frozen=True):
-    """What is to be done now. at: the time that gets a job, None: none does. until: every time up to this one is
-    done with then."""
+    """What is to be done now. at: the time that gets a job; None: none does. until: every time up to this one
+    is done with then.
+    """
 
     at: float | None
     until: float
