@@ -15,6 +15,7 @@ from stoker.functions.errors import CallFailed, Cancelled, kind_of
 from stoker.functions.local import run_local
 from stoker.functions.messages import ChildAsked, ChildEnded, ChildLeft, Message
 from stoker.functions.pending import PendingCalls
+from tests.waiting import eventually
 
 
 class Sum(msgspec.Struct):
@@ -101,8 +102,7 @@ async def test_in_async_functions_calls_are_awaited_and_a_plain_wait_is_an_error
 async def test_who_stops_waiting_for_a_call_has_it_cancelled() -> None:
     worker = Worker()
     waiting = asyncio.create_task(worker.context.gather_async([("f", {}), ("f", {})]))
-    while len(worker.asked) < 2:
-        await asyncio.sleep(0)
+    await eventually(lambda: len(worker.asked) == 2)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -205,7 +205,7 @@ def loops(ctx: ActionContext, payload: N) -> Sum:
 
 
 def test_without_a_server_functions_of_a_project_call_each_other(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(PROJECT)
+    (tmp_path / "functions_that_call.py").write_text(PROJECT)
     assert run_local(tmp_path, "tree", {"n": 3, "width": 4})[0]["total"] == 1 + 4 + 16 + 64
     said = run_local(tmp_path, "asks_badly", {"n": 0})[0]["said"]
     assert said.startswith("validation: tree:") and "'m'" in said
