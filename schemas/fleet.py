@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 
+from schemas.children import ChildView
 from schemas.jobs import Status
 from schemas.ranges import Amount, Count, Seconds
 from schemas.workers import Tier
@@ -61,7 +62,10 @@ class Candidate(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a job went where it went. considered: workers looked at; candidates: the best of them."""
+    """Why a job went where it went. considered: workers looked at; candidates: the best of them.
+
+    parent, children: as in JobView.
+    """
 
     job: str
     model: str
@@ -71,11 +75,16 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str
     considered: int
     candidates: tuple[Candidate, ...] = ()
+    parent: str = ""
+    children: tuple[ChildView, ...] = ()
 
 
 class JobView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A job as the scheduler sees it. Times are seconds since 1970. waiting_for: what has to come up before it
     can start, in words; "" where something serves its model.
+
+    parent: the job that has called it. children: the calls that it has made, SHOWN_CHILDREN at most, of
+    child_count. priority, deadline_s, depth: as in Job. waits: for calls of its own, without a slot.
     """
 
     id: str
@@ -94,6 +103,13 @@ class JobView(msgspec.Struct, frozen=True, omit_defaults=True):
     gateway: str = ""
     tenant: str = ""
     finished_at: float = 0.0
+    parent: str = ""
+    children: tuple[ChildView, ...] = ()
+    child_count: Count = 0
+    priority: int = 0
+    deadline_s: float | None = None
+    depth: Count = 0
+    waits: bool = False
 
 
 class JobsQuery(msgspec.Struct, frozen=True, omit_defaults=True):

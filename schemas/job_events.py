@@ -10,6 +10,7 @@ from typing import Any, Literal, Required, TypedDict
 
 import msgspec
 
+from schemas.children import ChildView
 from schemas.openai import Usage
 
 
@@ -226,7 +227,8 @@ class TerminalEvent(AttemptEvent, frozen=True, kw_only=True):
     """The last event of a job; carries what `GET /v1/jobs/{id}` shows for as long as results are kept.
 
     history: the small events of the last attempt, so that a late watcher misses nothing. log: what the last
-    attempt has printed.
+    attempt has printed. parent: the job that has called it. children: the calls that it has made,
+    SHOWN_CHILDREN at most, of child_count.
     """
 
     job: str
@@ -241,6 +243,9 @@ class TerminalEvent(AttemptEvent, frozen=True, kw_only=True):
     tenant: str = ""
     history: "tuple[Assigned | Downloading | Loading | Started | Progress, ...]" = ()
     log: JobLog | None = None
+    parent: str = ""
+    children: tuple[ChildView, ...] = ()
+    child_count: int = 0
 
 
 class Ending(TypedDict, total=False):
@@ -261,6 +266,9 @@ class Ending(TypedDict, total=False):
     tenant: str
     history: "tuple[SmallEvent, ...]"
     log: JobLog | None
+    parent: str
+    children: tuple[ChildView, ...]
+    child_count: int
 
 
 class Completed(TerminalEvent, frozen=True, kw_only=True):

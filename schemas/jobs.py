@@ -9,7 +9,7 @@ from schemas.catalog import Adapter, Spec
 from schemas.drawing import Control, HiresFix, Variation
 from schemas.formats import OutputFormat, PictureFormat
 from schemas.openai import ChatMessage
-from schemas.ranges import Amount, Weight
+from schemas.ranges import Amount, Count, Weight
 from schemas.subjects import check_name
 
 
@@ -265,6 +265,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     has_one_result: for early versions, to which only such jobs may be given.
     is_sealed: it is spoken of under its seal (services/bus/seals.py).
     weight: its tenant's, in the fair clock.
+    parent: the job that has called it, "" where a client has; depth: how many have called each other.
     """
 
     id: str
@@ -288,6 +289,8 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     spec: Spec | None = None
     has_one_result: bool = False
     is_sealed: bool = False
+    parent: str = ""
+    depth: Count = 0
 
     def __post_init__(self) -> None:
         """Its names become subjects: raises BadName, so that nobody can be sent a job whose names cannot."""

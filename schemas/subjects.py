@@ -86,6 +86,7 @@ BLOBS_STREAM = "STOKER_BLOBS"
 FILES_STREAM = "STOKER_FILES"
 FILES_BUCKET = "stoker_files"
 BATCHES_BUCKET = "stoker_batches"
+SCHEDULES_BUCKET = "stoker_schedules"
 
 
 def of_bucket(bucket: str) -> str:
@@ -119,6 +120,10 @@ class Subjects:
     def requests(self) -> str:
         """Requests of clients as messages; one of the gateways answers each as it answers HTTP."""
         return f"{self.prefix}.requests"
+
+    def calls(self) -> str:
+        """Calls that calls make: a worker asks for one of its attempts, one of the gateways answers."""
+        return f"{self.prefix}.calls"
 
     def out(self, gateway: str | Wildcard, job: str, seal: str = "") -> str:
         """Deltas, progress, previews and queue positions of a job, on their way to its gateway."""

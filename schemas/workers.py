@@ -260,7 +260,7 @@ class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
 class RunningJob(msgspec.Struct, frozen=True, omit_defaults=True):
     """An attempt that a worker has: waiting for its model or a slot, running, or having its end stored.
 
-    seal: shows that the worker was given the job.
+    seal: shows that the worker was given the job. waits: for calls of its own, and takes no slot meanwhile.
     """
 
     job: str
@@ -269,6 +269,7 @@ class RunningJob(msgspec.Struct, frozen=True, omit_defaults=True):
     attempt: Count
     term: Term = 0
     seal: str = ""
+    waits: bool = False
 
 
 class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -7,6 +7,7 @@ from stoker.functions import (
     ActionContext,
     Asset,
     AuthError,
+    CallFailed,
     FatalError,
     FileRef,
     ModelRef,
@@ -21,7 +22,7 @@ from stoker.functions import (
 )
 
 if TYPE_CHECKING:
-    from stoker.client import AsyncClient, CallFailed, Client
+    from stoker.client import AsyncClient, Client
     from stoker.worker_pool import CustomJob, JobFailed, WorkerPool, get_worker_pool
 
 __all__ = [

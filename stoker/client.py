@@ -22,6 +22,7 @@ import httpx
 import msgspec
 
 from services.process import http_clients
+from stoker.functions.errors import CallFailed
 from stoker.sse import ENDS, Event, EventReader
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -32,16 +33,6 @@ ATTEMPTS = 50
 """Times that a broken connection is taken up again before it is given up."""
 BROKEN = (httpx.RemoteProtocolError, httpx.ReadError, httpx.ConnectError)
 """What a connection does that is taken up again."""
-
-
-class CallFailed(RuntimeError):
-    """A call or job did not complete. kind: as in its error. status: of the HTTP answer, 0 for a job's end."""
-
-    def __init__(self, message: str, kind: str = "", status: int = 0, field: str = "") -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.status = status
-        self.field = field
 
 
 def _check(answer: httpx.Response) -> httpx.Response:

@@ -85,18 +85,19 @@ def _gateway(prefix: str) -> Permissions:
             f"$KV.{names.CATALOG_BUCKET}.>",
             f"$KV.{names.CONVERSATIONS_BUCKET}.>",
             f"{prefix}.file.*.*",
-            *_changes(names.FILES_BUCKET, names.BATCHES_BUCKET),
+            *_changes(names.FILES_BUCKET, names.BATCHES_BUCKET, names.SCHEDULES_BUCKET),
             f"$JS.ACK.{names.WEBHOOKS_STREAM}.>",
             f"{inbox_of(CLIENT)}.>",  # answers to requests by message, which may take long
         ),
         subscribe=(
             f"{prefix}.requests",
+            f"{prefix}.calls",
             *(f"{prefix}.{subject}" for subject in ("out.*.*", "ended.*", "queue.*", "heartbeat.*")),
             *(f"{prefix}.{subject}" for subject in ("described.*", "events.*.*", "sent", "disk", "use")),
-            *_changes(*GATEWAY_BUCKETS, names.BATCHES_BUCKET),
+            *_changes(*GATEWAY_BUCKETS, names.BATCHES_BUCKET, names.SCHEDULES_BUCKET),
         ),
         asks=(
-            *_watches(*GATEWAY_BUCKETS, names.FILES_BUCKET, names.BATCHES_BUCKET),
+            *_watches(*GATEWAY_BUCKETS, names.FILES_BUCKET, names.BATCHES_BUCKET, names.SCHEDULES_BUCKET),
             f"DIRECT.GET.{names.FILES_STREAM}.>",
             *_reads(names.CONVERSATIONS_BUCKET),
             *(
@@ -166,6 +167,7 @@ def of_worker(token: str, prefix: str = "stoker") -> Permissions:
             *(f"{prefix}.{subject}.{token}" for subject in ("heartbeat", "finished", "described")),
             *(f"{prefix}.{subject}" for subject in ("out.*.*", f"result.{names.ANY_GATEWAY}.*", "blob.*.*")),
             f"{prefix}.sent",
+            f"{prefix}.calls",
             f"{prefix}.scheduler.recorded",
         ),
         subscribe=(

@@ -163,6 +163,7 @@ async def _declare_all(bus: Bus) -> bool:
         await _declare_fitting(bus, config.evolve(num_replicas=bus.replicas))
     for bucket in (names.CATALOG_BUCKET, names.REPLICAS_BUCKET, names.KEYS_BUCKET, names.SECRETS_BUCKET):
         await _declare_bucket(bus, bucket, 0.0)
+    await _declare_bucket(bus, names.SCHEDULES_BUCKET, 0.0)
     await _declare_bucket(bus, names.LEASES_BUCKET, LEASE_TTL_S)
     await _declare_bucket(bus, names.CONVERSATIONS_BUCKET, RESULT_TTL_S)
     for bucket in (names.FILES_BUCKET, names.BATCHES_BUCKET):

@@ -23,6 +23,7 @@ from services.catalog import store
 from services.catalog.documents import ConfigurationError
 from services.gateway.app import MAX_HEADER_BYTES, create_app, dialect_at, with_header_limit
 from services.gateway.batches.owning import Batches
+from services.gateway.calls import Calls
 from services.gateway.edge.access import Access
 from services.gateway.edge.access_middleware import with_access
 from services.gateway.edge.connections import Bounds, Connections
@@ -34,6 +35,7 @@ from services.gateway.jobs.webhook_urls import WebhookRules
 from services.gateway.message_requests import MessageRequests
 from services.gateway.reloading import Reloading
 from services.gateway.routes.modes import load_mode
+from services.gateway.schedules.keeping import Schedules
 from services.gateway.webhooks import Webhooks
 from services.process.logs import get_logger
 from services.process.running import exit_with, run_service
@@ -229,7 +231,9 @@ async def _serve(
         connections.sweep,
         webhooks.deliver,
         partial(messages.run, stopping),
+        partial(Calls(gateway).run, stopping),
         Batches(gateway).run,
+        Schedules(gateway).run,
         partial(store.watch, bus, gateway.model_changed, gateway.fleet.catalog_read, gateway.fleet.noted),
         partial(watch_replicas, bus, gateway.fleet.replicas_changed),
         partial(watch_keys, bus, gateway.key_changed),

@@ -58,8 +58,9 @@ class Limits:
         if key is None or not (key.concurrency or key.tokens_per_minute or key.device_seconds_per_day):
             return
         now = time.time()
-        self.book.check_job(key, job.id, now)
-        self._tell(KeyUse(key.id, began=job.id, gateway=self._gateway), now)
+        self.book.check_job(key, job.id, now, is_call=bool(job.parent))
+        if not job.parent:
+            self._tell(KeyUse(key.id, began=job.id, gateway=self._gateway), now)
         if job.id not in self._watched:
             ended = self._bus.subjects.ended(job.id, seal_of(self._bus, job))
             self._watched[job.id] = self._bus.listen_now(

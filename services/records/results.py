@@ -288,6 +288,7 @@ def _ending(gateway: str, event: Terminal) -> JobView:
         fingerprint=event.fingerprint,
         gateway=gateway,
         tenant=event.tenant,
+        parent=event.parent,
         finished_at=event.finished_at,
     )
 

@@ -77,6 +77,8 @@ class Scheduler:
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take in one event; the commands are to be carried out in order."""
         commands = self._take_in(event, now)
+        while orphaned := self.ledger.family.take_orphaned():
+            commands += [command for job in orphaned for command in self._cancel(job, now)]
         for model in (*self.dispatcher.take_orphaned(), *self.ledger.take_returned()):
             commands += self._dispatch(model, now)
         return commands
@@ -145,6 +147,8 @@ class Scheduler:
         record = self.ledger.note(job, event.handle, event.sequence, now, event.trace)
         record.must_fence = event.may_have_run
         claim = self.reconciler.claim_of(job.id)
+        if job.parent and job.parent not in self.ledger.records:
+            self._early_cancels[job.id] = None  # what has called it came before it, and has ended
         is_usual = claim is None and not event.unreadable and job.id not in self._early_cancels
         if is_usual and not self.is_settling:
             given = self.dispatcher.give_at_once(record, now)
@@ -202,9 +206,7 @@ class Scheduler:
                 is_crash = not finished.was_killed
                 commands += self.leaving.lost(record, worker_id, now, may_end=False, is_crash=is_crash)
         worker = self.fleet.workers.get(worker_id)
-        if worker is not None:
-            commands += self._fill(worker, now)
-        return commands
+        return commands + (self._fill(worker, now) if worker is not None else [])
 
     def _failed_there(self, record: JobRecord, worker: str, failure: Failure, now: float) -> list[Command]:
         """A job failed on one worker, and may do better on another: ended when nobody is left to try it."""
@@ -226,7 +228,7 @@ class Scheduler:
         """A job that ended before this term: it may be in the books still."""
         record = self.ledger.records.get(view.id)
         if record is None or record.job.created_at != view.created_at:
-            self.ledger.history.note_ending(view)
+            self.ledger.note_ending(view)
             return []
         return self._has_ended(record, view.status, now)
 
@@ -359,11 +361,8 @@ class Scheduler:
 
     def _settled(self, now: float) -> list[Command]:
         self.is_settling = False
-        commands = [
-            command
-            for queue in self.ledger.waiting_queues()
-            for command in self._end_impossible(queue.name, now)
-        ]
+        queues = self.ledger.waiting_queues()
+        commands = [command for queue in queues for command in self._end_impossible(queue.name, now)]
         return commands + self._dispatch_all(now)
 
     # Time -----------------------------------------------------------------------------------------
@@ -385,9 +384,8 @@ class Scheduler:
     def _look_after_slow_ones(self, now: float) -> list[Command]:
         """Runs that do not go on: their workers are suspected, and their jobs have another try beside."""
         overdue, commands = self.suspicion.look(now)
-        for record in overdue:
-            if self.suspicion.may_go_beside(record):
-                commands += self.dispatcher.beside(record, now)
+        for record in filter(self.suspicion.may_go_beside, overdue):
+            commands += self.dispatcher.beside(record, now)
         return commands
 
     def validate(self) -> None:

@@ -86,6 +86,7 @@ class Reconciler:
         if record is None:
             return self._unknown(worker, running, now)
         if record.is_attempt(worker.id, running.attempt):
+            self._fleet.turn_waiting(worker, record.id, now, waits=running.waits)
             if record.phase in ("offered", "checking"):
                 self._ledger.move(record, "running", now)
             elif record.phase == "running":

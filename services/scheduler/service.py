@@ -46,6 +46,7 @@ from services.records.results import last_endings, recorded
 from services.scheduler.core import Scheduler
 from services.scheduler.executor import Executor
 from services.scheduler.feed import JobFeed
+from services.scheduler.placing.explaining import with_calls
 from services.scheduler.protocol.commands import Command, EndJob
 from services.scheduler.protocol.endings import poisoned
 from services.scheduler.protocol.events import (
@@ -246,7 +247,10 @@ class SchedulerService:
                 case "jobs":
                     answer = ledger.page(wire.decode(JobsQuery, message.data))
                 case "explain":
-                    answer = self.core.dispatcher.explain(wire.decode(JobQuery, message.data).job, steady_now())
+                    asked_for = wire.decode(JobQuery, message.data).job
+                    answer = with_calls(
+                        self.core.dispatcher.explain(asked_for, steady_now()), ledger.view(asked_for)
+                    )
                 case "ping":
                     answer = Done(ok=not self.core.is_settling, reason=self.identity)
                 case unknown:

@@ -32,6 +32,7 @@ from services.process.logs import get_logger
 from services.process.tasks import LimitExceeded, TaskOwner, limit
 from services.worker.heartbeats import Heartbeats, Identity
 from services.worker.jobs.attempt import Attempt
+from services.worker.jobs.children import Children
 from services.worker.jobs.core import WorkerCore
 from services.worker.jobs.endings import Endings
 from services.worker.jobs.preparing import Preparing
@@ -89,8 +90,16 @@ class Agent:
         self.heartbeats = Heartbeats(bus, identity, self.core, self.loader, self.runners)
         self.reports = Reports(bus)
         self.endings = Endings(bus, identity.name, self.core, tasks, self._attempt_left)
+        children = Children(bus, self.core, self.runners, tasks, self._freed)
         self.runs = Runs(
-            identity.name, self.core, self.loader, self.runners, self.reports, self.endings, limits.stop_grace_s
+            identity.name,
+            self.core,
+            self.loader,
+            self.runners,
+            self.reports,
+            self.endings,
+            children,
+            limits.stop_grace_s,
         )
         self.preparing = Preparing(bus, self.core, self.loader, self.reports, self.endings, self._ready)
         self.readiness = Readiness(identity, engines, self.loader, self._prepare_runner, self.loader.begin)
@@ -105,6 +114,11 @@ class Agent:
         """Start the heartbeats, and the runner where there will be one only."""
         self.runners.start()
         self._tasks.start(self.heartbeats.run)
+
+    def _freed(self, lane: str) -> None:
+        """A slot of a lane is free, or somebody waits for one."""
+        self.runs.start_next(lane)
+        self.heartbeats.changed()
 
     def _changed(self) -> None:
         self.heartbeats.changed()

@@ -11,6 +11,7 @@ from anyio import move_on_after
 
 from schemas.workers import HEARTBEAT_INTERVAL_S, Heartbeat, RunningJob
 from services.bus.connection import Bus
+from services.worker.jobs.attempt import WAITS
 from services.worker.jobs.core import WorkerCore
 from services.worker.models.loader import Loader
 from services.worker.runner.runners import Runners
@@ -102,6 +103,7 @@ class Heartbeats:
                     one.assignment.attempt,
                     one.assignment.term,
                     one.assignment.seal,
+                    one.phase in WAITS,
                 )
                 for one in self._core.listed()
             ),

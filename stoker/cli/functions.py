@@ -26,7 +26,8 @@ from stoker.cli.app import (
     print_json,
     problem_of,
 )
-from stoker.client import CallFailed, Client
+from stoker.client import Client
+from stoker.functions.errors import CallFailed
 from stoker.functions.payload_types import PayloadType
 from stoker.functions.stubs import Described, stub_of
 

@@ -160,6 +160,10 @@ def explain(job: str, url: Url = DEFAULT_URL, json: Json = False) -> None:
         )
     console.print(table)
     console.print(f"{found['considered']} workers considered")
+    if found.get("parent"):
+        console.print(f"called by the job {escape(found['parent'])}")
+    for child in found.get("children", []):
+        console.print(f"calls {escape(child['model'])}: job {escape(child['id'])}, {child['status']}")
 
 
 @app.command()

@@ -10,7 +10,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, fail, print_json
 from stoker.cli.made_with import NotTold, request_of
-from stoker.client import CallFailed, Client, Job
+from stoker.client import Client, Job
+from stoker.functions.errors import CallFailed
 
 FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 """What a picture is asked for as, by the name of the file that it is to be in; else it is a PNG."""

@@ -8,6 +8,7 @@ from stoker.functions.assets import Asset, FileRef
 from stoker.functions.context import ActionContext
 from stoker.functions.errors import (
     AuthError,
+    CallFailed,
     Cancelled,
     FatalError,
     FunctionError,
@@ -22,6 +23,7 @@ __all__ = [
     "ActionContext",
     "Asset",
     "AuthError",
+    "CallFailed",
     "Cancelled",
     "FatalError",
     "FileRef",

@@ -10,6 +10,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ import msgspec
 
 from stoker.functions.calling import call, read_payload
 from stoker.functions.capture import Capture
+from stoker.functions.children import Children
 from stoker.functions.context import ActionContext
 from stoker.functions.errors import FatalError, kind_of, message_of
 from stoker.functions.leftovers import Leftovers
@@ -29,10 +31,12 @@ from stoker.functions.messages import (
     CallPrinted,
     CallProgress,
     CallStarted,
+    ChildEnded,
     File,
     Message,
 )
 from stoker.functions.output import OutputPart
+from stoker.functions.pending import PendingCalls
 from stoker.functions.project import Project
 from stoker.functions.results import encoded
 
@@ -63,6 +67,7 @@ class Calls:
         self._cancelled: dict[str, threading.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._async_calls: set[str] = set()
+        self._children = PendingCalls(send)
         self._capture = capture
         self._limits = MemoryLimits()
         declared = [one.declaration.requirements.memory for one in project.functions.values()]
@@ -83,8 +88,12 @@ class Calls:
     def cancel(self, call: str) -> None:
         if (cancelled := self._cancelled.get(call)) is not None:
             cancelled.set()
+            self._children.cancelled(call)
             if call in self._async_calls:
                 self._tasks[call].cancel()
+
+    def child_ended(self, message: ChildEnded) -> None:
+        self._children.ended(message)
 
     async def _guarded(self, message: Call) -> None:
         """A call from beginning to end: whatever happens in it, its end is sent."""
@@ -120,7 +129,10 @@ class Calls:
         def item(result: msgspec.Struct) -> None:
             self._send(CallItem(call_id, encoded(function.name, result)))
 
-        context = ActionContext(message.job, message.seed, report, self._cancelled[call_id])
+        def ask(name: str, content: bytes, nth: int) -> "Future[Any]":
+            return self._children.ask(call_id, name, content, nth)
+
+        context = ActionContext(message.job, message.seed, report, self._cancelled[call_id], Children(ask))
         _current.set(call_id)
         self._send(CallStarted(call_id))
         payload = read_payload(function, message.payload)
@@ -136,6 +148,7 @@ class Calls:
     def _leave(self, call: str, ended: CallDone | CallFailed) -> None:
         """The call is over: nothing of it stays, and its end is told."""
         self._limits.end(call)
+        self._children.left(call)
         del self._tasks[call], self._cancelled[call]
         said: list[str] = []
         threads: list[str] = []

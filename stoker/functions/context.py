@@ -8,11 +8,12 @@ import mimetypes
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from stoker.functions.assets import Asset, FileRef, SavedFile, assets_in, content_of, place
+from stoker.functions.children import Asked, Children
 from stoker.functions.errors import Cancelled, ValidationError
 
 PERCENT = 100
@@ -28,6 +29,7 @@ class ActionContext:
         seed: int = 0,
         report: Callable[[int, int], None] = lambda step, steps: None,
         cancelled: threading.Event | None = None,
+        children: Children | None = None,
     ) -> None:
         self.job = job
         self.seed = seed
@@ -36,6 +38,7 @@ class ActionContext:
         self._report = report
         self._cancelled = cancelled if cancelled is not None else threading.Event()
         self._folder: Path | None = None
+        self._children = children if children is not None else Children()
 
     @property
     def run_id(self) -> str:
@@ -59,6 +62,38 @@ class ActionContext:
     def wait_cancelled(self, seconds: float) -> bool:
         """Sleep, but wake at once when cancelled; whether it was."""
         return self._cancelled.wait(seconds)
+
+    def call(self, name: str, payload: Any = None, *, returns: Any = None) -> Any:
+        """Call another function, or a model, and wait for its result; as JSON has it, or as a `returns`.
+
+        It is a job of its own, with the tenant, the priority and the deadline of this one, and is cancelled
+        with it. Raises CallFailed when it does not complete, Cancelled when this call is cancelled.
+        """
+        return self._children.call(name, payload, returns)
+
+    def children_from(self, children: Children) -> None:
+        """Where the calls of this call go; Stoker calls this."""
+        self._children = children
+
+    async def call_async(self, name: str, payload: Any = None, *, returns: Any = None) -> Any:
+        """As `call`, in an async function."""
+        return await self._children.call_async(name, payload, returns)
+
+    def gather(
+        self, calls: Sequence[Asked], *, returns: Any = None, return_exceptions: bool = False
+    ) -> list[Any]:
+        """Several calls at once, each a pair of name and payload; their results in that order.
+
+        When one fails the others are cancelled and its CallFailed is raised; with `return_exceptions` it stands
+        in the place of its result, and the others go on.
+        """
+        return self._children.gather(calls, returns, return_exceptions=return_exceptions)
+
+    async def gather_async(
+        self, calls: Sequence[Asked], *, returns: Any = None, return_exceptions: bool = False
+    ) -> list[Any]:
+        """As `gather`, in an async function."""
+        return await self._children.gather_async(calls, returns, return_exceptions=return_exceptions)
 
     def progress(self, done: float, total: float = 1.0) -> None:
         """Tell how far the call is: `progress(0.4)`, `progress(3, 10)`. Raises ValueError beyond the total."""

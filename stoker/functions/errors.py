@@ -76,6 +76,33 @@ class Cancelled(FunctionError):
     kind = "cancelled"
 
 
+class CallFailed(RuntimeError):
+    """A call of a function or a model did not complete: one that a program made, or another function.
+
+    kind: as in its error. status: of the HTTP answer, 0 for a job's end. field: of the payload, that is wrong.
+    job: its id, "" where it was not accepted.
+    """
+
+    def __init__(self, message: str, kind: str = "", status: int = 0, field: str = "", job: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.status = status
+        self.field = field
+        self.job = job
+
+
+PASSING_KINDS = (
+    "retryable",
+    "resource",
+    "timeout",
+    "worker_lost",
+    "impossible",
+    "load_failed",
+    "would_miss_deadline",
+)
+"""Kinds of a failed call after which the same may succeed some other time."""
+
+
 def redacted(text: str) -> str:
     """A message without secrets and paths, at most 500 characters."""
     for pattern, replacement in _SECRETS:
@@ -87,6 +114,8 @@ def kind_of(error: BaseException) -> CallFailure:
     """The kind of a failure; a project's own failure with a kind of its own making is `fatal`."""
     if isinstance(error, FunctionError):
         return error.kind if error.kind in get_args(CallFailure) else "fatal"
+    if isinstance(error, CallFailed):  # of a call that this one has made: its caller's payload is not to blame
+        return "resource" if error.kind in PASSING_KINDS else "fatal"
     name = type(error).__name__
     if name in BAD_PICTURES or (isinstance(error, ValueError) and not isinstance(error, UnicodeError)):
         return "validation"

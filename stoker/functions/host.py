@@ -32,6 +32,7 @@ from stoker.functions.messages import (
     MAX_FRAME_BYTES,
     Call,
     CancelCall,
+    ChildEnded,
     HostReady,
     LoadModel,
     Message,
@@ -43,8 +44,9 @@ from stoker.functions.messages import (
 from stoker.functions.project import BadProject, Project, load_project
 
 READ_BYTES = 256 * 1024
-MAX_CALLS = 256
-"""Threads for plain functions; how many calls run at a time is for the worker to say."""
+MAX_CALLS = 1536
+"""Threads for plain functions, those that wait for calls of theirs included; how many run, and wait, is for
+the worker to say."""
 
 
 class Host:
@@ -70,6 +72,8 @@ class Host:
                 self._calls.start(message)
             case CancelCall():
                 self._calls.cancel(message.call)
+            case ChildEnded():
+                self._calls.child_ended(message)
             case LoadModel():
                 self._own(self._load(message))
             case UnloadModel():

@@ -6,23 +6,33 @@ runs it in a process of its own (`run_apart`), in the project's environment and 
 with this terminal: a breakpoint works. `run_local` is the same in this very process.
 """
 
-import asyncio
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from stoker.functions.assets import SavedFile
-from stoker.functions.calling import call, read_payload
+from stoker.functions.calling import read_payload
 from stoker.functions.context import ActionContext
 from stoker.functions.environments import environment_of
-from stoker.functions.errors import FatalError, FunctionError, ValidationError, kind_of, message_of
+from stoker.functions.errors import (
+    CallFailed as ChildFailed,
+)
+from stoker.functions.errors import (
+    FatalError,
+    FunctionError,
+    ValidationError,
+    kind_of,
+    message_of,
+)
 from stoker.functions.frames import Frames, frame
 from stoker.functions.loading import class_name, load_model
+from stoker.functions.local_calls import LocalCalls
 from stoker.functions.messages import (
     MAX_FRAME_BYTES,
     Call,
@@ -92,20 +102,38 @@ def run_local(
     Models must lie on this machine. Raises what the function raises, BadProject, ValidationError, FatalError.
     """
     project = load_project(folder)
-    function = project.functions.get(name)
-    if function is None:
-        raise FatalError(f"there is no function {name!r}; there are {', '.join(sorted(project.functions))}")
-    wrong = PayloadCheck(describe_type(function.payload)).misfit(payload)
-    if wrong is not None:
-        raise ValidationError(f"{wrong.field}: {wrong.reason}" if wrong.field else wrong.reason)
+
+    def find(wanted: str) -> Function:
+        if wanted not in project.functions:
+            known = ", ".join(sorted(project.functions))
+            raise FatalError(f"there is no function {wanted!r}; there are {known}; models need a server")
+        return project.functions[wanted]
+
+    function = find(name)
+    if reason := _misfit(function, payload):
+        raise ValidationError(reason)
     read = read_payload(function, payload)
-    models = {
-        one.parameter: load_model(class_name(one.kind), _path(project, key))
-        for one, key in _keys(project, function, read)
-    }
+    models = _models(project, function, read)
     context = ActionContext(report=report)
-    result = asyncio.run(call(function, context, read, models, lambda one: item(msgspec.to_builtins(one))))
+    calls = LocalCalls(find, partial(_models, project), _misfit)
+    result = calls.run(function, read, models, context, lambda one: item(msgspec.to_builtins(one)))
     return msgspec.to_builtins(result), context.files
+
+
+def _misfit(function: Function, payload: dict[str, Any]) -> str:
+    """Why a payload does not fit; "" where it does."""
+    wrong = PayloadCheck(describe_type(function.payload)).misfit(payload)
+    if wrong is None:
+        return ""
+    return f"{wrong.field}: {wrong.reason}" if wrong.field else wrong.reason
+
+
+def _models(project: Project, function: Function, payload: msgspec.Struct) -> dict[str, Any]:
+    """The models that a call is given, by parameter. Raises ValidationError, CannotLoad."""
+    return {
+        one.parameter: load_model(class_name(one.kind), _path(project, key))
+        for one, key in _keys(project, function, payload)
+    }
 
 
 def _keys(project: Project, function: Function, payload: msgspec.Struct) -> list[tuple[Any, str]]:
@@ -151,7 +179,7 @@ def main() -> None:
         )  # fmt: skip
     except BadProject as error:
         send(HostReady(str(error)))
-    except FunctionError as error:
+    except (FunctionError, ChildFailed) as error:
         send(CallFailed("", kind_of(error), message_of(error, with_trace=False)))
     else:
         saved = tuple(File(one.name, one.content_type, one.content) for one in files)

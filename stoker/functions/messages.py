@@ -44,7 +44,19 @@ class CancelCall(Message, frozen=True):
     call: str
 
 
-ToHost = LoadModel | UnloadModel | Call | CancelCall
+class ChildEnded(Message, frozen=True):
+    """How a call that a call has asked for ended. result: as JSON. kind: "": it completed. child: its job."""
+
+    call: str
+    number: int
+    result: bytes = b""
+    kind: str = ""
+    message: str = ""
+    field: str = ""
+    child: str = ""
+
+
+ToHost = LoadModel | UnloadModel | Call | CancelCall | ChildEnded
 
 
 class HostReady(Message, frozen=True):
@@ -92,6 +104,26 @@ class CallPrinted(Message, frozen=True):
     output: OutputPart
 
 
+class ChildAsked(Message, frozen=True):
+    """A call asks for a call of another function, or a model. number: of its calls. payload: as JSON.
+
+    nth: how many like it the call has asked for before.
+    """
+
+    call: str
+    number: int
+    name: str
+    payload: bytes
+    nth: int
+
+
+class ChildLeft(Message, frozen=True):
+    """Nobody waits for this one any more."""
+
+    call: str
+    number: int
+
+
 class File(msgspec.Struct, frozen=True):
     name: str
     content_type: str
@@ -132,6 +164,8 @@ FromHost = (
     | CallProgress
     | CallPrinted
     | CallItem
+    | ChildAsked
+    | ChildLeft
     | CallDone
     | CallFailed
 )

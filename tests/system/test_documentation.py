@@ -119,6 +119,7 @@ BEFORE: dict[str, Callable[[Workbench], None]] = {
     "docs/load-testing.md": load_testing,
     "docs/operating.md": operating,
     "docs/scaling.md": scaling,
+    "docs/schedules.md": demo,
 }
 
 

@@ -21,6 +21,8 @@ REASONED = {
     "services/worker/engines/text/http_stream.py": "connections of a server that is unloaded end by themselves",
     "services/worker/runner/runner.py": "hot path: every run is a task",
     "stoker/functions/calls.py": "as the host, beside which it stands",
+    "stoker/functions/context.py": "its gather makes jobs, no tasks",
+    "stoker/functions/local_calls.py": "as the host: the loop of one call on a terminal owns them",
     "stoker/functions/host.py": "the SDK's host stands alone in the environment of a user's project",
 }
 """Files that may make tasks themselves, and why."""

@@ -93,10 +93,12 @@ class Book:
             raise _too_many(f"more than {key.requests_per_day} requests a day", DAY_S - now % DAY_S)
         return _headers(key, use, 1)
 
-    def check_job(self, key: ApiKey, job: str, now: float) -> None:
-        """Raises RequestError 429 where the key may have no further job."""
+    def check_job(self, key: ApiKey, job: str, now: float, *, is_call: bool = False) -> None:
+        """Raises RequestError 429 where the key may have no further job. is_call: of a job that is under way,
+        which waits for it: it is not counted as one more at a time.
+        """
         use = self._use(key.id, now)
-        if key.concurrency and len(use.jobs.keys() - {job}) >= key.concurrency:
+        if key.concurrency and not is_call and len(use.jobs.keys() - {job}) >= key.concurrency:
             raise _too_many(f"{key.concurrency} jobs of this key are under way already", 1)
         if key.device_seconds_per_day and use.device_s_today >= key.device_seconds_per_day:
             limit_s = key.device_seconds_per_day

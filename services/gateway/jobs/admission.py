@@ -49,7 +49,7 @@ class Admission:
             raise RequestError(
                 impossible_status, depth.impossible, code="impossible", retry_after_s=retry_after_s
             )
-        if depth.limit and depth.queued >= depth.limit:
+        if depth.limit and depth.queued >= depth.limit and not job.parent:  # what has begun is to end
             raise RequestError(
                 429,
                 f"{depth.queued} jobs wait for {job.model!r} already",

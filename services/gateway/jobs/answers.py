@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from schemas.children import ChildView
 from schemas.fleet import JobView
 from schemas.job_events import (
     Completed,
@@ -30,6 +31,8 @@ class Urls(msgspec.Struct, frozen=True):
 class JobAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """A job as clients see it. Times are seconds since 1970, durations seconds. waiting_for: what has to come
     up before it can start, where nothing serves its model.
+
+    parent: the job that has called it. children: the calls that it has made, the first of child_count.
     """
 
     id: str
@@ -46,6 +49,9 @@ class JobAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     worker: str = ""
     spec: str = ""
     timings: dict[str, float] = {}
+    parent: str = ""
+    children: tuple[ChildView, ...] = ()
+    child_count: int = 0
     result: Any = None
     error: dict[str, str] | None = None
 
@@ -75,6 +81,9 @@ def from_view(view: JobView) -> JobAnswer:
         worker=view.worker,
         spec=view.spec,
         timings={"queued_s": view.queued_s} if view.attempt else {},
+        parent=view.parent,
+        children=view.children,
+        child_count=view.child_count,
     )
 
 
@@ -101,6 +110,9 @@ def from_result(event: Terminal) -> JobAnswer:
             "load_s": event.timings.load_s,
             "run_s": event.timings.run_s,
         },
+        parent=event.parent,
+        children=event.children,
+        child_count=event.child_count,
         result=_result_of(event),
         error=error,
     )

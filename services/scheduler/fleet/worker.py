@@ -36,7 +36,8 @@ class Held:
 
     slots: of its lane: a job takes the device for 1 / slots of its time. is_ahead: it was sent ahead of
     a free slot, to hide the latency of the wire; `since` is set when it has one. likeness, batch: so many that
-    are alike run as one.
+    are alike run as one. depth: as in Job. waits_since: since when it waits for calls of its own, and takes no
+    slot; None where it does not.
     """
 
     job: str
@@ -51,6 +52,8 @@ class Held:
     is_ahead: bool = False
     likeness: bytes = b""
     batch: int = 1
+    depth: int = 0
+    waits_since: float | None = None
 
 
 @dataclass(slots=True)
@@ -70,7 +73,8 @@ class OrderedLoad:
 
 @dataclass(slots=True)
 class Worker:
-    """One worker. `lanes` counts held jobs by lane: the one that the engine names, else the model.
+    """One worker. `lanes` counts held jobs by lane: the one that the engine names, else the model; `waiting`
+    those that wait for calls of theirs instead, by lane and depth.
 
     planned: jobs that wait and are meant for it, by lane (placing/plan.py).
 
@@ -88,6 +92,7 @@ class Worker:
     since: float = 0.0
     held: dict[str, Held] = field(default_factory=dict)
     lanes: dict[str, int] = field(default_factory=dict)
+    waiting: dict[tuple[str, int], int] = field(default_factory=dict)
     planned: dict[str, int] = field(default_factory=dict)
     residents: dict[str, ResidentModel] = field(default_factory=dict)
     ordered: dict[str, OrderedLoad] = field(default_factory=dict)

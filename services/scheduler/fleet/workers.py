@@ -4,7 +4,8 @@ kinds there are. Pure.
 Assigning takes the slot here and now, not when the worker says so.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
+from typing import TypeVar
 
 from schemas.catalog import Spec
 from schemas.workers import Heartbeat, ResidentModel
@@ -15,6 +16,7 @@ from services.scheduler.fleet.worker import Held, Kind, OrderedLoad, Worker, new
 LOAD_BELIEVED_S = 3.0
 """How long a load that was ordered counts as under way though no heartbeat shows it."""
 
+K = TypeVar("K", bound=Hashable)
 _NO_REPLICAS: "ByBurden[Worker]" = ByBurden()
 
 
@@ -185,17 +187,40 @@ class Fleet:
 
     def hold(self, worker: Worker, held: Held) -> None:
         worker.held[held.job] = held
-        worker.lanes[held.lane] = worker.lanes.get(held.lane, 0) + 1
+        _count(worker.lanes, held.lane, 1)
+        self._reindex_lane(worker, held.lane, held.model)
+
+    def waits(self, worker: str, job: str) -> bool:
+        """Whether a job waits for calls of its own on its worker."""
+        found = self.workers.get(worker)
+        held = found.held.get(job) if found is not None else None
+        return held is not None and held.waits_since is not None
+
+    def turn_waiting(self, worker: Worker, job: str, now: float, *, waits: bool) -> None:
+        """A job waits for calls of its own from now on, and takes no slot; or it has one again."""
+        held = worker.held[job]
+        if waits == (held.waits_since is not None):
+            return
+        if held.waits_since is None:
+            if not held.is_ahead:
+                self._start_following(worker, held, now)
+            held.waits_since, held.is_ahead = now, False
+        else:
+            held.since += now - held.waits_since
+            held.waits_since = None
+        _count(worker.lanes, held.lane, -1 if waits else 1)
+        _count(worker.waiting, (held.lane, held.depth), 1 if waits else -1)
         self._reindex_lane(worker, held.lane, held.model)
 
     def release(self, worker: Worker, job: str, now: float) -> Held | None:
         held = worker.held.pop(job, None)
         if held is not None:
-            if not held.is_ahead:
-                self._start_following(worker, held, now)
-            worker.lanes[held.lane] -= 1
-            if not worker.lanes[held.lane]:
-                del worker.lanes[held.lane]
+            if held.waits_since is not None:
+                _count(worker.waiting, (held.lane, held.depth), -1)
+            else:
+                if not held.is_ahead:
+                    self._start_following(worker, held, now)
+                _count(worker.lanes, held.lane, -1)
             self._reindex_lane(worker, held.lane, held.model)
         return held
 
@@ -241,13 +266,25 @@ class Fleet:
         """Raise AssertionError where counts, index and slots disagree. holders: the worker of each live job."""
         for worker in self.workers.values():
             lanes: dict[str, int] = {}
+            waiting: dict[tuple[str, int], int] = {}
             for held in worker.held.values():
                 assert holders.get(held.job) == worker.id, (
                     f"{worker.id} holds {held.job}, the books do not say so"
                 )
-                lanes[held.lane] = lanes.get(held.lane, 0) + 1
+                if held.waits_since is None:
+                    _count(lanes, held.lane, 1)
+                else:
+                    _count(waiting, (held.lane, held.depth), 1)
+            assert worker.waiting == waiting, f"{worker.id}: waiting {worker.waiting}, held {waiting}"
             assert worker.lanes == lanes, f"{worker.id}: lanes {worker.lanes}, held {lanes}"
         for model, replicas in self._replicas.items():
             listed = {worker.id for worker in replicas}
             there = {name for name, worker in self.workers.items() if worker.replica_engine(model)}
             assert listed == there, f"replicas of {model}: listed {listed}, there {there}"
+
+
+def _count(counts: dict[K, int], what: K, change: int) -> None:
+    """So many more; what is zero is not kept."""
+    counts[what] = counts.get(what, 0) + change
+    if not counts[what]:
+        del counts[what]

@@ -18,10 +18,13 @@ from services.scheduler.fleet.estimates import Estimates
 from services.scheduler.fleet.worker import Held, Worker
 from services.scheduler.fleet.workers import Fleet
 from services.scheduler.jobs.fair_queue import FairClock, FairQueue
+from services.scheduler.jobs.family import Family
 from services.scheduler.jobs.history import History
 from services.scheduler.jobs.queues import ModelQueue
 from services.scheduler.jobs.record import HOLDS_SLOT, STATUS, TRANSITIONS, IllegalMove, Phase, Record
 
+DEEPER = 2**48
+"""Among the jobs of one tenant, calls go before what is less deep: what has begun is ended first."""
 KEPT_DEADLINES = 10_000
 """Deadlines that are void and may lie about until they are swept out together."""
 
@@ -36,6 +39,7 @@ class Ledger:
         self.records: dict[str, Record] = {}
         self.queues: dict[str, ModelQueue] = {}
         self.history = History()
+        self.family = Family()
         self._deadlines: list[tuple[float, str]] = []
         self._returned: set[str] = set()
         self._arrivals = 0
@@ -58,13 +62,14 @@ class Ledger:
         waiting.sort(key=lambda queue: self.first_key(queue.name))
         return waiting
 
-    def first_key(self, model: str) -> tuple[int, float, float]:
-        """Orders queues by their first jobs: priority, what its tenant was given, age."""
+    def first_key(self, model: str) -> tuple[int, float, int, float]:
+        """Orders queues by their first jobs: priority, what its tenant was given, depth, age."""
         waiting = self.queue(model).waiting
         first, order = waiting.peek(), waiting.order()
         if first is None or order is None:
-            return (0, 0.0, 0.0)
-        return (*order, self.records[first].job.created_at)
+            return (0, 0.0, 0, 0.0)
+        job = self.records[first].job
+        return (*order, -job.depth, job.created_at)
 
     def has_waiting(self, model: str) -> bool:
         queue = self.queues.get(model)
@@ -91,6 +96,8 @@ class Ledger:
         units, models = work_units(job.input), models_together(job.input)
         record = Record(job, handle, sequence, self._arrivals, now, trace, units=units, models=models)
         self.records[job.id] = record
+        if job.parent in self.records:
+            self.family.arrived(job)
         return record
 
     def enqueue(self, record: Record) -> None:
@@ -99,7 +106,10 @@ class Ledger:
         run_s = self.run_s(record)
         if record.is_particular:
             queue.particular[record.id] = None
-        queue.waiting.push(job.id, record.number, job.priority, job.tenant, run_s, job.created_at, job.weight)
+        if job.parent:
+            queue.calls[record.id] = None
+        number = record.number - DEEPER * job.depth
+        queue.waiting.push(job.id, number, job.priority, job.tenant, run_s, job.created_at, job.weight)
         self._set_deadline(record)
 
     def run_s(self, record: Record) -> float:
@@ -119,7 +129,9 @@ class Ledger:
         lane = worker.lane(running.model, resident.engine if resident is not None else "")
         slots = worker.engine_slots(resident.engine if resident is not None else "")
         held = Held(running.job, running.model, running.spec, lane, running.attempt, since=now, slots=slots)
+        held.depth = record.job.depth
         self._enter_worker(record, worker, held, running.term, now)
+        self.fleet.turn_waiting(worker, record.id, now, waits=running.waits)
         self.move(record, "running", now)
 
     def _enter_worker(self, record: Record, worker: Worker, held: Held, term: int, now: float) -> None:
@@ -137,6 +149,7 @@ class Ledger:
         queue.is_changed = True
         if before == "waiting":
             queue.particular.pop(record.id, None)
+            queue.calls.pop(record.id, None)
         if before == "waiting" and to == "ended":
             queue.waiting.remove(record.id)
         elif before == "waiting":
@@ -204,9 +217,19 @@ class Ledger:
 
     def end(self, record: Record, status: Status, now: float) -> None:
         """Forget a job that has ended, but for what a listing shows."""
+        view = self._with_calls(self._view(record, status))
         self.move(record, "ended", now)
         del self.records[record.id]
-        self.history.ended(msgspec.structs.replace(self._view(record, status), finished_at=now))
+        self.history.ended(msgspec.structs.replace(view, finished_at=now))
+        self.family.parent_ends(record.id)
+        if record.job.parent in self.records:
+            self.family.ended(record.job.parent, record.id, record.job.model, status)
+
+    def note_ending(self, view: JobView) -> None:
+        """Enter an ending from before this term, of no live job."""
+        self.history.note_ending(view)
+        if view.parent in self.records and view.id not in self.records:
+            self.family.ended(view.parent, view.id, view.model, view.status)
 
     # Deadlines ------------------------------------------------------------------------------------
 
@@ -249,14 +272,32 @@ class Ledger:
             fingerprint=job.fingerprint,
             gateway=job.gateway,
             tenant=job.tenant,
+            parent=job.parent,
+            priority=job.priority,
+            deadline_s=job.deadline_s,
+            depth=job.depth,
+            waits=self.fleet.waits(record.worker, record.id),
         )
+
+    def _with_calls(self, view: JobView) -> JobView:
+        """With the calls of a live job, as they are now."""
+        calls = self.family.shown(view.id)
+        if not calls:
+            return view
+        now = tuple(
+            msgspec.structs.replace(call, status=STATUS[self.records[call.id].phase])
+            if call.id in self.records
+            else call
+            for call in calls
+        )
+        return msgspec.structs.replace(view, children=now, child_count=self.family.count(view.id))
 
     def view(self, job: str) -> JobView | None:
         """A live job with its position (O(queue)), or one of the last that ended."""
         record = self.records.get(job)
         if record is None:
             return self.history.endings.get(job)
-        view = self._view(record, STATUS[record.phase])
+        view = self._with_calls(self._view(record, STATUS[record.phase]))
         if record.phase != "waiting":
             return view
         position = self.queue(record.job.model).waiting.position(job)
@@ -323,4 +364,5 @@ class Ledger:
             assert queue.running == sum(queue.by_spec.values())
             assert all(job in self.records for job in queue.waiting.in_order())
         self.clock.validate()
+        self.family.validate({job: record.job.parent for job, record in self.records.items()})
         self.fleet.validate({job: record.worker for job, record in self.records.items()})

@@ -12,14 +12,15 @@ HEAT_S = 60.0
 
 @dataclass(slots=True)
 class ModelQueue:
-    """particular: waiting jobs with needs of their own. running: jobs that workers have. by_spec: those by
-    spec. last_spec: of the last one. peak, given_to: the most jobs at a time, and the specs that got some,
-    since its depth was last published.
+    """particular: waiting jobs with needs of their own. calls: those that other jobs have called. running: jobs
+    that workers have. by_spec: those by spec. last_spec: of the last one. peak, given_to: the most jobs at a
+    time, and the specs that got some, since its depth was last published.
     """
 
     name: str
     waiting: FairQueue = field(default_factory=FairQueue)
     particular: dict[str, None] = field(default_factory=dict)
+    calls: dict[str, None] = field(default_factory=dict)
     running: int = 0
     by_spec: dict[str, int] = field(default_factory=dict)
     last_spec: str = ""

@@ -5,9 +5,8 @@ workers. Any other is *meant* for the worker where it would end first (placement
 in its queue: it is given out when the model is hot there and the lane has room, not before. When a
 worker has room
 
-- it gets the next of what is hot there: by the fair clock, and among one tenant's jobs those first that
-  are short
-  for how long they have waited; where nothing is meant for it, what is meant for others and hot here too;
+- it gets the next of what is hot there: by the fair clock, and among one tenant's jobs those first that are
+  short for how long they have waited; where nothing is meant for it, what is meant for others and hot here too;
 - it is told what to load next (switching.py);
 - with nothing to do, it takes over a lot of the worker that has most to do, where that gains anything.
 """
@@ -28,6 +27,7 @@ from services.scheduler.jobs.queues import ModelQueue
 from services.scheduler.jobs.record import Record as JobRecord
 from services.scheduler.placing.balance import is_plain
 from services.scheduler.placing.batching import next_of, note_batch
+from services.scheduler.placing.calling import may_begin, may_begin_instead
 from services.scheduler.placing.explaining import Decision, others_now
 from services.scheduler.placing.gone_specs import GoneSpecs
 from services.scheduler.placing.moving import Mover
@@ -40,17 +40,14 @@ from services.scheduler.protocol.commands import Assign, Command, LoadOnWorker, 
 from services.scheduler.protocol.commands import Record as Keep
 
 MAX_PASSED = 32
-"""Jobs with needs of their own (an adapter, a worker to avoid) that others may pass in one look at a
-queue.
-"""
+"""Jobs with needs of their own (an adapter, a worker to avoid) that others may pass in one look at a queue."""
 MAX_PLACED = 256
 """Jobs of one model that are meant for somebody in one look; the next ones follow at the next tick."""
 LOOKED_AT_IN_A_TICK = 32
 """Workers with something to load that are looked at in one tick."""
 STRETCH = 40.0
-"""Among one tenant's jobs, one goes before another if it has waited so many times the difference of
-their runs less.
-"""
+"""Among one tenant's jobs, one goes before another if it has waited so many times the difference of their runs
+less."""
 
 
 class Dispatcher:
@@ -206,9 +203,7 @@ class Dispatcher:
     # One worker -----------------------------------------------------------------------------------
 
     def fill(self, worker: Worker, now: float) -> list[Command]:
-        """Give a worker its next jobs, tell it what to load, let it take over what others have too much
-        of.
-        """
+        """Give a worker its next jobs, tell it what to load, let it take over what others have too much of."""
         if not worker.is_open:
             self.plan.drop_worker(worker.id)
             return []
@@ -228,9 +223,7 @@ class Dispatcher:
         return commands
 
     def _next_here(self, worker: Worker, now: float) -> tuple[JobRecord, Worker, Spec] | None:
-        """The next job for a worker: of what is meant for it, else of what is hot here and meant for
-        others.
-        """
+        """The next job for a worker: of what is meant for it, else of what is hot here and meant for others."""
         found = self._best_of(worker, list(self.plan.on(worker.id).lots), now, only_free=False)
         if found is None:
             hot = [
@@ -242,10 +235,8 @@ class Dispatcher:
     def _best_of(
         self, worker: Worker, names: list[str], now: float, *, only_free: bool
     ) -> tuple[JobRecord, Worker, Spec] | None:
-        """The most urgent job of these models that may go to the worker. only_free: to a slot that is
-        free.
-        """
-        best: tuple[tuple[int, float, float], JobRecord, Worker, Spec] | None = None
+        """The most urgent job of these models that may go to the worker. only_free: to a slot that is free."""
+        best: tuple[tuple[int, float, int, float], JobRecord, Worker, Spec] | None = None
         for name in names:
             found = self._next_of(worker, name, now, only_free=only_free)
             order = self.ledger.queue(name).waiting.order()
@@ -253,8 +244,9 @@ class Dispatcher:
                 continue
             record = found[0]
             due = record.job.created_at + STRETCH * self.predictor.mean_run_s(name, found[2].name)
-            if best is None or (*order, due) < best[0]:
-                best = ((*order, due), *found)
+            urgency = (*order, -record.job.depth, due)
+            if best is None or urgency < best[0]:
+                best = (urgency, *found)
         return best[1:] if best is not None else None
 
     def _next_of(
@@ -277,7 +269,8 @@ class Dispatcher:
             return None
         record = self.ledger.records[first]
         if not record.is_particular and is_plain(model):
-            chosen = next_of(self.ledger, worker, record, spec, now)
+            able = may_begin_instead(self.ledger, worker, record, spec)
+            chosen = next_of(self.ledger, worker, able, spec, now) if able is not None else None
             return (chosen, worker, spec) if chosen is not None else None
         return self._next_particular(worker, model, spec, now)
 
@@ -288,6 +281,8 @@ class Dispatcher:
         specs = {one.name: one for one in model.specs}
         for job in self.ledger.queue(model.name).waiting.first(MAX_PASSED):
             record = self.ledger.records[job]
+            if not may_begin(worker, record, spec):
+                continue
             if not is_plain(model):
                 chosen = self.replicas.balanced(model, specs, record, now)
                 if chosen is not None:
@@ -315,6 +310,7 @@ class Dispatcher:
             since=now,
             run_s=run_s,
             slots=max(worker.slots(spec), 1),
+            depth=job.depth,
             is_ahead=worker.load(job.model, spec.engine) >= worker.slots(spec),
         )
         if batch_limit(spec) > 1:

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
+import msgspec
+
 from schemas.catalog import Spec
-from schemas.fleet import Explanation
+from schemas.fleet import Explanation, JobView
 from schemas.jobs import Job
 from services.scheduler.fleet.worker import Worker
 from services.scheduler.jobs.record import Record as JobRecord
@@ -52,6 +54,13 @@ class Decision:
             considered=self.considered,
             candidates=tuple(candidates),
         )
+
+
+def with_calls(found: Explanation | None, view: JobView | None) -> Explanation | None:
+    """The same, with what has called the job and what it calls."""
+    if found is None or view is None:
+        return found
+    return msgspec.structs.replace(found, parent=view.parent, children=view.children)
 
 
 def others_now(predictor: Predictor, chosen: Worker, record: JobRecord, spec: Spec, now: float) -> list[Option]:

@@ -96,7 +96,7 @@ class Predictor:
         """Seconds of work that the lane has."""
         if not worker.lanes.get(lane):
             return 0.0
-        held = (one for one in worker.held.values() if one.lane == lane)
+        held = (one for one in worker.held.values() if one.lane == lane and one.waits_since is None)
         return sum(one.run_s if one.is_ahead else max(one.run_s - (now - one.since), 0.0) for one in held)
 
     def planned_s(self, worker: Worker, lane: str) -> float:

@@ -7,6 +7,7 @@ from services.scheduler.fleet.worker import Worker
 from services.scheduler.fleet.workers import Fleet
 from services.scheduler.jobs.record import Record as JobRecord
 from services.scheduler.placing.balance import Balancer, Ready
+from services.scheduler.placing.calling import may_begin
 from services.scheduler.placing.candidates import SMALL_FLEET, candidates
 from services.scheduler.placing.model_sets import ModelSets
 from services.scheduler.placing.placement import has_adapter
@@ -114,4 +115,4 @@ class Replicas:
             if spec is None or not worker.is_open or not has_adapter(spec, record.job.adapter):
                 continue
             usable = self._plan.has_turn(worker.id, name) and not self.avoids(record, worker, model, now)
-            yield worker, spec, usable and worker.has_room(name, spec)
+            yield worker, spec, usable and worker.has_room(name, spec) and may_begin(worker, record, spec)

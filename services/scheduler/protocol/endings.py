@@ -75,6 +75,9 @@ class Endings:
             "fingerprint": job.fingerprint,
             "webhook": job.webhook,
             "tenant": job.tenant,
+            "parent": job.parent,
+            "children": self._ledger.family.shown(job.id),
+            "child_count": self._ledger.family.count(job.id),
         }
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import msgspec
+
 from schemas.catalog import Adapter
 from schemas.job_events import (
     CallPart,
@@ -72,13 +74,42 @@ class ModelFiles:
     memory_bytes: int = 0
 
 
+class ChildEnd(msgspec.Struct, frozen=True):
+    """How a call that a run has asked for ended. result: as JSON. kind: "": it completed. child: its job."""
+
+    result: bytes = b""
+    kind: str = ""
+    message: str = ""
+    field: str = ""
+    child: str = ""
+
+
+Leave = Callable[[], None]
+"""Nobody waits for a call any more."""
+
+
+class AskChild(Protocol):
+    """Begin a call of a function or a model, from any thread; `ended` is told how it ended, on the loop.
+
+    payload: as JSON. nth: how many like it this run has asked for before.
+    """
+
+    def __call__(self, name: str, payload: bytes, nth: int, ended: Callable[[ChildEnd], None]) -> Leave: ...
+
+
+def no_children(name: str, payload: bytes, nth: int, ended: Callable[[ChildEnd], None]) -> Leave:
+    """For runs that nothing can be asked by."""
+    ended(ChildEnd(kind="fatal", message=f"{name} cannot be called here"))
+    return lambda: None
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One run. sent_text: output that an attempt that was lost has delivered, sent_tokens long; go on after it.
 
     title: the model's name, for what is written about it. adapter: the one asked for by name.
     loras: what lies over the weights for this run; their urls are paths here. options: those of the model that
-    belong to a run (schemas.catalog.RUN_OPTIONS).
+    belong to a run (schemas.catalog.RUN_OPTIONS). ask: begins a call that the run makes.
     """
 
     job: str
@@ -91,6 +122,7 @@ class Request:
     sent_tokens: int = 0
     wants_events: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    ask: AskChild = no_children
 
 
 @dataclass(slots=True)

@@ -1,12 +1,15 @@
 """One attempt of a job on this worker, and the states that it goes through. Pure.
 
-It is `preparing` while what it needs is brought here, `ready` while it waits for a slot of its lane, `running`
-in the runner, `stopping` when it was told to stop and the engine has not yet, `ending` while its terminal event
-is being stored, and then `gone`. An attempt that was revoked, or lost with its runner, goes without a terminal
-event.
+It is `preparing` while what it needs is brought here, `ready` while it waits for a slot of its lane,
+`running` in the runner, `waiting` there for calls of its own without a slot, `resuming` when those have ended
+and it waits for a slot again, `stopping` when it was told to stop and the engine has not yet, `ending` while
+its terminal event is being stored, and then `gone`. An attempt that was revoked, or lost with its runner, goes
+without a terminal event.
 
     preparing ──▶ ready ──▶ running ──▶ stopping          each of them ──▶ ending ──▶ gone
-                                                          each of them ──▶ gone
+                          ▲       │         ▲             each of them ──▶ gone
+                   resuming ◀──▶ waiting    │
+                       └───────────┴────────┘
 
 What an attempt holds (pins of models, the limit on its run, a slot) is registered with it (`hold`) and let go
 by leaving, whichever way: `leave` is called by WorkerCore.move, the only writer of a state (core.py).
@@ -17,22 +20,29 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from schemas.catalog import Adapter, Spec
+from schemas.children import ChildView
 from schemas.jobs import JobInput
 from schemas.workers import Assignment, SentText
 from services.worker.jobs.event_log import EventLog
 
-Phase = Literal["preparing", "ready", "running", "stopping", "ending", "gone"]
+Phase = Literal["preparing", "ready", "running", "waiting", "resuming", "stopping", "ending", "gone"]
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     "preparing": frozenset({"ready", "ending", "gone"}),
     "ready": frozenset({"running", "ending", "gone"}),
-    "running": frozenset({"stopping", "ending", "gone"}),
+    "running": frozenset({"waiting", "stopping", "ending", "gone"}),
+    "waiting": frozenset({"resuming", "stopping", "ending", "gone"}),
+    "resuming": frozenset({"running", "waiting", "stopping", "ending", "gone"}),
     "stopping": frozenset({"ending", "gone"}),
     "ending": frozenset({"gone"}),
     "gone": frozenset(),
 }
 TAKES_SLOT: frozenset[Phase] = frozenset({"running", "stopping"})
-HOLDS: frozenset[Phase] = frozenset({"preparing", "ready", "running", "stopping"})
+IN_RUNNER: frozenset[Phase] = frozenset({"running", "waiting", "resuming"})
+"""The states in which its engine has it and was not told to stop."""
+WAITS: frozenset[Phase] = frozenset({"waiting", "resuming"})
+"""The states in which it is in its engine and takes no slot."""
+HOLDS: frozenset[Phase] = IN_RUNNER.union(frozenset[Phase]({"preparing", "ready", "stopping"}))
 """The states in which an attempt may hold something."""
 
 StopReason = Literal["", "cancelled", "timeout", "revoked"]
@@ -49,7 +59,8 @@ class Attempt:
 
     trace: the context that it came with. ready_at, started_at: seconds since 1970, 0 until then. runs: how
     often it was given to the runner. batch: how many attempts run as one, it included. text_at, stepped_at:
-    when it last made text or ended a step, on the monotonic clock.
+    when it last made text or ended a step, on the monotonic clock. children: the calls that it has made.
+    waited_s: how long it took no slot while it waited for them; waits_since: since when it does, monotonic.
     """
 
     assignment: Assignment
@@ -69,6 +80,9 @@ class Attempt:
     trace: str = ""
     text_at: float = 0.0
     stepped_at: float = 0.0
+    children: dict[str, ChildView] = field(default_factory=dict)
+    waited_s: float = 0.0
+    waits_since: float = 0.0
     _held: list[Release] = field(default_factory=list)
 
     @property

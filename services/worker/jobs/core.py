@@ -1,7 +1,8 @@
 """What a worker decides, without I/O: which attempts it takes, which runs next, what a drain waits for.
 
 Lanes are as in the scheduler: the one that the engine names, else the model. A lane runs as many attempts at a
-time as its engine has slots; one that was told to stop keeps its slot until the engine has stopped. Of one job
+time as its engine has slots; one that was told to stop keeps its slot until the engine has stopped. One that
+waits for calls of its own takes no slot, and is the first to get one when they have ended. Of one job
 at most one attempt is current, the latest: an earlier one that is still here is told to stop (`revoked`).
 
 `move` is the only writer of an attempt's state (attempt.py has the table); it raises IllegalMove and changes
@@ -15,7 +16,16 @@ from dataclasses import dataclass, field
 from schemas.catalog import batch_limit
 from schemas.jobs import likeness
 from schemas.workers import Accepted, Assignment, AssignmentAnswer, EngineCapability, Refused
-from services.worker.jobs.attempt import HOLDS, TAKES_SLOT, TRANSITIONS, Attempt, IllegalMove, Phase, StopReason
+from services.worker.jobs.attempt import (
+    HOLDS,
+    IN_RUNNER,
+    TAKES_SLOT,
+    TRANSITIONS,
+    Attempt,
+    IllegalMove,
+    Phase,
+    StopReason,
+)
 from services.worker.jobs.event_log import EventLog
 
 
@@ -30,6 +40,7 @@ class WorkerCore:
     _term: int = 0
     _running: dict[str, int] = field(default_factory=dict)
     _ready: dict[str, deque[str]] = field(default_factory=dict)
+    _resuming: dict[str, deque[str]] = field(default_factory=dict)
 
     # Looking --------------------------------------------------------------------------------------
 
@@ -101,10 +112,11 @@ class WorkerCore:
         if to not in TRANSITIONS[before]:
             raise IllegalMove(f"attempt {attempt.key}: {before} -> {to}")
         attempt.phase = to
-        if to == "ready":
-            self._ready.setdefault(attempt.lane, deque()).append(attempt.key)
-        elif before == "ready":
-            self._drop_ready(attempt)
+        for phase, queues in (("ready", self._ready), ("resuming", self._resuming)):
+            if to == phase:
+                queues.setdefault(attempt.lane, deque()).append(attempt.key)
+            elif before == phase:
+                _drop(queues, attempt)
         if to in TAKES_SLOT and before not in TAKES_SLOT:
             self._running[attempt.lane] = self._running.get(attempt.lane, 0) + 1
         elif before in TAKES_SLOT and to not in TAKES_SLOT:
@@ -114,12 +126,6 @@ class WorkerCore:
         if to == "gone":
             del self._attempts[attempt.key]
             self._uncurrent(attempt)
-
-    def _drop_ready(self, attempt: Attempt) -> None:
-        waiting = self._ready[attempt.lane]
-        waiting.remove(attempt.key)
-        if not waiting:
-            del self._ready[attempt.lane]
 
     def _free_slot(self, lane: str) -> None:
         self._running[lane] -= 1
@@ -144,11 +150,27 @@ class WorkerCore:
             attempt.why_stopped = reason
         if attempt.phase == "stopping":
             return False
-        if attempt.phase == "running":
+        if attempt.phase in IN_RUNNER:
             self.move(attempt, "stopping")
             return True
         self.move(attempt, "gone" if reason == "revoked" else "ending")
         return False
+
+    @property
+    def waiting(self) -> int:
+        """Attempts that wait for calls of theirs."""
+        return sum(attempt.phase == "waiting" for attempt in self._attempts.values())
+
+    def next_to_resume(self, lane: str) -> Attempt | None:
+        """The next attempt whose calls have ended, where the lane has a free slot; running now."""
+        resuming = self._resuming.get(lane)
+        if not resuming:
+            return None
+        first = self._attempts[resuming[0]]
+        if self._running.get(lane, 0) >= self._slots(first):
+            return None
+        self.move(first, "running")
+        return first
 
     def next_to_run(self, lane: str) -> list[Attempt]:
         """The next ready attempt of a lane with a free slot, and those like it that run along; running now."""
@@ -180,6 +202,7 @@ class WorkerCore:
         """Raise AssertionError where counts, queues and states disagree."""
         running: dict[str, int] = {}
         ready: dict[str, set[str]] = {}
+        resuming: dict[str, set[str]] = {}
         for key, attempt in self._attempts.items():
             assert key == attempt.key
             assert attempt.phase != "gone", f"{key} is gone and still here"
@@ -187,9 +210,20 @@ class WorkerCore:
                 running[attempt.lane] = running.get(attempt.lane, 0) + 1
             if attempt.phase == "ready":
                 ready.setdefault(attempt.lane, set()).add(key)
+            if attempt.phase == "resuming":
+                resuming.setdefault(attempt.lane, set()).add(key)
             assert attempt.phase in HOLDS or not attempt.is_held, f"{key} has ended and holds something"
             is_current = self._current.get(attempt.job) is attempt
             assert is_current != (attempt.why_stopped == "revoked"), f"{key}: revoked or current, not both"
         assert running == self._running, f"running {running}, counted {self._running}"
         assert ready == {lane: set(keys) for lane, keys in self._ready.items()}
+        assert resuming == {lane: set(keys) for lane, keys in self._resuming.items()}
         assert all(self._attempts.get(attempt.key) is attempt for attempt in self._current.values())
+
+
+def _drop(queues: dict[str, deque[str]], attempt: Attempt) -> None:
+    """It is no longer in the queue of its lane."""
+    waiting = queues[attempt.lane]
+    waiting.remove(attempt.key)
+    if not waiting:
+        del queues[attempt.lane]

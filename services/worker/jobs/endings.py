@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 from prometheus_client import Counter
 
+from schemas.children import SHOWN_CHILDREN, ChildView
 from schemas.job_events import (
     Cancelled,
     Completed,
@@ -43,6 +44,7 @@ from services.worker.jobs.core import WorkerCore
 log = get_logger("endings")
 
 RETRY_S = 0.5
+UNDER_WAY = ("queued", "running")
 
 RUNS = counter("stoker_runs_total", "Attempts by how they ended", "model", "outcome")
 
@@ -145,6 +147,9 @@ class Endings:
             "tenant": job.tenant,
             "history": attempt.log.history(),
             "log": attempt.log.log(),
+            "parent": job.parent,
+            "children": tuple(map(_over, list(attempt.children.values())[:SHOWN_CHILDREN])),
+            "child_count": len(attempt.children),
         }
 
     def _store(
@@ -241,3 +246,8 @@ class Endings:
         if attempt.started_at:
             ended_at = attempt.started_at + run_s if run_s else now
             record("run", attempt.trace, attempt.started_at, ended_at, error, **named)
+
+
+def _over(child: ChildView) -> ChildView:
+    """A call as it is once the one that made it has ended: what was not over is cancelled with it."""
+    return msgspec.structs.replace(child, status="cancelled") if child.status in UNDER_WAY else child

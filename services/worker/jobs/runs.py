@@ -21,7 +21,8 @@ from schemas.job_events import ImageOutput, Output, Progress, Started, ValueOutp
 from schemas.jobs import FunctionInput, LoadInput
 from services.process.logs import get_logger
 from services.process.telemetry import histogram
-from services.worker.jobs.attempt import Attempt, StopReason
+from services.worker.jobs.attempt import IN_RUNNER, Attempt, StopReason
+from services.worker.jobs.children import Children
 from services.worker.jobs.core import WorkerCore
 from services.worker.jobs.endings import Endings
 from services.worker.jobs.reports import Reports
@@ -29,6 +30,8 @@ from services.worker.jobs.steps import StepTimes
 from services.worker.models.loader import Loader
 from services.worker.runner.messages import (
     Cancel,
+    ChildAsked,
+    ChildLeft,
     FilesDone,
     ImagesDone,
     PreviewImage,
@@ -55,7 +58,8 @@ MAX_RUNS = 2
 
 RUN_TIME = histogram("stoker_run_seconds", "Time in the engine", "model")
 
-RunMessage = Text | TextDone | Step | Printed | PreviewImage | ImagesDone | FilesDone | RunFailed | RunCancelled
+RunMessage = ( Text | TextDone | Step | Printed | ChildAsked | ChildLeft | PreviewImage | ImagesDone | FilesDone
+| RunFailed | RunCancelled )  # fmt: skip
 
 
 @cache  # finding a label costs more than observing
@@ -74,8 +78,10 @@ class Runs:
         runners: Runners,
         reports: Reports,
         endings: Endings,
+        children: Children,
         stop_grace_s: float = STOP_GRACE_S,
     ) -> None:
+        self.children = children
         self._stop_grace_s = stop_grace_s
         self._worker = worker
         self._core = core
@@ -86,7 +92,9 @@ class Runs:
         self._endings = endings
 
     def start_next(self, lane: str) -> None:
-        """Give the runner what a free slot of the lane takes."""
+        """Give the runner what a free slot of the lane takes; those first whose calls have ended."""
+        while (resumed := self._core.next_to_resume(lane)) is not None:
+            self.children.resumed(resumed)
         while batch := self._core.next_to_run(lane):
             for attempt in batch:
                 self._begin(attempt)
@@ -173,20 +181,20 @@ class Runs:
         """Whether ending the runner would cost anything but this attempt and its weights."""
         engines = self._runners.beside(attempt.spec.engine)
         others = (one for one in self._core.attempts() if one is not attempt and one.spec.engine in engines)
-        return any(one.phase in ("ready", "running") for one in others) or self._loader.has_other_than(
-            attempt.model, attempt.spec, engines
-        )
+        return any(
+            one.phase in IN_RUNNER or one.phase == "ready" for one in others
+        ) or self._loader.has_other_than(attempt.model, attempt.spec, engines)
 
     # What the runner says -------------------------------------------------------------------------
 
     def take(self, message: RunMessage) -> None:
         """News of a run. What is said of an attempt that has ended changes nothing."""
         attempt = self._core.by_key(message.job)
-        if attempt is None or attempt.phase not in ("running", "stopping"):
+        if attempt is None or not (attempt.phase in IN_RUNNER or attempt.phase == "stopping"):
             return
         match message:
             case Text():
-                if attempt.phase == "running":
+                if attempt.phase in IN_RUNNER:
                     self._reports.text(attempt, message)
             case TextDone():
                 self._done(attempt, message.output, [], message.run_s)
@@ -195,6 +203,10 @@ class Runs:
                 self._reports.tell(attempt, Progress(step=message.step, steps=message.steps))
             case Printed():
                 attempt.log.printed.add_part(message.output)
+            case ChildAsked():
+                self.children.asked(attempt, message)
+            case ChildLeft():
+                self.children.left(attempt, message.number)
             case PreviewImage():
                 self._reports.preview(attempt, message)
             case ImagesDone():
@@ -217,6 +229,7 @@ class Runs:
         if attempt.why_stopped == "revoked":
             self._leave_runner(attempt)
             return
+        run_s = max(run_s - attempt.waited_s, 0.0)  # while it waited others had its slot
         self._core.move(attempt, "ending")
         _run_time(attempt.model).observe(run_s)
         self._endings.completed(attempt, output, images, run_s)
@@ -247,7 +260,7 @@ class Runs:
     def _run_again(self, attempt: Attempt) -> None:
         if attempt.phase == "stopping":  # no engine has it, so none will say that it has stopped
             self._leave_runner(attempt)
-        elif attempt.phase == "running":
+        elif attempt.phase in IN_RUNNER:
             try:
                 self._runners.send(attempt.spec.engine, self._run(attempt))
             except RunnerAway as error:
@@ -274,7 +287,7 @@ class Runs:
         for attempt in sorted(concerned, key=lambda one: one.phase != "ready"):  # none of these is to start
             if attempt.phase == "stopping":
                 self._leave_runner(attempt)
-            elif attempt.phase in ("running", "ready"):
+            elif attempt.phase in IN_RUNNER or attempt.phase == "ready":
                 reason = f"the runner died with status {status}"
                 self._endings.lost(attempt, reason, was_killed=was_killed or attempt.phase == "ready")
         for lane in {attempt.lane for attempt in concerned}:

@@ -18,6 +18,7 @@ from schemas.job_events import (
 )
 from schemas.jobs import JobInput
 from schemas.workers import CapabilityCard, Resources
+from services.worker.engines.base import ChildEnd
 from stoker.functions.frames import Frames
 from stoker.functions.output import OutputPart
 
@@ -110,7 +111,15 @@ class Ping(Message, frozen=True):
     """Answer with Pong: is this process alive, and its loop with it?"""
 
 
-ToRunner = Ping | Prepare | Describe | Load | Unpark | Unload | Run | RunTogether | Cancel
+class ChildEnded(Message, frozen=True):
+    """How a call that a run has asked for ended."""
+
+    job: str
+    number: int
+    end: ChildEnd
+
+
+ToRunner = Ping | Prepare | Describe | Load | Unpark | Unload | Run | RunTogether | Cancel | ChildEnded
 
 
 class Ready(Message, frozen=True):
@@ -195,6 +204,26 @@ class Printed(Message, frozen=True):
     output: OutputPart
 
 
+class ChildAsked(Message, frozen=True):
+    """A run asks for a call of a function, or of a model. number: of all calls that this runner has asked for.
+
+    payload: as JSON. nth: how many like it the run has asked for before.
+    """
+
+    job: str
+    number: int
+    name: str
+    payload: bytes
+    nth: int
+
+
+class ChildLeft(Message, frozen=True):
+    """Nobody waits for this one any more: it is to be cancelled."""
+
+    job: str
+    number: int
+
+
 class PreviewImage(Message, frozen=True):
     job: str
     index: int
@@ -242,7 +271,8 @@ class RunCancelled(Message, frozen=True):
 
 
 FromRunner = ( Ready | Pong | Loaded | LoadProgress | Unloaded | LoadFailed | Described | Usage | Text | Step |
-Printed | PreviewImage | TextDone | ImagesDone | FilesDone | RunFailed | RunCancelled )  # fmt: skip
+Printed | ChildAsked | ChildLeft | PreviewImage | TextDone | ImagesDone | FilesDone | RunFailed |
+RunCancelled )  # fmt: skip
 
 
 async def messages(reader: asyncio.StreamReader, kind: Any) -> AsyncIterator[Any]:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ from services.worker.engines.base import (
     Task,
 )
 from services.worker.engines.registry import create
+from services.worker.runner.asked import AskedCalls
 from services.worker.runner.messages import (
     Cancel,
+    ChildEnded,
     Describe,
     Described,
     FilesDone,
@@ -170,6 +173,7 @@ class Runner:
         """One engine is imported at a time: libraries that import each other break in two threads."""
         self._runs: set[asyncio.Task[None]] = set()
         self._usage: asyncio.TimerHandle | None = None
+        self._asked = AskedCalls(outbox.put)
 
     def take(self, message: object) -> None:
         match message:
@@ -187,6 +191,8 @@ class Runner:
             case Cancel():
                 if (cancellation := self._running.get(message.job)) is not None:
                     cancellation.set()
+            case ChildEnded():
+                self._asked.ended(message)
             case Load():
                 self._tasks.start_contained(self._load, message)
             case Prepare():
@@ -353,11 +359,13 @@ class Runner:
             sent_tokens=run.sent_tokens,
             wants_events=run.wants_events,
             options=run.options,
+            ask=partial(self._asked.ask, run.job),
         )
         return Task(request, JobEmitter(run.job, self._outbox), self._running[run.job])
 
     def _report_run(self, job: str, output: RunOutput | Exception, run_s: float) -> None:
         self._running.pop(job, None)
+        self._asked.forget(job)
         match output:
             case TextOutput() | EmbeddingOutput() | ValueOutput():
                 self._outbox.put(TextDone(job, output, run_s))

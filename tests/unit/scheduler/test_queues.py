@@ -162,9 +162,9 @@ def test_first_keys_order_queues_by_priority_then_what_tenants_were_given_then_a
     found = books()
     found.add(job("a1", "a", created_at=5.0), "h", 1, NOW)
     found.add(job("b1", "b", created_at=1.0, priority=-2), "h", 2, NOW)
-    assert found.first_key("a") == (0, 0.0, 5.0)
-    assert found.first_key("b") == (2, 0.0, 1.0)
-    assert found.first_key("empty") == (0, 0.0, 0.0)
+    assert found.first_key("a") == (0, 0.0, 0, 5.0)
+    assert found.first_key("b") == (2, 0.0, 0, 1.0)
+    assert found.first_key("empty") == (0, 0.0, 0, 0.0)
 
 
 def test_heat_is_the_arrivals_of_the_last_minute_older_ones_less() -> None:

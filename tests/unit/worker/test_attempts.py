@@ -22,6 +22,8 @@ WAY: dict[Phase, list[Phase]] = {
     "preparing": [],
     "ready": ["ready"],
     "running": ["ready", "running"],
+    "waiting": ["ready", "running", "waiting"],
+    "resuming": ["ready", "running", "waiting", "resuming"],
     "stopping": ["ready", "running", "stopping"],
     "ending": ["ending"],
     "gone": ["gone"],

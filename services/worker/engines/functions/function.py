@@ -9,7 +9,7 @@ where it is not known who was to blame.
 import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -18,16 +18,18 @@ from schemas.jobs import FunctionInput
 from schemas.workers import EngineCapability
 from services.worker.engines.base import (
     Cancellation,
+    ChildEnd,
     Emitter,
     EngineError,
     Files,
+    Leave,
     ModelFiles,
     Request,
     RunOutput,
     Stopped,
 )
-from services.worker.engines.functions.function_host import HostDied, HostProcess, end_abandoned
-from stoker.functions.messages import CallDone, CallItem, CallPrinted, CallProgress
+from services.worker.engines.functions.function_host import HostDied, HostProcess, Told, end_abandoned
+from stoker.functions.messages import CallDone, CallPrinted, CallProgress, ChildAsked, ChildEnded, ChildLeft
 
 CANCEL_GRACE_S = 1.0
 """How long a cancelled call may take to notice."""
@@ -122,7 +124,8 @@ class FunctionEngine:
             return await call.run()
         except _Again:  # another call's end took this one along
             pass
-        async with project.alone:
+        async with _Turn(project.alone) as turn:
+            call.turn = turn
             try:
                 return await call.run()
             except _Again as error:
@@ -137,6 +140,32 @@ class _Again(Exception):
         self.status = status
 
 
+class _Turn:
+    """The turn of one that runs alone. Who waits for a call of its own lets go of it: that one may need it."""
+
+    def __init__(self, lock: asyncio.Lock) -> None:
+        self._lock = lock
+        self._loop = asyncio.get_running_loop()
+        self._is_mine = False
+
+    async def __aenter__(self) -> Self:
+        await self._lock.acquire()
+        self._is_mine = True
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._let_go()
+
+    def let_go(self) -> None:
+        """From any thread."""
+        self._loop.call_soon_threadsafe(self._let_go)
+
+    def _let_go(self) -> None:
+        if self._is_mine:
+            self._is_mine = False
+            self._lock.release()
+
+
 @dataclass(slots=True)
 class _Call:
     """One call on its way through a host."""
@@ -147,6 +176,26 @@ class _Call:
     emit: Emitter
     cancelled: Cancellation
     items: int = 0
+    turn: _Turn | None = None
+    children: dict[int, Leave] = field(default_factory=dict)
+
+    def _note_child(self, host: HostProcess, message: ChildAsked | ChildLeft) -> None:
+        """The call asks for a call of its own, or waits for one no longer."""
+        number = message.number
+        if isinstance(message, ChildLeft):
+            if (leave := self.children.pop(number, None)) is not None:
+                leave()
+            return
+        if self.turn is not None:
+            self.turn.let_go()
+
+        def ended(end: ChildEnd) -> None:
+            self.children.pop(number, None)
+            host.child_ended(
+                ChildEnded(message.call, number, end.result, end.kind, end.message, end.field, end.child)
+            )
+
+        self.children[number] = self.request.ask(message.name, message.payload, message.nth, ended)
 
     async def run(self) -> RunOutput:
         """Raises EngineError, Stopped, or _Again when the process ended under several calls."""
@@ -161,7 +210,10 @@ class _Call:
         skipped = self.items
         self.items = 0
 
-        def report(message: CallProgress | CallItem | CallPrinted) -> None:
+        def report(message: Told) -> None:
+            if isinstance(message, ChildAsked | ChildLeft):
+                self._note_child(host, message)
+                return
             if isinstance(message, CallProgress):
                 self.emit.step(message.step, message.steps)
                 return

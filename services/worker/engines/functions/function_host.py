@@ -41,6 +41,9 @@ from stoker.functions.messages import (
     CallProgress,
     CallStarted,
     CancelCall,
+    ChildAsked,
+    ChildEnded,
+    ChildLeft,
     FromHost,
     HostReady,
     LoadModel,
@@ -82,7 +85,8 @@ def _environment(folder: str) -> Environment:
         raise EngineError(str(error), "load_failed") from error
 
 
-Report = Callable[[CallProgress | CallItem | CallPrinted], None]
+Told = CallProgress | CallItem | CallPrinted | ChildAsked | ChildLeft
+Report = Callable[[Told], None]
 
 
 class HostProcess:
@@ -184,6 +188,10 @@ class HostProcess:
     def cancel(self, number: str) -> None:
         self._send(CancelCall(number))
 
+    def child_ended(self, message: ChildEnded) -> None:
+        """A call that one of its calls has asked for has ended."""
+        self._send(message)
+
     def kill(self) -> None:
         """End it at once."""
         self.process.kill()
@@ -210,7 +218,7 @@ class HostProcess:
 
     def _take(self, message: object) -> None:
         match message:
-            case CallProgress() | CallItem() | CallPrinted():
+            case CallProgress() | CallItem() | CallPrinted() | ChildAsked() | ChildLeft():
                 if (found := self._calls.get(message.call)) is not None:
                     found[1](message)
             case CallStarted():
@@ -323,7 +331,7 @@ class HostProcess:
             log.info("project.printed", text=text[-OWN_CHARS:], left_out_bytes=left_out)
 
 
-def _nobody(message: CallProgress | CallItem | CallPrinted) -> None:
+def _nobody(message: Told) -> None:
     """Who hears of a call that nobody waits for."""
 
 
