@@ -86,6 +86,7 @@ BLOBS_STREAM = "STOKER_BLOBS"
 FILES_STREAM = "STOKER_FILES"
 FILES_BUCKET = "stoker_files"
 BATCHES_BUCKET = "stoker_batches"
+UPLOADS_BUCKET = "stoker_uploads"
 
 
 def of_bucket(bucket: str) -> str:

@@ -42,6 +42,7 @@ from services.gateway.routes import (
     superres,
     text,
     tokens,
+    uploads,
 )
 
 MAX_HEADER_BYTES = 64 * 1024
@@ -52,6 +53,7 @@ GROUPS = (
     messages,
     embeddings,
     files,
+    uploads,
     batches,
     ranking,
     tokens,

@@ -29,8 +29,8 @@ from stoker.functions.messages import (
     CallPrinted,
     CallProgress,
     CallStarted,
-    File,
     Message,
+    file_of,
 )
 from stoker.functions.output import OutputPart
 from stoker.functions.project import Project
@@ -120,7 +120,9 @@ class Calls:
         def item(result: msgspec.Struct) -> None:
             self._send(CallItem(call_id, encoded(function.name, result)))
 
-        context = ActionContext(message.job, message.seed, report, self._cancelled[call_id])
+        context = ActionContext(
+            message.job, message.seed, report, self._cancelled[call_id], message.files, message.folder
+        )
         _current.set(call_id)
         self._send(CallStarted(call_id))
         payload = read_payload(function, message.payload)
@@ -129,9 +131,7 @@ class Calls:
         if function.is_async:
             self._async_calls.add(call_id)
         result = encoded(function.name, await call(function, context, payload, models, item))
-        return CallDone(
-            call_id, result, tuple(File(one.name, one.content_type, one.content) for one in context.files)
-        )
+        return CallDone(call_id, result, tuple(file_of(one) for one in context.files))
 
     def _leave(self, call: str, ended: CallDone | CallFailed) -> None:
         """The call is over: nothing of it stays, and its end is told."""

@@ -21,6 +21,7 @@ from stoker.functions.calling import call, read_payload
 from stoker.functions.context import ActionContext
 from stoker.functions.environments import environment_of
 from stoker.functions.errors import FatalError, FunctionError, ValidationError, kind_of, message_of
+from stoker.functions.file_inputs import with_files_named
 from stoker.functions.frames import Frames, frame
 from stoker.functions.loading import class_name, load_model
 from stoker.functions.messages import (
@@ -30,11 +31,11 @@ from stoker.functions.messages import (
     CallFailed,
     CallItem,
     CallProgress,
-    File,
     FromHost,
     HostReady,
     Message,
     ToHost,
+    file_of,
 )
 from stoker.functions.payload_check import PayloadCheck
 from stoker.functions.payload_types import describe_type
@@ -75,7 +76,10 @@ def run_apart(
                     case CallFailed():
                         raise FunctionError(message.message)
                     case CallDone():
-                        files = [SavedFile(one.name, one.content_type, one.content) for one in message.files]
+                        files = [
+                            SavedFile(one.name, one.content_type, one.content, size_bytes=one.size_bytes)
+                            for one in message.files
+                        ]
                         return msgspec.json.decode(message.result), files
     raise FatalError(f"the function ended its process with status {process.returncode}")
 
@@ -95,7 +99,9 @@ def run_local(
     function = project.functions.get(name)
     if function is None:
         raise FatalError(f"there is no function {name!r}; there are {', '.join(sorted(project.functions))}")
-    wrong = PayloadCheck(describe_type(function.payload)).misfit(payload)
+    described = describe_type(function.payload)
+    payload = with_files_named(described, payload)
+    wrong = PayloadCheck(described).misfit(payload)
     if wrong is not None:
         raise ValidationError(f"{wrong.field}: {wrong.reason}" if wrong.field else wrong.reason)
     read = read_payload(function, payload)
@@ -154,7 +160,7 @@ def main() -> None:
     except FunctionError as error:
         send(CallFailed("", kind_of(error), message_of(error, with_trace=False)))
     else:
-        saved = tuple(File(one.name, one.content_type, one.content) for one in files)
+        saved = tuple(map(file_of, files))
         send(CallDone("", msgspec.json.encode(result), saved))
     sys.stdout.flush()
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import msgspec
+
 from schemas.catalog import Adapter
 from schemas.job_events import (
     CallPart,
@@ -78,7 +80,8 @@ class Request:
 
     title: the model's name, for what is written about it. adapter: the one asked for by name.
     loras: what lies over the weights for this run; their urls are paths here. options: those of the model that
-    belong to a run (schemas.catalog.RUN_OPTIONS).
+    belong to a run (schemas.catalog.RUN_OPTIONS). files: that the input names, by what it says: paths here.
+    folder: for files that the run makes; not made yet, "": none.
     """
 
     job: str
@@ -91,6 +94,8 @@ class Request:
     sent_tokens: int = 0
     wants_events: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    folder: str = ""
 
 
 @dataclass(slots=True)
@@ -137,12 +142,19 @@ class Images:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+class Content(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The bytes of a file: here, or in the request's folder."""
+
+    content: bytes = b""
+    path: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Files:
     """What a function returned, and the bytes of its files, in order."""
 
     output: ValueOutput
-    contents: tuple[bytes, ...]
+    contents: tuple[Content, ...]
 
 
 RunOutput = TextOutput | EmbeddingOutput | ValueOutput | Images | Files

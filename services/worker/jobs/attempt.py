@@ -49,7 +49,8 @@ class Attempt:
 
     trace: the context that it came with. ready_at, started_at: seconds since 1970, 0 until then. runs: how
     often it was given to the runner. batch: how many attempts run as one, it included. text_at, stepped_at:
-    when it last made text or ended a step, on the monotonic clock.
+    when it last made text or ended a step, on the monotonic clock. files, folder: as in
+    services.worker.engines.base.Request.
     """
 
     assignment: Assignment
@@ -69,6 +70,10 @@ class Attempt:
     trace: str = ""
     text_at: float = 0.0
     stepped_at: float = 0.0
+    files: dict[str, str] = field(default_factory=dict)
+    folder: str = ""
+    when_gone: list[Release] = field(default_factory=list)
+    """What is let go when the attempt is gone: what it has made has been stored by then, or never will be."""
     _held: list[Release] = field(default_factory=list)
 
     @property

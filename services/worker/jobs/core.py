@@ -114,6 +114,8 @@ class WorkerCore:
         if to == "gone":
             del self._attempts[attempt.key]
             self._uncurrent(attempt)
+            while attempt.when_gone:
+                attempt.when_gone.pop()()
 
     def _drop_ready(self, attempt: Attempt) -> None:
         waiting = self._ready[attempt.lane]

@@ -353,6 +353,8 @@ class Runner:
             sent_tokens=run.sent_tokens,
             wants_events=run.wants_events,
             options=run.options,
+            files=run.files,
+            folder=run.folder,
         )
         return Task(request, JobEmitter(run.job, self._outbox), self._running[run.job])
 

@@ -18,6 +18,7 @@ from schemas.jobs import FunctionInput
 from schemas.workers import EngineCapability
 from services.worker.engines.base import (
     Cancellation,
+    Content,
     Emitter,
     EngineError,
     Files,
@@ -27,7 +28,7 @@ from services.worker.engines.base import (
     Stopped,
 )
 from services.worker.engines.functions.function_host import HostDied, HostProcess, end_abandoned
-from stoker.functions.messages import CallDone, CallItem, CallPrinted, CallProgress
+from stoker.functions.messages import Call, CallDone, CallItem, CallPrinted, CallProgress
 
 CANCEL_GRACE_S = 1.0
 """How long a cancelled call may take to notice."""
@@ -172,10 +173,18 @@ class _Call:
             if self.items > skipped:
                 self.emit.text(message.item.decode() + "\n")
 
-        asked = self.asked
-        number, answer = host.call(
-            self.request.job, asked.function, asked.payload, asked.models, self.request.seed, report
+        asked, request = self.asked, self.request
+        message = Call(
+            "",
+            request.job,
+            asked.function,
+            asked.payload,
+            asked.models,
+            request.seed,
+            request.files,
+            request.folder,
         )
+        number, answer = host.call(message, report)
 
         def stop() -> None:
             host.cancel(number)
@@ -203,8 +212,8 @@ class _Call:
         value: Any = msgspec.json.decode(done.result)
         if not done.files:
             return ValueOutput(value)
-        files = tuple(SavedFile(one.name, one.content_type, len(one.content)) for one in done.files)
-        return Files(ValueOutput(value, files), tuple(one.content for one in done.files))
+        files = tuple(SavedFile(one.name, one.content_type, one.size_bytes) for one in done.files)
+        return Files(ValueOutput(value, files), tuple(Content(one.content, one.path) for one in done.files))
 
 
 def _ended(status: int | None) -> EngineError:
