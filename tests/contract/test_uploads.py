@@ -237,7 +237,7 @@ async def test_parts_become_a_file_in_the_order_that_is_asked_for(connected: Con
             answer = await stand.ask("POST", f"/v1/uploads/{upload}/{again[0]}", again[1], **RAW | {
                 "content_type": "application/octet-stream" if again[0] == "parts" else "application/json"
             })  # fmt: skip
-            assert refused(answer) == (409, "upload_id", "upload_completed")
+            assert refused(answer) == (400, "upload_id", "upload_completed")
         await give_up_old(bus, time.time() + 10 * uploads.SENDING_TTL_S)
         assert len((await stand.ask("GET", f"/v1/files/{done['file']['id']}/content")).body) == 2 * SIZE
 
@@ -299,7 +299,7 @@ async def test_an_upload_that_is_cancelled_or_abandoned_takes_no_room(connected:
         assert await stored_bytes(bus) < PART_BYTES
         for upload, status in ((cancelled, "cancelled"), (abandoned, "expired")):
             answer = await stand.ask("POST", f"/v1/uploads/{upload}/parts", b"x", **RAW)
-            assert refused(answer) == (409, "upload_id", f"upload_{status}")
+            assert refused(answer) == (400, "upload_id", f"upload_{status}")
         found = await find_upload(bus, abandoned)
         assert found is not None
         with pytest.raises(IllegalMove, match="expired -> completed"):

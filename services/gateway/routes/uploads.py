@@ -89,12 +89,12 @@ async def _found(gateway: Gateway, exchange: Exchange) -> tuple[UploadRecord, in
 
 
 def _check_pending(record: UploadRecord) -> None:
-    """Raises RequestError 409."""
+    """Raises RequestError 400, not 409, which OpenAI's clients would try again."""
     is_late = record.status == "pending" and record.expires_at <= time.time()
     status = "expired" if is_late else record.status
     if status != "pending":
         message = f"the upload is {status}: begin another one with POST /v1/uploads"
-        raise RequestError(409, message, field="upload_id", code=f"upload_{status}")
+        raise RequestError(400, message, field="upload_id", code=f"upload_{status}")
 
 
 @post(
