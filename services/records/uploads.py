@@ -9,6 +9,7 @@ it does no harm twice.
 
 import asyncio
 import hashlib
+import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterable
@@ -24,7 +25,7 @@ from services.bus.buckets import open_bucket
 from services.bus.connection import Bus
 from services.bus.errors import BusError, Conflict
 from services.process.logs import get_logger
-from services.process.tasks import LimitExceeded, cleanup
+from services.process.tasks import LimitExceeded, cleanup, limit
 from services.records.files import PREFIX, empty, kept_file, new_segment, write
 from services.records.parts import parts_in
 
@@ -33,7 +34,7 @@ log = get_logger("uploads")
 UPLOAD_TTL_S = 3600
 """An upload in parts that is not completed this long after its creation is given up."""
 SENDING_TTL_S = 6 * 3600
-"""Of bytes that are sent in one request, whatever has become of it."""
+"""Of bytes that are sent in one request: the longest that it may take, and when what it left is given up."""
 TIDY_EVERY_S = 60.0
 GIVE_UP_LIMIT_S = 30.0
 """The longest that giving up what a client has left waits; later it is found again."""
@@ -120,7 +121,7 @@ async def receive(
 ) -> PartRecord:
     """Store what comes, `most` bytes at most; noted before its first byte. Where that fails nothing is left.
 
-    file: that it will belong to. now: Unix seconds. Raises BusError, and what `chunks` raises.
+    file: that it will belong to. now: Unix seconds. Raises BusError, LimitExceeded, and what `chunks` raises.
     """
     part = "part_" + secrets.token_hex(12)
     segment = new_segment(part)
@@ -128,7 +129,7 @@ async def receive(
         id=part,
         segment=msgspec.structs.replace(segment, parts=parts_in(most)),
         created_at=int(now),
-        expires_at=int(now + SENDING_TTL_S) if upload is None else upload.expires_at,
+        expires_at=math.ceil(now + SENDING_TTL_S) if upload is None else upload.expires_at,
         file=file,
         upload="" if upload is None else upload.id,
     )
@@ -142,8 +143,9 @@ async def receive(
             yield chunk
 
     try:
-        async with aclosing(counted()) as content:
-            written = await write(bus, segment, content)
+        with limit("sending a file in one request", noted.expires_at - now):
+            async with aclosing(counted()) as content:
+                written = await write(bus, segment, content)
         whole = msgspec.structs.replace(noted, segment=written, is_whole=True)
         if upload is not None:
             await put(bus, whole)

@@ -162,6 +162,19 @@ async def test_a_client_that_sends_nothing_is_not_waited_for(
         assert await notes(stand.gateway.bus) == []
 
 
+async def test_a_request_that_takes_too_long_is_given_up(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "SENDING_TTL_S", -1)  # rounded up: at once
+    async with gateway(connected) as stand:
+        client = Slow(stand, "/v1/files", **RAW)
+        client.pieces.put_nowait((b"x" * SIZE, True))
+        answer = await client.run()
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert "sending a file" in answer.json()["error"]["message"]
+        assert await notes(stand.gateway.bus) == [] and stand.gateway.uploads._value == UPLOADS_AT_ONCE
+
+
 async def test_what_a_gateway_has_left_in_the_middle_is_given_up(connected: Connect) -> None:
     async with gateway(connected) as stand:
         bus = stand.gateway.bus

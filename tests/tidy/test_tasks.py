@@ -18,6 +18,7 @@ MAKES_TASKS = {
 """anyio's own groups may be made anywhere: their tasks end with their block."""
 REASONED = {
     "services/gateway/edge/exchange.py": "hot path: every slow request watches for its client to go away",
+    "services/records/parts.py": "a generator reads ahead: no group may stay open while what it gives is used",
     "services/worker/runner/runner.py": "hot path: every run is a task",
     "stoker/functions/calls.py": "as the host, beside which it stands",
     "stoker/functions/host.py": "the SDK's host stands alone in the environment of a user's project",

@@ -173,18 +173,7 @@ class _Call:
             if self.items > skipped:
                 self.emit.text(message.item.decode() + "\n")
 
-        asked, request = self.asked, self.request
-        message = Call(
-            "",
-            request.job,
-            asked.function,
-            asked.payload,
-            asked.models,
-            request.seed,
-            request.files,
-            request.folder,
-        )
-        number, answer = host.call(message, report)
+        number, answer = host.call(self._message(), report)
 
         def stop() -> None:
             host.cancel(number)
@@ -214,6 +203,20 @@ class _Call:
             return ValueOutput(value)
         files = tuple(SavedFile(one.name, one.content_type, one.size_bytes) for one in done.files)
         return Files(ValueOutput(value, files), tuple(Content(one.content, one.path) for one in done.files))
+
+    def _message(self) -> Call:
+        """What the host is told; its side gives the call its name."""
+        asked, request = self.asked, self.request
+        return Call(
+            "",
+            request.job,
+            asked.function,
+            asked.payload,
+            asked.models,
+            request.seed,
+            request.files,
+            request.folder,
+        )
 
 
 def _ended(status: int | None) -> EngineError:
