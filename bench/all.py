@@ -16,6 +16,7 @@ from bench import (
     cold_start,
     conversations,
     durability,
+    files,
     functions,
     placement,
     random_scenarios,
@@ -143,6 +144,13 @@ hour (1.0 kB a job), and so nats-server takes 66 and 51 MB.
 Three workers and three checkpoints, one fits per worker; keys of a Zipf law, four callers. Goal: over 95 % hot.
 
 {functions}
+
+## Files in and out (`python -m bench.files`)
+
+Goal: 60 % of what the object store alone does, and no memory that grows with a file in gateway, worker, runner
+and host process. What nats-server itself takes is its cache of what was written last.
+
+{files}
 """
 
 
@@ -165,6 +173,7 @@ def main() -> None:
         durability="\n".join(uvloop.run(durability.main())),
         cancels="\n".join(cancels.report()),
         functions="\n".join(functions.report()),
+        files="\n".join(files.report()),
         text_overhead="\n".join(uvloop.run(text_overhead.main())),
         conversations="\n".join(uvloop.run(conversations.main())),
     )

@@ -15,11 +15,17 @@ COMPLETION_WINDOW = "24h"
 
 
 class Segment(msgspec.Struct, frozen=True, array_like=True):
-    """Parts 0 to parts - 1 under one token of the stream STOKER_FILES. size: of all of them, bytes."""
+    """Parts 0 to parts - 1 under one token of the stream STOKER_FILES. size: of all of them, bytes.
+
+    key: that the parts are encrypted with; b"": those of the version before are not. is_even: each part but
+    the last has the largest size.
+    """
 
     token: str
     parts: Count
     size: Count
+    key: bytes = b""
+    is_even: bool = False
 
 
 class FileRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from schemas.batches import Segment
 from schemas.catalog import Adapter, Spec
 from schemas.drawing import Control, HiresFix, Variation
 from schemas.formats import OutputFormat, PictureFormat
@@ -92,10 +93,11 @@ class RerankInput(msgspec.Struct, frozen=True, tag="rerank", tag_field="kind", o
 
 
 class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Bytes that come with an input: here, or in the object store under a name."""
+    """Bytes that come with an input: here, in the object store under a name, or a client's file."""
 
     content: bytes = b""
     blob: str = ""
+    segments: tuple[Segment, ...] = ()
 
 
 DEFAULT_QUALITY = 92
@@ -197,13 +199,13 @@ class CallInput(msgspec.Struct, frozen=True, tag="call", tag_field="kind", omit_
 
 
 FILE_FIELDS = ("url", "ref")
-"""The fields of a payload that may name a file of another job."""
+"""The fields of a payload that may name a file: a client's by its id, or one of another job by its URL."""
 
 
 class FunctionInput(msgspec.Struct, frozen=True, tag="function", tag_field="kind", omit_defaults=True):
     """Call a user's function. models: parameter → key of the model that it is given.
 
-    files: files of other jobs that the payload names, by their URLs.
+    files: that the payload names, by what it says: a file's id, or the URL of another job's file.
     """
 
     function: str

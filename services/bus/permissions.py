@@ -85,7 +85,7 @@ def _gateway(prefix: str) -> Permissions:
             f"$KV.{names.CATALOG_BUCKET}.>",
             f"$KV.{names.CONVERSATIONS_BUCKET}.>",
             f"{prefix}.file.*.*",
-            *_changes(names.FILES_BUCKET, names.BATCHES_BUCKET, names.SCHEDULES_BUCKET),
+            *_changes(names.FILES_BUCKET, names.BATCHES_BUCKET, names.SCHEDULES_BUCKET, names.UPLOADS_BUCKET),
             f"$JS.ACK.{names.WEBHOOKS_STREAM}.>",
             f"{inbox_of(CLIENT)}.>",  # answers to requests by message, which may take long
         ),
@@ -97,7 +97,13 @@ def _gateway(prefix: str) -> Permissions:
             *_changes(*GATEWAY_BUCKETS, names.BATCHES_BUCKET, names.SCHEDULES_BUCKET),
         ),
         asks=(
-            *_watches(*GATEWAY_BUCKETS, names.FILES_BUCKET, names.BATCHES_BUCKET, names.SCHEDULES_BUCKET),
+            *_watches(
+                *GATEWAY_BUCKETS,
+                names.FILES_BUCKET,
+                names.BATCHES_BUCKET,
+                names.SCHEDULES_BUCKET,
+                names.UPLOADS_BUCKET,
+            ),
             f"DIRECT.GET.{names.FILES_STREAM}.>",
             *_reads(names.CONVERSATIONS_BUCKET),
             *(
@@ -176,7 +182,10 @@ def of_worker(token: str, prefix: str = "stoker") -> Permissions:
             f"{prefix}.solicit",
             *_changes(names.CATALOG_BUCKET),
         ),
-        asks=(*_watches(names.CATALOG_BUCKET), f"DIRECT.GET.{names.BLOBS_STREAM}.>"),
+        asks=(
+            *_watches(names.CATALOG_BUCKET),
+            *(f"DIRECT.GET.{stream}.>" for stream in (names.BLOBS_STREAM, names.FILES_STREAM)),
+        ),
     )
 
 

@@ -166,7 +166,7 @@ async def _declare_all(bus: Bus) -> bool:
     await _declare_bucket(bus, names.SCHEDULES_BUCKET, 0.0)
     await _declare_bucket(bus, names.LEASES_BUCKET, LEASE_TTL_S)
     await _declare_bucket(bus, names.CONVERSATIONS_BUCKET, RESULT_TTL_S)
-    for bucket in (names.FILES_BUCKET, names.BATCHES_BUCKET):
+    for bucket in (names.FILES_BUCKET, names.BATCHES_BUCKET, names.UPLOADS_BUCKET):
         await _declare_bucket(bus, bucket, FILES_TTL_S)
     return is_new
 

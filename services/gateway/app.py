@@ -43,6 +43,7 @@ from services.gateway.routes import (
     superres,
     text,
     tokens,
+    uploads,
 )
 
 MAX_HEADER_BYTES = 64 * 1024
@@ -53,6 +54,7 @@ GROUPS = (
     messages,
     embeddings,
     files,
+    uploads,
     batches,
     ranking,
     tokens,

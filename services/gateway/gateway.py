@@ -32,10 +32,11 @@ from services.gateway.reloading import Reloading
 from services.gateway.scheduler_queries import why_not_ready
 from services.gateway.watching.streams import Streams
 from services.process.tasks import TaskOwner
+from services.records.uploads import keep_tidy
 
 CATALOG_NOT_READ = "the catalog has not been read yet"
-UPLOADS_AT_ONCE = 2
-"""Files that are being received: each is in memory as a whole."""
+UPLOADS_AT_ONCE = 32
+"""Files that are being received: each has a few megabytes on its way (services/records/parts.py)."""
 
 
 class Gateway:
@@ -103,6 +104,7 @@ class Gateway:
         async with self.bus.listening(*reports), self.streams.running(), self.tasks:
             self.tasks.start(self.fleet.tidy)
             self.tasks.start(self.limits.keep)
+            self.tasks.start(keep_tidy, self.bus)
             try:
                 yield
             finally:

@@ -1,7 +1,7 @@
 """Pictures and other raw bytes: behind the JSON of a message where they fit, else in the stream STOKER_BLOBS.
 
-A blob is kept in parts, each under a subject of its own, encrypted with a key that is part of the blob's name
-(XSalsa20 and Poly1305, of NaCl). The name travels in the job or in its result: who has it can read the blob and
+A blob is kept in parts (parts.py), each under a subject of its own, encrypted with a key that is part of the
+blob's name. The name travels in the job or in its result: who has it can read the blob and
 notices whatever was done to it; whoever may read the stream, as workers may, sees nothing without it.
 
 Blobs of jobs that have no seal (services/bus/seals.py) lie in the object store of the version before.
@@ -10,10 +10,12 @@ Blobs of jobs that have no seal (services/bus/seals.py) lie in the object store 
 import asyncio
 import base64
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, Sequence
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
 
 import msgspec
-from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 
 from schemas import wire
@@ -23,39 +25,37 @@ from schemas.ranges import Count
 from schemas.subjects import BLOBS_STREAM
 from services.bus.connection import Bus
 from services.bus.errors import Missing, named
-from services.bus.publishing import PubAck, into
 from services.process.tasks import limit
+from services.records.parts import PartsGone, Piece, Place, of_file, once, parts_in, read, write
 
 MAX_INLINE_INPUT_BYTES = 256 * 1024
 """A larger file of an input goes to the object store instead of into the job."""
 BLOB_LIMIT_S = 60.0
-"""The longest that reading or writing a blob may take."""
-PART_BYTES = 512 * 1024
-AT_ONCE = 8
-"""Parts under way at a time."""
-BEHIND_S, LOOK_AGAIN_S = 1.0, 0.1
-"""How long a server of a cluster may be behind with what was stored just now."""
+"""The longest that reading or writing a blob of the version before may take."""
 STORE_OF_BEFORE = "stoker_blobs"
 MESSAGE_MARGIN_BYTES = 160 * 1024
 """Left free in a message for its JSON part and headers."""
 
 
-class BlobGone(LookupError):
+class BlobGone(PartsGone):
     """The bytes are no longer kept."""
 
 
 async def put_large(
-    bus: Bus, job: str, images: Sequence[bytes], *, is_sealed: bool
+    bus: Bus, job: str, images: Sequence[bytes | Path], *, is_sealed: bool
 ) -> tuple[list[str], list[bytes]]:
     """Blob names for the images that do not fit a message ("" for the others), and the others' bytes.
 
-    job: names the attempt. is_sealed: its job is. Raises BusError.
+    job: names the attempt. images: bytes, or files on this disk. is_sealed: its job is.
+    Raises BusError, OSError.
     """
     room = bus.max_payload - MESSAGE_MARGIN_BYTES
     names: list[str] = []
     inline: list[bytes] = []
     for index, image in enumerate(images):
-        if len(image) <= room:
+        if isinstance(image, Path):
+            names.append(await write_blob_file(bus, f"{job}/{index}", image, is_sealed=is_sealed))
+        elif len(image) <= room:
             room -= len(image)
             names.append("")
             inline.append(image)
@@ -69,17 +69,19 @@ def attachments(output: ImageOutput | ValueOutput) -> tuple[Picture | SavedFile,
     return output.pictures if isinstance(output, ImageOutput) else output.files
 
 
+def attachment_of(output: ImageOutput | ValueOutput, attached: bytes, index: int) -> Attachment:
+    """A picture or file of an output: its bytes where they came with it, else its blob."""
+    there = attachments(output)
+    if there[index].blob:
+        return Attachment(blob=there[index].blob)
+    offset = sum(one.image_bytes for one in there[:index] if not one.blob)
+    return Attachment(attached[offset : offset + there[index].image_bytes])
+
+
 async def get_pictures(bus: Bus, output: ImageOutput | ValueOutput, attached: bytes) -> list[bytes]:
     """The bytes of every picture or file of an output. Raises BlobGone when one is no longer kept."""
-    found: list[bytes] = []
-    offset = 0
-    for picture in attachments(output):
-        if picture.blob:
-            found.append(await read_blob(bus, picture.blob))
-        else:
-            found.append(attached[offset : offset + picture.image_bytes])
-            offset += picture.image_bytes
-    return found
+    files = [attachment_of(output, attached, index) for index in range(len(attachments(output)))]
+    return [await read_blob(bus, file.blob) if file.blob else file.content for file in files]
 
 
 async def store_value(bus: Bus, job: str, output: ValueOutput, *, is_sealed: bool) -> ValueOutput:
@@ -113,9 +115,6 @@ class _Name(msgspec.Struct, frozen=True, array_like=True):
     key: bytes
     size: Count
 
-    def parts(self) -> range:
-        return range(max(1, -(-self.size // PART_BYTES)))
-
 
 _OF_TODAY = "blob:"
 
@@ -134,65 +133,55 @@ def _read(name: str) -> _Name | None:
         raise BlobGone(f"{name[:80]} is not the name of a blob") from error
 
 
+def _place(bus: Bus, token: str, key: bytes) -> Place:
+    return Place(BLOBS_STREAM, partial(bus.subjects.blob, token), "blob", BlobGone, key)
+
+
 async def write_blob(bus: Bus, name: str, content: bytes, *, is_sealed: bool) -> str:
     """Keep bytes for as long as results are kept; under which name. Raises BusError.
 
     name: for the log, and in the object store, where the job is not sealed.
     """
+    if is_sealed:
+        return await write_blob_of(bus, once(content))
     with named(f"storing {name}"), limit(f"storing {name}", BLOB_LIMIT_S):
-        if not is_sealed:
-            store = await bus.jetstream.object_store(STORE_OF_BEFORE)
-            await store.put(name, content)
-            return name
-        made = _Name(secrets.token_hex(16), secrets.token_bytes(SecretBox.KEY_SIZE), len(content))
-        for first in made.parts()[::AT_ONCE]:
-            await _write_parts(bus, made, content, made.parts()[first : first + AT_ONCE])
-        return _written(made)
+        store = await bus.jetstream.object_store(STORE_OF_BEFORE)
+        await store.put(name, content)
+        return name
 
 
-async def _write_parts(bus: Bus, name: _Name, content: bytes, parts: Sequence[int]) -> None:
-    stored: list[asyncio.Future[PubAck]] = []
-    box = SecretBox(name.key)
-    for part in parts:
-        plain = content[part * PART_BYTES : (part + 1) * PART_BYTES]
-        stored.append(asyncio.get_running_loop().create_future())
-        bus.post_stored(
-            bus.subjects.blob(name.token, part), box.encrypt(plain, _nonce(part)).ciphertext, into(stored[-1])
-        )
-    for one in stored:
-        await one
+async def write_blob_of(bus: Bus, chunks: AsyncIterable[bytes]) -> str:
+    """As `write_blob`, for bytes that come in chunks. Raises BusError, and what `chunks` raises."""
+    token, key = secrets.token_hex(16), secrets.token_bytes(SecretBox.KEY_SIZE)
+    _, size = await write(bus, _place(bus, token, key), chunks)
+    return _written(_Name(token, key, size))
 
 
-def _nonce(part: int) -> bytes:
-    """Never twice with one key, as each blob has its own; and it notices parts that have changed places."""
-    return part.to_bytes(SecretBox.NONCE_SIZE, "big")
+async def write_blob_file(bus: Bus, name: str, path: Path, *, is_sealed: bool) -> str:
+    """As `write_blob`, for a file on this disk. Raises BusError, OSError."""
+    if is_sealed:
+        async with aclosing(of_file(path)) as chunks:
+            return await write_blob_of(bus, chunks)
+    return await write_blob(bus, name, await asyncio.to_thread(path.read_bytes), is_sealed=False)
+
+
+async def piece_of_blob(bus: Bus, name: str) -> Piece | bytes:
+    """A blob, to be read by ranges; the bytes of one of the version before. Raises BlobGone, BusError."""
+    found = _read(name)
+    if found is None:
+        return await read_blob(bus, name)
+    return Piece(_place(bus, found.token, found.key), parts_in(found.size), found.size)
 
 
 async def read_blob(bus: Bus, name: str) -> bytes:
     """The bytes of a blob. Raises BlobGone when it is certain that they are not kept, BusError otherwise."""
-    found = _read(name)
-    try:
-        with named("reading a blob"), limit("reading a blob", BLOB_LIMIT_S):
-            if found is None:
+    if _read(name) is None:
+        try:
+            with named("reading a blob"), limit("reading a blob", BLOB_LIMIT_S):
                 store = await bus.jetstream.object_store(STORE_OF_BEFORE)
                 return (await store.get(name)).data or b""
-            return b"".join([await _read_part(bus, found, part) for part in found.parts()])
-    except Missing as error:
-        raise BlobGone(f"the blob {name[:80]} is no longer kept") from error
-
-
-async def _read_part(bus: Bus, name: _Name, part: int) -> bytes:
-    """Raises Missing, BlobGone, BusError."""
-    subject = bus.subjects.blob(name.token, part)
-    deadline = asyncio.get_running_loop().time() + BEHIND_S
-    while True:
-        try:
-            with named("reading a part of a blob"):
-                message = await bus.jetstream.get_last_msg(BLOBS_STREAM, subject, direct=True)
-            return SecretBox(name.key).decrypt(message.data or b"", _nonce(part))
-        except Missing:
-            if asyncio.get_running_loop().time() > deadline:
-                raise
-            await asyncio.sleep(LOOK_AGAIN_S)
-        except CryptoError as error:
-            raise BlobGone("a part of a blob is not what was stored") from error
+        except Missing as error:
+            raise BlobGone(f"the blob {name[:80]} is no longer kept") from error
+    piece = await piece_of_blob(bus, name)
+    assert isinstance(piece, Piece)
+    return b"".join([part async for part in read(bus, [piece])])

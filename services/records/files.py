@@ -1,36 +1,34 @@
 """Files of clients: bytes in parts in the stream STOKER_FILES, what they are in the bucket `stoker_files`.
 
-A file is a list of segments, each a run of parts under one token, so that the results of a batch become a file
-without being copied. Parts are written before anything names them. A deleted file's parts are emptied: the
-stream keeps the last message of a subject only, and no service may delete from a stream.
+A file is a list of segments, each a run of parts (parts.py) under one token, so that the results of a batch and
+the parts of an upload become a file without being copied. Parts are encrypted with the key of their segment,
+which stands in the file's record and in jobs that take the file: workers may read the stream. Parts are written
+before anything names them. A deleted file's parts are emptied: the stream keeps the last message of a subject
+only, and no service may delete from a stream.
 """
 
-import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from functools import partial
+
+from nacl.secret import SecretBox
 
 from schemas import wire
 from schemas.batches import FileRecord, Purpose, Segment
+from schemas.jobs import Attachment
 from schemas.subjects import FILES_BUCKET, FILES_STREAM, to_token
 from services.bus.bucket_feed import read_changes
 from services.bus.buckets import open_bucket
 from services.bus.connection import Bus
-from services.bus.errors import Missing, named
-from services.bus.publishing import PubAck, into
 from services.bus.streams import FILES_TTL_S
-from services.process.tasks import limit, together
+from services.records import parts as parts_of
+from services.records.blobs import piece_of_blob
+from services.records.parts import PartsGone, Piece, Place
 
-PART_BYTES = 512 * 1024
-AT_ONCE = 8
-"""Parts under way at a time."""
-PART_LIMIT_S = 20.0
-"""The longest that reading or writing `AT_ONCE` parts may take."""
-BEHIND_S, LOOK_AGAIN_S = 1.0, 0.1
-"""How long a server of a cluster may be behind with what was stored just now."""
 PREFIX = "file-"
 
 
-class FileGone(LookupError):
+class FileGone(PartsGone):
     """The bytes are no longer kept."""
 
 
@@ -57,75 +55,61 @@ def record_of(
 # Bytes --------------------------------------------------------------------------------------------
 
 
+def new_segment(token: str) -> Segment:
+    """One with nothing in it yet, and a key of its own: who has it can read what will be."""
+    return Segment(token, 0, 0, secrets.token_bytes(SecretBox.KEY_SIZE))
+
+
+def _place(bus: Bus, segment: Segment) -> Place:
+    subject = partial(bus.subjects.file, segment.token)
+    return Place(FILES_STREAM, subject, "file", FileGone, segment.key, is_written_once=False)
+
+
 async def append(bus: Bus, segment: Segment, content: bytes) -> Segment:
-    """The segment with more parts. Raises BusError, LimitExceeded: then it is as it was.
+    """The segment with more parts. Raises BusError: then it is as it was.
 
     What is written twice under the same numbers is there as it was written last.
     """
-    parts = [content[at : at + PART_BYTES] for at in range(0, len(content), PART_BYTES)]
-    for first in range(0, len(parts), AT_ONCE):
-        with limit("storing parts of a file", PART_LIMIT_S):
-            number = segment.parts + first
-            await _write(bus, segment.token, number, parts[first : first + AT_ONCE])
-    return Segment(segment.token, segment.parts + len(parts), segment.size + len(content))
+    parts, size = await parts_of.write(bus, _place(bus, segment), parts_of.once(content), segment.parts)
+    return Segment(segment.token, segment.parts + parts, segment.size + size, segment.key)
 
 
-async def _write(bus: Bus, token: str, first: int, parts: Sequence[bytes]) -> None:
-    stored: list[asyncio.Future[PubAck]] = []
-    for number, part in enumerate(parts, first):
-        stored.append(asyncio.get_running_loop().create_future())
-        bus.post_stored(bus.subjects.file(token, number), part, into(stored[-1]))
-    if stored:
-        await asyncio.wait(stored)
-    for one in stored:
-        one.result()
+async def write(bus: Bus, segment: Segment, chunks: AsyncIterable[bytes]) -> Segment:
+    """A new segment with what comes. Raises BusError, and what `chunks` raises: then a part of it is stored."""
+    parts, size = await parts_of.write(bus, _place(bus, segment), chunks)
+    return Segment(segment.token, parts, size, segment.key, is_even=True)
 
 
-async def read(bus: Bus, segments: Sequence[Segment]) -> AsyncGenerator[bytes]:
-    """The bytes of a file, a few parts at a time. Raises FileGone, BusError, LimitExceeded."""
-    for segment in segments:
-        for first in range(0, segment.parts, AT_ONCE):
-            numbers = range(first, min(first + AT_ONCE, segment.parts))
-            yield await _read(bus, segment.token, numbers)
+def pieces(bus: Bus, segments: Sequence[Segment]) -> list[Piece]:
+    """A file, to be read by ranges."""
+    return [Piece(_place(bus, one), one.parts, one.size, one.is_even) for one in segments]
 
 
-async def _read(bus: Bus, token: str, numbers: range) -> bytes:
-    found: dict[int, bytes] = {}
-    left = iter(numbers)
-
-    async def read_next() -> None:
-        for number in left:
-            found[number] = await _read_part(bus, token, number)
-
-    with limit("reading parts of a file", PART_LIMIT_S):
-        await together([read_next] * len(numbers))
-    return b"".join(found[number] for number in numbers)
+def read(bus: Bus, segments: Sequence[Segment]) -> AsyncGenerator[bytes]:
+    """The bytes of a file, a part at a time. Raises FileGone, BusError."""
+    return parts_of.read(bus, pieces(bus, segments))
 
 
-async def _read_part(bus: Bus, token: str, number: int) -> bytes:
-    deadline = asyncio.get_running_loop().time() + BEHIND_S
-    while True:
-        try:
-            with named("reading a part of a file"):
-                message = await bus.jetstream.get_last_msg(
-                    FILES_STREAM, bus.subjects.file(token, number), direct=True
-                )
-        except Missing:
-            if asyncio.get_running_loop().time() > deadline:
-                raise FileGone("the file is no longer kept") from None
-            await asyncio.sleep(LOOK_AGAIN_S)
-            continue
-        if not message.data:
-            raise FileGone("the file was deleted")
-        return bytes(message.data)
+async def content_of(bus: Bus, file: Attachment) -> list[Piece] | bytes:
+    """What comes with an input, to be read by ranges. Raises BlobGone, BusError."""
+    if file.segments:
+        return pieces(bus, file.segments)
+    if not file.blob:
+        return file.content
+    found = await piece_of_blob(bus, file.blob)
+    return found if isinstance(found, bytes) else [found]
+
+
+async def chunks_of(bus: Bus, file: Attachment) -> AsyncGenerator[bytes]:
+    """The bytes of what comes with an input, to be read a part at a time. Raises BlobGone, BusError."""
+    content = await content_of(bus, file)
+    return parts_of.once(content) if isinstance(content, bytes) else parts_of.read(bus, content)
 
 
 async def empty(bus: Bus, segments: Sequence[Segment]) -> None:
-    """Give the room of a file's bytes back. Raises BusError, LimitExceeded."""
+    """Give the room of a file's bytes back. Raises BusError."""
     for segment in segments:
-        for first in range(0, segment.parts, AT_ONCE):
-            with limit("emptying parts of a file", PART_LIMIT_S):
-                await _write(bus, segment.token, first, [b""] * min(AT_ONCE, segment.parts - first))
+        await parts_of.empty(bus, _place(bus, segment), segment.parts)
 
 
 # What they are ------------------------------------------------------------------------------------
@@ -154,7 +138,7 @@ async def list_files(bus: Bus) -> list[FileRecord]:
 
 
 async def forget_file(bus: Bus, record: FileRecord) -> None:
-    """From now on nobody finds it; its room is given back. Raises BusError, LimitExceeded."""
+    """From now on nobody finds it; its room is given back. Raises BusError."""
     bucket = await open_bucket(bus, FILES_BUCKET)
     await bucket.delete(to_token(record.id))
     await empty(bus, record.segments)

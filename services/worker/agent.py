@@ -7,14 +7,18 @@ runner cuts text is how it travels.
 """
 
 import asyncio
+import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 
 from schemas.catalog import Model, Spec, batch_limit
 from schemas.job_events import Assigned, Downloading
+from schemas.jobs import FunctionInput, StoredInput
 from schemas.workers import (
     Accepted,
     Assignment,
@@ -38,6 +42,7 @@ from services.worker.jobs.endings import Endings
 from services.worker.jobs.preparing import Preparing
 from services.worker.jobs.reports import Reports
 from services.worker.jobs.runs import STOP_GRACE_S, RunMessage, Runs
+from services.worker.jobs.scratch import Scratch
 from services.worker.models.cache import ModelCache
 from services.worker.models.loader import Loader
 from services.worker.models.readiness import Readiness
@@ -101,6 +106,7 @@ class Agent:
             children,
             limits.stop_grace_s,
         )
+        self.scratch = Scratch()
         self.preparing = Preparing(bus, self.core, self.loader, self.reports, self.endings, self._ready)
         self.readiness = Readiness(identity, engines, self.loader, self._prepare_runner, self.loader.begin)
         self.replaced = asyncio.Event()
@@ -147,12 +153,20 @@ class Agent:
 
     def _begin(self, attempt: Attempt) -> None:
         assignment = attempt.assignment
+        if isinstance(attempt.input, FunctionInput | StoredInput):
+            attempt.folder = self.scratch.folder()
+            attempt.when_gone.append(partial(self._remove, attempt.folder))
         told = Assigned(worker=self.name, spec=assignment.spec.name, tier=assignment.tier)
         self.reports.tell(attempt, told)
         if self.preparing.is_ready_at_once(attempt):
             self.preparing.make_ready(attempt)
         else:
             self._tasks.start(self.preparing.prepare, attempt)
+
+    def _remove(self, folder: str) -> None:
+        """Remove an attempt's folder, where it was made."""
+        if Path(folder).exists() and self._tasks.is_open:
+            self._tasks.start_contained(asyncio.to_thread, partial(shutil.rmtree, folder, ignore_errors=True))
 
     def _ready(self, attempt: Attempt) -> None:
         if batch_limit(attempt.spec) > 1:  # those that were sent with it come a moment later

@@ -3,7 +3,9 @@
 import base64
 import dataclasses
 import mimetypes
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,18 +43,22 @@ class Asset(msgspec.Struct, omit_defaults=True):
 
 
 class SavedFile(msgspec.Struct, frozen=True):
-    """A file that a call has saved, on its way out."""
+    """A file that a call has saved, on its way out: its bytes, or where they lie."""
 
     name: str
     content_type: str
-    content: bytes
+    content: bytes = b""
+    path: str = ""
+    size_bytes: int = 0
 
 
 def content_of(url: str) -> bytes:
-    """The bytes of a file of a payload, which has become a `data:` URL by now. Raises ValidationError."""
+    """The bytes of a file of a payload that is a `data:` URL. Raises ValidationError."""
     head, separator, data = url.partition(";base64,")
     if not separator or not head.startswith("data:"):
-        raise ValidationError("a file of a payload is a data: URL in base64, or the url of a job's file")
+        raise ValidationError(
+            "a file of a payload is a data: URL in base64, a file's id (file-…), or the url of a job's file"
+        )
     try:
         return base64.b64decode("".join(data.split()), validate=True)
     except ValueError as error:
@@ -77,13 +83,26 @@ def assets_in(value: Any) -> Iterator[Asset]:
             yield from assets_in(inner)
 
 
-def place(asset: Asset, folder: Path, number: int) -> None:
-    """Lay the file of an asset into a folder and say where it is. Raises ValidationError."""
-    content = content_of(asset.ref)
-    said = asset.ref[len("data:") :].partition(";")[0]
+def place(asset: Asset, folder: Path, number: int, brought: str = "") -> None:
+    """Lay the file of an asset into a folder and say where it is. Raises ValidationError.
+
+    brought: where the file lies, when it did not come with the payload; it takes no more room by this.
+    """
+    said = "" if brought else asset.ref[len("data:") :].partition(";")[0]
     asset.mime_type = asset.mime_type or said or mimetypes.guess_type(asset.name)[0]
     ending = mimetypes.guess_extension(asset.mime_type or "") or ""
     name = re.sub(r"[^\w.-]", "_", Path(asset.name).name)[-MAX_NAME_CHARS:] or f"file{ending}"
     path = folder / f"{number}-{name}"
-    path.write_bytes(content)
-    asset.local_path, asset.size_bytes = str(path), len(content)
+    if brought:
+        link(brought, path)
+    else:
+        path.write_bytes(content_of(asset.ref))
+    asset.local_path, asset.size_bytes = str(path), path.stat().st_size
+
+
+def link(source: str, path: Path) -> None:
+    """The same file under another name; a copy where the disk is another."""
+    try:
+        os.link(source, path)
+    except OSError:
+        shutil.copyfile(source, path)

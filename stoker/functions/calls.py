@@ -32,8 +32,8 @@ from stoker.functions.messages import (
     CallProgress,
     CallStarted,
     ChildEnded,
-    File,
     Message,
+    file_of,
 )
 from stoker.functions.output import OutputPart
 from stoker.functions.pending import PendingCalls
@@ -132,7 +132,15 @@ class Calls:
         def ask(name: str, content: bytes, nth: int) -> "Future[Any]":
             return self._children.ask(call_id, name, content, nth)
 
-        context = ActionContext(message.job, message.seed, report, self._cancelled[call_id], Children(ask))
+        context = ActionContext(
+            message.job,
+            message.seed,
+            report,
+            self._cancelled[call_id],
+            Children(ask),
+            message.files,
+            message.folder,
+        )
         _current.set(call_id)
         self._send(CallStarted(call_id))
         payload = read_payload(function, message.payload)
@@ -141,9 +149,7 @@ class Calls:
         if function.is_async:
             self._async_calls.add(call_id)
         result = encoded(function.name, await call(function, context, payload, models, item))
-        return CallDone(
-            call_id, result, tuple(File(one.name, one.content_type, one.content) for one in context.files)
-        )
+        return CallDone(call_id, result, tuple(file_of(one) for one in context.files))
 
     def _leave(self, call: str, ended: CallDone | CallFailed) -> None:
         """The call is over: nothing of it stays, and its end is told."""

@@ -8,7 +8,7 @@ import mimetypes
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ from stoker.functions.children import Asked, Children
 from stoker.functions.errors import Cancelled, ValidationError
 
 PERCENT = 100
-MAX_FILE_BYTES = 256 * 1024 * 1024
+MAX_FILE_BYTES = 2 * 1024**3
+"""Of a file that a call saves."""
+MAX_INLINE_BYTES = 256 * 1024
+"""A larger file that a call saves goes by the disk."""
 
 
 class ActionContext:
@@ -30,6 +33,8 @@ class ActionContext:
         report: Callable[[int, int], None] = lambda step, steps: None,
         cancelled: threading.Event | None = None,
         children: Children | None = None,
+        brought: Mapping[str, str] | None = None,
+        saving: str = "",
     ) -> None:
         self.job = job
         self.seed = seed
@@ -39,6 +44,10 @@ class ActionContext:
         self._cancelled = cancelled if cancelled is not None else threading.Event()
         self._folder: Path | None = None
         self._children = children if children is not None else Children()
+        self._brought = brought or {}
+        """Where the payload's files lie that did not come with it, by what it says."""
+        self._saving = saving
+        """A folder for files that are saved, "" for none."""
 
     @property
     def run_id(self) -> str:
@@ -112,14 +121,30 @@ class ActionContext:
         return self._folder
 
     def save_file(self, content: bytes | Path, name: str, content_type: str = "") -> FileRef:
-        """Keep a file with the result, as long as that is kept. Raises ValueError when it is too large."""
-        data = content.read_bytes() if isinstance(content, Path) else content
-        if len(data) > MAX_FILE_BYTES:
-            raise ValueError(f"{name} has {len(data)} bytes; at most {MAX_FILE_BYTES} are kept")
+        """Keep a file with the result, as long as that is kept: as it is now, whatever becomes of it later.
+
+        A large one is copied to the worker's disk, and is never in memory as a whole if it is given as a Path.
+        Raises ValueError when it is too large, OSError when the disk has no room.
+        """
+        size = content.stat().st_size if isinstance(content, Path) else len(content)
+        if size > MAX_FILE_BYTES:
+            raise ValueError(f"{name} has {size} bytes; at most {MAX_FILE_BYTES} are kept")
         kind = content_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
         url = f"/v1/jobs/{self.job}/files/{len(self.files)}"
-        self.files.append(SavedFile(name, kind, data))
-        return FileRef(url, name, kind, len(data))
+        if self._saving and size > MAX_INLINE_BYTES:
+            place = Path(self._saving) / f"saved-{len(self.files)}"
+            place.parent.mkdir(mode=0o700, exist_ok=True)
+            if isinstance(content, Path):
+                shutil.copyfile(content, place)
+            else:
+                place.write_bytes(content)
+            size = place.stat().st_size
+            self.files.append(SavedFile(name, kind, path=str(place), size_bytes=size))
+        else:
+            data = content.read_bytes() if isinstance(content, Path) else bytes(content)
+            size = len(data)
+            self.files.append(SavedFile(name, kind, data, size_bytes=size))
+        return FileRef(url, name, kind, size)
 
     def save_bytes(self, name: str, content: bytes) -> Asset:
         """Keep a file with the result, as save_file does; an asset whose `ref` is its url."""
@@ -130,7 +155,7 @@ class ActionContext:
     def place_assets(self, payload: Any) -> None:
         """Lay the files of a payload's assets into `folder`; Stoker calls this. Raises ValidationError."""
         for number, asset in enumerate(assets_in(payload)):
-            place(asset, self.folder, number)
+            place(asset, self.folder, number, self._brought.get(asset.ref, ""))
 
     def save_image(self, image: Any, name: str = "image.png", format: str = "PNG") -> FileRef:
         """Keep a picture (PIL.Image) with the result."""
@@ -139,9 +164,23 @@ class ActionContext:
         return self.save_file(buffer.getvalue(), name, f"image/{format.lower()}")
 
     def read_file(self, ref: FileRef) -> bytes:
-        """The bytes of a file of the payload: a `data:` URL, or (through a gateway) the `url` of a file or a
-        picture of an earlier job. Raises ValidationError."""
-        return content_of(ref.url)
+        """The bytes of a file of the payload: a `data:` URL, or (through a gateway) the id of a file, or the
+        `url` of a file or a picture of an earlier job. Raises ValidationError."""
+        brought = self._brought.get(ref.url)
+        return content_of(ref.url) if brought is None else Path(brought).read_bytes()
+
+    def file_path(self, ref: FileRef) -> Path:
+        """Where a file of the payload lies while the call runs: for one that is too large for memory.
+
+        It is there to be read, not to be changed. Raises ValidationError.
+        """
+        if (brought := self._brought.get(ref.url)) is not None:
+            return Path(brought)
+        digest = hashlib.sha256(ref.url.encode()).hexdigest()
+        path = self.folder / f"file-{digest}"
+        if not path.exists():
+            path.write_bytes(content_of(ref.url))
+        return path
 
     def read_image(self, ref: FileRef) -> Any:
         """A file of the payload as a picture (PIL.Image), read whole.

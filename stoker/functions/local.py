@@ -30,6 +30,7 @@ from stoker.functions.errors import (
     kind_of,
     message_of,
 )
+from stoker.functions.file_inputs import with_files_named
 from stoker.functions.frames import Frames, frame
 from stoker.functions.loading import class_name, load_model
 from stoker.functions.local_calls import LocalCalls
@@ -40,11 +41,11 @@ from stoker.functions.messages import (
     CallFailed,
     CallItem,
     CallProgress,
-    File,
     FromHost,
     HostReady,
     Message,
     ToHost,
+    file_of,
 )
 from stoker.functions.payload_check import PayloadCheck
 from stoker.functions.payload_types import describe_type
@@ -85,7 +86,10 @@ def run_apart(
                     case CallFailed():
                         raise FunctionError(message.message)
                     case CallDone():
-                        files = [SavedFile(one.name, one.content_type, one.content) for one in message.files]
+                        files = [
+                            SavedFile(one.name, one.content_type, one.content, size_bytes=one.size_bytes)
+                            for one in message.files
+                        ]
                         return msgspec.json.decode(message.result), files
     raise FatalError(f"the function ended its process with status {process.returncode}")
 
@@ -110,6 +114,7 @@ def run_local(
         return project.functions[wanted]
 
     function = find(name)
+    payload = with_files_named(describe_type(function.payload), payload)
     if reason := _misfit(function, payload):
         raise ValidationError(reason)
     read = read_payload(function, payload)
@@ -182,7 +187,7 @@ def main() -> None:
     except (FunctionError, ChildFailed) as error:
         send(CallFailed("", kind_of(error), message_of(error, with_trace=False)))
     else:
-        saved = tuple(File(one.name, one.content_type, one.content) for one in files)
+        saved = tuple(map(file_of, files))
         send(CallDone("", msgspec.json.encode(result), saved))
     sys.stdout.flush()
 

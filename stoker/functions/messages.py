@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from stoker.functions.assets import SavedFile
 from stoker.functions.errors import CallFailure
 from stoker.functions.output import OutputPart
 
@@ -30,7 +31,9 @@ class UnloadModel(Message, frozen=True):
 
 
 class Call(Message, frozen=True):
-    """Run a function. models: parameter → key of a loaded model."""
+    """Run a function. models: parameter → key of a loaded model. files: that the payload names, by what it
+    says: paths. folder: for files that the call saves, made when there is one; "": they travel with the result.
+    """
 
     call: str
     job: str
@@ -38,6 +41,8 @@ class Call(Message, frozen=True):
     payload: dict[str, Any]
     models: dict[str, str] = {}
     seed: int = 0
+    files: dict[str, str] = {}
+    folder: str = ""
 
 
 class CancelCall(Message, frozen=True):
@@ -124,10 +129,19 @@ class ChildLeft(Message, frozen=True):
     number: int
 
 
-class File(msgspec.Struct, frozen=True):
+class File(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file that a call has saved: its bytes, or its path in the call's folder."""
+
     name: str
     content_type: str
-    content: bytes
+    content: bytes = b""
+    path: str = ""
+    size_bytes: int = 0
+
+
+def file_of(saved: SavedFile) -> File:
+    """A saved file as it is told."""
+    return File(saved.name, saved.content_type, saved.content, saved.path, saved.size_bytes)
 
 
 class CallDone(Message, frozen=True):

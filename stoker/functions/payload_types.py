@@ -10,6 +10,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import inspect
 
+from stoker.functions.assets import Asset, FileRef
+
 MAX_OBJECTS = 500
 """Structs, dataclasses and TypedDicts that one payload is made of."""
 
@@ -24,6 +26,10 @@ PLAIN: dict[type[inspect.Type], PlainName] = {
     inspect.DateType: "date", inspect.TimeType: "time", inspect.TimeDeltaType: "timedelta",
     inspect.UUIDType: "uuid", inspect.DecimalType: "decimal",
 }  # fmt: skip
+
+
+FILE_FIELDS: dict[Any, str] = {Asset: "ref", FileRef: "url"}
+"""Of the classes of files, the fields that name them."""
 
 
 class CannotDescribe(TypeError):
@@ -101,12 +107,16 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Object(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A Struct, dataclass, TypedDict or NamedTuple. is_array: a JSON array with the fields in their order."""
+    """A Struct, dataclass, TypedDict or NamedTuple. is_array: a JSON array with the fields in their order.
+
+    file_field: of an Asset or a FileRef, the field that names the file.
+    """
 
     fields: tuple[Field, ...]
     tag_field: str = ""
     tag: str | int | None = None
     is_array: bool = False
+    file_field: str = ""
 
 
 class PayloadType(msgspec.Struct, frozen=True):
@@ -199,7 +209,7 @@ class _Writer:
         is_struct = isinstance(found, inspect.StructType)
         is_array = isinstance(found, inspect.NamedTupleType) or (is_struct and found.array_like)
         tag_field, tag = (found.tag_field or "", found.tag) if is_struct else ("", None)
-        self.objects[name] = Object(fields, tag_field, tag, is_array)
+        self.objects[name] = Object(fields, tag_field, tag, is_array, FILE_FIELDS.get(found.cls, ""))
         return Reference(name)
 
 

@@ -12,14 +12,17 @@ from schemas.subjects import FILES_BUCKET, FILES_STREAM
 from services.bus.connection import Bus
 from services.bus.streams import FILE_PARTS_TTL_S, FILES_TTL_S, declare
 from services.gateway.edge.access import current_key
+from services.gateway.edge.upload_forms import FORM_MARGIN_BYTES
+from services.gateway.gateway import UPLOADS_AT_ONCE
 from services.gateway.routes import files as routes
 from services.records import files
 from services.records.batches import create_batch
-from services.records.files import PART_BYTES, FileGone
+from services.records.files import FileGone
+from services.records.parts import AT_ONCE, PART_BYTES
 from tests.contract.conftest import Connect
 from tests.fixtures.gateway_app import Answered, Served, served
 
-MANY = PART_BYTES * (files.AT_ONCE + 1) + 7
+MANY = PART_BYTES * (AT_ONCE + 1) + 7
 """Bytes that are more parts than are under way at a time."""
 
 
@@ -36,10 +39,10 @@ async def test_what_is_kept_comes_back_in_parts_of_bounded_size(connected: Conne
         await declare(bus)
         content = bytes(range(256)) * (MANY // 256)
         segment = await files.append(bus, Segment("t", 0, 0), content)
-        assert segment == Segment("t", files.AT_ONCE + 1, len(content))
+        assert segment == Segment("t", AT_ONCE + 1, len(content))
         assert await content_of(bus, segment) == content
         parts = [len(part) async for part in files.read(bus, (segment,))]
-        assert len(parts) == 2 and max(parts) <= PART_BYTES * files.AT_ONCE
+        assert len(parts) == AT_ONCE + 1 and max(parts) == PART_BYTES
 
 
 async def test_what_comes_behind_is_behind_and_nothing_named_it_before(connected: Connect) -> None:
@@ -186,16 +189,16 @@ async def test_a_file_that_is_too_large_is_refused_and_the_next_one_taken(
     async with gateway(connected) as stand:
         answer = await send(stand, b"x" * 1001)
         assert (answer.status, answer.json()["error"]["code"]) == (413, "file_too_large")
-        answer = await send(stand, b"x" * (1001 + routes.FORM_MARGIN_BYTES))
-        assert (answer.status, answer.json()["error"]["code"]) == (413, "body_too_large")
+        answer = await send(stand, b"x" * (1001 + FORM_MARGIN_BYTES))
+        assert (answer.status, answer.json()["error"]["code"]) == (413, "file_too_large")
         assert (await send(stand, b"x" * 1000)).status == 200
-        assert stand.gateway.uploads._value == 2
+        assert stand.gateway.uploads._value == UPLOADS_AT_ONCE
 
 
 async def test_uploads_wait_for_each_other(connected: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routes, "UPLOAD_TURN_S", 0.05)
     async with gateway(connected) as stand:
-        for _ in range(2):
+        for _ in range(UPLOADS_AT_ONCE):
             await stand.gateway.uploads.acquire()
         answer = await send(stand)
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")

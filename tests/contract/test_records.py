@@ -24,9 +24,7 @@ from services.bus.errors import BusError, Conflict, ConnectionEnded, Missing
 from services.bus.streams import declare, stream_configs
 from services.records import keys
 from services.records.blobs import (
-    AT_ONCE,
     MAX_INLINE_INPUT_BYTES,
-    PART_BYTES,
     STORE_OF_BEFORE,
     BlobGone,
     attach,
@@ -38,6 +36,7 @@ from services.records.blobs import (
     write_blob,
 )
 from services.records.installation import install
+from services.records.parts import AT_ONCE, PART_BYTES
 from services.records.platform_events import newest_number, read_events
 from services.records.results import (
     NotStored,

@@ -114,6 +114,7 @@ BEFORE: dict[str, Callable[[Workbench], None]] = {
     "docs/access.md": demo,
     "docs/audio.md": audio,
     "docs/batches.md": demo,
+    "docs/files.md": demo,
     "docs/deploy.md": demo,
     "docs/http.md": http,
     "docs/load-testing.md": load_testing,

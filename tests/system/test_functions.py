@@ -208,7 +208,7 @@ def test_files_go_in_and_out(client: Client, system: System, tmp_path: Path) -> 
     again = client.run("shrink", picture=result["picture"], edge=10)  # a file of a job, by reference
     assert Image.open(io.BytesIO(client.get(again["picture"]["url"]))).size == (10, 5)
     gone = failed(client, "shrink", picture={"url": "/v1/jobs/nobody/files/0"})
-    assert (gone.status, gone.field) == (404, "url")
+    assert (gone.status, gone.field) == (404, "picture")
     job = result["picture"]["url"].split("/")[3]
     assert "1 files" in str(failed(client, "shrink", picture={"url": f"/v1/jobs/{job}/files/7"}))
     command = [sys.executable, "-P", "-m", "stoker", "call", "shrink", f'picture={{"url": "{url}"}}', "edge=20"]

@@ -19,6 +19,7 @@ MAKES_TASKS = {
 REASONED = {
     "services/gateway/edge/exchange.py": "hot path: every slow request watches for its client to go away",
     "services/worker/engines/text/http_stream.py": "connections of a server that is unloaded end by themselves",
+    "services/records/parts.py": "a generator reads ahead: no group may stay open while what it gives is used",
     "services/worker/runner/runner.py": "hot path: every run is a task",
     "stoker/functions/calls.py": "as the host, beside which it stands",
     "stoker/functions/context.py": "its gather makes jobs, no tasks",

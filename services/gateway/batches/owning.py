@@ -28,7 +28,7 @@ from services.records.batches import watch_batches
 log = get_logger("batches")
 
 BATCHES_AT_ONCE = 8
-"""That one gateway runs: it has the input file of each in memory."""
+"""That one gateway runs: it has the input file of each on its disk."""
 SWEEP_S = 0.5
 ASK_AGAIN_S = 5.0
 

@@ -8,8 +8,12 @@ neither.
 
 import asyncio
 import hashlib
+import mmap
+import tempfile
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import anyio
@@ -19,7 +23,7 @@ from schemas import wire
 from schemas.batches import BatchError, BatchRecord, BatchStatus, LineError, RequestCounts, Segment
 from services.bus.errors import BusError
 from services.gateway.batches.claim import AGAIN_S, BEAT_S, Claim, Lost, now
-from services.gateway.batches.input_lines import InputLines, read_lines
+from services.gateway.batches.input_lines import Content, InputLines, read_lines
 from services.gateway.batches.line_runs import LineRuns
 from services.gateway.batches.progress import Progress, not_run, progress_of
 from services.gateway.gateway import Gateway
@@ -28,6 +32,7 @@ from services.process.logs import get_logger
 from services.process.tasks import LimitExceeded, until
 from services.records import files
 from services.records.files import FileGone
+from services.records.parts import into_file
 
 log = get_logger("batches")
 
@@ -113,11 +118,16 @@ class Run:
         content = await self._patiently(self._content)
         return await asyncio.to_thread(read_lines, content, self._claim.record.endpoint)
 
-    async def _content(self) -> bytes:
+    async def _content(self) -> Content:
         found = await files.kept_file(self._gateway.bus, self._claim.record.input_file_id)
         if found is None:
             raise FileGone("it is no longer kept")
-        return b"".join([part async for part in files.read(self._gateway.bus, found.segments)])
+        with tempfile.TemporaryDirectory(prefix="stoker-batch-") as folder:
+            path = Path(folder) / "input.jsonl"
+            async with aclosing(files.read(self._gateway.bus, found.segments)) as parts:
+                size = await into_file(path, parts)
+            with path.open("rb") as file:  # what is mapped stays when its name goes
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
 
     async def _validate(self) -> None:
         assert self._input is not None
@@ -229,4 +239,4 @@ class Run:
         token = f"{record.id}-{record.claim}-{self._series}-{kind}"
         if segments and segments[-1].token == token:
             return (*segments[:-1], await files.append(self._gateway.bus, segments[-1], text))
-        return (*segments, await files.append(self._gateway.bus, Segment(token, 0, 0), text))
+        return (*segments, await files.append(self._gateway.bus, files.new_segment(token), text))

@@ -5,6 +5,7 @@ given" wherever a field need not be given.
 """
 
 import zlib
+from collections.abc import Iterator
 from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
@@ -13,6 +14,9 @@ from msgspec import NODEFAULT
 from services.gateway.edge.problems import RequestError
 
 T = TypeVar("T")
+
+INFLATED_BYTES = 1024 * 1024
+"""Of a compressed body that are made at a time."""
 
 
 def decode(kind: type[T], body: bytes) -> T:
@@ -89,21 +93,43 @@ def inflated(body: bytes, encoding: str, most: int) -> bytes:
     """A body as it was before it was compressed. Raises RequestError 400, 413, 415."""
     if encoding in ("", "identity"):
         return body
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        message = f"a body may be sent as it is, or compressed with gzip or deflate, not {encoding}"
-        raise RequestError(415, message, field="Content-Encoding", code="unsupported_encoding")
-    reader = zlib.decompressobj(wbits=zlib.MAX_WBITS | (0 if encoding == "deflate" else 16))
-    try:
-        whole = reader.decompress(body, most + 1)
-    except zlib.error as error:
-        message = f"the body is not compressed with {encoding}: {error}"
-        raise RequestError(400, message, field="Content-Encoding", code="invalid_encoding") from error
-    if len(whole) > most:
-        raise RequestError(413, f"a body is at most {most} bytes, uncompressed", code="body_too_large")
-    if not reader.eof:
-        message = f"the compressed body ends before its end ({encoding})"
-        raise RequestError(400, message, field="Content-Encoding", code="invalid_encoding")
-    return whole
+    whole = bytearray()
+    for chunk in Inflating(encoding).more(body, is_whole=True, at_once=most + 1):
+        whole += chunk
+        if len(whole) > most:
+            raise RequestError(413, f"a body is at most {most} bytes, uncompressed", code="body_too_large")
+    return bytes(whole)
+
+
+class Inflating:
+    """Reads a body that comes in chunks and may be compressed. Raises RequestError 415 for an unknown way."""
+
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+        self._reader = None
+        if encoding in ("", "identity"):
+            return
+        if encoding not in ("gzip", "x-gzip", "deflate"):
+            message = f"a body may be sent as it is, or compressed with gzip or deflate, not {encoding}"
+            raise RequestError(415, message, field="Content-Encoding", code="unsupported_encoding")
+        self._reader = zlib.decompressobj(wbits=zlib.MAX_WBITS | (0 if encoding == "deflate" else 16))
+
+    def more(self, chunk: bytes, *, is_whole: bool, at_once: int = INFLATED_BYTES) -> Iterator[bytes]:
+        """What a chunk of the body is, `at_once` bytes at a time. Raises RequestError 400."""
+        if self._reader is None:
+            if chunk:
+                yield chunk
+            return
+        try:
+            while chunk and not self._reader.eof:
+                yield self._reader.decompress(chunk, at_once)
+                chunk = self._reader.unconsumed_tail
+        except zlib.error as error:
+            message = f"the body is not compressed with {self._encoding}: {error}"
+            raise RequestError(400, message, field="Content-Encoding", code="invalid_encoding") from error
+        if is_whole and not self._reader.eof:
+            message = f"the compressed body ends before its end ({self._encoding})"
+            raise RequestError(400, message, field="Content-Encoding", code="invalid_encoding")
 
 
 def invalid(error: msgspec.ValidationError, below: str = "") -> RequestError:

@@ -17,14 +17,15 @@ from urllib.parse import parse_qsl
 
 import anyio
 import msgspec
-from litestar.types import HTTPScope, Receive, Send
+from litestar.types import HTTPRequestEvent, HTTPScope, Receive, Send
 
 from schemas import wire
-from services.gateway.edge.decoding import inflated, invalid
+from services.gateway.edge.decoding import Inflating, inflated, invalid
 from services.gateway.edge.door import HEADERS, POLICY, POLICY_NAME
-from services.gateway.edge.problems import JSON, Dialect, RequestError, answer_body
+from services.gateway.edge.problems import JSON, Dialect, RequestError, answer_body, too_large
 from services.gateway.edge.request_ids import REQUEST_ID, request_id
 from services.gateway.edge.sse import SSE_HEADERS, StreamLimit
+from services.process.tasks import LimitExceeded, limit
 
 T = TypeVar("T")
 
@@ -32,6 +33,8 @@ FORM = "application/x-www-form-urlencoded"
 MAX_IGNORED = 32
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 MAX_BODY_BYTES = 20 * 1024 * 1024
+BODY_STALLED_S = 60.0
+"""A client that sends nothing of a large body for this long is not waited for."""
 WATCH_AFTER_S = 0.01
 """A quick answer is there before it is worth watching for the client to go away."""
 
@@ -61,6 +64,10 @@ class Exchange:
     @property
     def path(self) -> str:
         return self._scope["path"]
+
+    @property
+    def query_string(self) -> str:
+        return self._scope["query_string"].decode("latin-1")
 
     @property
     def request_id(self) -> bytes:
@@ -97,7 +104,7 @@ class Exchange:
 
     def query(self, kind: type[T]) -> T:
         """The query as a Struct; the last of several fields of one name counts. Raises RequestError 400."""
-        fields = dict(parse_qsl(self._scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        fields = dict(parse_qsl(self.query_string, keep_blank_values=True))
         try:
             return msgspec.convert(fields, kind, strict=False)
         except msgspec.ValidationError as error:
@@ -146,6 +153,40 @@ class Exchange:
                     whole = inflated(whole, encoding.strip().lower(), most)
                 self.body_bytes = len(whole)
                 return whole
+
+    async def chunks(self, most: int, what: str) -> AsyncGenerator[bytes]:
+        """The body as it comes, uncompressed. what: is sent, for errors.
+
+        A body that is said to be too large is refused before any of it is read. Raises RequestError 400, 408,
+        413, 415, ClientGone.
+        """
+        said = self.header(b"content-length")
+        if said.isdecimal() and int(said) > most:
+            raise too_large(what, most, int(said))
+        reader = Inflating(self.header(b"content-encoding").strip().lower())
+        size = 0
+        is_whole = False
+        while not is_whole:
+            message = await self._next_message()
+            is_whole = not message["more_body"]
+            for chunk in reader.more(message["body"], is_whole=is_whole):
+                size += len(chunk)
+                if size > most:
+                    raise too_large(what, most)
+                yield chunk
+        self.body_bytes = size
+
+    async def _next_message(self) -> HTTPRequestEvent:
+        """More of the body. Raises RequestError 408, ClientGone."""
+        try:
+            with limit("waiting for more of the body", BODY_STALLED_S):
+                while (message := await self._receive())["type"] != "http.request":
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                return message
+        except LimitExceeded as error:
+            said = f"nothing of the body came for {BODY_STALLED_S:g} s: send it again"
+            raise RequestError(408, said, code="upload_stalled") from error
 
     async def _disconnected(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -211,9 +252,14 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def answer_parts(
-        self, parts: AsyncGenerator[bytes], size: int, media_type: str, headers: dict[str, str]
+        self,
+        parts: AsyncGenerator[bytes],
+        size: int,
+        media_type: str,
+        headers: dict[str, str],
+        status: int = 200,
     ) -> None:
-        """Answer with a large file of `size` bytes as it is read; a client that goes away closes `parts`.
+        """Answer with `size` bytes of a large file as it is read; a client that goes away closes `parts`.
 
         An error before the first part is still a status.
         """
@@ -221,7 +267,7 @@ class Exchange:
         with anyio.CancelScope() as sending, self._until_gone(sending.cancel):
             async with aclosing(parts):
                 part: bytes | None = await anext(parts, None)
-                await self._start(200, own)
+                await self._start(status, own)
                 while part is not None:
                     await self._send({"type": "http.response.body", "body": part, "more_body": True})
                     part = await anext(parts, None)

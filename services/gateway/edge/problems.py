@@ -35,6 +35,7 @@ TITLES = {
     403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
+    408: "Timed out",
     409: "Conflict",
     413: "Body too large",
     415: "Not the type that is expected",
@@ -70,6 +71,16 @@ class RequestError(Exception):
         self.retry_after_s = retry_after_s
         self.headers: dict[str, str] = {}
         """More headers of the answer."""
+
+
+MB = 1024 * 1024
+
+
+def too_large(what: str, most: int, size: int | None = None) -> RequestError:
+    """An upload beyond its limit. what: is sent. most, size: bytes; None: not known."""
+    has = f", not {size}" if size is not None else ""
+    message = f"{what} has at most {most} bytes ({most // MB} MB){has}: send it in several"
+    return RequestError(413, message, field="file", code="file_too_large")
 
 
 DISK_RETRY_S = 10

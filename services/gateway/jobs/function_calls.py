@@ -9,13 +9,14 @@ from schemas.catalog import Function, Model
 from schemas.jobs import FunctionInput, JobInput
 from services.gateway.edge.problems import RequestError
 from services.process.json_schemas import JsonSchema
+from stoker.functions.file_inputs import with_files_named
 from stoker.functions.payload_check import PayloadCheck, too_large
 from stoker.functions.payload_types import PayloadType
 
 PATTERN = b'"pattern":'
 MAX_CHECKS = 500
 """Functions whose checks are kept ready."""
-_Checks = tuple[PayloadCheck | None, JsonSchema | None]
+_Checks = tuple[PayloadType | None, PayloadCheck | None, JsonSchema | None]
 _checks: dict[int, tuple[Function, _Checks]] = {}
 """By the identity of the function, which is kept with them so that it stays its own."""
 
@@ -29,7 +30,7 @@ def function_input(payload: Any, model: Model) -> FunctionInput:
     assert function is not None
     if not isinstance(payload, dict):
         raise RequestError(400, "the payload must be an object", code="invalid_value")
-    _check(function, payload)
+    payload = _checked(function, payload)
     keys: dict[str, str] = {}
     for ref in function.models:
         default = function.input_schema.get("properties", {}).get(ref.name, {}).get("default")
@@ -45,15 +46,20 @@ def function_input(payload: Any, model: Model) -> FunctionInput:
     return FunctionInput(model.name, payload, keys)
 
 
-def _check(function: Function, payload: dict[str, Any]) -> None:
-    """That the payload is what the function takes. Raises RequestError 400 with the field and the reason."""
-    types, schema = _checks_of(function)
+def _checked(function: Function, payload: dict[str, Any]) -> dict[str, Any]:
+    """The payload, with its files as the function has them, if it is what that takes.
+
+    Raises RequestError 400 with the field and the reason.
+    """
+    described, types, schema = _checks_of(function)
+    if described is not None:
+        payload = with_files_named(described, payload)
     if (wrong := types.misfit(payload) if types is not None else None) or (wrong := too_large(payload)):
         field, reason = wrong.field, wrong.reason
     elif schema is not None and (other := schema.misfit(payload)) is not None:
         field, reason = other.field, other.message
     else:
-        return
+        return payload
     raise RequestError(400, f"{field}: {reason}" if field else reason, field=field or None, code="validation")
 
 
@@ -65,7 +71,8 @@ def _checks_of(function: Function) -> _Checks:
         # patterns are the schema's part, with its limit on backtracking
         needs_schema = described is None or PATTERN in encode(function.input_schema)
         types = PayloadCheck(described) if described is not None else None
-        found = function, (types, JsonSchema(function.input_schema) if needs_schema else None)
+        schema = JsonSchema(function.input_schema) if needs_schema else None
+        found = function, (described, types, schema)
     _checks[id(function)] = found
     if len(_checks) > MAX_CHECKS:
         del _checks[next(iter(_checks))]

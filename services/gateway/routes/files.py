@@ -1,30 +1,32 @@
 """Files, as OpenAI's API reference describes them: inputs of batches and whatever else a client keeps here."""
 
-import asyncio
 import time
-from functools import partial
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Literal
 from urllib.parse import quote
 
 import msgspec
 
-from schemas.batches import FileDeleted, FileList, FileObject, FileRecord, Purpose, Segment
-from services.gateway.edge.access import is_visible, listed_tenant, owner
+from schemas.batches import FileDeleted, FileList, FileObject, FileRecord, Purpose
+from schemas.uploads import PartRecord
+from services.gateway.edge.access import listed_tenant, owner
 from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.forms import Form, read_form
 from services.gateway.edge.problems import RequestError, disk_full
 from services.gateway.edge.routing import delete, get, openai_paths, post
+from services.gateway.edge.sent_files import send_file
+from services.gateway.edge.upload_forms import UploadForm
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.batch_states import has_ended
+from services.gateway.jobs.files import present_file
 from services.gateway.jobs.pages import page_of
 from services.process.tasks import limit
 from services.records import files
 from services.records.batches import list_batches
-from services.records.files import append, forget_file, keep_file, kept_file, list_files, new_id, record_of
+from services.records.files import forget_file, keep_file, list_files, new_id, record_of
+from services.records.uploads import forget, give_up, receive
 
-MAX_FILE_BYTES = 100 * 1024 * 1024
-FORM_MARGIN_BYTES = 64 * 1024
-"""What a form may have beside the file."""
+MAX_FILE_BYTES = 2 * 1024**3
 MAX_NAME_CHARS = 255
 UPLOAD_TURN_S = 20.0
 """The longest that an upload waits for others to end."""
@@ -42,6 +44,14 @@ class FileForm(msgspec.Struct, frozen=True):
     expires_after_s: int | None = msgspec.field(default=None, name="expires_after[seconds]")
 
 
+class RawFileQuery(msgspec.Struct, frozen=True):
+    """The same for a body that is the file itself."""
+
+    filename: str = ""
+    purpose: str = "user_data"
+    expires_after_s: int | None = msgspec.field(default=None, name="expires_after[seconds]")
+
+
 class FilesQuery(msgspec.Struct, frozen=True):
     """Which files are listed. after: the last of the page before."""
 
@@ -53,55 +63,89 @@ class FilesQuery(msgspec.Struct, frozen=True):
 
 @post(
     *openai_paths("/files"),
-    summary="Keep a file",
+    summary="Keep a file: in a form, or as the body itself (application/octet-stream)",
+    query=RawFileQuery,
     asks=FileForm,
     takes="multipart/form-data",
     answers=FileObject,
     dialect="openai",
 )
 async def create_file(gateway: Gateway, exchange: Exchange) -> None:
+    form = UploadForm(exchange, "file", MAX_FILE_BYTES)
+    file, now = new_id(), time.time()
+    async with receiving(gateway), aclosing(_checked(form)) as content:
+        part = await receive(gateway.bus, content, form.most_bytes, now, file)
+        try:
+            record = _record(form, file, now, part)
+        except RequestError:
+            await give_up(gateway.bus, part)
+            raise
+        await keep_file(gateway.bus, record)
+        await forget(gateway.bus, part)
+    await exchange.answer(shown(record))
+
+
+@asynccontextmanager
+async def receiving(gateway: Gateway) -> AsyncIterator[None]:
+    """Inside, one more file is received. Raises RequestError 503 where the disk is full, LimitExceeded."""
     if found := gateway.fleet.why_disk_full():
         raise disk_full(found)
     with limit("waiting for other uploads", UPLOAD_TURN_S):
         await gateway.uploads.acquire()
     try:
-        most = MAX_FILE_BYTES + FORM_MARGIN_BYTES
-        body = await exchange.body(most)
-        form = await asyncio.to_thread(partial(read_form, exchange.header(b"content-type"), body, "file", most))
-        await exchange.answer(_shown(await _keep(gateway, form)))
+        yield
     finally:
         gateway.uploads.release()
 
 
-async def _keep(gateway: Gateway, form: Form) -> FileRecord:
-    """Raises RequestError 400, 413, BusError, LimitExceeded."""
-    asked = form.as_struct(FileForm)
-    purpose = next((one for one in KEPT if one == asked.purpose), None)
-    if purpose is None:
-        message = f"files of the purpose {asked.purpose!r} are not kept; known are {', '.join(KEPT)}"
+async def _checked(form: UploadForm) -> AsyncGenerator[bytes]:
+    """The bytes of a form's file; what is wrong with fields before it is said before the first of them."""
+    is_checked = False
+    async with aclosing(form.content()) as chunks:
+        async for chunk in chunks:
+            if not is_checked and "purpose" in form.fields:
+                check_purpose(form.fields["purpose"])
+                is_checked = True
+            yield chunk
+
+
+def check_purpose(purpose: str) -> Purpose:
+    """A purpose of files that clients may send. Raises RequestError 400."""
+    found = next((one for one in KEPT if one == purpose), None)
+    if found is None:
+        message = f"files of the purpose {purpose!r} are not kept; known are {', '.join(KEPT)}"
         raise RequestError(400, message, field="purpose", code="invalid_value")
-    content = form.files.get("file", b"")
-    if not content:
-        message = "file is missing or empty: send the file's content in the field `file`"
-        raise RequestError(400, message, field="file", code="invalid_value")
-    if len(content) > MAX_FILE_BYTES:
-        message = f"a file has at most {MAX_FILE_BYTES} bytes, not {len(content)}: send several"
-        raise RequestError(413, message, field="file", code="file_too_large")
-    if asked.expires_after_s is not None and asked.expires_after_s < MIN_EXPIRY_S:
+    return found
+
+
+def check_expiry(seconds: int | None) -> None:
+    """Raises RequestError 400."""
+    if seconds is not None and seconds < MIN_EXPIRY_S:
         message = f"expires_after must be {MIN_EXPIRY_S} seconds or more"
         raise RequestError(400, message, field="expires_after", code="invalid_value")
-    name = form.names.get("file", "")[:MAX_NAME_CHARS] or "file"
-    file = new_id()
-    segment = await append(gateway.bus, Segment(file, 0, 0), content)
-    record = record_of(file, name, purpose, time.time(), owner(), [segment])
-    if asked.expires_after_s is not None:
-        expires_at = min(record.created_at + asked.expires_after_s, record.expires_at)
-        record = msgspec.structs.replace(record, expires_at=expires_at)
-    await keep_file(gateway.bus, record)
-    return record
 
 
-def _shown(record: FileRecord) -> FileObject:
+def expiring(record: FileRecord, seconds: int | None) -> FileRecord:
+    """The same file, kept for as long as its sender wants it, at most as long as files are kept."""
+    if seconds is None:
+        return record
+    return msgspec.structs.replace(record, expires_at=min(record.created_at + seconds, record.expires_at))
+
+
+def _record(form: UploadForm, file: str, now: float, part: PartRecord) -> FileRecord:
+    """The file that a form has brought. Raises RequestError 400."""
+    asked: RawFileQuery | FileForm
+    asked = form.as_struct(RawFileQuery) if form.is_raw else form.as_struct(FileForm)
+    purpose = check_purpose(asked.purpose)
+    check_expiry(asked.expires_after_s)
+    if not part.segment.size:
+        message = "file is missing or empty: send the file's content in the field `file`, or as the body"
+        raise RequestError(400, message, field="file", code="invalid_value")
+    name = form.filename[:MAX_NAME_CHARS] or "file"
+    return expiring(record_of(file, name, purpose, now, owner(), [part.segment]), asked.expires_after_s)
+
+
+def shown(record: FileRecord) -> FileObject:
     return FileObject(
         id=record.id,
         bytes=record.size,
@@ -114,12 +158,7 @@ def _shown(record: FileRecord) -> FileObject:
 
 async def _present(gateway: Gateway, exchange: Exchange) -> FileRecord:
     """The file that a path names. Raises RequestError 404."""
-    file = exchange.parameter("file")
-    record = await kept_file(gateway.bus, file)
-    if record is None or not is_visible(record.tenant) or record.expires_at <= time.time():
-        message = f"there is no file {file!r}, or it is no longer kept"
-        raise RequestError(404, message, field="file_id", code="file_not_found")
-    return record
+    return await present_file(gateway.bus, exchange.parameter("file"))
 
 
 @get(*openai_paths("/files"), summary="List files", query=FilesQuery, answers=FileList, dialect="openai")
@@ -136,12 +175,12 @@ async def show_files(gateway: Gateway, exchange: Exchange) -> None:
     found.sort(key=lambda record: (record.created_at, record.id), reverse=asked.order == "desc")
     page, has_more = page_of(found, lambda record: record.id, asked.after, asked.limit, MAX_PAGE)
     first, last = (page[0].id, page[-1].id) if page else (None, None)
-    await exchange.answer(FileList(tuple(map(_shown, page)), first, last, has_more))
+    await exchange.answer(FileList(tuple(map(shown, page)), first, last, has_more))
 
 
 @get(*openai_paths("/files/{file}"), summary="A file", answers=FileObject, dialect="openai")
 async def show_file(gateway: Gateway, exchange: Exchange) -> None:
-    await exchange.answer(_shown(await _present(gateway, exchange)))
+    await exchange.answer(shown(await _present(gateway, exchange)))
 
 
 @get(
@@ -156,9 +195,9 @@ async def file_content(gateway: Gateway, exchange: Exchange) -> None:
         "content-disposition": f"attachment; filename*=UTF-8''{quote(record.filename, safe='')}",
         "content-security-policy": "default-src 'none'; sandbox",
     }
-    parts = files.read(gateway.bus, record.segments)
+    content = files.pieces(gateway.bus, record.segments)
     try:
-        await exchange.answer_parts(parts, record.size, "application/octet-stream", headers)
+        await send_file(gateway.bus, exchange, content, record.id, "application/octet-stream", headers)
     except files.FileGone as error:
         raise RequestError(404, str(error), field="file_id", code="file_not_found") from error
 

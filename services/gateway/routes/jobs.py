@@ -18,15 +18,11 @@ from services.gateway.edge.decoding import decode
 from services.gateway.edge.exchange import Exchange
 from services.gateway.edge.problems import RequestError
 from services.gateway.edge.routing import delete, get, post, put
+from services.gateway.edge.sent_files import send_file
 from services.gateway.edge.sse import EVENT_STREAM, comment, sse
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.answers import JobAnswer, JobList, from_result, from_view, urls_of
-from services.gateway.jobs.files import (
-    attached_to,
-    check_id,
-    no_such_job,
-    with_files,
-)
+from services.gateway.jobs.files import Kind, attached_to, check_id, no_such_job, with_files
 from services.gateway.jobs.function_calls import placed_by
 from services.gateway.jobs.job_logs import job_log, size_of, text_after
 from services.gateway.jobs.large_inputs import fitting
@@ -38,6 +34,7 @@ from services.gateway.scheduler_queries import explain, list_jobs
 from services.gateway.watching.resume import END, BadEventId, Cursor, event_name
 from services.gateway.watching.streams import UnknownJob
 from services.records.blobs import with_value
+from services.records.files import content_of
 
 MAX_WAIT_S = 60.0
 MAX_PAGE = 200
@@ -247,15 +244,20 @@ def _harmless(content_type: str, name: str = "") -> dict[str, str]:
 
 @get("/v1/jobs/{job}/files/{index:int}", summary="A file that a function has saved", gives="*/*")
 async def job_file(gateway: Gateway, exchange: Exchange) -> None:
-    content, file = await attached_to(gateway, exchange.parameter("job"), "files", exchange.index("index"))
-    assert isinstance(file, SavedFile)
-    await exchange.answer_bytes(content, file.content_type, headers=_harmless(file.content_type, file.name))
+    await _send_attached(gateway, exchange, "files")
 
 
 @get("/v1/jobs/{job}/images/{index:int}", summary="A picture of a result", gives="image/png")
 async def job_image(gateway: Gateway, exchange: Exchange) -> None:
-    content, picture = await attached_to(gateway, exchange.parameter("job"), "images", exchange.index("index"))
-    await exchange.answer_bytes(content, picture.content_type, headers=_harmless(picture.content_type))
+    await _send_attached(gateway, exchange, "images")
+
+
+async def _send_attached(gateway: Gateway, exchange: Exchange, kind: Kind) -> None:
+    found = await attached_to(gateway, exchange.parameter("job"), kind, exchange.index("index"))
+    told = found.told
+    headers = _harmless(told.content_type, told.name if isinstance(told, SavedFile) else "")
+    content = await content_of(gateway.bus, found.file)
+    await send_file(gateway.bus, exchange, content, found.name, told.content_type, headers)
 
 
 @get("/v1/jobs/{job}/log", summary="What a job has printed", query=LogPlace, gives="text/plain")

@@ -110,6 +110,8 @@ class Request:
     title: the model's name, for what is written about it. adapter: the one asked for by name.
     loras: what lies over the weights for this run; their urls are paths here. options: those of the model that
     belong to a run (schemas.catalog.RUN_OPTIONS). ask: begins a call that the run makes.
+    files: that the input names, by what it says: paths here.
+    folder: for files that the run makes; not made yet, "": none.
     """
 
     job: str
@@ -123,6 +125,8 @@ class Request:
     wants_events: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     ask: AskChild = no_children
+    files: dict[str, str] = field(default_factory=dict)
+    folder: str = ""
 
 
 @dataclass(slots=True)
@@ -169,12 +173,19 @@ class Images:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+class Content(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The bytes of a file: here, or in the request's folder."""
+
+    content: bytes = b""
+    path: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Files:
     """What a function returned, and the bytes of its files, in order."""
 
     output: ValueOutput
-    contents: tuple[bytes, ...]
+    contents: tuple[Content, ...]
 
 
 RunOutput = TextOutput | EmbeddingOutput | ValueOutput | Images | Files

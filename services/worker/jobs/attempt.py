@@ -61,6 +61,7 @@ class Attempt:
     often it was given to the runner. batch: how many attempts run as one, it included. text_at, stepped_at:
     when it last made text or ended a step, on the monotonic clock. children: the calls that it has made.
     waited_s: how long it took no slot while it waited for them; waits_since: since when it does, monotonic.
+    files, folder: as in services.worker.engines.base.Request.
     """
 
     assignment: Assignment
@@ -83,6 +84,10 @@ class Attempt:
     children: dict[str, ChildView] = field(default_factory=dict)
     waited_s: float = 0.0
     waits_since: float = 0.0
+    files: dict[str, str] = field(default_factory=dict)
+    folder: str = ""
+    when_gone: list[Release] = field(default_factory=list)
+    """What is let go when the attempt is gone: what it has made has been stored by then, or never will be."""
     _held: list[Release] = field(default_factory=list)
 
     @property

@@ -126,6 +126,8 @@ class WorkerCore:
         if to == "gone":
             del self._attempts[attempt.key]
             self._uncurrent(attempt)
+            while attempt.when_gone:
+                attempt.when_gone.pop()()
 
     def _free_slot(self, lane: str) -> None:
         self._running[lane] -= 1

@@ -7,8 +7,9 @@ attempt has the job: nothing is said of it then, as if it had been revoked.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -66,7 +67,7 @@ class Endings:
         self._tasks = tasks
         self._gone = gone
 
-    def completed(self, attempt: Attempt, output: Output, images: list[bytes], run_s: float) -> None:
+    def completed(self, attempt: Attempt, output: Output, images: Sequence[bytes | Path], run_s: float) -> None:
         is_value = isinstance(output, ValueOutput) and output.value is not None
         if isinstance(output, ImageOutput | ValueOutput) and (images or is_value):
             self._tasks.start(self._complete_attached, attempt, output, images, run_s)
@@ -75,7 +76,11 @@ class Endings:
             self._store(attempt, event, "completed", run_s=run_s)
 
     async def _complete_attached(
-        self, attempt: Attempt, output: ImageOutput | ValueOutput, contents: list[bytes], run_s: float
+        self,
+        attempt: Attempt,
+        output: ImageOutput | ValueOutput,
+        contents: Sequence[bytes | Path],
+        run_s: float,
     ) -> None:
         try:
             if isinstance(output, ValueOutput):

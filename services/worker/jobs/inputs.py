@@ -1,13 +1,14 @@
 """What a job brings along: files, LoRAs, more models, the text of its earlier attempts."""
 
-import base64
-from typing import Any
+import asyncio
+import os
+from contextlib import aclosing
+from pathlib import Path
 
 import msgspec
 
 from schemas import wire
 from schemas.jobs import (
-    FILE_FIELDS,
     Attachment,
     ChatInput,
     CompletionInput,
@@ -21,6 +22,8 @@ from schemas.jobs import (
 from schemas.workers import SentRequest, SentText
 from services.bus.connection import Bus
 from services.records.blobs import read_blob
+from services.records.files import chunks_of
+from services.records.parts import into_file
 from services.worker.jobs.attempt import Attempt
 from services.worker.models.asking import LoadError
 from services.worker.models.loader import Loader
@@ -63,9 +66,9 @@ def brings_more(job_input: JobInput) -> bool:
     """Whether something must be fetched before the job can run."""
     match job_input:
         case ImageInput(files=files, loras=loras):
-            return bool(loras) or any(file.blob for file in files.values())
+            return bool(loras) or any(map(_is_elsewhere, files.values()))
         case UpscaleInput(files=files) | TranscriptionInput(files=files):
-            return any(file.blob for file in files.values())
+            return any(map(_is_elsewhere, files.values()))
         case FunctionInput(models=models, files=files):
             return len(set(models.values())) > 1 or bool(files)
         case StoredInput():
@@ -74,9 +77,13 @@ def brings_more(job_input: JobInput) -> bool:
             return False
 
 
+def _is_elsewhere(file: Attachment) -> bool:
+    return bool(file.blob or file.segments)
+
+
 async def fetch(bus: Bus, loader: Loader, attempt: Attempt) -> None:
-    """Bring them here: the attempt's input has bytes and paths then. Raises BlobGone, LoadError, BusError,
-    wire.UnreadableMessage.
+    """Bring them here: the attempt's input has bytes and paths then. Raises PartsGone, LoadError, BusError,
+    LimitExceeded, OSError, wire.UnreadableMessage.
     """
     asked = attempt.input
     if isinstance(asked, StoredInput):
@@ -85,7 +92,8 @@ async def fetch(bus: Bus, loader: Loader, attempt: Attempt) -> None:
             await fetch(bus, loader, attempt)
         return
     if isinstance(asked, FunctionInput):
-        attempt.input = await _with_files(bus, asked)
+        attempt.files = await _bring_files(bus, asked, attempt.folder)
+        attempt.input = msgspec.structs.replace(asked, files={})
         return
     assert isinstance(asked, ImageInput | UpscaleInput | TranscriptionInput)
     try:
@@ -97,26 +105,20 @@ async def fetch(bus: Bus, loader: Loader, attempt: Attempt) -> None:
         raise LoadError(str(error)) from error
 
 
-async def _with_files(bus: Bus, asked: FunctionInput) -> FunctionInput:
-    """The same call with the bytes of the files that its payload names, as data: URLs.
+async def _bring_files(bus: Bus, asked: FunctionInput, folder: str) -> dict[str, str]:
+    """The files that a payload names, in a folder on this disk; where, by what the payload says.
 
-    Raises BlobGone, BusError.
+    Raises PartsGone, BusError, LimitExceeded, OSError.
     """
-    contents = {url: await _content(bus, file) for url, file in asked.files.items()}
-    urls = {url: f"data:;base64,{base64.b64encode(content).decode()}" for url, content in contents.items()}
-    return msgspec.structs.replace(asked, payload=_renamed(asked.payload, urls), files={})
-
-
-def _renamed(value: Any, urls: dict[str, str]) -> Any:
-    """A payload with other URLs."""
-    if isinstance(value, dict):
-        return {
-            key: urls.get(inner, inner)
-            if key in FILE_FIELDS and isinstance(inner, str)
-            else _renamed(inner, urls)
-            for key, inner in value.items()
-        }
-    return [_renamed(inner, urls) for inner in value] if isinstance(value, list) else value
+    if asked.files:
+        await asyncio.to_thread(os.makedirs, folder, 0o700, exist_ok=True)
+    paths: dict[str, str] = {}
+    for number, (named, file) in enumerate(sorted(asked.files.items())):
+        path = Path(folder) / f"given-{number}"
+        async with aclosing(await chunks_of(bus, file)) as chunks:
+            await into_file(path, chunks)
+        paths[named] = str(path)
+    return paths
 
 
 def companions_of(attempt: Attempt) -> list[str]:
@@ -126,4 +128,6 @@ def companions_of(attempt: Attempt) -> list[str]:
 
 
 async def _content(bus: Bus, file: Attachment) -> bytes:
-    return await read_blob(bus, file.blob) if file.blob else file.content
+    """Raises PartsGone, BusError, LimitExceeded."""
+    async with aclosing(await chunks_of(bus, file)) as chunks:
+        return b"".join([chunk async for chunk in chunks])

@@ -17,7 +17,7 @@ from services.bus.connection import Bus
 from services.bus.errors import BusError
 from services.process.logs import get_logger
 from services.process.tasks import LimitExceeded
-from services.records.blobs import BlobGone
+from services.records.parts import PartsGone
 from services.worker.jobs.attempt import Attempt
 from services.worker.jobs.core import WorkerCore
 from services.worker.jobs.endings import Endings
@@ -72,7 +72,7 @@ class Preparing:
         """Bring everything here; the attempt is ready then, or has ended."""
         try:
             await self._bring(attempt)
-        except BlobGone as error:  # wherever it runs
+        except PartsGone as error:  # wherever it runs
             if attempt.phase == "preparing":
                 self._core.move(attempt, "ending")
                 self._endings.failed(attempt, "load_failed", str(error))

@@ -11,8 +11,9 @@ A process holds one family of engines: what lives in those of others is not conc
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache, partial
+from pathlib import Path
 
 from prometheus_client import Histogram
 
@@ -138,6 +139,8 @@ class Runs:
             sent_tokens=attempt.sent.tokens,
             wants_events=attempt.wants_events,
             options={name: value for name, value in attempt.spec.options.items() if name in RUN_OPTIONS},
+            files=attempt.files,
+            folder=attempt.folder,
         )
 
     def stop(self, attempt: Attempt, reason: StopReason) -> bool:
@@ -214,18 +217,29 @@ class Runs:
                 output = ImageOutput(message.pictures, message.details)
                 self._done(attempt, output, list(message.images), message.run_s)
             case FilesDone():
-                self._done(attempt, message.output, list(message.contents), message.run_s)
+                self._files_done(attempt, message)
             case RunFailed():
                 self._failed(attempt, message)
             case RunCancelled():
                 self._leave_runner(attempt)
+
+    def _files_done(self, attempt: Attempt, message: FilesDone) -> None:
+        """A function has saved files; those that it says to lie on the disk lie in its attempt's folder."""
+        contents: list[bytes | Path] = []
+        for one in message.contents:
+            path = Path(one.path).resolve()
+            if one.path and not (attempt.folder and path.is_relative_to(Path(attempt.folder).resolve())):
+                self._failed(attempt, RunFailed(attempt.key, "fatal", "a saved file lies where none may lie"))
+                return
+            contents.append(path if one.path else one.content)
+        self._done(attempt, message.output, contents, message.run_s)
 
     def _note_step(self, attempt: Attempt) -> None:
         now = time.monotonic()
         self._steps.note(_weights(attempt), now - attempt.stepped_at)
         attempt.stepped_at = now
 
-    def _done(self, attempt: Attempt, output: Output, images: list[bytes], run_s: float) -> None:
+    def _done(self, attempt: Attempt, output: Output, images: Sequence[bytes | Path], run_s: float) -> None:
         if attempt.why_stopped == "revoked":
             self._leave_runner(attempt)
             return

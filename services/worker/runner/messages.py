@@ -18,7 +18,7 @@ from schemas.job_events import (
 )
 from schemas.jobs import JobInput
 from schemas.workers import CapabilityCard, Resources
-from services.worker.engines.base import ChildEnd
+from services.worker.engines.base import ChildEnd, Content
 from stoker.functions.frames import Frames
 from stoker.functions.output import OutputPart
 
@@ -80,7 +80,7 @@ class Run(Message, frozen=True):
 
     job: names the attempt, here and in everything that is said of it. job_id: the job's own id ("": the same).
     title: the model's name. loras: what lies over the weights for this job. options: those of its model that
-    belong to a run (schemas.catalog.RUN_OPTIONS).
+    belong to a run (schemas.catalog.RUN_OPTIONS). files, folder: as in services.worker.engines.base.Request.
     """
 
     job: str
@@ -95,6 +95,8 @@ class Run(Message, frozen=True):
     wants_events: bool = False
     job_id: str = ""
     options: dict[str, Any] = {}
+    files: dict[str, str] = {}
+    folder: str = ""
 
 
 class RunTogether(Message, frozen=True):
@@ -252,7 +254,7 @@ class FilesDone(Message, frozen=True):
 
     job: str
     output: ValueOutput
-    contents: tuple[bytes, ...]
+    contents: tuple[Content, ...]
     run_s: float
 
 

@@ -360,6 +360,8 @@ class Runner:
             wants_events=run.wants_events,
             options=run.options,
             ask=partial(self._asked.ask, run.job),
+            files=run.files,
+            folder=run.folder,
         )
         return Task(request, JobEmitter(run.job, self._outbox), self._running[run.job])
 

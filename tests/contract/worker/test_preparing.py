@@ -7,7 +7,7 @@ from schemas.job_events import Cancelled, Failed
 from schemas.jobs import Attachment, FunctionInput, ImageInput, TranscriptionInput, UpscaleInput
 from schemas.subjects import RESULTS_STREAM
 from schemas.workers import JobCommand, Revocation
-from services.records import blobs
+from services.records import parts
 from services.records.blobs import write_blob
 from tests.contract.conftest import Connect
 from tests.contract.worker.agents import spec_of, working
@@ -110,10 +110,10 @@ async def test_a_file_that_cannot_be_read_now_is_tried_elsewhere(
     """Nobody answers in time: nobody can say that it is gone."""
     async with connected() as bus, working(bus, models={"m": QUICK}) as worker:
         name = await write_blob(bus, "kept", b"x" * 200_000, is_sealed=True)
-        monkeypatch.setattr(blobs, "BLOB_LIMIT_S", 0.0)
+        monkeypatch.setattr(parts, "PART_LIMIT_S", 0.0)
         worker.assign("a", QUICK, job_input=ImageInput("x", files={"image": Attachment(blob=name)}))
         told = await worker.outcome("a")
-        assert (told.outcome, "reading a blob" in told.reason) == ("lost", True)
+        assert (told.outcome, "reading a part of the blob" in told.reason) == ("lost", True)
         worker.check_nothing_is_held()
 
 

@@ -10,11 +10,12 @@ import pytest
 
 from schemas.job_events import ValueOutput
 from schemas.jobs import CallInput, FunctionInput, JobInput, LoadInput
-from services.worker.engines.base import Cancellation, EngineError, Files, ModelFiles, Request, Stopped
+from services.worker.engines.base import Cancellation, Content, EngineError, Files, ModelFiles, Request, Stopped
 from services.worker.engines.functions.custom import CustomEngine, allowed_handlers
 from services.worker.engines.functions.function import FunctionEngine, _ended
 from services.worker.engines.functions.function_host import HostDied, HostProcess
 from services.worker.engines.registry import CAPABILITIES, ENGINES, HANDLERS_VARIABLE, create
+from stoker.functions.messages import Call
 from stoker.functions.output import OutputPart
 from tests.waiting import eventually
 
@@ -245,7 +246,7 @@ async def test_results_of_a_stream_come_as_lines_and_together(engine: FunctionEn
 async def test_files_come_with_the_result(engine: FunctionEngine) -> None:
     found = await called(engine, "double", FunctionInput("saves", {}))
     assert isinstance(found, Files)
-    assert found.contents == (b"abc",)
+    assert found.contents == (Content(b"abc"),)
     assert found.output.value["file"]["url"] == "/v1/jobs/job/files/0"
 
 
@@ -297,7 +298,7 @@ async def test_nobody_waits_for_a_host_that_has_ended(tmp_path: Path) -> None:
 
     threading.Thread(target=ask, daemon=True).start()
     await eventually(done.is_set, 10, "a load of a dead host")
-    _, answer = host.call("job", "double", {}, {}, 0, lambda message: None)
+    _, answer = host.call(Call("", "job", "double", {}), lambda message: None)
     with pytest.raises(HostDied):
         answer.result(10)
 

@@ -19,6 +19,7 @@ from schemas.workers import EngineCapability
 from services.worker.engines.base import (
     Cancellation,
     ChildEnd,
+    Content,
     Emitter,
     EngineError,
     Files,
@@ -29,7 +30,15 @@ from services.worker.engines.base import (
     Stopped,
 )
 from services.worker.engines.functions.function_host import HostDied, HostProcess, Told, end_abandoned
-from stoker.functions.messages import CallDone, CallPrinted, CallProgress, ChildAsked, ChildEnded, ChildLeft
+from stoker.functions.messages import (
+    Call,
+    CallDone,
+    CallPrinted,
+    CallProgress,
+    ChildAsked,
+    ChildEnded,
+    ChildLeft,
+)
 
 CANCEL_GRACE_S = 1.0
 """How long a cancelled call may take to notice."""
@@ -224,10 +233,7 @@ class _Call:
             if self.items > skipped:
                 self.emit.text(message.item.decode() + "\n")
 
-        asked = self.asked
-        number, answer = host.call(
-            self.request.job, asked.function, asked.payload, asked.models, self.request.seed, report
-        )
+        number, answer = host.call(self._message(), report)
 
         def stop() -> None:
             host.cancel(number)
@@ -255,8 +261,22 @@ class _Call:
         value: Any = msgspec.json.decode(done.result)
         if not done.files:
             return ValueOutput(value)
-        files = tuple(SavedFile(one.name, one.content_type, len(one.content)) for one in done.files)
-        return Files(ValueOutput(value, files), tuple(one.content for one in done.files))
+        files = tuple(SavedFile(one.name, one.content_type, one.size_bytes) for one in done.files)
+        return Files(ValueOutput(value, files), tuple(Content(one.content, one.path) for one in done.files))
+
+    def _message(self) -> Call:
+        """What the host is told; its side gives the call its name."""
+        asked, request = self.asked, self.request
+        return Call(
+            "",
+            request.job,
+            asked.function,
+            asked.payload,
+            asked.models,
+            request.seed,
+            request.files,
+            request.folder,
+        )
 
 
 def _ended(status: int | None) -> EngineError:

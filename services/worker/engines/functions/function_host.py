@@ -162,20 +162,12 @@ class HostProcess:
         except HostDied:
             pass  # so it is unloaded
 
-    def call(
-        self,
-        job: str,
-        function: str,
-        payload: dict[str, Any],
-        models: dict[str, str],
-        seed: int,
-        report: Report,
-    ) -> tuple[str, "Future[CallDone]"]:
-        """Begin a call; its id, and a future that raises EngineError or HostDied."""
+    def call(self, message: Call, report: Report) -> tuple[str, "Future[CallDone]"]:
+        """Begin a call; its id, which it is given here, and a future that raises EngineError or HostDied."""
         number = str(next(self._numbers))
         answer: Future[CallDone] = Future()
         self._calls[number] = (answer, report)
-        self._send(Call(number, job, function, payload, models, seed))
+        self._send(msgspec.structs.replace(message, call=number))
         self._tell_if_dead(answer)
         return number, answer
 
