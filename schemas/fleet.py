@@ -127,8 +127,11 @@ class JobsPage(msgspec.Struct, frozen=True):
     next_cursor: str = ""
 
 
-class JobQuery(msgspec.Struct, frozen=True):
+class JobQuery(msgspec.Struct, frozen=True, omit_defaults=True):
+    """is_watched: who asks wants its events; while it waits the scheduler notes that for who will run it."""
+
     job: str
+    is_watched: bool = False
 
 
 class CancelAnswer(msgspec.Struct, frozen=True):

@@ -27,15 +27,15 @@ Place = Stored | Unreadable | Known | Nowhere | Unknown
 """`Known`: the job has not ended."""
 
 
-async def locate(bus: Bus, job: str, *, must_be_sure: bool = True) -> Place:
-    """Where a job is. Raises nothing.
+async def locate(bus: Bus, job: str, *, must_be_sure: bool = True, is_watched: bool = False) -> Place:
+    """Where a job is. Raises nothing. is_watched: its events are wanted from now on.
 
     What is stored counts more than what the scheduler says: one that takes over may not know of an end yet.
     """
     ended = await _ended(bus, job)
     if ended is not None:
         return ended
-    said = await look_up_job(bus, job, must_be_sure=must_be_sure)
+    said = await look_up_job(bus, job, must_be_sure=must_be_sure, is_watched=is_watched)
     match said:
         case Known() if said.is_under_way:
             return said

@@ -48,22 +48,22 @@ def no_scheduler() -> RequestError:
     return RequestError(503, "no scheduler answers; try again", retry_after_s=RETRY_AFTER_S)
 
 
-async def look_up_job(bus: Bus, job: str, *, must_be_sure: bool = False) -> JobLookup:
-    """Where a job stands. Raises nothing.
+async def look_up_job(bus: Bus, job: str, *, must_be_sure: bool = False, is_watched: bool = False) -> JobLookup:
+    """Where a job stands. Raises nothing. is_watched: its events are wanted from now on.
 
     must_be_sure: `NotKnown` comes only from a scheduler that has read every job stored by now. That is a
     question of its own, so that a scheduler of a version before it refuses it: then the answer is `Unknown`.
     """
-    answer = await _ask_for_job(bus, "job", job)
+    answer = await _ask_for_job(bus, "job", JobQuery(job, is_watched))
     if must_be_sure and answer == NotKnown():
-        answer = await _ask_for_job(bus, "job_for_sure", job)
+        answer = await _ask_for_job(bus, "job_for_sure", JobQuery(job, is_watched))
     return answer
 
 
-async def _ask_for_job(bus: Bus, question: str, job: str) -> JobLookup:
+async def _ask_for_job(bus: Bus, question: str, query: JobQuery) -> JobLookup:
     try:
         view: JobView | None = await bus.ask(
-            bus.subjects.scheduler(question), JobQuery(job), JobView | None, ASK_TIMEOUT_S
+            bus.subjects.scheduler(question), query, JobView | None, ASK_TIMEOUT_S
         )
     except (BusError, wire.UnreadableMessage) as error:
         return Unknown(str(error))

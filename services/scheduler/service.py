@@ -233,7 +233,10 @@ class SchedulerService:
         try:
             match message.subject.rsplit(".", 1)[1]:
                 case "job":
-                    answer = self.core.forecast.view(wire.decode(JobQuery, message.data).job, steady_now())
+                    query = wire.decode(JobQuery, message.data)
+                    if query.is_watched:
+                        ledger.watch(query.job)
+                    answer = self.core.forecast.view(query.job, steady_now())
                     if answer is None and not self.core.reconciler.knows_all_jobs:
                         answer = MAY_COME
                 case "job_for_sure":

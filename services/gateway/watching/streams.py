@@ -153,6 +153,7 @@ class Streams:
         could say, 500 when its result cannot be read.
         """
         watcher = Watcher(job, cursor)
+        watcher.is_late = True
         out, on_event = self.bus.subjects.out, self._elsewhere(watcher)
         async with self.bus.listening(*((out(ANY, job, seal), on_event) for seal in self._seals(job))):
             with self.attached(watcher):
@@ -190,7 +191,7 @@ class Streams:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + LOCATE_WITHIN_S
         while True:
-            match await locate(self.bus, watcher.job):
+            match await locate(self.bus, watcher.job, is_watched=True):
                 case Stored(result):
                     return result
                 case Unreadable(reason):
@@ -222,6 +223,8 @@ class Streams:
                 item = await watcher.next(IDLE_S)
                 if item is None:
                     yield None
+                    if cursor.is_fresh and watcher.is_late:
+                        raise Gap  # it may have begun where nobody knows that it is watched
                     continue
                 event, attached = item
                 if isinstance(event, Terminal):
@@ -244,8 +247,10 @@ class Streams:
         for _ in range(REPLAY_ATTEMPTS):
             place = watcher.cursor
             asked = ReplayRequest(watcher.job, place.term, place.attempt, place.seq, place.chars)
-            found = await look_up_job(self.bus, watcher.job)
+            found = await look_up_job(self.bus, watcher.job, is_watched=True)
             worker = found.view.worker if isinstance(found, Known) and found.view.worker else watcher.worker
+            if not worker:
+                return  # it waits, and its worker will know
             try:
                 subject = self.bus.subjects.worker(worker, "replay")
                 answer: Replay = await self.bus.ask(subject, asked, Replay, ASK_TIMEOUT_S)
@@ -253,6 +258,9 @@ class Streams:
                 return  # it died: the next attempt's events come by themselves
             except (BusError, wire.UnreadableMessage):
                 await asyncio.sleep(REPLAY_WAIT_S)
+                continue
+            if not answer.known and isinstance(found, Known) and found.is_under_way:
+                await asyncio.sleep(REPLAY_WAIT_S)  # it is on its way there
                 continue
             for event in answer.events:
                 taken = watcher.cursor.take(event, is_replayed=True)

@@ -22,13 +22,15 @@ EVENT_OVERHEAD_BYTES = 256
 class Watcher:
     """`put` and `refuse` come from NATS callbacks; one task calls `next`.
 
-    worker: who runs the job. has_ended: the reader was given the end, or the job was not accepted.
+    worker: who runs the job. is_late: it came after the job was accepted, so that whoever runs that may not
+    know that its events are wanted. has_ended: the reader was given the end, or the job was not accepted.
     """
 
     def __init__(self, job: str, cursor: Cursor) -> None:
         self.job = job
         self.cursor = cursor
         self.worker = ""
+        self.is_late = False
         self.has_ended = False
         self._events: deque[tuple[JobEvent, bytes, int]] = deque()
         self._waiting_bytes = 0

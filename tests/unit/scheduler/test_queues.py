@@ -97,6 +97,15 @@ def test_a_job_that_was_created_by_a_clock_ahead_of_ours_has_not_waited() -> Non
     assert found.depth(found.queue("a"), NOW, 9).oldest_wait_s == 0.0
 
 
+def test_who_waits_is_watched_from_then_on_and_who_runs_is_asked_directly() -> None:
+    found = books()
+    waits, runs = found.add(job("waits"), "h", 1, NOW), found.add(job("runs"), "h", 2, NOW)
+    give(found, "runs")
+    for name in ("waits", "runs", "nobody"):
+        found.watch(name)
+    assert (waits.job.wants_events, runs.job.wants_events) == (True, False)
+
+
 def test_depths_are_rounded_and_copied() -> None:
     found = books()
     found.add(job("waits", created_at=NOW - 1.23456), "h", 1, NOW)
