@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 
 from bench.system import running
-from services.process.tasks import TaskOwner
+from stoker.services.process.tasks import TaskOwner
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo"
 CONFIG = f"""\

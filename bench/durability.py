@@ -15,12 +15,12 @@ from pathlib import Path
 
 import uvloop
 
-from schemas import wire
-from schemas.jobs import CompletionInput, Job
-from services.bus.connection import Bus, open_bus
-from services.bus.streams import declare
-from services.process.embedded import find_binary, free_port
-from services.process.settings import BusSettings
+from stoker.schemas import wire
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.bus.streams import declare
+from stoker.services.process.embedded import find_binary, free_port
+from stoker.services.process.settings import BusSettings
 
 SETTINGS = {"2 minutes (the default of NATS)": "2m", "1 s (ours)": "1s", "always": "always"}
 AT_ONCE, SECONDS, ROUNDS = 64, 3.0, 3

@@ -27,11 +27,11 @@ import psutil
 import uvloop
 
 from bench.system import Running, running
-from services.bus.connection import Bus, open_bus
-from services.bus.publishing import PubAck, into
-from services.process.embedded import URL_FILE
-from services.process.settings import BusSettings
-from services.records.parts import AT_ONCE, PART_BYTES
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.bus.publishing import PubAck, into
+from stoker.services.process.embedded import URL_FILE
+from stoker.services.process.settings import BusSettings
+from stoker.services.records.parts import AT_ONCE, PART_BYTES
 
 MB = 1024 * 1024
 DEFAULT_MB = 256

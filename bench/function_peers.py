@@ -26,7 +26,7 @@ import uvloop
 from bench.client import Load, drive
 from bench.functions import TRIVIAL
 from bench.system import running
-from services.process.embedded import free_port
+from stoker.services.process.embedded import free_port
 
 SECONDS = 5.0
 READY_S = 90.0

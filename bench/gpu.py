@@ -20,11 +20,11 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from schemas.catalog import Adapter
-from schemas.jobs import ImageInput
-from services.worker.engines.base import Cancellation, ModelFiles, Request, Task
-from services.worker.engines.images.diffusers import DiffusersEngine, create
-from services.worker.engines.registry import CAPABILITIES
+from stoker.schemas.catalog import Adapter
+from stoker.schemas.jobs import ImageInput
+from stoker.services.worker.engines.base import Cancellation, ModelFiles, Request, Task
+from stoker.services.worker.engines.images.diffusers import DiffusersEngine, create
+from stoker.services.worker.engines.registry import CAPABILITIES
 
 BLOCK_BYTES = 64 * 1024 * 1024
 RANK = 16

@@ -7,11 +7,11 @@ import gc
 import random
 import time
 
-from schemas.catalog import Model, Spec
-from schemas.jobs import CompletionInput, Job
-from schemas.workers import Accepted, EngineCapability, Finished, Heartbeat, ResidentModel
-from services.scheduler.core import Scheduler
-from services.scheduler.protocol import commands, events
+from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.schemas.workers import Accepted, EngineCapability, Finished, Heartbeat, ResidentModel
+from stoker.services.scheduler.core import Scheduler
+from stoker.services.scheduler.protocol import commands, events
 
 ENGINES = {"text": EngineCapability(slots=4, prefetch=2, features=("TextGeneration",))}
 HOT_PER_WORKER = 4

@@ -14,13 +14,13 @@ import statistics
 from collections import defaultdict
 
 from bench.system import Running, running
-from schemas.catalog import Model
-from services.bus.connection import Bus, open_bus
-from services.process.settings import BusSettings
-from services.process.tasks import together
 from stoker.chaos.ledger import Ledger
 from stoker.chaos.run import prompts_of
 from stoker.chaos.traffic import Traffic, learn
+from stoker.schemas.catalog import Model
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.process.settings import BusSettings
+from stoker.services.process.tasks import together
 
 CONFIG = """\
 models:

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from services.process.embedded import free_port
+from stoker.services.process.embedded import free_port
 
 CONFIG = """\
 models:

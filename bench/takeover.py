@@ -19,12 +19,12 @@ from pathlib import Path
 import uvloop
 from nats.aio.msg import Msg
 
-from schemas import wire
-from schemas.catalog import Model, Spec
-from schemas.job_events import Cancelled
-from schemas.jobs import CompletionInput, Job
-from schemas.subjects import LEASES_BUCKET
-from schemas.workers import (
+from stoker.schemas import wire
+from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.job_events import Cancelled
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.schemas.subjects import LEASES_BUCKET
+from stoker.schemas.workers import (
     Accepted,
     Assignment,
     EngineCapability,
@@ -33,13 +33,13 @@ from schemas.workers import (
     ResidentModel,
     RunningJob,
 )
-from services.bus.buckets import Bucket, open_bucket
-from services.bus.connection import Bus, open_bus
-from services.bus.streams import declare
-from services.catalog import store
-from services.process.embedded import embedded_server
-from services.process.settings import BusSettings
-from services.records.results import of_attempt, publish_terminal
+from stoker.services.bus.buckets import Bucket, open_bucket
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.bus.streams import declare
+from stoker.services.catalog import store
+from stoker.services.process.embedded import embedded_server
+from stoker.services.process.settings import BusSettings
+from stoker.services.records.results import of_attempt, publish_terminal
 
 SPEC = Spec("default", "text", "file:///x", memory_bytes=1)
 COUNTS = [1_000, 10_000, 199_000]
@@ -112,7 +112,7 @@ class Worker:
 
 
 def scheduler(url: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-P", "-m", "services.scheduler", "--nats", url]
+    command = [sys.executable, "-P", "-m", "stoker.services.scheduler", "--nats", url]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from schemas.ranges import Count
+from stoker.schemas.ranges import Count
 
 Purpose = Literal["batch", "user_data", "assistants", "batch_output"]
 """What a file is for; the last is made by batches alone."""

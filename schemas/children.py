@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from schemas.ranges import Count
+from stoker.schemas.ranges import Count
 
 MAX_DEPTH = 8
 """How deep calls may call: a job that a client asked for has depth 0."""

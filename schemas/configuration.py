@@ -7,7 +7,7 @@ under a key of its own, for services of the version before and for people.
 
 import msgspec
 
-from schemas.ranges import Count, Moment
+from stoker.schemas.ranges import Count, Moment
 
 
 class Revision(msgspec.Struct, frozen=True):

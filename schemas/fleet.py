@@ -4,10 +4,10 @@ from typing import Literal
 
 import msgspec
 
-from schemas.children import ChildView
-from schemas.jobs import Status
-from schemas.ranges import Amount, Count, Seconds
-from schemas.workers import Tier
+from stoker.schemas.children import ChildView
+from stoker.schemas.jobs import Status
+from stoker.schemas.ranges import Amount, Count, Seconds
+from stoker.schemas.workers import Tier
 
 
 class QueueDepth(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -10,8 +10,8 @@ from typing import Any, Literal, Required, TypedDict
 
 import msgspec
 
-from schemas.children import ChildView
-from schemas.openai import Usage
+from stoker.schemas.children import ChildView
+from stoker.schemas.openai import Usage
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="event", tag=str.lower, omit_defaults=True):

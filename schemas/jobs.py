@@ -5,13 +5,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas.batches import Segment
-from schemas.catalog import Adapter, Spec
-from schemas.drawing import Control, HiresFix, Variation
-from schemas.formats import OutputFormat, PictureFormat
-from schemas.openai import ChatMessage
-from schemas.ranges import Amount, Count, Weight
-from schemas.subjects import check_name
+from stoker.schemas.batches import Segment
+from stoker.schemas.catalog import Adapter, Spec
+from stoker.schemas.drawing import Control, HiresFix, Variation
+from stoker.schemas.formats import OutputFormat, PictureFormat
+from stoker.schemas.openai import ChatMessage
+from stoker.schemas.ranges import Amount, Count, Weight
+from stoker.schemas.subjects import check_name
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):

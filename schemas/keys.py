@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from schemas.ranges import Weight
+from stoker.schemas.ranges import Weight
 
 Role = Literal["use", "operate", "admin"]
 """use: its own jobs. operate: everybody's jobs, the fleet, events, metrics, and which mode is loaded. admin:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas.drawing import DrawingFields
-from schemas.formats import OutputFormat
-from schemas.transcripts import SpokenSegment
+from stoker.schemas.drawing import DrawingFields
+from stoker.schemas.formats import OutputFormat
+from stoker.schemas.transcripts import SpokenSegment
 
 
 class TextPart(msgspec.Struct, frozen=True, tag="text", tag_field="type"):

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from schemas.ranges import Moment
+from stoker.schemas.ranges import Moment
 
 Source = Literal["job", "webhook"]
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas.ranges import Moment
+from stoker.schemas.ranges import Moment
 
 Missed = Literal["skip", "last"]
 """What becomes of times that nobody could keep: none of them, or the last of them, once."""

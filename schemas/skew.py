@@ -12,11 +12,11 @@ from typing import Any, get_args
 import msgspec
 from msgspec import inspect
 
-from schemas.catalog import Feature
-from schemas.fleet import EventKind, ReplicaPhase
-from schemas.job_events import FailureKind
-from schemas.jobs import Status
-from schemas.workers import Outcome, Tier
+from stoker.schemas.catalog import Feature
+from stoker.schemas.fleet import EventKind, ReplicaPhase
+from stoker.schemas.job_events import FailureKind
+from stoker.schemas.jobs import Status
+from stoker.schemas.workers import Outcome, Tier
 
 LEFT_OUT = object()
 """Read a list as if an unknown word were not in it."""

@@ -4,8 +4,8 @@ from typing import Literal
 
 import msgspec
 
-from schemas.batches import FileObject, Purpose, Segment
-from schemas.ranges import Count
+from stoker.schemas.batches import FileObject, Purpose, Segment
+from stoker.schemas.ranges import Count
 
 UploadStatus = Literal["pending", "completed", "cancelled", "expired"]
 

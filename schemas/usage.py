@@ -2,7 +2,7 @@
 
 import msgspec
 
-from schemas.ranges import Count, Seconds
+from stoker.schemas.ranges import Count, Seconds
 
 
 class KeyUse(msgspec.Struct, frozen=True, omit_defaults=True):

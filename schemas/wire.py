@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.skew import read_newer
+from stoker.schemas.skew import read_newer
 
 JSON_LENGTH_HEADER = "Stoker-Json-Bytes"
 """Present when raw bytes follow the JSON part of a message; its value is the length of the JSON part."""

@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas.catalog import Spec
-from schemas.job_events import Delta, FailureKind, JobLog, SmallEvent
-from schemas.jobs import Job
-from schemas.ranges import Amount, Batch, Count, Moment, Seconds, Slots, Term
+from stoker.schemas.catalog import Spec
+from stoker.schemas.job_events import Delta, FailureKind, JobLog, SmallEvent
+from stoker.schemas.jobs import Job
+from stoker.schemas.ranges import Amount, Batch, Count, Moment, Seconds, Slots, Term
 
 Tier = Literal["hot", "loading", "base", "parked", "warm", "cold"]
 """Where a model is on a worker: in device memory, on its way there, there but for its LoRAs (base), in RAM,

@@ -21,8 +21,8 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from services.process import http_clients
 from stoker.functions.errors import CallFailed
+from stoker.services.process import http_clients
 from stoker.sse import ENDS, Event, EventReader
 
 DEFAULT_URL = "http://127.0.0.1:8000"

@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from schemas.jobs import ImageInput
-from services.worker.engines.base import (
+from stoker.functions.output import OutputPart
+from stoker.schemas.jobs import ImageInput
+from stoker.services.worker.engines.base import (
     Cancellation,
     EngineError,
     Images,
     ModelFiles,
     Request,
 )
-from services.worker.engines.images.diffusers import DiffusersEngine
-from services.worker.engines.registry import CAPABILITIES
-from stoker.functions.output import OutputPart
+from stoker.services.worker.engines.images.diffusers import DiffusersEngine
+from stoker.services.worker.engines.registry import CAPABILITIES
 
 MODEL = "standalone"
 MAX_SEED = 2**32 - 1

@@ -26,18 +26,18 @@ from zlib import crc32
 
 from rich.console import Console
 
-from schemas import wire
-from schemas.fleet import DiskRoom, PlatformEvent
-from services.bus.connection import Bus, open_bus
-from services.catalog import store
-from services.catalog.load import Configuration
-from services.process.disk import room_at
-from services.process.embedded import embedded_server
-from services.process.running import die_with_parent
-from services.process.settings import BusSettings, read_settings
-from services.process.tasks import LimitExceeded, TaskOwner, limit
-from services.records.installation import install
 from stoker.functions.manifest import located
+from stoker.schemas import wire
+from stoker.schemas.fleet import DiskRoom, PlatformEvent
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.catalog import store
+from stoker.services.catalog.load import Configuration
+from stoker.services.process.disk import room_at
+from stoker.services.process.embedded import embedded_server
+from stoker.services.process.running import die_with_parent
+from stoker.services.process.settings import BusSettings, read_settings
+from stoker.services.process.tasks import LimitExceeded, TaskOwner, limit
+from stoker.services.records.installation import install
 
 DISK_EVERY_S = 1.0
 FIRST_PAUSE_S = 0.1
@@ -195,9 +195,9 @@ class Up:
         autoscaler = ["--data", str(self.data), "--cluster", cluster, "--stop-replicas"]
         handlers = ",".join(self.configuration.handlers())
         plan = [
-            ("scheduler", "services.scheduler", []),
-            ("gateway", "services.gateway", gateway),
-            ("autoscaler", "services.autoscaler", autoscaler),
+            ("scheduler", "stoker.services.scheduler", []),
+            ("gateway", "stoker.services.gateway", gateway),
+            ("autoscaler", "stoker.services.autoscaler", autoscaler),
         ]
         for entry in self.configuration.workers:
             for _ in range(entry.count):
@@ -209,7 +209,7 @@ class Up:
                     arguments += ["--engines", ",".join(entry.engines)]
                 if handlers:
                     arguments += ["--handlers", handlers]
-                plan.append((name, "services.worker", arguments))
+                plan.append((name, "stoker.services.worker", arguments))
         return [
             Child(name, module, common + arguments, COLOURS[index % len(COLOURS)], nats=url)
             for index, (name, module, arguments) in enumerate(plan)
@@ -276,7 +276,7 @@ class Up:
     async def _announce(self, began: float, started: asyncio.Event | None) -> None:
         import httpx
 
-        from services.process.http_clients import async_client
+        from stoker.services.process.http_clients import async_client
 
         base = f"http://{self.host}:{self.port}"
         async with async_client(base) as client:

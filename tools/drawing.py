@@ -21,17 +21,20 @@ EVERYWHERE = ("schemas", "services.process")
 
 def _floor_of(module: str) -> str:
     """The node of the first drawing that a module belongs to."""
-    parts = module.split(".")
-    if parts[0] == "schemas":
-        return "schemas"
-    if parts[0] == "stoker":
-        return "stoker.functions" if parts[1:2] == ["functions"] else "stoker"
-    return f"services.{parts[1]}" if len(parts) > 1 else ""
+    _, *parts = module.split(".")
+    match parts:
+        case ["schemas", *_]:
+            return "schemas"
+        case ["services", service, *_]:
+            return f"services.{service}"
+        case ["services"] | []:
+            return ""
+    return "stoker.functions" if parts[0] == "functions" else "stoker"
 
 
 def _room_of(module: str, service: str) -> str:
     """The node of a service's drawing that a module belongs to; "" for what is left out."""
-    own = f"services.{service}"
+    own = f"stoker.services.{service}"
     if module.startswith(own + "."):
         rest = module[len(own) + 1 :].split(".")
         return rest[0] if rest[0] != "__main__" else ""
@@ -82,7 +85,7 @@ def _short(name: str) -> str:
 
 def drawing() -> str:
     """The section of the page, between its two marks."""
-    graph = grimp.build_graph("schemas", "services", "stoker", cache_dir=None)
+    graph = grimp.build_graph("stoker", cache_dir=None)
     modules = sorted(graph.modules)
     floors = _arrows(graph, {module: _floor_of(module) for module in modules})
     parts = [f"The floors ({len(floors)} arrows, those of a longer way included):\n\n{_mermaid(floors)}"]
@@ -90,7 +93,7 @@ def drawing() -> str:
         rooms = {
             module: _room_of(module, service)
             for module in modules
-            if module.startswith(f"services.{service}.")
+            if module.startswith(f"stoker.services.{service}.")
             or _floor_of(module) in map("services.{}".format, SHARED)
         }
         inside = [

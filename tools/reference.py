@@ -14,28 +14,28 @@ import typer.main
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-import services.autoscaler.__main__
-import services.gateway.__main__
-import services.scheduler.__main__
-import services.worker.__main__
-from schemas.fields import APIS
-from schemas.subjects import Subjects
-from services.catalog.load import WorkerEntry
-from services.catalog.modes import LoraEntry, ModeEntry, StyleEntry
-from services.catalog.multi_spec import SpecEntry
-from services.catalog.profiles import ProfileEntry
-from services.catalog.short_form import ModelEntry
-from services.gateway.app import create_pages
-from services.gateway.gateway import Gateway
-from services.process.settings import BusSettings
-from services.process.telemetry import REGISTRY
+import stoker.services.autoscaler.__main__
+import stoker.services.gateway.__main__
+import stoker.services.scheduler.__main__
+import stoker.services.worker.__main__
 from stoker.cli.main import app
+from stoker.schemas.fields import APIS
+from stoker.schemas.subjects import Subjects
+from stoker.services.catalog.load import WorkerEntry
+from stoker.services.catalog.modes import LoraEntry, ModeEntry, StyleEntry
+from stoker.services.catalog.multi_spec import SpecEntry
+from stoker.services.catalog.profiles import ProfileEntry
+from stoker.services.catalog.short_form import ModelEntry
+from stoker.services.gateway.app import create_pages
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.process.settings import BusSettings
+from stoker.services.process.telemetry import REGISTRY
 
 SETTINGS = {
-    "gateway": services.gateway.__main__.Settings,
-    "scheduler": services.scheduler.__main__.Settings,
-    "worker": services.worker.__main__.Settings,
-    "autoscaler": services.autoscaler.__main__.Settings,
+    "gateway": stoker.services.gateway.__main__.Settings,
+    "scheduler": stoker.services.scheduler.__main__.Settings,
+    "worker": stoker.services.worker.__main__.Settings,
+    "autoscaler": stoker.services.autoscaler.__main__.Settings,
 }
 ENTRIES = {
     "models": ("`models.NAME`", ModelEntry),

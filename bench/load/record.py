@@ -15,10 +15,10 @@ import msgspec
 import nats
 from nats.aio.msg import Msg
 
-from schemas import wire
-from schemas.jobs import ChatInput, CompletionInput, ImageInput, Job
-from schemas.openai import TextPart
 from stoker.bench.traces import Ask
+from stoker.schemas import wire
+from stoker.schemas.jobs import ChatInput, CompletionInput, ImageInput, Job
+from stoker.schemas.openai import TextPart
 
 DEFAULT_TOKENS = 32
 

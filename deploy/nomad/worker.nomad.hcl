@@ -80,7 +80,7 @@ job "stoker-worker" {
       config {
         image        = var.image
         command      = "python"
-        args         = ["-P", "-m", "services.worker", "--name", var.name, "--profile", var.profile, "--spec", var.spec]
+        args         = ["-P", "-m", "stoker.services.worker", "--name", var.name, "--profile", var.profile, "--spec", var.spec]
         network_mode = "host"
       }
 

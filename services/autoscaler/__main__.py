@@ -1,4 +1,4 @@
-"""`python -m services.autoscaler`, `stoker autoscaler`: one autoscaler process; of several one leads."""
+"""`python -m stoker.services.autoscaler`, `stoker autoscaler`: one autoscaler process; of several one leads."""
 
 import asyncio
 import sys
@@ -10,18 +10,18 @@ from anyio import move_on_after
 from msgspec import Meta
 from nats.nuid import NUID
 
-from schemas.subjects import CATALOG_BUCKET, LEASES_BUCKET, REPLICAS_BUCKET, of_bucket
-from services.autoscaler.service import STOP_ALL_TIMEOUT_S, AutoscalerService, LeadsNoLonger
-from services.bus.connection import Bus, open_bus
-from services.bus.discovery import register
-from services.bus.errors import BusError
-from services.bus.leases import hold
-from services.bus.streams import wait_for_streams
-from services.process.logs import get_logger
-from services.process.running import exit_with, run_service
-from services.process.settings import BusSettings, read_settings, to_environment
-from services.process.tasks import until
-from services.process.telemetry import serve_metrics
+from stoker.schemas.subjects import CATALOG_BUCKET, LEASES_BUCKET, REPLICAS_BUCKET, of_bucket
+from stoker.services.autoscaler.service import STOP_ALL_TIMEOUT_S, AutoscalerService, LeadsNoLonger
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.bus.discovery import register
+from stoker.services.bus.errors import BusError
+from stoker.services.bus.leases import hold
+from stoker.services.bus.streams import wait_for_streams
+from stoker.services.process.logs import get_logger
+from stoker.services.process.running import exit_with, run_service
+from stoker.services.process.settings import BusSettings, read_settings, to_environment
+from stoker.services.process.tasks import until
+from stoker.services.process.telemetry import serve_metrics
 
 log = get_logger("autoscaler")
 

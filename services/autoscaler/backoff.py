@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from schemas.fleet import Condition
+from stoker.schemas.fleet import Condition
 
 FIRST_PAUSE_S = 2.0
 """Per spec of the model."""

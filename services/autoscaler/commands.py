@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from schemas.catalog import ResourceProfile, Spec
-from schemas.fleet import ModelReplicas, PlatformEvent, Replica
+from stoker.schemas.catalog import ResourceProfile, Spec
+from stoker.schemas.fleet import ModelReplicas, PlatformEvent, Replica
 
 
 @dataclass(frozen=True, slots=True)

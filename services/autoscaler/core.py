@@ -14,13 +14,13 @@ from typing import assert_never
 
 import msgspec
 
-from schemas.catalog import ResourceProfile, Spec
-from schemas.fleet import EventKind, ModelReplicas, PlatformEvent, Replica
-from schemas.workers import Heartbeat
-from services.autoscaler.backoff import OUT_OF_STOCK, STABLE_S
-from services.autoscaler.commands import Announce, Command, Forget, Launch, Record, Stop
-from services.autoscaler.demand import Demand
-from services.autoscaler.events import (
+from stoker.schemas.catalog import ResourceProfile, Spec
+from stoker.schemas.fleet import EventKind, ModelReplicas, PlatformEvent, Replica
+from stoker.schemas.workers import Heartbeat
+from stoker.services.autoscaler.backoff import OUT_OF_STOCK, STABLE_S
+from stoker.services.autoscaler.commands import Announce, Command, Forget, Launch, Record, Stop
+from stoker.services.autoscaler.demand import Demand
+from stoker.services.autoscaler.events import (
     DepthSeen,
     Event,
     HeartbeatSeen,
@@ -33,9 +33,9 @@ from services.autoscaler.events import (
     Settled,
     Ticked,
 )
-from services.autoscaler.naming import replica_id
-from services.autoscaler.plan import Plan, Planner
-from services.autoscaler.state import ModelState
+from stoker.services.autoscaler.naming import replica_id
+from stoker.services.autoscaler.plan import Plan, Planner
+from stoker.services.autoscaler.state import ModelState
 
 SILENT_S = 6.0
 """A worker that has not reported for this long, while others have, does not count as ready."""

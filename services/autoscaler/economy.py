@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from schemas.fleet import SpecReplicas
+from stoker.schemas.fleet import SpecReplicas
 
 HOUR_S = 3600.0
 STARTS_KEPT = 32

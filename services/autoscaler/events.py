@@ -5,9 +5,9 @@ from typing import Literal
 
 import msgspec
 
-from schemas.catalog import Model, ResourceProfile
-from schemas.fleet import ModelReplicas, QueueDepth
-from schemas.workers import Heartbeat
+from stoker.schemas.catalog import Model, ResourceProfile
+from stoker.schemas.fleet import ModelReplicas, QueueDepth
+from stoker.schemas.workers import Heartbeat
 
 
 class HeartbeatSeen(msgspec.Struct, frozen=True, tag=True):

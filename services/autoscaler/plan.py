@@ -29,11 +29,11 @@ A spec never has more replicas than its maximum, those that are draining include
 import math
 from dataclasses import dataclass, field
 
-from schemas.catalog import Spec
-from schemas.fleet import Replica
-from services.autoscaler.backoff import OUT_OF_STOCK
-from services.autoscaler.economy import race
-from services.autoscaler.state import ModelState
+from stoker.schemas.catalog import Spec
+from stoker.schemas.fleet import Replica
+from stoker.services.autoscaler.backoff import OUT_OF_STOCK
+from stoker.services.autoscaler.economy import race
+from stoker.services.autoscaler.state import ModelState
 
 SETTLE_S = 1.5
 """How long a surplus must last before it is stopped: replicas that come up together are told apart by spec

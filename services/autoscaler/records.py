@@ -13,13 +13,13 @@ gives up and begins again (`BusError`).
 
 from collections.abc import AsyncGenerator
 
-from schemas import wire
-from schemas.fleet import ModelReplicas
-from schemas.subjects import REPLICAS_BUCKET, to_token
-from services.bus.buckets import open_bucket
-from services.bus.connection import Bus
-from services.bus.errors import Conflict, named
-from services.process.logs import get_logger
+from stoker.schemas import wire
+from stoker.schemas.fleet import ModelReplicas
+from stoker.schemas.subjects import REPLICAS_BUCKET, to_token
+from stoker.services.bus.buckets import open_bucket
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import Conflict, named
+from stoker.services.process.logs import get_logger
 
 log = get_logger("autoscaler")
 

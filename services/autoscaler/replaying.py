@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import assert_never
 
-from services.autoscaler.commands import Announce, Command, Forget, Launch, Record, Stop
-from services.autoscaler.core import Autoscaler
-from services.autoscaler.events import Event
-from services.process.recording import Difference, Head, replay
+from stoker.services.autoscaler.commands import Announce, Command, Forget, Launch, Record, Stop
+from stoker.services.autoscaler.core import Autoscaler
+from stoker.services.autoscaler.events import Event
+from stoker.services.process.recording import Difference, Head, replay
 
 CORE = "autoscaler"
 

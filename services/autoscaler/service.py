@@ -16,14 +16,14 @@ from pathlib import Path
 import msgspec
 from nats.aio.msg import Msg
 
-from schemas import wire
-from schemas.catalog import Model, ResourceProfile
-from schemas.fleet import ModelReplicas, QueueDepth
-from schemas.subjects import ANY
-from schemas.workers import Heartbeat
-from services.autoscaler.commands import Announce, Command, Forget, Launch, Record, Stop
-from services.autoscaler.core import DRAIN_LIMIT_S, Autoscaler
-from services.autoscaler.events import (
+from stoker.schemas import wire
+from stoker.schemas.catalog import Model, ResourceProfile
+from stoker.schemas.fleet import ModelReplicas, QueueDepth
+from stoker.schemas.subjects import ANY
+from stoker.schemas.workers import Heartbeat
+from stoker.services.autoscaler.commands import Announce, Command, Forget, Launch, Record, Stop
+from stoker.services.autoscaler.core import DRAIN_LIMIT_S, Autoscaler
+from stoker.services.autoscaler.events import (
     DepthSeen,
     Event,
     HeartbeatSeen,
@@ -36,19 +36,19 @@ from services.autoscaler.events import (
     Settled,
     Ticked,
 )
-from services.autoscaler.launchers.base import Launcher, LaunchError, Order, Unavailable
-from services.autoscaler.launchers.registry import create
-from services.autoscaler.records import ReplicaRecords
-from services.autoscaler.replaying import CORE, describe
-from services.bus.connection import Bus
-from services.bus.errors import Conflict
-from services.bus.leases import Lease
-from services.catalog import store
-from services.process.clock import steady_now
-from services.process.logs import get_logger
-from services.process.recording import Head, Recorder
-from services.process.tasks import LimitExceeded, TaskOwner, limit, until
-from services.process.telemetry import counter, gauge
+from stoker.services.autoscaler.launchers.base import Launcher, LaunchError, Order, Unavailable
+from stoker.services.autoscaler.launchers.registry import create
+from stoker.services.autoscaler.records import ReplicaRecords
+from stoker.services.autoscaler.replaying import CORE, describe
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import Conflict
+from stoker.services.bus.leases import Lease
+from stoker.services.catalog import store
+from stoker.services.process.clock import steady_now
+from stoker.services.process.logs import get_logger
+from stoker.services.process.recording import Head, Recorder
+from stoker.services.process.tasks import LimitExceeded, TaskOwner, limit, until
+from stoker.services.process.telemetry import counter, gauge
 
 log = get_logger("autoscaler")
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import msgspec
 
-from schemas.catalog import Model, ResourceProfile, Spec
-from schemas.fleet import QueueDepth, Replica, ReplicaPhase, SpecReplicas
-from services.autoscaler.backoff import Health
-from services.autoscaler.demand import MEMORY_S, Demand
-from services.autoscaler.economy import FIRST_START_S, HOUR_S, Learned, Racer, kept_idle_s, worth
+from stoker.schemas.catalog import Model, ResourceProfile, Spec
+from stoker.schemas.fleet import QueueDepth, Replica, ReplicaPhase, SpecReplicas
+from stoker.services.autoscaler.backoff import Health
+from stoker.services.autoscaler.demand import MEMORY_S, Demand
+from stoker.services.autoscaler.economy import FIRST_START_S, HOUR_S, Learned, Racer, kept_idle_s, worth
 
 TRANSITIONS: Mapping[ReplicaPhase, frozenset[str]] = {
     "launching": frozenset({"starting", "ready", "draining", "gone"}),

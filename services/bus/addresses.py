@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from services.bus.errors import CannotConnect
-from services.process.settings import BusSettings
+from stoker.services.bus.errors import CannotConnect
+from stoker.services.process.settings import BusSettings
 
 PORT_POLL_S = 0.02
 

@@ -10,10 +10,10 @@ import asyncio
 
 from nats.aio.msg import Msg
 
-from schemas import wire
-from services.bus.changes import COPY_MARK, Change
-from services.bus.connection import Bus
-from services.bus.errors import BusError, NoAnswer
+from stoker.schemas import wire
+from stoker.services.bus.changes import COPY_MARK, Change
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, NoAnswer
 
 BATCH, BATCH_BYTES = 256, 2 * 1024 * 1024
 ANSWER_TIMEOUT_S = 2.0

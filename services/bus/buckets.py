@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from nats.js.kv import KeyValue
 
-from services.bus.bucket_feed import read_changes
-from services.bus.changes import COPY_MARK, Change
-from services.bus.connection import Bus
-from services.bus.errors import Missing, named
+from stoker.services.bus.bucket_feed import read_changes
+from stoker.services.bus.changes import COPY_MARK, Change
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import Missing, named
 
 
 @dataclass(frozen=True, slots=True)

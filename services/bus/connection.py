@@ -18,19 +18,19 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
-from schemas import wire
-from schemas.subjects import CATALOG_BUCKET, Subjects
-from services.bus.addresses import credentials, shown, tls_context, urls_of, wait_for_port
-from services.bus.errors import CannotConnect, ConnectionEnded, named
-from services.bus.lag import watch_lag
-from services.bus.permissions import inbox_of
-from services.bus.publishing import PUBLISH_TIMEOUT_S, Answered, PubAck, Publisher, into
-from services.bus.quick_client import Handler, QuickClient
-from services.bus.seals import Seals
-from services.process.logs import get_logger
-from services.process.running import StoppedAtStart
-from services.process.settings import BusSettings
-from services.process.tasks import TaskOwner, cleanup, limit, until
+from stoker.schemas import wire
+from stoker.schemas.subjects import CATALOG_BUCKET, Subjects
+from stoker.services.bus.addresses import credentials, shown, tls_context, urls_of, wait_for_port
+from stoker.services.bus.errors import CannotConnect, ConnectionEnded, named
+from stoker.services.bus.lag import watch_lag
+from stoker.services.bus.permissions import inbox_of
+from stoker.services.bus.publishing import PUBLISH_TIMEOUT_S, Answered, PubAck, Publisher, into
+from stoker.services.bus.quick_client import Handler, QuickClient
+from stoker.services.bus.seals import Seals
+from stoker.services.process.logs import get_logger
+from stoker.services.process.running import StoppedAtStart
+from stoker.services.process.settings import BusSettings
+from stoker.services.process.tasks import TaskOwner, cleanup, limit, until
 
 log = get_logger("bus")
 

@@ -6,7 +6,7 @@
 from nats.micro import Service, add_service
 from nats.micro.service import ServiceConfig
 
-from services.bus.connection import Bus
+from stoker.services.bus.connection import Bus
 
 VERSION = "0.1.0"
 

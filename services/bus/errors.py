@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import nats.errors
 from nats.js import errors as js
 
-from services.process.running import CannotGoOn, CannotStart
+from stoker.services.process.running import CannotGoOn, CannotStart
 
 
 class BusError(Exception):

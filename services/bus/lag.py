@@ -5,8 +5,8 @@ import time
 
 from nats.aio.client import Client
 
-from services.bus.errors import BusError, named
-from services.process.telemetry import gauge
+from stoker.services.bus.errors import BusError, named
+from stoker.services.process.telemetry import gauge
 
 EVERY_S = 5.0
 TIMEOUT_S = 5

@@ -16,13 +16,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from schemas.subjects import LEASES_BUCKET, to_token
-from services.bus.buckets import Bucket, open_bucket
-from services.bus.connection import Bus
-from services.bus.errors import BusError, Conflict
-from services.bus.streams import LEASE_TTL_S
-from services.process.logs import get_logger
-from services.process.tasks import LimitExceeded, TaskOwner, cleanup, limit
+from stoker.schemas.subjects import LEASES_BUCKET, to_token
+from stoker.services.bus.buckets import Bucket, open_bucket
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, Conflict
+from stoker.services.bus.streams import LEASE_TTL_S
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import LimitExceeded, TaskOwner, cleanup, limit
 
 log = get_logger("leases")
 

@@ -8,8 +8,8 @@ alone; those that the autoscaler launches share one. docs/security.md says what 
 
 from dataclasses import dataclass, field
 
-from schemas import subjects as names
-from schemas.subjects import of_bucket, to_token
+from stoker.schemas import subjects as names
+from stoker.schemas.subjects import of_bucket, to_token
 
 INBOXES = "_INBOX"
 ANY_WORKER = "*"

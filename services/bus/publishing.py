@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 import msgspec
 from nats.aio.msg import Msg
 
-from services.bus.errors import BusError, NoAnswer, TooLarge, of_code
-from services.bus.quick_client import QuickClient
-from services.bus.sizes import MAX_SUBJECT_CHARS, message_bytes
+from stoker.services.bus.errors import BusError, NoAnswer, TooLarge, of_code
+from stoker.services.bus.quick_client import QuickClient
+from stoker.services.bus.sizes import MAX_SUBJECT_CHARS, message_bytes
 
 PUBLISH_TIMEOUT_S = 5.0
 SWEEP_S = 0.25

@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.protocol import command
 
-from services.bus.sizes import MAX_SUBJECT_CHARS, message_bytes
+from stoker.services.bus.sizes import MAX_SUBJECT_CHARS, message_bytes
 
 Handler = Callable[[Msg], None]
 

@@ -18,7 +18,7 @@ from functools import lru_cache
 
 import msgspec
 
-from schemas.ranges import Moment
+from stoker.schemas.ranges import Moment
 
 SEAL_BYTES, SECRET_BYTES = 16, 32
 KEPT = 8192

@@ -8,7 +8,7 @@ times `MAX_NAME_BYTES`.
 
 from collections.abc import Mapping
 
-from schemas.subjects import MAX_NAME_BYTES
+from stoker.schemas.subjects import MAX_NAME_BYTES
 
 MAX_SPEC_BYTES = 64 * 1024
 MAX_EVICTIONS = 64

@@ -24,12 +24,12 @@ from typing import Any
 
 from nats.js import api
 
-from schemas import subjects as names
-from schemas.subjects import Subjects
-from services.bus.connection import Bus
-from services.bus.errors import BusError, CannotConnect, DiskFull, Missing, NoAnswer, Refused, named
-from services.process.logs import get_logger
-from services.process.running import CannotStart, StoppedAtStart
+from stoker.schemas import subjects as names
+from stoker.schemas.subjects import Subjects
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, CannotConnect, DiskFull, Missing, NoAnswer, Refused, named
+from stoker.services.process.logs import get_logger
+from stoker.services.process.running import CannotStart, StoppedAtStart
 
 log = get_logger("streams")
 

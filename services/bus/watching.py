@@ -15,11 +15,11 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 from nats.aio.msg import Msg
 
-from services.bus.bucket_feed import read_changes
-from services.bus.changes import Change
-from services.bus.connection import Bus
-from services.bus.errors import BusError, named
-from services.process.logs import get_logger
+from stoker.services.bus.bucket_feed import read_changes
+from stoker.services.bus.changes import Change
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, named
+from stoker.services.process.logs import get_logger
 
 log = get_logger("buckets")
 

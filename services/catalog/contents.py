@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from schemas import wire
-from schemas.configuration import Revision
-from services.bus.changes import Change
+from stoker.schemas import wire
+from stoker.schemas.configuration import Revision
+from stoker.services.bus.changes import Change
 
 REVISION_KEY = "revision.current"
 PROFILES = "profile."

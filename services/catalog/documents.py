@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from services.catalog.yaml_nodes import Lines, WrongAt, composed, plain
+from stoker.services.catalog.yaml_nodes import Lines, WrongAt, composed, plain
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 SHOWN_CHARS = 80

@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from schemas.catalog import Model, Spec
-from schemas.engine_options import checked, names_of
-from services.catalog.documents import Document, check_keys
+from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.engine_options import checked, names_of
+from stoker.services.catalog.documents import Document, check_keys
 
 READ = {"ollama": ("ollama",), "openai": ("https", "http")}
 READ_BY_ALL = ("file", "hf")

@@ -12,14 +12,14 @@ from typing import Any
 
 import msgspec
 
-from schemas.catalog import DEFAULT_SPEC, NEEDS_GPU, Function, FunctionModel, Model, Spec
-from services.catalog.documents import ConfigurationError
-from services.catalog.files import size_bytes, stamp
-from services.catalog.sizes import parse_size
-from services.process.logs import get_logger
 from stoker.functions.environments import environment_of
 from stoker.functions.layout import source_files
 from stoker.functions.manifest import BadProject, Manifest, located, read_manifest
+from stoker.schemas.catalog import DEFAULT_SPEC, NEEDS_GPU, Function, FunctionModel, Model, Spec
+from stoker.services.catalog.documents import ConfigurationError
+from stoker.services.catalog.files import size_bytes, stamp
+from stoker.services.catalog.sizes import parse_size
+from stoker.services.process.logs import get_logger
 
 log = get_logger("configuration")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from schemas.catalog import Feature, SpecFile
-from services.catalog.documents import Document
+from stoker.schemas.catalog import Feature, SpecFile
+from stoker.services.catalog.documents import Document
 
 MAX_FILES = 10
 MAX_PATH_CHARS = 1024

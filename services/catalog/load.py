@@ -13,15 +13,15 @@ from typing import Any
 
 import msgspec
 
-from schemas import wire
-from schemas.catalog import Model, ResourceProfile, Style
-from services.bus.sizes import MAX_SPEC_BYTES
-from services.catalog import functions, multi_spec, profiles
-from services.catalog.documents import ConfigurationError, Document, check_keys, convert, read, shown
-from services.catalog.engines import colliding, odd
-from services.catalog.modes import is_modes_file, legacy_mode, read_modes, read_styles
-from services.catalog.short_form import read_handler, read_model
-from services.catalog.sizes import read_size
+from stoker.schemas import wire
+from stoker.schemas.catalog import Model, ResourceProfile, Style
+from stoker.services.bus.sizes import MAX_SPEC_BYTES
+from stoker.services.catalog import functions, multi_spec, profiles
+from stoker.services.catalog.documents import ConfigurationError, Document, check_keys, convert, read, shown
+from stoker.services.catalog.engines import colliding, odd
+from stoker.services.catalog.modes import is_modes_file, legacy_mode, read_modes, read_styles
+from stoker.services.catalog.short_form import read_handler, read_model
+from stoker.services.catalog.sizes import read_size
 
 MAX_WORKERS = 64
 NOTHING_IN_IT = "there is nothing in it; write {} if that is meant, or leave the key out"

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from schemas.drawing import MAX_CLIP_SKIP
-from services.catalog.documents import Document, convert
+from stoker.schemas.drawing import MAX_CLIP_SKIP
+from stoker.services.catalog.documents import Document, convert
 
 Edge = Annotated[int, Meta(ge=8, le=2048, multiple_of=8)]
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
-from schemas.catalog import DEFAULT_SPEC, Adapter, Mode, Model, Spec, Style
-from schemas.drawing import MAX_CLIP_SKIP
-from schemas.subjects import BadName, check_name
-from services.catalog.documents import ConfigurationError, Document, check_keys, convert, shown
-from services.catalog.files import size_bytes, stamp
+from stoker.schemas.catalog import DEFAULT_SPEC, Adapter, Mode, Model, Spec, Style
+from stoker.schemas.drawing import MAX_CLIP_SKIP
+from stoker.schemas.subjects import BadName, check_name
+from stoker.services.catalog.documents import ConfigurationError, Document, check_keys, convert, shown
+from stoker.services.catalog.files import size_bytes, stamp
 
 FILE_NAME = "modes.yaml"
 LEGACY_MODE = "default"

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from schemas.catalog import (
+from stoker.schemas.catalog import (
     DEFAULT_SPEC,
     DEFAULT_TARGET_REQUESTS,
     DEFAULT_WAITING_COST,
@@ -24,11 +24,11 @@ from schemas.catalog import (
     ResourceProfile,
     Spec,
 )
-from schemas.subjects import BadName, check_name
-from services.catalog.documents import Document, check_keys, convert, shown
-from services.catalog.engines import check_options, check_url
-from services.catalog.files import absolute, size_bytes, stamp
-from services.catalog.kubeai import (
+from stoker.schemas.subjects import BadName, check_name
+from stoker.services.catalog.documents import Document, check_keys, convert, shown
+from stoker.services.catalog.engines import check_options, check_url
+from stoker.services.catalog.files import absolute, size_bytes, stamp
+from stoker.services.catalog.kubeai import (
     SERVER_ENGINES,
     KubeAiFields,
     OtherEngine,
@@ -37,10 +37,10 @@ from services.catalog.kubeai import (
     replica_bounds,
     warnings_of,
 )
-from services.catalog.model_defaults import check_defaults
-from services.catalog.profiles import document_name
-from services.catalog.short_form import ENGINE_FEATURES
-from services.catalog.sizes import read_size
+from stoker.services.catalog.model_defaults import check_defaults
+from stoker.services.catalog.profiles import document_name
+from stoker.services.catalog.short_form import ENGINE_FEATURES
+from stoker.services.catalog.sizes import read_size
 
 KIND = "Model"
 MAX_SPECS = 64

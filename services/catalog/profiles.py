@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas.catalog import Gpu, ResourceProfile
-from services.catalog.documents import Document, check_keys, convert
-from services.catalog.sizes import read_size
+from stoker.schemas.catalog import Gpu, ResourceProfile
+from stoker.services.catalog.documents import Document, check_keys, convert
+from stoker.services.catalog.sizes import read_size
 
 KIND = "ResourceProfile"
 KEY = "resourceProfiles"

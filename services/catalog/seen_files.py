@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
-from services.catalog.documents import MAX_FILE_BYTES, ConfigurationError
-from services.catalog.functions import WATCHED
-from services.catalog.load import files_of
 from stoker.functions.layout import source_files, source_folders
+from stoker.services.catalog.documents import MAX_FILE_BYTES, ConfigurationError
+from stoker.services.catalog.functions import WATCHED
+from stoker.services.catalog.load import files_of
 
 AWAY = -1
 MAX_LINKS = 16

@@ -4,13 +4,13 @@ from typing import Any
 
 import msgspec
 
-from schemas.catalog import DEFAULT_SPEC, Adapter, Feature, Model, Spec
-from schemas.subjects import BadName, check_name
-from services.catalog.documents import Document, check_keys, convert
-from services.catalog.engines import check_options, check_url
-from services.catalog.files import absolute, size_bytes, stamp
-from services.catalog.model_defaults import check_defaults
-from services.catalog.sizes import read_size
+from stoker.schemas.catalog import DEFAULT_SPEC, Adapter, Feature, Model, Spec
+from stoker.schemas.subjects import BadName, check_name
+from stoker.services.catalog.documents import Document, check_keys, convert
+from stoker.services.catalog.engines import check_options, check_url
+from stoker.services.catalog.files import absolute, size_bytes, stamp
+from stoker.services.catalog.model_defaults import check_defaults
+from stoker.services.catalog.sizes import read_size
 
 ENGINE_FEATURES: dict[str, tuple[Feature, ...]] = {
     "llamacpp": ("TextGeneration", "TextEmbedding"),

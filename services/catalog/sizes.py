@@ -2,7 +2,7 @@
 
 import re
 
-from services.catalog.documents import Document
+from stoker.services.catalog.documents import Document
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}

@@ -11,16 +11,16 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from schemas import wire
-from schemas.catalog import Model, ResourceProfile
-from schemas.configuration import ReloadFailure, Revision, RevisionHead
-from schemas.subjects import CATALOG_BUCKET, from_token, to_token
-from services.bus.buckets import Bucket, open_bucket
-from services.bus.changes import Change
-from services.bus.connection import Bus
-from services.bus.errors import BusError, Conflict
-from services.bus.watching import watch_changes
-from services.catalog.contents import (
+from stoker.schemas import wire
+from stoker.schemas.catalog import Model, ResourceProfile
+from stoker.schemas.configuration import ReloadFailure, Revision, RevisionHead
+from stoker.schemas.subjects import CATALOG_BUCKET, from_token, to_token
+from stoker.services.bus.buckets import Bucket, open_bucket
+from stoker.services.bus.changes import Change
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, Conflict
+from stoker.services.bus.watching import watch_changes
+from stoker.services.catalog.contents import (
     DEFAULT_MODE_KEY,
     REVISION_KEY,
     Contents,
@@ -28,7 +28,7 @@ from services.catalog.contents import (
     pack,
     revision_of,
 )
-from services.process.logs import get_logger
+from stoker.services.process.logs import get_logger
 
 log = get_logger("catalog")
 

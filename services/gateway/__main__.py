@@ -1,4 +1,4 @@
-"""`python -m services.gateway`, `stoker gateway`: one gateway process."""
+"""`python -m stoker.services.gateway`, `stoker gateway`: one gateway process."""
 
 import asyncio
 import os
@@ -15,36 +15,36 @@ from litestar.types import ASGIApp
 from msgspec import Meta
 from nats.nuid import NUID
 
-from schemas import subjects
-from services.bus.connection import open_bus
-from services.bus.discovery import register
-from services.bus.streams import wait_for_streams
-from services.catalog import store
-from services.catalog.documents import ConfigurationError
-from services.gateway.app import MAX_HEADER_BYTES, create_app, dialect_at, with_header_limit
-from services.gateway.batches.owning import Batches
-from services.gateway.calls import Calls
-from services.gateway.edge.access import Access
-from services.gateway.edge.access_middleware import with_access
-from services.gateway.edge.connections import Bounds, Connections
-from services.gateway.edge.door import Door, listed, own_names
-from services.gateway.edge.door_middleware import with_door
-from services.gateway.edge.traced import with_traces
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.webhook_urls import WebhookRules
-from services.gateway.message_requests import MessageRequests
-from services.gateway.reloading import Reloading
-from services.gateway.routes.modes import load_mode
-from services.gateway.schedules.keeping import Schedules
-from services.gateway.webhooks import Webhooks
-from services.process.logs import get_logger
-from services.process.running import exit_with, run_service
-from services.process.settings import BadSetting, BusSettings, read_settings
-from services.process.tasks import until
-from services.process.tracing import recorder
-from services.records.keys import watch_keys
-from services.records.replicas import watch_replicas
-from services.records.seal_key import knowing_seals
+from stoker.schemas import subjects
+from stoker.services.bus.connection import open_bus
+from stoker.services.bus.discovery import register
+from stoker.services.bus.streams import wait_for_streams
+from stoker.services.catalog import store
+from stoker.services.catalog.documents import ConfigurationError
+from stoker.services.gateway.app import MAX_HEADER_BYTES, create_app, dialect_at, with_header_limit
+from stoker.services.gateway.batches.owning import Batches
+from stoker.services.gateway.calls import Calls
+from stoker.services.gateway.edge.access import Access
+from stoker.services.gateway.edge.access_middleware import with_access
+from stoker.services.gateway.edge.connections import Bounds, Connections
+from stoker.services.gateway.edge.door import Door, listed, own_names
+from stoker.services.gateway.edge.door_middleware import with_door
+from stoker.services.gateway.edge.traced import with_traces
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.webhook_urls import WebhookRules
+from stoker.services.gateway.message_requests import MessageRequests
+from stoker.services.gateway.reloading import Reloading
+from stoker.services.gateway.routes.modes import load_mode
+from stoker.services.gateway.schedules.keeping import Schedules
+from stoker.services.gateway.webhooks import Webhooks
+from stoker.services.process.logs import get_logger
+from stoker.services.process.running import exit_with, run_service
+from stoker.services.process.settings import BadSetting, BusSettings, read_settings
+from stoker.services.process.tasks import until
+from stoker.services.process.tracing import recorder
+from stoker.services.records.keys import watch_keys
+from stoker.services.records.replicas import watch_replicas
+from stoker.services.records.seal_key import knowing_seals
 
 log = get_logger("gateway")
 

@@ -11,16 +11,16 @@ from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from schemas import wire
-from services.bus.discovery import VERSION
-from services.gateway.edge.door_middleware import with_browser_headers
-from services.gateway.edge.error_mapping import request_error
-from services.gateway.edge.openapi import describe
-from services.gateway.edge.openapi_functions import FunctionsJson, FunctionsPage
-from services.gateway.edge.problems import Dialect, RequestError, answer_body, dialect_of
-from services.gateway.edge.routing import Route, Router, with_routes
-from services.gateway.gateway import Gateway
-from services.gateway.routes import (
+from stoker.schemas import wire
+from stoker.services.bus.discovery import VERSION
+from stoker.services.gateway.edge.door_middleware import with_browser_headers
+from stoker.services.gateway.edge.error_mapping import request_error
+from stoker.services.gateway.edge.openapi import describe
+from stoker.services.gateway.edge.openapi_functions import FunctionsJson, FunctionsPage
+from stoker.services.gateway.edge.problems import Dialect, RequestError, answer_body, dialect_of
+from stoker.services.gateway.edge.routing import Route, Router, with_routes
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.routes import (
     a1111,
     audio,
     batches,

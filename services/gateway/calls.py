@@ -12,8 +12,8 @@ import time
 import msgspec
 from nats.aio.msg import Msg
 
-from schemas import wire
-from schemas.children import (
+from stoker.schemas import wire
+from stoker.schemas.children import (
     MAX_CHILDREN,
     MAX_DEPTH,
     CallAnswer,
@@ -26,22 +26,22 @@ from schemas.children import (
     child_id,
     parent_mark,
 )
-from schemas.fleet import JobView
-from schemas.job_events import Cancelled, Completed, Expired, Failed, Terminal, ValueOutput
-from services.gateway.edge.access import current_key, shown_to
-from services.gateway.edge.decoding import decode
-from services.gateway.edge.error_mapping import request_error
-from services.gateway.edge.problems import RequestError
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.answers import from_result
-from services.gateway.jobs.for_tenants import as_tenant, give, is_passing, job_named
-from services.gateway.jobs.outcomes import observe_end
-from services.gateway.locating import Nowhere, locate
-from services.gateway.scheduler_queries import Known, NotKnown, Unknown, look_up_job
-from services.process.logs import get_logger
-from services.process.tasks import TaskOwner
-from services.process.telemetry import counter
-from services.records.results import Stored, Unreadable
+from stoker.schemas.fleet import JobView
+from stoker.schemas.job_events import Cancelled, Completed, Expired, Failed, Terminal, ValueOutput
+from stoker.services.gateway.edge.access import current_key, shown_to
+from stoker.services.gateway.edge.decoding import decode
+from stoker.services.gateway.edge.error_mapping import request_error
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.answers import from_result
+from stoker.services.gateway.jobs.for_tenants import as_tenant, give, is_passing, job_named
+from stoker.services.gateway.jobs.outcomes import observe_end
+from stoker.services.gateway.locating import Nowhere, locate
+from stoker.services.gateway.scheduler_queries import Known, NotKnown, Unknown, look_up_job
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.process.telemetry import counter
+from stoker.services.records.results import Stored, Unreadable
 
 log = get_logger("calls")
 

@@ -7,14 +7,14 @@ import asyncio
 
 from nats.aio.msg import Msg
 
-from schemas import wire
-from schemas.subjects import last_name
-from schemas.workers import ModelSchema
-from services.bus.connection import Bus
-from services.catalog import store
-from services.gateway.fleet_view import FleetView
-from services.process.logs import get_logger
-from services.process.tasks import TaskOwner
+from stoker.schemas import wire
+from stoker.schemas.subjects import last_name
+from stoker.schemas.workers import ModelSchema
+from stoker.services.bus.connection import Bus
+from stoker.services.catalog import store
+from stoker.services.gateway.fleet_view import FleetView
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import TaskOwner
 
 log = get_logger("catalog")
 

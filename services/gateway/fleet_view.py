@@ -12,17 +12,17 @@ from collections.abc import Callable
 
 from nats.aio.msg import Msg
 
-from schemas import wire
-from schemas.catalog import Model
-from schemas.configuration import ReloadFailure, RevisionHead
-from schemas.discovery import Schema
-from schemas.fleet import DiskRoom, ModelReplicas, QueueDepth
-from schemas.subjects import last_name
-from schemas.workers import CapabilityCard, Heartbeat
-from services.catalog import store
-from services.gateway.modes import Modes
-from services.process.logs import get_logger
-from services.process.telemetry import gauge
+from stoker.schemas import wire
+from stoker.schemas.catalog import Model
+from stoker.schemas.configuration import ReloadFailure, RevisionHead
+from stoker.schemas.discovery import Schema
+from stoker.schemas.fleet import DiskRoom, ModelReplicas, QueueDepth
+from stoker.schemas.subjects import last_name
+from stoker.schemas.workers import CapabilityCard, Heartbeat
+from stoker.services.catalog import store
+from stoker.services.gateway.modes import Modes
+from stoker.services.process.logs import get_logger
+from stoker.services.process.telemetry import gauge
 
 log = get_logger("fleet")
 

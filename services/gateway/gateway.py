@@ -10,29 +10,29 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from schemas.catalog import Model
-from schemas.configuration import ConfigurationState
-from schemas.keys import ApiKey
-from schemas.subjects import ANY
-from services.bus.connection import Bus
-from services.gateway.describing import Describing
-from services.gateway.edge.access import Access
-from services.gateway.edge.label_selectors import current_selector, selects
-from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
-from services.gateway.edge.sse import StreamLimit
-from services.gateway.fleet_view import FleetView
-from services.gateway.jobs.active import ActiveJobs
-from services.gateway.jobs.admission import Admission
-from services.gateway.jobs.loading import Loading
-from services.gateway.jobs.submission import Submission
-from services.gateway.jobs.webhook_urls import WebhookRules
-from services.gateway.limits import Limits
-from services.gateway.modes import Modes
-from services.gateway.reloading import Reloading
-from services.gateway.scheduler_queries import why_not_ready
-from services.gateway.watching.streams import Streams
-from services.process.tasks import TaskOwner
-from services.records.uploads import keep_tidy
+from stoker.schemas.catalog import Model
+from stoker.schemas.configuration import ConfigurationState
+from stoker.schemas.keys import ApiKey
+from stoker.schemas.subjects import ANY
+from stoker.services.bus.connection import Bus
+from stoker.services.gateway.describing import Describing
+from stoker.services.gateway.edge.access import Access
+from stoker.services.gateway.edge.label_selectors import current_selector, selects
+from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
+from stoker.services.gateway.edge.sse import StreamLimit
+from stoker.services.gateway.fleet_view import FleetView
+from stoker.services.gateway.jobs.active import ActiveJobs
+from stoker.services.gateway.jobs.admission import Admission
+from stoker.services.gateway.jobs.loading import Loading
+from stoker.services.gateway.jobs.submission import Submission
+from stoker.services.gateway.jobs.webhook_urls import WebhookRules
+from stoker.services.gateway.limits import Limits
+from stoker.services.gateway.modes import Modes
+from stoker.services.gateway.reloading import Reloading
+from stoker.services.gateway.scheduler_queries import why_not_ready
+from stoker.services.gateway.watching.streams import Streams
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.records.uploads import keep_tidy
 
 CATALOG_NOT_READ = "the catalog has not been read yet"
 UPLOADS_AT_ONCE = 32

@@ -11,19 +11,19 @@ from collections.abc import Callable, Mapping
 
 from nats.aio.msg import Msg
 
-from schemas import wire
-from schemas.fleet import JobsQuery
-from schemas.job_events import Completed, TextOutput
-from schemas.jobs import Job
-from schemas.keys import ApiKey
-from schemas.usage import KeyUse
-from services.bus.connection import Bus
-from services.gateway.edge.access import current_key
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.usage import Book
-from services.gateway.scheduler_queries import UNDER_WAY, list_jobs
-from services.process.logs import get_logger
-from services.records.results import Result, read_record, seal_of
+from stoker.schemas import wire
+from stoker.schemas.fleet import JobsQuery
+from stoker.schemas.job_events import Completed, TextOutput
+from stoker.schemas.jobs import Job
+from stoker.schemas.keys import ApiKey
+from stoker.schemas.usage import KeyUse
+from stoker.services.bus.connection import Bus
+from stoker.services.gateway.edge.access import current_key
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.usage import Book
+from stoker.services.gateway.scheduler_queries import UNDER_WAY, list_jobs
+from stoker.services.process.logs import get_logger
+from stoker.services.records.results import Result, read_record, seal_of
 
 log = get_logger("limits")
 

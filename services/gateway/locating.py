@@ -10,12 +10,12 @@ ended, and whose end is not stored, is about to be stored.
 import time
 from dataclasses import dataclass
 
-from schemas.fleet import JobView
-from services.bus.connection import Bus
-from services.bus.streams import RESULT_TTL_S
-from services.gateway.scheduler_queries import Known, NotKnown, Unknown, look_up_job
-from services.records import results
-from services.records.results import Stored, Unreadable, find_result
+from stoker.schemas.fleet import JobView
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.streams import RESULT_TTL_S
+from stoker.services.gateway.scheduler_queries import Known, NotKnown, Unknown, look_up_job
+from stoker.services.records import results
+from stoker.services.records.results import Stored, Unreadable, find_result
 
 
 @dataclass(frozen=True, slots=True)

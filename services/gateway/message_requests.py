@@ -13,15 +13,15 @@ import msgspec
 from litestar.types import ASGIApp, Message
 from nats.aio.msg import Msg
 
-from schemas import wire
-from services.bus.connection import Bus
-from services.bus.permissions import INBOXES, services
-from services.bus.sizes import message_bytes
-from services.gateway.app import ROUTER, dialect_at
-from services.gateway.edge.problems import JSON, RETRY_AFTER_S, RequestError, answer_body
-from services.process.logs import get_logger
-from services.process.tasks import TaskOwner
-from services.process.telemetry import counter
+from stoker.schemas import wire
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.permissions import INBOXES, services
+from stoker.services.bus.sizes import message_bytes
+from stoker.services.gateway.app import ROUTER, dialect_at
+from stoker.services.gateway.edge.problems import JSON, RETRY_AFTER_S, RequestError, answer_body
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.process.telemetry import counter
 
 log = get_logger("messages")
 

@@ -8,10 +8,10 @@ already mean it; it becomes current when its model is loaded, and is forgotten w
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from schemas.catalog import Adapter, Model
-from schemas.workers import Heartbeat, ResidentModel
-from services.catalog.store import CURRENT, DEFAULT
-from services.gateway.edge.problems import RequestError
+from stoker.schemas.catalog import Adapter, Model
+from stoker.schemas.workers import Heartbeat, ResidentModel
+from stoker.services.catalog.store import CURRENT, DEFAULT
+from stoker.services.gateway.edge.problems import RequestError
 
 GB = 1e9
 

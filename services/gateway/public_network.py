@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import httpcore
 
-from services.process.tasks import limit
+from stoker.services.process.tasks import limit
 
 RESOLVE_TIMEOUT_S = 10.0
 SPECIAL = tuple(

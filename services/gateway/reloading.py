@@ -23,16 +23,16 @@ from pathlib import Path
 import anyio
 from watchfiles import awatch
 
-from schemas.configuration import ReloadFailure, RevisionHead
-from services.bus.connection import Bus
-from services.bus.errors import BusError
-from services.catalog import store
-from services.catalog.documents import ConfigurationError
-from services.catalog.load import Configuration, load
-from services.catalog.seen_files import Folders, State, folders, look
-from services.process.logs import get_logger
-from services.process.tasks import until
 from stoker.functions.manifest import located
+from stoker.schemas.configuration import ReloadFailure, RevisionHead
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError
+from stoker.services.catalog import store
+from stoker.services.catalog.documents import ConfigurationError
+from stoker.services.catalog.load import Configuration, load
+from stoker.services.catalog.seen_files import Folders, State, folders, look
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import until
 
 log = get_logger("configuration")
 

@@ -6,12 +6,12 @@ Nobody may lead at the moment, or not answer in time. That is an answer of its o
 
 from dataclasses import dataclass
 
-from schemas import wire
-from schemas.fleet import Explanation, JobQuery, JobsPage, JobsQuery, JobView
-from schemas.workers import Done
-from services.bus.connection import Bus
-from services.bus.errors import BusError
-from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
+from stoker.schemas import wire
+from stoker.schemas.fleet import Explanation, JobQuery, JobsPage, JobsQuery, JobView
+from stoker.schemas.workers import Done
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError
+from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 
 ASK_TIMEOUT_S = 2.0
 PING_TIMEOUT_S = 1.0

@@ -20,18 +20,18 @@ import httpx
 from nats.aio.msg import Msg
 from nats.js import api
 
-from schemas import wire
-from schemas.job_events import Terminal
-from schemas.subjects import ANY, WEBHOOKS_STREAM
-from services.bus.connection import Bus
-from services.bus.errors import BusError, NoAnswer, named
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.answers import from_result
-from services.gateway.jobs.webhook_urls import WebhookRules
-from services.gateway.public_network import NotPublic, PublicNetwork
-from services.process.logs import get_logger
-from services.process.tasks import LimitExceeded, TaskOwner, cleanup, limit
-from services.records.quarantine import put_aside
+from stoker.schemas import wire
+from stoker.schemas.job_events import Terminal
+from stoker.schemas.subjects import ANY, WEBHOOKS_STREAM
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, NoAnswer, named
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.answers import from_result
+from stoker.services.gateway.jobs.webhook_urls import WebhookRules
+from stoker.services.gateway.public_network import NotPublic, PublicNetwork
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import LimitExceeded, TaskOwner, cleanup, limit
+from stoker.services.records.quarantine import put_aside
 
 log = get_logger("webhooks")
 

@@ -22,10 +22,10 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from services.process.disk import room_at
-from services.process.logs import get_logger
-from services.process.running import die_with_parent
-from services.process.tasks import TaskOwner, cleanup
+from stoker.services.process.disk import room_at
+from stoker.services.process.logs import get_logger
+from stoker.services.process.running import die_with_parent
+from stoker.services.process.tasks import TaskOwner, cleanup
 
 log = get_logger("nats")
 

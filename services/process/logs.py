@@ -3,7 +3,7 @@
 import logging
 import sys
 
-from services import without
+from stoker.services import without
 
 with without("rich"):
     import structlog

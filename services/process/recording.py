@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from services.process.logs import get_logger
+from stoker.services.process.logs import get_logger
 
 log = get_logger("recording")
 

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import uvloop
 
-from services.process.logs import configure_logs, get_logger
-from services.process.settings import BadSetting, BusSettings
-from services.process.tracing import close_tracing, configure_tracing
+from stoker.services.process.logs import configure_logs, get_logger
+from stoker.services.process.settings import BadSetting, BusSettings
+from stoker.services.process.tracing import close_tracing, configure_tracing
 
 S = TypeVar("S", bound=BusSettings)
 

@@ -21,8 +21,8 @@ import anyio
 from anyio.abc import TaskGroup
 from sniffio import current_async_library_cvar
 
-from services.process.logs import get_logger
-from services.process.telemetry import counter
+from stoker.services.process.logs import get_logger
+from stoker.services.process.telemetry import counter
 
 log = get_logger("tasks")
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from nats.aio.msg import Msg
 
-from services.process.settings import BadSetting
+from stoker.services.process.settings import BadSetting
 
 HEADER = "traceparent"
 
@@ -41,7 +41,7 @@ def configure_tracing(endpoint: str, service: str, **context: str) -> None:
     if not endpoint:
         return
     try:
-        from services.process.otlp import OtlpRecorder
+        from stoker.services.process.otlp import OtlpRecorder
     except ImportError as error:
         raise BadSetting(f"otlp: {error.name} is not installed: pip install 'stoker[telemetry]'") from error
     _recorder = OtlpRecorder(endpoint, service, context)

@@ -3,15 +3,15 @@
 import asyncio
 from collections.abc import Callable
 
-from schemas import wire
-from schemas.batches import BatchRecord
-from schemas.subjects import BATCHES_BUCKET, to_token
-from services.bus.bucket_feed import read_changes
-from services.bus.buckets import open_bucket
-from services.bus.connection import Bus
-from services.bus.errors import BusError, Conflict
-from services.bus.watching import watch_bucket
-from services.process.logs import get_logger
+from stoker.schemas import wire
+from stoker.schemas.batches import BatchRecord
+from stoker.schemas.subjects import BATCHES_BUCKET, to_token
+from stoker.services.bus.bucket_feed import read_changes
+from stoker.services.bus.buckets import open_bucket
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, Conflict
+from stoker.services.bus.watching import watch_bucket
+from stoker.services.process.logs import get_logger
 
 log = get_logger("batches")
 

@@ -18,15 +18,15 @@ from pathlib import Path
 import msgspec
 from nacl.secret import SecretBox
 
-from schemas import wire
-from schemas.job_events import Completed, ImageOutput, Picture, SavedFile, Terminal, ValueOutput
-from schemas.jobs import Attachment
-from schemas.ranges import Count
-from schemas.subjects import BLOBS_STREAM
-from services.bus.connection import Bus
-from services.bus.errors import Missing, named
-from services.process.tasks import limit
-from services.records.parts import PartsGone, Piece, Place, of_file, once, parts_in, read, write
+from stoker.schemas import wire
+from stoker.schemas.job_events import Completed, ImageOutput, Picture, SavedFile, Terminal, ValueOutput
+from stoker.schemas.jobs import Attachment
+from stoker.schemas.ranges import Count
+from stoker.schemas.subjects import BLOBS_STREAM
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import Missing, named
+from stoker.services.process.tasks import limit
+from stoker.services.records.parts import PartsGone, Piece, Place, of_file, once, parts_in, read, write
 
 MAX_INLINE_INPUT_BYTES = 256 * 1024
 """A larger file of an input goes to the object store instead of into the job."""

@@ -2,12 +2,12 @@
 
 import msgspec
 
-from schemas import wire
-from schemas.responses import KeptResponse
-from schemas.subjects import CONVERSATIONS_BUCKET, to_token
-from services.bus.buckets import open_bucket
-from services.bus.connection import Bus
-from services.records.blobs import read_blob, write_blob
+from stoker.schemas import wire
+from stoker.schemas.responses import KeptResponse
+from stoker.schemas.subjects import CONVERSATIONS_BUCKET, to_token
+from stoker.services.bus.buckets import open_bucket
+from stoker.services.bus.connection import Bus
+from stoker.services.records.blobs import read_blob, write_blob
 
 MAX_INLINE_BYTES = 128 * 1024
 """A longer conversation lies in a blob."""

@@ -13,17 +13,17 @@ from functools import partial
 
 from nacl.secret import SecretBox
 
-from schemas import wire
-from schemas.batches import FileRecord, Purpose, Segment
-from schemas.jobs import Attachment
-from schemas.subjects import FILES_BUCKET, FILES_STREAM, to_token
-from services.bus.bucket_feed import read_changes
-from services.bus.buckets import open_bucket
-from services.bus.connection import Bus
-from services.bus.streams import FILES_TTL_S
-from services.records import parts as parts_of
-from services.records.blobs import piece_of_blob
-from services.records.parts import PartsGone, Piece, Place
+from stoker.schemas import wire
+from stoker.schemas.batches import FileRecord, Purpose, Segment
+from stoker.schemas.jobs import Attachment
+from stoker.schemas.subjects import FILES_BUCKET, FILES_STREAM, to_token
+from stoker.services.bus.bucket_feed import read_changes
+from stoker.services.bus.buckets import open_bucket
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.streams import FILES_TTL_S
+from stoker.services.records import parts as parts_of
+from stoker.services.records.blobs import piece_of_blob
+from stoker.services.records.parts import PartsGone, Piece, Place
 
 PREFIX = "file-"
 

@@ -4,9 +4,9 @@ Done by who may make streams: `stoker up` on its own server, elsewhere `stoker i
 upgrade.
 """
 
-from services.bus.connection import Bus
-from services.bus.streams import declare
-from services.records.seal_key import make_key
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.streams import declare
+from stoker.services.records.seal_key import make_key
 
 
 async def install(bus: Bus) -> None:

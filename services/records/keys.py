@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from schemas import wire
-from schemas.keys import ApiKey
-from schemas.subjects import KEYS_BUCKET, to_token
-from services.bus.buckets import open_bucket
-from services.bus.connection import Bus
-from services.bus.watching import watch_bucket
-from services.process.logs import get_logger
+from stoker.schemas import wire
+from stoker.schemas.keys import ApiKey
+from stoker.schemas.subjects import KEYS_BUCKET, to_token
+from stoker.services.bus.buckets import open_bucket
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.watching import watch_bucket
+from stoker.services.process.logs import get_logger
 
 log = get_logger("keys")
 

@@ -18,10 +18,10 @@ import anyio
 from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 
-from services.bus.connection import Bus
-from services.bus.errors import BusError, Missing, NoAnswer, named
-from services.bus.publishing import PubAck, into
-from services.process.tasks import limit, unwrapped
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, Missing, NoAnswer, named
+from stoker.services.bus.publishing import PubAck, into
+from stoker.services.process.tasks import limit, unwrapped
 
 PART_BYTES = 512 * 1024
 AT_ONCE = 8

@@ -5,13 +5,13 @@ from collections.abc import AsyncGenerator
 
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
-from schemas import wire
-from schemas.fleet import PlatformEvent
-from schemas.subjects import ANY, EVENTS_STREAM
-from services.bus.connection import Bus
-from services.bus.errors import NoAnswer, named
-from services.process.logs import get_logger
-from services.process.tasks import cleanup
+from stoker.schemas import wire
+from stoker.schemas.fleet import PlatformEvent
+from stoker.schemas.subjects import ANY, EVENTS_STREAM
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import NoAnswer, named
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import cleanup
 
 log = get_logger("events")
 

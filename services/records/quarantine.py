@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping
 import msgspec
 from prometheus_client import Counter
 
-from schemas import wire
-from schemas.fleet import PlatformEvent
-from schemas.quarantine import Quarantined, Source
-from schemas.subjects import QUARANTINE_STREAM
-from services.bus.connection import Bus
-from services.bus.errors import BusError, Missing, named
-from services.bus.publishing import PubAck
-from services.process.logs import get_logger
-from services.process.telemetry import counter
+from stoker.schemas import wire
+from stoker.schemas.fleet import PlatformEvent
+from stoker.schemas.quarantine import Quarantined, Source
+from stoker.schemas.subjects import QUARANTINE_STREAM
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, Missing, named
+from stoker.services.bus.publishing import PubAck
+from stoker.services.process.logs import get_logger
+from stoker.services.process.telemetry import counter
 
 log = get_logger("quarantine")
 

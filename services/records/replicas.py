@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from schemas import wire
-from schemas.fleet import ModelReplicas
-from schemas.subjects import REPLICAS_BUCKET, from_token
-from services.bus.connection import Bus
-from services.bus.watching import watch_bucket
-from services.process.logs import get_logger
+from stoker.schemas import wire
+from stoker.schemas.fleet import ModelReplicas
+from stoker.schemas.subjects import REPLICAS_BUCKET, from_token
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.watching import watch_bucket
+from stoker.services.process.logs import get_logger
 
 log = get_logger("replicas")
 

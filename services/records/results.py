@@ -22,16 +22,16 @@ from typing import Literal
 import msgspec
 from nats.js import api
 
-from schemas import wire
-from schemas.fleet import JobView
-from schemas.job_events import Cancelled, Completed, Expired, Failed, StoredRecord, Superseded, Terminal
-from schemas.jobs import Job, Status
-from schemas.subjects import ANY, RESULTS_STREAM, opened
-from schemas.workers import Assignment, Recorded, RecordedQuery
-from services.bus.connection import Bus
-from services.bus.errors import BusError, Conflict, Missing, NoAnswer, Refused, StreamFull, named
-from services.bus.publishing import Answered, PubAck, into
-from services.process.tasks import cleanup
+from stoker.schemas import wire
+from stoker.schemas.fleet import JobView
+from stoker.schemas.job_events import Cancelled, Completed, Expired, Failed, StoredRecord, Superseded, Terminal
+from stoker.schemas.jobs import Job, Status
+from stoker.schemas.subjects import ANY, RESULTS_STREAM, opened
+from stoker.schemas.workers import Assignment, Recorded, RecordedQuery
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, Conflict, Missing, NoAnswer, Refused, StreamFull, named
+from stoker.services.bus.publishing import Answered, PubAck, into
+from stoker.services.process.tasks import cleanup
 
 PUBLISH_ATTEMPTS = 10
 LISTING_TIMEOUT_S = 2.0

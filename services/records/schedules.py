@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-from schemas import wire
-from schemas.schedules import ScheduleRecord
-from schemas.subjects import SCHEDULES_BUCKET, to_token
-from services.bus.buckets import open_bucket
-from services.bus.connection import Bus
-from services.bus.watching import watch_bucket
-from services.process.logs import get_logger
+from stoker.schemas import wire
+from stoker.schemas.schedules import ScheduleRecord
+from stoker.schemas.subjects import SCHEDULES_BUCKET, to_token
+from stoker.services.bus.buckets import open_bucket
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.watching import watch_bucket
+from stoker.services.process.logs import get_logger
 
 log = get_logger("schedules")
 

@@ -8,17 +8,17 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from schemas import wire
-from schemas.subjects import SECRETS_BUCKET
-from services.bus.buckets import open_bucket
-from services.bus.connection import Bus
-from services.bus.errors import Conflict
-from services.bus.seals import SealKey, Seals
-from services.bus.streams import RESULT_TTL_S
-from services.bus.watching import watch_bucket
-from services.process.logs import get_logger
-from services.process.running import CannotStart
-from services.process.tasks import LimitExceeded, TaskOwner, limit
+from stoker.schemas import wire
+from stoker.schemas.subjects import SECRETS_BUCKET
+from stoker.services.bus.buckets import open_bucket
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import Conflict
+from stoker.services.bus.seals import SealKey, Seals
+from stoker.services.bus.streams import RESULT_TTL_S
+from stoker.services.bus.watching import watch_bucket
+from stoker.services.process.logs import get_logger
+from stoker.services.process.running import CannotStart
+from stoker.services.process.tasks import LimitExceeded, TaskOwner, limit
 
 log = get_logger("seals")
 

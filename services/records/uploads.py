@@ -17,17 +17,17 @@ from contextlib import aclosing
 
 import msgspec
 
-from schemas import wire
-from schemas.subjects import UPLOADS_BUCKET, to_token
-from schemas.uploads import PartRecord, UploadRecord, UploadStatus
-from services.bus.bucket_feed import read_changes
-from services.bus.buckets import open_bucket
-from services.bus.connection import Bus
-from services.bus.errors import BusError, Conflict
-from services.process.logs import get_logger
-from services.process.tasks import LimitExceeded, cleanup, limit
-from services.records.files import PREFIX, empty, kept_file, new_segment, write
-from services.records.parts import parts_in
+from stoker.schemas import wire
+from stoker.schemas.subjects import UPLOADS_BUCKET, to_token
+from stoker.schemas.uploads import PartRecord, UploadRecord, UploadStatus
+from stoker.services.bus.bucket_feed import read_changes
+from stoker.services.bus.buckets import open_bucket
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, Conflict
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import LimitExceeded, cleanup, limit
+from stoker.services.records.files import PREFIX, empty, kept_file, new_segment, write
+from stoker.services.records.parts import parts_in
 
 log = get_logger("uploads")
 

@@ -1,4 +1,4 @@
-"""`python -m services.scheduler`, `stoker scheduler`: one scheduler process."""
+"""`python -m stoker.services.scheduler`, `stoker scheduler`: one scheduler process."""
 
 import asyncio
 import sys
@@ -9,14 +9,14 @@ from typing import Annotated
 from msgspec import Meta
 from nats.nuid import NUID
 
-from schemas import subjects
-from services.bus.connection import open_bus
-from services.bus.streams import wait_for_streams
-from services.process.running import exit_with, run_service
-from services.process.settings import BusSettings, read_settings
-from services.process.telemetry import serve_metrics
-from services.records.seal_key import knowing_seals
-from services.scheduler.service import serve
+from stoker.schemas import subjects
+from stoker.services.bus.connection import open_bus
+from stoker.services.bus.streams import wait_for_streams
+from stoker.services.process.running import exit_with, run_service
+from stoker.services.process.settings import BusSettings, read_settings
+from stoker.services.process.telemetry import serve_metrics
+from stoker.services.records.seal_key import knowing_seals
+from stoker.services.scheduler.service import serve
 
 STREAMS = (
     subjects.JOBS_STREAM,

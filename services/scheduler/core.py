@@ -17,23 +17,23 @@ No NATS, no clock, no randomness here: `now` is an argument, in seconds since 19
 
 from typing import assert_never
 
-from schemas.fleet import JobView
-from schemas.jobs import Status
-from schemas.workers import Accepted, Finished, Heartbeat
-from services.scheduler.fleet.estimates import Estimates
-from services.scheduler.fleet.worker import Worker, newly_failed
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.forecast import Forecast
-from services.scheduler.jobs.ledger import Ledger
-from services.scheduler.jobs.record import HOLDS_SLOT, Failure
-from services.scheduler.jobs.record import Record as JobRecord
-from services.scheduler.leaving import Leaving, about_worker
-from services.scheduler.placing.dispatch import Dispatcher
-from services.scheduler.placing.placement import why_never
-from services.scheduler.placing.suspicion import Suspicion
-from services.scheduler.protocol.commands import Acknowledge, AcknowledgeEnded, Cancel, Command
-from services.scheduler.protocol.endings import Endings
-from services.scheduler.protocol.events import (
+from stoker.schemas.fleet import JobView
+from stoker.schemas.jobs import Status
+from stoker.schemas.workers import Accepted, Finished, Heartbeat
+from stoker.services.scheduler.fleet.estimates import Estimates
+from stoker.services.scheduler.fleet.worker import Worker, newly_failed
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.forecast import Forecast
+from stoker.services.scheduler.jobs.ledger import Ledger
+from stoker.services.scheduler.jobs.record import HOLDS_SLOT, Failure
+from stoker.services.scheduler.jobs.record import Record as JobRecord
+from stoker.services.scheduler.leaving import Leaving, about_worker
+from stoker.services.scheduler.placing.dispatch import Dispatcher
+from stoker.services.scheduler.placing.placement import why_never
+from stoker.services.scheduler.placing.suspicion import Suspicion
+from stoker.services.scheduler.protocol.commands import Acknowledge, AcknowledgeEnded, Cancel, Command
+from stoker.services.scheduler.protocol.endings import Endings
+from stoker.services.scheduler.protocol.events import (
     AssignmentAnswered,
     AssignmentFailed,
     CancelRequested,
@@ -51,7 +51,7 @@ from services.scheduler.protocol.events import (
     Ticked,
     WorkerGone,
 )
-from services.scheduler.reconciling import Reconciler
+from stoker.services.scheduler.reconciling import Reconciler
 
 EARLY_CANCELS = 10_000
 """Cancels remembered for jobs that have not arrived yet."""

@@ -13,17 +13,17 @@ import msgspec
 from nats.aio.msg import Msg
 from prometheus_client import Counter, Histogram
 
-from schemas import wire
-from schemas.jobs import Job
-from schemas.workers import AssignmentAnswer, Done, JobCommand, ModelCommand, Revocation
-from services.bus.connection import Bus
-from services.bus.errors import BusError, NobodyThere
-from services.process.clock import steady_now
-from services.process.logs import get_logger
-from services.process.tasks import TaskOwner
-from services.process.telemetry import counter, gauge, histogram
-from services.process.tracing import record, trace_headers
-from services.records.results import (
+from stoker.schemas import wire
+from stoker.schemas.jobs import Job
+from stoker.schemas.workers import AssignmentAnswer, Done, JobCommand, ModelCommand, Revocation
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, NobodyThere
+from stoker.services.process.clock import steady_now
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.process.telemetry import counter, gauge, histogram
+from stoker.services.process.tracing import record, trace_headers
+from stoker.services.records.results import (
     NotStored,
     Stored,
     Unknown,
@@ -35,8 +35,8 @@ from services.records.results import (
     status_of,
     supersede,
 )
-from services.scheduler.protocol import events
-from services.scheduler.protocol.commands import (
+from stoker.services.scheduler.protocol import events
+from stoker.services.scheduler.protocol.commands import (
     Acknowledge,
     AcknowledgeEnded,
     Assign,
@@ -51,7 +51,7 @@ from services.scheduler.protocol.commands import (
     Record,
     Revoke,
 )
-from services.scheduler.protocol.events import (
+from stoker.services.scheduler.protocol.events import (
     AssignmentAnswered,
     AssignmentFailed,
     Event,
@@ -59,7 +59,7 @@ from services.scheduler.protocol.events import (
     ResultChecked,
     WorkerGone,
 )
-from services.scheduler.webhook_orders import order_webhook
+from stoker.services.scheduler.webhook_orders import order_webhook
 
 log = get_logger("scheduler")
 

@@ -23,19 +23,19 @@ from anyio import move_on_after
 from nats.aio.msg import Msg
 from nats.js import api
 
-from schemas import wire
-from schemas.jobs import Job, JobHead
-from schemas.subjects import ANY, JOBS_STREAM, BadName, check_name
-from services.bus.connection import Bus
-from services.bus.errors import BusError, Missing, named
-from services.bus.sizes import max_job_bytes
-from services.bus.streams import MAX_JOBS
-from services.process.clock import steady_now
-from services.process.logs import get_logger
-from services.process.tasks import TaskOwner
-from services.process.tracing import trace_of
-from services.records.quarantine import put_aside
-from services.scheduler.protocol.events import JobArrived
+from stoker.schemas import wire
+from stoker.schemas.jobs import Job, JobHead
+from stoker.schemas.subjects import ANY, JOBS_STREAM, BadName, check_name
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, Missing, named
+from stoker.services.bus.sizes import max_job_bytes
+from stoker.services.bus.streams import MAX_JOBS
+from stoker.services.process.clock import steady_now
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.process.tracing import trace_of
+from stoker.services.records.quarantine import put_aside
+from stoker.services.scheduler.protocol.events import JobArrived
 
 log = get_logger("scheduler")
 

@@ -8,17 +8,17 @@ from itertools import islice
 
 import msgspec
 
-from schemas.catalog import Model
-from schemas.fleet import JobView, ModelReplicas, Replica
-from schemas.job_events import Downloading, Loading, Provisioning, Queued
-from services.scheduler.jobs.queues import ModelQueue
-from services.scheduler.jobs.record import Record as JobRecord
-from services.scheduler.placing.calibration import Calibration
-from services.scheduler.placing.dispatch import Dispatcher
-from services.scheduler.placing.placement import why_impossible
-from services.scheduler.placing.unserved import Unserved
-from services.scheduler.protocol.commands import Command, Notify, PublishDepth
-from services.scheduler.protocol.endings import GivenUp
+from stoker.schemas.catalog import Model
+from stoker.schemas.fleet import JobView, ModelReplicas, Replica
+from stoker.schemas.job_events import Downloading, Loading, Provisioning, Queued
+from stoker.services.scheduler.jobs.queues import ModelQueue
+from stoker.services.scheduler.jobs.record import Record as JobRecord
+from stoker.services.scheduler.placing.calibration import Calibration
+from stoker.services.scheduler.placing.dispatch import Dispatcher
+from stoker.services.scheduler.placing.placement import why_impossible
+from stoker.services.scheduler.placing.unserved import Unserved
+from stoker.services.scheduler.protocol.commands import Command, Notify, PublishDepth
+from stoker.services.scheduler.protocol.endings import GivenUp
 
 QUEUE_LIMIT = 10_000
 """Jobs of one model that may wait before the gateway answers 429."""

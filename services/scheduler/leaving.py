@@ -14,15 +14,15 @@ Three answers to "where is it?", which must not be mixed up:
 Time is the caller's; a worker's silence is measured on a clock that never steps (services/process/clock.py).
 """
 
-from schemas.fleet import EventKind, PlatformEvent
-from schemas.workers import HEARTBEAT_INTERVAL_S
-from services.scheduler.fleet.worker import Worker
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.jobs.ledger import Ledger
-from services.scheduler.jobs.record import Record
-from services.scheduler.protocol.commands import Command, Probe
-from services.scheduler.protocol.commands import Record as Keep
-from services.scheduler.protocol.endings import Endings
+from stoker.schemas.fleet import EventKind, PlatformEvent
+from stoker.schemas.workers import HEARTBEAT_INTERVAL_S
+from stoker.services.scheduler.fleet.worker import Worker
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.jobs.ledger import Ledger
+from stoker.services.scheduler.jobs.record import Record
+from stoker.services.scheduler.protocol.commands import Command, Probe
+from stoker.services.scheduler.protocol.commands import Record as Keep
+from stoker.services.scheduler.protocol.endings import Endings
 
 MAX_CRASHES, MAX_LOST = 2, 6
 SILENT_S = 1.5 * HEARTBEAT_INTERVAL_S

@@ -22,13 +22,13 @@ worker goes on to mention it.
 
 from dataclasses import dataclass
 
-from schemas.workers import HEARTBEAT_INTERVAL_S, Heartbeat, RunningJob
-from services.scheduler.fleet.worker import Worker
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.jobs.ledger import Ledger
-from services.scheduler.jobs.record import Record
-from services.scheduler.leaving import Leaving
-from services.scheduler.protocol.commands import CheckResult, Command, Revoke
+from stoker.schemas.workers import HEARTBEAT_INTERVAL_S, Heartbeat, RunningJob
+from stoker.services.scheduler.fleet.worker import Worker
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.jobs.ledger import Ledger
+from stoker.services.scheduler.jobs.record import Record
+from stoker.services.scheduler.leaving import Leaving
+from stoker.services.scheduler.protocol.commands import CheckResult, Command, Revoke
 
 FORGOTTEN_S = 2.0 * HEARTBEAT_INTERVAL_S
 """A job that its worker has not mentioned for this long may have ended without our knowing."""

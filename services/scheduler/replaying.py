@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import assert_never
 
-from services.process.recording import Difference, Head, replay
-from services.scheduler.core import Scheduler
-from services.scheduler.protocol.commands import (
+from stoker.services.process.recording import Difference, Head, replay
+from stoker.services.scheduler.core import Scheduler
+from stoker.services.scheduler.protocol.commands import (
     Acknowledge,
     AcknowledgeEnded,
     Assign,
@@ -20,7 +20,7 @@ from services.scheduler.protocol.commands import (
     Record,
     Revoke,
 )
-from services.scheduler.protocol.events import Event
+from stoker.services.scheduler.protocol.events import Event
 
 CORE = "scheduler"
 

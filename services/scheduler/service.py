@@ -24,32 +24,32 @@ import msgspec
 from nats.aio.msg import Msg
 from prometheus_client import Counter
 
-from schemas import wire
-from schemas.catalog import Model
-from schemas.fleet import CancelAnswer, JobQuery, JobsQuery, ModelReplicas
-from schemas.subjects import ANY, from_token, last_name
-from schemas.workers import Done, Finished, Heartbeat, Recorded, RecordedQuery
-from services.bus.connection import Bus
-from services.bus.discovery import register
-from services.bus.errors import BusError
-from services.bus.leases import Lease, hold
-from services.bus.streams import NotLeading, admit_leader
-from services.catalog import store
-from services.process.clock import steady_now
-from services.process.logs import get_logger
-from services.process.recording import Head, Recorder
-from services.process.tasks import LimitExceeded, TaskOwner, limit, until
-from services.process.telemetry import counter
-from services.records.quarantine import put_aside
-from services.records.replicas import watch_replicas
-from services.records.results import last_endings, recorded
-from services.scheduler.core import Scheduler
-from services.scheduler.executor import Executor
-from services.scheduler.feed import JobFeed
-from services.scheduler.placing.explaining import with_calls
-from services.scheduler.protocol.commands import Command, EndJob
-from services.scheduler.protocol.endings import poisoned
-from services.scheduler.protocol.events import (
+from stoker.schemas import wire
+from stoker.schemas.catalog import Model
+from stoker.schemas.fleet import CancelAnswer, JobQuery, JobsQuery, ModelReplicas
+from stoker.schemas.subjects import ANY, from_token, last_name
+from stoker.schemas.workers import Done, Finished, Heartbeat, Recorded, RecordedQuery
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.discovery import register
+from stoker.services.bus.errors import BusError
+from stoker.services.bus.leases import Lease, hold
+from stoker.services.bus.streams import NotLeading, admit_leader
+from stoker.services.catalog import store
+from stoker.services.process.clock import steady_now
+from stoker.services.process.logs import get_logger
+from stoker.services.process.recording import Head, Recorder
+from stoker.services.process.tasks import LimitExceeded, TaskOwner, limit, until
+from stoker.services.process.telemetry import counter
+from stoker.services.records.quarantine import put_aside
+from stoker.services.records.replicas import watch_replicas
+from stoker.services.records.results import last_endings, recorded
+from stoker.services.scheduler.core import Scheduler
+from stoker.services.scheduler.executor import Executor
+from stoker.services.scheduler.feed import JobFeed
+from stoker.services.scheduler.placing.explaining import with_calls
+from stoker.services.scheduler.protocol.commands import Command, EndJob
+from stoker.services.scheduler.protocol.endings import poisoned
+from stoker.services.scheduler.protocol.events import (
     CancelRequested,
     EarlierJobsArrived,
     EndingsListed,
@@ -62,7 +62,7 @@ from services.scheduler.protocol.events import (
     Settled,
     Ticked,
 )
-from services.scheduler.replaying import CORE, describe
+from stoker.services.scheduler.replaying import CORE, describe
 
 log = get_logger("scheduler")
 

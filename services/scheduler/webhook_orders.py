@@ -9,12 +9,12 @@ import asyncio
 
 import msgspec
 
-from schemas import wire
-from schemas.jobs import Job
-from services.bus.connection import Bus
-from services.bus.errors import BusError
-from services.process.logs import get_logger
-from services.records.results import NotStored, Stored, Unknown, Unreadable, find_result
+from stoker.schemas import wire
+from stoker.schemas.jobs import Job
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError
+from stoker.services.process.logs import get_logger
+from stoker.services.records.results import NotStored, Stored, Unknown, Unreadable, find_result
 
 log = get_logger("webhooks")
 

@@ -1,4 +1,4 @@
-"""`python -m services.worker`, `stoker worker`: one worker process, with its runner beside it."""
+"""`python -m stoker.services.worker`, `stoker worker`: one worker process, with its runner beside it."""
 
 import asyncio
 import os
@@ -16,30 +16,38 @@ from msgspec import Meta
 from nats.aio.msg import Msg
 from nats.nuid import NUID
 
-from schemas import wire
-from schemas.subjects import CATALOG_BUCKET, check_name, of_bucket
-from schemas.workers import Assignment, Done, Heartbeat, JobCommand, ModelCommand, ReplayRequest, Revocation
-from services.bus.connection import Bus, open_bus
-from services.bus.discovery import register
-from services.bus.permissions import worker_role
-from services.bus.quick_client import Handler
-from services.bus.streams import wait_for_streams
-from services.catalog import store
-from services.catalog.documents import ConfigurationError
-from services.catalog.functions import read_project
-from services.catalog.sizes import parse_size
-from services.process.logs import get_logger
-from services.process.running import exit_with, run_service
-from services.process.settings import BadSetting, BusSettings, read_settings
-from services.process.tasks import TaskOwner, until
-from services.process.telemetry import serve_metrics
-from services.process.tracing import trace_of
-from services.worker.agent import Agent, Limits
-from services.worker.engines.registry import HANDLERS_VARIABLE, installed
-from services.worker.heartbeats import Identity
-from services.worker.jobs.runs import STOP_GRACE_S
-from services.worker.models.cache import ModelCache
-from services.worker.runner.supervisor import LIMIT_S
+from stoker.schemas import wire
+from stoker.schemas.subjects import CATALOG_BUCKET, check_name, of_bucket
+from stoker.schemas.workers import (
+    Assignment,
+    Done,
+    Heartbeat,
+    JobCommand,
+    ModelCommand,
+    ReplayRequest,
+    Revocation,
+)
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.bus.discovery import register
+from stoker.services.bus.permissions import worker_role
+from stoker.services.bus.quick_client import Handler
+from stoker.services.bus.streams import wait_for_streams
+from stoker.services.catalog import store
+from stoker.services.catalog.documents import ConfigurationError
+from stoker.services.catalog.functions import read_project
+from stoker.services.catalog.sizes import parse_size
+from stoker.services.process.logs import get_logger
+from stoker.services.process.running import exit_with, run_service
+from stoker.services.process.settings import BadSetting, BusSettings, read_settings
+from stoker.services.process.tasks import TaskOwner, until
+from stoker.services.process.telemetry import serve_metrics
+from stoker.services.process.tracing import trace_of
+from stoker.services.worker.agent import Agent, Limits
+from stoker.services.worker.engines.registry import HANDLERS_VARIABLE, installed
+from stoker.services.worker.heartbeats import Identity
+from stoker.services.worker.jobs.runs import STOP_GRACE_S
+from stoker.services.worker.models.cache import ModelCache
+from stoker.services.worker.runner.supervisor import LIMIT_S
 
 log = get_logger("worker")
 

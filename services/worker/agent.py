@@ -16,10 +16,10 @@ from typing import Any, get_args
 
 import msgspec
 
-from schemas.catalog import Model, Spec, batch_limit
-from schemas.job_events import Assigned, Downloading
-from schemas.jobs import FunctionInput, StoredInput
-from schemas.workers import (
+from stoker.schemas.catalog import Model, Spec, batch_limit
+from stoker.schemas.job_events import Assigned, Downloading
+from stoker.schemas.jobs import FunctionInput, StoredInput
+from stoker.schemas.workers import (
     Accepted,
     Assignment,
     AssignmentAnswer,
@@ -31,25 +31,32 @@ from schemas.workers import (
     ReplayRequest,
     Revocation,
 )
-from services.bus.connection import Bus
-from services.process.logs import get_logger
-from services.process.tasks import LimitExceeded, TaskOwner, limit
-from services.worker.heartbeats import Heartbeats, Identity
-from services.worker.jobs.attempt import Attempt
-from services.worker.jobs.children import Children
-from services.worker.jobs.core import WorkerCore
-from services.worker.jobs.endings import Endings
-from services.worker.jobs.preparing import Preparing
-from services.worker.jobs.reports import Reports
-from services.worker.jobs.runs import STOP_GRACE_S, RunMessage, Runs
-from services.worker.jobs.scratch import Scratch
-from services.worker.models.cache import ModelCache
-from services.worker.models.loader import Loader
-from services.worker.models.readiness import Readiness
-from services.worker.runner.messages import Described, Loaded, LoadFailed, LoadProgress, Message, Unloaded
-from services.worker.runner.process import RunnerAway
-from services.worker.runner.runners import Engines, Listener, Runners
-from services.worker.runner.supervisor import LIMIT_S
+from stoker.services.bus.connection import Bus
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import LimitExceeded, TaskOwner, limit
+from stoker.services.worker.heartbeats import Heartbeats, Identity
+from stoker.services.worker.jobs.attempt import Attempt
+from stoker.services.worker.jobs.children import Children
+from stoker.services.worker.jobs.core import WorkerCore
+from stoker.services.worker.jobs.endings import Endings
+from stoker.services.worker.jobs.preparing import Preparing
+from stoker.services.worker.jobs.reports import Reports
+from stoker.services.worker.jobs.runs import STOP_GRACE_S, RunMessage, Runs
+from stoker.services.worker.jobs.scratch import Scratch
+from stoker.services.worker.models.cache import ModelCache
+from stoker.services.worker.models.loader import Loader
+from stoker.services.worker.models.readiness import Readiness
+from stoker.services.worker.runner.messages import (
+    Described,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    Message,
+    Unloaded,
+)
+from stoker.services.worker.runner.process import RunnerAway
+from stoker.services.worker.runner.runners import Engines, Listener, Runners
+from stoker.services.worker.runner.supervisor import LIMIT_S
 
 log = get_logger("agent")
 

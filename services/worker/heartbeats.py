@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import psutil
 from anyio import move_on_after
 
-from schemas.workers import HEARTBEAT_INTERVAL_S, Heartbeat, RunningJob
-from services.bus.connection import Bus
-from services.worker.jobs.attempt import WAITS
-from services.worker.jobs.core import WorkerCore
-from services.worker.models.loader import Loader
-from services.worker.runner.runners import Runners
+from stoker.schemas.workers import HEARTBEAT_INTERVAL_S, Heartbeat, RunningJob
+from stoker.services.bus.connection import Bus
+from stoker.services.worker.jobs.attempt import WAITS
+from stoker.services.worker.jobs.core import WorkerCore
+from stoker.services.worker.models.loader import Loader
+from stoker.services.worker.runner.runners import Runners
 
 CHANGE_DELAY_S = 0.02
 """Changes within this time share one heartbeat."""

@@ -14,9 +14,9 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from services.process.tasks import together
 from stoker.bench.samples import Sample
 from stoker.bench.traces import Ask
+from stoker.services.process.tasks import together
 from stoker.sse import EventReader
 
 TIMEOUT_S = 300.0

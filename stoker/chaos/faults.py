@@ -8,9 +8,9 @@ import os
 import signal
 from collections.abc import Iterable
 
-from services.process.tasks import TaskOwner, cleanup
 from stoker.chaos.plan import Fault
 from stoker.chaos.system import Installation
+from stoker.services.process.tasks import TaskOwner, cleanup
 
 LET_GO_S = 5.0
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
 
-from services.process.tasks import TaskOwner
+from stoker.services.process.tasks import TaskOwner
 
 CHUNK_BYTES = 64 * 1024
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import httpx
 
-from schemas.catalog import Model
-from services.catalog.load import Configuration
-from services.process.tasks import TaskOwner, together
 from stoker.chaos.faults import Faults
 from stoker.chaos.ledger import Ledger
 from stoker.chaos.plan import Choice, plan
 from stoker.chaos.report import Report, report_of
 from stoker.chaos.system import Installation, started
 from stoker.chaos.traffic import TIMEOUT, Prompt, Traffic, learn
+from stoker.schemas.catalog import Model
+from stoker.services.catalog.load import Configuration
+from stoker.services.process.tasks import TaskOwner, together
 
 SENTENCES = ("The river", "Once upon a time", "A list of birds:", "Why is the sky blue?")
 MAX_TOKENS = 24

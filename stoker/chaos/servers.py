@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.process.embedded import MAX_PAYLOAD_BYTES, find_binary, free_port
 from stoker.chaos.proxy import Proxy
+from stoker.services.process.embedded import MAX_PAYLOAD_BYTES, find_binary, free_port
 
 _CONFIG = """\
 server_name: {name}

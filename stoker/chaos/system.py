@@ -17,19 +17,19 @@ from typing import Protocol
 import httpx
 import psutil
 
-from services.bus.connection import Bus, open_bus
-from services.bus.errors import BusError
-from services.catalog import store
-from services.catalog.load import Configuration, WorkerEntry
-from services.process.embedded import embedded_server, free_port
-from services.process.http_clients import async_client
-from services.process.running import die_with_parent
-from services.process.settings import BusSettings
-from services.process.tasks import TaskOwner, cleanup
-from services.records.installation import install
 from stoker.chaos.plan import CUTTABLE, Role
 from stoker.chaos.proxy import Proxy
 from stoker.chaos.servers import Server, cluster
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.bus.errors import BusError
+from stoker.services.catalog import store
+from stoker.services.catalog.load import Configuration, WorkerEntry
+from stoker.services.process.embedded import embedded_server, free_port
+from stoker.services.process.http_clients import async_client
+from stoker.services.process.running import die_with_parent
+from stoker.services.process.settings import BusSettings
+from stoker.services.process.tasks import TaskOwner, cleanup
+from stoker.services.records.installation import install
 
 READY_S = 60.0
 STOP_S = 5.0
@@ -160,8 +160,8 @@ def planned(configuration: Configuration) -> list[tuple[str, Role, str, list[str
     """What runs: name, role, module, arguments without those of the connection."""
     rows: list[tuple[str, Role, str, list[str]]] = []
     for number in (1, 2):
-        rows.append((f"scheduler-{number}", "scheduler", "services.scheduler", []))
-        rows.append((f"gateway-{number}", "gateway", "services.gateway", ["--insecure"]))
+        rows.append((f"scheduler-{number}", "scheduler", "stoker.services.scheduler", []))
+        rows.append((f"gateway-{number}", "gateway", "stoker.services.gateway", ["--insecure"]))
     handlers = ",".join(configuration.handlers())
     for number, entry in enumerate(_workers(configuration.workers), 1):
         name = f"worker-{number}"
@@ -169,7 +169,7 @@ def planned(configuration: Configuration) -> list[tuple[str, Role, str, list[str
         arguments += ["--memory", str(entry.memory)] if entry.memory else []
         arguments += ["--engines", ",".join(entry.engines)] if entry.engines else []
         arguments += ["--handlers", handlers] if handlers else []
-        rows.append((name, "worker", "services.worker", arguments))
+        rows.append((name, "worker", "stoker.services.worker", arguments))
     return rows
 
 

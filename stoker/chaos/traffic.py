@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 
-from services.process.http_clients import async_client
-from services.process.tasks import together
 from stoker.chaos.ledger import End, Job, Ledger
+from stoker.services.process.http_clients import async_client
+from stoker.services.process.tasks import together
 from stoker.sse import ENDS, EventReader
 
 RETRY_S = 0.1

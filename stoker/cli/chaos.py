@@ -9,17 +9,17 @@ from typing import Annotated, get_args
 import httpx
 import typer
 
-from schemas.catalog import Model, Spec
-from services.catalog.load import Configuration, WorkerEntry
-from services.process.embedded import EmbeddedServerError
-from services.process.http_clients import async_client
-from services.process.logs import configure_logs
 from stoker.chaos.plan import KINDS, PAUSES_S, ROLES, Choice, Kind, Role
 from stoker.chaos.report import Report
 from stoker.chaos.run import NothingToAsk, Wishes, prompts_of, run, run_own
 from stoker.chaos.system import Attached, CannotStart
 from stoker.cli.app import DEFAULT_URL, Json, app, errors, fail, print_json
 from stoker.cli.serve import Configs, read_configuration
+from stoker.schemas.catalog import Model, Spec
+from stoker.services.catalog.load import Configuration, WorkerEntry
+from stoker.services.process.embedded import EmbeddedServerError
+from stoker.services.process.http_clients import async_client
+from stoker.services.process.logs import configure_logs
 
 EXAMPLE = Configuration(
     models=(

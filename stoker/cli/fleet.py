@@ -9,8 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from services.process.http_clients import client
 from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, fail, key_header, print_json
+from stoker.services.process.http_clients import client
 from stoker.sse import EventReader
 
 KIND_COLOURS = {

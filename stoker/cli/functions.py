@@ -12,7 +12,6 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from services.process.http_clients import client
 from stoker.cli.app import (
     DEFAULT_URL,
     TIMEOUT_S,
@@ -30,6 +29,7 @@ from stoker.client import Client
 from stoker.functions.errors import CallFailed
 from stoker.functions.payload_types import PayloadType
 from stoker.functions.stubs import Described, stub_of
+from stoker.services.process.http_clients import client
 
 FOLLOW_EVERY_S = 0.5
 """How often `stoker logs --follow` asks."""

@@ -9,16 +9,16 @@ from typing import Annotated
 import nkeys
 import typer
 
-from schemas.subjects import BadName, check_name
-from services.bus import permissions
-from services.bus.connection import Bus, open_bus
-from services.bus.errors import BusError, CannotConnect
-from services.process.settings import BadSetting, BusSettings, read_settings
-from services.records.installation import install
-from services.records.seal_key import knowing_seals
 from stoker.cli.app import app, console, fail
 from stoker.cli.look import workers
 from stoker.cli.on_bus import Data, with_bus
+from stoker.schemas.subjects import BadName, check_name
+from stoker.services.bus import permissions
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.bus.errors import BusError, CannotConnect
+from stoker.services.process.settings import BadSetting, BusSettings, read_settings
+from stoker.services.records.installation import install
+from stoker.services.records.seal_key import knowing_seals
 
 CONNECT_S = 30.0
 

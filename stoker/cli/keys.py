@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from schemas.keys import ROLES, ApiKey
-from services.records import keys
 from stoker.cli.app import Json, app, console, fail, print_json
 from stoker.cli.on_bus import Data, with_bus
+from stoker.schemas.keys import ROLES, ApiKey
+from stoker.services.records import keys
 
 group = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 app.add_typer(group, name="keys")

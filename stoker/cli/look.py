@@ -12,11 +12,11 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from services.process.disk import room_at
-from services.process.embedded import EmbeddedServerError, find_binary
-from services.process.http_clients import client
-from services.worker.engines.registry import ENGINES
 from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, key_header, print_json
+from stoker.services.process.disk import room_at
+from stoker.services.process.embedded import EmbeddedServerError, find_binary
+from stoker.services.process.http_clients import client
+from stoker.services.worker.engines.registry import ENGINES
 
 workers = typer.Typer(invoke_without_command=True)
 app.add_typer(workers, name="workers")

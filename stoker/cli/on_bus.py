@@ -11,14 +11,14 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from schemas.subjects import KEYS_BUCKET, of_bucket
-from services.bus.connection import Bus, open_bus
-from services.bus.streams import wait_for_streams
-from services.process.embedded import URL_FILE
-from services.process.running import CannotStart
-from services.process.settings import BusSettings, read_settings
-from services.records.platform_events import note_action
 from stoker.cli.app import fail
+from stoker.schemas.subjects import KEYS_BUCKET, of_bucket
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.bus.streams import wait_for_streams
+from stoker.services.process.embedded import URL_FILE
+from stoker.services.process.running import CannotStart
+from stoker.services.process.settings import BusSettings, read_settings
+from stoker.services.records.platform_events import note_action
 
 T = TypeVar("T")
 CONNECT_S = 3.0

@@ -7,12 +7,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from schemas.quarantine import Quarantined
-from services.bus.connection import Bus
-from services.bus.errors import BusError
-from services.records import quarantine
 from stoker.cli.app import Json, app, console, fail, print_json
 from stoker.cli.on_bus import Data, with_bus
+from stoker.schemas.quarantine import Quarantined
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError
+from stoker.services.records import quarantine
 
 group = typer.Typer(no_args_is_help=True, help="What could not be handled, and was put aside.")
 app.add_typer(group, name="quarantine")

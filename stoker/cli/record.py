@@ -11,12 +11,12 @@ import msgspec
 import typer
 from nats.aio.msg import Msg
 
-from schemas import wire
-from schemas.jobs import Job, work_units
-from schemas.subjects import ANY
-from services.bus.connection import Bus
 from stoker.cli.app import app, errors
 from stoker.cli.on_bus import Data, with_bus
+from stoker.schemas import wire
+from stoker.schemas.jobs import Job, work_units
+from stoker.schemas.subjects import ANY
+from stoker.services.bus.connection import Bus
 from stoker.simulation.scenario import Ask
 
 PROGRAM = "stoker record"

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from services.autoscaler import replaying as autoscaler
-from services.process.recording import BadRecording, Difference, Head, read_head
-from services.scheduler import replaying as scheduler
 from stoker.cli.app import Json, app, console, fail, print_json
+from stoker.services.autoscaler import replaying as autoscaler
+from stoker.services.process.recording import BadRecording, Difference, Head, read_head
+from stoker.services.scheduler import replaying as scheduler
 
 CORES: dict[str, Callable[[Head, Iterator[bytes]], Iterator[Difference]]] = {
     autoscaler.CORE: autoscaler.replayed,

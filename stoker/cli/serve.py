@@ -9,15 +9,15 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from schemas.catalog import Spec
-from services.bus.errors import CannotConnect
-from services.catalog.documents import ConfigurationError
-from services.catalog.load import Configuration, WorkerEntry, load
-from services.process.embedded import EmbeddedServerError
-from services.process.settings import BadSetting
 from stoker.cli.app import Json, app, console, fail, print_json
 from stoker.functions.environments import OFF
 from stoker.functions.environments import VARIABLE as ENVIRONMENTS
+from stoker.schemas.catalog import Spec
+from stoker.services.bus.errors import CannotConnect
+from stoker.services.catalog.documents import ConfigurationError
+from stoker.services.catalog.load import Configuration, WorkerEntry, load
+from stoker.services.process.embedded import EmbeddedServerError
+from stoker.services.process.settings import BadSetting
 from stoker.up import Up
 
 Configs = Annotated[
@@ -176,7 +176,7 @@ def _forward(run: Callable[[list[str]], int], arguments: list[str]) -> None:
 @app.command(context_settings=_FORWARD)
 def gateway(context: typer.Context) -> None:
     """Run one gateway."""
-    from services.gateway.__main__ import run
+    from stoker.services.gateway.__main__ import run
 
     _forward(run, context.args)
 
@@ -184,7 +184,7 @@ def gateway(context: typer.Context) -> None:
 @app.command(context_settings=_FORWARD)
 def scheduler(context: typer.Context) -> None:
     """Run one scheduler."""
-    from services.scheduler.__main__ import run
+    from stoker.services.scheduler.__main__ import run
 
     _forward(run, context.args)
 
@@ -192,7 +192,7 @@ def scheduler(context: typer.Context) -> None:
 @app.command(context_settings=_FORWARD)
 def worker(context: typer.Context) -> None:
     """Run one worker."""
-    from services.worker.__main__ import run
+    from stoker.services.worker.__main__ import run
 
     _forward(run, context.args)
 
@@ -200,6 +200,6 @@ def worker(context: typer.Context) -> None:
 @app.command(context_settings=_FORWARD)
 def autoscaler(context: typer.Context) -> None:
     """Run one autoscaler."""
-    from services.autoscaler.__main__ import run
+    from stoker.services.autoscaler.__main__ import run
 
     _forward(run, context.args)

@@ -18,9 +18,6 @@ from types import ModuleType
 from stoker.functions.layout import has_python, imports_siblings, is_marked, package_name
 from stoker.functions.manifest import BadProject, Manifest
 
-OURS = ("schemas", "services", "stoker")
-"""Packages beside this one: what is installed under these names gives way to a project's."""
-
 
 class ProjectFinder(MetaPathFinder):
     """Finds the modules of one project, before what is installed and after the standard library."""
@@ -47,7 +44,7 @@ class ProjectFinder(MetaPathFinder):
         if not any(has_python(Path(place)) for place in found.submodule_search_locations or ()):
             return None
         elsewhere = PathFinder.find_spec(name)
-        if elsewhere is None or name in OURS:
+        if elsewhere is None:
             return found
         if elsewhere.loader is not None:
             return None

@@ -8,11 +8,11 @@ import math
 import random
 from typing import TYPE_CHECKING
 
-from schemas.catalog import ResourceProfile
-from schemas.fleet import QueueDepth
-from services.autoscaler import commands, events
-from services.autoscaler.backoff import OUT_OF_STOCK
-from services.autoscaler.core import Autoscaler
+from stoker.schemas.catalog import ResourceProfile
+from stoker.schemas.fleet import QueueDepth
+from stoker.services.autoscaler import commands, events
+from stoker.services.autoscaler.backoff import OUT_OF_STOCK
+from stoker.services.autoscaler.core import Autoscaler
 from stoker.simulation.scenario import LAUNCHER, Stock
 from stoker.simulation.worker import SimWorker
 

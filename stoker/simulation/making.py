@@ -8,8 +8,8 @@ from typing import Literal
 
 import msgspec
 
-from schemas.catalog import DEFAULT_SPEC, DEFAULT_WAITING_COST, Model, Spec
-from schemas.jobs import CompletionInput, ImageInput, Job, JobInput
+from stoker.schemas.catalog import DEFAULT_SPEC, DEFAULT_WAITING_COST, Model, Spec
+from stoker.schemas.jobs import CompletionInput, ImageInput, Job, JobInput
 from stoker.simulation.scenario import (
     ENGINES,
     GB,

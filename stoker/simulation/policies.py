@@ -8,11 +8,11 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 
-from schemas.fleet import ModelReplicas
-from schemas.workers import Accepted, Assignment, Finished, Refused
-from services.scheduler.core import Scheduler
-from services.scheduler.placing.prefix_hash import HashRing
-from services.scheduler.protocol import commands, events
+from stoker.schemas.fleet import ModelReplicas
+from stoker.schemas.workers import Accepted, Assignment, Finished, Refused
+from stoker.services.scheduler.core import Scheduler
+from stoker.services.scheduler.placing.prefix_hash import HashRing
+from stoker.services.scheduler.protocol import commands, events
 from stoker.simulation.making import SimJob, SimModel
 from stoker.simulation.worker import LORA_S, MESSAGE_S, SimWorker
 from stoker.simulation.world import Policy, World

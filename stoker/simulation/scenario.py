@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from schemas.catalog import DEFAULT_SPEC, DEFAULT_WAITING_COST
-from schemas.ranges import Weight
-from schemas.workers import EngineCapability
-from services.catalog.documents import ConfigurationError, read
 from stoker.json_lines import read_json_lines
+from stoker.schemas.catalog import DEFAULT_SPEC, DEFAULT_WAITING_COST
+from stoker.schemas.ranges import Weight
+from stoker.schemas.workers import EngineCapability
+from stoker.services.catalog.documents import ConfigurationError, read
 
 GB = 10**9
 LAUNCHER = "simulation"

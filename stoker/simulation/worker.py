@@ -11,11 +11,11 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from schemas.catalog import DEFAULT_SPEC
-from schemas.workers import Assignment, Finished, Heartbeat, ResidentModel, RunningJob, Tier
-from services.worker.agent import GATHER_S
-from services.worker.jobs.core import WorkerCore
-from services.worker.models.cache import ModelCache, NoRoomNow
+from stoker.schemas.catalog import DEFAULT_SPEC
+from stoker.schemas.workers import Assignment, Finished, Heartbeat, ResidentModel, RunningJob, Tier
+from stoker.services.worker.agent import GATHER_S
+from stoker.services.worker.jobs.core import WorkerCore
+from stoker.services.worker.models.cache import ModelCache, NoRoomNow
 from stoker.simulation.making import SimJob, SimModel
 from stoker.simulation.scenario import ENGINES, GB, Workers
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from schemas.fleet import ModelReplicas, QueueDepth
-from schemas.workers import Finished
-from services.worker.jobs.core import WorkerCore
-from services.worker.models.cache import ModelCache
+from stoker.schemas.fleet import ModelReplicas, QueueDepth
+from stoker.schemas.workers import Finished
+from stoker.services.worker.jobs.core import WorkerCore
+from stoker.services.worker.models.cache import ModelCache
 from stoker.simulation.launching import Launching
 from stoker.simulation.making import Plan, SimJob, SimModel
 from stoker.simulation.scenario import ENGINES, GB, Workers

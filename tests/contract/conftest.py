@@ -7,9 +7,9 @@ from typing import Protocol
 
 import pytest
 
-from services.bus.connection import Bus, open_bus
-from services.process.embedded import embedded_server
-from services.process.settings import BusSettings
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.process.embedded import embedded_server
+from stoker.services.process.settings import BusSettings
 from tests.waiting import in_own_task
 
 

@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from schemas.job_events import EmbeddingOutput, TextOutput, ValueOutput
-from schemas.jobs import JobInput, LoadInput
-from services.worker.engines.base import (
+from stoker.functions.output import OutputPart
+from stoker.schemas.job_events import EmbeddingOutput, TextOutput, ValueOutput
+from stoker.schemas.jobs import JobInput, LoadInput
+from stoker.services.worker.engines.base import (
     Cancellation,
     Engine,
     EngineError,
@@ -28,8 +29,7 @@ from services.worker.engines.base import (
     RunOutput,
     Stopped,
 )
-from services.worker.engines.registry import create
-from stoker.functions.output import OutputPart
+from stoker.services.worker.engines.registry import create
 
 STOP_WITHIN_S = 10.0
 

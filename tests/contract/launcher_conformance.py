@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from schemas.catalog import ResourceProfile, Spec
-from services.autoscaler.events import Seen
-from services.autoscaler.launchers.base import Launcher, LaunchError, Order, OutOfStock
+from stoker.schemas.catalog import ResourceProfile, Spec
+from stoker.services.autoscaler.events import Seen
+from stoker.services.autoscaler.launchers.base import Launcher, LaunchError, Order, OutOfStock
 from tests.fixtures.cancelling import cancel_at_each_await
 
 NOWHERE = "nats://127.0.0.1:9"

@@ -10,24 +10,24 @@ from pathlib import Path
 import psutil
 import pytest
 
-from schemas import wire
-from schemas.catalog import Model, ResourceProfile, Spec
-from schemas.fleet import ModelReplicas, QueueDepth, SpecReplicas
-from schemas.subjects import REPLICAS_BUCKET
-from services.autoscaler.events import Ticked
-from services.autoscaler.launchers.process import CLUSTER, REPLICA
-from services.autoscaler.records import FENCE_KEY, ReplicaRecords
-from services.autoscaler.replaying import CORE, replayed
-from services.autoscaler.service import AutoscalerService
-from services.bus.buckets import open_bucket
-from services.bus.connection import Bus
-from services.bus.errors import Conflict
-from services.bus.leases import Lease
-from services.bus.streams import declare
-from services.catalog import store
-from services.process.recording import read_head
-from services.process.tasks import TaskOwner
-from services.records.replicas import watch_replicas
+from stoker.schemas import wire
+from stoker.schemas.catalog import Model, ResourceProfile, Spec
+from stoker.schemas.fleet import ModelReplicas, QueueDepth, SpecReplicas
+from stoker.schemas.subjects import REPLICAS_BUCKET
+from stoker.services.autoscaler.events import Ticked
+from stoker.services.autoscaler.launchers.process import CLUSTER, REPLICA
+from stoker.services.autoscaler.records import FENCE_KEY, ReplicaRecords
+from stoker.services.autoscaler.replaying import CORE, replayed
+from stoker.services.autoscaler.service import AutoscalerService
+from stoker.services.bus.buckets import open_bucket
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import Conflict
+from stoker.services.bus.leases import Lease
+from stoker.services.bus.streams import declare
+from stoker.services.catalog import store
+from stoker.services.process.recording import read_head
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.records.replicas import watch_replicas
 from tests.contract.conftest import Connect
 from tests.contract.launcher_conformance import NOWHERE
 from tests.fixtures.gateway_app import soon

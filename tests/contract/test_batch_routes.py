@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from schemas.batches import RequestCounts, Segment
-from schemas.keys import ApiKey
-from schemas.subjects import BATCHES_BUCKET, FILES_STREAM
-from services.bus.buckets import open_bucket
-from services.bus.streams import declare
-from services.gateway.batches import owning
-from services.gateway.edge.access import current_key
-from services.gateway.routes import batches as routes
-from services.records import files
-from services.records.batches import list_batches
+from stoker.schemas.batches import RequestCounts, Segment
+from stoker.schemas.keys import ApiKey
+from stoker.schemas.subjects import BATCHES_BUCKET, FILES_STREAM
+from stoker.services.bus.buckets import open_bucket
+from stoker.services.bus.streams import declare
+from stoker.services.gateway.batches import owning
+from stoker.services.gateway.edge.access import current_key
+from stoker.services.gateway.routes import batches as routes
+from stoker.services.records import files
+from stoker.services.records.batches import list_batches
 from tests.contract.conftest import Connect
 from tests.fixtures.batches import (
     BATCH,

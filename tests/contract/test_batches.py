@@ -7,19 +7,19 @@ from contextlib import AsyncExitStack
 import msgspec
 import pytest
 
-from schemas.batches import BatchRecord, RequestCounts, Segment
-from schemas.fleet import QueueDepth
-from schemas.jobs import Job
-from schemas.keys import ApiKey
-from services.bus.connection import Bus
-from services.gateway.batches.claim import Claim, Lost, take
-from services.gateway.batches.line_runs import JOBS_AT_ONCE, RESERVE
-from services.gateway.batches.requests import ENDPOINTS, LOWEST_PRIORITY, Maker
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.batch_states import move
-from services.records import files
-from services.records.batches import change_batch, list_batches, read_batch, write_batch
-from services.records.keys import put_key
+from stoker.schemas.batches import BatchRecord, RequestCounts, Segment
+from stoker.schemas.fleet import QueueDepth
+from stoker.schemas.jobs import Job
+from stoker.schemas.keys import ApiKey
+from stoker.services.bus.connection import Bus
+from stoker.services.gateway.batches.claim import Claim, Lost, take
+from stoker.services.gateway.batches.line_runs import JOBS_AT_ONCE, RESERVE
+from stoker.services.gateway.batches.requests import ENDPOINTS, LOWEST_PRIORITY, Maker
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.batch_states import move
+from stoker.services.records import files
+from stoker.services.records.batches import change_batch, list_batches, read_batch, write_batch
+from stoker.services.records.keys import put_key
 from tests.contract.conftest import Connect
 from tests.fixtures.batches import (
     BATCH,

@@ -10,19 +10,19 @@ from nats.aio.msg import Msg
 from nats.js import api
 from nats.js.errors import NotFoundError
 
-from schemas.job_events import Cancelled, Completed, TextOutput
-from schemas.openai import Usage
-from schemas.subjects import JOBS_STREAM
-from services.bus.bucket_feed import BATCH, BATCH_BYTES, read_changes
-from services.bus.buckets import open_bucket
-from services.bus.connection import Bus, open_bus
-from services.bus.errors import Conflict, NoAnswer, NobodyThere, StreamFull
-from services.bus.leases import hold
-from services.bus.quick_client import _parse_headers
-from services.bus.streams import declare
-from services.process.embedded import EmbeddedServerError, embedded_server
-from services.process.settings import BusSettings
-from services.records.results import NotStored, Stored, find_result, last_endings
+from stoker.schemas.job_events import Cancelled, Completed, TextOutput
+from stoker.schemas.openai import Usage
+from stoker.schemas.subjects import JOBS_STREAM
+from stoker.services.bus.bucket_feed import BATCH, BATCH_BYTES, read_changes
+from stoker.services.bus.buckets import open_bucket
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.bus.errors import Conflict, NoAnswer, NobodyThere, StreamFull
+from stoker.services.bus.leases import hold
+from stoker.services.bus.quick_client import _parse_headers
+from stoker.services.bus.streams import declare
+from stoker.services.process.embedded import EmbeddedServerError, embedded_server
+from stoker.services.process.settings import BusSettings
+from stoker.services.records.results import NotStored, Stored, find_result, last_endings
 from tests.contract.conftest import Connect
 from tests.fixtures.ends import end
 from tests.waiting import eventually

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from schemas.children import (
+from stoker.schemas.children import (
     MAX_CHILDREN,
     MAX_DEPTH,
     CallAnswer,
@@ -19,12 +19,12 @@ from schemas.children import (
     UnderWay,
     child_id,
 )
-from schemas.keys import ApiKey
-from services.bus.seals import SealKey, Seals
-from services.gateway import calls
-from services.gateway.calls import Calls
-from services.process.tasks import TaskOwner
-from services.records.keys import put_key
+from stoker.schemas.keys import ApiKey
+from stoker.services.bus.seals import SealKey, Seals
+from stoker.services.gateway import calls
+from stoker.services.gateway.calls import Calls
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.records.keys import put_key
 from tests.contract.conftest import Connect
 from tests.fixtures.batches import gateway, published
 from tests.fixtures.gateway_app import Served, soon, view

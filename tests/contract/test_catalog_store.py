@@ -6,15 +6,15 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
-from schemas import wire
-from schemas.catalog import Model, ResourceProfile, Spec
-from schemas.configuration import ReloadFailure, RevisionHead
-from schemas.subjects import CATALOG_BUCKET, to_token
-from services.bus.buckets import open_bucket
-from services.bus.streams import declare
-from services.catalog import store
-from services.catalog.contents import REVISION_KEY, pack, revision_of
-from services.process.tasks import TaskOwner, together
+from stoker.schemas import wire
+from stoker.schemas.catalog import Model, ResourceProfile, Spec
+from stoker.schemas.configuration import ReloadFailure, RevisionHead
+from stoker.schemas.subjects import CATALOG_BUCKET, to_token
+from stoker.services.bus.buckets import open_bucket
+from stoker.services.bus.streams import declare
+from stoker.services.catalog import store
+from stoker.services.catalog.contents import REVISION_KEY, pack, revision_of
+from stoker.services.process.tasks import TaskOwner, together
 from tests.contract.conftest import Connect
 from tests.waiting import eventually
 

@@ -14,10 +14,10 @@ import nkeys
 import psutil
 import pytest
 
-from services.bus.connection import HANDSHAKE_TIMEOUT_S, open_bus
-from services.bus.errors import CannotConnect
-from services.process.embedded import embedded_server, find_binary, free_port
-from services.process.settings import BusSettings
+from stoker.services.bus.connection import HANDSHAKE_TIMEOUT_S, open_bus
+from stoker.services.bus.errors import CannotConnect
+from stoker.services.process.embedded import embedded_server, find_binary, free_port
+from stoker.services.process.settings import BusSettings
 from tests.conftest import wait_for
 
 StartServer = Callable[[str], int]

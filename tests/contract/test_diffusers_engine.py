@@ -12,12 +12,20 @@ import psutil
 import pytest
 from PIL import Image
 
-from schemas.catalog import Adapter
-from schemas.jobs import ImageInput
-from services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request, Stopped, Task
-from services.worker.engines.images.diffusers import DiffusersEngine, create
-from services.worker.engines.registry import CAPABILITIES
 from stoker.functions.output import OutputPart
+from stoker.schemas.catalog import Adapter
+from stoker.schemas.jobs import ImageInput
+from stoker.services.worker.engines.base import (
+    Cancellation,
+    EngineError,
+    Images,
+    ModelFiles,
+    Request,
+    Stopped,
+    Task,
+)
+from stoker.services.worker.engines.images.diffusers import DiffusersEngine, create
+from stoker.services.worker.engines.registry import CAPABILITIES
 from tests.fixtures import checkpoints
 from tests.fixtures.single_files import single_file
 

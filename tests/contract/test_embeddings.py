@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from schemas.jobs import ImageInput
-from services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request
-from services.worker.engines.images.diffusers import DiffusersEngine, create
-from services.worker.engines.images.embeddings import MAX_FILES, load_embeddings
-from services.worker.engines.registry import CAPABILITIES
+from stoker.schemas.jobs import ImageInput
+from stoker.services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request
+from stoker.services.worker.engines.images.diffusers import DiffusersEngine, create
+from stoker.services.worker.engines.images.embeddings import MAX_FILES, load_embeddings
+from stoker.services.worker.engines.registry import CAPABILITIES
 from tests.contract.test_diffusers_engine import Heard
 from tests.fixtures import checkpoints
 from tests.fixtures.threads import in_a_thread

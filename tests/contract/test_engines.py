@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from schemas.jobs import (
+from stoker.schemas.jobs import (
     Attachment,
     CallInput,
     ChatInput,
@@ -20,9 +20,9 @@ from schemas.jobs import (
     TranscriptionInput,
     UpscaleInput,
 )
-from schemas.openai import ChatMessage
-from services.worker.engines.base import ModelFiles
-from services.worker.engines.registry import HANDLERS_VARIABLE, VLLM_VARIABLE
+from stoker.schemas.openai import ChatMessage
+from stoker.services.worker.engines.base import ModelFiles
+from stoker.services.worker.engines.registry import HANDLERS_VARIABLE, VLLM_VARIABLE
 from tests.conftest import DEMO, ROOT
 from tests.contract.engine_conformance import EngineConformance
 from tests.fixtures import checkpoints

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from schemas.formats import OutputFormat
-from schemas.jobs import Attachment, ImageInput
-from services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request, Stopped
-from services.worker.engines.images.diffusers import DiffusersEngine, create
-from services.worker.engines.registry import CAPABILITIES
+from stoker.schemas.formats import OutputFormat
+from stoker.schemas.jobs import Attachment, ImageInput
+from stoker.services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request, Stopped
+from stoker.services.worker.engines.images.diffusers import DiffusersEngine, create
+from stoker.services.worker.engines.registry import CAPABILITIES
 from tests.contract.test_diffusers_engine import Heard
 from tests.fixtures import families
 from tests.fixtures.threads import in_a_thread

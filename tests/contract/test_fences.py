@@ -5,13 +5,13 @@ import asyncio
 import pytest
 from nats.aio.msg import Msg
 
-from schemas.job_events import Cancelled, Completed, Expired, TextOutput
-from schemas.openai import Usage
-from schemas.subjects import RESULTS_STREAM
-from services.bus.connection import Bus
-from services.bus.errors import BusError, NoAnswer, Refused
-from services.bus.streams import NotLeading, admit_leader, admitted_term, declare
-from services.records.results import (
+from stoker.schemas.job_events import Cancelled, Completed, Expired, TextOutput
+from stoker.schemas.openai import Usage
+from stoker.schemas.subjects import RESULTS_STREAM
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, NoAnswer, Refused
+from stoker.services.bus.streams import NotLeading, admit_leader, admitted_term, declare
+from stoker.services.records.results import (
     NotStored,
     Stored,
     find_result,

@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 
-from schemas.batches import BatchRecord, Segment
-from schemas.keys import ApiKey, Role
-from schemas.subjects import FILES_BUCKET, FILES_STREAM
-from services.bus.connection import Bus
-from services.bus.streams import FILE_PARTS_TTL_S, FILES_TTL_S, declare
-from services.gateway.edge.access import current_key
-from services.gateway.edge.upload_forms import FORM_MARGIN_BYTES
-from services.gateway.gateway import UPLOADS_AT_ONCE
-from services.gateway.routes import files as routes
-from services.records import files
-from services.records.batches import create_batch
-from services.records.files import FileGone
-from services.records.parts import AT_ONCE, PART_BYTES
+from stoker.schemas.batches import BatchRecord, Segment
+from stoker.schemas.keys import ApiKey, Role
+from stoker.schemas.subjects import FILES_BUCKET, FILES_STREAM
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.streams import FILE_PARTS_TTL_S, FILES_TTL_S, declare
+from stoker.services.gateway.edge.access import current_key
+from stoker.services.gateway.edge.upload_forms import FORM_MARGIN_BYTES
+from stoker.services.gateway.gateway import UPLOADS_AT_ONCE
+from stoker.services.gateway.routes import files as routes
+from stoker.services.records import files
+from stoker.services.records.batches import create_batch
+from stoker.services.records.files import FileGone
+from stoker.services.records.parts import AT_ONCE, PART_BYTES
 from tests.contract.conftest import Connect
 from tests.fixtures.gateway_app import Answered, Served, served
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from services.bus import streams
-from services.bus.connection import open_bus
-from services.bus.errors import BusError, CannotConnect, DiskFull, StreamFull, of_code
-from services.bus.streams import MIN_RESULTS_BYTES, declare
-from services.process import embedded
-from services.process.disk import LOW_BYTES, Room, room_at
-from services.process.embedded import embedded_server
-from services.process.settings import BusSettings
+from stoker.services.bus import streams
+from stoker.services.bus.connection import open_bus
+from stoker.services.bus.errors import BusError, CannotConnect, DiskFull, StreamFull, of_code
+from stoker.services.bus.streams import MIN_RESULTS_BYTES, declare
+from stoker.services.process import embedded
+from stoker.services.process.disk import LOW_BYTES, Room, room_at
+from stoker.services.process.embedded import embedded_server
+from stoker.services.process.settings import BusSettings
 from tests.waiting import eventually
 
 

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from schemas.jobs import CompletionInput, Job
-from services.bus.streams import RESULT_TTL_S
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.services.bus.streams import RESULT_TTL_S
 from tests.contract.conftest import Connect
 from tests.fixtures.ends import end
 from tests.fixtures.gateway_app import Served, completed, served, view

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from schemas.job_events import Assigned, Completed, Delta, Preview, Terminal
-from schemas.jobs import CompletionInput, Job
-from services.gateway.edge.problems import RequestError
-from services.gateway.watching import watcher as watcher_module
-from services.gateway.watching.resume import Cursor
+from stoker.schemas.job_events import Assigned, Completed, Delta, Preview, Terminal
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.watching import watcher as watcher_module
+from stoker.services.gateway.watching.resume import Cursor
 from tests.contract.conftest import Connect
 from tests.fixtures.cancelling import cancel_at_each_await
 from tests.fixtures.ends import end

@@ -9,14 +9,22 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image, ImageChops
 
-from schemas.drawing import LATENT_UPSCALERS, HiresFix, Variation
-from schemas.jobs import Attachment, ImageInput
-from services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request, Stopped, Task
-from services.worker.engines.images.diffusers import DiffusersEngine, create
-from services.worker.engines.images.hires import enlarged, enlarged_latents
-from services.worker.engines.images.tiling import tiled
-from services.worker.engines.images.variation import between
-from services.worker.engines.registry import CAPABILITIES
+from stoker.schemas.drawing import LATENT_UPSCALERS, HiresFix, Variation
+from stoker.schemas.jobs import Attachment, ImageInput
+from stoker.services.worker.engines.base import (
+    Cancellation,
+    EngineError,
+    Images,
+    ModelFiles,
+    Request,
+    Stopped,
+    Task,
+)
+from stoker.services.worker.engines.images.diffusers import DiffusersEngine, create
+from stoker.services.worker.engines.images.hires import enlarged, enlarged_latents
+from stoker.services.worker.engines.images.tiling import tiled
+from stoker.services.worker.engines.images.variation import between
+from stoker.services.worker.engines.registry import CAPABILITIES
 from tests.contract.test_diffusers_engine import Heard
 from tests.fixtures import checkpoints
 from tests.unit.worker.images.made import cornered, file_of, opened

@@ -10,11 +10,11 @@ from typing import Any
 import psutil
 import pytest
 
-from schemas.catalog import ResourceProfile
-from schemas.jobs import ChatInput, CompletionInput
-from schemas.workers import EngineCapability
-from services.worker.engines.base import Cancellation, EngineError, ModelFiles, Request, Stopped
 from stoker.functions.output import OutputPart
+from stoker.schemas.catalog import ResourceProfile
+from stoker.schemas.jobs import ChatInput, CompletionInput
+from stoker.schemas.workers import EngineCapability
+from stoker.services.worker.engines.base import Cancellation, EngineError, ModelFiles, Request, Stopped
 from tests.contract.launcher_conformance import LauncherConformance
 from tests.fixtures.documents import blocks_of
 
@@ -80,7 +80,7 @@ if command == "systemd-run":
     while words[0].startswith("--setenv="):
         name, _, value = words.pop(0).removeprefix("--setenv=").partition("=")
         env[name] = value
-    words[0:2] = [sys.executable, "-P", "-m", "services.worker"]
+    words[0:2] = [sys.executable, "-P", "-m", "stoker.services.worker"]
     null = subprocess.DEVNULL
     child = subprocess.Popen(words, env=env, start_new_session=True, stdin=null, stdout=null, stderr=null)
     (units / unit).write_text(json.dumps(child.pid))

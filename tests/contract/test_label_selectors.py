@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.catalog import Model
+from stoker.schemas.catalog import Model
 from tests.contract.conftest import Connect
 from tests.fixtures.gateway_app import ECHO, Answered, served
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import anyio
 import pytest
 
-from services.bus.buckets import open_bucket
-from services.bus.connection import Bus, open_bus
-from services.bus.leases import Lease, hold
-from services.bus.streams import LEASE_TTL_S, declare
-from services.process.embedded import embedded_server
-from services.process.settings import BusSettings
-from services.process.tasks import TaskOwner
+from stoker.services.bus.buckets import open_bucket
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.bus.leases import Lease, hold
+from stoker.services.bus.streams import LEASE_TTL_S, declare
+from stoker.services.process.embedded import embedded_server
+from stoker.services.process.settings import BusSettings
+from stoker.services.process.tasks import TaskOwner
 from tests.contract.conftest import Connect
 from tests.waiting import eventually
 

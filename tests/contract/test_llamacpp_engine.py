@@ -8,13 +8,13 @@ import httpx
 import numpy as np
 import pytest
 
-from schemas.catalog import Adapter
-from schemas.job_events import TextOutput
-from schemas.jobs import ChatInput, EmbeddingInput, RerankInput, Sampling
-from schemas.openai import ChatMessage
-from schemas.workers import CapabilityCard
-from services.worker.engines.base import Cancellation, EngineError, ModelFiles, Request
-from services.worker.engines.registry import create
+from stoker.schemas.catalog import Adapter
+from stoker.schemas.job_events import TextOutput
+from stoker.schemas.jobs import ChatInput, EmbeddingInput, RerankInput, Sampling
+from stoker.schemas.openai import ChatMessage
+from stoker.schemas.workers import CapabilityCard
+from stoker.services.worker.engines.base import Cancellation, EngineError, ModelFiles, Request
+from stoker.services.worker.engines.registry import create
 from tests.conftest import DEMO
 from tests.contract.test_text_servers import Heard
 from tests.fixtures.smollm2 import smollm2

@@ -10,11 +10,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.catalog import Adapter
-from services.worker.engines.base import EngineError
-from services.worker.engines.images.lora_files import read_lora
-from services.worker.engines.images.lora_patches import Patch, Unfit
-from services.worker.engines.images.loras import PipelineLoras
+from stoker.schemas.catalog import Adapter
+from stoker.services.worker.engines.base import EngineError
+from stoker.services.worker.engines.images.lora_files import read_lora
+from stoker.services.worker.engines.images.lora_patches import Patch, Unfit
+from stoker.services.worker.engines.images.loras import PipelineLoras
 from tests.fixtures import checkpoints
 from tests.fixtures.lora_files import (
     ATTENTION,

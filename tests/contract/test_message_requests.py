@@ -13,15 +13,15 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from schemas.keys import ApiKey
-from services.bus.connection import Bus
-from services.gateway.app import ROUTES, dialect_at
-from services.gateway.edge.access import Access
-from services.gateway.edge.access_middleware import with_access
-from services.gateway.edge.problems import RequestError
-from services.gateway.message_requests import MessageRequests, check_path, why_no_inbox
-from services.process.tasks import TaskOwner
-from services.records.keys import digest
+from stoker.schemas.keys import ApiKey
+from stoker.services.bus.connection import Bus
+from stoker.services.gateway.app import ROUTES, dialect_at
+from stoker.services.gateway.edge.access import Access
+from stoker.services.gateway.edge.access_middleware import with_access
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.message_requests import MessageRequests, check_path, why_no_inbox
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.records.keys import digest
 from tests.contract.conftest import Connect
 from tests.fixtures.gateway_app import PATIENCE_S, Served, served, soon
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from schemas.subjects import JOBS_STREAM
-from services.bus.connection import Bus, open_bus
-from services.bus.errors import BusError, CannotConnect
-from services.bus.streams import declare, stream_configs
-from services.process.embedded import find_binary
-from services.process.settings import BusSettings
+from stoker.schemas.subjects import JOBS_STREAM
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.bus.errors import BusError, CannotConnect
+from stoker.services.bus.streams import declare, stream_configs
+from stoker.services.process.embedded import find_binary
+from stoker.services.process.settings import BusSettings
 from tests.conftest import ROOT, free_port, wait_for
 
 NATS = ROOT / "deploy" / "nats"

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from schemas.catalog import Gpu, ResourceProfile
-from services.autoscaler.launchers.base import LaunchError, OutOfStock, Unavailable
-from services.autoscaler.launchers.nomad import NomadLauncher
+from stoker.schemas.catalog import Gpu, ResourceProfile
+from stoker.services.autoscaler.launchers.base import LaunchError, OutOfStock, Unavailable
+from stoker.services.autoscaler.launchers.nomad import NomadLauncher
 from tests.contract.launcher_conformance import LauncherConformance, order
 from tests.fixtures.nomad_server import TOKEN, NomadStub
 from tests.fixtures.serving import serving
@@ -45,7 +45,7 @@ class TestNomadLauncher(LauncherConformance):
         assert job["Datacenters"] == ["dc2"]
         assert job["Constraints"] == [{"LTarget": "${attr.kernel.name}", "Operand": "=", "RTarget": "linux"}]
         assert task["Config"]["image"] == "image:1"
-        assert task["Config"]["args"][:3] == ["-P", "-m", "services.worker"]
+        assert task["Config"]["args"][:3] == ["-P", "-m", "stoker.services.worker"]
         assert task["Resources"] == {
             "CPU": 2000, "MemoryMB": 4000, "Devices": [{"Name": "nvidia/gpu/l4", "Count": 1}],
         }  # fmt: skip

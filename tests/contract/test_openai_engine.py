@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from schemas.job_events import TextOutput
-from schemas.jobs import EmbeddingInput, Sampling, TokensInput
-from services.worker.engines.base import Cancellation, Engine, EngineError, ModelFiles, Stopped
-from services.worker.engines.registry import create
-from services.worker.models.weights.resolve import resolve
+from stoker.schemas.job_events import TextOutput
+from stoker.schemas.jobs import EmbeddingInput, Sampling, TokensInput
+from stoker.services.worker.engines.base import Cancellation, Engine, EngineError, ModelFiles, Stopped
+from stoker.services.worker.engines.registry import create
+from stoker.services.worker.models.weights.resolve import resolve
 from tests.contract.test_text_servers import Heard, chat, run
 from tests.fixtures.openai_server import KEY, OpenAIStub
 from tests.fixtures.serving import serving

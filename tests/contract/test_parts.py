@@ -8,15 +8,22 @@ from random import Random
 
 import pytest
 
-from schemas.batches import Segment
-from schemas.jobs import Attachment
-from schemas.subjects import BLOBS_STREAM
-from services.bus.connection import Bus
-from services.bus.streams import declare
-from services.records import files, parts
-from services.records.blobs import BlobGone, piece_of_blob, put_large, read_blob, write_blob, write_blob_of
-from services.records.files import FileGone, chunks_of, new_segment
-from services.records.parts import AT_ONCE, PART_BYTES, Piece, into_file, of_file, once, parts_in
+from stoker.schemas.batches import Segment
+from stoker.schemas.jobs import Attachment
+from stoker.schemas.subjects import BLOBS_STREAM
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.streams import declare
+from stoker.services.records import files, parts
+from stoker.services.records.blobs import (
+    BlobGone,
+    piece_of_blob,
+    put_large,
+    read_blob,
+    write_blob,
+    write_blob_of,
+)
+from stoker.services.records.files import FileGone, chunks_of, new_segment
+from stoker.services.records.parts import AT_ONCE, PART_BYTES, Piece, into_file, of_file, once, parts_in
 from tests.contract.conftest import Connect
 
 MANY = PART_BYTES * (AT_ONCE + 2) + 7

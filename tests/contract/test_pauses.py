@@ -14,14 +14,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from schemas.subjects import EVENTS_STREAM
-from services.bus.connection import Bus, open_bus
-from services.bus.errors import BusError, NoAnswer
-from services.bus.streams import declare
-from services.process.embedded import embedded_server
-from services.process.settings import BusSettings
-from services.records.results import last_endings
 from stoker.chaos.servers import Server, cluster
+from stoker.schemas.subjects import EVENTS_STREAM
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.bus.errors import BusError, NoAnswer
+from stoker.services.bus.streams import declare
+from stoker.services.process.embedded import embedded_server
+from stoker.services.process.settings import BusSettings
+from stoker.services.records.results import last_endings
 from tests.waiting import eventually
 
 ASK_EVERY_S = 0.05

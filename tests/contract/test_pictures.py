@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
-from schemas.jobs import Attachment, ImageInput, UpscaleInput
-from services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request, Task
-from services.worker.engines.images import prompts
-from services.worker.engines.images.diffusers import DiffusersEngine, create
-from services.worker.engines.images.spandrel import SpandrelEngine
-from services.worker.engines.registry import CAPABILITIES
+from stoker.schemas.jobs import Attachment, ImageInput, UpscaleInput
+from stoker.services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request, Task
+from stoker.services.worker.engines.images import prompts
+from stoker.services.worker.engines.images.diffusers import DiffusersEngine, create
+from stoker.services.worker.engines.images.spandrel import SpandrelEngine
+from stoker.services.worker.engines.registry import CAPABILITIES
 from tests.contract.test_diffusers_engine import Heard
 from tests.fixtures import checkpoints
 from tests.unit.worker.images.made import CORNERS, cornered, corners, file_of, opened, oriented, text_bomb

@@ -7,9 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from schemas.catalog import ResourceProfile
-from services.autoscaler.launchers.base import LaunchError
-from services.autoscaler.launchers.process import REPLICA, ProcessLauncher
+from stoker.schemas.catalog import ResourceProfile
+from stoker.services.autoscaler.launchers.base import LaunchError
+from stoker.services.autoscaler.launchers.process import REPLICA, ProcessLauncher
 from tests.contract.launcher_conformance import LauncherConformance, order, until
 from tests.waiting import eventually
 

@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from schemas.catalog import Spec, weights_key
-from schemas.jobs import Attachment, ImageInput
-from schemas.samplers import SAMPLERS
-from services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request
-from services.worker.engines.images.diffusers import DiffusersEngine, create
-from services.worker.engines.images.schedulers import Schedulers, form_of, made
-from services.worker.engines.images.self_test import check_draws
-from services.worker.engines.registry import CAPABILITIES
-from services.worker.models.weights.detect import UnknownCheckpoint, detect
+from stoker.schemas.catalog import Spec, weights_key
+from stoker.schemas.jobs import Attachment, ImageInput
+from stoker.schemas.samplers import SAMPLERS
+from stoker.services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request
+from stoker.services.worker.engines.images.diffusers import DiffusersEngine, create
+from stoker.services.worker.engines.images.schedulers import Schedulers, form_of, made
+from stoker.services.worker.engines.images.self_test import check_draws
+from stoker.services.worker.engines.registry import CAPABILITIES
+from stoker.services.worker.models.weights.detect import UnknownCheckpoint, detect
 from tests.contract.test_diffusers_engine import Heard
 from tests.fixtures import checkpoints
 from tests.fixtures.single_files import single_file

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from schemas.jobs import ImageInput
-from services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request, Task
-from services.worker.engines.images import prompts
-from services.worker.engines.images.diffusers import DiffusersEngine, create
-from services.worker.engines.images.layers import layers_skipped
-from services.worker.engines.registry import CAPABILITIES
+from stoker.schemas.jobs import ImageInput
+from stoker.services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request, Task
+from stoker.services.worker.engines.images import prompts
+from stoker.services.worker.engines.images.diffusers import DiffusersEngine, create
+from stoker.services.worker.engines.images.layers import layers_skipped
+from stoker.services.worker.engines.registry import CAPABILITIES
 from tests.contract.test_diffusers_engine import Heard
 from tests.fixtures import checkpoints
 from tests.fixtures.threads import in_a_thread

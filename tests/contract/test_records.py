@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from schemas import wire
-from schemas.fleet import PlatformEvent
-from schemas.job_events import (
+from stoker.schemas import wire
+from stoker.schemas.fleet import PlatformEvent
+from stoker.schemas.job_events import (
     Cancelled,
     Completed,
     ImageOutput,
@@ -15,15 +15,15 @@ from schemas.job_events import (
     TextOutput,
     ValueOutput,
 )
-from schemas.keys import ApiKey
-from schemas.openai import Usage
-from schemas.subjects import BLOBS_STREAM, KEYS_BUCKET, RESULTS_STREAM
-from services.bus.buckets import open_bucket
-from services.bus.connection import Bus
-from services.bus.errors import BusError, Conflict, ConnectionEnded, Missing
-from services.bus.streams import declare, stream_configs
-from services.records import keys
-from services.records.blobs import (
+from stoker.schemas.keys import ApiKey
+from stoker.schemas.openai import Usage
+from stoker.schemas.subjects import BLOBS_STREAM, KEYS_BUCKET, RESULTS_STREAM
+from stoker.services.bus.buckets import open_bucket
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, Conflict, ConnectionEnded, Missing
+from stoker.services.bus.streams import declare, stream_configs
+from stoker.services.records import keys
+from stoker.services.records.blobs import (
     MAX_INLINE_INPUT_BYTES,
     STORE_OF_BEFORE,
     BlobGone,
@@ -35,10 +35,10 @@ from services.records.blobs import (
     with_value,
     write_blob,
 )
-from services.records.installation import install
-from services.records.parts import AT_ONCE, PART_BYTES
-from services.records.platform_events import newest_number, read_events
-from services.records.results import (
+from stoker.services.records.installation import install
+from stoker.services.records.parts import AT_ONCE, PART_BYTES
+from stoker.services.records.platform_events import newest_number, read_events
+from stoker.services.records.results import (
     NotStored,
     Stored,
     Unknown,
@@ -46,7 +46,7 @@ from services.records.results import (
     find_result,
     last_endings,
 )
-from services.records.seal_key import knowing_seals
+from stoker.services.records.seal_key import knowing_seals
 from tests.contract.conftest import Connect
 from tests.fixtures.ends import end
 

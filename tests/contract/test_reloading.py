@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from schemas.catalog import Model
-from services.bus.connection import Bus
-from services.bus.errors import BusError
-from services.bus.streams import declare
-from services.catalog import store
-from services.catalog.documents import MAX_FILE_BYTES, ConfigurationError
-from services.gateway import reloading as module
-from services.gateway.reloading import SETTLE_S, SETTLE_TRIES, Reloading
-from services.process.tasks import TaskOwner
+from stoker.schemas.catalog import Model
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError
+from stoker.services.bus.streams import declare
+from stoker.services.catalog import store
+from stoker.services.catalog.documents import MAX_FILE_BYTES, ConfigurationError
+from stoker.services.gateway import reloading as module
+from stoker.services.gateway.reloading import SETTLE_S, SETTLE_TRIES, Reloading
+from stoker.services.process.tasks import TaskOwner
 from tests.contract.conftest import Connect
 from tests.fixtures.gateway_app import soon
 

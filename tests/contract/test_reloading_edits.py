@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from services.bus.streams import declare
-from services.catalog import store
-from services.catalog.documents import ConfigurationError
-from services.catalog.load import load
-from services.gateway.gateway import Gateway
-from services.gateway.reloading import Reloading
-from services.process.tasks import TaskOwner
+from stoker.services.bus.streams import declare
+from stoker.services.catalog import store
+from stoker.services.catalog.documents import ConfigurationError
+from stoker.services.catalog.load import load
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.reloading import Reloading
+from stoker.services.process.tasks import TaskOwner
 from tests.contract.conftest import Connect
 from tests.contract.test_reloading import BOMB
 from tests.fixtures.gateway_app import Backend, Served, soon

@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
-from schemas.keys import ApiKey
-from schemas.schedules import ScheduleRecord, ScheduleRequest
-from services.gateway.gateway import Gateway
-from services.gateway.schedules.keeping import Schedules
-from services.gateway.schedules.times import job_of
-from services.process.tasks import TaskOwner
-from services.records.keys import put_key
-from services.records.schedules import create_schedule, key_of, read_schedule, write_schedule
+from stoker.schemas.keys import ApiKey
+from stoker.schemas.schedules import ScheduleRecord, ScheduleRequest
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.schedules.keeping import Schedules
+from stoker.services.gateway.schedules.times import job_of
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.records.keys import put_key
+from stoker.services.records.schedules import create_schedule, key_of, read_schedule, write_schedule
 from tests.contract.conftest import Connect
 from tests.fixtures.batches import gateway, published
 from tests.fixtures.gateway_app import ECHO, Served, soon, view

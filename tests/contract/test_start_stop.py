@@ -12,21 +12,21 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.autoscaler.__main__ import Settings as AutoscalerSettings
-from services.autoscaler.__main__ import main as autoscaler_main
-from services.autoscaler.service import AutoscalerService
-from services.bus.connection import Bus, open_bus
-from services.bus.leases import Lease
-from services.bus.streams import declare
-from services.catalog import store
-from services.gateway.__main__ import Settings as GatewaySettings
-from services.gateway.__main__ import main as gateway_main
-from services.gateway.gateway import Gateway
-from services.process.running import StoppedAtStart
-from services.process.settings import BusSettings
-from services.process.tasks import OwnerClosed
-from services.records.installation import install
 from stoker.client import AsyncClient, CallFailed
+from stoker.services.autoscaler.__main__ import Settings as AutoscalerSettings
+from stoker.services.autoscaler.__main__ import main as autoscaler_main
+from stoker.services.autoscaler.service import AutoscalerService
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.bus.leases import Lease
+from stoker.services.bus.streams import declare
+from stoker.services.catalog import store
+from stoker.services.gateway.__main__ import Settings as GatewaySettings
+from stoker.services.gateway.__main__ import main as gateway_main
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.process.running import StoppedAtStart
+from stoker.services.process.settings import BusSettings
+from stoker.services.process.tasks import OwnerClosed
+from stoker.services.records.installation import install
 from tests.conftest import free_port
 from tests.contract.conftest import Connect
 from tests.contract.test_autoscaler_service import PROFILE, model

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from schemas.catalog import Adapter
-from schemas.job_events import EmbeddingOutput, TextOutput
-from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, JobInput, Sampling, TokensInput
-from schemas.openai import ChatMessage, ImagePart, ImageUrl, TextPart
-from services.worker.engines.base import (
+from stoker.functions.output import OutputPart
+from stoker.schemas.catalog import Adapter
+from stoker.schemas.job_events import EmbeddingOutput, TextOutput
+from stoker.schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, JobInput, Sampling, TokensInput
+from stoker.schemas.openai import ChatMessage, ImagePart, ImageUrl, TextPart
+from stoker.services.worker.engines.base import (
     Cancellation,
     Engine,
     EngineError,
@@ -21,8 +22,7 @@ from services.worker.engines.base import (
     Request,
     Stopped,
 )
-from services.worker.engines.registry import VLLM_VARIABLE, create
-from stoker.functions.output import OutputPart
+from stoker.services.worker.engines.registry import VLLM_VARIABLE, create
 from tests.conftest import ROOT
 from tests.fixtures.ollama_server import OllamaStub
 from tests.fixtures.serving import serving

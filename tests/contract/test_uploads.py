@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from schemas.subjects import FILES_STREAM, UPLOADS_BUCKET
-from services.bus.buckets import open_bucket
-from services.bus.connection import Bus
-from services.bus.errors import Conflict
-from services.gateway.edge import exchange
-from services.gateway.edge.access import current_key
-from services.gateway.gateway import UPLOADS_AT_ONCE
-from services.gateway.routes import files as routes
-from services.gateway.routes import uploads as upload_routes
-from services.records import files, uploads
-from services.records.parts import PART_BYTES
-from services.records.uploads import IllegalMove, file_of, find_upload, give_up_old
+from stoker.schemas.subjects import FILES_STREAM, UPLOADS_BUCKET
+from stoker.services.bus.buckets import open_bucket
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import Conflict
+from stoker.services.gateway.edge import exchange
+from stoker.services.gateway.edge.access import current_key
+from stoker.services.gateway.gateway import UPLOADS_AT_ONCE
+from stoker.services.gateway.routes import files as routes
+from stoker.services.gateway.routes import uploads as upload_routes
+from stoker.services.records import files, uploads
+from stoker.services.records.parts import PART_BYTES
+from stoker.services.records.uploads import IllegalMove, file_of, find_upload, give_up_old
 from tests.contract.conftest import Connect
 from tests.contract.test_files import form, gateway, key
 from tests.fixtures.gateway_app import Answered, Client, Served, soon

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from schemas import wire
-from schemas.job_events import Completed, TextOutput
-from schemas.openai import Usage
-from schemas.subjects import WEBHOOKS_STREAM
-from services.bus.connection import Bus
-from services.bus.streams import declare
-from services.gateway import webhooks as module
-from services.gateway.jobs.webhook_urls import WebhookRules
-from services.gateway.webhooks import MAX_RETRY_S, Webhooks, pause_s, signature, standard_signature
-from services.process.tasks import TaskOwner
+from stoker.schemas import wire
+from stoker.schemas.job_events import Completed, TextOutput
+from stoker.schemas.openai import Usage
+from stoker.schemas.subjects import WEBHOOKS_STREAM
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.streams import declare
+from stoker.services.gateway import webhooks as module
+from stoker.services.gateway.jobs.webhook_urls import WebhookRules
+from stoker.services.gateway.webhooks import MAX_RETRY_S, Webhooks, pause_s, signature, standard_signature
+from stoker.services.process.tasks import TaskOwner
 from tests.contract.conftest import Connect
 from tests.fixtures.gateway_app import soon
 

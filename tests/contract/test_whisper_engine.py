@@ -14,16 +14,16 @@ import numpy
 import pytest
 from faster_whisper.feature_extractor import FeatureExtractor
 
-from schemas.job_events import ValueOutput
-from schemas.jobs import Attachment, TranscriptionInput
-from schemas.transcripts import Transcript
-from services.worker.engines.audio.features import PIECE_FRAMES, PiecewiseFeatures
-from services.worker.engines.audio.sound import RATE_HZ, samples_of
-from services.worker.engines.audio.whisper import WhisperEngine, create
-from services.worker.engines.base import Cancellation, EngineError, ModelFiles, Request, Stopped
-from services.worker.engines.registry import CAPABILITIES, ENGINES
-from services.worker.models.weights.detect import UnknownCheckpoint
-from services.worker.models.weights.speech import whisper_parameters
+from stoker.schemas.job_events import ValueOutput
+from stoker.schemas.jobs import Attachment, TranscriptionInput
+from stoker.schemas.transcripts import Transcript
+from stoker.services.worker.engines.audio.features import PIECE_FRAMES, PiecewiseFeatures
+from stoker.services.worker.engines.audio.sound import RATE_HZ, samples_of
+from stoker.services.worker.engines.audio.whisper import WhisperEngine, create
+from stoker.services.worker.engines.base import Cancellation, EngineError, ModelFiles, Request, Stopped
+from stoker.services.worker.engines.registry import CAPABILITIES, ENGINES
+from stoker.services.worker.models.weights.detect import UnknownCheckpoint
+from stoker.services.worker.models.weights.speech import whisper_parameters
 from tests.contract.engine_conformance import Emitted
 from tests.fixtures.tiny_whisper import LANGUAGE, SAID, TRANSLATED, sound, tiny_whisper
 
@@ -302,5 +302,5 @@ def test_options_that_are_wrong_are_named(folder: Path, options: dict[str, Any],
 
 def test_where_the_library_is_missing_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ENGINES["whisper"].missing() == ""
-    monkeypatch.setattr("services.worker.engines.registry.find_spec", lambda _: None)
+    monkeypatch.setattr("stoker.services.worker.engines.registry.find_spec", lambda _: None)
     assert ENGINES["whisper"].missing() == "pip install 'stoker[audio]'"

@@ -15,8 +15,8 @@ import httpx
 import nats
 from nats.aio.client import Client
 
-from services.process.embedded import find_binary
-from services.process.settings import BusSettings
+from stoker.services.process.embedded import find_binary
+from stoker.services.process.settings import BusSettings
 from tests.conftest import ROOT, free_port, is_ready, wait_for
 from tests.waiting import eventually
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.gateway.edge.door import Door, listed
-from services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.door import Door, listed
+from stoker.services.gateway.edge.problems import RequestError
 from tests.conftest import SYNTHETIC, System
 
 LOCAL, OPEN = (

@@ -10,9 +10,9 @@ import psutil
 import pytest
 from nats.aio.msg import Msg
 
-from schemas.subjects import CATALOG_BUCKET, REPLICAS_BUCKET
-from services.bus.connection import Bus, open_bus
-from services.process.settings import BusSettings
+from stoker.schemas.subjects import CATALOG_BUCKET, REPLICAS_BUCKET
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.process.settings import BusSettings
 from tests.conftest import System
 from tests.security.fuzzing import Fuzzer, Message
 from tests.waiting import eventually

@@ -16,13 +16,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from schemas import subjects as names
-from schemas.keys import ApiKey
-from schemas.subjects import Subjects
-from services.bus.connection import open_bus
-from services.bus.errors import CannotConnect
-from services.bus.permissions import services, users_conf, with_worker, without_worker, worker_role
-from services.records.keys import digest, new_secret, put_key
+from stoker.schemas import subjects as names
+from stoker.schemas.keys import ApiKey
+from stoker.schemas.subjects import Subjects
+from stoker.services.bus.connection import open_bus
+from stoker.services.bus.errors import CannotConnect
+from stoker.services.bus.permissions import services, users_conf, with_worker, without_worker, worker_role
+from stoker.services.records.keys import digest, new_secret, put_key
 from tests.conftest import ROOT, wait_for
 from tests.security.installed import Installation, Intruder, complete, installed, intruding
 from tests.waiting import eventually

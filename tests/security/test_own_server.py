@@ -8,10 +8,10 @@ import nats.errors
 import psutil
 import pytest
 
-from services.bus.connection import open_bus
-from services.bus.errors import CannotConnect
-from services.process.embedded import embedded_server, find_binary
-from services.process.settings import BusSettings
+from stoker.services.bus.connection import open_bus
+from stoker.services.bus.errors import CannotConnect
+from stoker.services.process.embedded import embedded_server, find_binary
+from stoker.services.process.settings import BusSettings
 from tests.conftest import System, free_port, wait_for
 
 OLD_USERS = """\

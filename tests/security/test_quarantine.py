@@ -11,20 +11,20 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from schemas import wire
-from schemas.job_events import Cancelled
-from schemas.subjects import QUARANTINE_STREAM
-from services.bus.connection import Bus, open_bus
-from services.bus.leases import Lease
-from services.bus.streams import declare
-from services.gateway import webhooks as webhooks_module
-from services.gateway.jobs.webhook_urls import WebhookRules
-from services.gateway.webhooks import Webhooks
-from services.process.settings import BusSettings
-from services.process.tasks import TaskOwner
-from services.records import quarantine
-from services.records.results import Stored, find_result
-from services.scheduler.service import SchedulerService
+from stoker.schemas import wire
+from stoker.schemas.job_events import Cancelled
+from stoker.schemas.subjects import QUARANTINE_STREAM
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.bus.leases import Lease
+from stoker.services.bus.streams import declare
+from stoker.services.gateway import webhooks as webhooks_module
+from stoker.services.gateway.jobs.webhook_urls import WebhookRules
+from stoker.services.gateway.webhooks import Webhooks
+from stoker.services.process.settings import BusSettings
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.records import quarantine
+from stoker.services.records.results import Stored, find_result
+from stoker.services.scheduler.service import SchedulerService
 from tests.conftest import System, wait_for
 from tests.contract.conftest import Connect
 from tests.fixtures.ends import one_job

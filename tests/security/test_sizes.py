@@ -6,15 +6,15 @@ import json
 import httpx
 import pytest
 
-from schemas import wire
-from schemas.catalog import Spec
-from schemas.job_events import Completed, Failed
-from schemas.jobs import CompletionInput, Job
-from schemas.subjects import MAX_NAME_BYTES
-from schemas.workers import Assignment
-from services.bus.connection import Bus
-from services.bus.errors import BusError, ConnectionEnded, TooLarge
-from services.bus.sizes import (
+from stoker.schemas import wire
+from stoker.schemas.catalog import Spec
+from stoker.schemas.job_events import Completed, Failed
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.schemas.subjects import MAX_NAME_BYTES
+from stoker.schemas.workers import Assignment
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, ConnectionEnded, TooLarge
+from stoker.services.bus.sizes import (
     MAX_EVICTIONS,
     MAX_SPEC_BYTES,
     MAX_SUBJECT_CHARS,
@@ -22,8 +22,8 @@ from services.bus.sizes import (
     max_job_bytes,
     message_bytes,
 )
-from services.bus.streams import declare
-from services.records.results import Stored, find_result
+from stoker.services.bus.streams import declare
+from stoker.services.records.results import Stored, find_result
 from tests.conftest import System
 from tests.contract.conftest import Connect
 from tests.contract.scheduler.test_service import ScriptedWorker, beating, leading

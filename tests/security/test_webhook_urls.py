@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.webhook_urls import WebhookRules
-from services.gateway.public_network import is_public
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.webhook_urls import WebhookRules
+from stoker.services.gateway.public_network import is_public
 
 PRIVATE = [
     "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "198.18.0.1",

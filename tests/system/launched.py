@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import psutil
 
-from services.autoscaler.launchers.process import REPLICA
+from stoker.services.autoscaler.launchers.process import REPLICA
 from tests.conftest import System, is_ready, wait_for
 
 CLIENT = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=100))

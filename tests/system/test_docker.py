@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas.catalog import ResourceProfile
-from services.autoscaler.launchers.base import LaunchError
-from services.autoscaler.launchers.docker import DockerLauncher
+from stoker.schemas.catalog import ResourceProfile
+from stoker.services.autoscaler.launchers.base import LaunchError
+from stoker.services.autoscaler.launchers.docker import DockerLauncher
 from tests.conftest import DEMO, System, wait_for
 from tests.contract.launcher_conformance import LauncherConformance, order
 from tests.fixtures.docker_engine import docker, docker_engine, worker_image

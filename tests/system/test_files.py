@@ -13,11 +13,11 @@ import httpx
 import openai
 import pytest
 
-from schemas.subjects import BLOBS_STREAM
-from services.bus.connection import open_bus
-from services.process.embedded import URL_FILE
-from services.process.settings import BusSettings
-from services.worker.jobs.scratch import LOCK, PREFIX
+from stoker.schemas.subjects import BLOBS_STREAM
+from stoker.services.bus.connection import open_bus
+from stoker.services.process.embedded import URL_FILE
+from stoker.services.process.settings import BusSettings
+from stoker.services.worker.jobs.scratch import LOCK, PREFIX
 from tests.conftest import ROOT, System, wait_for
 from tests.fixtures.projects.files.making import CHUNK, digest
 from tests.system.test_batches import Tenant, tenant

@@ -191,7 +191,7 @@ def test_a_second_gateway_takes_a_stream_over(synthetic: System) -> None:
 
     port = free_port()
     second = subprocess.Popen(
-        [sys.executable, "-P", "-m", "services.gateway", "--nats", synthetic.nats, "--port", str(port)],
+        [sys.executable, "-P", "-m", "stoker.services.gateway", "--nats", synthetic.nats, "--port", str(port)],
         stderr=subprocess.DEVNULL,
     )
     try:

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from schemas.catalog import Adapter
-from schemas.drawing import Control
-from schemas.jobs import Attachment, ImageInput
-from services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request
-from services.worker.engines.images.diffusers import DiffusersEngine, create
-from services.worker.engines.registry import CAPABILITIES
+from stoker.schemas.catalog import Adapter
+from stoker.schemas.drawing import Control
+from stoker.schemas.jobs import Attachment, ImageInput
+from stoker.services.worker.engines.base import Cancellation, EngineError, Images, ModelFiles, Request
+from stoker.services.worker.engines.images.diffusers import DiffusersEngine, create
+from stoker.services.worker.engines.registry import CAPABILITIES
 from tests.conftest import ROOT
 from tests.contract.test_diffusers_engine import Heard
 from tests.fixtures import checkpoints, families

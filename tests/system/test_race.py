@@ -14,7 +14,7 @@ import httpx
 import openai
 import pytest
 
-from services.autoscaler.launchers.process import REPLICA
+from stoker.services.autoscaler.launchers.process import REPLICA
 from tests.conftest import DEMO, System, wait_for
 from tests.fixtures.nomad_server import TOKEN, NomadStub
 from tests.fixtures.serving import serving

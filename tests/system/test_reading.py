@@ -9,8 +9,8 @@ from nats.aio.msg import Msg
 from nats.js.errors import NoKeysError
 from nats.js.kv import KeyValue
 
-from schemas.subjects import CATALOG_BUCKET
-from schemas.wire import JSON_LENGTH_HEADER
+from stoker.schemas.subjects import CATALOG_BUCKET
+from stoker.schemas.wire import JSON_LENGTH_HEADER
 from tests.conftest import System
 from tests.waiting import eventually
 

@@ -14,21 +14,21 @@ from pathlib import Path
 import httpx
 import pytest
 
-from schemas.catalog import Model, Spec
-from services.bus.connection import open_bus
-from services.catalog import store
-from services.process.embedded import find_binary
-from services.process.settings import BusSettings
-from services.records.installation import install
+from stoker.schemas.catalog import Model, Spec
+from stoker.services.bus.connection import open_bus
+from stoker.services.catalog import store
+from stoker.services.process.embedded import find_binary
+from stoker.services.process.settings import BusSettings
+from stoker.services.records.installation import install
 from tests.conftest import ROOT, free_port, is_ready, wait_for
 
 BEFORE = "84505eb"
 """The version before: its services make the streams themselves, and its jobs have no seals."""
 MAKE_STREAMS = """
 import asyncio
-from services.bus.connection import open_bus
-from services.bus.streams import declare
-from services.process.settings import BusSettings, read_settings
+from stoker.services.bus.connection import open_bus
+from stoker.services.bus.streams import declare
+from stoker.services.process.settings import BusSettings, read_settings
 
 async def make():
     async with open_bus(read_settings(BusSettings, "test", []), "test") as bus:
@@ -74,7 +74,8 @@ class Mixed:
     def apply(self, before: Path) -> None:
         """An installation of the version before, upgraded, with the models in its catalog."""
         environment = os.environ | {"PYTHONPATH": str(before), "STOKER_NATS": self.nats}
-        subprocess.run([sys.executable, "-P", "-c", MAKE_STREAMS], env=environment, cwd=self.folder, check=True)
+        script = MAKE_STREAMS.replace("stoker.services", "services")  # as its packages were named then
+        subprocess.run([sys.executable, "-P", "-c", script], env=environment, cwd=self.folder, check=True)
 
         async def publish() -> None:
             async with open_bus(BusSettings(nats=self.nats), "test") as bus:
@@ -86,20 +87,32 @@ class Mixed:
     def start(self, name: str, sources: Path, module: str, *arguments: str) -> None:
         command = [sys.executable, "-P", "-m", module, "--nats", self.nats, *arguments]
         environment = os.environ | {"PYTHONPATH": str(sources)}
+        if not (
+            sources / "stoker" / "services"
+        ).exists():  # a version in which the services were packages of their own
+            command[3] = module.removeprefix("stoker.")
         self.processes[name] = subprocess.Popen(
             command, cwd=self.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
     def gateway(self, name: str, sources: Path) -> str:
         port = free_port()
-        self.start(name, sources, "services.gateway", "--port", str(port))
+        self.start(name, sources, "stoker.services.gateway", "--port", str(port))
         url = f"http://127.0.0.1:{port}"
         wait_for(lambda: is_ready(url), 30, f"the gateway {name}")
         return url
 
     def worker(self, name: str, sources: Path) -> None:
         self.start(
-            name, sources, "services.worker", "--name", name, "--engines", "synthetic", "--memory", "512MB"
+            name,
+            sources,
+            "stoker.services.worker",
+            "--name",
+            name,
+            "--engines",
+            "synthetic",
+            "--memory",
+            "512MB",
         )
 
     def stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
@@ -165,7 +178,7 @@ def test_jobs_end_well_whichever_role_is_of_the_version_before(before: Path, tmp
         return before if is_old else ROOT
 
     with mixed(tmp_path, before) as system:
-        system.start("scheduler", sources("scheduler"), "services.scheduler")
+        system.start("scheduler", sources("scheduler"), "stoker.services.scheduler")
         system.worker("w1", sources("worker"))
         url = system.gateway("gateway", sources("gateway"))
         wait_for(lambda: chat(url) == WORDS, 30)
@@ -180,7 +193,7 @@ def test_a_rolling_update_and_back_loses_nothing_and_every_gateway_finds_every_j
     before: Path, tmp_path: Path
 ) -> None:
     with mixed(tmp_path, before) as system:
-        system.start("scheduler", before, "services.scheduler")
+        system.start("scheduler", before, "stoker.services.scheduler")
         system.worker("w1", before)
         old = system.gateway("old", before)
         wait_for(lambda: chat(old) == WORDS, 30)
@@ -194,7 +207,7 @@ def test_a_rolling_update_and_back_loses_nothing_and_every_gateway_finds_every_j
         more(old)
         new = system.gateway("new", ROOT)
         more(new)
-        system.start("scheduler 2", ROOT, "services.scheduler")
+        system.start("scheduler 2", ROOT, "stoker.services.scheduler")
         system.stop("scheduler", signal.SIGKILL)
         more(old)
         more(new)

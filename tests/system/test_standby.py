@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.worker.engines.registry import VLLM_VARIABLE
+from stoker.services.worker.engines.registry import VLLM_VARIABLE
 from tests.conftest import DEMO, ROOT, System, wait_for
 from tests.fixtures.tiny_llama import tiny_llama
 from tests.system.launched import replicas_of, specs_of, wait_up

@@ -46,7 +46,9 @@ def started(folder: Path, config: str, count: int = 1) -> Iterator[System]:
 def runner_of(system: System, worker: str) -> psutil.Process:
     def find() -> psutil.Process | None:
         children = psutil.Process(system.pid(worker)).children()
-        return next((one for one in children if "services.worker.runner" in " ".join(one.cmdline())), None)
+        return next(
+            (one for one in children if "stoker.services.worker.runner" in " ".join(one.cmdline())), None
+        )
 
     found: psutil.Process = wait_for(find, what="the runner")
     return found
@@ -128,7 +130,7 @@ class worker:
     """A worker started by hand, which waits for no job when it is told to stop."""
 
     def __init__(self, system: System, name: str) -> None:
-        command = [sys.executable, "-P", "-m", "services.worker", "--nats", system.nats, "--name", name]
+        command = [sys.executable, "-P", "-m", "stoker.services.worker", "--nats", system.nats, "--name", name]
         self._command = [*command, "--engines", "synthetic", "--drain-timeout-s", "0"]
 
     def __enter__(self) -> subprocess.Popen[bytes]:

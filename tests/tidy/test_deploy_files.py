@@ -8,9 +8,9 @@ import hcl2
 import pytest
 import yaml
 
-from schemas.catalog import ResourceProfile, Spec
-from services.autoscaler.launchers.base import Order
-from services.autoscaler.launchers.nomad import KILL_TIMEOUT_S, NomadLauncher
+from stoker.schemas.catalog import ResourceProfile, Spec
+from stoker.services.autoscaler.launchers.base import Order
+from stoker.services.autoscaler.launchers.nomad import KILL_TIMEOUT_S, NomadLauncher
 from tests.conftest import ROOT
 
 NOMAD = sorted((ROOT / "deploy" / "nomad").glob("*.nomad.hcl"))

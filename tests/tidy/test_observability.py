@@ -6,16 +6,21 @@ import re
 import pytest
 import yaml
 
-import services.autoscaler.service
-import services.gateway.gateway
-import services.scheduler.service
-import services.worker.agent
-import services.worker.jobs.endings
-import services.worker.models.loader
-from services.process.telemetry import exposition
+import stoker.services.autoscaler.service
+import stoker.services.gateway.gateway
+import stoker.services.scheduler.service
+import stoker.services.worker.agent
+import stoker.services.worker.jobs.endings
+import stoker.services.worker.models.loader
+from stoker.services.process.telemetry import exposition
 from tests.conftest import ROOT
 
-SERVICES = (services.autoscaler, services.gateway, services.scheduler, services.worker)
+SERVICES = (
+    stoker.services.autoscaler,
+    stoker.services.gateway,
+    stoker.services.scheduler,
+    stoker.services.worker,
+)
 """Importing them registers their metrics."""
 
 

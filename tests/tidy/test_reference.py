@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.catalog.load import WorkerEntry
-from services.catalog.multi_spec import SpecEntry
-from services.catalog.profiles import ProfileEntry
-from services.catalog.short_form import ModelEntry
 from stoker.cli.main import app
+from stoker.services.catalog.load import WorkerEntry
+from stoker.services.catalog.multi_spec import SpecEntry
+from stoker.services.catalog.profiles import ProfileEntry
+from stoker.services.catalog.short_form import ModelEntry
 from tests.conftest import ROOT
 from tools import reference
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.catalog import Model, ResourceProfile, Spec
-from schemas.fleet import ModelReplicas, PlatformEvent, QueueDepth
-from schemas.workers import EngineCapability, Heartbeat, ResidentModel
-from services.autoscaler import commands, events
-from services.autoscaler.core import Autoscaler
+from stoker.schemas.catalog import Model, ResourceProfile, Spec
+from stoker.schemas.fleet import ModelReplicas, PlatformEvent, QueueDepth
+from stoker.schemas.workers import EngineCapability, Heartbeat, ResidentModel
+from stoker.services.autoscaler import commands, events
+from stoker.services.autoscaler.core import Autoscaler
 
 TICK_S = 0.5
 LAUNCHER = "process"

@@ -9,21 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.a1111 import Img2ImgRequest, Txt2ImgRequest
-from schemas.catalog import Adapter, Model, Spec, Style
-from schemas.job_events import Cancelled, Preview, Progress
-from schemas.samplers import SAMPLERS, known_samplers, sampler_named
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.a1111_requests import (
+from stoker.schemas.a1111 import Img2ImgRequest, Txt2ImgRequest
+from stoker.schemas.catalog import Adapter, Model, Spec, Style
+from stoker.schemas.job_events import Cancelled, Preview, Progress
+from stoker.schemas.samplers import SAMPLERS, known_samplers, sampler_named
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.a1111_requests import (
     UNSUPPORTED,
     drawing_input,
     loras_of,
     sampler_of,
     with_loras,
 )
-from services.gateway.jobs.active import ActiveJobs, Drawing
-from services.gateway.jobs.requests import ImageJobInput, image_input
-from services.gateway.watching.watcher import Watcher
+from stoker.services.gateway.jobs.active import ActiveJobs, Drawing
+from stoker.services.gateway.jobs.requests import ImageJobInput, image_input
+from stoker.services.gateway.watching.watcher import Watcher
 
 LORA = Adapter("portrait", "file:///loras/xl_portrait.safetensors", 0.8)
 MODEL = Model(

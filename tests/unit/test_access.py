@@ -3,10 +3,17 @@
 import pytest
 from msgspec.structs import replace
 
-from schemas.keys import ROLES, ApiKey
-from services.gateway.edge.access import Access, check_model, check_role, current_key, is_visible, may_use
-from services.gateway.edge.problems import RequestError
-from services.records.keys import digest, new_secret
+from stoker.schemas.keys import ROLES, ApiKey
+from stoker.services.gateway.edge.access import (
+    Access,
+    check_model,
+    check_role,
+    current_key,
+    is_visible,
+    may_use,
+)
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.records.keys import digest, new_secret
 
 SECRET = "sk-stoker-abc"
 KEY = ApiKey("k1", "test", digest(SECRET), 0.0)

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from schemas.fleet import QueueDepth
-from schemas.jobs import CompletionInput, FunctionInput, Job
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.sse import StreamLimit, comment, sse
-from services.gateway.jobs.admission import Admission
+from stoker.schemas.fleet import QueueDepth
+from stoker.schemas.jobs import CompletionInput, FunctionInput, Job
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.sse import StreamLimit, comment, sse
+from stoker.services.gateway.jobs.admission import Admission
 
 JOB = Job(id="j", model="m", input=CompletionInput("hi"), gateway="g", created_at=1.0)
 

@@ -5,11 +5,11 @@ import math
 
 import msgspec
 
-from services.autoscaler.backoff import PROBE_S, pause_s
-from services.autoscaler.core import MAX_LAUNCHING
-from services.autoscaler.demand import Demand
-from services.autoscaler.events import ModelChanged
-from services.autoscaler.plan import SETTLE_S
+from stoker.services.autoscaler.backoff import PROBE_S, pause_s
+from stoker.services.autoscaler.core import MAX_LAUNCHING
+from stoker.services.autoscaler.demand import Demand
+from stoker.services.autoscaler.events import ModelChanged
+from stoker.services.autoscaler.plan import SETTLE_S
 from tests.unit.simulated_hardware import (
     Hardware,
     HardwareSimulation,

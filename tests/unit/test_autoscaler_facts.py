@@ -8,11 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalog import Model, ResourceProfile, Spec
-from schemas.fleet import Condition, QueueDepth, Replica
-from services.autoscaler.backoff import FIRST_PAUSE_S, LONGEST_DOUBLING, MAX_PAUSE_S, PROBE_S, Health, pause_s
-from services.autoscaler.demand import BUCKET_S, MEMORY_S, Demand
-from services.autoscaler.state import IllegalMove, ModelState, launch_key
+from stoker.schemas.catalog import Model, ResourceProfile, Spec
+from stoker.schemas.fleet import Condition, QueueDepth, Replica
+from stoker.services.autoscaler.backoff import (
+    FIRST_PAUSE_S,
+    LONGEST_DOUBLING,
+    MAX_PAUSE_S,
+    PROBE_S,
+    Health,
+    pause_s,
+)
+from stoker.services.autoscaler.demand import BUCKET_S, MEMORY_S, Demand
+from stoker.services.autoscaler.state import IllegalMove, ModelState, launch_key
 
 NOW = 1000.0
 

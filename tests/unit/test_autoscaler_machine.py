@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from schemas.catalog import ResourceProfile
-from schemas.fleet import ModelReplicas, QueueDepth, Replica, ReplicaPhase
-from schemas.workers import Heartbeat, ResidentModel
-from services.autoscaler import commands, events
-from services.autoscaler.core import MAX_LAUNCHING, Autoscaler
-from services.autoscaler.state import TRANSITIONS, IllegalMove, ModelState
+from stoker.schemas.catalog import ResourceProfile
+from stoker.schemas.fleet import ModelReplicas, QueueDepth, Replica, ReplicaPhase
+from stoker.schemas.workers import Heartbeat, ResidentModel
+from stoker.services.autoscaler import commands, events
+from stoker.services.autoscaler.core import MAX_LAUNCHING, Autoscaler
+from stoker.services.autoscaler.state import TRANSITIONS, IllegalMove, ModelState
 from tests.unit.simulated_hardware import ENGINES, LAUNCHER, make_model, make_spec
 
 SPECS = (

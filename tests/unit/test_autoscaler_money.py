@@ -2,8 +2,8 @@
 
 import msgspec
 
-from schemas.catalog import ResourceProfile
-from services.autoscaler.state import launch_key
+from stoker.schemas.catalog import ResourceProfile
+from stoker.services.autoscaler.state import launch_key
 from tests.unit.simulated_hardware import LAUNCHER, Hardware, HardwareSimulation, make_spec, simulate
 
 

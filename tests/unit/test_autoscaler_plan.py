@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalog import ResourceProfile, Spec
-from schemas.fleet import Replica, ReplicaPhase
-from services.autoscaler.demand import Demand
-from services.autoscaler.plan import Plan, Planner
-from services.autoscaler.state import ModelState
+from stoker.schemas.catalog import ResourceProfile, Spec
+from stoker.schemas.fleet import Replica, ReplicaPhase
+from stoker.services.autoscaler.demand import Demand
+from stoker.services.autoscaler.plan import Plan, Planner
+from stoker.services.autoscaler.state import ModelState
 from tests.unit.simulated_hardware import LAUNCHER, make_model, make_spec
 
 NOW = 10_000.0

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.batches import input_lines
-from services.gateway.batches.input_lines import MAX_ERRORS, MAX_ID_CHARS, MAX_LINES, read_lines
+from stoker.services.gateway.batches import input_lines
+from stoker.services.gateway.batches.input_lines import MAX_ERRORS, MAX_ID_CHARS, MAX_LINES, read_lines
 
 ENDPOINT = "/v1/chat/completions"
 BODY = {"model": "m", "messages": []}

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from schemas.batches import BatchRecord, LineError, RequestCounts
-from schemas.openai import Usage
-from services.gateway.batches.line_runs import is_passing
-from services.gateway.batches.progress import (
+from stoker.schemas.batches import BatchRecord, LineError, RequestCounts
+from stoker.schemas.openai import Usage
+from stoker.services.gateway.batches.line_runs import is_passing
+from stoker.services.gateway.batches.progress import (
     Progress,
     Unwritten,
     answered,
@@ -20,8 +20,8 @@ from services.gateway.batches.progress import (
     progress_of,
     refused,
 )
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.pages import page_of
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.pages import page_of
 from tests.unit.test_batch_states import record
 
 TOTAL = 21

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.batches import BatchRecord, BatchRequest, BatchStatus, RequestCounts, Segment
-from services.gateway.batches.claim import BEAT_S, STALE_S
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.batch_states import TRANSITIONS, BadTransition, answer_of, has_ended, move
-from services.gateway.routes.batches import cancelled, check_request
+from stoker.schemas.batches import BatchRecord, BatchRequest, BatchStatus, RequestCounts, Segment
+from stoker.services.gateway.batches.claim import BEAT_S, STALE_S
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.batch_states import TRANSITIONS, BadTransition, answer_of, has_ended, move
+from stoker.services.gateway.routes.batches import cancelled, check_request
 
 STATES: list[BatchStatus] = list(get_args(BatchStatus))
 

@@ -9,9 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, ImageGenerationRequest
-from services.gateway.edge.decoding import Reader, decode, inflated, unread
-from services.gateway.edge.problems import RequestError
+from stoker.schemas.openai import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    ImageGenerationRequest,
+)
+from stoker.services.gateway.edge.decoding import Reader, decode, inflated, unread
+from stoker.services.gateway.edge.problems import RequestError
 
 NEEDED: dict[type, dict[str, Any]] = {
     ChatCompletionRequest: {"model": "m", "messages": [{"role": "user", "content": "x"}]},

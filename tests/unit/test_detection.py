@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from services.worker.models.weights.detect import UnknownCheckpoint, detect
-from services.worker.models.weights.lora import cross_attention_dim, why_unfit
+from stoker.services.worker.models.weights.detect import UnknownCheckpoint, detect
+from stoker.services.worker.models.weights.lora import cross_attention_dim, why_unfit
 from tests.fixtures import checkpoints
 from tests.fixtures.single_files import single_file
 

@@ -7,19 +7,19 @@ import pytest
 from hypothesis import given as generated
 from hypothesis import strategies as st
 
-from schemas.a1111 import Img2ImgRequest, Txt2ImgRequest
-from schemas.catalog import Model, Spec
-from schemas.discovery import Inputs, Method, Parameter, Schema, makes_videos
-from schemas.drawing import MAX_CLIP_SKIP, Control, ControlRequest, DrawingFields, HiresFix, Variation
-from schemas.jobs import CallInput, ImageInput, work_units
-from schemas.openai import ImageEditRequest, ImageGenerationRequest
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.a1111_requests import CLIP_SKIP, drawing_input, ignored_settings
-from services.gateway.jobs.discovered import discovered_input
-from services.gateway.jobs.drawing_fields import as_asked, whole_number, with_subseed
-from services.gateway.jobs.requests import JobRequest, edit_input, generation_input, job_input
-from services.gateway.routes.modes import GenerateRequest
-from services.gateway.routes.modes import generation_input as mode_input
+from stoker.schemas.a1111 import Img2ImgRequest, Txt2ImgRequest
+from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.discovery import Inputs, Method, Parameter, Schema, makes_videos
+from stoker.schemas.drawing import MAX_CLIP_SKIP, Control, ControlRequest, DrawingFields, HiresFix, Variation
+from stoker.schemas.jobs import CallInput, ImageInput, work_units
+from stoker.schemas.openai import ImageEditRequest, ImageGenerationRequest
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.a1111_requests import CLIP_SKIP, drawing_input, ignored_settings
+from stoker.services.gateway.jobs.discovered import discovered_input
+from stoker.services.gateway.jobs.drawing_fields import as_asked, whole_number, with_subseed
+from stoker.services.gateway.jobs.requests import JobRequest, edit_input, generation_input, job_input
+from stoker.services.gateway.routes.modes import GenerateRequest
+from stoker.services.gateway.routes.modes import generation_input as mode_input
 
 SPEC = Spec(name="s", engine="diffusers", url="x")
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.fleet import SpecReplicas
-from services.autoscaler.economy import (
+from stoker.schemas.fleet import SpecReplicas
+from stoker.services.autoscaler.economy import (
     ASKED_AGAIN_S,
     FIRST_STOCK,
     HOUR_S,

@@ -7,14 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import wire
-from schemas.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, ImageGenerationRequest
-from services.gateway.edge.decoding import decode
-from services.gateway.edge.forms import MAX_PARTS, read_form
-from services.gateway.edge.problems import TITLES, RequestError, answer_body
-from services.gateway.jobs.requests import JobRequest
-from services.gateway.routes.jobs import MAX_WAIT_S, prefer_wait_s
-from services.gateway.routes.modes import GenerateRequest
+from stoker.schemas import wire
+from stoker.schemas.openai import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    ImageGenerationRequest,
+)
+from stoker.services.gateway.edge.decoding import decode
+from stoker.services.gateway.edge.forms import MAX_PARTS, read_form
+from stoker.services.gateway.edge.problems import TITLES, RequestError, answer_body
+from stoker.services.gateway.jobs.requests import JobRequest
+from stoker.services.gateway.routes.jobs import MAX_WAIT_S, prefer_wait_s
+from stoker.services.gateway.routes.modes import GenerateRequest
 
 KINDS = (
     ChatCompletionRequest,

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.edge.encoded import decoded
-from services.gateway.edge.forms import read_form
-from services.gateway.edge.problems import RequestError
-from services.gateway.text.ollama_text import _data_url
+from stoker.services.gateway.edge.encoded import decoded
+from stoker.services.gateway.edge.forms import read_form
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.text.ollama_text import _data_url
 
 CONTENT = bytes(range(256)) * 2
 PLAIN = base64.b64encode(CONTENT).decode()

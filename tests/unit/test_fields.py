@@ -6,27 +6,27 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas.anthropic import MessagesRequest
-from schemas.catalog import Model, Spec
-from schemas.fields import APIS, CHAT, COMPLETIONS, SAMPLING, TEXT_ENGINES, Rule
-from schemas.jobs import ChatInput, CompletionInput
-from schemas.ollama import OllamaChatRequest, OllamaGenerateRequest
-from schemas.openai import (
+from stoker.schemas.anthropic import MessagesRequest
+from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.fields import APIS, CHAT, COMPLETIONS, SAMPLING, TEXT_ENGINES, Rule
+from stoker.schemas.jobs import ChatInput, CompletionInput
+from stoker.schemas.ollama import OllamaChatRequest, OllamaGenerateRequest
+from stoker.schemas.openai import (
     ChatCompletionRequest,
     ChatMessage,
     CompletionRequest,
     EmbeddingRequest,
     ImageGenerationRequest,
 )
-from schemas.responses import ResponsesRequest
-from services.gateway.edge.fields import lost
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.request_rules import converted
-from services.gateway.jobs.text_requests import chat_input, completion_inputs
-from services.worker.engines.base import ModelFiles, Request
-from services.worker.engines.text.generation import chat_body, completion_body
-from services.worker.engines.text.ollama import _chat_body, _completion_body
-from services.worker.engines.text.vllm import _own_names
+from stoker.schemas.responses import ResponsesRequest
+from stoker.services.gateway.edge.fields import lost
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.request_rules import converted
+from stoker.services.gateway.jobs.text_requests import chat_input, completion_inputs
+from stoker.services.worker.engines.base import ModelFiles, Request
+from stoker.services.worker.engines.text.generation import chat_body, completion_body
+from stoker.services.worker.engines.text.ollama import _chat_body, _completion_body
+from stoker.services.worker.engines.text.vllm import _own_names
 
 REQUESTS: dict[str, type] = {
     "/v1/chat/completions": ChatCompletionRequest,

@@ -6,14 +6,14 @@ from typing import Any
 
 from nats.aio.msg import Msg
 
-from schemas import wire
-from schemas.catalog import Model, Spec
-from schemas.configuration import ReloadFailure, RevisionHead
-from schemas.discovery import Inputs, Schema
-from schemas.fleet import DiskRoom, ModelReplicas, QueueDepth
-from schemas.workers import EngineCapability, Heartbeat
-from services.catalog import store
-from services.gateway.fleet_view import DISK_SILENT_S, FORGET_AFTER_S, WORKER_SILENT_S, FleetView
+from stoker.schemas import wire
+from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.configuration import ReloadFailure, RevisionHead
+from stoker.schemas.discovery import Inputs, Schema
+from stoker.schemas.fleet import DiskRoom, ModelReplicas, QueueDepth
+from stoker.schemas.workers import EngineCapability, Heartbeat
+from stoker.services.catalog import store
+from stoker.services.gateway.fleet_view import DISK_SILENT_S, FORGET_AFTER_S, WORKER_SILENT_S, FleetView
 
 MODEL = Model("m", ("ImageGeneration",), (Spec(name="s", engine="diffusers", url=""),))
 

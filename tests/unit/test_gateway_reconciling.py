@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from schemas.job_events import Cancelled, Delta
-from services.gateway.edge.problems import RequestError
-from services.gateway.watching import reconciling
-from services.gateway.watching.reconciling import LOOKUPS_AT_ONCE, Reconciler
-from services.gateway.watching.resume import Cursor, Gap
-from services.gateway.watching.waiting import Waiting
-from services.gateway.watching.watcher import QUEUE_LIMIT_EVENTS, Watcher
-from services.process.tasks import TaskOwner
-from services.records.results import Lookup, NotStored, Result, Stored, Unknown, Unreadable
+from stoker.schemas.job_events import Cancelled, Delta
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.watching import reconciling
+from stoker.services.gateway.watching.reconciling import LOOKUPS_AT_ONCE, Reconciler
+from stoker.services.gateway.watching.resume import Cursor, Gap
+from stoker.services.gateway.watching.waiting import Waiting
+from stoker.services.gateway.watching.watcher import QUEUE_LIMIT_EVENTS, Watcher
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.records.results import Lookup, NotStored, Result, Stored, Unknown, Unreadable
 from tests.fixtures.gateway_app import soon
 
 

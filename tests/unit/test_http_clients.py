@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from services.process.http_clients import async_client, client, is_loopback
+from stoker.services.process.http_clients import async_client, client, is_loopback
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from schemas.job_events import JobLog
-from services.gateway.jobs.job_logs import EMPTY, size_of, text_after
+from stoker.schemas.job_events import JobLog
+from stoker.services.gateway.jobs.job_logs import EMPTY, size_of, text_after
 
 WHOLE = JobLog(b"one\ntwo\n")
 CUT = JobLog(b"one\n", 3, 100, b"five\n")

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.edge.label_selectors import Requirement, parse, selects
-from services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.label_selectors import Requirement, parse, selects
+from stoker.services.gateway.edge.problems import RequestError
 
 RED = {"tenancy": "red", "zone": "a", "example.com/tier": "paid"}
 

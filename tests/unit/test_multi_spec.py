@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas.catalog import LoadBalancing
-from services.catalog.documents import ConfigurationError
-from services.catalog.load import Configuration, load
+from stoker.schemas.catalog import LoadBalancing
+from stoker.services.catalog.documents import ConfigurationError
+from stoker.services.catalog.load import Configuration, load
 
 DOCUMENT_004 = """\
 kind: Model

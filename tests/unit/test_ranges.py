@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.ranges import Span, asked_span, is_known
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.ranges import Span, asked_span, is_known
 
 ETAG = '"file-1"'
 

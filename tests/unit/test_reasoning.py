@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.job_events import Completed, Delta, JobEvent, TextOutput
-from schemas.openai import Usage
-from services.gateway.watching.resume import Cursor, Gap
-from services.worker.jobs.event_log import EventLog
+from stoker.schemas.job_events import Completed, Delta, JobEvent, TextOutput
+from stoker.schemas.openai import Usage
+from stoker.services.gateway.watching.resume import Cursor, Gap
+from stoker.services.worker.jobs.event_log import EventLog
 
 
 def logged(reasoning: list[str], answer: list[str], attempt: int = 1) -> tuple[EventLog, list[Delta]]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from services.process.recording import read_head
 from stoker.cli.main import app
 from stoker.cli.replay import CORES
+from stoker.services.process.recording import read_head
 
 RECORDINGS = sorted((Path(__file__).parents[1] / "recordings").glob("*.jsonl"))
 

@@ -5,14 +5,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas.catalog import Adapter, Feature, Model, Spec
-from schemas.jobs import DEFAULT_RUN_TIMEOUT_S
-from schemas.openai import ChatCompletionRequest, ImageGenerationRequest
-from services.gateway.edge.decoding import decode
-from services.gateway.edge.problems import RequestError, openai_error, problem
-from services.gateway.jobs.request_rules import split_adapter, within
-from services.gateway.jobs.requests import JobRequest, generation_input, job_input, parse_size
-from services.gateway.jobs.text_requests import chat_input
+from stoker.schemas.catalog import Adapter, Feature, Model, Spec
+from stoker.schemas.jobs import DEFAULT_RUN_TIMEOUT_S
+from stoker.schemas.openai import ChatCompletionRequest, ImageGenerationRequest
+from stoker.services.gateway.edge.decoding import decode
+from stoker.services.gateway.edge.problems import RequestError, openai_error, problem
+from stoker.services.gateway.jobs.request_rules import split_adapter, within
+from stoker.services.gateway.jobs.requests import JobRequest, generation_input, job_input, parse_size
+from stoker.services.gateway.jobs.text_requests import chat_input
 
 
 def model(name: str = "m", features: tuple[Feature, ...] = ("TextGeneration",), **defaults: Any) -> Model:

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.job_events import Completed, Delta, JobEvent, LiveEvent, Progress, Started, TextOutput
-from schemas.openai import Usage
-from schemas.workers import SentText
-from services.gateway.watching.resume import BadEventId, Cursor, Gap
-from services.worker.jobs.event_log import EventLog
+from stoker.schemas.job_events import Completed, Delta, JobEvent, LiveEvent, Progress, Started, TextOutput
+from stoker.schemas.openai import Usage
+from stoker.schemas.workers import SentText
+from stoker.services.gateway.watching.resume import BadEventId, Cursor, Gap
+from stoker.services.worker.jobs.event_log import EventLog
 
 
 def completed(log: EventLog) -> Completed:

@@ -9,11 +9,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from schemas.job_events import Completed, Delta, JobEvent, LiveEvent, Progress, Started, TextOutput
-from schemas.openai import Usage
-from schemas.workers import SentText
-from services.gateway.watching.resume import Cursor, Gap
-from services.worker.jobs.event_log import EventLog
+from stoker.schemas.job_events import Completed, Delta, JobEvent, LiveEvent, Progress, Started, TextOutput
+from stoker.schemas.openai import Usage
+from stoker.schemas.workers import SentText
+from stoker.services.gateway.watching.resume import Cursor, Gap
+from stoker.services.worker.jobs.event_log import EventLog
 
 
 class WatchedJob(RuleBasedStateMachine):

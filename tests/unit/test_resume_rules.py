@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.job_events import (
+from stoker.schemas.job_events import (
     Cancelled,
     Completed,
     Delta,
@@ -18,8 +18,8 @@ from schemas.job_events import (
     Started,
     TextOutput,
 )
-from schemas.openai import Usage
-from services.gateway.watching.resume import BadEventId, Cursor, Diverged, Gap, event_name
+from stoker.schemas.openai import Usage
+from stoker.services.gateway.watching.resume import BadEventId, Cursor, Diverged, Gap, event_name
 
 
 def delta(seq: int, at: int, text: str, term: int = 1, attempt: int = 1) -> Delta:

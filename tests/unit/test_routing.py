@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.openai import ErrorAnswer
-from services.bus.errors import NoAnswer
-from services.gateway.app import GROUPS, ROUTES, create_app
-from services.gateway.edge.exchange import MAX_BODY_BYTES, Exchange
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.routing import Route, Router, get, post, with_routes
-from services.process.tasks import LimitExceeded
-from services.records.blobs import BlobGone
+from stoker.schemas.openai import ErrorAnswer
+from stoker.services.bus.errors import NoAnswer
+from stoker.services.gateway.app import GROUPS, ROUTES, create_app
+from stoker.services.gateway.edge.exchange import MAX_BODY_BYTES, Exchange
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.routing import Route, Router, get, post, with_routes
+from stoker.services.process.tasks import LimitExceeded
+from stoker.services.records.blobs import BlobGone
 from tests.fixtures.gateway_app import Answered, Client
 
 

@@ -8,8 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.schedules import ScheduleRequest
-from services.gateway.schedules.times import ON_TIME_S, BadSchedule, check, due, job_of, next_times, times
+from stoker.schemas.schedules import ScheduleRequest
+from stoker.services.gateway.schedules.times import (
+    ON_TIME_S,
+    BadSchedule,
+    check,
+    due,
+    job_of,
+    next_times,
+    times,
+)
 
 
 def asked(cron: str = "*/5 * * * *", **fields: Any) -> ScheduleRequest:

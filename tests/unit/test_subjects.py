@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.subjects import ANY, MAX_NAME_BYTES, BadName, Subjects, check_name, from_token, last_name, to_token
+from stoker.schemas.subjects import (
+    ANY,
+    MAX_NAME_BYTES,
+    BadName,
+    Subjects,
+    check_name,
+    from_token,
+    last_name,
+    to_token,
+)
 
 NAMES = st.text(min_size=1, max_size=40).filter(lambda name: name.isprintable())
 

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from services.process.tasks import LimitExceeded, OwnerClosed, TaskOwner, cleanup, limit, together, until
+from stoker.services.process.tasks import LimitExceeded, OwnerClosed, TaskOwner, cleanup, limit, together, until
 
 
 async def forever() -> None:

@@ -6,12 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalog import Model, Spec
-from schemas.jobs import ChatInput, CompletionInput
-from schemas.openai import ChatCompletionRequest, CompletionRequest
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.request_rules import converted
-from services.gateway.jobs.text_requests import MAX_ALTERNATIVES, chat_input, completion_inputs, text_input
+from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.jobs import ChatInput, CompletionInput
+from stoker.schemas.openai import ChatCompletionRequest, CompletionRequest
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.request_rules import converted
+from stoker.services.gateway.jobs.text_requests import (
+    MAX_ALTERNATIVES,
+    chat_input,
+    completion_inputs,
+    text_input,
+)
 
 MODEL = Model("m", ("TextGeneration",), (Spec(name="s", engine="llamacpp", url="x"),))
 MESSAGES = [{"role": "user", "content": "hi"}]

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from schemas.jobs import ChatInput, CompletionInput
-from schemas.openai import ChatMessage, ImagePart, ImageUrl, TextPart
-from schemas.workers import CapabilityCard
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.text_rules import check_card, check_format, check_pictures, check_tools
-from services.process.json_schemas import MOST_DEPTH
+from stoker.schemas.jobs import ChatInput, CompletionInput
+from stoker.schemas.openai import ChatMessage, ImagePart, ImageUrl, TextPart
+from stoker.schemas.workers import CapabilityCard
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.text_rules import check_card, check_format, check_pictures, check_tools
+from stoker.services.process.json_schemas import MOST_DEPTH
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 

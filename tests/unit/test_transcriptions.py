@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalog import Model, Spec
-from schemas.jobs import Attachment, TranscriptionInput
-from schemas.openai import TranscriptionRequest, TranslationRequest
-from schemas.transcripts import SpokenSegment, SpokenWord, Transcript
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.requests import JobRequest, job_input
-from services.gateway.jobs.transcriptions import MAX_PROMPT_CHARS, spoken_input, with_audio
-from services.gateway.jobs.transcripts import answer_of, srt, vtt
+from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.jobs import Attachment, TranscriptionInput
+from stoker.schemas.openai import TranscriptionRequest, TranslationRequest
+from stoker.schemas.transcripts import SpokenSegment, SpokenWord, Transcript
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.requests import JobRequest, job_input
+from stoker.services.gateway.jobs.transcriptions import MAX_PROMPT_CHARS, spoken_input, with_audio
+from stoker.services.gateway.jobs.transcripts import answer_of, srt, vtt
 
 
 def model(**defaults: Any) -> Model:

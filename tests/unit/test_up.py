@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.catalog.load import Configuration
-from services.process.tasks import TaskOwner
 from stoker import up as up_module
+from stoker.services.catalog.load import Configuration
+from stoker.services.process.tasks import TaskOwner
 from stoker.up import TRANSITIONS, Child, IllegalMove, State, Up
 from tests.fixtures.gateway_app import soon
 

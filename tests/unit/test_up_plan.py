@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from schemas.catalog import Model, Spec
-from services.catalog.load import Configuration, WorkerEntry
+from stoker.schemas.catalog import Model, Spec
+from stoker.services.catalog.load import Configuration, WorkerEntry
 from stoker.up import COLOURS, Child, Up
 
 
@@ -30,7 +30,7 @@ def test_three_services_are_always_there_and_all_reach_the_same_nats() -> None:
     found = plan(log_level="debug")
     assert list(found) == ["scheduler", "gateway", "autoscaler"]
     for name, child in found.items():
-        assert child.module == f"services.{name}"
+        assert child.module == f"stoker.services.{name}"
         assert (child.nats, option(child, "--log-level")) == ("nats://h:1", "debug")
 
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec.structs import replace
 
-from schemas.keys import ApiKey
-from schemas.usage import KeyUse
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.usage import DAY_S, MINUTE_S, Book
+from stoker.schemas.keys import ApiKey
+from stoker.schemas.usage import KeyUse
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.usage import DAY_S, MINUTE_S, Book
 
 KEY = ApiKey("k", "test", "", 0.0)
 NOON = DAY_S * 20_000 + DAY_S / 2

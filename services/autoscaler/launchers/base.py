@@ -10,8 +10,8 @@ autoscaler neither forgets nor doubles nor orphans anything.
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from schemas.catalog import ResourceProfile, Spec
-from services.autoscaler.events import Seen
+from stoker.schemas.catalog import ResourceProfile, Spec
+from stoker.services.autoscaler.events import Seen
 
 
 class LaunchError(Exception):
@@ -34,7 +34,9 @@ class Unavailable(LaunchError):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Start one worker. arguments: for `services.worker`. env: how it reaches NATS, and the spec's own."""
+    """Start one worker. arguments: for `stoker.services.worker`. env: how it reaches NATS, and the spec's
+    own.
+    """
 
     replica: str
     model: str

@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import msgspec
 
-from services.autoscaler.events import Seen
-from services.autoscaler.launchers.base import LaunchError, Order, OutOfStock, check_inventory
-from services.autoscaler.launchers.http_api import Api
-from services.process.http_clients import async_client
+from stoker.services.autoscaler.events import Seen
+from stoker.services.autoscaler.launchers.base import LaunchError, Order, OutOfStock, check_inventory
+from stoker.services.autoscaler.launchers.http_api import Api
+from stoker.services.process.http_clients import async_client
 
 REPLICA, CLUSTER, UNITS = "stoker.replica", "stoker.cluster", "stoker.units"
 TIMEOUT_S = 30.0
@@ -75,7 +75,7 @@ class DockerLauncher:
             host["DeviceRequests"] = [{"Driver": "nvidia", "Count": order.gpus, "Capabilities": [["gpu"]]}]
         return {
             "Image": order.profile.image,
-            "Cmd": ["python", "-P", "-m", "services.worker", *order.arguments],
+            "Cmd": ["python", "-P", "-m", "stoker.services.worker", *order.arguments],
             "Env": [f"{key}={value}" for key, value in order.env.items()],
             "Labels": {
                 REPLICA: order.replica,

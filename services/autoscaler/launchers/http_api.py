@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 
-from services.autoscaler.launchers.base import LaunchError, Unavailable
+from stoker.services.autoscaler.launchers.base import LaunchError, Unavailable
 
 MAX_MESSAGE_CHARS = 300
 

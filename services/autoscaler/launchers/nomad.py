@@ -12,10 +12,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from services.autoscaler.events import Seen
-from services.autoscaler.launchers.base import LaunchError, Order, OutOfStock, check_inventory
-from services.autoscaler.launchers.http_api import Api
-from services.process.http_clients import async_client
+from stoker.services.autoscaler.events import Seen
+from stoker.services.autoscaler.launchers.base import LaunchError, Order, OutOfStock, check_inventory
+from stoker.services.autoscaler.launchers.http_api import Api
+from stoker.services.process.http_clients import async_client
 
 TIMEOUT_S = 30.0
 LOOK_WAIT_S = 5.0
@@ -77,7 +77,7 @@ class NomadLauncher:
             "Config": {
                 "image": profile.image,
                 "command": "python",
-                "args": ["-P", "-m", "services.worker", *order.arguments],
+                "args": ["-P", "-m", "stoker.services.worker", *order.arguments],
                 "network_mode": "host",
             },
             "Env": order.env,

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from services.autoscaler.events import Seen
-from services.autoscaler.launchers.base import LaunchError, Order, check_inventory
+from stoker.services.autoscaler.events import Seen
+from stoker.services.autoscaler.launchers.base import LaunchError, Order, check_inventory
 
 REPLICA, CLUSTER, UNITS = "STOKER_REPLICA", "STOKER_CLUSTER", "STOKER_UNITS"
 """Variables in a worker's environment: its id, whose it is, and `profile:units`."""
@@ -77,7 +77,7 @@ class ProcessLauncher:
             UNITS: f"{order.profile.name}:{order.units}",
         }
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **order.env, **marks}
-        command = [interpreter, "-P", "-m", "services.worker", *order.arguments]
+        command = [interpreter, "-P", "-m", "stoker.services.worker", *order.arguments]
         try:
             child = self._spawn(command, environment, self._log(order.replica))
         except OSError as error:

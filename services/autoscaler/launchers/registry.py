@@ -3,23 +3,23 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from services.autoscaler.launchers.base import Launcher, Unavailable
+from stoker.services.autoscaler.launchers.base import Launcher, Unavailable
 
 
 def _process(cluster: str, folder: Path) -> Launcher:
-    from services.autoscaler.launchers.process import ProcessLauncher
+    from stoker.services.autoscaler.launchers.process import ProcessLauncher
 
     return ProcessLauncher(cluster, folder)
 
 
 def _docker(cluster: str, _: Path) -> Launcher:
-    from services.autoscaler.launchers.docker import DockerLauncher
+    from stoker.services.autoscaler.launchers.docker import DockerLauncher
 
     return DockerLauncher(cluster)
 
 
 def _nomad(cluster: str, _: Path) -> Launcher:
-    from services.autoscaler.launchers.nomad import NomadLauncher
+    from stoker.services.autoscaler.launchers.nomad import NomadLauncher
 
     return NomadLauncher(cluster)
 

@@ -13,14 +13,14 @@ from collections.abc import Callable
 import anyio
 import msgspec
 
-from schemas import wire
-from schemas.batches import BatchRecord
-from services.bus.connection import Bus
-from services.bus.errors import BusError, Conflict
-from services.gateway.jobs.batch_states import has_ended
-from services.process.logs import get_logger
-from services.process.tasks import cleanup
-from services.records.batches import read_batch, write_batch
+from stoker.schemas import wire
+from stoker.schemas.batches import BatchRecord
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, Conflict
+from stoker.services.gateway.jobs.batch_states import has_ended
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import cleanup
+from stoker.services.records.batches import read_batch, write_batch
 
 log = get_logger("batches")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from schemas.batches import BatchError, BatchLine, LineRequest
+from stoker.schemas.batches import BatchError, BatchLine, LineRequest
 
 MAX_LINES = 50_000
 MAX_ERRORS = 100

@@ -13,26 +13,26 @@ from typing import TypeVar
 import anyio
 import msgspec
 
-from schemas.job_events import Cancelled, Completed, Expired, Terminal
-from schemas.jobs import Job
-from schemas.keys import ApiKey
-from services.bus.errors import BusError
-from services.gateway.batches.claim import Claim, now
-from services.gateway.batches.input_lines import InputLines
-from services.gateway.batches.progress import Progress, answered, job_name, refused
-from services.gateway.batches.requests import ENDPOINTS, Maker, Work, answer_of
-from services.gateway.edge.access import current_key
-from services.gateway.edge.error_mapping import request_error
-from services.gateway.edge.problems import RequestError
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.large_inputs import fitting
-from services.gateway.jobs.outcomes import completed_or_raise, observe_end
-from services.gateway.locating import Nowhere, locate
-from services.gateway.scheduler_queries import Known, Unknown
-from services.process.logs import get_logger
-from services.process.tasks import LimitExceeded, together
-from services.records.keys import read_key
-from services.records.results import Stored, Unreadable
+from stoker.schemas.job_events import Cancelled, Completed, Expired, Terminal
+from stoker.schemas.jobs import Job
+from stoker.schemas.keys import ApiKey
+from stoker.services.bus.errors import BusError
+from stoker.services.gateway.batches.claim import Claim, now
+from stoker.services.gateway.batches.input_lines import InputLines
+from stoker.services.gateway.batches.progress import Progress, answered, job_name, refused
+from stoker.services.gateway.batches.requests import ENDPOINTS, Maker, Work, answer_of
+from stoker.services.gateway.edge.access import current_key
+from stoker.services.gateway.edge.error_mapping import request_error
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.large_inputs import fitting
+from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end
+from stoker.services.gateway.locating import Nowhere, locate
+from stoker.services.gateway.scheduler_queries import Known, Unknown
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import LimitExceeded, together
+from stoker.services.records.keys import read_key
+from stoker.services.records.results import Stored, Unreadable
 
 log = get_logger("batches")
 

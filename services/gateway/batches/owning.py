@@ -11,19 +11,19 @@ from functools import partial
 
 import anyio
 
-from schemas import wire
-from schemas.batches import BatchRecord
-from schemas.subjects import BATCHES_BUCKET, of_bucket
-from services.bus.connection import Bus
-from services.bus.errors import BusError
-from services.bus.streams import is_declared
-from services.gateway.batches.claim import STALE_S, Claim, Lost, take
-from services.gateway.batches.running import Run
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.batch_states import has_ended
-from services.process.logs import get_logger
-from services.process.tasks import TaskOwner, until
-from services.records.batches import watch_batches
+from stoker.schemas import wire
+from stoker.schemas.batches import BatchRecord
+from stoker.schemas.subjects import BATCHES_BUCKET, of_bucket
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError
+from stoker.services.bus.streams import is_declared
+from stoker.services.gateway.batches.claim import STALE_S, Claim, Lost, take
+from stoker.services.gateway.batches.running import Run
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.batch_states import has_ended
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import TaskOwner, until
+from stoker.services.records.batches import watch_batches
 
 log = get_logger("batches")
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from schemas import wire
-from schemas.batches import BatchRecord, LineError, LineResponse, LineResult, RequestCounts
-from services.gateway.edge.problems import RequestError, openai_error
+from stoker.schemas import wire
+from stoker.schemas.batches import BatchRecord, LineError, LineResponse, LineResult, RequestCounts
+from stoker.services.gateway.edge.problems import RequestError, openai_error
 
 
 def job_name(batch: str, line: int, answer: int) -> str:

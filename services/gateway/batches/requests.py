@@ -9,28 +9,28 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from schemas.catalog import Model
-from schemas.fields import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Rule
-from schemas.job_events import Completed
-from schemas.jobs import Job, JobInput, picture_seed
-from schemas.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
-from schemas.responses import KeptResponse, ResponsesRequest
-from services.gateway.batches.progress import job_name
-from services.gateway.edge.access import owner
-from services.gateway.edge.decoding import Reader
-from services.gateway.edge.fields import lost
-from services.gateway.edge.problems import RequestError
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.request_rules import split_adapter
-from services.gateway.jobs.submission import fingerprint_of
-from services.gateway.jobs.text_requests import chat_input, completion_inputs, embedding_input
-from services.gateway.routes.embeddings import embeddings_of
-from services.gateway.routes.responses import conversation_before
-from services.gateway.text.openai_text import chat_answer, completion_answer
-from services.gateway.text.responses_input import chat_of, conversation
-from services.gateway.text.responses_output import completed_answer
-from services.gateway.text.runs import MAX_ANSWERS, text_of
-from services.records.conversations import keep
+from stoker.schemas.catalog import Model
+from stoker.schemas.fields import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Rule
+from stoker.schemas.job_events import Completed
+from stoker.schemas.jobs import Job, JobInput, picture_seed
+from stoker.schemas.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
+from stoker.schemas.responses import KeptResponse, ResponsesRequest
+from stoker.services.gateway.batches.progress import job_name
+from stoker.services.gateway.edge.access import owner
+from stoker.services.gateway.edge.decoding import Reader
+from stoker.services.gateway.edge.fields import lost
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.request_rules import split_adapter
+from stoker.services.gateway.jobs.submission import fingerprint_of
+from stoker.services.gateway.jobs.text_requests import chat_input, completion_inputs, embedding_input
+from stoker.services.gateway.routes.embeddings import embeddings_of
+from stoker.services.gateway.routes.responses import conversation_before
+from stoker.services.gateway.text.openai_text import chat_answer, completion_answer
+from stoker.services.gateway.text.responses_input import chat_of, conversation
+from stoker.services.gateway.text.responses_output import completed_answer
+from stoker.services.gateway.text.runs import MAX_ANSWERS, text_of
+from stoker.services.records.conversations import keep
 
 LOWEST_PRIORITY = -10
 """Whoever waits for an answer comes before every line of a batch."""

@@ -19,20 +19,20 @@ from typing import TypeVar
 import anyio
 import msgspec
 
-from schemas import wire
-from schemas.batches import BatchError, BatchRecord, BatchStatus, LineError, RequestCounts, Segment
-from services.bus.errors import BusError
-from services.gateway.batches.claim import AGAIN_S, BEAT_S, Claim, Lost, now
-from services.gateway.batches.input_lines import Content, InputLines, read_lines
-from services.gateway.batches.line_runs import LineRuns
-from services.gateway.batches.progress import Progress, not_run, progress_of
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.batch_states import TRANSITIONS, has_ended, move
-from services.process.logs import get_logger
-from services.process.tasks import LimitExceeded, until
-from services.records import files
-from services.records.files import FileGone
-from services.records.parts import into_file
+from stoker.schemas import wire
+from stoker.schemas.batches import BatchError, BatchRecord, BatchStatus, LineError, RequestCounts, Segment
+from stoker.services.bus.errors import BusError
+from stoker.services.gateway.batches.claim import AGAIN_S, BEAT_S, Claim, Lost, now
+from stoker.services.gateway.batches.input_lines import Content, InputLines, read_lines
+from stoker.services.gateway.batches.line_runs import LineRuns
+from stoker.services.gateway.batches.progress import Progress, not_run, progress_of
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.batch_states import TRANSITIONS, has_ended, move
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import LimitExceeded, until
+from stoker.services.records import files
+from stoker.services.records.files import FileGone
+from stoker.services.records.parts import into_file
 
 log = get_logger("batches")
 

@@ -8,10 +8,10 @@ served; jobs carry its id as their tenant, by which the scheduler is fair and by
 import hmac
 from contextvars import ContextVar
 
-from schemas.keys import ROLES, ApiKey, Role
-from services.gateway.edge.problems import RequestError
-from services.records.keys import digest
 from stoker.functions.errors import redacted
+from stoker.schemas.keys import ROLES, ApiKey, Role
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.records.keys import digest
 
 current_key: ContextVar[ApiKey | None] = ContextVar("current_key", default=None)
 

@@ -7,12 +7,12 @@ from urllib.parse import unquote
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from schemas import wire
-from schemas.keys import ApiKey
-from services.gateway.edge.access import COOKIE, OPEN_PATHS, Access, current_key
-from services.gateway.edge.door import with_headers
-from services.gateway.edge.problems import Dialect, DialectAt, RequestError, answer_body
-from services.gateway.edge.request_ids import REQUEST_ID, request_id
+from stoker.schemas import wire
+from stoker.schemas.keys import ApiKey
+from stoker.services.gateway.edge.access import COOKIE, OPEN_PATHS, Access, current_key
+from stoker.services.gateway.edge.door import with_headers
+from stoker.services.gateway.edge.problems import Dialect, DialectAt, RequestError, answer_body
+from stoker.services.gateway.edge.request_ids import REQUEST_ID, request_id
 
 ANTHROPIC_KEY = b"x-api-key"
 

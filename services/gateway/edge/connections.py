@@ -12,7 +12,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from services.process.logs import get_logger
+from stoker.services.process.logs import get_logger
 
 log = get_logger("http")
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, get_args
 import msgspec
 from msgspec import NODEFAULT
 
-from services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.problems import RequestError
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.problems import RequestError
 
 ANY = "*"
 APPLICATIONS = ("app://", "tauri://", "vscode-webview://", "vscode-file://")

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from schemas import wire
-from services.gateway.edge.door import Door, with_headers
-from services.gateway.edge.problems import DialectAt, RequestError, answer_body
-from services.gateway.edge.request_ids import REQUEST_ID, request_id
+from stoker.schemas import wire
+from stoker.services.gateway.edge.door import Door, with_headers
+from stoker.services.gateway.edge.problems import DialectAt, RequestError, answer_body
+from stoker.services.gateway.edge.request_ids import REQUEST_ID, request_id
 
 MAX_HOSTS = 64
 

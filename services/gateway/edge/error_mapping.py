@@ -1,10 +1,10 @@
 """What an error of a route means to its client: the one place where other errors become a RequestError."""
 
-from services.bus.errors import BusError
-from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
-from services.process.logs import get_logger
-from services.process.tasks import LimitExceeded
-from services.records.blobs import BlobGone
+from stoker.services.bus.errors import BusError
+from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import LimitExceeded
+from stoker.services.records.blobs import BlobGone
 
 log = get_logger("http")
 

@@ -19,13 +19,13 @@ import anyio
 import msgspec
 from litestar.types import HTTPRequestEvent, HTTPScope, Receive, Send
 
-from schemas import wire
-from services.gateway.edge.decoding import Inflating, inflated, invalid
-from services.gateway.edge.door import HEADERS, POLICY, POLICY_NAME
-from services.gateway.edge.problems import JSON, Dialect, RequestError, answer_body, too_large
-from services.gateway.edge.request_ids import REQUEST_ID, request_id
-from services.gateway.edge.sse import SSE_HEADERS, StreamLimit
-from services.process.tasks import LimitExceeded, limit
+from stoker.schemas import wire
+from stoker.services.gateway.edge.decoding import Inflating, inflated, invalid
+from stoker.services.gateway.edge.door import HEADERS, POLICY, POLICY_NAME
+from stoker.services.gateway.edge.problems import JSON, Dialect, RequestError, answer_body, too_large
+from stoker.services.gateway.edge.request_ids import REQUEST_ID, request_id
+from stoker.services.gateway.edge.sse import SSE_HEADERS, StreamLimit
+from stoker.services.process.tasks import LimitExceeded, limit
 
 T = TypeVar("T")
 

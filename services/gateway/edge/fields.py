@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.fields import TEXT_ENGINES, Rule
-from services.gateway.edge.problems import RequestError
+from stoker.schemas.fields import TEXT_ENGINES, Rule
+from stoker.services.gateway.edge.problems import RequestError
 
 TEXT = frozenset(TEXT_ENGINES)
 

@@ -7,10 +7,10 @@ from typing import Any, TypeVar, get_origin
 import msgspec
 from multipart import MultipartError, MultipartParser, parse_options_header
 
-from services.gateway.edge.decoding import invalid
-from services.gateway.edge.encoded import decoded
-from services.gateway.edge.exchange import MAX_BODY_BYTES
-from services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.decoding import invalid
+from stoker.services.gateway.edge.encoded import decoded
+from stoker.services.gateway.edge.exchange import MAX_BODY_BYTES
+from stoker.services.gateway.edge.problems import RequestError
 
 MAX_PARTS = 32
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.problems import RequestError
 
 HEADER = b"x-label-selector"
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?"

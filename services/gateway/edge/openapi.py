@@ -17,11 +17,11 @@ from litestar.openapi.spec import (
 )
 from litestar.openapi.spec.enums import OpenAPIType
 
-from schemas.anthropic import AnthropicErrorAnswer
-from schemas.ollama import OllamaErrorAnswer
-from schemas.openai import ErrorAnswer
-from services.gateway.edge.problems import JSON, PROBLEM_JSON, Dialect, Problem
-from services.gateway.edge.routing import Route
+from stoker.schemas.anthropic import AnthropicErrorAnswer
+from stoker.schemas.ollama import OllamaErrorAnswer
+from stoker.schemas.openai import ErrorAnswer
+from stoker.services.gateway.edge.problems import JSON, PROBLEM_JSON, Dialect, Problem
+from stoker.services.gateway.edge.routing import Route
 
 REFERENCE = "#/components/schemas/{name}"
 

@@ -7,8 +7,8 @@ from typing import Any
 from litestar import Request
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 
-from schemas.catalog import Model
-from services.gateway.gateway import Gateway
+from stoker.schemas.catalog import Model
+from stoker.services.gateway.gateway import Gateway
 
 STATIC = Path(__file__).parent.parent / "static"
 

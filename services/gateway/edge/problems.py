@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas.anthropic import AnthropicError, AnthropicErrorAnswer
-from schemas.ollama import OllamaErrorAnswer
-from schemas.openai import ErrorAnswer, ErrorBody
+from stoker.schemas.anthropic import AnthropicError, AnthropicErrorAnswer
+from stoker.schemas.ollama import OllamaErrorAnswer
+from stoker.schemas.openai import ErrorAnswer, ErrorBody
 
 PROBLEM_JSON = "application/problem+json"
 JSON = "application/json"

@@ -7,7 +7,7 @@ never changes under its name, so its entity tag is strong.
 import re
 from dataclasses import dataclass
 
-from services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.problems import RequestError
 
 _RANGE = re.compile(r"bytes=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE)
 

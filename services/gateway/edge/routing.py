@@ -16,18 +16,18 @@ from typing import Any, TypeVar
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
-from schemas.fields import Rule
-from schemas.keys import Role
-from services.gateway.edge.access import check_role, owner
-from services.gateway.edge.decoding import Reader
-from services.gateway.edge.error_mapping import request_error
-from services.gateway.edge.exchange import ClientGone, Exchange
-from services.gateway.edge.fields import lost
-from services.gateway.edge.label_selectors import HEADER, current_selector, parse
-from services.gateway.edge.problems import JSON, Dialect, RequestError
-from services.gateway.edge.sse import EVENT_STREAM, SSE_HEADERS
-from services.gateway.gateway import Gateway
-from services.records.platform_events import note_action
+from stoker.schemas.fields import Rule
+from stoker.schemas.keys import Role
+from stoker.services.gateway.edge.access import check_role, owner
+from stoker.services.gateway.edge.decoding import Reader
+from stoker.services.gateway.edge.error_mapping import request_error
+from stoker.services.gateway.edge.exchange import ClientGone, Exchange
+from stoker.services.gateway.edge.fields import lost
+from stoker.services.gateway.edge.label_selectors import HEADER, current_selector, parse
+from stoker.services.gateway.edge.problems import JSON, Dialect, RequestError
+from stoker.services.gateway.edge.sse import EVENT_STREAM, SSE_HEADERS
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.records.platform_events import note_action
 
 Ask = TypeVar("Ask")
 

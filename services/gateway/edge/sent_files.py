@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from services.bus.connection import Bus
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.ranges import asked_span, is_known
-from services.records.parts import Piece, once, read
+from stoker.services.bus.connection import Bus
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.ranges import asked_span, is_known
+from stoker.services.records.parts import Piece, once, read
 
 
 async def send_file(

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
-from services.process.telemetry import gauge
+from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
+from stoker.services.process.telemetry import gauge
 
 EVENT_STREAM = "text/event-stream"
 SSE_HEADERS = {

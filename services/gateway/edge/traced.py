@@ -3,7 +3,7 @@
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.process.tracing import HEADER, Recorder, current_trace
+from stoker.services.process.tracing import HEADER, Recorder, current_trace
 
 WORKING_METHODS = ("POST", "PUT")
 NAMED_SEGMENTS = 2

@@ -12,10 +12,10 @@ from urllib.parse import parse_qsl
 import msgspec
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
-from services.gateway.edge.decoding import invalid
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.forms import MAX_PARTS
-from services.gateway.edge.problems import RequestError, too_large
+from stoker.services.gateway.edge.decoding import invalid
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.forms import MAX_PARTS
+from stoker.services.gateway.edge.problems import RequestError, too_large
 
 FORM_MARGIN_BYTES = 64 * 1024
 """What a form may have beside the file."""

@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from schemas.keys import ApiKey
-from schemas.usage import KeyUse
-from services.gateway.edge.problems import RequestError
+from stoker.schemas.keys import ApiKey
+from stoker.schemas.usage import KeyUse
+from stoker.services.gateway.edge.problems import RequestError
 
 MINUTE_S, DAY_S = 60.0, 86_400.0
 

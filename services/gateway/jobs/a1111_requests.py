@@ -6,15 +6,15 @@ from typing import Any
 
 import msgspec
 
-from schemas.a1111 import Img2ImgRequest, Txt2ImgRequest
-from schemas.catalog import Adapter, Model
-from schemas.drawing import MAX_CLIP_SKIP, ControlRequest
-from schemas.jobs import ImageInput
-from schemas.samplers import known_samplers, sampler_named
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.drawing_fields import check_from_a_picture, whole_number
-from services.gateway.jobs.request_rules import within
-from services.gateway.jobs.requests import ImageJobInput, image_input
+from stoker.schemas.a1111 import Img2ImgRequest, Txt2ImgRequest
+from stoker.schemas.catalog import Adapter, Model
+from stoker.schemas.drawing import MAX_CLIP_SKIP, ControlRequest
+from stoker.schemas.jobs import ImageInput
+from stoker.schemas.samplers import known_samplers, sampler_named
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.drawing_fields import check_from_a_picture, whole_number
+from stoker.services.gateway.jobs.request_rules import within
+from stoker.services.gateway.jobs.requests import ImageJobInput, image_input
 
 _LORA = re.compile(r"<lora:([^:<>]+)(?::([^<>]*))?>")
 AUTOMATIC = ("", "automatic", "uniform", "normal")

@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from schemas.job_events import JobEvent, Preview, Progress, Terminal
-from services.gateway.watching.resume import Cursor
-from services.gateway.watching.watcher import Watcher
+from stoker.schemas.job_events import JobEvent, Preview, Progress, Terminal
+from stoker.services.gateway.watching.resume import Cursor
+from stoker.services.gateway.watching.watcher import Watcher
 
 
 class Drawing(Watcher):

@@ -7,9 +7,9 @@ decides.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from schemas.fleet import QueueDepth
-from schemas.jobs import Job, is_repeatable, work_units
-from services.gateway.edge.problems import RETRY_AFTER_S, RequestError, disk_full
+from stoker.schemas.fleet import QueueDepth
+from stoker.schemas.jobs import Job, is_repeatable, work_units
+from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError, disk_full
 
 QUEUE_RETRY_S = 2
 

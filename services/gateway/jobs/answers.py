@@ -4,9 +4,9 @@ from typing import Any
 
 import msgspec
 
-from schemas.children import ChildView
-from schemas.fleet import JobView
-from schemas.job_events import (
+from stoker.schemas.children import ChildView
+from stoker.schemas.fleet import JobView
+from stoker.schemas.job_events import (
     Completed,
     EmbeddingOutput,
     Expired,
@@ -16,9 +16,9 @@ from schemas.job_events import (
     TextOutput,
     ValueOutput,
 )
-from schemas.jobs import Status
-from services.gateway.edge.access import shown_to
-from services.records.results import status_of
+from stoker.schemas.jobs import Status
+from stoker.services.gateway.edge.access import shown_to
+from stoker.services.records.results import status_of
 
 
 class Urls(msgspec.Struct, frozen=True):

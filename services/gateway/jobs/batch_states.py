@@ -12,7 +12,7 @@ Every one of them may end as `failed`: where the input file is wrong, or is gone
 
 import msgspec
 
-from schemas.batches import (
+from stoker.schemas.batches import (
     COMPLETION_WINDOW,
     BatchAnswer,
     BatchErrors,

@@ -5,15 +5,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.catalog import Model
-from schemas.discovery import Method, Parameter, Schema
-from schemas.jobs import ImageInput
-from services.gateway.edge.encoded import decoded
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.drawing_fields import defaults_of
-from services.gateway.jobs.request_rules import MAX_SEED, MAX_STEPS, within
-from services.gateway.jobs.requests import MAX_GUIDANCE, MAX_PICTURES, check_edges
 from stoker.functions.payload_check import too_large
+from stoker.schemas.catalog import Model
+from stoker.schemas.discovery import Method, Parameter, Schema
+from stoker.schemas.jobs import ImageInput
+from stoker.services.gateway.edge.encoded import decoded
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.drawing_fields import defaults_of
+from stoker.services.gateway.jobs.request_rules import MAX_SEED, MAX_STEPS, within
+from stoker.services.gateway.jobs.requests import MAX_GUIDANCE, MAX_PICTURES, check_edges
 
 FILES = ("image", "mask_image", "control_image")
 PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")

@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
-from schemas.catalog import Model
-from schemas.drawing import (
+from stoker.schemas.catalog import Model
+from stoker.schemas.drawing import (
     MAX_CLIP_SKIP,
     UPSCALERS,
     Control,
@@ -14,10 +14,10 @@ from schemas.drawing import (
     Variation,
     upscaler_named,
 )
-from schemas.jobs import ImageInput, JobInput
-from services.gateway.edge.encoded import decoded
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.request_rules import MAX_SEED, MAX_STEPS, OFF, within
+from stoker.schemas.jobs import ImageInput, JobInput
+from stoker.services.gateway.edge.encoded import decoded
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.request_rules import MAX_SEED, MAX_STEPS, OFF, within
 
 DEFAULTS = ("prompt_weights", "clip_skip")
 """Those that a model may have a default of."""

@@ -8,21 +8,28 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas.batches import FileRecord
-from schemas.job_events import Completed, ImageOutput, Picture, SavedFile, ValueOutput
-from schemas.jobs import FILE_FIELDS, Attachment, FunctionInput, Job, TranscriptionInput
-from schemas.subjects import BadName, check_name
-from services.bus.connection import Bus
-from services.bus.streams import RESULT_TTL_S
-from services.gateway.edge.access import is_visible
-from services.gateway.edge.exchange import MAX_BODY_BYTES
-from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.submission import with_input
-from services.gateway.jobs.transcriptions import AUDIO, with_audio
-from services.records.blobs import BlobGone, attach, attachment_of, attachments, with_value, write_blob_of
-from services.records.files import chunks_of, content_of, kept_file
-from services.records.results import NotStored, Result, Stored, Unknown, Unreadable, find_result
+from stoker.schemas.batches import FileRecord
+from stoker.schemas.job_events import Completed, ImageOutput, Picture, SavedFile, ValueOutput
+from stoker.schemas.jobs import FILE_FIELDS, Attachment, FunctionInput, Job, TranscriptionInput
+from stoker.schemas.subjects import BadName, check_name
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.streams import RESULT_TTL_S
+from stoker.services.gateway.edge.access import is_visible
+from stoker.services.gateway.edge.exchange import MAX_BODY_BYTES
+from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.submission import with_input
+from stoker.services.gateway.jobs.transcriptions import AUDIO, with_audio
+from stoker.services.records.blobs import (
+    BlobGone,
+    attach,
+    attachment_of,
+    attachments,
+    with_value,
+    write_blob_of,
+)
+from stoker.services.records.files import chunks_of, content_of, kept_file
+from stoker.services.records.results import NotStored, Result, Stored, Unknown, Unreadable, find_result
 
 MAX_REFERENCES = 16
 """Files of other jobs that one payload may name."""

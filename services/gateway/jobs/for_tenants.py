@@ -8,17 +8,17 @@ from typing import Any
 
 import msgspec
 
-from schemas.jobs import Job
-from services.gateway.edge.access import current_key
-from services.gateway.edge.problems import RequestError
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.files import with_files
-from services.gateway.jobs.function_calls import placed_by
-from services.gateway.jobs.large_inputs import fitting
-from services.gateway.jobs.request_rules import split_adapter
-from services.gateway.jobs.requests import JobRequest, job_input
-from services.gateway.jobs.submission import fingerprint_of
-from services.records.keys import read_key
+from stoker.schemas.jobs import Job
+from stoker.services.gateway.edge.access import current_key
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.files import with_files
+from stoker.services.gateway.jobs.function_calls import placed_by
+from stoker.services.gateway.jobs.large_inputs import fitting
+from stoker.services.gateway.jobs.request_rules import split_adapter
+from stoker.services.gateway.jobs.requests import JobRequest, job_input
+from stoker.services.gateway.jobs.submission import fingerprint_of
+from stoker.services.records.keys import read_key
 
 PASSING = (429, 503, 507)
 """Answers after which the same job may be accepted."""

@@ -5,13 +5,13 @@ from typing import Any
 from msgspec import convert
 from msgspec.json import encode
 
-from schemas.catalog import Function, Model
-from schemas.jobs import FunctionInput, JobInput
-from services.gateway.edge.problems import RequestError
-from services.process.json_schemas import JsonSchema
 from stoker.functions.file_inputs import with_files_named
 from stoker.functions.payload_check import PayloadCheck, too_large
 from stoker.functions.payload_types import PayloadType
+from stoker.schemas.catalog import Function, Model
+from stoker.schemas.jobs import FunctionInput, JobInput
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.process.json_schemas import JsonSchema
 
 PATTERN = b'"pattern":'
 MAX_CHECKS = 500

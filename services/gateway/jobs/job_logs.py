@@ -4,17 +4,17 @@ Places in an output are counted in bytes from its beginning, what was left out i
 up to a place can ask for the rest.
 """
 
-from schemas import wire
-from schemas.job_events import JobLog
-from schemas.workers import Replay, ReplayRequest
-from services.bus.errors import BusError
-from services.gateway.edge.access import is_visible
-from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.files import check_id, no_such_job
-from services.gateway.locating import Nowhere, locate
-from services.gateway.scheduler_queries import Known, Unknown
-from services.records.results import Stored, Unreadable
+from stoker.schemas import wire
+from stoker.schemas.job_events import JobLog
+from stoker.schemas.workers import Replay, ReplayRequest
+from stoker.services.bus.errors import BusError
+from stoker.services.gateway.edge.access import is_visible
+from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.files import check_id, no_such_job
+from stoker.services.gateway.locating import Nowhere, locate
+from stoker.services.gateway.scheduler_queries import Known, Unknown
+from stoker.services.records.results import Stored, Unreadable
 
 ASK_TIMEOUT_S = 2.0
 EMPTY = JobLog()

@@ -1,11 +1,11 @@
 """Inputs that do not fit a message travel as blobs: the job has the blob's name, and its worker reads it."""
 
-from schemas import wire
-from schemas.jobs import Job, StoredInput, is_repeatable, models_together, prefix_of, work_units
-from services.bus.connection import Bus
-from services.bus.sizes import max_job_bytes
-from services.gateway.jobs.submission import with_input
-from services.records.blobs import write_blob
+from stoker.schemas import wire
+from stoker.schemas.jobs import Job, StoredInput, is_repeatable, models_together, prefix_of, work_units
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.sizes import max_job_bytes
+from stoker.services.gateway.jobs.submission import with_input
+from stoker.services.records.blobs import write_blob
 
 KEPT_CHARS = 4096
 """Of a text's beginning, by which jobs of one beginning are brought together."""

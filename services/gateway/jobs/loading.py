@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.catalog import Model
-from schemas.jobs import LoadInput
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.outcomes import completed_or_raise
-from services.gateway.jobs.submission import Submission
-from services.process.tasks import TaskOwner
+from stoker.schemas.catalog import Model
+from stoker.schemas.jobs import LoadInput
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.outcomes import completed_or_raise
+from stoker.services.gateway.jobs.submission import Submission
+from stoker.services.process.tasks import TaskOwner
 
 RETRY_LOAD_S = 5.0
 """After a load that failed, the next may begin this much later."""

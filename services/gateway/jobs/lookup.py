@@ -2,14 +2,14 @@
 
 import asyncio
 
-from services.gateway.edge.access import current_key, is_visible
-from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.answers import JobAnswer, from_result, from_view
-from services.gateway.jobs.files import check_id, no_such_job, visible_result
-from services.gateway.locating import Nowhere, locate
-from services.gateway.scheduler_queries import Known, Unknown
-from services.records.results import Stored, Unreadable
+from stoker.services.gateway.edge.access import current_key, is_visible
+from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.answers import JobAnswer, from_result, from_view
+from stoker.services.gateway.jobs.files import check_id, no_such_job, visible_result
+from stoker.services.gateway.locating import Nowhere, locate
+from stoker.services.gateway.scheduler_queries import Known, Unknown
+from stoker.services.records.results import Stored, Unreadable
 
 CONFLICT_WAIT_S, LOOK_AGAIN_S = 2.0, 0.05
 

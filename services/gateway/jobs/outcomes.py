@@ -4,11 +4,11 @@ from functools import cache
 
 from prometheus_client import Counter, Histogram
 
-from schemas.job_events import Cancelled, Completed, Expired, Failed, Terminal
-from schemas.jobs import Job
-from services.gateway.edge.access import shown_to
-from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
-from services.process.telemetry import counter, histogram
+from stoker.schemas.job_events import Cancelled, Completed, Expired, Failed, Terminal
+from stoker.schemas.jobs import Job
+from stoker.services.gateway.edge.access import shown_to
+from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
+from stoker.services.process.telemetry import counter, histogram
 
 REQUESTS = counter("stoker_requests_total", "Jobs accepted", "model", "kind")
 TTFT = histogram("stoker_time_to_first_token_seconds", "Accepted until the first delta", "model")

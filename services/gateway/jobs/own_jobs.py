@@ -4,15 +4,15 @@ import time
 
 import msgspec
 
-from schemas import wire
-from schemas.job_events import Completed, ImageOutput, Queued, Terminal
-from schemas.jobs import Job, models_together
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RequestError, openai_error
-from services.gateway.edge.sse import comment, sse
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.large_inputs import fitting
-from services.gateway.jobs.outcomes import completed_or_raise, observe_end
+from stoker.schemas import wire
+from stoker.schemas.job_events import Completed, ImageOutput, Queued, Terminal
+from stoker.schemas.jobs import Job, models_together
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RequestError, openai_error
+from stoker.services.gateway.edge.sse import comment, sse
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.large_inputs import fitting
+from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end
 
 COMMENT_EVERY_S = 5.0
 UNSERVED_TIMEOUT_S = 30.0

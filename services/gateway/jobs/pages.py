@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.problems import RequestError
 
 T = TypeVar("T")
 

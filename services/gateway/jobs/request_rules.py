@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from schemas.catalog import Feature, Model
-from schemas.subjects import BadName, check_name
-from services.gateway.edge.decoding import invalid
-from services.gateway.edge.problems import RequestError
+from stoker.schemas.catalog import Feature, Model
+from stoker.schemas.subjects import BadName, check_name
+from stoker.services.gateway.edge.decoding import invalid
+from stoker.services.gateway.edge.problems import RequestError
 
 MAX_STEPS = 150
 MAX_SEED = 2**32 - 1

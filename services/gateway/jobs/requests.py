@@ -9,18 +9,23 @@ from typing import Any
 
 import msgspec
 
-from schemas.catalog import Model
-from schemas.drawing import DrawingFields
-from schemas.formats import OutputFormat
-from schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, DEFAULT_QUALITY, CallInput, ImageInput, JobInput
-from schemas.openai import EmbeddingRequest, ImageEditRequest, ImageGenerationRequest
-from schemas.samplers import known_samplers, sampler_named
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.drawing_fields import as_asked, check_from_a_picture, check_second_size, drawn_with
-from services.gateway.jobs.function_calls import function_input
-from services.gateway.jobs.request_rules import MAX_SEED, MAX_STEPS, OFF, converted, need, within
-from services.gateway.jobs.text_requests import embedding_input, text_input
-from services.gateway.jobs.transcriptions import TranscriptionJobInput, transcription_job
+from stoker.schemas.catalog import Model
+from stoker.schemas.drawing import DrawingFields
+from stoker.schemas.formats import OutputFormat
+from stoker.schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, DEFAULT_QUALITY, CallInput, ImageInput, JobInput
+from stoker.schemas.openai import EmbeddingRequest, ImageEditRequest, ImageGenerationRequest
+from stoker.schemas.samplers import known_samplers, sampler_named
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.drawing_fields import (
+    as_asked,
+    check_from_a_picture,
+    check_second_size,
+    drawn_with,
+)
+from stoker.services.gateway.jobs.function_calls import function_input
+from stoker.services.gateway.jobs.request_rules import MAX_SEED, MAX_STEPS, OFF, converted, need, within
+from stoker.services.gateway.jobs.text_requests import embedding_input, text_input
+from stoker.services.gateway.jobs.transcriptions import TranscriptionJobInput, transcription_job
 
 MAX_PICTURES = 10
 MAX_PREVIEWS = 3

@@ -21,26 +21,26 @@ from functools import partial
 import msgspec
 from nats.nuid import NUID
 
-from schemas import wire
-from schemas.catalog import Model
-from schemas.fleet import CancelAnswer
-from schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, Job, JobInput
-from schemas.workers import JobCommand
-from services.bus.connection import Bus
-from services.bus.errors import BusError, DiskFull, StreamFull
-from services.bus.publishing import PubAck
-from services.bus.sizes import max_job_bytes
-from services.gateway.edge.access import check_model, current_key
-from services.gateway.edge.problems import RETRY_AFTER_S, RequestError, disk_full
-from services.gateway.jobs.drawing_fields import with_subseed
-from services.gateway.jobs.outcomes import observe_accepted
-from services.gateway.jobs.request_rules import MAX_SEED
-from services.gateway.scheduler_queries import no_scheduler
-from services.gateway.watching.resume import Cursor
-from services.gateway.watching.streams import Item, Streams
-from services.gateway.watching.watcher import Watcher
-from services.process.tracing import current_trace, trace_headers
-from services.records.results import Result
+from stoker.schemas import wire
+from stoker.schemas.catalog import Model
+from stoker.schemas.fleet import CancelAnswer
+from stoker.schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, Job, JobInput
+from stoker.schemas.workers import JobCommand
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, DiskFull, StreamFull
+from stoker.services.bus.publishing import PubAck
+from stoker.services.bus.sizes import max_job_bytes
+from stoker.services.gateway.edge.access import check_model, current_key
+from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError, disk_full
+from stoker.services.gateway.jobs.drawing_fields import with_subseed
+from stoker.services.gateway.jobs.outcomes import observe_accepted
+from stoker.services.gateway.jobs.request_rules import MAX_SEED
+from stoker.services.gateway.scheduler_queries import no_scheduler
+from stoker.services.gateway.watching.resume import Cursor
+from stoker.services.gateway.watching.streams import Item, Streams
+from stoker.services.gateway.watching.watcher import Watcher
+from stoker.services.process.tracing import current_trace, trace_headers
+from stoker.services.records.results import Result
 
 CANCEL_TIMEOUT_S, CANCEL_PATIENCE_S, CANCEL_AGAIN_S = 1.0, 5.0, 0.1
 """How long one question to cancel waits, how long it is repeated, and how often."""

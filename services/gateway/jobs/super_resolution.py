@@ -2,16 +2,16 @@
 
 from typing import get_args
 
-from schemas.catalog import Model
-from schemas.formats import PictureFormat
-from schemas.job_events import ImageOutput
-from schemas.jobs import Attachment, UpscaleInput
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RequestError
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.own_jobs import finished
-from services.gateway.jobs.submission import with_input
-from services.records.blobs import attach, get_pictures
+from stoker.schemas.catalog import Model
+from stoker.schemas.formats import PictureFormat
+from stoker.schemas.job_events import ImageOutput
+from stoker.schemas.jobs import Attachment, UpscaleInput
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.own_jobs import finished
+from stoker.services.gateway.jobs.submission import with_input
+from stoker.services.records.blobs import attach, get_pictures
 
 MIN_MAGNITUDE, MAX_MAGNITUDE = 1, 3
 FORMATS: tuple[PictureFormat, ...] = get_args(PictureFormat)

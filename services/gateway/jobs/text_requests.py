@@ -8,14 +8,14 @@ from typing import Any
 
 import msgspec
 
-from schemas.catalog import Model
-from schemas.fields import CHAT, COMPLETIONS
-from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, JobInput, Sampling
-from schemas.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
-from services.gateway.edge.fields import check_engines
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.request_rules import OFF, converted, need, within
-from services.gateway.jobs.text_rules import check_format, check_pictures, check_tools
+from stoker.schemas.catalog import Model
+from stoker.schemas.fields import CHAT, COMPLETIONS
+from stoker.schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, JobInput, Sampling
+from stoker.schemas.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
+from stoker.services.gateway.edge.fields import check_engines
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.request_rules import OFF, converted, need, within
+from stoker.services.gateway.jobs.text_rules import check_format, check_pictures, check_tools
 
 MAX_TOKENS = 1_000_000
 MAX_STOPS = 16

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from schemas.jobs import ChatInput, CompletionInput
-from schemas.openai import ChatMessage, ImagePart
-from schemas.workers import CapabilityCard
-from services.gateway.edge.problems import RequestError
-from services.process.json_schemas import BadSchema, JsonSchema
+from stoker.schemas.jobs import ChatInput, CompletionInput
+from stoker.schemas.openai import ChatMessage, ImagePart
+from stoker.schemas.workers import CapabilityCard
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.process.json_schemas import BadSchema, JsonSchema
 
 MOST_TOKEN_CHARS = 128
 """No vocabulary in use has a token of more characters: a longer prompt cannot fit."""

@@ -5,12 +5,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas.catalog import Model
-from schemas.jobs import Attachment, TranscriptionInput
-from schemas.openai import TranscriptionRequest, TranslationRequest
-from services.gateway.edge.encoded import decoded
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.request_rules import within
+from stoker.schemas.catalog import Model
+from stoker.schemas.jobs import Attachment, TranscriptionInput
+from stoker.schemas.openai import TranscriptionRequest, TranslationRequest
+from stoker.services.gateway.edge.encoded import decoded
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.request_rules import within
 
 AUDIO = "audio"
 """The file of a transcription's input."""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from schemas import wire
-from schemas.openai import (
+from stoker.schemas import wire
+from stoker.schemas.openai import (
     SoundUsage,
     TimedWord,
     Transcription,
@@ -14,7 +14,7 @@ from schemas.openai import (
     TranslationRequest,
     VerboseTranscription,
 )
-from schemas.transcripts import SpokenSegment, Transcript
+from stoker.schemas.transcripts import SpokenSegment, Transcript
 
 PLAIN = "text/plain; charset=utf-8"
 JSON = "application/json"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from services.gateway.edge.problems import RequestError
-from services.gateway.public_network import is_public
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.public_network import is_public
 
 MAX_URL_CHARS = 2048
 MAX_HOST_CHARS = 253

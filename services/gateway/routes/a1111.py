@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from schemas import wire
-from schemas.a1111 import (
+from stoker.schemas import wire
+from stoker.schemas.a1111 import (
     DrawingProgress,
     Drawn,
     Embedding,
@@ -24,23 +24,23 @@ from schemas.a1111 import (
     SdModel,
     Txt2ImgRequest,
 )
-from schemas.catalog import Model, weights_key
-from schemas.job_events import Completed, ImageOutput
-from schemas.jobs import Attachment, ImageInput, Job, picture_seed
-from schemas.samplers import SAMPLERS
-from services.gateway.edge.access import check_model, may_use, owner
-from services.gateway.edge.encoded import decoded
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.routing import Route, get, post, post_body
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.a1111_requests import SCHEDULES, drawing_input, ignored_settings, loras_of
-from services.gateway.jobs.active import Drawing
-from services.gateway.jobs.drawing_fields import controlnets_of
-from services.gateway.jobs.own_jobs import finished, job_headers
-from services.gateway.jobs.request_rules import OFF, split_adapter
-from services.gateway.jobs.submission import with_input
-from services.records.blobs import attach, get_pictures
+from stoker.schemas.catalog import Model, weights_key
+from stoker.schemas.job_events import Completed, ImageOutput
+from stoker.schemas.jobs import Attachment, ImageInput, Job, picture_seed
+from stoker.schemas.samplers import SAMPLERS
+from stoker.services.gateway.edge.access import check_model, may_use, owner
+from stoker.services.gateway.edge.encoded import decoded
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.routing import Route, get, post, post_body
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.a1111_requests import SCHEDULES, drawing_input, ignored_settings, loras_of
+from stoker.services.gateway.jobs.active import Drawing
+from stoker.services.gateway.jobs.drawing_fields import controlnets_of
+from stoker.services.gateway.jobs.own_jobs import finished, job_headers
+from stoker.services.gateway.jobs.request_rules import OFF, split_adapter
+from stoker.services.gateway.jobs.submission import with_input
+from stoker.services.records.blobs import attach, get_pictures
 
 EMPTY: dict[str, Any] = {
     "sd-vae": [], "hypernetworks": [], "face-restorers": [], "realesrgan-models": [], "prompt-styles": [],

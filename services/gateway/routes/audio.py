@@ -4,25 +4,25 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from schemas import wire
-from schemas.job_events import Completed, Delta, Queued, Terminal, ValueOutput
-from schemas.jobs import Job
-from schemas.openai import Transcription, TranscriptionRequest, TranslationRequest
-from schemas.transcripts import Transcript
-from services.gateway.edge.decoding import unread
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.forms import Form, read_form
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.routing import openai_paths, post
-from services.gateway.edge.sse import sse
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.outcomes import completed_or_raise, observe_end
-from services.gateway.jobs.own_jobs import Waiting, error_event, finished, job_headers
-from services.gateway.jobs.request_rules import need, split_adapter
-from services.gateway.jobs.submission import with_input
-from services.gateway.jobs.transcriptions import AUDIO, spoken_input, with_audio
-from services.gateway.jobs.transcripts import answer_of
-from services.records.blobs import attach, with_value
+from stoker.schemas import wire
+from stoker.schemas.job_events import Completed, Delta, Queued, Terminal, ValueOutput
+from stoker.schemas.jobs import Job
+from stoker.schemas.openai import Transcription, TranscriptionRequest, TranslationRequest
+from stoker.schemas.transcripts import Transcript
+from stoker.services.gateway.edge.decoding import unread
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.forms import Form, read_form
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.routing import openai_paths, post
+from stoker.services.gateway.edge.sse import sse
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end
+from stoker.services.gateway.jobs.own_jobs import Waiting, error_event, finished, job_headers
+from stoker.services.gateway.jobs.request_rules import need, split_adapter
+from stoker.services.gateway.jobs.submission import with_input
+from stoker.services.gateway.jobs.transcriptions import AUDIO, spoken_input, with_audio
+from stoker.services.gateway.jobs.transcripts import answer_of
+from stoker.services.records.blobs import attach, with_value
 
 WHAT = "audio"
 

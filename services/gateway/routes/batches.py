@@ -5,16 +5,16 @@ import time
 
 import msgspec
 
-from schemas.batches import COMPLETION_WINDOW, BatchAnswer, BatchList, BatchRecord, BatchRequest
-from services.gateway.edge.access import is_visible, listed_tenant, owner
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RETRY_AFTER_S, RequestError, disk_full
-from services.gateway.edge.routing import get, openai_paths, post, post_body
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.batch_states import answer_of, has_ended, move
-from services.gateway.jobs.pages import page_of
-from services.records.batches import change_batch, create_batch, list_batches, read_batch
-from services.records.files import kept_file
+from stoker.schemas.batches import COMPLETION_WINDOW, BatchAnswer, BatchList, BatchRecord, BatchRequest
+from stoker.services.gateway.edge.access import is_visible, listed_tenant, owner
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError, disk_full
+from stoker.services.gateway.edge.routing import get, openai_paths, post, post_body
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.batch_states import answer_of, has_ended, move
+from stoker.services.gateway.jobs.pages import page_of
+from stoker.services.records.batches import change_batch, create_batch, list_batches, read_batch
+from stoker.services.records.files import kept_file
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 WINDOW_S = 24 * 3600

@@ -10,16 +10,16 @@ from urllib.parse import quote
 import anyio
 import msgspec
 
-from schemas import wire
-from services.gateway.edge.access import COOKIE, current_key
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.routing import delete, get, post
-from services.gateway.edge.sse import EVENT_STREAM, comment, sse
-from services.gateway.gateway import Gateway
-from services.gateway.routes.events import EventsQuery, follow_events
-from services.gateway.routes.fleet import fleet_of
-from services.records.platform_events import newest_number
+from stoker.schemas import wire
+from stoker.services.gateway.edge.access import COOKIE, current_key
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.routing import delete, get, post
+from stoker.services.gateway.edge.sse import EVENT_STREAM, comment, sse
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.routes.events import EventsQuery, follow_events
+from stoker.services.gateway.routes.fleet import fleet_of
+from stoker.services.records.platform_events import newest_number
 
 STATIC = Path(__file__).parent.parent / "static"
 FILES = {

@@ -8,19 +8,19 @@ from typing import Any
 
 import msgspec
 
-from schemas.catalog import Model
-from schemas.discovery import Schema
-from schemas.job_events import ImageOutput, Picture
-from services.gateway.edge.decoding import decode
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.routing import get, post
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.discovered import discovered_input
-from services.gateway.jobs.loading import RETRY_LOAD_S
-from services.gateway.jobs.own_jobs import finished, job_headers
-from services.gateway.jobs.submission import with_input
-from services.records.blobs import attach, get_pictures
+from stoker.schemas.catalog import Model
+from stoker.schemas.discovery import Schema
+from stoker.schemas.job_events import ImageOutput, Picture
+from stoker.services.gateway.edge.decoding import decode
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.routing import get, post
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.discovered import discovered_input
+from stoker.services.gateway.jobs.loading import RETRY_LOAD_S
+from stoker.services.gateway.jobs.own_jobs import finished, job_headers
+from stoker.services.gateway.jobs.submission import with_input
+from stoker.services.records.blobs import attach, get_pictures
 
 KANDINSKY_PREFIX = "kandinsky-"
 MB = 1e6

@@ -4,16 +4,16 @@ import base64
 import math
 import struct
 
-from schemas.fields import EMBEDDINGS
-from schemas.job_events import Completed, EmbeddingOutput
-from schemas.openai import Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.routing import openai_paths, post_body
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.own_jobs import finished, job_headers
-from services.gateway.jobs.request_rules import split_adapter
-from services.gateway.jobs.text_requests import embedding_input
+from stoker.schemas.fields import EMBEDDINGS
+from stoker.schemas.job_events import Completed, EmbeddingOutput
+from stoker.schemas.openai import Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.routing import openai_paths, post_body
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.own_jobs import finished, job_headers
+from stoker.services.gateway.jobs.request_rules import split_adapter
+from stoker.services.gateway.jobs.text_requests import embedding_input
 
 
 @post_body(

@@ -6,15 +6,15 @@ from typing import Annotated
 
 import msgspec
 
-from schemas import wire
-from schemas.fleet import PlatformEvent
-from services.bus.connection import Bus
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.routing import get
-from services.gateway.edge.sse import EVENT_STREAM, comment, sse
-from services.gateway.gateway import Gateway
-from services.records.platform_events import read_events
+from stoker.schemas import wire
+from stoker.schemas.fleet import PlatformEvent
+from stoker.services.bus.connection import Bus
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.routing import get
+from stoker.services.gateway.edge.sse import EVENT_STREAM, comment, sse
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.records.platform_events import read_events
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000

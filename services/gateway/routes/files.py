@@ -8,23 +8,23 @@ from urllib.parse import quote
 
 import msgspec
 
-from schemas.batches import FileDeleted, FileList, FileObject, FileRecord, Purpose
-from schemas.uploads import PartRecord
-from services.gateway.edge.access import listed_tenant, owner
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RequestError, disk_full
-from services.gateway.edge.routing import delete, get, openai_paths, post
-from services.gateway.edge.sent_files import send_file
-from services.gateway.edge.upload_forms import UploadForm
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.batch_states import has_ended
-from services.gateway.jobs.files import present_file
-from services.gateway.jobs.pages import page_of
-from services.process.tasks import limit
-from services.records import files
-from services.records.batches import list_batches
-from services.records.files import forget_file, keep_file, list_files, new_id, record_of
-from services.records.uploads import forget, give_up, receive
+from stoker.schemas.batches import FileDeleted, FileList, FileObject, FileRecord, Purpose
+from stoker.schemas.uploads import PartRecord
+from stoker.services.gateway.edge.access import listed_tenant, owner
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RequestError, disk_full
+from stoker.services.gateway.edge.routing import delete, get, openai_paths, post
+from stoker.services.gateway.edge.sent_files import send_file
+from stoker.services.gateway.edge.upload_forms import UploadForm
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.batch_states import has_ended
+from stoker.services.gateway.jobs.files import present_file
+from stoker.services.gateway.jobs.pages import page_of
+from stoker.services.process.tasks import limit
+from stoker.services.records import files
+from stoker.services.records.batches import list_batches
+from stoker.services.records.files import forget_file, keep_file, list_files, new_id, record_of
+from stoker.services.records.uploads import forget, give_up, receive
 
 MAX_FILE_BYTES = 2 * 1024**3
 MAX_NAME_CHARS = 255

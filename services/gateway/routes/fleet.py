@@ -2,14 +2,14 @@
 
 import msgspec
 
-from schemas.catalog import Model, Spec
-from schemas.configuration import ConfigurationState
-from schemas.fleet import Condition, ModelReplicas, QueueDepth, Replica, SpecReplicas
-from schemas.workers import CapabilityCard, Heartbeat, Tier
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.routing import get
-from services.gateway.gateway import Gateway
-from services.process.telemetry import exposition
+from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.configuration import ConfigurationState
+from stoker.schemas.fleet import Condition, ModelReplicas, QueueDepth, Replica, SpecReplicas
+from stoker.schemas.workers import CapabilityCard, Heartbeat, Tier
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.routing import get
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.process.telemetry import exposition
 
 
 class FleetSpec(msgspec.Struct, frozen=True):

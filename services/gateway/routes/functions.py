@@ -5,24 +5,24 @@ from typing import Any
 
 import msgspec
 
-from schemas import wire
-from schemas.catalog import Function, Model
-from schemas.job_events import Completed, Delta, Progress, Queued, Terminal, ValueOutput
-from schemas.jobs import FunctionInput, Job, models_together
-from services.gateway.edge.access import may_use
-from services.gateway.edge.decoding import decode
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RequestError, problem
-from services.gateway.edge.routing import get, post
-from services.gateway.edge.sse import EVENT_STREAM, sse
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.answers import from_result, urls_of
-from services.gateway.jobs.files import with_files
-from services.gateway.jobs.function_calls import function_input, placed_by
-from services.gateway.jobs.large_inputs import fitting
-from services.gateway.jobs.outcomes import completed_or_raise, observe_end
-from services.gateway.jobs.own_jobs import Waiting, finished, job_headers
-from services.records.blobs import with_value
+from stoker.schemas import wire
+from stoker.schemas.catalog import Function, Model
+from stoker.schemas.job_events import Completed, Delta, Progress, Queued, Terminal, ValueOutput
+from stoker.schemas.jobs import FunctionInput, Job, models_together
+from stoker.services.gateway.edge.access import may_use
+from stoker.services.gateway.edge.decoding import decode
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RequestError, problem
+from stoker.services.gateway.edge.routing import get, post
+from stoker.services.gateway.edge.sse import EVENT_STREAM, sse
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.answers import from_result, urls_of
+from stoker.services.gateway.jobs.files import with_files
+from stoker.services.gateway.jobs.function_calls import function_input, placed_by
+from stoker.services.gateway.jobs.large_inputs import fitting
+from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end
+from stoker.services.gateway.jobs.own_jobs import Waiting, finished, job_headers
+from stoker.services.records.blobs import with_value
 
 
 class FunctionCard(msgspec.Struct, frozen=True):

@@ -6,25 +6,25 @@ from typing import Any
 
 import msgspec
 
-from schemas import wire
-from schemas.fields import IMAGES
-from schemas.job_events import Completed, ImageOutput, Preview, Queued, Terminal
-from schemas.jobs import Job
-from schemas.openai import GeneratedImage, ImageEditRequest, ImageGenerationRequest, ImageList
-from services.gateway.edge.decoding import unread
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.fields import lost
-from services.gateway.edge.forms import read_form
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.routing import openai_paths, post, post_body
-from services.gateway.edge.sse import sse
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.outcomes import completed_or_raise, observe_end
-from services.gateway.jobs.own_jobs import Waiting, error_event, finished, job_headers
-from services.gateway.jobs.request_rules import split_adapter
-from services.gateway.jobs.requests import edit_input, generation_input
-from services.gateway.jobs.submission import with_input
-from services.records.blobs import attach, get_pictures
+from stoker.schemas import wire
+from stoker.schemas.fields import IMAGES
+from stoker.schemas.job_events import Completed, ImageOutput, Preview, Queued, Terminal
+from stoker.schemas.jobs import Job
+from stoker.schemas.openai import GeneratedImage, ImageEditRequest, ImageGenerationRequest, ImageList
+from stoker.services.gateway.edge.decoding import unread
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.fields import lost
+from stoker.services.gateway.edge.forms import read_form
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.routing import openai_paths, post, post_body
+from stoker.services.gateway.edge.sse import sse
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end
+from stoker.services.gateway.jobs.own_jobs import Waiting, error_event, finished, job_headers
+from stoker.services.gateway.jobs.request_rules import split_adapter
+from stoker.services.gateway.jobs.requests import edit_input, generation_input
+from stoker.services.gateway.jobs.submission import with_input
+from stoker.services.records.blobs import attach, get_pictures
 
 
 @post_body(

@@ -9,32 +9,32 @@ from urllib.parse import quote
 
 import msgspec
 
-from schemas import wire
-from schemas.fleet import Explanation, JobsQuery
-from schemas.job_events import JobEvent, Preview, SavedFile, Terminal
-from schemas.jobs import Job
-from services.gateway.edge.access import listed_tenant, owner
-from services.gateway.edge.decoding import decode
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.routing import delete, get, post, put
-from services.gateway.edge.sent_files import send_file
-from services.gateway.edge.sse import EVENT_STREAM, comment, sse
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.answers import JobAnswer, JobList, from_result, from_view, urls_of
-from services.gateway.jobs.files import Kind, attached_to, check_id, no_such_job, with_files
-from services.gateway.jobs.function_calls import placed_by
-from services.gateway.jobs.job_logs import job_log, size_of, text_after
-from services.gateway.jobs.large_inputs import fitting
-from services.gateway.jobs.lookup import await_job, check_owner, find_job, present_job
-from services.gateway.jobs.request_rules import split_adapter
-from services.gateway.jobs.requests import JobRequest, admission_timeout_s, job_input
-from services.gateway.jobs.submission import fingerprint_of
-from services.gateway.scheduler_queries import explain, list_jobs
-from services.gateway.watching.resume import END, BadEventId, Cursor, event_name
-from services.gateway.watching.streams import UnknownJob
-from services.records.blobs import with_value
-from services.records.files import content_of
+from stoker.schemas import wire
+from stoker.schemas.fleet import Explanation, JobsQuery
+from stoker.schemas.job_events import JobEvent, Preview, SavedFile, Terminal
+from stoker.schemas.jobs import Job
+from stoker.services.gateway.edge.access import listed_tenant, owner
+from stoker.services.gateway.edge.decoding import decode
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.routing import delete, get, post, put
+from stoker.services.gateway.edge.sent_files import send_file
+from stoker.services.gateway.edge.sse import EVENT_STREAM, comment, sse
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.answers import JobAnswer, JobList, from_result, from_view, urls_of
+from stoker.services.gateway.jobs.files import Kind, attached_to, check_id, no_such_job, with_files
+from stoker.services.gateway.jobs.function_calls import placed_by
+from stoker.services.gateway.jobs.job_logs import job_log, size_of, text_after
+from stoker.services.gateway.jobs.large_inputs import fitting
+from stoker.services.gateway.jobs.lookup import await_job, check_owner, find_job, present_job
+from stoker.services.gateway.jobs.request_rules import split_adapter
+from stoker.services.gateway.jobs.requests import JobRequest, admission_timeout_s, job_input
+from stoker.services.gateway.jobs.submission import fingerprint_of
+from stoker.services.gateway.scheduler_queries import explain, list_jobs
+from stoker.services.gateway.watching.resume import END, BadEventId, Cursor, event_name
+from stoker.services.gateway.watching.streams import UnknownJob
+from stoker.services.records.blobs import with_value
+from stoker.services.records.files import content_of
 
 MAX_WAIT_S = 60.0
 MAX_PAGE = 200

@@ -1,17 +1,17 @@
 """Anthropic's Messages API."""
 
-from schemas.anthropic import AnthropicAnswer, CountTokensRequest, MessagesRequest, TokensCounted
-from schemas.fields import MESSAGES
-from schemas.jobs import TokensInput
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.routing import post_body
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.own_jobs import job_headers
-from services.gateway.jobs.request_rules import need, split_adapter
-from services.gateway.jobs.text_requests import chat_input
-from services.gateway.routes.tokens import run_value
-from services.gateway.text.anthropic_text import MessageWriter, answer_of, chat_of, messages_of, tools_of
-from services.gateway.text.runs import stream, text_jobs, text_of, whole
+from stoker.schemas.anthropic import AnthropicAnswer, CountTokensRequest, MessagesRequest, TokensCounted
+from stoker.schemas.fields import MESSAGES
+from stoker.schemas.jobs import TokensInput
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.routing import post_body
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.own_jobs import job_headers
+from stoker.services.gateway.jobs.request_rules import need, split_adapter
+from stoker.services.gateway.jobs.text_requests import chat_input
+from stoker.services.gateway.routes.tokens import run_value
+from stoker.services.gateway.text.anthropic_text import MessageWriter, answer_of, chat_of, messages_of, tools_of
+from stoker.services.gateway.text.runs import stream, text_jobs, text_of, whole
 
 
 @post_body(

@@ -2,13 +2,13 @@
 
 import msgspec
 
-from schemas.catalog import Model
-from schemas.openai import ModelCard, ModelList
-from services.gateway.edge.access import check_model, may_use
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.routing import get, openai_paths
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.request_rules import split_adapter
+from stoker.schemas.catalog import Model
+from stoker.schemas.openai import ModelCard, ModelList
+from stoker.services.gateway.edge.access import check_model, may_use
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.routing import get, openai_paths
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.request_rules import split_adapter
 
 
 @get(*openai_paths("/models"), summary="List models", answers=ModelList, dialect="openai")

@@ -5,27 +5,27 @@ from typing import Any
 import anyio
 import msgspec
 
-from schemas.catalog import Adapter, Model
-from schemas.discovery import makes_videos
-from schemas.drawing import DrawingFields
-from schemas.formats import OutputFormat
-from schemas.job_events import ImageOutput
-from schemas.jobs import ImageInput
-from services.catalog import store
-from services.catalog.documents import ConfigurationError
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.routing import get, post, post_body
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.admission import QUEUE_RETRY_S
-from services.gateway.jobs.drawing_fields import as_asked
-from services.gateway.jobs.loading import load
-from services.gateway.jobs.own_jobs import drawing_headers, finished
-from services.gateway.jobs.request_rules import within
-from services.gateway.jobs.requests import ImageJobInput, image_input
-from services.gateway.jobs.super_resolution import check_options, check_size, enlarge, find_upscaler
-from services.gateway.modes import mode_body, vram_body
-from services.records.blobs import get_pictures
+from stoker.schemas.catalog import Adapter, Model
+from stoker.schemas.discovery import makes_videos
+from stoker.schemas.drawing import DrawingFields
+from stoker.schemas.formats import OutputFormat
+from stoker.schemas.job_events import ImageOutput
+from stoker.schemas.jobs import ImageInput
+from stoker.services.catalog import store
+from stoker.services.catalog.documents import ConfigurationError
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.routing import get, post, post_body
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.admission import QUEUE_RETRY_S
+from stoker.services.gateway.jobs.drawing_fields import as_asked
+from stoker.services.gateway.jobs.loading import load
+from stoker.services.gateway.jobs.own_jobs import drawing_headers, finished
+from stoker.services.gateway.jobs.request_rules import within
+from stoker.services.gateway.jobs.requests import ImageJobInput, image_input
+from stoker.services.gateway.jobs.super_resolution import check_options, check_size, enlarge, find_upscaler
+from stoker.services.gateway.modes import mode_body, vram_body
+from stoker.services.records.blobs import get_pictures
 
 MAX_STEPS, MAX_STEPS_ALLOWED = 50, 150
 MAX_GUIDANCE = 20.0

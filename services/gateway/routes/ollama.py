@@ -7,10 +7,10 @@ import hashlib
 import time
 from typing import Any
 
-from schemas.catalog import NO_GPU, Model, weights_key
-from schemas.fields import OLLAMA_CHAT, OLLAMA_GENERATE
-from schemas.job_events import EmbeddingOutput
-from schemas.ollama import (
+from stoker.schemas.catalog import NO_GPU, Model, weights_key
+from stoker.schemas.fields import OLLAMA_CHAT, OLLAMA_GENERATE
+from stoker.schemas.job_events import EmbeddingOutput
+from stoker.schemas.ollama import (
     OllamaChatRequest,
     OllamaDetails,
     OllamaEmbeddingsRequest,
@@ -27,19 +27,19 @@ from schemas.ollama import (
     OllamaVectors,
     OllamaVersion,
 )
-from schemas.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
-from schemas.workers import CapabilityCard
-from services.bus.discovery import VERSION
-from services.gateway.edge.access import check_model, may_use
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.routing import Route, get, post_body, route
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.own_jobs import finished, job_headers
-from services.gateway.jobs.request_rules import split_adapter
-from services.gateway.jobs.text_requests import chat_input, completion_inputs, embedding_input
-from services.gateway.routes.embeddings import shortened
-from services.gateway.text.ollama_text import (
+from stoker.schemas.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
+from stoker.schemas.workers import CapabilityCard
+from stoker.services.bus.discovery import VERSION
+from stoker.services.gateway.edge.access import check_model, may_use
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.routing import Route, get, post_body, route
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.own_jobs import finished, job_headers
+from stoker.services.gateway.jobs.request_rules import split_adapter
+from stoker.services.gateway.jobs.text_requests import chat_input, completion_inputs, embedding_input
+from stoker.services.gateway.routes.embeddings import shortened
+from stoker.services.gateway.text.ollama_text import (
     NANOSECONDS,
     NDJSON,
     Asked,
@@ -51,7 +51,7 @@ from services.gateway.text.ollama_text import (
     moment,
     unread_options,
 )
-from services.gateway.text.runs import answers_headers, stream, text_jobs, text_of, whole
+from stoker.services.gateway.text.runs import answers_headers, stream, text_jobs, text_of, whole
 
 TEXT_FEATURES = ("TextGeneration", "TextEmbedding")
 KEPT_S = 300.0

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 
 import msgspec
 
-from schemas.catalog import Model
-from schemas.job_events import Completed, EmbeddingOutput, ValueOutput
-from schemas.jobs import EmbeddingInput, JobInput, RerankInput
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.routing import openai_paths, post_body
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.own_jobs import finished, job_headers
-from services.gateway.jobs.request_rules import split_adapter
-from services.gateway.jobs.text_requests import MAX_TEXTS
+from stoker.schemas.catalog import Model
+from stoker.schemas.job_events import Completed, EmbeddingOutput, ValueOutput
+from stoker.schemas.jobs import EmbeddingInput, JobInput, RerankInput
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.routing import openai_paths, post_body
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.own_jobs import finished, job_headers
+from stoker.services.gateway.jobs.request_rules import split_adapter
+from stoker.services.gateway.jobs.text_requests import MAX_TEXTS
 
 
 class Document(msgspec.Struct, frozen=True):

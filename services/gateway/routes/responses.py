@@ -1,22 +1,22 @@
 """The Responses API: a chat whose requests are kept, so that the next one can go on from it."""
 
-from schemas.fields import RESPONSES
-from schemas.job_events import TextOutput
-from schemas.openai import ChatMessage
-from schemas.responses import InputItems, KeptResponse, ResponseAnswer, ResponseDeleted, ResponsesRequest
-from services.gateway.edge.access import is_visible, owner
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.routing import delete, get, openai_paths, post, post_body
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.answers import JobAnswer
-from services.gateway.jobs.large_inputs import fitting
-from services.gateway.jobs.lookup import find_job, present_job
-from services.gateway.jobs.own_jobs import job_headers
-from services.gateway.jobs.request_rules import split_adapter
-from services.gateway.jobs.text_requests import chat_input
-from services.gateway.text.responses_input import chat_of, conversation, items_of
-from services.gateway.text.responses_output import (
+from stoker.schemas.fields import RESPONSES
+from stoker.schemas.job_events import TextOutput
+from stoker.schemas.openai import ChatMessage
+from stoker.schemas.responses import InputItems, KeptResponse, ResponseAnswer, ResponseDeleted, ResponsesRequest
+from stoker.services.gateway.edge.access import is_visible, owner
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.routing import delete, get, openai_paths, post, post_body
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.answers import JobAnswer
+from stoker.services.gateway.jobs.large_inputs import fitting
+from stoker.services.gateway.jobs.lookup import find_job, present_job
+from stoker.services.gateway.jobs.own_jobs import job_headers
+from stoker.services.gateway.jobs.request_rules import split_adapter
+from stoker.services.gateway.jobs.text_requests import chat_input
+from stoker.services.gateway.text.responses_input import chat_of, conversation, items_of
+from stoker.services.gateway.text.responses_output import (
     PREFIX,
     ResponseWriter,
     answer_message,
@@ -25,8 +25,8 @@ from services.gateway.text.responses_output import (
     failure_of,
     response_id,
 )
-from services.gateway.text.runs import stream, text_jobs, text_of, whole
-from services.records.conversations import forget, keep, kept_response
+from stoker.services.gateway.text.runs import stream, text_jobs, text_of, whole
+from stoker.services.records.conversations import forget, keep, kept_response
 
 
 @post_body(

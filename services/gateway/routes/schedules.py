@@ -6,20 +6,20 @@ from collections.abc import Callable
 
 import msgspec
 
-from schemas import wire
-from schemas.schedules import ScheduleAnswer, ScheduleList, ScheduleRecord, ScheduleRequest, ScheduleRun
-from schemas.subjects import BadName, check_name
-from services.bus.errors import Conflict
-from services.gateway.edge.access import listed_tenant, owner
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
-from services.gateway.edge.routing import delete, get, post, post_body
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.answers import urls_of
-from services.gateway.jobs.for_tenants import job_named
-from services.gateway.schedules.keeping import start_job
-from services.gateway.schedules.times import BadSchedule, check, next_times, shown
-from services.records.schedules import (
+from stoker.schemas import wire
+from stoker.schemas.schedules import ScheduleAnswer, ScheduleList, ScheduleRecord, ScheduleRequest, ScheduleRun
+from stoker.schemas.subjects import BadName, check_name
+from stoker.services.bus.errors import Conflict
+from stoker.services.gateway.edge.access import listed_tenant, owner
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
+from stoker.services.gateway.edge.routing import delete, get, post, post_body
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.answers import urls_of
+from stoker.services.gateway.jobs.for_tenants import job_named
+from stoker.services.gateway.schedules.keeping import start_job
+from stoker.services.gateway.schedules.times import BadSchedule, check, next_times, shown
+from stoker.services.records.schedules import (
     create_schedule,
     delete_schedule,
     key_of,

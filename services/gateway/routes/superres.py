@@ -2,11 +2,11 @@
 
 import msgspec
 
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.forms import read_form
-from services.gateway.edge.routing import post
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.super_resolution import check_options, enlarge, find_upscaler
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.forms import read_form
+from stoker.services.gateway.edge.routing import post
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.super_resolution import check_options, enlarge, find_upscaler
 
 
 class SuperResolutionForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,14 +1,19 @@
 """Chat and completions, whole and streamed, as OpenAI's API reference describes them."""
 
-from schemas.fields import CHAT, COMPLETIONS
-from schemas.openai import ChatCompletion, ChatCompletionRequest, CompletionRequest, TextCompletion
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.routing import openai_paths, post_body
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.request_rules import split_adapter
-from services.gateway.jobs.text_requests import chat_input, completion_inputs
-from services.gateway.text.openai_text import ChatWriter, CompletionWriter, chat_answer, completion_answer
-from services.gateway.text.runs import answers_headers, stream, text_jobs, text_of, whole
+from stoker.schemas.fields import CHAT, COMPLETIONS
+from stoker.schemas.openai import ChatCompletion, ChatCompletionRequest, CompletionRequest, TextCompletion
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.routing import openai_paths, post_body
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.request_rules import split_adapter
+from stoker.services.gateway.jobs.text_requests import chat_input, completion_inputs
+from stoker.services.gateway.text.openai_text import (
+    ChatWriter,
+    CompletionWriter,
+    chat_answer,
+    completion_answer,
+)
+from stoker.services.gateway.text.runs import answers_headers, stream, text_jobs, text_of, whole
 
 
 @post_body(

@@ -4,16 +4,16 @@ from typing import Any
 
 import msgspec
 
-from schemas.job_events import ValueOutput
-from schemas.jobs import Job, TokensInput
-from schemas.openai import ChatMessage
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RequestError
-from services.gateway.edge.routing import post_body
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.own_jobs import finished, job_headers
-from services.gateway.jobs.request_rules import split_adapter
-from services.records.blobs import with_value
+from stoker.schemas.job_events import ValueOutput
+from stoker.schemas.jobs import Job, TokensInput
+from stoker.schemas.openai import ChatMessage
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.routing import post_body
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.own_jobs import finished, job_headers
+from stoker.services.gateway.jobs.request_rules import split_adapter
+from stoker.services.records.blobs import with_value
 
 
 class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,16 +4,23 @@ import hashlib
 import time
 from contextlib import aclosing
 
-from schemas.uploads import PartObject, PartRecord, UploadCompletion, UploadObject, UploadRecord, UploadRequest
-from services.bus.connection import Bus
-from services.bus.errors import Conflict
-from services.gateway.edge.access import is_visible, owner
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RequestError, disk_full, too_large
-from services.gateway.edge.routing import openai_paths, post, post_body
-from services.gateway.edge.upload_forms import UploadForm
-from services.gateway.gateway import Gateway
-from services.gateway.routes.files import (
+from stoker.schemas.uploads import (
+    PartObject,
+    PartRecord,
+    UploadCompletion,
+    UploadObject,
+    UploadRecord,
+    UploadRequest,
+)
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import Conflict
+from stoker.services.gateway.edge.access import is_visible, owner
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RequestError, disk_full, too_large
+from stoker.services.gateway.edge.routing import openai_paths, post, post_body
+from stoker.services.gateway.edge.upload_forms import UploadForm
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.routes.files import (
     MAX_FILE_BYTES,
     MAX_NAME_CHARS,
     check_expiry,
@@ -22,8 +29,8 @@ from services.gateway.routes.files import (
     receiving,
     shown,
 )
-from services.records import files, uploads
-from services.records.files import record_of
+from stoker.services.records import files, uploads
+from stoker.services.records.files import record_of
 
 MAX_PART_BYTES = 64 * 1024 * 1024
 """Of one part, as at OpenAI."""

@@ -12,22 +12,22 @@ from functools import partial
 
 import msgspec
 
-from schemas import wire
-from schemas.schedules import ScheduleRecord
-from schemas.subjects import SCHEDULES_BUCKET, of_bucket
-from services.bus.errors import BusError, Conflict
-from services.bus.streams import is_declared
-from services.gateway.edge.error_mapping import request_error
-from services.gateway.edge.problems import RequestError
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.for_tenants import as_tenant, give, is_passing, job_named
-from services.gateway.locating import Nowhere, locate
-from services.gateway.scheduler_queries import Known, Unknown
-from services.gateway.schedules.times import ON_TIME_S, BadSchedule, due, job_of
-from services.process.logs import get_logger
-from services.process.tasks import LimitExceeded, TaskOwner, until
-from services.process.telemetry import counter
-from services.records.schedules import key_of, read_schedule, watch_schedules, write_schedule
+from stoker.schemas import wire
+from stoker.schemas.schedules import ScheduleRecord
+from stoker.schemas.subjects import SCHEDULES_BUCKET, of_bucket
+from stoker.services.bus.errors import BusError, Conflict
+from stoker.services.bus.streams import is_declared
+from stoker.services.gateway.edge.error_mapping import request_error
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.for_tenants import as_tenant, give, is_passing, job_named
+from stoker.services.gateway.locating import Nowhere, locate
+from stoker.services.gateway.scheduler_queries import Known, Unknown
+from stoker.services.gateway.schedules.times import ON_TIME_S, BadSchedule, due, job_of
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import LimitExceeded, TaskOwner, until
+from stoker.services.process.telemetry import counter
+from stoker.services.records.schedules import key_of, read_schedule, watch_schedules, write_schedule
 
 log = get_logger("schedules")
 

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 from cronsim import CronSim, CronSimError
 
-from schemas.schedules import ScheduleRequest
+from stoker.schemas.schedules import ScheduleRequest
 
 ON_TIME_S = 30.0
 """A time that is kept no later than this after it counts as not missed."""

@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from schemas import wire
-from schemas.anthropic import (
+from stoker.schemas import wire
+from stoker.schemas.anthropic import (
     AnthropicAnswer,
     AnthropicMessage,
     AnthropicUsage,
@@ -20,12 +20,12 @@ from schemas.anthropic import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from schemas.job_events import Delta, TextOutput
-from schemas.jobs import Job
-from schemas.openai import ChatCompletionRequest, ChatMessage, ImagePart, ImageUrl, TextPart, Usage
-from services.gateway.edge.problems import RequestError, anthropic_error
-from services.gateway.edge.sse import sse
-from services.gateway.text.writing import CallsGiven
+from stoker.schemas.job_events import Delta, TextOutput
+from stoker.schemas.jobs import Job
+from stoker.schemas.openai import ChatCompletionRequest, ChatMessage, ImagePart, ImageUrl, TextPart, Usage
+from stoker.services.gateway.edge.problems import RequestError, anthropic_error
+from stoker.services.gateway.edge.sse import sse
+from stoker.services.gateway.text.writing import CallsGiven
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 """Finish reasons of OpenAI's and Anthropic's."""

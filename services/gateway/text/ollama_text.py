@@ -7,17 +7,17 @@ from typing import Any
 
 import msgspec
 
-from schemas import wire
-from schemas.job_events import Completed, Delta, TextOutput, Timings, TokenChance
-from schemas.jobs import Job
-from schemas.ollama import (
+from stoker.schemas import wire
+from stoker.schemas.job_events import Completed, Delta, TextOutput, Timings, TokenChance
+from stoker.schemas.jobs import Job
+from stoker.schemas.ollama import (
     OllamaChatRequest,
     OllamaGenerateRequest,
     OllamaLine,
     OllamaMessage,
     Think,
 )
-from schemas.openai import (
+from stoker.schemas.openai import (
     ChatCompletionRequest,
     ChatMessage,
     CompletionRequest,
@@ -25,9 +25,9 @@ from schemas.openai import (
     ImageUrl,
     TextPart,
 )
-from services.gateway.edge.problems import RequestError, ollama_error
-from services.gateway.jobs.request_rules import converted
-from services.gateway.text.writing import chat_logprobs
+from stoker.services.gateway.edge.problems import RequestError, ollama_error
+from stoker.services.gateway.jobs.request_rules import converted
+from stoker.services.gateway.text.writing import chat_logprobs
 
 NDJSON = "application/x-ndjson"
 NANOSECONDS = 10**9

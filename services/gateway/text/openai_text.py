@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 
-from schemas import wire
-from schemas.job_events import Delta, TextOutput
-from schemas.jobs import Job
-from schemas.openai import (
+from stoker.schemas import wire
+from stoker.schemas.job_events import Delta, TextOutput
+from stoker.schemas.jobs import Job
+from stoker.schemas.openai import (
     ChatChoice,
     ChatCompletion,
     ChatCompletionChunk,
@@ -19,9 +19,9 @@ from schemas.openai import (
     TextCompletion,
     Usage,
 )
-from services.gateway.edge.problems import RequestError, openai_error
-from services.gateway.edge.sse import sse
-from services.gateway.text.writing import CallsGiven, chat_logprobs, completion_logprobs
+from stoker.services.gateway.edge.problems import RequestError, openai_error
+from stoker.services.gateway.edge.sse import sse
+from stoker.services.gateway.text.writing import CallsGiven, chat_logprobs, completion_logprobs
 
 DONE = b"data: [DONE]\n\n"
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 
-from schemas.openai import ChatCompletionRequest, ChatMessage
-from schemas.responses import ResponsesRequest
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs.request_rules import converted
+from stoker.schemas.openai import ChatCompletionRequest, ChatMessage
+from stoker.schemas.responses import ResponsesRequest
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.request_rules import converted
 
 Item = dict[str, Any]
 _TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")

@@ -5,13 +5,19 @@ from typing import Any
 
 import msgspec
 
-from schemas import wire
-from schemas.job_events import Delta, TextOutput, TokenChance
-from schemas.openai import ChatMessage, Usage
-from schemas.responses import CachedTokens, ResponseAnswer, ResponsesRequest, ResponseStatus, ResponseUsage
-from services.gateway.edge.problems import RequestError, openai_error
-from services.gateway.edge.sse import sse
-from services.gateway.text.writing import CallsGiven, chat_logprobs
+from stoker.schemas import wire
+from stoker.schemas.job_events import Delta, TextOutput, TokenChance
+from stoker.schemas.openai import ChatMessage, Usage
+from stoker.schemas.responses import (
+    CachedTokens,
+    ResponseAnswer,
+    ResponsesRequest,
+    ResponseStatus,
+    ResponseUsage,
+)
+from stoker.services.gateway.edge.problems import RequestError, openai_error
+from stoker.services.gateway.edge.sse import sse
+from stoker.services.gateway.text.writing import CallsGiven, chat_logprobs
 
 Item = dict[str, Any]
 PREFIX = "resp_"

@@ -11,18 +11,18 @@ from contextlib import ExitStack, aclosing, asynccontextmanager
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 
-from schemas.catalog import Model
-from schemas.job_events import Assigned, Completed, Delta, Queued, Terminal, TextOutput
-from schemas.jobs import ChatInput, CompletionInput, Job, picture_seed
-from services.gateway.edge.exchange import Exchange
-from services.gateway.edge.problems import RequestError
-from services.gateway.gateway import Gateway
-from services.gateway.jobs.large_inputs import fitting
-from services.gateway.jobs.outcomes import completed_or_raise, observe_end, observe_first_token
-from services.gateway.jobs.own_jobs import Waiting, finished, job_headers, unheard
-from services.gateway.jobs.text_rules import check_card
-from services.gateway.text.writing import Writer
-from services.gateway.watching.streams import Item
+from stoker.schemas.catalog import Model
+from stoker.schemas.job_events import Assigned, Completed, Delta, Queued, Terminal, TextOutput
+from stoker.schemas.jobs import ChatInput, CompletionInput, Job, picture_seed
+from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.large_inputs import fitting
+from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end, observe_first_token
+from stoker.services.gateway.jobs.own_jobs import Waiting, finished, job_headers, unheard
+from stoker.services.gateway.jobs.text_rules import check_card
+from stoker.services.gateway.text.writing import Writer
+from stoker.services.gateway.watching.streams import Item
 
 MAX_ANSWERS = 128
 """Of one request."""

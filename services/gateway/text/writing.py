@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from schemas.job_events import CallPart, Delta, TextOutput, TokenChance
-from services.gateway.edge.problems import RequestError
+from stoker.schemas.job_events import CallPart, Delta, TextOutput, TokenChance
+from stoker.services.gateway.edge.problems import RequestError
 
 Fragment = dict[str, Any]
 

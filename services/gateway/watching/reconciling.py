@@ -14,10 +14,10 @@ from typing import Protocol
 
 import anyio
 
-from services.gateway.edge.problems import RequestError
-from services.process.logs import get_logger
-from services.process.tasks import together
-from services.records.results import Lookup, NotStored, Result, Stored, Unknown, Unreadable
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import together
+from stoker.services.records.results import Lookup, NotStored, Result, Stored, Unknown, Unreadable
 
 log = get_logger("reconciling")
 

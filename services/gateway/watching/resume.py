@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from schemas.job_events import (
+from stoker.schemas.job_events import (
     AttemptEvent,
     Completed,
     Delta,

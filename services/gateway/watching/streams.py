@@ -13,22 +13,22 @@ from contextlib import AbstractContextManager, aclosing, asynccontextmanager, co
 
 from nats.aio.msg import Msg
 
-from schemas import wire
-from schemas.job_events import JobEvent, LiveEvent, Preview, Queued, Terminal
-from schemas.subjects import ANY, last_name, opened
-from schemas.workers import Replay, ReplayRequest, SentRequest, SentText
-from services.bus.connection import Bus
-from services.bus.errors import BusError, NobodyThere
-from services.gateway.edge.problems import RETRY_AFTER_S, RequestError
-from services.gateway.locating import Nowhere, locate
-from services.gateway.scheduler_queries import Known, Unknown, look_up_job
-from services.gateway.watching.reconciling import Reconciler
-from services.gateway.watching.resume import Cursor, Diverged, Gap
-from services.gateway.watching.waiting import Ended, Waiting
-from services.gateway.watching.watcher import Watcher
-from services.process.logs import get_logger
-from services.process.tasks import TaskOwner
-from services.records.results import Lookup, Result, Stored, Unreadable, find_result, read_record
+from stoker.schemas import wire
+from stoker.schemas.job_events import JobEvent, LiveEvent, Preview, Queued, Terminal
+from stoker.schemas.subjects import ANY, last_name, opened
+from stoker.schemas.workers import Replay, ReplayRequest, SentRequest, SentText
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, NobodyThere
+from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
+from stoker.services.gateway.locating import Nowhere, locate
+from stoker.services.gateway.scheduler_queries import Known, Unknown, look_up_job
+from stoker.services.gateway.watching.reconciling import Reconciler
+from stoker.services.gateway.watching.resume import Cursor, Diverged, Gap
+from stoker.services.gateway.watching.waiting import Ended, Waiting
+from stoker.services.gateway.watching.watcher import Watcher
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.records.results import Lookup, Result, Stored, Unreadable, find_result, read_record
 
 log = get_logger("streams")
 

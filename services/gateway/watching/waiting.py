@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from services.gateway.edge.problems import RequestError
-from services.gateway.watching.watcher import Watcher
-from services.records.results import Result
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.watching.watcher import Watcher
+from stoker.services.records.results import Result
 
 Ended = asyncio.Future[Result]
 

@@ -7,9 +7,9 @@ only the job's end is kept, for it says all that the reader lacks.
 import asyncio
 from collections import deque
 
-from schemas.job_events import Assigned, JobEvent, LiveEvent, Started, Terminal
-from services.gateway.edge.problems import RequestError
-from services.gateway.watching.resume import Cursor, Gap
+from stoker.schemas.job_events import Assigned, JobEvent, LiveEvent, Started, Terminal
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.watching.resume import Cursor, Gap
 
 QUEUE_LIMIT_EVENTS = 10_000
 QUEUE_LIMIT_BYTES = 4 * 1024 * 1024

@@ -8,8 +8,8 @@ from one that does not go on.
 
 from collections import deque
 
-from schemas.catalog import Model, Spec, batch_limit, memory_needed_bytes, weights_key
-from schemas.workers import Tier
+from stoker.schemas.catalog import Model, Spec, batch_limit, memory_needed_bytes, weights_key
+from stoker.schemas.workers import Tier
 
 SMOOTHING = 0.3
 FIRST_RUN_S_PER_UNIT = 0.01

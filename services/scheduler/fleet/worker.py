@@ -17,8 +17,8 @@ worker, and the least burdened replica of each model, at hand however many worke
 from dataclasses import dataclass, field
 from typing import Literal
 
-from schemas.catalog import Spec, batch_limit, fits_device, memory_needed_bytes
-from schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
+from stoker.schemas.catalog import Spec, batch_limit, fits_device, memory_needed_bytes
+from stoker.schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
 
 Kind = tuple[tuple[tuple[str, EngineCapability], ...], str, str, str, int]
 

@@ -7,11 +7,11 @@ Assigning takes the slot here and now, not when the worker says so.
 from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import TypeVar
 
-from schemas.catalog import Spec
-from schemas.workers import Heartbeat, ResidentModel
-from services.scheduler.fleet.by_burden import ByBurden
-from services.scheduler.fleet.places import Places
-from services.scheduler.fleet.worker import Held, Kind, OrderedLoad, Worker, newly_failed
+from stoker.schemas.catalog import Spec
+from stoker.schemas.workers import Heartbeat, ResidentModel
+from stoker.services.scheduler.fleet.by_burden import ByBurden
+from stoker.services.scheduler.fleet.places import Places
+from stoker.services.scheduler.fleet.worker import Held, Kind, OrderedLoad, Worker, newly_failed
 
 LOAD_BELIEVED_S = 3.0
 """How long a load that was ordered counts as under way though no heartbeat shows it."""

@@ -4,8 +4,8 @@ A call ends with the job that made it, whichever way that ends. A job that is gi
 same job: its calls go on, and its next attempt finds them.
 """
 
-from schemas.children import SHOWN_CHILDREN, ChildView
-from schemas.jobs import Job, Status
+from stoker.schemas.children import SHOWN_CHILDREN, ChildView
+from stoker.schemas.jobs import Job, Status
 
 ENDED = frozenset({"completed", "failed", "cancelled", "expired"})
 

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 
-from schemas.fleet import Explanation, JobView
+from stoker.schemas.fleet import Explanation, JobView
 
 KEPT_EXPLANATIONS = 20_000
 KEPT_ENDINGS = 10_000

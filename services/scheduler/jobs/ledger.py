@@ -11,17 +11,17 @@ import heapq
 
 import msgspec
 
-from schemas.fleet import JobsPage, JobsQuery, JobView, QueueDepth
-from schemas.jobs import Job, Status, models_together, work_units
-from schemas.workers import RunningJob
-from services.scheduler.fleet.estimates import Estimates
-from services.scheduler.fleet.worker import Held, Worker
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.jobs.fair_queue import FairClock, FairQueue
-from services.scheduler.jobs.family import Family
-from services.scheduler.jobs.history import History
-from services.scheduler.jobs.queues import ModelQueue
-from services.scheduler.jobs.record import HOLDS_SLOT, STATUS, TRANSITIONS, IllegalMove, Phase, Record
+from stoker.schemas.fleet import JobsPage, JobsQuery, JobView, QueueDepth
+from stoker.schemas.jobs import Job, Status, models_together, work_units
+from stoker.schemas.workers import RunningJob
+from stoker.services.scheduler.fleet.estimates import Estimates
+from stoker.services.scheduler.fleet.worker import Held, Worker
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.jobs.fair_queue import FairClock, FairQueue
+from stoker.services.scheduler.jobs.family import Family
+from stoker.services.scheduler.jobs.history import History
+from stoker.services.scheduler.jobs.queues import ModelQueue
+from stoker.services.scheduler.jobs.record import HOLDS_SLOT, STATUS, TRANSITIONS, IllegalMove, Phase, Record
 
 DEEPER = 2**48
 """Among the jobs of one tenant, calls go before what is less deep: what has begun is ended first."""

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from services.scheduler.jobs.fair_queue import FairQueue
+from stoker.services.scheduler.jobs.fair_queue import FairQueue
 
 RATE_WINDOW_S = 10.0
 HEAT_S = 60.0

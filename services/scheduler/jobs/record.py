@@ -18,8 +18,8 @@ leaving a state gives back what it held, whichever way the job goes (ledger.py).
 from dataclasses import dataclass, field
 from typing import Literal
 
-from schemas.job_events import FailureKind
-from schemas.jobs import Job, Status
+from stoker.schemas.job_events import FailureKind
+from stoker.schemas.jobs import Job, Status
 
 Phase = Literal["waiting", "offered", "running", "checking", "cancelling", "ended"]
 

@@ -7,10 +7,10 @@ of their specs, or, with `PrefixHash`, by what a request begins with (prefix_has
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.catalog import Model, Spec
-from schemas.jobs import Job, prefix_of
-from services.scheduler.fleet.worker import Worker
-from services.scheduler.placing.prefix_hash import HashRing
+from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.jobs import Job, prefix_of
+from stoker.services.scheduler.fleet.worker import Worker
+from stoker.services.scheduler.placing.prefix_hash import HashRing
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ that can be drawn with it, past others that wait. No slot is kept free for jobs 
 there would end later for it.
 """
 
-from schemas.catalog import Spec, batch_limit
-from schemas.jobs import Job, likeness
-from services.scheduler.fleet.estimates import Estimates
-from services.scheduler.fleet.worker import Held, Worker
-from services.scheduler.jobs.ledger import Ledger
-from services.scheduler.jobs.record import Record
+from stoker.schemas.catalog import Spec, batch_limit
+from stoker.schemas.jobs import Job, likeness
+from stoker.services.scheduler.fleet.estimates import Estimates
+from stoker.services.scheduler.fleet.worker import Held, Worker
+from stoker.services.scheduler.jobs.ledger import Ledger
+from stoker.services.scheduler.jobs.record import Record
 
 LOOKED_AT = 32
 """How many of the next jobs are looked at for one that is alike."""

@@ -6,11 +6,11 @@ good: functions of the greatest depth that there is wait for nothing, so that th
 that wait for them.
 """
 
-from schemas.catalog import Spec
-from schemas.jobs import FunctionInput, StoredInput
-from services.scheduler.fleet.worker import Worker
-from services.scheduler.jobs.ledger import Ledger
-from services.scheduler.jobs.record import Record
+from stoker.schemas.catalog import Spec
+from stoker.schemas.jobs import FunctionInput, StoredInput
+from stoker.services.scheduler.fleet.worker import Worker
+from stoker.services.scheduler.jobs.ledger import Ledger
+from stoker.services.scheduler.jobs.record import Record
 
 MOST_WAITING = 32
 """Jobs of one depth that wait for calls of theirs, in one lane of a worker."""

@@ -1,9 +1,9 @@
 """Which workers are worth scoring for a job: some at most, however many there are. Pure."""
 
-from schemas.catalog import Model
-from services.scheduler.fleet.worker import Worker
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.placing.plan import Plan
+from stoker.schemas.catalog import Model
+from stoker.services.scheduler.fleet.worker import Worker
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.placing.plan import Plan
 
 SMALL_FLEET = 16
 """Of so many workers all are scored."""

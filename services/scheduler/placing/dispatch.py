@@ -14,30 +14,30 @@ worker has room
 from functools import partial
 from itertools import islice
 
-from schemas.catalog import Model, Spec, batch_limit
-from schemas.fleet import Explanation, PlatformEvent
-from schemas.job_events import Loading
-from schemas.workers import Assignment
-from services.bus.sizes import MAX_EVICTIONS
-from services.scheduler.fleet.estimates import Estimates
-from services.scheduler.fleet.worker import Held, Worker
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.jobs.ledger import Ledger
-from services.scheduler.jobs.queues import ModelQueue
-from services.scheduler.jobs.record import Record as JobRecord
-from services.scheduler.placing.balance import is_plain
-from services.scheduler.placing.batching import next_of, note_batch
-from services.scheduler.placing.calling import may_begin, may_begin_instead
-from services.scheduler.placing.explaining import Decision, others_now
-from services.scheduler.placing.gone_specs import GoneSpecs
-from services.scheduler.placing.moving import Mover
-from services.scheduler.placing.option import Option
-from services.scheduler.placing.placement import Predictor, has_adapter
-from services.scheduler.placing.plan import Plan
-from services.scheduler.placing.replicas import Replicas
-from services.scheduler.placing.switching import Switch, Switcher
-from services.scheduler.protocol.commands import Assign, Command, LoadOnWorker, Notify
-from services.scheduler.protocol.commands import Record as Keep
+from stoker.schemas.catalog import Model, Spec, batch_limit
+from stoker.schemas.fleet import Explanation, PlatformEvent
+from stoker.schemas.job_events import Loading
+from stoker.schemas.workers import Assignment
+from stoker.services.bus.sizes import MAX_EVICTIONS
+from stoker.services.scheduler.fleet.estimates import Estimates
+from stoker.services.scheduler.fleet.worker import Held, Worker
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.jobs.ledger import Ledger
+from stoker.services.scheduler.jobs.queues import ModelQueue
+from stoker.services.scheduler.jobs.record import Record as JobRecord
+from stoker.services.scheduler.placing.balance import is_plain
+from stoker.services.scheduler.placing.batching import next_of, note_batch
+from stoker.services.scheduler.placing.calling import may_begin, may_begin_instead
+from stoker.services.scheduler.placing.explaining import Decision, others_now
+from stoker.services.scheduler.placing.gone_specs import GoneSpecs
+from stoker.services.scheduler.placing.moving import Mover
+from stoker.services.scheduler.placing.option import Option
+from stoker.services.scheduler.placing.placement import Predictor, has_adapter
+from stoker.services.scheduler.placing.plan import Plan
+from stoker.services.scheduler.placing.replicas import Replicas
+from stoker.services.scheduler.placing.switching import Switch, Switcher
+from stoker.services.scheduler.protocol.commands import Assign, Command, LoadOnWorker, Notify
+from stoker.services.scheduler.protocol.commands import Record as Keep
 
 MAX_PASSED = 32
 """Jobs with needs of their own (an adapter, a worker to avoid) that others may pass in one look at a queue."""

@@ -6,13 +6,13 @@ from itertools import islice
 
 import msgspec
 
-from schemas.catalog import Spec
-from schemas.fleet import Explanation, JobView
-from schemas.jobs import Job
-from services.scheduler.fleet.worker import Worker
-from services.scheduler.jobs.record import Record as JobRecord
-from services.scheduler.placing.option import Option
-from services.scheduler.placing.placement import Predictor
+from stoker.schemas.catalog import Spec
+from stoker.schemas.fleet import Explanation, JobView
+from stoker.schemas.jobs import Job
+from stoker.services.scheduler.fleet.worker import Worker
+from stoker.services.scheduler.jobs.record import Record as JobRecord
+from stoker.services.scheduler.placing.option import Option
+from stoker.services.scheduler.placing.placement import Predictor
 
 EXPLAINED_CANDIDATES = 8
 """Candidates that are shown, the chosen one included."""

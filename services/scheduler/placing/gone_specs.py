@@ -6,8 +6,8 @@ it. A scheduler that starts later does not know the spec, and sends it nothing.
 
 import msgspec
 
-from schemas.catalog import Model
-from services.scheduler.fleet.workers import Fleet
+from stoker.schemas.catalog import Model
+from stoker.services.scheduler.fleet.workers import Fleet
 
 
 class GoneSpecs:

@@ -7,9 +7,9 @@ not fit is one that the job avoids.
 
 from collections.abc import Mapping
 
-from schemas.catalog import Model, Spec, memory_needed_bytes
-from services.scheduler.fleet.worker import Worker
-from services.scheduler.fleet.workers import Fleet
+from stoker.schemas.catalog import Model, Spec, memory_needed_bytes
+from stoker.services.scheduler.fleet.worker import Worker
+from stoker.services.scheduler.fleet.workers import Fleet
 
 POSSIBLE_GRACE_S = 10.0
 """A set that fitted some worker a moment ago is not refused yet: workers restart."""

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from itertools import islice
 
-from schemas.catalog import Model, memory_needed_bytes
-from services.scheduler.fleet.worker import Worker
-from services.scheduler.placing.placement import Predictor
-from services.scheduler.placing.plan import Lot
+from stoker.schemas.catalog import Model, memory_needed_bytes
+from stoker.services.scheduler.fleet.worker import Worker
+from stoker.services.scheduler.placing.placement import Predictor
+from stoker.services.scheduler.placing.plan import Lot
 
 LEAST_GAIN_S = 0.3
 MOVE_EVERY_S = 0.2

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from schemas.catalog import Spec
-from schemas.fleet import Candidate
-from schemas.workers import Tier
-from services.scheduler.fleet.worker import Worker
+from stoker.schemas.catalog import Spec
+from stoker.schemas.fleet import Candidate
+from stoker.schemas.workers import Tier
+from stoker.services.scheduler.fleet.worker import Worker
 
 TIER_ORDER: dict[Tier, int] = {"hot": 0, "loading": 1, "base": 2, "parked": 3, "warm": 4, "cold": 5}
 

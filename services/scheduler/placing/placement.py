@@ -18,16 +18,16 @@ randomness.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from schemas.catalog import Model, Spec, fits_device, memory_needed_bytes, weights_key
-from schemas.jobs import Job
-from schemas.workers import ResidentModel, Tier
-from services.scheduler.fleet.estimates import Estimates
-from services.scheduler.fleet.worker import Worker
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.jobs.ledger import Ledger
-from services.scheduler.jobs.queues import HEAT_S
-from services.scheduler.placing.option import TIER_ORDER, Option
-from services.scheduler.placing.plan import Plan
+from stoker.schemas.catalog import Model, Spec, fits_device, memory_needed_bytes, weights_key
+from stoker.schemas.jobs import Job
+from stoker.schemas.workers import ResidentModel, Tier
+from stoker.services.scheduler.fleet.estimates import Estimates
+from stoker.services.scheduler.fleet.worker import Worker
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.jobs.ledger import Ledger
+from stoker.services.scheduler.jobs.queues import HEAT_S
+from stoker.services.scheduler.placing.option import TIER_ORDER, Option
+from stoker.services.scheduler.placing.plan import Plan
 
 IN_USE_S = 6.0
 """Charged where room can be made only when something ends that runs."""

@@ -15,10 +15,10 @@ their turn, and no more.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from schemas.catalog import Spec
-from services.scheduler.fleet.worker import Worker
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.placing.option import Option
+from stoker.schemas.catalog import Spec
+from stoker.services.scheduler.fleet.worker import Worker
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.placing.option import Option
 
 
 @dataclass(slots=True)

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 
-from schemas.catalog import Model, Spec
-from services.scheduler.fleet.worker import Worker
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.jobs.record import Record as JobRecord
-from services.scheduler.placing.balance import Balancer, Ready
-from services.scheduler.placing.calling import may_begin
-from services.scheduler.placing.candidates import SMALL_FLEET, candidates
-from services.scheduler.placing.model_sets import ModelSets
-from services.scheduler.placing.placement import has_adapter
-from services.scheduler.placing.plan import Plan
+from stoker.schemas.catalog import Model, Spec
+from stoker.services.scheduler.fleet.worker import Worker
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.jobs.record import Record as JobRecord
+from stoker.services.scheduler.placing.balance import Balancer, Ready
+from stoker.services.scheduler.placing.calling import may_begin
+from stoker.services.scheduler.placing.candidates import SMALL_FLEET, candidates
+from stoker.services.scheduler.placing.model_sets import ModelSets
+from stoker.services.scheduler.placing.placement import has_adapter
+from stoker.services.scheduler.placing.plan import Plan
 
 MOST_FULL = 4
 """Replicas without a free slot that are looked at before it is believed that none has one."""

@@ -13,15 +13,15 @@ revoked.
 
 from collections.abc import Iterator
 
-from schemas.fleet import PlatformEvent
-from schemas.jobs import is_repeatable, work_units
-from services.scheduler.fleet.estimates import Estimates
-from services.scheduler.fleet.worker import Worker
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.jobs.ledger import Ledger
-from services.scheduler.jobs.record import Record
-from services.scheduler.protocol.commands import Command
-from services.scheduler.protocol.commands import Record as Keep
+from stoker.schemas.fleet import PlatformEvent
+from stoker.schemas.jobs import is_repeatable, work_units
+from stoker.services.scheduler.fleet.estimates import Estimates
+from stoker.services.scheduler.fleet.worker import Worker
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.jobs.ledger import Ledger
+from stoker.services.scheduler.jobs.record import Record
+from stoker.services.scheduler.protocol.commands import Command
+from stoker.services.scheduler.protocol.commands import Record as Keep
 
 SLOW_FACTOR = 2.0
 MIN_SLOW_S = 3.0

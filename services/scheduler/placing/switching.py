@@ -12,10 +12,10 @@ included.
 
 from dataclasses import dataclass
 
-from schemas.catalog import memory_needed_bytes
-from services.scheduler.fleet.worker import Worker
-from services.scheduler.placing.placement import Predictor, Weights
-from services.scheduler.placing.plan import Lot
+from stoker.schemas.catalog import memory_needed_bytes
+from stoker.services.scheduler.fleet.worker import Worker
+from stoker.services.scheduler.placing.placement import Predictor, Weights
+from stoker.services.scheduler.placing.plan import Lot
 
 WORTH = 8.0
 

@@ -6,9 +6,9 @@ A job waits for it as long as it may. One whose client waits for the answer on a
 
 import math
 
-from schemas.fleet import ModelReplicas
-from services.scheduler.placing.dispatch import Dispatcher
-from services.scheduler.protocol.endings import GivenUp
+from stoker.schemas.fleet import ModelReplicas
+from stoker.services.scheduler.placing.dispatch import Dispatcher
+from stoker.services.scheduler.protocol.endings import GivenUp
 
 LEAST_RETRY_S = 5.0
 """When to try again where nothing says when somebody will look again."""

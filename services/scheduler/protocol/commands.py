@@ -6,11 +6,11 @@ worker end the job as cancelled.
 
 import msgspec
 
-from schemas.catalog import Spec
-from schemas.fleet import PlatformEvent, QueueDepth
-from schemas.job_events import Downloading, Loading, Provisioning, Queued, Terminal
-from schemas.jobs import Job
-from schemas.workers import Assignment
+from stoker.schemas.catalog import Spec
+from stoker.schemas.fleet import PlatformEvent, QueueDepth
+from stoker.schemas.job_events import Downloading, Loading, Provisioning, Queued, Terminal
+from stoker.schemas.jobs import Job
+from stoker.schemas.workers import Assignment
 
 
 class Instruction(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from schemas.job_events import Cancelled, Ending, Expired, Failed, FailureKind, Timings
-from schemas.jobs import Job
-from services.scheduler.jobs.ledger import Ledger
-from services.scheduler.jobs.record import Record
-from services.scheduler.protocol.commands import Command, EndJob
+from stoker.schemas.job_events import Cancelled, Ending, Expired, Failed, FailureKind, Timings
+from stoker.schemas.jobs import Job
+from stoker.services.scheduler.jobs.ledger import Ledger
+from stoker.services.scheduler.jobs.record import Record
+from stoker.services.scheduler.protocol.commands import Command, EndJob
 
 UNSERVED = "unserved"
 

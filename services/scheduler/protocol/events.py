@@ -4,10 +4,10 @@ from typing import Literal
 
 import msgspec
 
-from schemas.catalog import Model
-from schemas.fleet import JobView, ModelReplicas
-from schemas.jobs import Job, Status
-from schemas.workers import AssignmentAnswer, Finished, Heartbeat
+from stoker.schemas.catalog import Model
+from stoker.schemas.fleet import JobView, ModelReplicas
+from stoker.schemas.jobs import Job, Status
+from stoker.schemas.workers import AssignmentAnswer, Finished, Heartbeat
 
 Stored = Literal["stored", "not_stored", "unknown"]
 """Whether a job's terminal event is stored; unknown: that could not be found out, and says nothing."""

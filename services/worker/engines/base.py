@@ -14,8 +14,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from schemas.catalog import Adapter
-from schemas.job_events import (
+from stoker.functions.output import OutputPart
+from stoker.schemas.catalog import Adapter
+from stoker.schemas.job_events import (
     CallPart,
     EmbeddingOutput,
     FailureKind,
@@ -24,9 +25,8 @@ from schemas.job_events import (
     TokenChance,
     ValueOutput,
 )
-from schemas.jobs import JobInput
-from schemas.workers import CapabilityCard, EngineCapability
-from stoker.functions.output import OutputPart
+from stoker.schemas.jobs import JobInput
+from stoker.schemas.workers import CapabilityCard, EngineCapability
 
 _ADDRESS = re.compile(r"<([^<>]{1,200}?)(?: object)? at 0x[0-9a-fA-F]+>")
 """How Python shows an object that does not say what it is."""

@@ -14,8 +14,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from schemas.workers import EngineCapability
-from services.worker.engines.base import Engine, EngineError
+from stoker.schemas.workers import EngineCapability
+from stoker.services.worker.engines.base import Engine, EngineError
 
 VLLM_VARIABLE = "STOKER_VLLM"
 """Names the `vllm` command where it is neither beside this Python nor on the PATH."""
@@ -58,22 +58,24 @@ class EngineEntry:
 
 
 ENGINES: dict[str, EngineEntry] = {
-    "llamacpp": EngineEntry("services.worker.engines.text.llamacpp", "text", _library("xllamacpp", "llamacpp")),
+    "llamacpp": EngineEntry(
+        "stoker.services.worker.engines.text.llamacpp", "text", _library("xllamacpp", "llamacpp")
+    ),
     "diffusers": EngineEntry(
-        "services.worker.engines.images.diffusers", "images", _library("diffusers", "diffusers")
+        "stoker.services.worker.engines.images.diffusers", "images", _library("diffusers", "diffusers")
     ),
     "spandrel": EngineEntry(
-        "services.worker.engines.images.spandrel", "images", _library("spandrel", "superres")
+        "stoker.services.worker.engines.images.spandrel", "images", _library("spandrel", "superres")
     ),
     "whisper": EngineEntry(
-        "services.worker.engines.audio.whisper", "audio", _library("faster_whisper", "audio")
+        "stoker.services.worker.engines.audio.whisper", "audio", _library("faster_whisper", "audio")
     ),
-    "vllm": EngineEntry("services.worker.engines.text.vllm", "text", _vllm),
-    "ollama": EngineEntry("services.worker.engines.text.ollama", "text", _ollama),
-    "openai": EngineEntry("services.worker.engines.text.openai", "remote"),
-    "function": EngineEntry("services.worker.engines.functions.function", "functions"),
-    "custom": EngineEntry("services.worker.engines.functions.custom", "functions"),
-    "synthetic": EngineEntry("services.worker.engines.synthetic", "synthetic"),
+    "vllm": EngineEntry("stoker.services.worker.engines.text.vllm", "text", _vllm),
+    "ollama": EngineEntry("stoker.services.worker.engines.text.ollama", "text", _ollama),
+    "openai": EngineEntry("stoker.services.worker.engines.text.openai", "remote"),
+    "function": EngineEntry("stoker.services.worker.engines.functions.function", "functions"),
+    "custom": EngineEntry("stoker.services.worker.engines.functions.custom", "functions"),
+    "synthetic": EngineEntry("stoker.services.worker.engines.synthetic", "synthetic"),
 }
 
 

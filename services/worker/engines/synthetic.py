@@ -11,11 +11,11 @@ import os
 import time
 from collections.abc import Iterator
 
-from schemas.job_events import Picture, TextOutput
-from schemas.jobs import ChatInput, CompletionInput, ImageInput, picture_seed
-from schemas.openai import Usage
-from schemas.workers import EngineCapability
-from services.worker.engines.base import (
+from stoker.schemas.job_events import Picture, TextOutput
+from stoker.schemas.jobs import ChatInput, CompletionInput, ImageInput, picture_seed
+from stoker.schemas.openai import Usage
+from stoker.schemas.workers import EngineCapability
+from stoker.services.worker.engines.base import (
     Cancellation,
     Emitter,
     EngineError,

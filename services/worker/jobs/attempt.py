@@ -19,11 +19,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from schemas.catalog import Adapter, Spec
-from schemas.children import ChildView
-from schemas.jobs import JobInput
-from schemas.workers import Assignment, SentText
-from services.worker.jobs.event_log import EventLog
+from stoker.schemas.catalog import Adapter, Spec
+from stoker.schemas.children import ChildView
+from stoker.schemas.jobs import JobInput
+from stoker.schemas.workers import Assignment, SentText
+from stoker.services.worker.jobs.event_log import EventLog
 
 Phase = Literal["preparing", "ready", "running", "waiting", "resuming", "stopping", "ending", "gone"]
 

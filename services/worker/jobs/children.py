@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import anyio
 from msgspec import Raw
 
-from schemas import wire
-from schemas.children import (
+from stoker.schemas import wire
+from stoker.schemas.children import (
     MAX_CHILDREN,
     CallAnswer,
     CallAsked,
@@ -27,17 +27,17 @@ from schemas.children import (
     UnderWay,
     child_id,
 )
-from services.bus.connection import Bus
-from services.bus.errors import BusError, Missing, NobodyThere, TooLarge
-from services.process.logs import get_logger
-from services.process.tasks import TaskOwner
-from services.records.blobs import BlobGone, read_blob
-from services.worker.engines.base import ChildEnd
-from services.worker.jobs.attempt import Attempt
-from services.worker.jobs.core import WorkerCore
-from services.worker.runner.messages import ChildAsked, ChildEnded
-from services.worker.runner.process import RunnerAway
-from services.worker.runner.runners import Runners
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, Missing, NobodyThere, TooLarge
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.records.blobs import BlobGone, read_blob
+from stoker.services.worker.engines.base import ChildEnd
+from stoker.services.worker.jobs.attempt import Attempt
+from stoker.services.worker.jobs.core import WorkerCore
+from stoker.services.worker.runner.messages import ChildAsked, ChildEnded
+from stoker.services.worker.runner.process import RunnerAway
+from stoker.services.worker.runner.runners import Runners
 
 log = get_logger("children")
 

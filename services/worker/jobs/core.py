@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from schemas.catalog import batch_limit
-from schemas.jobs import likeness
-from schemas.workers import Accepted, Assignment, AssignmentAnswer, EngineCapability, Refused
-from services.worker.jobs.attempt import (
+from stoker.schemas.catalog import batch_limit
+from stoker.schemas.jobs import likeness
+from stoker.schemas.workers import Accepted, Assignment, AssignmentAnswer, EngineCapability, Refused
+from stoker.services.worker.jobs.attempt import (
     HOLDS,
     IN_RUNNER,
     TAKES_SLOT,
@@ -26,7 +26,7 @@ from services.worker.jobs.attempt import (
     Phase,
     StopReason,
 )
-from services.worker.jobs.event_log import EventLog
+from stoker.services.worker.jobs.event_log import EventLog
 
 
 @dataclass(slots=True)

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import msgspec
 from prometheus_client import Counter
 
-from schemas.children import SHOWN_CHILDREN, ChildView
-from schemas.job_events import (
+from stoker.schemas.children import SHOWN_CHILDREN, ChildView
+from stoker.schemas.job_events import (
     Cancelled,
     Completed,
     Ending,
@@ -28,19 +28,19 @@ from schemas.job_events import (
     Timings,
     ValueOutput,
 )
-from schemas.jobs import work_units
-from schemas.workers import Finished, Outcome
-from services.bus.connection import Bus
-from services.bus.errors import BusError, TooLarge
-from services.bus.publishing import PubAck
-from services.process.logs import get_logger
-from services.process.tasks import TaskOwner
-from services.process.telemetry import counter
-from services.process.tracing import record
-from services.records.blobs import attachments, put_large, store_value
-from services.records.results import of_attempt, post_terminal, publish_terminal
-from services.worker.jobs.attempt import Attempt
-from services.worker.jobs.core import WorkerCore
+from stoker.schemas.jobs import work_units
+from stoker.schemas.workers import Finished, Outcome
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError, TooLarge
+from stoker.services.bus.publishing import PubAck
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.process.telemetry import counter
+from stoker.services.process.tracing import record
+from stoker.services.records.blobs import attachments, put_large, store_value
+from stoker.services.records.results import of_attempt, post_terminal, publish_terminal
+from stoker.services.worker.jobs.attempt import Attempt
+from stoker.services.worker.jobs.core import WorkerCore
 
 log = get_logger("endings")
 

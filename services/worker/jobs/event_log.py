@@ -6,9 +6,9 @@ the fact remains; their bytes are a live view. What a function prints is no even
 kept (`printed`).
 """
 
-from schemas.job_events import CallPart, Delta, JobLog, Progress, SmallEvent, TokenChance
-from schemas.workers import SentText
 from stoker.functions.output import OutputLog
+from stoker.schemas.job_events import CallPart, Delta, JobLog, Progress, SmallEvent, TokenChance
+from stoker.schemas.workers import SentText
 
 MAX_HISTORY = 256
 """Small events kept; a run of more steps keeps the first ones and the last."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from schemas import wire
-from schemas.jobs import (
+from stoker.schemas import wire
+from stoker.schemas.jobs import (
     Attachment,
     ChatInput,
     CompletionInput,
@@ -19,15 +19,15 @@ from schemas.jobs import (
     TranscriptionInput,
     UpscaleInput,
 )
-from schemas.workers import SentRequest, SentText
-from services.bus.connection import Bus
-from services.records.blobs import read_blob
-from services.records.files import chunks_of
-from services.records.parts import into_file
-from services.worker.jobs.attempt import Attempt
-from services.worker.models.asking import LoadError
-from services.worker.models.loader import Loader
-from services.worker.models.weights.resolve import WeightsError
+from stoker.schemas.workers import SentRequest, SentText
+from stoker.services.bus.connection import Bus
+from stoker.services.records.blobs import read_blob
+from stoker.services.records.files import chunks_of
+from stoker.services.records.parts import into_file
+from stoker.services.worker.jobs.attempt import Attempt
+from stoker.services.worker.models.asking import LoadError
+from stoker.services.worker.models.loader import Loader
+from stoker.services.worker.models.weights.resolve import WeightsError
 
 SENT_ANSWERS_S = 0.2
 """How long gateways have to say what they have passed on; it delays only jobs whose worker was lost."""

@@ -10,23 +10,23 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from schemas import wire
-from schemas.catalog import Spec
-from schemas.job_events import FailureKind, Loading
-from services.bus.connection import Bus
-from services.bus.errors import BusError
-from services.process.logs import get_logger
-from services.process.tasks import LimitExceeded
-from services.records.parts import PartsGone
-from services.worker.jobs.attempt import Attempt
-from services.worker.jobs.core import WorkerCore
-from services.worker.jobs.endings import Endings
-from services.worker.jobs.inputs import ask_sent, brings_more, can_go_on, companions_of, fetch
-from services.worker.jobs.reports import Reports
-from services.worker.models.asking import LoadError
-from services.worker.models.loader import Loader
-from services.worker.models.together import hold_together
-from services.worker.models.weights.resolve import WeightsError
+from stoker.schemas import wire
+from stoker.schemas.catalog import Spec
+from stoker.schemas.job_events import FailureKind, Loading
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import LimitExceeded
+from stoker.services.records.parts import PartsGone
+from stoker.services.worker.jobs.attempt import Attempt
+from stoker.services.worker.jobs.core import WorkerCore
+from stoker.services.worker.jobs.endings import Endings
+from stoker.services.worker.jobs.inputs import ask_sent, brings_more, can_go_on, companions_of, fetch
+from stoker.services.worker.jobs.reports import Reports
+from stoker.services.worker.models.asking import LoadError
+from stoker.services.worker.models.loader import Loader
+from stoker.services.worker.models.together import hold_together
+from stoker.services.worker.models.weights.resolve import WeightsError
 
 log = get_logger("attempts")
 

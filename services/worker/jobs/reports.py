@@ -6,12 +6,12 @@ from functools import cache
 import msgspec
 from prometheus_client import Histogram
 
-from schemas import wire
-from schemas.job_events import Preview, SmallEvent
-from services.bus.connection import Bus
-from services.process.telemetry import histogram
-from services.worker.jobs.attempt import Attempt
-from services.worker.runner.messages import PreviewImage, Text
+from stoker.schemas import wire
+from stoker.schemas.job_events import Preview, SmallEvent
+from stoker.services.bus.connection import Bus
+from stoker.services.process.telemetry import histogram
+from stoker.services.worker.jobs.attempt import Attempt
+from stoker.services.worker.runner.messages import PreviewImage, Text
 
 MAX_DELTA_CHARS = 128 * 1024
 

@@ -17,19 +17,19 @@ from pathlib import Path
 
 from prometheus_client import Histogram
 
-from schemas.catalog import RUN_OPTIONS, weights_key
-from schemas.job_events import ImageOutput, Output, Progress, Started, ValueOutput
-from schemas.jobs import FunctionInput, LoadInput
-from services.process.logs import get_logger
-from services.process.telemetry import histogram
-from services.worker.jobs.attempt import IN_RUNNER, Attempt, StopReason
-from services.worker.jobs.children import Children
-from services.worker.jobs.core import WorkerCore
-from services.worker.jobs.endings import Endings
-from services.worker.jobs.reports import Reports
-from services.worker.jobs.steps import StepTimes
-from services.worker.models.loader import Loader
-from services.worker.runner.messages import (
+from stoker.schemas.catalog import RUN_OPTIONS, weights_key
+from stoker.schemas.job_events import ImageOutput, Output, Progress, Started, ValueOutput
+from stoker.schemas.jobs import FunctionInput, LoadInput
+from stoker.services.process.logs import get_logger
+from stoker.services.process.telemetry import histogram
+from stoker.services.worker.jobs.attempt import IN_RUNNER, Attempt, StopReason
+from stoker.services.worker.jobs.children import Children
+from stoker.services.worker.jobs.core import WorkerCore
+from stoker.services.worker.jobs.endings import Endings
+from stoker.services.worker.jobs.reports import Reports
+from stoker.services.worker.jobs.steps import StepTimes
+from stoker.services.worker.models.loader import Loader
+from stoker.services.worker.runner.messages import (
     Cancel,
     ChildAsked,
     ChildLeft,
@@ -45,8 +45,8 @@ from services.worker.runner.messages import (
     Text,
     TextDone,
 )
-from services.worker.runner.process import RunnerAway
-from services.worker.runner.runners import Runners
+from stoker.services.worker.runner.process import RunnerAway
+from stoker.services.worker.runner.runners import Runners
 
 log = get_logger("attempts")
 

@@ -11,10 +11,10 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from services.process.logs import get_logger
-from services.process.tasks import LimitExceeded, limit
-from services.worker.runner.messages import Loaded, LoadFailed, Message, Unload
-from services.worker.runner.process import RunnerAway
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import LimitExceeded, limit
+from stoker.services.worker.runner.messages import Loaded, LoadFailed, Message, Unload
+from stoker.services.worker.runner.process import RunnerAway
 
 log = get_logger("loader")
 

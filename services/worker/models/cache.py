@@ -19,7 +19,7 @@ writer of a tier. Pins outlive the weights' stay in memory: who pinned lets go, 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from schemas.workers import CapabilityCard, Tier
+from stoker.schemas.workers import CapabilityCard, Tier
 
 TRANSITIONS: dict[Tier, frozenset[Tier]] = {
     "cold": frozenset({"warm", "loading"}),

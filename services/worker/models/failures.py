@@ -4,7 +4,7 @@ the time, which is given.
 
 from dataclasses import dataclass, field
 
-from services.worker.models.asking import LoadError
+from stoker.services.worker.models.asking import LoadError
 
 REMEMBERED_S = 30.0
 """How long a failed load is reported."""

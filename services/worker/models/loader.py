@@ -22,18 +22,18 @@ from pathlib import Path
 import anyio.to_thread
 import msgspec
 
-from schemas.catalog import MEMORY_PER_FILE_BYTE, Adapter, Model, Spec, weights_key
-from schemas.workers import ResidentModel, Tier
-from services.process.logs import get_logger
-from services.process.tasks import LimitExceeded, TaskOwner, limit
-from services.process.telemetry import counter, histogram
-from services.worker.models.asking import EngineRunners, LoadError, OutOfMemory, RunnerAnswers
-from services.worker.models.cache import DoesNotFit, Eviction, ModelCache, NoRoomNow, Wanted
-from services.worker.models.failures import LoadFailures
-from services.worker.models.spec_files import placed
-from services.worker.models.under_way import Attached, LoadUnderWay, Release, once, resident_model
-from services.worker.models.weights.resolve import WeightsError, is_cached, resolve, size_bytes
-from services.worker.runner.messages import Load, Loaded, Unpark
+from stoker.schemas.catalog import MEMORY_PER_FILE_BYTE, Adapter, Model, Spec, weights_key
+from stoker.schemas.workers import ResidentModel, Tier
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import LimitExceeded, TaskOwner, limit
+from stoker.services.process.telemetry import counter, histogram
+from stoker.services.worker.models.asking import EngineRunners, LoadError, OutOfMemory, RunnerAnswers
+from stoker.services.worker.models.cache import DoesNotFit, Eviction, ModelCache, NoRoomNow, Wanted
+from stoker.services.worker.models.failures import LoadFailures
+from stoker.services.worker.models.spec_files import placed
+from stoker.services.worker.models.under_way import Attached, LoadUnderWay, Release, once, resident_model
+from stoker.services.worker.models.weights.resolve import WeightsError, is_cached, resolve, size_bytes
+from stoker.services.worker.runner.messages import Load, Loaded, Unpark
 
 log = get_logger("loader")
 

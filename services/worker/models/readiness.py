@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection, Container
 
 import msgspec
 
-from schemas.catalog import Model, Spec
-from services.worker.heartbeats import Identity
-from services.worker.models.loader import Loader
-from services.worker.models.weights.resolve import is_cached
-from services.worker.runner.messages import Describe, Message, Prepare
+from stoker.schemas.catalog import Model, Spec
+from stoker.services.worker.heartbeats import Identity
+from stoker.services.worker.models.loader import Loader
+from stoker.services.worker.models.weights.resolve import is_cached
+from stoker.services.worker.runner.messages import Describe, Message, Prepare
 
 
 class Readiness:

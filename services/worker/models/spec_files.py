@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from schemas.catalog import Spec
+from stoker.schemas.catalog import Spec
 
 VARIABLE = "STOKER_FILES_FOLDER"
 """Names the folder, where it is not one of this user's in the folder for temporary files."""

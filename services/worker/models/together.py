@@ -7,12 +7,12 @@ that are in use are let go.
 
 from collections.abc import Callable, Sequence
 
-from schemas.catalog import Spec
-from services.process.tasks import limit
-from services.worker.models.asking import LoadError
-from services.worker.models.cache import DoesNotFit, NoRoomNow
-from services.worker.models.loader import Loader
-from services.worker.models.under_way import Release
+from stoker.schemas.catalog import Spec
+from stoker.services.process.tasks import limit
+from stoker.services.worker.models.asking import LoadError
+from stoker.services.worker.models.cache import DoesNotFit, NoRoomNow
+from stoker.services.worker.models.loader import Loader
+from stoker.services.worker.models.under_way import Release
 
 
 async def hold_together(

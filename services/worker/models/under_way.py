@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from schemas.catalog import Adapter, Spec
-from schemas.workers import ResidentModel, Tier
-from services.worker.models.asking import LoadError
-from services.worker.models.cache import Entry
-from services.worker.models.weights.resolve import local_path
+from stoker.schemas.catalog import Adapter, Spec
+from stoker.schemas.workers import ResidentModel, Tier
+from stoker.services.worker.models.asking import LoadError
+from stoker.services.worker.models.cache import Entry
+from stoker.services.worker.models.weights.resolve import local_path
 
 
 @dataclass(frozen=True, slots=True)

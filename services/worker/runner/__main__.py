@@ -1,4 +1,4 @@
-"""`python -m services.worker.runner SOCKET [FAMILY]`: a runner process, started by its agent and nobody else.
+"""`python -m stoker.services.worker.runner SOCKET [FAMILY]`: a runner process, started by its agent alone.
 
 It reads frames (messages.py) from the socket whose number is its argument, and ends when that socket closes.
 The family of its engines is there for who reads a list of processes.
@@ -13,10 +13,10 @@ import sys
 
 import uvloop
 
-from services.process.running import die_with_parent
-from services.process.tasks import TaskOwner
-from services.worker.runner.messages import Ready, ToRunner, messages
-from services.worker.runner.runner import Outbox, Runner
+from stoker.services.process.running import die_with_parent
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.worker.runner.messages import Ready, ToRunner, messages
+from stoker.services.worker.runner.runner import Outbox, Runner
 
 
 async def serve(descriptor: int) -> None:

@@ -4,8 +4,8 @@ import itertools
 import threading
 from collections.abc import Callable
 
-from services.worker.engines.base import ChildEnd, Leave
-from services.worker.runner.messages import ChildAsked, ChildEnded, ChildLeft, Message
+from stoker.services.worker.engines.base import ChildEnd, Leave
+from stoker.services.worker.runner.messages import ChildAsked, ChildEnded, ChildLeft, Message
 
 
 class AskedCalls:

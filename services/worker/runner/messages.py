@@ -6,8 +6,10 @@ from typing import Any
 
 import msgspec
 
-from schemas.catalog import Adapter
-from schemas.job_events import (
+from stoker.functions.frames import Frames
+from stoker.functions.output import OutputPart
+from stoker.schemas.catalog import Adapter
+from stoker.schemas.job_events import (
     CallPart,
     EmbeddingOutput,
     FailureKind,
@@ -16,11 +18,9 @@ from schemas.job_events import (
     TokenChance,
     ValueOutput,
 )
-from schemas.jobs import JobInput
-from schemas.workers import CapabilityCard, Resources
-from services.worker.engines.base import ChildEnd, Content
-from stoker.functions.frames import Frames
-from stoker.functions.output import OutputPart
+from stoker.schemas.jobs import JobInput
+from stoker.schemas.workers import CapabilityCard, Resources
+from stoker.services.worker.engines.base import ChildEnd, Content
 
 MAX_FRAME_BYTES = 512 * 1024 * 1024
 READ_BYTES = 256 * 1024

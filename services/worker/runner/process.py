@@ -16,10 +16,10 @@ from typing import Any
 
 import msgspec
 
-from services.process.logs import get_logger
-from services.process.tasks import cleanup, limit
-from services.worker.runner.messages import FromRunner, Message, Ready, messages
 from stoker.functions.frames import frame
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import cleanup, limit
+from stoker.services.worker.runner.messages import FromRunner, Message, Ready, messages
 
 log = get_logger("runner")
 
@@ -69,7 +69,7 @@ class RunnerProcess:
                 sys.executable,
                 "-P",
                 "-m",
-                "services.worker.runner",
+                "stoker.services.worker.runner",
                 str(theirs.fileno()),
                 *filter(None, [self._family]),
                 pass_fds=(theirs.fileno(),),

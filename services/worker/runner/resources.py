@@ -5,7 +5,7 @@ from typing import Any
 
 import psutil
 
-from schemas.workers import Resources
+from stoker.schemas.workers import Resources
 
 _process = psutil.Process()
 _process.cpu_percent()  # the first call only starts the clock

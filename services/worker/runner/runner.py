@@ -15,9 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from schemas.job_events import CallPart, EmbeddingOutput, TextOutput, TokenChance, ValueOutput
-from services.process.tasks import TaskOwner
-from services.worker.engines.base import (
+from stoker.functions.frames import frame
+from stoker.functions.output import OutputPart
+from stoker.schemas.job_events import CallPart, EmbeddingOutput, TextOutput, TokenChance, ValueOutput
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.worker.engines.base import (
     AttachesLoras,
     Cancellation,
     Describes,
@@ -35,9 +37,9 @@ from services.worker.engines.base import (
     Stopped,
     Task,
 )
-from services.worker.engines.registry import create
-from services.worker.runner.asked import AskedCalls
-from services.worker.runner.messages import (
+from stoker.services.worker.engines.registry import create
+from stoker.services.worker.runner.asked import AskedCalls
+from stoker.services.worker.runner.messages import (
     Cancel,
     ChildEnded,
     Describe,
@@ -66,9 +68,7 @@ from services.worker.runner.messages import (
     Unpark,
     Usage,
 )
-from services.worker.runner.resources import measure
-from stoker.functions.frames import frame
-from stoker.functions.output import OutputPart
+from stoker.services.worker.runner.resources import measure
 
 MAX_REASON_CHARS = 500
 FIGURES_EVERY_S = 1.0

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from schemas.workers import Resources
-from services.process.tasks import TaskOwner
-from services.worker.engines.registry import engines_of, family_of
-from services.worker.runner.messages import Message, Usage
-from services.worker.runner.process import RunnerAway
-from services.worker.runner.supervisor import LIMIT_S, RunnerSupervisor
+from stoker.schemas.workers import Resources
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.worker.engines.registry import engines_of, family_of
+from stoker.services.worker.runner.messages import Message, Usage
+from stoker.services.worker.runner.process import RunnerAway
+from stoker.services.worker.runner.supervisor import LIMIT_S, RunnerSupervisor
 
 Engines = frozenset[str]
 Known = TypeVar("Known")

@@ -20,10 +20,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal
 
-from services.process.logs import get_logger
-from services.process.tasks import LimitExceeded, TaskOwner, limit
-from services.worker.runner.messages import Message, Ping, Pong
-from services.worker.runner.process import RunnerAway, RunnerNotStarted, RunnerProcess, oom_kills
+from stoker.services.process.logs import get_logger
+from stoker.services.process.tasks import LimitExceeded, TaskOwner, limit
+from stoker.services.worker.runner.messages import Message, Ping, Pong
+from stoker.services.worker.runner.process import RunnerAway, RunnerNotStarted, RunnerProcess, oom_kills
 
 log = get_logger("runner")
 

@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from schemas import wire
-from schemas.jobs import CompletionInput, Job
-from schemas.subjects import JOBS_STREAM
-from services.bus.connection import Bus
-from services.bus.streams import declare
-from services.process.tasks import TaskOwner
-from services.scheduler import feed
-from services.scheduler.feed import BATCH, JobFeed
-from services.scheduler.protocol.events import JobArrived
+from stoker.schemas import wire
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.schemas.subjects import JOBS_STREAM
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.streams import declare
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.scheduler import feed
+from stoker.services.scheduler.feed import BATCH, JobFeed
+from stoker.services.scheduler.protocol.events import JobArrived
 from tests.contract.conftest import Connect
 from tests.waiting import eventually
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from schemas import wire
-from schemas.catalog import Model, Spec
-from schemas.fleet import CancelAnswer, Explanation, JobQuery, JobsPage, JobsQuery, JobView, QueueDepth
-from schemas.job_events import Cancelled, Failed
-from schemas.jobs import CompletionInput, Job
-from schemas.subjects import ANY, JOBS_STREAM
-from schemas.workers import (
+from stoker.schemas import wire
+from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.fleet import CancelAnswer, Explanation, JobQuery, JobsPage, JobsQuery, JobView, QueueDepth
+from stoker.schemas.job_events import Cancelled, Failed
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.schemas.subjects import ANY, JOBS_STREAM
+from stoker.schemas.workers import (
     Accepted,
     Assignment,
     Done,
@@ -29,18 +29,18 @@ from schemas.workers import (
     Revocation,
     RunningJob,
 )
-from services.bus.connection import Bus
-from services.bus.errors import BusError
-from services.bus.leases import Lease
-from services.bus.streams import declare
-from services.catalog import store
-from services.process.recording import read_head
-from services.process.tasks import TaskOwner
-from services.records.results import Stored, find_result
-from services.scheduler import executor, service
-from services.scheduler.protocol.events import Ticked
-from services.scheduler.replaying import replayed
-from services.scheduler.service import SchedulerService, serve
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.errors import BusError
+from stoker.services.bus.leases import Lease
+from stoker.services.bus.streams import declare
+from stoker.services.catalog import store
+from stoker.services.process.recording import read_head
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.records.results import Stored, find_result
+from stoker.services.scheduler import executor, service
+from stoker.services.scheduler.protocol.events import Ticked
+from stoker.services.scheduler.replaying import replayed
+from stoker.services.scheduler.service import SchedulerService, serve
 from tests.contract.conftest import Connect
 from tests.contract.scheduler.test_feed import LATER
 from tests.fixtures.ends import end

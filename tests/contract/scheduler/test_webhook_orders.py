@@ -5,13 +5,13 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from schemas import wire
-from schemas.job_events import Cancelled, Failed
-from schemas.subjects import WEBHOOKS_STREAM
-from services.bus.connection import Bus
-from services.bus.streams import declare
-from services.scheduler import webhook_orders
-from services.scheduler.webhook_orders import order_webhook
+from stoker.schemas import wire
+from stoker.schemas.job_events import Cancelled, Failed
+from stoker.schemas.subjects import WEBHOOKS_STREAM
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.streams import declare
+from stoker.services.scheduler import webhook_orders
+from stoker.services.scheduler.webhook_orders import order_webhook
 from tests.contract.conftest import Connect
 from tests.fixtures.ends import end, one_job
 from tests.waiting import eventually

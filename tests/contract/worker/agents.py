@@ -7,20 +7,20 @@ from typing import Any
 
 from nats.aio.msg import Msg
 
-from schemas import wire
-from schemas.catalog import Model, Spec
-from schemas.job_events import Terminal
-from schemas.jobs import CompletionInput, Job, JobInput
-from schemas.workers import Accepted, Assignment, EngineCapability, Finished, Heartbeat
-from services.bus.connection import Bus
-from services.bus.streams import declare
-from services.process.tasks import TaskOwner
-from services.records.results import Stored, find_result
-from services.worker.agent import Agent, Limits
-from services.worker.engines.registry import CAPABILITIES
-from services.worker.heartbeats import Identity
-from services.worker.models.cache import ModelCache
-from services.worker.runner.supervisor import RunnerSupervisor
+from stoker.schemas import wire
+from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.job_events import Terminal
+from stoker.schemas.jobs import CompletionInput, Job, JobInput
+from stoker.schemas.workers import Accepted, Assignment, EngineCapability, Finished, Heartbeat
+from stoker.services.bus.connection import Bus
+from stoker.services.bus.streams import declare
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.records.results import Stored, find_result
+from stoker.services.worker.agent import Agent, Limits
+from stoker.services.worker.engines.registry import CAPABILITIES
+from stoker.services.worker.heartbeats import Identity
+from stoker.services.worker.models.cache import ModelCache
+from stoker.services.worker.runner.supervisor import RunnerSupervisor
 from tests.waiting import eventually
 
 MB = 10**6

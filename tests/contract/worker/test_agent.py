@@ -7,15 +7,15 @@ import time
 import pytest
 from nats.aio.msg import Msg
 
-from schemas import wire
-from schemas.job_events import Cancelled, Completed, Failed, TextOutput
-from schemas.jobs import LoadInput
-from schemas.workers import Accepted, Heartbeat, JobCommand, Refused, ReplayRequest, Revocation
-from services.bus.streams import admit_leader
-from services.records.results import supersede
-from services.worker.agent import Limits
-from services.worker.jobs import preparing
-from services.worker.runner import supervisor
+from stoker.schemas import wire
+from stoker.schemas.job_events import Cancelled, Completed, Failed, TextOutput
+from stoker.schemas.jobs import LoadInput
+from stoker.schemas.workers import Accepted, Heartbeat, JobCommand, Refused, ReplayRequest, Revocation
+from stoker.services.bus.streams import admit_leader
+from stoker.services.records.results import supersede
+from stoker.services.worker.agent import Limits
+from stoker.services.worker.jobs import preparing
+from stoker.services.worker.runner import supervisor
 from tests.contract.conftest import Connect
 from tests.contract.worker.agents import MB, WorkerUnderTest, spec_of, working
 from tests.waiting import eventually

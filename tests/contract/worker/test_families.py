@@ -10,16 +10,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas.catalog import Spec
-from schemas.jobs import CallInput, ImageInput
-from schemas.workers import EngineCapability, JobCommand, Resources
-from services.process.tasks import TaskOwner
-from services.worker.agent import Limits
-from services.worker.engines.registry import CAPABILITIES, HANDLERS_VARIABLE
-from services.worker.runner import supervisor
-from services.worker.runner.messages import Message, Prepare, Run, RunFailed, Usage
-from services.worker.runner.process import RunnerAway
-from services.worker.runner.runners import Engines, Listener, Runners
+from stoker.schemas.catalog import Spec
+from stoker.schemas.jobs import CallInput, ImageInput
+from stoker.schemas.workers import EngineCapability, JobCommand, Resources
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.worker.agent import Limits
+from stoker.services.worker.engines.registry import CAPABILITIES, HANDLERS_VARIABLE
+from stoker.services.worker.runner import supervisor
+from stoker.services.worker.runner.messages import Message, Prepare, Run, RunFailed, Usage
+from stoker.services.worker.runner.process import RunnerAway
+from stoker.services.worker.runner.runners import Engines, Listener, Runners
 from tests.contract.conftest import Connect
 from tests.contract.worker.agents import DEFAULT_LIMITS, MB, WorkerUnderTest, spec_of, working
 from tests.waiting import eventually

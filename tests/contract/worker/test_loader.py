@@ -11,17 +11,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from schemas.catalog import Model, Spec, SpecFile
-from services.process.tasks import LimitExceeded, TaskOwner
-from services.worker.models import asking, loader
-from services.worker.models.asking import LoadError
-from services.worker.models.cache import ModelCache
-from services.worker.models.loader import Loader
-from services.worker.models.spec_files import VARIABLE
-from services.worker.runner import supervisor
-from services.worker.runner.messages import Load, Loaded, LoadFailed, Unloaded
-from services.worker.runner.runners import Engines, Listener, Runners
-from services.worker.runner.supervisor import RunnerSupervisor
+from stoker.schemas.catalog import Model, Spec, SpecFile
+from stoker.services.process.tasks import LimitExceeded, TaskOwner
+from stoker.services.worker.models import asking, loader
+from stoker.services.worker.models.asking import LoadError
+from stoker.services.worker.models.cache import ModelCache
+from stoker.services.worker.models.loader import Loader
+from stoker.services.worker.models.spec_files import VARIABLE
+from stoker.services.worker.runner import supervisor
+from stoker.services.worker.runner.messages import Load, Loaded, LoadFailed, Unloaded
+from stoker.services.worker.runner.runners import Engines, Listener, Runners
+from stoker.services.worker.runner.supervisor import RunnerSupervisor
 from tests.contract.worker.agents import MB, model_of, spec_of
 from tests.waiting import eventually
 

@@ -3,12 +3,12 @@
 import pytest
 from nats.js.errors import NotFoundError
 
-from schemas.job_events import Cancelled, Failed
-from schemas.jobs import Attachment, FunctionInput, ImageInput, TranscriptionInput, UpscaleInput
-from schemas.subjects import RESULTS_STREAM
-from schemas.workers import JobCommand, Revocation
-from services.records import parts
-from services.records.blobs import write_blob
+from stoker.schemas.job_events import Cancelled, Failed
+from stoker.schemas.jobs import Attachment, FunctionInput, ImageInput, TranscriptionInput, UpscaleInput
+from stoker.schemas.subjects import RESULTS_STREAM
+from stoker.schemas.workers import JobCommand, Revocation
+from stoker.services.records import parts
+from stoker.services.records.blobs import write_blob
 from tests.contract.conftest import Connect
 from tests.contract.worker.agents import spec_of, working
 from tests.waiting import eventually

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from schemas.job_events import Failed
-from schemas.jobs import ImageInput
+from stoker.schemas.job_events import Failed
+from stoker.schemas.jobs import ImageInput
 from tests.contract.conftest import Connect
 from tests.contract.worker.agents import spec_of, working
 

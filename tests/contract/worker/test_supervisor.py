@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.process.tasks import LimitExceeded, TaskOwner
-from services.worker.runner import process, supervisor
-from services.worker.runner.messages import Prepare, Usage
-from services.worker.runner.process import RunnerAway, RunnerProcess
-from services.worker.runner.supervisor import TRANSITIONS, IllegalMove, RunnerSupervisor
+from stoker.services.process.tasks import LimitExceeded, TaskOwner
+from stoker.services.worker.runner import process, supervisor
+from stoker.services.worker.runner.messages import Prepare, Usage
+from stoker.services.worker.runner.process import RunnerAway, RunnerProcess
+from stoker.services.worker.runner.supervisor import TRANSITIONS, IllegalMove, RunnerSupervisor
 from tests.waiting import eventually
 
 
@@ -51,7 +51,7 @@ async def supervised() -> AsyncIterator[Watched]:
 def runners() -> list[psutil.Process]:
     """The runner processes of this test."""
     children = psutil.Process().children(recursive=True)
-    return [one for one in children if "services.worker.runner" in " ".join(one.cmdline())]
+    return [one for one in children if "stoker.services.worker.runner" in " ".join(one.cmdline())]
 
 
 def dying(folder: Path, script: str) -> str:
@@ -238,7 +238,7 @@ def test_the_table_decides_and_an_illegal_move_changes_nothing() -> None:
 
 
 async def test_what_the_process_takes_is_reported_after_a_load() -> None:
-    from services.worker.runner.messages import Load
+    from stoker.services.worker.runner.messages import Load
 
     async with supervised() as runner:
         await runner.wait_ready(30)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.js import errors as js
 
-from services.bus.errors import (
+from stoker.services.bus.errors import (
     BusError,
     CannotConnect,
     Conflict,
@@ -20,7 +20,7 @@ from services.bus.errors import (
     of,
     of_code,
 )
-from services.process.running import CannotStart
+from stoker.services.process.running import CannotStart
 
 
 def api(kind: type[js.APIError], code: int = 0, description: str = "x") -> js.APIError:

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.msg import Msg
 
-from services.bus import publishing
-from services.bus.errors import BusError, Conflict, NoAnswer, Refused, StreamFull
-from services.bus.publishing import PubAck, Publisher, into
-from services.bus.quick_client import QuickClient, _parse_headers
+from stoker.services.bus import publishing
+from stoker.services.bus.errors import BusError, Conflict, NoAnswer, Refused, StreamFull
+from stoker.services.bus.publishing import PubAck, Publisher, into
+from stoker.services.bus.quick_client import QuickClient, _parse_headers
 from tests.waiting import eventually
 
 Sent = tuple[str, bytes, str, dict[str, str] | None]

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.subjects import Subjects, check_name, opened, sealed
-from services.bus import seals
-from services.bus.seals import SealKey, Seals
+from stoker.schemas.subjects import Subjects, check_name, opened, sealed
+from stoker.services.bus import seals
+from stoker.services.bus.seals import SealKey, Seals
 
 HOUR_S = 3600.0
 NAMES = st.text(min_size=1, max_size=40).filter(lambda name: _can_be_a_name(name))

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from schemas import wire
-from services.bus.changes import Change
-from services.catalog.contents import (
+from stoker.schemas import wire
+from stoker.services.bus.changes import Change
+from stoker.services.catalog.contents import (
     DEFAULT_MODE_KEY,
     REVISION_KEY,
     ZIP_FROM_BYTES,

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.catalog.documents import (
+from stoker.services.catalog.documents import (
     MAX_FILE_BYTES,
     SHOWN_CHARS,
     ConfigurationError,

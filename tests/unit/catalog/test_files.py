@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.catalog import Spec, weights_key
-from services.catalog.files import SAMPLE_BYTES, absolute, size_bytes, stamp
+from stoker.schemas.catalog import Spec, weights_key
+from stoker.services.catalog.files import SAMPLE_BYTES, absolute, size_bytes, stamp
 
 
 def test_relative_paths_are_relative_to_the_file_they_stand_in(tmp_path: Path) -> None:

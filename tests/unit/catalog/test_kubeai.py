@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
-from schemas import wire
-from schemas.catalog import Feature, Model, Spec, SpecFile, weights_key
-from services.bus.sizes import MAX_SPEC_BYTES
-from services.catalog.documents import ConfigurationError
-from services.catalog.kubeai import WITHOUT_MEANING
-from services.catalog.load import Configuration, load
-from services.gateway.fleet_view import FleetView
-from services.gateway.routes.models import _card
+from stoker.schemas import wire
+from stoker.schemas.catalog import Feature, Model, Spec, SpecFile, weights_key
+from stoker.services.bus.sizes import MAX_SPEC_BYTES
+from stoker.services.catalog.documents import ConfigurationError
+from stoker.services.catalog.kubeai import WITHOUT_MEANING
+from stoker.services.catalog.load import Configuration, load
+from stoker.services.gateway.fleet_view import FleetView
+from stoker.services.gateway.routes.models import _card
 
 TEXT, VECTORS, SPEECH = ["TextGeneration"], ["TextEmbedding"], ["SpeechToText"]
 TEMPLATE = "{% for m in messages %}{{ m.content }}\n{% endfor %}"

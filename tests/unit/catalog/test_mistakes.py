@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from services.catalog.documents import ConfigurationError
-from services.catalog.load import load
+from stoker.services.catalog.documents import ConfigurationError
+from stoker.services.catalog.load import load
 
 DEMO = "models: {{m: {{engine: {engine}, url: {url}{more}}}}}\n"
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalog import Adapter, Gpu, LoadBalancing, Model, ResourceProfile, Spec
-from services.catalog.documents import ConfigurationError
-from services.catalog.load import Configuration, load
-from services.catalog.multi_spec import MAX_SPECS, MERGED_MAPS, MODEL_FIELDS, merged, with_launchers
+from stoker.schemas.catalog import Adapter, Gpu, LoadBalancing, Model, ResourceProfile, Spec
+from stoker.services.catalog.documents import ConfigurationError
+from stoker.services.catalog.load import Configuration, load
+from stoker.services.catalog.multi_spec import MAX_SPECS, MERGED_MAPS, MODEL_FIELDS, merged, with_launchers
 
 HEAD = "kind: Model\nmetadata: {name: m}\n"
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalog import Adapter, Style
-from services.catalog.documents import ConfigurationError, Document
-from services.catalog.load import Configuration, load
-from services.catalog.modes import EDGE_MULTIPLE_PX, MAX_EDGE_PX, MIN_EDGE_PX, check_size, legacy_mode
+from stoker.schemas.catalog import Adapter, Style
+from stoker.services.catalog.documents import ConfigurationError, Document
+from stoker.services.catalog.load import Configuration, load
+from stoker.services.catalog.modes import EDGE_MULTIPLE_PX, MAX_EDGE_PX, MIN_EDGE_PX, check_size, legacy_mode
 
 TOP = "model_root: models\nlora_root: loras\ndefault_mode: a\n"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.catalog.documents import MAX_FILE_BYTES
-from services.catalog.seen_files import AWAY, MAX_PROJECT_FOLDERS, folders, look
+from stoker.services.catalog.documents import MAX_FILE_BYTES
+from stoker.services.catalog.seen_files import AWAY, MAX_PROJECT_FOLDERS, folders, look
 
 
 def names(paths: list[Path]) -> set[Path]:

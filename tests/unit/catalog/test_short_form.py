@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from schemas.catalog import Adapter, Style
-from services.catalog.documents import ConfigurationError
-from services.catalog.load import MAX_WORKERS, Configuration, WorkerEntry, files_of, load
-from services.catalog.short_form import ENGINE_FEATURES
+from stoker.schemas.catalog import Adapter, Style
+from stoker.services.catalog.documents import ConfigurationError
+from stoker.services.catalog.load import MAX_WORKERS, Configuration, WorkerEntry, files_of, load
+from stoker.services.catalog.short_form import ENGINE_FEATURES
 
 
 def read(folder: Path, text: str, **environment: str) -> Configuration:

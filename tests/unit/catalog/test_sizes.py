@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.catalog.documents import ConfigurationError, Document
-from services.catalog.files import absolute, size_bytes
-from services.catalog.sizes import parse_size, read_size
+from stoker.services.catalog.documents import ConfigurationError, Document
+from stoker.services.catalog.files import absolute, size_bytes
+from stoker.services.catalog.sizes import parse_size, read_size
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.catalog import yaml_nodes
-from services.catalog.documents import ConfigurationError, Document, read
-from services.catalog.load import load
-from services.catalog.yaml_nodes import MAX_DEPTH, MAX_TEXT_CHARS, MAX_VALUES, WrongAt, composed, plain
+from stoker.services.catalog import yaml_nodes
+from stoker.services.catalog.documents import ConfigurationError, Document, read
+from stoker.services.catalog.load import load
+from stoker.services.catalog.yaml_nodes import MAX_DEPTH, MAX_TEXT_CHARS, MAX_VALUES, WrongAt, composed, plain
 
 
 def made(text: str) -> object:

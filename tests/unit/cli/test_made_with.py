@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from services.worker.engines.images.writing import infotext, written
 from stoker.cli.made_with import MAX_TEXT_BYTES, NotTold, parsed, request_of
+from stoker.services.worker.engines.images.writing import infotext, written
 from tests.unit.worker.images.made import cornered, file_of, with_chunk
 
 FACTS = {"Steps": 4, "Sampler": "DPM++ 2M", "CFG scale": 7.5, "Seed": 3, "Size": "64x96", "Model": 'a, "b"'}

@@ -4,9 +4,9 @@ import msgspec
 import pytest
 from nats.aio.msg import Msg
 
-from schemas import wire
-from schemas.jobs import CompletionInput, ImageInput, Job, JobInput
 from stoker.cli.record import Tracer
+from stoker.schemas import wire
+from stoker.schemas.jobs import CompletionInput, ImageInput, Job, JobInput
 from stoker.simulation.scenario import Ask
 
 

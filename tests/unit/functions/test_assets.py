@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 import stoker
-from schemas.jobs import FILE_FIELDS
-from services.gateway.jobs.files import references
 from stoker import ActionContext, Asset, ModelRef, ModelRefSource, Src, ValidationError
 from stoker.cli.functions import files_in
 from stoker.functions.assets import MAX_NAME_CHARS, assets_in
+from stoker.schemas.jobs import FILE_FIELDS
+from stoker.services.gateway.jobs.files import references
 
 HELLO = "data:text/plain;base64,aGVsbG8="
 

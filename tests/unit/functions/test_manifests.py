@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from schemas.catalog import NEEDS_GPU, FunctionModel
-from services.catalog.documents import ConfigurationError
-from services.catalog.functions import (
+from stoker.functions.project import BadProject, read_manifest
+from stoker.schemas.catalog import NEEDS_GPU, FunctionModel
+from stoker.services.catalog.documents import ConfigurationError
+from stoker.services.catalog.functions import (
     Described,
     ProjectDescription,
     Weights,
@@ -15,7 +16,6 @@ from services.catalog.functions import (
     read_project,
     read_projects,
 )
-from stoker.functions.project import BadProject, read_manifest
 
 
 def manifest(folder: Path, text: str) -> Path:

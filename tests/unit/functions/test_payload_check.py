@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.catalog import Function, Model
-from services.gateway.edge.problems import RequestError
-from services.gateway.jobs import function_calls
 from stoker.functions.payload_check import Misfit, PayloadCheck, too_large
 from stoker.functions.payload_types import CannotDescribe, PayloadType, describe_type, is_made_of
+from stoker.schemas.catalog import Function, Model
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs import function_calls
 
 
 class Colour(enum.Enum):

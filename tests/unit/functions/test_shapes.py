@@ -69,7 +69,7 @@ class Out(msgspec.Struct):
 def who(ctx: ActionContext, payload: In) -> Out:
     if payload.fail:
         sys.exit(3)
-    return Out(NAME, sorted({"services", "httpx", "rich"} & set(sys.modules)))
+    return Out(NAME, sorted({"services", "stoker.services", "stoker.schemas", "httpx", "rich"} & set(sys.modules)))
 """)
     assert run_apart(tmp_path, "who", {})[0] == {"name": "of the project", "others": []}
     with pytest.raises(FunctionError, match="ended its process with status 3"):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.process.json_schemas import MOST_DEPTH, BadSchema, JsonSchema, Misfit
+from stoker.services.process.json_schemas import MOST_DEPTH, BadSchema, JsonSchema, Misfit
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),

@@ -7,8 +7,8 @@ import pytest
 
 PROGRAM = """
 import sys
-from services.process import running
-from services.process.settings import BusSettings
+from stoker.services.process import running
+from stoker.services.process.settings import BusSettings
 
 async def serve(settings, stopping):
     raise getattr(running, sys.argv[1])("this is why")

@@ -11,11 +11,11 @@ from msgspec import Meta
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from services.process import recording as recording_module
-from services.process.embedded import EmbeddedServerError, _lock, _tail, find_binary, free_port
-from services.process.recording import BadRecording, Head, Recorder, read_head, replay
-from services.process.settings import BadSetting, BusSettings, read_settings, to_environment
-from services.process.tracing import record, recorder, trace_headers, trace_of
+from stoker.services.process import recording as recording_module
+from stoker.services.process.embedded import EmbeddedServerError, _lock, _tail, find_binary, free_port
+from stoker.services.process.recording import BadRecording, Head, Recorder, read_head, replay
+from stoker.services.process.settings import BadSetting, BusSettings, read_settings, to_environment
+from stoker.services.process.tracing import record, recorder, trace_headers, trace_of
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

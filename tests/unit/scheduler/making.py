@@ -1,7 +1,7 @@
 """Models and jobs of the simulated world, and of tests of the core alone."""
 
-from schemas.catalog import Adapter, Model, Spec
-from schemas.jobs import CompletionInput, Job
+from stoker.schemas.catalog import Adapter, Model, Spec
+from stoker.schemas.jobs import CompletionInput, Job
 from tests.unit.scheduler.workers import MB
 
 

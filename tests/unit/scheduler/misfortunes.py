@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from functools import partial
 
-from schemas.catalog import Model
-from schemas.workers import Outcome, RunningJob
-from services.scheduler.protocol import events
+from stoker.schemas.catalog import Model
+from stoker.schemas.workers import Outcome, RunningJob
+from stoker.services.scheduler.protocol import events
 from tests.unit.scheduler.workers import SimWorker
 
 

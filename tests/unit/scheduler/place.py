@@ -2,17 +2,17 @@
 
 from typing import Any
 
-from schemas.catalog import Model, Spec
-from schemas.fleet import Explanation
-from schemas.jobs import CompletionInput, Job
-from schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
-from services.scheduler.fleet.estimates import Estimates
-from services.scheduler.fleet.worker import Held, Worker
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.jobs.ledger import Ledger
-from services.scheduler.jobs.record import Record
-from services.scheduler.placing.dispatch import Dispatcher
-from services.scheduler.protocol import commands
+from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.fleet import Explanation
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
+from stoker.services.scheduler.fleet.estimates import Estimates
+from stoker.services.scheduler.fleet.worker import Held, Worker
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.jobs.ledger import Ledger
+from stoker.services.scheduler.jobs.record import Record
+from stoker.services.scheduler.placing.dispatch import Dispatcher
+from stoker.services.scheduler.protocol import commands
 
 MB = 10**6
 NOW = 1000.0

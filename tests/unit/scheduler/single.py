@@ -4,12 +4,12 @@ from typing import Any
 
 import msgspec
 
-from schemas.fleet import PlatformEvent
-from schemas.jobs import CompletionInput, Job
-from schemas.workers import Accepted
-from services.scheduler.core import Scheduler
-from services.scheduler.jobs.record import Record
-from services.scheduler.protocol import commands, events
+from stoker.schemas.fleet import PlatformEvent
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.schemas.workers import Accepted
+from stoker.services.scheduler.core import Scheduler
+from stoker.services.scheduler.jobs.record import Record
+from stoker.services.scheduler.protocol import commands, events
 from tests.unit.scheduler.making import make_model
 from tests.unit.scheduler.workers import SimWorker
 

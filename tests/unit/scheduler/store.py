@@ -6,7 +6,7 @@ those of a leader only while its term is the newest that was admitted.
 
 from dataclasses import dataclass, field
 
-from services.records.results import Order, Outcome
+from stoker.services.records.results import Order, Outcome
 
 
 @dataclass

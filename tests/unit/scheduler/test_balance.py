@@ -3,12 +3,12 @@
 from collections import Counter
 from functools import partial
 
-from schemas.catalog import Adapter, LoadBalancing, Model, Spec
-from schemas.jobs import ChatInput, CompletionInput, Job, prefix_of
-from schemas.openai import ChatMessage, TextPart
-from schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
-from services.scheduler.core import Scheduler
-from services.scheduler.protocol import commands, events
+from stoker.schemas.catalog import Adapter, LoadBalancing, Model, Spec
+from stoker.schemas.jobs import ChatInput, CompletionInput, Job, prefix_of
+from stoker.schemas.openai import ChatMessage, TextPart
+from stoker.schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
+from stoker.services.scheduler.core import Scheduler
+from stoker.services.scheduler.protocol import commands, events
 
 SLOTS = 1000
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from schemas.jobs import ImageInput, likeness
-from services.scheduler.fleet.estimates import Estimates
-from services.scheduler.placing.batching import TOGETHER_S
+from stoker.schemas.jobs import ImageInput, likeness
+from stoker.services.scheduler.fleet.estimates import Estimates
+from stoker.services.scheduler.placing.batching import TOGETHER_S
 from tests.unit.scheduler.place import NOW, Place, model, resident, spec
 
 BATCHED = spec(options={"batch": 4})

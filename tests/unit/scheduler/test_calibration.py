@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.placing.calibration import FEW, FIRST_P90, KEPT, Calibration
+from stoker.services.scheduler.placing.calibration import FEW, FIRST_P90, KEPT, Calibration
 
 
 def test_until_a_few_waits_were_seen_a_prediction_stands() -> None:

@@ -5,12 +5,12 @@ from typing import Any
 
 import msgspec
 
-from schemas.fleet import JobView
-from schemas.jobs import FunctionInput, Job
-from schemas.workers import Accepted, EngineCapability, Finished, Heartbeat, ResidentModel, RunningJob
-from services.scheduler.core import Scheduler
-from services.scheduler.placing.calling import MOST_WAITING
-from services.scheduler.protocol import commands, events
+from stoker.schemas.fleet import JobView
+from stoker.schemas.jobs import FunctionInput, Job
+from stoker.schemas.workers import Accepted, EngineCapability, Finished, Heartbeat, ResidentModel, RunningJob
+from stoker.services.scheduler.core import Scheduler
+from stoker.services.scheduler.placing.calling import MOST_WAITING
+from stoker.services.scheduler.protocol import commands, events
 from tests.unit.scheduler.making import make_model
 
 

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalog import LoadBalancing, Model, Spec
-from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, Job, JobInput, prefix_of
-from schemas.openai import ChatMessage
-from schemas.workers import EngineCapability, Heartbeat
-from services.scheduler.fleet.worker import Worker
-from services.scheduler.placing.balance import Balancer, Ready, is_plain
-from services.scheduler.placing.prefix_hash import HashRing
+from stoker.schemas.catalog import LoadBalancing, Model, Spec
+from stoker.schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, Job, JobInput, prefix_of
+from stoker.schemas.openai import ChatMessage
+from stoker.schemas.workers import EngineCapability, Heartbeat
+from stoker.services.scheduler.fleet.worker import Worker
+from stoker.services.scheduler.placing.balance import Balancer, Ready, is_plain
+from stoker.services.scheduler.placing.prefix_hash import HashRing
 
 
 def worker(name: str, load: int = 0, slots: int = 8) -> Worker:

@@ -1,9 +1,9 @@
 """The scheduler's core: placement, cancels, losses, takeovers; examples and a seeded world."""
 
-from schemas.job_events import Failed
-from schemas.workers import Finished, RunningJob
-from services.scheduler.core import Scheduler
-from services.scheduler.protocol import commands, events
+from stoker.schemas.job_events import Failed
+from stoker.schemas.workers import Finished, RunningJob
+from stoker.services.scheduler.core import Scheduler
+from stoker.services.scheduler.protocol import commands, events
 from tests.unit.scheduler.making import make_job, make_model
 from tests.unit.scheduler.workers import SimWorker
 from tests.unit.scheduler.world import World

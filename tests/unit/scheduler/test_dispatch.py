@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from schemas.catalog import Adapter
-from schemas.job_events import Loading
-from services.scheduler.fleet.worker import Held
-from services.scheduler.placing.dispatch import MAX_PASSED, STRETCH
-from services.scheduler.placing.explaining import EXPLAINED_CANDIDATES, EXPLAINED_WHEN_HOT
-from services.scheduler.protocol import commands
+from stoker.schemas.catalog import Adapter
+from stoker.schemas.job_events import Loading
+from stoker.services.scheduler.fleet.worker import Held
+from stoker.services.scheduler.placing.dispatch import MAX_PASSED, STRETCH
+from stoker.services.scheduler.placing.explaining import EXPLAINED_CANDIDATES, EXPLAINED_WHEN_HOT
+from stoker.services.scheduler.protocol import commands
 from tests.unit.scheduler.place import MB, NOW, TERM, Place, model, resident, spec
 
 # Free slots ---------------------------------------------------------------------------------------

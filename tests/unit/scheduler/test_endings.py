@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.fleet import ModelReplicas, SpecReplicas
-from schemas.job_events import Cancelled, Expired, Failed, Queued, TerminalEvent, Timings
-from schemas.jobs import CompletionInput, Job
-from schemas.workers import ResidentModel, RunningJob
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.forecast import STARTING_GRACE_S
-from services.scheduler.jobs.ledger import Ledger
-from services.scheduler.protocol import commands, events
-from services.scheduler.protocol.endings import Endings
+from stoker.schemas.fleet import ModelReplicas, SpecReplicas
+from stoker.schemas.job_events import Cancelled, Expired, Failed, Queued, TerminalEvent, Timings
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.schemas.workers import ResidentModel, RunningJob
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.forecast import STARTING_GRACE_S
+from stoker.services.scheduler.jobs.ledger import Ledger
+from stoker.services.scheduler.protocol import commands, events
+from stoker.services.scheduler.protocol.endings import Endings
 from tests.unit.scheduler.making import make_model
 from tests.unit.scheduler.single import NOW, TERM, Core
 from tests.unit.scheduler.workers import MB, SimWorker

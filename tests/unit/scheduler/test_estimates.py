@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalog import Spec
-from schemas.workers import Tier
-from services.scheduler.fleet.estimates import (
+from stoker.schemas.catalog import Spec
+from stoker.schemas.workers import Tier
+from stoker.services.scheduler.fleet.estimates import (
     BANDWIDTH_BYTES_PER_S,
     FIRST_RUN_S_PER_UNIT,
     FIXED_LOAD_S,

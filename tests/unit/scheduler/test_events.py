@@ -2,10 +2,10 @@
 
 import pytest
 
-from schemas.job_events import Cancelled, Failed, Queued
-from schemas.workers import Accepted, Finished, Refused, RunningJob
-from services.scheduler import core as core_module
-from services.scheduler.protocol import commands, events
+from stoker.schemas.job_events import Cancelled, Failed, Queued
+from stoker.schemas.workers import Accepted, Finished, Refused, RunningJob
+from stoker.services.scheduler import core as core_module
+from stoker.services.scheduler.protocol import commands, events
 from tests.unit.scheduler.single import NOW, TERM, Core, kinds
 
 # Arrivals -----------------------------------------------------------------------------------------

@@ -2,11 +2,16 @@
 
 import pytest
 
-from schemas.catalog import Model, Spec
-from schemas.jobs import CompletionInput, Job
-from services.scheduler.fleet.estimates import FIRST_RUN_S_PER_UNIT, FIXED_LOAD_S, LEARNT_BYTES, Estimates
-from services.scheduler.placing.explaining import EXPLAINED_CANDIDATES, Decision
-from services.scheduler.placing.option import Option
+from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.services.scheduler.fleet.estimates import (
+    FIRST_RUN_S_PER_UNIT,
+    FIXED_LOAD_S,
+    LEARNT_BYTES,
+    Estimates,
+)
+from stoker.services.scheduler.placing.explaining import EXPLAINED_CANDIDATES, Decision
+from stoker.services.scheduler.placing.option import Option
 from tests.unit.scheduler.place import NOW, Place, resident, spec
 
 JOB = Job("j", "a", CompletionInput("x"), "gw", NOW)

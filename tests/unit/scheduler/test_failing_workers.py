@@ -2,10 +2,10 @@
 
 import msgspec
 
-from schemas.job_events import Failed, FailureKind
-from schemas.workers import Finished
-from services.scheduler.jobs.record import FAILURE_REMEMBERED_S
-from services.scheduler.protocol import commands, events
+from stoker.schemas.job_events import Failed, FailureKind
+from stoker.schemas.workers import Finished
+from stoker.services.scheduler.jobs.record import FAILURE_REMEMBERED_S
+from stoker.services.scheduler.protocol import commands, events
 from tests.unit.scheduler.making import make_model
 from tests.unit.scheduler.single import Core, kinds
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.jobs import fair_queue
-from services.scheduler.jobs.fair_queue import CLAIM_S, FairClock, FairQueue
+from stoker.services.scheduler.jobs import fair_queue
+from stoker.services.scheduler.jobs.fair_queue import CLAIM_S, FairClock, FairQueue
 
 
 class Queue(FairQueue):

@@ -5,11 +5,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas.catalog import Spec
-from schemas.fleet import Condition, ModelReplicas, Replica, SpecReplicas
-from schemas.job_events import Downloading, Loading, Provisioning, Queued
-from services.scheduler.fleet.worker import Held
-from services.scheduler.forecast import (
+from stoker.schemas.catalog import Spec
+from stoker.schemas.fleet import Condition, ModelReplicas, Replica, SpecReplicas
+from stoker.schemas.job_events import Downloading, Loading, Provisioning, Queued
+from stoker.services.scheduler.fleet.worker import Held
+from stoker.services.scheduler.forecast import (
     AWAY_GRACE_S,
     DEPTH_ANYWAY_S,
     DEPTH_EVERY_S,
@@ -20,7 +20,7 @@ from services.scheduler.forecast import (
     STARTING_GRACE_S,
     Forecast,
 )
-from services.scheduler.protocol import commands
+from stoker.services.scheduler.protocol import commands
 from tests.unit.scheduler.place import MB, NOW, Place, model, resident, spec
 
 

@@ -2,10 +2,10 @@
 
 import msgspec
 
-from schemas.catalog import Model, Spec
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.placing.gone_specs import GoneSpecs
-from services.scheduler.protocol import events
+from stoker.schemas.catalog import Model, Spec
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.placing.gone_specs import GoneSpecs
+from stoker.services.scheduler.protocol import events
 from tests.unit.scheduler.making import make_model
 from tests.unit.scheduler.workers import MB, SimWorker
 from tests.unit.scheduler.world import World

@@ -1,7 +1,7 @@
 """When a model is called impossible: not while a worker that may run it is starting, or has only just gone."""
 
-from services.scheduler.forecast import AWAY_GRACE_S
-from services.scheduler.protocol import commands
+from stoker.services.scheduler.forecast import AWAY_GRACE_S
+from stoker.services.scheduler.protocol import commands
 from tests.unit.scheduler.making import make_model
 from tests.unit.scheduler.workers import SimWorker
 from tests.unit.scheduler.world import World

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from schemas.fleet import PlatformEvent
-from schemas.job_events import Cancelled, Failed
-from schemas.jobs import CompletionInput, Job
-from services.scheduler.fleet.worker import Held, Worker
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.jobs.ledger import Ledger
-from services.scheduler.jobs.record import Phase, Record
-from services.scheduler.leaving import (
+from stoker.schemas.fleet import PlatformEvent
+from stoker.schemas.job_events import Cancelled, Failed
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.services.scheduler.fleet.worker import Held, Worker
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.jobs.ledger import Ledger
+from stoker.services.scheduler.jobs.record import Phase, Record
+from stoker.services.scheduler.leaving import (
     AWAY_LIMIT_S,
     GONE_S,
     MAX_CRASHES,
@@ -20,8 +20,8 @@ from services.scheduler.leaving import (
     Leaving,
     about_worker,
 )
-from services.scheduler.protocol import commands
-from services.scheduler.protocol.endings import Endings
+from stoker.services.scheduler.protocol import commands
+from stoker.services.scheduler.protocol.endings import Endings
 from tests.unit.scheduler.workers import SimWorker
 
 NOW = 1000.0

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from schemas.fleet import Explanation, JobsQuery, JobView
-from schemas.jobs import CompletionInput, Job
-from schemas.workers import RunningJob
-from services.scheduler.fleet.worker import Held
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.jobs import history, ledger
-from services.scheduler.jobs.ledger import Ledger
-from services.scheduler.jobs.record import (
+from stoker.schemas.fleet import Explanation, JobsQuery, JobView
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.schemas.workers import RunningJob
+from stoker.services.scheduler.fleet.worker import Held
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.jobs import history, ledger
+from stoker.services.scheduler.jobs.ledger import Ledger
+from stoker.services.scheduler.jobs.record import (
     HOLDS_SLOT,
     REFUSAL_REMEMBERED_S,
     STATUS,

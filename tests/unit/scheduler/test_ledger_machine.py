@@ -5,13 +5,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from schemas.fleet import JobsQuery
-from schemas.jobs import CompletionInput, Job
-from schemas.workers import RunningJob
-from services.scheduler.fleet.worker import Held
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.jobs.ledger import Ledger
-from services.scheduler.jobs.record import HOLDS_SLOT, TRANSITIONS, IllegalMove, Phase
+from stoker.schemas.fleet import JobsQuery
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.schemas.workers import RunningJob
+from stoker.services.scheduler.fleet.worker import Held
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.jobs.ledger import Ledger
+from stoker.services.scheduler.jobs.record import HOLDS_SLOT, TRANSITIONS, IllegalMove, Phase
 from tests.unit.scheduler.workers import SimWorker
 
 JOBS = st.integers(0, 3).map("j{}".format)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.fleet.worker import Held
-from services.scheduler.placing.placement import FREE_LOAD_SHARE, SPREAD_SHARE
+from stoker.services.scheduler.fleet.worker import Held
+from stoker.services.scheduler.placing.placement import FREE_LOAD_SHARE, SPREAD_SHARE
 from tests.unit.scheduler.place import MB, NOW, Place, model, resident, spec
 
 SPEC = spec()

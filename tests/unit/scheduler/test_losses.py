@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from schemas.job_events import Expired, Failed
-from schemas.workers import Finished, RunningJob
-from services.scheduler.leaving import AWAY_LIMIT_S, GONE_S
-from services.scheduler.protocol import commands, events
-from services.scheduler.reconciling import CLAIM_LIMIT_S, FORGOTTEN_S
+from stoker.schemas.job_events import Expired, Failed
+from stoker.schemas.workers import Finished, RunningJob
+from stoker.services.scheduler.leaving import AWAY_LIMIT_S, GONE_S
+from stoker.services.scheduler.protocol import commands, events
+from stoker.services.scheduler.reconciling import CLAIM_LIMIT_S, FORGOTTEN_S
 from tests.unit.scheduler.making import make_job, make_model
 from tests.unit.scheduler.workers import SimWorker
 from tests.unit.scheduler.world import World

@@ -4,10 +4,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from schemas.workers import Accepted, Finished, Outcome, Refused, RunningJob
-from services.scheduler.core import Scheduler
-from services.scheduler.jobs.record import HOLDS_SLOT, TRANSITIONS
-from services.scheduler.protocol import commands, events
+from stoker.schemas.workers import Accepted, Finished, Outcome, Refused, RunningJob
+from stoker.services.scheduler.core import Scheduler
+from stoker.services.scheduler.jobs.record import HOLDS_SLOT, TRANSITIONS
+from stoker.services.scheduler.protocol import commands, events
 from tests.unit.scheduler.making import make_job, make_model
 from tests.unit.scheduler.workers import SimWorker
 

@@ -3,13 +3,13 @@
 import msgspec
 import pytest
 
-from schemas.catalog import Model
-from schemas.job_events import Failed
-from schemas.jobs import FunctionInput, Job, StoredInput, models_together
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.jobs.record import Failure
-from services.scheduler.placing.model_sets import MAX_REMEMBERED, POSSIBLE_GRACE_S, ModelSets
-from services.scheduler.protocol import commands, events
+from stoker.schemas.catalog import Model
+from stoker.schemas.job_events import Failed
+from stoker.schemas.jobs import FunctionInput, Job, StoredInput, models_together
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.jobs.record import Failure
+from stoker.services.scheduler.placing.model_sets import MAX_REMEMBERED, POSSIBLE_GRACE_S, ModelSets
+from stoker.services.scheduler.protocol import commands, events
 from tests.unit.scheduler.making import make_model
 from tests.unit.scheduler.single import Core
 from tests.unit.scheduler.workers import SimWorker

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.scheduler.placing.candidates import (
+from stoker.services.scheduler.placing.candidates import (
     ANY,
     LOOKED_AT,
     NEAR,
@@ -11,7 +11,7 @@ from services.scheduler.placing.candidates import (
     SMALL_FLEET,
     candidates,
 )
-from services.scheduler.placing.moving import MOVE_EVERY_S, Mover
+from stoker.services.scheduler.placing.moving import MOVE_EVERY_S, Mover
 from tests.unit.scheduler.place import MB, NOW, Place, model, resident, spec
 
 SPEC = spec()

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from schemas.catalog import Model, Spec
-from schemas.fleet import PlatformEvent
-from schemas.job_events import Expired, Failed
-from schemas.jobs import CompletionInput, Job
-from schemas.workers import Finished, Heartbeat, Outcome, ResidentModel, RunningJob
-from services.scheduler.protocol import commands, events
+from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.fleet import PlatformEvent
+from stoker.schemas.job_events import Expired, Failed
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.schemas.workers import Finished, Heartbeat, Outcome, ResidentModel, RunningJob
+from stoker.services.scheduler.protocol import commands, events
 from tests.unit.scheduler.making import make_model
 from tests.unit.scheduler.single import NOW, TERM, Core, kept, kinds
 from tests.unit.scheduler.workers import SimWorker

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalog import Adapter, Model, Spec
-from schemas.jobs import CompletionInput, Job
-from schemas.workers import EngineCapability, Heartbeat, Tier
-from services.scheduler.fleet.worker import Held
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.placing.option import Option
-from services.scheduler.placing.placement import (
+from stoker.schemas.catalog import Adapter, Model, Spec
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.schemas.workers import EngineCapability, Heartbeat, Tier
+from stoker.services.scheduler.fleet.worker import Held
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.placing.option import Option
+from stoker.services.scheduler.placing.placement import (
     FREE_LOAD_SHARE,
     IN_USE_S,
     MOST_RELOADS,

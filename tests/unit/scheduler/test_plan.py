@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.placing.plan import Plan
+from stoker.services.scheduler.placing.plan import Plan
 from tests.unit.scheduler.place import Place, resident, spec
 
 SPEC = spec()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.placing.prefix_hash import HashRing
+from stoker.services.scheduler.placing.prefix_hash import HashRing
 
 
 def ring_of(*names: str, replication: int = 256) -> HashRing:

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.fleet import JobsQuery, JobView
-from schemas.jobs import CompletionInput, Job
-from services.scheduler.fleet.worker import Held
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.jobs import history, ledger
-from services.scheduler.jobs.history import History
-from services.scheduler.jobs.ledger import Ledger
-from services.scheduler.jobs.queues import HEAT_S, RATE_WINDOW_S, ModelQueue
+from stoker.schemas.fleet import JobsQuery, JobView
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.services.scheduler.fleet.worker import Held
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.jobs import history, ledger
+from stoker.services.scheduler.jobs.history import History
+from stoker.services.scheduler.jobs.ledger import Ledger
+from stoker.services.scheduler.jobs.queues import HEAT_S, RATE_WINDOW_S, ModelQueue
 from tests.unit.scheduler.workers import SimWorker
 
 NOW = 1000.0

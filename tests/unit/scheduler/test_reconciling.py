@@ -4,17 +4,17 @@ from typing import Any
 
 import pytest
 
-from schemas.job_events import Cancelled
-from schemas.jobs import CompletionInput, Job
-from schemas.workers import RunningJob
-from services.scheduler.fleet.worker import Held
-from services.scheduler.fleet.workers import Fleet
-from services.scheduler.jobs.ledger import Ledger
-from services.scheduler.jobs.record import Phase, Record
-from services.scheduler.leaving import Leaving
-from services.scheduler.protocol.commands import CheckResult, Command, EndJob, Revoke
-from services.scheduler.protocol.endings import Endings
-from services.scheduler.reconciling import CLAIM_LIMIT_S, FORGOTTEN_S, REVOKE_AGAIN_S, Reconciler
+from stoker.schemas.job_events import Cancelled
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.schemas.workers import RunningJob
+from stoker.services.scheduler.fleet.worker import Held
+from stoker.services.scheduler.fleet.workers import Fleet
+from stoker.services.scheduler.jobs.ledger import Ledger
+from stoker.services.scheduler.jobs.record import Phase, Record
+from stoker.services.scheduler.leaving import Leaving
+from stoker.services.scheduler.protocol.commands import CheckResult, Command, EndJob, Revoke
+from stoker.services.scheduler.protocol.endings import Endings
+from stoker.services.scheduler.reconciling import CLAIM_LIMIT_S, FORGOTTEN_S, REVOKE_AGAIN_S, Reconciler
 from tests.unit.scheduler.workers import SimWorker
 
 NOW = 1000.0

@@ -5,10 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.process.recording import BadRecording, Head, Recorder, read_head, replay
-from services.scheduler.core import Scheduler
-from services.scheduler.protocol import commands, events
-from services.scheduler.replaying import CORE, describe, replayed
+from stoker.services.process.recording import BadRecording, Head, Recorder, read_head, replay
+from stoker.services.scheduler.core import Scheduler
+from stoker.services.scheduler.protocol import commands, events
+from stoker.services.scheduler.replaying import CORE, describe, replayed
 from tests.unit.scheduler.test_worlds import live, unkind_world
 from tests.unit.scheduler.world import World
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from schemas.jobs import CallInput, EmbeddingInput, Job, StoredInput, is_repeatable
-from schemas.workers import Finished, RunningJob
-from services.scheduler.fleet.estimates import LEARNT_RUNS, Estimates
-from services.scheduler.placing.suspicion import LOOK_EVERY_S, MIN_SLOW_S, SUSPECTED_S
-from services.scheduler.protocol import commands, events
+from stoker.schemas.jobs import CallInput, EmbeddingInput, Job, StoredInput, is_repeatable
+from stoker.schemas.workers import Finished, RunningJob
+from stoker.services.scheduler.fleet.estimates import LEARNT_RUNS, Estimates
+from stoker.services.scheduler.placing.suspicion import LOOK_EVERY_S, MIN_SLOW_S, SUSPECTED_S
+from stoker.services.scheduler.protocol import commands, events
 from tests.unit.scheduler.making import make_job
 from tests.unit.scheduler.single import Core, kept, kinds
 

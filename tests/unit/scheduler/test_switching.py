@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.scheduler.placing.plan import Plan
-from services.scheduler.placing.switching import WORTH, Switch, Switcher
+from stoker.services.scheduler.placing.plan import Plan
+from stoker.services.scheduler.placing.switching import WORTH, Switch, Switcher
 from tests.unit.scheduler.place import MB, NOW, Place, model, resident, spec
 
 LOAD_S = 0.2 + 100 * MB / 1e9

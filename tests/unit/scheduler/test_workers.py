@@ -6,11 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalog import Spec
-from schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
-from services.scheduler.fleet.by_burden import ByBurden
-from services.scheduler.fleet.worker import TRANSITIONS, Held, OrderedLoad, Presence, Worker, newly_failed
-from services.scheduler.fleet.workers import LOAD_BELIEVED_S, Fleet
+from stoker.schemas.catalog import Spec
+from stoker.schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
+from stoker.services.scheduler.fleet.by_burden import ByBurden
+from stoker.services.scheduler.fleet.worker import (
+    TRANSITIONS,
+    Held,
+    OrderedLoad,
+    Presence,
+    Worker,
+    newly_failed,
+)
+from stoker.services.scheduler.fleet.workers import LOAD_BELIEVED_S, Fleet
 
 MB = 10**6
 NOW = 1000.0

@@ -7,8 +7,8 @@ way to a newer one, a revoked one ends without a word, the first terminal event 
 
 from dataclasses import dataclass, field
 
-from schemas.catalog import Spec
-from schemas.workers import (
+from stoker.schemas.catalog import Spec
+from stoker.schemas.workers import (
     Accepted,
     Assignment,
     AssignmentAnswer,

@@ -15,11 +15,11 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from schemas.catalog import Model, Spec
-from schemas.jobs import Job
-from schemas.workers import AssignmentAnswer, Finished, Outcome, RunningJob
-from services.scheduler.core import Scheduler
-from services.scheduler.protocol import commands, events
+from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.jobs import Job
+from stoker.schemas.workers import AssignmentAnswer, Finished, Outcome, RunningJob
+from stoker.services.scheduler.core import Scheduler
+from stoker.services.scheduler.protocol import commands, events
 from tests.unit.scheduler.making import make_job
 from tests.unit.scheduler.misfortunes import Misfortunes
 from tests.unit.scheduler.store import Results

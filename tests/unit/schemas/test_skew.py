@@ -6,14 +6,14 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from schemas import wire
-from schemas.catalog import Model, ResourceProfile
-from schemas.discovery import Schema
-from schemas.fleet import Explanation, JobsPage, JobView, ModelReplicas, PlatformEvent, QueueDepth
-from schemas.job_events import Failed, LiveEvent, StoredRecord, Terminal
-from schemas.jobs import Job, JobHead
-from schemas.skew import UNKNOWN_IS
-from schemas.workers import (
+from stoker.schemas import wire
+from stoker.schemas.catalog import Model, ResourceProfile
+from stoker.schemas.discovery import Schema
+from stoker.schemas.fleet import Explanation, JobsPage, JobView, ModelReplicas, PlatformEvent, QueueDepth
+from stoker.schemas.job_events import Failed, LiveEvent, StoredRecord, Terminal
+from stoker.schemas.jobs import Job, JobHead
+from stoker.schemas.skew import UNKNOWN_IS
+from stoker.schemas.workers import (
     Assignment,
     AssignmentAnswer,
     Finished,
@@ -23,7 +23,7 @@ from schemas.workers import (
     ReplayRequest,
     Revocation,
 )
-from services.records.results import Result, read_record
+from stoker.services.records.results import Result, read_record
 
 MESSAGES: list[Any] = [
     Model, ResourceProfile, Schema, Explanation, JobsPage, JobView, ModelReplicas, PlatformEvent, QueueDepth,

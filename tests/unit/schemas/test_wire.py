@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import wire
-from schemas.catalog import (
+from stoker.schemas import wire
+from stoker.schemas.catalog import (
     MEMORY_PER_FILE_BYTE,
     NEEDS_GPU,
     Adapter,
@@ -19,8 +19,8 @@ from schemas.catalog import (
     memory_needed_bytes,
     weights_key,
 )
-from schemas.fleet import Candidate, JobsPage, JobView, ModelReplicas, PlatformEvent, QueueDepth
-from schemas.job_events import (
+from stoker.schemas.fleet import Candidate, JobsPage, JobView, ModelReplicas, PlatformEvent, QueueDepth
+from stoker.schemas.job_events import (
     Assigned,
     Cancelled,
     Completed,
@@ -44,7 +44,7 @@ from schemas.job_events import (
     Timings,
     ValueOutput,
 )
-from schemas.jobs import (
+from stoker.schemas.jobs import (
     Attachment,
     CallInput,
     ChatInput,
@@ -59,10 +59,10 @@ from schemas.jobs import (
     UpscaleInput,
     work_units,
 )
-from schemas.keys import ApiKey
-from schemas.openai import ChatMessage, ImagePart, ImageUrl, TextPart, Usage
-from schemas.subjects import from_token
-from schemas.workers import Assignment, AssignmentAnswer, Heartbeat, Replay, ResidentModel
+from stoker.schemas.keys import ApiKey
+from stoker.schemas.openai import ChatMessage, ImagePart, ImageUrl, TextPart, Usage
+from stoker.schemas.subjects import from_token
+from stoker.schemas.workers import Assignment, AssignmentAnswer, Heartbeat, Replay, ResidentModel
 
 END: dict[str, Any] = {"job": "j", "model": "m", "created_at": 1.0, "finished_at": 2.0}
 OUTPUTS = (

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from schemas.workers import Assignment
 from stoker.cli.main import app
+from stoker.schemas.workers import Assignment
 from stoker.simulation.making import plan
 from stoker.simulation.outcome import Outcome, outcome, quantile
 from stoker.simulation.policies import POLICIES, Stoker

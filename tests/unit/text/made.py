@@ -5,9 +5,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from schemas.job_events import Alternative, CallPart, Delta, TextOutput, TokenChance
-from schemas.openai import PromptTokens, Usage
-from services.gateway.text.writing import Writer
+from stoker.schemas.job_events import Alternative, CallPart, Delta, TextOutput, TokenChance
+from stoker.schemas.openai import PromptTokens, Usage
+from stoker.services.gateway.text.writing import Writer
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=30)
 NAMES = st.sampled_from(["add", "remove", "search"])

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import wire
-from schemas.anthropic import AnthropicErrorAnswer, CountTokensRequest, MessagesRequest
-from schemas.job_events import TextOutput
-from schemas.jobs import CompletionInput, Job
-from schemas.openai import Usage
-from services.gateway.edge.problems import RequestError, answer_body
-from services.gateway.text.anthropic_text import MessageWriter, answer_of, chat_of, messages_of, tools_of
+from stoker.schemas import wire
+from stoker.schemas.anthropic import AnthropicErrorAnswer, CountTokensRequest, MessagesRequest
+from stoker.schemas.job_events import TextOutput
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.schemas.openai import Usage
+from stoker.services.gateway.edge.problems import RequestError, answer_body
+from stoker.services.gateway.text.anthropic_text import MessageWriter, answer_of, chat_of, messages_of, tools_of
 from tests.unit.text.made import call, deltas_of, events_of, outputs, written
 
 JOB = Job("j1", "m", CompletionInput("x"), "g", 12.0)

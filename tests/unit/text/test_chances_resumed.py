@@ -1,10 +1,10 @@
 """Chances of tokens and parts of calls, where a watcher comes late and where a job is run again."""
 
-from schemas.job_events import Alternative, CallPart, Completed, Delta, TextOutput, TokenChance
-from schemas.openai import Usage
-from schemas.workers import SentText
-from services.gateway.watching.resume import Cursor
-from services.worker.jobs.event_log import EventLog
+from stoker.schemas.job_events import Alternative, CallPart, Completed, Delta, TextOutput, TokenChance
+from stoker.schemas.openai import Usage
+from stoker.schemas.workers import SentText
+from stoker.services.gateway.watching.resume import Cursor
+from stoker.services.worker.jobs.event_log import EventLog
 
 TEXT = "one two three"
 

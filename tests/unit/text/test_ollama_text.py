@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import wire
-from schemas.job_events import Completed, TextOutput, Timings
-from schemas.jobs import CompletionInput, Job
-from schemas.ollama import OllamaChatRequest, OllamaGenerateRequest
-from schemas.openai import ChatCompletionRequest, CompletionRequest, Usage
-from services.gateway.edge.problems import RequestError, answer_body
-from services.gateway.text.ollama_text import (
+from stoker.schemas import wire
+from stoker.schemas.job_events import Completed, TextOutput, Timings
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.schemas.ollama import OllamaChatRequest, OllamaGenerateRequest
+from stoker.schemas.openai import ChatCompletionRequest, CompletionRequest, Usage
+from stoker.services.gateway.edge.problems import RequestError, answer_body
+from stoker.services.gateway.text.ollama_text import (
     Lines,
     LineWriter,
     calls_of,

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from schemas import wire
-from schemas.job_events import CallPart, Delta, TextOutput
-from schemas.jobs import CompletionInput, Job
-from schemas.openai import ChatCompletionRequest, ChatMessage, CompletionRequest, StreamOptions, Usage
-from services.gateway.edge.problems import RequestError
-from services.gateway.text.openai_text import (
+from stoker.schemas import wire
+from stoker.schemas.job_events import CallPart, Delta, TextOutput
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.schemas.openai import ChatCompletionRequest, ChatMessage, CompletionRequest, StreamOptions, Usage
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.text.openai_text import (
     ChatWriter,
     CompletionWriter,
     chat_answer,
@@ -21,7 +21,7 @@ from services.gateway.text.openai_text import (
     echoed,
     summed,
 )
-from services.gateway.text.writing import CallsGiven, completion_logprobs
+from stoker.services.gateway.text.writing import CallsGiven, completion_logprobs
 from tests.unit.text.made import call, deltas_of, events_of, outputs, written
 
 JOB = Job("j1", "m", CompletionInput("x"), "g", 12.0)

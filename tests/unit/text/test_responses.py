@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from schemas import wire
-from schemas.job_events import TextOutput
-from schemas.openai import ChatMessage, Usage
-from schemas.responses import Reasoning, ResponsesRequest, TextForm
-from services.gateway.edge.problems import RequestError
-from services.gateway.text.responses_input import chat_of, conversation, items_of
-from services.gateway.text.responses_output import (
+from stoker.schemas import wire
+from stoker.schemas.job_events import TextOutput
+from stoker.schemas.openai import ChatMessage, Usage
+from stoker.schemas.responses import Reasoning, ResponsesRequest, TextForm
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.text.responses_input import chat_of, conversation, items_of
+from stoker.services.gateway.text.responses_output import (
     ResponseWriter,
     answer_message,
     answer_of,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from schemas.job_events import (
+from stoker.schemas.job_events import (
     Assigned,
     Completed,
     Delta,
@@ -15,11 +15,11 @@ from schemas.job_events import (
     Started,
     TextOutput,
 )
-from schemas.jobs import CompletionInput, Job
-from schemas.openai import ChatCompletionRequest, ChatMessage, Usage
-from services.gateway.edge.problems import RequestError
-from services.gateway.text.openai_text import ChatWriter
-from services.gateway.text.runs import _Streaming, answers_headers
+from stoker.schemas.jobs import CompletionInput, Job
+from stoker.schemas.openai import ChatCompletionRequest, ChatMessage, Usage
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.text.openai_text import ChatWriter
+from stoker.services.gateway.text.runs import _Streaming, answers_headers
 from tests.unit.text.made import events_of
 
 ASKED = ChatCompletionRequest(model="m", messages=(ChatMessage("user", "hi"),), n=2)

@@ -5,8 +5,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from schemas.workers import Tier
-from services.worker.models.cache import (
+from stoker.schemas.workers import Tier
+from stoker.services.worker.models.cache import (
     TRANSITIONS,
     DoesNotFit,
     Entry,

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.workers import Tier
-from services.worker.models.cache import DoesNotFit, Entry, Eviction, IllegalMove, ModelCache, NoRoomNow
+from stoker.schemas.workers import Tier
+from stoker.services.worker.models.cache import DoesNotFit, Entry, Eviction, IllegalMove, ModelCache, NoRoomNow
 
 GB = 10**9
 

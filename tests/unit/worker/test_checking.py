@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from schemas.job_events import CallPart, TextOutput
-from schemas.jobs import ChatInput
-from schemas.openai import ChatMessage, Usage
-from services.worker.engines.base import Emitter, EngineError, Request
-from services.worker.engines.text.checking import CALL_CUT_OFF, CALL_FAILED, SCHEMA_NOT_MET, checked
 from stoker.functions.output import OutputPart
+from stoker.schemas.job_events import CallPart, TextOutput
+from stoker.schemas.jobs import ChatInput
+from stoker.schemas.openai import ChatMessage, Usage
+from stoker.services.worker.engines.base import Emitter, EngineError, Request
+from stoker.services.worker.engines.text.checking import CALL_CUT_OFF, CALL_FAILED, SCHEMA_NOT_MET, checked
 
 NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 BOUNDED = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 5}}, "required": ["n"]}

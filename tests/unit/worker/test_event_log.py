@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.job_events import Delta, Progress, SmallEvent, Started
-from schemas.workers import SentText
-from services.worker.jobs import event_log
-from services.worker.jobs.event_log import EventLog
+from stoker.schemas.job_events import Delta, Progress, SmallEvent, Started
+from stoker.schemas.workers import SentText
+from stoker.services.worker.jobs import event_log
+from stoker.services.worker.jobs.event_log import EventLog
 
 
 def note_step(log: EventLog, step: int) -> Progress:

@@ -1,7 +1,7 @@
 """Loads that failed: which of them count, and for how long they are told."""
 
-from services.worker.models.asking import LoadError
-from services.worker.models.failures import CRASHES_BELIEVED, REMEMBERED_S, LoadFailures
+from stoker.services.worker.models.asking import LoadError
+from stoker.services.worker.models.failures import CRASHES_BELIEVED, REMEMBERED_S, LoadFailures
 
 NOW = 100.0
 

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from schemas.jobs import ChatInput
-from schemas.openai import ChatMessage
-from services.process.json_schemas import JsonSchema
-from services.worker.engines.base import Request
-from services.worker.engines.text.forced_calls import ForcedCalls, Unmet, call_id
-from services.worker.engines.text.generation import Generation, chat_body
 from stoker.functions.output import OutputPart
+from stoker.schemas.jobs import ChatInput
+from stoker.schemas.openai import ChatMessage
+from stoker.services.process.json_schemas import JsonSchema
+from stoker.services.worker.engines.base import Request
+from stoker.services.worker.engines.text.forced_calls import ForcedCalls, Unmet, call_id
+from stoker.services.worker.engines.text.generation import Generation, chat_body
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = tuple(

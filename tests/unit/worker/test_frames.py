@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.job_events import ValueOutput
-from schemas.jobs import CompletionInput
-from services.worker.runner.messages import (
+from stoker.functions.frames import Frames, frame
+from stoker.schemas.job_events import ValueOutput
+from stoker.schemas.jobs import CompletionInput
+from stoker.services.worker.runner.messages import (
     Cancel,
     FilesDone,
     FromRunner,
@@ -26,8 +27,7 @@ from services.worker.runner.messages import (
     Unload,
     messages,
 )
-from services.worker.runner.runner import _frame
-from stoker.functions.frames import Frames, frame
+from stoker.services.worker.runner.runner import _frame
 
 TEXTS = st.builds(Text, st.text(max_size=5), st.text(max_size=40), st.integers(0, 9))
 SAID = st.one_of(

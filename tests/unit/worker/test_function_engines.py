@@ -8,15 +8,23 @@ from typing import Any
 
 import pytest
 
-from schemas.job_events import ValueOutput
-from schemas.jobs import CallInput, FunctionInput, JobInput, LoadInput
-from services.worker.engines.base import Cancellation, Content, EngineError, Files, ModelFiles, Request, Stopped
-from services.worker.engines.functions.custom import CustomEngine, allowed_handlers
-from services.worker.engines.functions.function import FunctionEngine, _ended
-from services.worker.engines.functions.function_host import HostDied, HostProcess
-from services.worker.engines.registry import CAPABILITIES, ENGINES, HANDLERS_VARIABLE, create
 from stoker.functions.messages import Call
 from stoker.functions.output import OutputPart
+from stoker.schemas.job_events import ValueOutput
+from stoker.schemas.jobs import CallInput, FunctionInput, JobInput, LoadInput
+from stoker.services.worker.engines.base import (
+    Cancellation,
+    Content,
+    EngineError,
+    Files,
+    ModelFiles,
+    Request,
+    Stopped,
+)
+from stoker.services.worker.engines.functions.custom import CustomEngine, allowed_handlers
+from stoker.services.worker.engines.functions.function import FunctionEngine, _ended
+from stoker.services.worker.engines.functions.function_host import HostDied, HostProcess
+from stoker.services.worker.engines.registry import CAPABILITIES, ENGINES, HANDLERS_VARIABLE, create
 from tests.waiting import eventually
 
 HERE = __name__

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from schemas.job_events import ValueOutput
-from schemas.jobs import FunctionInput
-from services.worker.engines.base import Cancellation, EngineError, ModelFiles, Request, Stopped
-from services.worker.engines.functions.function import FunctionEngine
-from services.worker.engines.functions.function_host import MARKER
-from services.worker.engines.registry import CAPABILITIES
 from stoker.functions.leftovers import descendants
+from stoker.schemas.job_events import ValueOutput
+from stoker.schemas.jobs import FunctionInput
+from stoker.services.worker.engines.base import Cancellation, EngineError, ModelFiles, Request, Stopped
+from stoker.services.worker.engines.functions.function import FunctionEngine
+from stoker.services.worker.engines.functions.function_host import MARKER
+from stoker.services.worker.engines.registry import CAPABILITIES
 from tests.fixtures.faults import FAULTS
 from tests.unit.worker.test_function_hosts import Listening, is_there
 from tests.waiting import eventually

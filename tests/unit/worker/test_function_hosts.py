@@ -9,12 +9,19 @@ from typing import Any
 
 import pytest
 
-from schemas.job_events import ValueOutput
-from schemas.jobs import FunctionInput
-from services.worker.engines.base import Cancellation, EngineError, ModelFiles, Request, RunOutput, Stopped
-from services.worker.engines.functions.function import FunctionEngine
-from services.worker.engines.registry import CAPABILITIES
 from stoker.functions.output import OutputLog, OutputPart
+from stoker.schemas.job_events import ValueOutput
+from stoker.schemas.jobs import FunctionInput
+from stoker.services.worker.engines.base import (
+    Cancellation,
+    EngineError,
+    ModelFiles,
+    Request,
+    RunOutput,
+    Stopped,
+)
+from stoker.services.worker.engines.functions.function import FunctionEngine
+from stoker.services.worker.engines.registry import CAPABILITIES
 from tests.fixtures.faults import FAULTS
 from tests.waiting import eventually
 

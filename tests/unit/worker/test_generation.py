@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.job_events import CallPart, TokenChance
-from schemas.jobs import ChatInput, CompletionInput, Sampling
-from schemas.openai import ChatMessage, Usage
-from services.worker.engines.base import EngineError, Request
-from services.worker.engines.text.forced_calls import call_id
-from services.worker.engines.text.generation import (
+from stoker.functions.output import OutputPart
+from stoker.schemas.job_events import CallPart, TokenChance
+from stoker.schemas.jobs import ChatInput, CompletionInput, Sampling
+from stoker.schemas.openai import ChatMessage, Usage
+from stoker.services.worker.engines.base import EngineError, Request
+from stoker.services.worker.engines.text.forced_calls import call_id
+from stoker.services.worker.engines.text.generation import (
     Generation,
     ToolCalls,
     chat_body,
@@ -20,7 +21,6 @@ from services.worker.engines.text.generation import (
     completion_body,
     left_tokens,
 )
-from stoker.functions.output import OutputPart
 
 CALLS = st.lists(st.tuples(st.sampled_from(["add", "remove"]), st.text(max_size=20)), min_size=1, max_size=3)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.worker.engines.text.gguf_header import BadGguf, read_header
+from stoker.services.worker.engines.text.gguf_header import BadGguf, read_header
 from tests.fixtures.text_models import CHAT
 
 

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from schemas.workers import Resources
-from services.worker.engines.registry import CAPABILITIES, ENGINES, engines_of, family_of
-from services.worker.models.asking import LoadError, RunnerAnswers
-from services.worker.runner.messages import Load, Loaded, Message, Unload
-from services.worker.runner.process import RunnerAway
-from services.worker.runner.runners import merged
+from stoker.schemas.workers import Resources
+from stoker.services.worker.engines.registry import CAPABILITIES, ENGINES, engines_of, family_of
+from stoker.services.worker.models.asking import LoadError, RunnerAnswers
+from stoker.services.worker.runner.messages import Load, Loaded, Message, Unload
+from stoker.services.worker.runner.process import RunnerAway
+from stoker.services.worker.runner.runners import merged
 
 
 def test_every_engine_is_in_one_family_and_each_family_has_its_engines() -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from services.worker.jobs import scratch
-from services.worker.jobs.scratch import LOCK, PREFIX, Scratch
+from stoker.services.worker.jobs import scratch
+from stoker.services.worker.jobs.scratch import LOCK, PREFIX, Scratch
 
 LEAVES = """
 import os, sys
 from pathlib import Path
-from services.worker.jobs.scratch import Scratch
+from stoker.services.worker.jobs.scratch import Scratch
 found = Scratch()
 Path(found.folder()).mkdir()
 print(found.folder(), flush=True)

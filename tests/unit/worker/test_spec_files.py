@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.catalog import Spec, SpecFile
-from services.worker.models.spec_files import VARIABLE, files_folder, placed
+from stoker.schemas.catalog import Spec, SpecFile
+from stoker.services.worker.models.spec_files import VARIABLE, files_folder, placed
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.worker.jobs.steps import MAX_WEIGHTS, STEPS_OF_GRACE, StepTimes
+from stoker.services.worker.jobs.steps import MAX_WEIGHTS, STEPS_OF_GRACE, StepTimes
 
 SECONDS = st.floats(0, 1e4)
 

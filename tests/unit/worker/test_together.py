@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.catalog import Model, Spec, weights_key
-from schemas.jobs import FunctionInput, Job
-from schemas.workers import Assignment, EngineCapability
-from services.process.tasks import TaskOwner
-from services.worker.jobs.attempt import Attempt
-from services.worker.jobs.core import WorkerCore
-from services.worker.models.asking import LoadError
-from services.worker.models.cache import DoesNotFit, ModelCache, NoRoomNow, Wanted
-from services.worker.models.loader import Loader
-from services.worker.models.together import hold_together
-from services.worker.runner.messages import Load, Loaded, LoadFailed, Message, Unload
+from stoker.schemas.catalog import Model, Spec, weights_key
+from stoker.schemas.jobs import FunctionInput, Job
+from stoker.schemas.workers import Assignment, EngineCapability
+from stoker.services.process.tasks import TaskOwner
+from stoker.services.worker.jobs.attempt import Attempt
+from stoker.services.worker.jobs.core import WorkerCore
+from stoker.services.worker.models.asking import LoadError
+from stoker.services.worker.models.cache import DoesNotFit, ModelCache, NoRoomNow, Wanted
+from stoker.services.worker.models.loader import Loader
+from stoker.services.worker.models.together import hold_together
+from stoker.services.worker.runner.messages import Load, Loaded, LoadFailed, Message, Unload
 from tests.waiting import eventually
 
 MB = 10**6

@@ -9,16 +9,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.worker.models.weights import resolve as resolving
-from services.worker.models.weights.detect import (
+from stoker.services.worker.models.weights import resolve as resolving
+from stoker.services.worker.models.weights.detect import (
     MAX_HEADER_BYTES,
     UnknownCheckpoint,
     detect,
     safetensors_header,
     tensor_shapes,
 )
-from services.worker.models.weights.lora import cross_attention_dim, why_unfit
-from services.worker.models.weights.resolve import WeightsError, is_cached, local_path, resolve, size_bytes
+from stoker.services.worker.models.weights.lora import cross_attention_dim, why_unfit
+from stoker.services.worker.models.weights.resolve import (
+    WeightsError,
+    is_cached,
+    local_path,
+    resolve,
+    size_bytes,
+)
 
 SAME_FOLDER = settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60

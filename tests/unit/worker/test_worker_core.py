@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalog import Spec
-from schemas.jobs import Attachment, CompletionInput, ImageInput, Job, JobInput
-from schemas.workers import Accepted, Assignment, EngineCapability, Refused
-from services.worker.jobs.attempt import HOLDS, Attempt, Phase, StopReason
-from services.worker.jobs.core import WorkerCore
+from stoker.schemas.catalog import Spec
+from stoker.schemas.jobs import Attachment, CompletionInput, ImageInput, Job, JobInput
+from stoker.schemas.workers import Accepted, Assignment, EngineCapability, Refused
+from stoker.services.worker.jobs.attempt import HOLDS, Attempt, Phase, StopReason
+from stoker.services.worker.jobs.core import WorkerCore
 
 ENGINES = {
     "text": EngineCapability(2, 1, ("TextGeneration",)),

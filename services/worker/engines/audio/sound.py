@@ -11,7 +11,7 @@ from typing import Any
 import av
 import numpy
 
-from services.worker.engines.base import Cancellation, EngineError, Stopped
+from stoker.services.worker.engines.base import Cancellation, EngineError, Stopped
 
 RATE_HZ = 16_000
 """What Whisper listens to: one channel of so many samples a second."""

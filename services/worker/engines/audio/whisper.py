@@ -16,13 +16,13 @@ import ctranslate2
 import msgspec
 from faster_whisper import WhisperModel
 
-from schemas.job_events import FailureKind, ValueOutput
-from schemas.jobs import TranscriptionInput
-from schemas.transcripts import SpokenSegment, SpokenWord, Transcript
-from schemas.workers import EngineCapability
-from services.worker.engines.audio.features import PiecewiseFeatures
-from services.worker.engines.audio.sound import samples_of
-from services.worker.engines.base import (
+from stoker.schemas.job_events import FailureKind, ValueOutput
+from stoker.schemas.jobs import TranscriptionInput
+from stoker.schemas.transcripts import SpokenSegment, SpokenWord, Transcript
+from stoker.schemas.workers import EngineCapability
+from stoker.services.worker.engines.audio.features import PiecewiseFeatures
+from stoker.services.worker.engines.audio.sound import samples_of
+from stoker.services.worker.engines.base import (
     Cancellation,
     Emitter,
     EngineError,
@@ -31,8 +31,8 @@ from services.worker.engines.base import (
     RunOutput,
     Stopped,
 )
-from services.worker.models.weights.detect import UnknownCheckpoint
-from services.worker.models.weights.speech import whisper_parameters
+from stoker.services.worker.models.weights.detect import UnknownCheckpoint
+from stoker.services.worker.models.weights.speech import whisper_parameters
 
 AUDIO = "audio"
 """The file of an input that is listened to."""

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from schemas.job_events import ValueOutput
-from schemas.jobs import CallInput
-from schemas.workers import EngineCapability
-from services.worker.engines.base import (
+from stoker.schemas.job_events import ValueOutput
+from stoker.schemas.jobs import CallInput
+from stoker.schemas.workers import EngineCapability
+from stoker.services.worker.engines.base import (
     Cancellation,
     Emitter,
     EngineError,
@@ -25,7 +25,7 @@ from services.worker.engines.base import (
     RunOutput,
     Stopped,
 )
-from services.worker.engines.registry import HANDLERS_VARIABLE
+from stoker.services.worker.engines.registry import HANDLERS_VARIABLE
 
 
 def allowed_handlers() -> tuple[str, ...]:

@@ -13,10 +13,19 @@ from typing import Any, Self
 
 import msgspec
 
-from schemas.job_events import SavedFile, ValueOutput
-from schemas.jobs import FunctionInput
-from schemas.workers import EngineCapability
-from services.worker.engines.base import (
+from stoker.functions.messages import (
+    Call,
+    CallDone,
+    CallPrinted,
+    CallProgress,
+    ChildAsked,
+    ChildEnded,
+    ChildLeft,
+)
+from stoker.schemas.job_events import SavedFile, ValueOutput
+from stoker.schemas.jobs import FunctionInput
+from stoker.schemas.workers import EngineCapability
+from stoker.services.worker.engines.base import (
     Cancellation,
     ChildEnd,
     Content,
@@ -29,16 +38,7 @@ from services.worker.engines.base import (
     RunOutput,
     Stopped,
 )
-from services.worker.engines.functions.function_host import HostDied, HostProcess, Told, end_abandoned
-from stoker.functions.messages import (
-    Call,
-    CallDone,
-    CallPrinted,
-    CallProgress,
-    ChildAsked,
-    ChildEnded,
-    ChildLeft,
-)
+from stoker.services.worker.engines.functions.function_host import HostDied, HostProcess, Told, end_abandoned
 
 CANCEL_GRACE_S = 1.0
 """How long a cancelled call may take to notice."""

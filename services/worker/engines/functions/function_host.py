@@ -25,8 +25,6 @@ from typing import Any
 
 import msgspec
 
-from services.process.logs import get_logger
-from services.worker.engines.base import EngineError
 from stoker.functions.environments import Environment, environment_of
 from stoker.functions.frames import Frames, frame
 from stoker.functions.leftovers import end_marked, end_processes
@@ -53,6 +51,8 @@ from stoker.functions.messages import (
     UnloadModel,
 )
 from stoker.functions.output import OutputLog
+from stoker.services.process.logs import get_logger
+from stoker.services.worker.engines.base import EngineError
 
 log = get_logger("functions")
 

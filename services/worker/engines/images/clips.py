@@ -9,10 +9,10 @@ from typing import Any
 import numpy
 from PIL import Image
 
-from schemas.discovery import FRAMES
-from schemas.formats import OutputFormat
-from schemas.jobs import ImageInput
-from services.worker.engines.base import EngineError
+from stoker.schemas.discovery import FRAMES
+from stoker.schemas.formats import OutputFormat
+from stoker.schemas.jobs import ImageInput
+from stoker.services.worker.engines.base import EngineError
 
 RATES = {
     "AnimateDiff": 8,

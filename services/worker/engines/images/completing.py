@@ -5,9 +5,9 @@ from typing import Any
 
 from PIL import Image
 
-from services.worker.engines.base import EngineError
-from services.worker.engines.images.drawing import parameters_of, size_of
-from services.worker.models.weights.detect import Checkpoint
+from stoker.services.worker.engines.base import EngineError
+from stoker.services.worker.engines.images.drawing import parameters_of, size_of
+from stoker.services.worker.models.weights.detect import Checkpoint
 
 DEFAULT_EDGE_PX = 512
 INPAINT_CHANNELS = 9

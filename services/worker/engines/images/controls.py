@@ -12,11 +12,11 @@ from typing import Any
 
 import diffusers
 
-from schemas.drawing import Control
-from services.worker.engines.base import EngineError
-from services.worker.engines.images.drawing import parameters_of
-from services.worker.engines.images.reading import opaque, read_picture
-from services.worker.models.weights.detect import Checkpoint
+from stoker.schemas.drawing import Control
+from stoker.services.worker.engines.base import EngineError
+from stoker.services.worker.engines.images.drawing import parameters_of
+from stoker.services.worker.engines.images.reading import opaque, read_picture
+from stoker.services.worker.models.weights.detect import Checkpoint
 
 TASKS = ("Img2ImgPipeline", "InpaintPipeline", "Pipeline")
 """How the names of classes end, by task."""

@@ -24,10 +24,10 @@ from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from transformers.utils import logging as transformers_logging
 
-from schemas.catalog import Adapter
-from schemas.jobs import ImageInput, UpscaleInput
-from schemas.workers import CapabilityCard, EngineCapability
-from services.worker.engines.base import (
+from stoker.schemas.catalog import Adapter
+from stoker.schemas.jobs import ImageInput, UpscaleInput
+from stoker.schemas.workers import CapabilityCard, EngineCapability
+from stoker.services.worker.engines.base import (
     Cancellation,
     Emitter,
     EngineError,
@@ -38,17 +38,17 @@ from services.worker.engines.base import (
     Stopped,
     Task,
 )
-from services.worker.engines.images import drawing
-from services.worker.engines.images.clips import rate_of
-from services.worker.engines.images.completing import check_start, completed
-from services.worker.engines.images.controls import Controls, control_arguments
-from services.worker.engines.images.edits import Start, start_of
-from services.worker.engines.images.embeddings import Embeddings, load_embeddings
-from services.worker.engines.images.finite import Drawn, whole
-from services.worker.engines.images.loras import PipelineLoras
-from services.worker.engines.images.made import Made, parameters_of_call
-from services.worker.engines.images.passes import call, drawn_from, drawn_twice, free_memory
-from services.worker.engines.images.pipelines import (
+from stoker.services.worker.engines.images import drawing
+from stoker.services.worker.engines.images.clips import rate_of
+from stoker.services.worker.engines.images.completing import check_start, completed
+from stoker.services.worker.engines.images.controls import Controls, control_arguments
+from stoker.services.worker.engines.images.edits import Start, start_of
+from stoker.services.worker.engines.images.embeddings import Embeddings, load_embeddings
+from stoker.services.worker.engines.images.finite import Drawn, whole
+from stoker.services.worker.engines.images.loras import PipelineLoras
+from stoker.services.worker.engines.images.made import Made, parameters_of_call
+from stoker.services.worker.engines.images.passes import call, drawn_from, drawn_twice, free_memory
+from stoker.services.worker.engines.images.pipelines import (
     build,
     bytes_of,
     device_of,
@@ -56,7 +56,7 @@ from services.worker.engines.images.pipelines import (
     examine,
     weights_bytes,
 )
-from services.worker.engines.images.prompts import (
+from stoker.services.worker.engines.images.prompts import (
     TEXTS,
     cut_tokens,
     pieces_of,
@@ -64,13 +64,13 @@ from services.worker.engines.images.prompts import (
     texts_of,
     weights_remark,
 )
-from services.worker.engines.images.schedulers import Schedulers
-from services.worker.engines.images.self_test import check_draws
-from services.worker.engines.images.signatures import schema_of, task_classes
-from services.worker.engines.images.tiling import tiled
-from services.worker.engines.images.upscaling import enlarged
-from services.worker.models.weights.detect import Checkpoint
-from services.worker.runner.resources import measure
+from stoker.services.worker.engines.images.schedulers import Schedulers
+from stoker.services.worker.engines.images.self_test import check_draws
+from stoker.services.worker.engines.images.signatures import schema_of, task_classes
+from stoker.services.worker.engines.images.tiling import tiled
+from stoker.services.worker.engines.images.upscaling import enlarged
+from stoker.services.worker.models.weights.detect import Checkpoint
+from stoker.services.worker.runner.resources import measure
 
 SDXL_EDGE_PX = 1024
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from schemas.jobs import ImageInput
-from services.worker.engines.base import EngineError, Stopped, Task
-from services.worker.engines.images.edits import Start, with_a_step
-from services.worker.engines.images.latents import preview_of
-from services.worker.engines.images.layers import check_layers, layers_skipped
-from services.worker.engines.images.variation import varied_noise
-from services.worker.engines.images.writing import written
+from stoker.schemas.jobs import ImageInput
+from stoker.services.worker.engines.base import EngineError, Stopped, Task
+from stoker.services.worker.engines.images.edits import Start, with_a_step
+from stoker.services.worker.engines.images.latents import preview_of
+from stoker.services.worker.engines.images.layers import check_layers, layers_skipped
+from stoker.services.worker.engines.images.variation import varied_noise
+from stoker.services.worker.engines.images.writing import written
 
 PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageChops, ImageFilter
 
-from schemas.jobs import ImageInput
-from services.worker.engines.images.clips import Clip
-from services.worker.engines.images.reading import mask_of, opaque, read_mask, read_picture
+from stoker.schemas.jobs import ImageInput
+from stoker.services.worker.engines.images.clips import Clip
+from stoker.services.worker.engines.images.reading import mask_of, opaque, read_mask, read_picture
 
 MULTIPLE_PX = 8
 MAX_EDGE_PX = 2048

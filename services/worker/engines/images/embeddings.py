@@ -20,9 +20,9 @@ import msgspec
 import torch
 from torch import Tensor
 
-from services.worker.engines.base import EngineError
-from services.worker.engines.images.prompts import encoders_of, takes_pieces
-from services.worker.models.weights.detect import UnknownCheckpoint, read_safely
+from stoker.services.worker.engines.base import EngineError
+from stoker.services.worker.engines.images.prompts import encoders_of, takes_pieces
+from stoker.services.worker.models.weights.detect import UnknownCheckpoint, read_safely
 
 SUFFIXES = (".safetensors", ".pt", ".bin")
 MAX_FILES, MAX_TOLD = 200, 50

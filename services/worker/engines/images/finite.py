@@ -11,9 +11,9 @@ import numpy
 import torch
 from PIL import Image
 
-from services.worker.engines.base import EngineError
-from services.worker.engines.images.clips import Clip
-from services.worker.engines.images.latents import as_rows, scaled
+from stoker.services.worker.engines.base import EngineError
+from stoker.services.worker.engines.images.clips import Clip
+from stoker.services.worker.engines.images.latents import as_rows, scaled
 
 Drawn = Image.Image | Clip | None
 """A picture or a video; None where it is NaN."""

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from PIL import Image, ImageOps
 
-from schemas.drawing import LATENT_UPSCALERS, UPSCALERS, HiresFix
-from services.worker.engines.base import EngineError
-from services.worker.engines.images.edits import MAX_EDGE_PX, with_a_step
-from services.worker.engines.images.prompts import PIPELINES, XL_PIPELINES
+from stoker.schemas.drawing import LATENT_UPSCALERS, UPSCALERS, HiresFix
+from stoker.services.worker.engines.base import EngineError
+from stoker.services.worker.engines.images.edits import MAX_EDGE_PX, with_a_step
+from stoker.services.worker.engines.images.prompts import PIPELINES, XL_PIPELINES
 
 Size = tuple[int, int]
 RESAMPLING = {

@@ -7,7 +7,7 @@ with two text encoders (SDXL) one already: there 1 and 2 are both the model's ow
 
 from typing import Any
 
-from services.worker.engines.base import EngineError
+from stoker.services.worker.engines.base import EngineError
 
 
 def layers_skipped(pipeline: Any, clip_skip: int | None) -> int | None:

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from services.worker.engines.images.lora_patches import Patch
-from services.worker.models.weights.detect import UnknownCheckpoint, read_pickle
+from stoker.services.worker.engines.images.lora_patches import Patch
+from stoker.services.worker.models.weights.detect import UnknownCheckpoint, read_pickle
 
 ROLES = {
     "lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid",

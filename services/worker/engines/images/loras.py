@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from schemas.catalog import Adapter
-from services.worker.engines.base import EngineError
-from services.worker.engines.images.lora_files import LoraFile, read_lora
-from services.worker.engines.images.lora_patches import Unfit
-from services.worker.models.weights.detect import UnknownCheckpoint
-from services.worker.models.weights.lora import why_unfit
+from stoker.schemas.catalog import Adapter
+from stoker.services.worker.engines.base import EngineError
+from stoker.services.worker.engines.images.lora_files import LoraFile, read_lora
+from stoker.services.worker.engines.images.lora_patches import Unfit
+from stoker.services.worker.models.weights.detect import UnknownCheckpoint
+from stoker.services.worker.models.weights.lora import why_unfit
 
 MAX_KEPT = 16
 """LoRAs whose patches are kept in RAM; beyond that those not asked for now are let go."""

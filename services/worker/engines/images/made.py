@@ -7,14 +7,14 @@ from typing import Any
 
 from PIL import Image
 
-from schemas.job_events import Picture
-from schemas.jobs import ImageInput, picture_seed
-from services.worker.engines.base import EngineError, Images, Request, Task
-from services.worker.engines.images.clips import Clip, written_clip
-from services.worker.engines.images.drawing import StepWatch, size_of
-from services.worker.engines.images.finite import Drawn, whole
-from services.worker.engines.images.latents import as_rows, pooled_latents
-from services.worker.engines.images.writing import infotext, sampler_of, written
+from stoker.schemas.job_events import Picture
+from stoker.schemas.jobs import ImageInput, picture_seed
+from stoker.services.worker.engines.base import EngineError, Images, Request, Task
+from stoker.services.worker.engines.images.clips import Clip, written_clip
+from stoker.services.worker.engines.images.drawing import StepWatch, size_of
+from stoker.services.worker.engines.images.finite import Drawn, whole
+from stoker.services.worker.engines.images.latents import as_rows, pooled_latents
+from stoker.services.worker.engines.images.writing import infotext, sampler_of, written
 
 
 def parameters_of_call(given: dict[str, Any], image: Drawn) -> dict[str, Any]:

@@ -9,21 +9,21 @@ from typing import Any
 
 import torch
 
-from schemas.drawing import LATENT_UPSCALERS
-from schemas.jobs import ImageInput
-from services.worker.engines.base import EngineError
-from services.worker.engines.images.clips import Clip, clips_of
-from services.worker.engines.images.drawing import StepWatch, parameters_of, steps_of
-from services.worker.engines.images.edits import Start, kept_whole
-from services.worker.engines.images.finite import Drawn, pictures_of, whole
-from services.worker.engines.images.hires import (
+from stoker.schemas.drawing import LATENT_UPSCALERS
+from stoker.schemas.jobs import ImageInput
+from stoker.services.worker.engines.base import EngineError
+from stoker.services.worker.engines.images.clips import Clip, clips_of
+from stoker.services.worker.engines.images.drawing import StepWatch, parameters_of, steps_of
+from stoker.services.worker.engines.images.edits import Start, kept_whole
+from stoker.services.worker.engines.images.finite import Drawn, pictures_of, whole
+from stoker.services.worker.engines.images.hires import (
     enlarged,
     enlarged_latents,
     second_call,
     target_of,
     upscaler_of,
 )
-from services.worker.engines.images.prompts import readable
+from stoker.services.worker.engines.images.prompts import readable
 
 
 def drawn_from(

@@ -15,8 +15,8 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from services.worker.engines.base import EngineError
-from services.worker.models.weights.detect import (
+from stoker.services.worker.engines.base import EngineError
+from stoker.services.worker.models.weights.detect import (
     BARE_ENCODER,
     Checkpoint,
     UnknownCheckpoint,

@@ -19,8 +19,15 @@ from typing import Any
 
 import torch
 
-from services.worker.engines.base import EngineError
-from services.worker.engines.images.weights import Run, Section, has_weights, parsed, plain, unknown_syntax
+from stoker.services.worker.engines.base import EngineError
+from stoker.services.worker.engines.images.weights import (
+    Run,
+    Section,
+    has_weights,
+    parsed,
+    plain,
+    unknown_syntax,
+)
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
 XL_PIPELINES = tuple(name.replace("Diffusion", "DiffusionXL") for name in PIPELINES)

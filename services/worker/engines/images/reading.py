@@ -12,7 +12,7 @@ from typing import Any
 import numpy
 from PIL import Image, ImageChops, ImageCms, PngImagePlugin, UnidentifiedImageError
 
-from services.worker.engines.base import EngineError
+from stoker.services.worker.engines.base import EngineError
 
 MAX_PIXELS = 24_000_000
 MAX_TEXT_CHUNK_BYTES = 2**20

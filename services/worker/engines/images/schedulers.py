@@ -9,8 +9,8 @@ from typing import Any
 import diffusers
 from diffusers import SchedulerMixin
 
-from schemas.samplers import SAMPLERS, Form, known_samplers, sampler_named
-from services.worker.engines.base import EngineError
+from stoker.schemas.samplers import SAMPLERS, Form, known_samplers, sampler_named
+from stoker.services.worker.engines.base import EngineError
 
 _FLOW = "FlowMatch"
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from services.worker.engines.base import EngineError
-from services.worker.engines.images.completing import FROM_A_PICTURE
-from services.worker.engines.images.drawing import parameters_of
+from stoker.services.worker.engines.base import EngineError
+from stoker.services.worker.engines.images.completing import FROM_A_PICTURE
+from stoker.services.worker.engines.images.drawing import parameters_of
 
 EDGE_PX = 64
 STEPS = {"num_inference_steps": 2, "prior_num_inference_steps": 2, "decoder_num_inference_steps": 1}

@@ -14,10 +14,10 @@ import diffusers
 import msgspec
 from diffusers.pipelines import auto_pipeline
 
-from schemas.discovery import Inputs, Method, Parameter, Schema
-from services.worker.engines.base import EngineError
-from services.worker.engines.images.clips import makes_clips
-from services.worker.models.weights.detect import Checkpoint
+from stoker.schemas.discovery import Inputs, Method, Parameter, Schema
+from stoker.services.worker.engines.base import EngineError
+from stoker.services.worker.engines.images.clips import makes_clips
+from stoker.services.worker.models.weights.detect import Checkpoint
 
 OURS = {"callback_steps", "return_dict", "output_type"}
 """Parameters that the engine gives itself."""

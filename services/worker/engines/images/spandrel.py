@@ -15,9 +15,9 @@ import numpy
 import torch
 from PIL import Image
 
-from schemas.jobs import UpscaleInput
-from schemas.workers import EngineCapability
-from services.worker.engines.base import (
+from stoker.schemas.jobs import UpscaleInput
+from stoker.schemas.workers import EngineCapability
+from stoker.services.worker.engines.base import (
     Cancellation,
     Emitter,
     EngineError,
@@ -26,10 +26,10 @@ from services.worker.engines.base import (
     RunOutput,
     Stopped,
 )
-from services.worker.engines.images.finite import not_a_number
-from services.worker.engines.images.pipelines import device_of
-from services.worker.engines.images.upscaling import enlarged
-from services.worker.models.weights.detect import UnknownCheckpoint, tensor_shapes
+from stoker.services.worker.engines.images.finite import not_a_number
+from stoker.services.worker.engines.images.pipelines import device_of
+from stoker.services.worker.engines.images.upscaling import enlarged
+from stoker.services.worker.models.weights.detect import UnknownCheckpoint, tensor_shapes
 
 DEFAULT_TILE_PX = 256
 OVERLAP_PX = 16

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from services.worker.engines.base import EngineError
+from stoker.services.worker.engines.base import EngineError
 
 PARTS = ("unet", "vae", "movq")
 """What of a pipeline draws by convolutions."""

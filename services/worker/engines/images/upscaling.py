@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from schemas.job_events import Picture
-from schemas.jobs import UpscaleInput
-from services.worker.engines.base import Cancellation, EngineError, Images, Stopped
-from services.worker.engines.images.reading import read_picture
-from services.worker.engines.images.writing import written
+from stoker.schemas.job_events import Picture
+from stoker.schemas.jobs import UpscaleInput
+from stoker.services.worker.engines.base import Cancellation, EngineError, Images, Stopped
+from stoker.services.worker.engines.images.reading import read_picture
+from stoker.services.worker.engines.images.writing import written
 
 MAX_OUTPUT_PIXELS = 24_000_000
 

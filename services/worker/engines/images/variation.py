@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from schemas.drawing import Variation
-from schemas.jobs import picture_seed
-from services.worker.engines.base import EngineError
-from services.worker.engines.images.prompts import takes_pieces
+from stoker.schemas.drawing import Variation
+from stoker.schemas.jobs import picture_seed
+from stoker.services.worker.engines.base import EngineError
+from stoker.services.worker.engines.images.prompts import takes_pieces
 
 ALIKE = 0.9995
 """The cosine above which noises are so alike that the arc is a line."""

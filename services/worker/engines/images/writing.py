@@ -11,8 +11,8 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from schemas.formats import PictureFormat
-from services.worker.engines.images.reading import opaque
+from stoker.schemas.formats import PictureFormat
+from stoker.services.worker.engines.images.reading import opaque
 
 EXIF_IFD, USER_COMMENT = 0x8769, 0x9286
 MAX_COMMENT_BYTES = 60_000

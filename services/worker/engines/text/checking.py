@@ -15,13 +15,13 @@ from typing import Any
 
 import msgspec
 
-from schemas.job_events import CallPart, TextOutput, TokenChance
-from schemas.jobs import ChatInput
-from schemas.openai import ChatMessage, Usage
-from services.process.json_schemas import JsonSchema
-from services.worker.engines.base import Emitter, EngineError, Request
-from services.worker.engines.text.forced_calls import ForcedCalls, Unmet
 from stoker.functions.output import OutputPart
+from stoker.schemas.job_events import CallPart, TextOutput, TokenChance
+from stoker.schemas.jobs import ChatInput
+from stoker.schemas.openai import ChatMessage, Usage
+from stoker.services.process.json_schemas import JsonSchema
+from stoker.services.worker.engines.base import Emitter, EngineError, Request
+from stoker.services.worker.engines.text.forced_calls import ForcedCalls, Unmet
 
 CALL_FAILED, CALL_CUT_OFF, SCHEMA_NOT_MET = "tool_call_failed", "tool_call_incomplete", "schema_not_met"
 BEYOND_GRAMMARS = frozenset(

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from schemas.jobs import ChatInput
-from services.process.json_schemas import JsonSchema
+from stoker.schemas.jobs import ChatInput
+from stoker.services.process.json_schemas import JsonSchema
 
 Answer = dict[str, Any]
 

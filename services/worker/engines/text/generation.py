@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
-from schemas.job_events import Alternative, CallPart, TextOutput, TokenChance
-from schemas.jobs import ChatInput, CompletionInput
-from schemas.openai import ChatMessage, PromptTokens, Usage
-from services.worker.engines.base import Emitter, EngineError, Request
-from services.worker.engines.text.forced_calls import ForcedCalls, call_id
+from stoker.schemas.job_events import Alternative, CallPart, TextOutput, TokenChance
+from stoker.schemas.jobs import ChatInput, CompletionInput
+from stoker.schemas.openai import ChatMessage, PromptTokens, Usage
+from stoker.services.worker.engines.base import Emitter, EngineError, Request
+from stoker.services.worker.engines.text.forced_calls import ForcedCalls, call_id
 
 Answer = dict[str, Any]
 

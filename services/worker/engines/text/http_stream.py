@@ -12,8 +12,8 @@ import aiohttp
 import msgspec
 from anyio import CancelScope
 
-from services.process.http_clients import is_loopback
-from services.worker.engines.base import Cancellation, EngineError, Stopped
+from stoker.services.process.http_clients import is_loopback
+from stoker.services.worker.engines.base import Cancellation, EngineError, Stopped
 
 T = TypeVar("T")
 

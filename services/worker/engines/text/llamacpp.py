@@ -19,10 +19,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
-from schemas.job_events import EmbeddingOutput, FailureKind, TextOutput, ValueOutput
-from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, RerankInput, TokensInput
-from schemas.workers import CapabilityCard, EngineCapability
-from services.worker.engines.base import (
+from stoker.schemas.job_events import EmbeddingOutput, FailureKind, TextOutput, ValueOutput
+from stoker.schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, RerankInput, TokensInput
+from stoker.schemas.workers import CapabilityCard, EngineCapability
+from stoker.services.worker.engines.base import (
     Cancellation,
     Emitter,
     EngineError,
@@ -32,15 +32,15 @@ from services.worker.engines.base import (
     Stopped,
     context_exceeded,
 )
-from services.worker.engines.text.checking import checked
-from services.worker.engines.text.generation import (
+from stoker.services.worker.engines.text.checking import checked
+from stoker.services.worker.engines.text.generation import (
     Answer,
     Generation,
     chat_body,
     chat_prompt,
     completion_body,
 )
-from services.worker.engines.text.llamacpp_server import LlamaServer
+from stoker.services.worker.engines.text.llamacpp_server import LlamaServer
 
 MAX_THREADS = 64
 TOO_LONG = re.compile(r"\((\d+) tokens\) is (?:too large|larger)")

@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 import xllamacpp
 
-from schemas.workers import CapabilityCard
-from services.process.http_clients import client
-from services.worker.engines.base import EngineError, ModelFiles
-from services.worker.engines.text.gguf_header import BadGguf, Scalar, read_header
+from stoker.schemas.workers import CapabilityCard
+from stoker.services.process.http_clients import client
+from stoker.services.worker.engines.base import EngineError, ModelFiles
+from stoker.services.worker.engines.text.gguf_header import BadGguf, Scalar, read_header
 
 Answer = dict[str, Any]
 

@@ -15,12 +15,12 @@ from typing import Any
 import httpx
 import msgspec
 
-from schemas.job_events import EmbeddingOutput, TextOutput
-from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, Sampling
-from schemas.openai import ChatMessage, ImagePart
-from schemas.workers import CapabilityCard, EngineCapability
-from services.process.http_clients import client as client_of
-from services.worker.engines.base import (
+from stoker.schemas.job_events import EmbeddingOutput, TextOutput
+from stoker.schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, Sampling
+from stoker.schemas.openai import ChatMessage, ImagePart
+from stoker.schemas.workers import CapabilityCard, EngineCapability
+from stoker.services.process.http_clients import client as client_of
+from stoker.services.worker.engines.base import (
     Cancellation,
     Emitter,
     EngineError,
@@ -28,11 +28,11 @@ from services.worker.engines.base import (
     Request,
     RunOutput,
 )
-from services.worker.engines.text.checking import checked
-from services.worker.engines.text.forced_calls import ForcedCalls
-from services.worker.engines.text.generation import Answer, Generation, left_tokens
-from services.worker.engines.text.http_stream import Server, refusal, unless_cancelled
-from services.worker.engines.text.server_process import ServerProcess
+from stoker.services.worker.engines.text.checking import checked
+from stoker.services.worker.engines.text.forced_calls import ForcedCalls
+from stoker.services.worker.engines.text.generation import Answer, Generation, left_tokens
+from stoker.services.worker.engines.text.http_stream import Server, refusal, unless_cancelled
+from stoker.services.worker.engines.text.server_process import ServerProcess
 
 DEFAULT_HOST = "127.0.0.1:11434"
 START_TIMEOUT_S = 60.0

@@ -17,16 +17,23 @@ import anyio
 import httpx
 import msgspec
 
-from schemas.engine_options import OpenAI
-from schemas.job_events import TextOutput
-from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, RerankInput
-from schemas.workers import CapabilityCard, EngineCapability
-from services.process.http_clients import client as client_of
-from services.worker.engines.base import Cancellation, Emitter, EngineError, ModelFiles, Request, RunOutput
-from services.worker.engines.text.checking import checked
-from services.worker.engines.text.generation import Answer, chat_body, completion_body
-from services.worker.engines.text.http_stream import Refused, Server, unless_cancelled
-from services.worker.engines.text.openai_dialect import answer_whole, embed, generate, rerank
+from stoker.schemas.engine_options import OpenAI
+from stoker.schemas.job_events import TextOutput
+from stoker.schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, RerankInput
+from stoker.schemas.workers import CapabilityCard, EngineCapability
+from stoker.services.process.http_clients import client as client_of
+from stoker.services.worker.engines.base import (
+    Cancellation,
+    Emitter,
+    EngineError,
+    ModelFiles,
+    Request,
+    RunOutput,
+)
+from stoker.services.worker.engines.text.checking import checked
+from stoker.services.worker.engines.text.generation import Answer, chat_body, completion_body
+from stoker.services.worker.engines.text.http_stream import Refused, Server, unless_cancelled
+from stoker.services.worker.engines.text.openai_dialect import answer_whole, embed, generate, rerank
 
 CHECK_TIMEOUT_S = 10.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0

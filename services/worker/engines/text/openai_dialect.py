@@ -4,11 +4,11 @@ from typing import Any
 
 import msgspec
 
-from schemas.job_events import EmbeddingOutput, TextOutput, ValueOutput
-from schemas.jobs import EmbeddingInput, RerankInput
-from services.worker.engines.base import Emitter, Request
-from services.worker.engines.text.generation import Answer, Generation
-from services.worker.engines.text.http_stream import Server, refusal_of_event
+from stoker.schemas.job_events import EmbeddingOutput, TextOutput, ValueOutput
+from stoker.schemas.jobs import EmbeddingInput, RerankInput
+from stoker.services.worker.engines.base import Emitter, Request
+from stoker.services.worker.engines.text.generation import Answer, Generation
+from stoker.services.worker.engines.text.http_stream import Server, refusal_of_event
 
 
 async def generate(server: Server, path: str, body: Answer, request: Request, emit: Emitter) -> TextOutput:

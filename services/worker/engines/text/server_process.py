@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import httpx
 
-from services.process.http_clients import client as client_of
-from services.process.running import die_with_parent
-from services.worker.engines.base import EngineError
+from stoker.services.process.http_clients import client as client_of
+from stoker.services.process.running import die_with_parent
+from stoker.services.worker.engines.base import EngineError
 
 POLL_S = 0.1
 STOP_GRACE_S = 10.0

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import httpx
 
-from schemas.job_events import TextOutput, ValueOutput
-from schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, RerankInput, TokensInput
-from schemas.workers import CapabilityCard, EngineCapability
-from services.process.embedded import free_port
-from services.process.http_clients import client as client_of
-from services.worker.engines.base import (
+from stoker.schemas.job_events import TextOutput, ValueOutput
+from stoker.schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, RerankInput, TokensInput
+from stoker.schemas.workers import CapabilityCard, EngineCapability
+from stoker.services.process.embedded import free_port
+from stoker.services.process.http_clients import client as client_of
+from stoker.services.worker.engines.base import (
     Cancellation,
     Emitter,
     EngineError,
@@ -26,19 +26,19 @@ from services.worker.engines.base import (
     Request,
     RunOutput,
 )
-from services.worker.engines.registry import VLLM_VARIABLE, vllm_command
-from services.worker.engines.text.checking import checked
-from services.worker.engines.text.device_memory import device_bytes
-from services.worker.engines.text.generation import (
+from stoker.services.worker.engines.registry import VLLM_VARIABLE, vllm_command
+from stoker.services.worker.engines.text.checking import checked
+from stoker.services.worker.engines.text.device_memory import device_bytes
+from stoker.services.worker.engines.text.generation import (
     Answer,
     chat_body,
     chat_prompt,
     completion_body,
 )
-from services.worker.engines.text.http_stream import Server, unless_cancelled
-from services.worker.engines.text.openai_dialect import embed, generate, rerank
-from services.worker.engines.text.server_process import ServerProcess
-from services.worker.models.weights.resolve import size_bytes
+from stoker.services.worker.engines.text.http_stream import Server, unless_cancelled
+from stoker.services.worker.engines.text.openai_dialect import embed, generate, rerank
+from stoker.services.worker.engines.text.server_process import ServerProcess
+from stoker.services.worker.models.weights.resolve import size_bytes
 
 MODEL = "model"
 """What the server calls the one model it serves."""

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from services.worker.models.weights.detect import UnknownCheckpoint, tensor_shapes
+from stoker.services.worker.models.weights.detect import UnknownCheckpoint, tensor_shapes
 
 # The first matrix of a low-rank pair on a cross-attention key, as peft, kohya and early diffusers name it: its
 # last dimension is the width of the text encoding.

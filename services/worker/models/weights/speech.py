@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-from services.worker.models.weights.detect import UnknownCheckpoint
+from stoker.services.worker.models.weights.detect import UnknownCheckpoint
 
 WHISPER = "WhisperSpec"
 NEEDED = ("config.json", "tokenizer.json")

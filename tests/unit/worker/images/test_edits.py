@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from schemas.jobs import Attachment, ImageInput
-from services.worker.engines.base import EngineError
-from services.worker.engines.images.edits import (
+from stoker.schemas.jobs import Attachment, ImageInput
+from stoker.services.worker.engines.base import EngineError
+from stoker.services.worker.engines.images.edits import (
     EDGE_PX,
     MAX_EDGE_PX,
     MULTIPLE_PX,

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from services.worker.engines.base import EngineError
-from services.worker.engines.images import reading
-from services.worker.engines.images.reading import read_mask, read_picture
+from stoker.services.worker.engines.base import EngineError
+from stoker.services.worker.engines.images import reading
+from stoker.services.worker.engines.images.reading import read_mask, read_picture
 from tests.unit.worker.images.made import (
     CORNERS,
     chunk,

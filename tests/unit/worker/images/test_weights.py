@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.worker.engines.images.weights import MAX_NESTED, Run, has_weights, parsed, plain, unknown_syntax
+from stoker.services.worker.engines.images.weights import (
+    MAX_NESTED,
+    Run,
+    has_weights,
+    parsed,
+    plain,
+    unknown_syntax,
+)
 
 SYNTAX = st.text(st.sampled_from("ab (){}[]:\\1.5-+|\n") | st.characters(), max_size=60)
 WORDS = st.text(st.sampled_from("abcxyz ,.:1é"), max_size=40)

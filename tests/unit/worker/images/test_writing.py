@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from services.worker.engines.images.writing import EXIF_IFD, USER_COMMENT, infotext, sampler_of, written
+from stoker.services.worker.engines.images.writing import EXIF_IFD, USER_COMMENT, infotext, sampler_of, written
 from tests.unit.worker.images.made import cornered, opened
 
 FACTS = {
