@@ -125,6 +125,7 @@ class Up:
     require_keys: bool = False
     allowed_hosts: str = ""
     cors_origin: str = ""
+    gateways: int = 1
     log_level: str = "info"
     _console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
     _children: list[Child] = field(default_factory=list)
@@ -191,6 +192,8 @@ class Up:
         for flag in ("reload", "insecure", "require_keys"):
             if getattr(self, flag):
                 gateway += ["--" + flag.replace("_", "-")]
+        if self.gateways > 1:
+            gateway += ["--share-port"]
         cluster = f"up-{crc32(str(self.data).encode()):08x}"
         autoscaler = ["--data", str(self.data), "--cluster", cluster, "--stop-replicas"]
         handlers = ",".join(self.configuration.handlers())
@@ -199,9 +202,12 @@ class Up:
             ("gateway", "stoker.services.gateway", gateway),
             ("autoscaler", "stoker.services.autoscaler", autoscaler),
         ]
+        for number in range(2, self.gateways + 1):
+            plan.append((f"gateway-{number}", "stoker.services.gateway", gateway))
+        others = len(plan)
         for entry in self.configuration.workers:
             for _ in range(entry.count):
-                name = f"worker-{len(plan) - 2}"
+                name = f"worker-{len(plan) - others + 1}"
                 arguments = ["--name", name, "--profile", entry.profile, "--ram", str(entry.ram)]
                 if entry.memory:
                     arguments += ["--memory", str(entry.memory)]

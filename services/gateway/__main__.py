@@ -71,6 +71,7 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(description="port to listen on", ge=0, le=65535)] = 8000
     name: Annotated[str, Meta(description="name of the gateway; default: random")] = ""
+    share_port: Annotated[bool, Meta(description="others on this machine listen on the same port")] = False
     require_keys: Annotated[bool, Meta(description="ask for API keys on loopback too")] = False
     insecure: Annotated[bool, Meta(description="ask for no API keys though others can reach this")] = False
     allowed_hosts: Annotated[str, Meta(description="further names that it answers to, by commas; * = any")] = ""
@@ -97,17 +98,23 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
+    """A socket with its address. is_shared: the kernel spreads connections over all gateways that listen there,
+    so this one does not yet.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if is_shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
     except OSError as error:
         raise BadSetting(
             f"port: cannot listen on {host}:{port}: {error.strerror}; choose another --port"
         ) from error
-    listener.listen(BACKLOG)
+    if not is_shared:
+        listener.listen(BACKLOG)
     return listener
 
 
@@ -178,7 +185,7 @@ async def load_default_mode(gateway: Gateway) -> None:
 
 
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
-    listener = _listen(settings.host, settings.port)
+    listener = _listen(settings.host, settings.port, is_shared=settings.share_port)
     name = settings.name or "gw-" + NUID().next().decode()[-8:]
     async with open_bus(settings, f"stoker-gateway-{name}", role="gateway", stopping=stopping) as bus:
         await wait_for_streams(bus, stopping, *STREAMS)
@@ -217,6 +224,8 @@ async def _serve(
     webhooks = Webhooks(bus, secret, gateway.webhook_rules)
 
     async def serve() -> None:
+        if settings.share_port:
+            await gateway.fleet.catalog_read.wait()
         await server._serve([listener])
 
     async def stop() -> None:

@@ -75,6 +75,9 @@ def up(
     cors_origin: Annotated[
         str, typer.Option(help="Web pages of other sites that may ask, as https://app.example, by commas.")
     ] = "",
+    gateways: Annotated[
+        int, typer.Option(help="Gateway processes behind the one port: a core each.", min=1, max=64)
+    ] = 1,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Start NATS, all services and the configured workers; one Ctrl-C stops all."""
@@ -101,6 +104,7 @@ def up(
         require_keys=require_keys,
         allowed_hosts=allowed_hosts,
         cors_origin=cors_origin,
+        gateways=gateways,
         log_level=log_level,
     )
     try:

@@ -34,6 +34,17 @@ def test_three_services_are_always_there_and_all_reach_the_same_nats() -> None:
         assert (child.nats, option(child, "--log-level")) == ("nats://h:1", "debug")
 
 
+def test_several_gateways_share_one_port_and_workers_are_numbered_as_before() -> None:
+    found = plan(Configuration(workers=(WorkerEntry(count=2),)), gateways=3, port=8123)
+    assert list(found) == [
+        "scheduler", "gateway", "autoscaler", "gateway-2", "gateway-3", "worker-1", "worker-2"
+    ]  # fmt: skip
+    gateways = [found[name] for name in ("gateway", "gateway-2", "gateway-3")]
+    assert {option(one, "--port") for one in gateways} == {"8123"}
+    assert all("--share-port" in one.arguments for one in gateways)
+    assert "--share-port" not in plan()["gateway"].arguments
+
+
 @given(st.lists(st.integers(0, 5), max_size=5))
 def test_workers_are_numbered_through_all_entries(counts: list[int]) -> None:
     found = plan(
