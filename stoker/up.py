@@ -196,7 +196,6 @@ class Up:
             gateway += ["--share-port"]
         cluster = f"up-{crc32(str(self.data).encode()):08x}"
         autoscaler = ["--data", str(self.data), "--cluster", cluster, "--stop-replicas"]
-        handlers = ",".join(self.configuration.handlers())
         plan = [
             ("scheduler", "stoker.services.scheduler", []),
             ("gateway", "stoker.services.gateway", gateway),
@@ -204,10 +203,19 @@ class Up:
         ]
         for number in range(2, self.gateways + 1):
             plan.append((f"gateway-{number}", "stoker.services.gateway", gateway))
-        others = len(plan)
+        plan += self._workers()
+        return [
+            Child(name, module, common + arguments, COLOURS[index % len(COLOURS)], nats=url)
+            for index, (name, module, arguments) in enumerate(plan)
+        ]
+
+    def _workers(self) -> list[tuple[str, str, list[str]]]:
+        """Name, module and arguments of each configured worker."""
+        handlers = ",".join(self.configuration.handlers())
+        plan: list[tuple[str, str, list[str]]] = []
         for entry in self.configuration.workers:
             for _ in range(entry.count):
-                name = f"worker-{len(plan) - others + 1}"
+                name = f"worker-{len(plan) + 1}"
                 arguments = ["--name", name, "--profile", entry.profile, "--ram", str(entry.ram)]
                 if entry.memory:
                     arguments += ["--memory", str(entry.memory)]
@@ -216,10 +224,7 @@ class Up:
                 if handlers:
                     arguments += ["--handlers", handlers]
                 plan.append((name, "stoker.services.worker", arguments))
-        return [
-            Child(name, module, common + arguments, COLOURS[index % len(COLOURS)], nats=url)
-            for index, (name, module, arguments) in enumerate(plan)
-        ]
+        return plan
 
     async def _keep(self, child: Child) -> None:
         """Start a child again and again, until it is not wanted any more."""

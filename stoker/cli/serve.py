@@ -25,6 +25,9 @@ Configs = Annotated[
 ]
 
 
+Gateways = Annotated[
+    int, typer.Option(help="Gateway processes behind the one port: a core each.", min=1, max=64)
+]
 DEFAULT_FILES = (Path("stoker.yaml"), Path("modes.yaml"))
 """Read from the current folder when no --config is given."""
 
@@ -75,9 +78,7 @@ def up(
     cors_origin: Annotated[
         str, typer.Option(help="Web pages of other sites that may ask, as https://app.example, by commas.")
     ] = "",
-    gateways: Annotated[
-        int, typer.Option(help="Gateway processes behind the one port: a core each.", min=1, max=64)
-    ] = 1,
+    gateways: Gateways = 1,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Start NATS, all services and the configured workers; one Ctrl-C stops all."""
