@@ -16,7 +16,8 @@ import uvloop
 from stoker.services.process.running import die_with_parent
 from stoker.services.process.tasks import TaskOwner
 from stoker.services.worker.runner.messages import Ready, ToRunner, messages
-from stoker.services.worker.runner.runner import Outbox, Runner
+from stoker.services.worker.runner.outbox import FrameOutbox
+from stoker.services.worker.runner.runner import Runner
 
 
 async def serve(descriptor: int) -> None:
@@ -25,7 +26,7 @@ async def serve(descriptor: int) -> None:
         loop.add_signal_handler(number, lambda: None)
     connection = socket.socket(fileno=descriptor)
     reader, writer = await asyncio.open_connection(sock=connection)
-    outbox = Outbox(writer, loop)
+    outbox = FrameOutbox(writer, loop)
     async with TaskOwner("runner") as tasks:
         runner = Runner(outbox, tasks)
         outbox.put(Ready())

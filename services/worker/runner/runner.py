@@ -7,15 +7,12 @@ what is waiting.
 
 import asyncio
 import contextlib
-import threading
 import time
-from collections import deque
 from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stoker.functions.frames import frame
 from stoker.functions.output import OutputPart
 from stoker.schemas.job_events import CallPart, EmbeddingOutput, TextOutput, TokenChance, ValueOutput
 from stoker.services.process.tasks import TaskOwner
@@ -50,7 +47,6 @@ from stoker.services.worker.runner.messages import (
     Loaded,
     LoadFailed,
     LoadProgress,
-    Message,
     Ping,
     Pong,
     Prepare,
@@ -68,67 +64,13 @@ from stoker.services.worker.runner.messages import (
     Unpark,
     Usage,
 )
+from stoker.services.worker.runner.outbox import Outbox
 from stoker.services.worker.runner.resources import measure
 
 MAX_REASON_CHARS = 500
 FIGURES_EVERY_S = 1.0
 USAGE_DELAY_S = 0.2
 """Loads and runs within this time share one report of what the process takes."""
-
-
-class Outbox:
-    """Frames on their way to the agent; may be filled from any thread, is emptied by the loop."""
-
-    def __init__(self, writer: asyncio.StreamWriter, loop: asyncio.AbstractEventLoop) -> None:
-        self._writer = writer
-        self._loop = loop
-        self._waiting: deque[Message] = deque()
-        self._is_scheduled = False
-        self._thread = threading.get_ident()
-
-    def put(self, message: Message) -> None:
-        self._waiting.append(message)
-        if self._is_scheduled:
-            return
-        self._is_scheduled = True
-        if threading.get_ident() == self._thread:
-            self._loop.call_soon(self._flush)
-        else:
-            self._loop.call_soon_threadsafe(self._flush)
-
-    def _flush(self) -> None:
-        self._is_scheduled = False
-        frames: list[bytes] = []
-        text: Text | None = None
-        while self._waiting:
-            message = self._waiting.popleft()
-            if isinstance(message, Text):
-                if text is not None and (text.job, text.is_reasoning) == (message.job, message.is_reasoning):
-                    text = text.with_more(message)
-                    continue
-                if text is not None:
-                    frames.append(_frame(text))
-                text = message
-                continue
-            if text is not None:
-                frames.append(_frame(text))
-                text = None
-            frames.append(_frame(message))
-        if text is not None:
-            frames.append(_frame(text))
-        self._writer.write(b"".join(frames))
-
-
-def _frame(message: Message) -> bytes:
-    """A message as it goes to the agent; where something in it cannot be sent, as half a character or an
-    integer of more than 64 bits, the end of its job.
-    """
-    try:
-        return frame(message)
-    except (ValueError, OverflowError) as error:
-        job = getattr(message, "job", "")
-        reason = error.reason if isinstance(error, UnicodeEncodeError) else str(error)
-        return frame(RunFailed(job, "fatal", f"what it gave cannot be sent: {reason}")) if job else b""
 
 
 class JobEmitter:
@@ -201,6 +143,11 @@ class Runner:
                 self._tasks.start_contained(self._unpark, message.model)
             case Unload():
                 self._tasks.start_contained(self._unload, message)
+
+    def cancel_runs(self) -> None:
+        """Nobody waits for what runs."""
+        for task in self._runs:
+            task.cancel()
 
     def _start_run(self, work: Coroutine[Any, Any, None]) -> None:
         """A bare task, which raises nothing: an owner's costs 25 µs more, and every request comes here."""

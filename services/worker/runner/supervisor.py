@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from stoker.services.process.logs import get_logger
 from stoker.services.process.tasks import LimitExceeded, TaskOwner, limit
+from stoker.services.worker.runner.in_process import FAMILIES, InProcessRunner
 from stoker.services.worker.runner.messages import Message, Ping, Pong
 from stoker.services.worker.runner.process import RunnerAway, RunnerNotStarted, RunnerProcess, oom_kills
 
@@ -79,7 +80,7 @@ class RunnerSupervisor:
         self._heard_at = 0.0
         self._is_ended_by_us = False
         self.state: State = "stopped"
-        self._process: RunnerProcess | None = None
+        self._process: RunnerProcess | InProcessRunner | None = None
         self._ready = asyncio.Event()
         self._pause_s = FIRST_PAUSE_S / 2
         self.starts = 0
@@ -122,11 +123,17 @@ class RunnerSupervisor:
         try:
             while True:
                 self._move("starting")
-                await self._live(RunnerProcess(self._take, self._family))
+                await self._live(self._made())
                 self._move("pausing")
                 await asyncio.sleep(self._pause_s)
         finally:
             self._move("stopped")
+
+    def _made(self) -> RunnerProcess | InProcessRunner:
+        """A new runner of the family, not started."""
+        if self._family in FAMILIES:
+            return InProcessRunner(self._take)
+        return RunnerProcess(self._take, self._family)
 
     def _take(self, message: Any) -> None:
         self._heard_at = time.monotonic()
@@ -140,7 +147,7 @@ class RunnerSupervisor:
         self._log.warning(f"runner.{to}")
         self._on_change()
 
-    async def _watch(self, process: RunnerProcess) -> None:
+    async def _watch(self, process: RunnerProcess | InProcessRunner) -> None:
         """Ask a runner that is ready whether it is there, until cancelled; end one that hangs."""
         self._heard_at = woken_at = time.monotonic()
         while self.state in ("ready", "silent"):
@@ -161,7 +168,7 @@ class RunnerSupervisor:
                 self._log.error("runner.hangs", silent_s=round(silent_s, 1))
                 self.kill()
 
-    async def _live(self, process: RunnerProcess) -> None:
+    async def _live(self, process: RunnerProcess | InProcessRunner) -> None:
         """One life. Nothing is left of the process, however it ends."""
         began = time.monotonic()
         self._is_ended_by_us = False

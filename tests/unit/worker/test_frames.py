@@ -27,7 +27,7 @@ from stoker.services.worker.runner.messages import (
     Unload,
     messages,
 )
-from stoker.services.worker.runner.runner import _frame
+from stoker.services.worker.runner.outbox import _frame
 
 TEXTS = st.builds(Text, st.text(max_size=5), st.text(max_size=40), st.integers(0, 9))
 SAID = st.one_of(
