@@ -12,6 +12,7 @@ import asyncio
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -75,6 +76,9 @@ class _Stream(asyncio.Protocol):
             else:
                 self._ask()
 
+    def abort(self) -> None:
+        self._transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._seen.errors += exc is not None
         if not self.closed.done():
@@ -87,36 +91,46 @@ def share(values: list[float], at: float) -> float:
     return 1000 * ordered[min(int(at * len(ordered)), len(ordered) - 1)] if ordered else 0.0
 
 
-async def measured(
-    system: Running, streams: int, seconds: float, tokens: int = TOKENS
-) -> tuple[Streams, dict[str, float]]:
-    """So many streams at a time for so long; CPU microseconds a token, by process."""
+async def measured_at(
+    port: int, streams: int, seconds: float, tokens: int = TOKENS, began: Callable[[], None] = lambda: None
+) -> Streams:
+    """So many streams at a time for so long. began: called when what is measured begins."""
     loop = asyncio.get_running_loop()
     seen = Streams()
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": tokens}
-    request = http_request(system.port, "/v1/chat/completions", json.dumps(body).encode())
+    request = http_request(port, "/v1/chat/completions", json.dumps(body).encode())
     made: list[_Stream] = []
     for number in range(streams):
-        _, stream = await loop.create_connection(lambda: _Stream(request, seen), "127.0.0.1", system.port)
+        _, stream = await loop.create_connection(lambda: _Stream(request, seen), "127.0.0.1", port)
         made.append(stream)
         if number % 20 == 19:  # as people come: not all in one moment
             await asyncio.sleep(0.01)
     await asyncio.sleep(WARM_UP_S)
-    before, own, began = system.cpu_seconds(), time.process_time(), time.perf_counter()
+    began()
     seen.is_measured = True
     await asyncio.sleep(seconds)
     seen.is_measured = False
-    took = time.perf_counter() - began
-    after = system.cpu_seconds() | {"load generator": time.process_time() - own}
     for stream in made:
         stream.is_over = True
-        stream._transport.abort()
+        stream.abort()
+    return seen
+
+
+async def measured(system: Running, streams: int, seconds: float) -> tuple[Streams, dict[str, float]]:
+    """The same for a whole system; CPU microseconds a token, by process."""
+    before: dict[str, float] = {}
+
+    def began() -> None:
+        before.update(system.cpu_seconds() | {"load generator": time.process_time()})
+
+    seen = await measured_at(system.port, streams, seconds, began=began)
+    after = system.cpu_seconds() | {"load generator": time.process_time()}
+    print(f"{seen.tokens / seconds:,.0f} tokens/s", flush=True)
     await asyncio.sleep(1.0)
     cpu: Counter[str] = Counter()
     for name, spent in after.items():
         kind = name.rpartition("-")[0] or name if "runner" not in name else "runners"
         cpu[kind] += 1e6 * (spent - before.get(name, 0.0)) / max(seen.tokens, 1)
-    print(f"{seen.tokens / took:,.0f} tokens/s in {took:.1f} s", flush=True)
     return seen, dict(cpu)
 
 

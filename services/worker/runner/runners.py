@@ -110,11 +110,11 @@ class Runners:
 
     def away(self) -> Collection[str]:
         """The offered engines that take nothing now: their runner is being started, or says nothing."""
-        not_ready = {family for family, runner in self._runners.items() if not runner.pid}
+        not_ready = {family for family, runner in self._runners.items() if not runner.is_ready}
         return {engine for engine in self._offered if family_of(engine) in not_ready}
 
     def pids(self) -> dict[str, int]:
-        """The process ids of the runners that are ready, by family."""
+        """The process ids of the runners that are ready, by family; of those that have one of their own."""
         return {family: runner.pid for family, runner in self._runners.items() if runner.pid}
 
     @property

@@ -95,9 +95,13 @@ class RunnerSupervisor:
             self._ready.clear()
 
     @property
+    def is_ready(self) -> bool:
+        return self._process is not None and self.state == "ready"
+
+    @property
     def pid(self) -> int:
         """The process id of a runner that is ready; 0 while there is none."""
-        return self._process.pid if self._process is not None and self.state == "ready" else 0
+        return self._process.pid if self._process is not None and self.is_ready else 0
 
     def send(self, message: Message) -> None:
         """Raises RunnerAway when no runner is ready."""

@@ -50,6 +50,7 @@ async def test_jobs_run_in_the_worker_without_a_process(
             assert isinstance(event, Completed) and isinstance(event.output, TextOutput)
             assert event.output.text == "one two three "
         assert worker.agent.runners.of("openai").pid == 0
+        assert "openai" in worker.beat.engines
         worker.check_nothing_is_held()
 
 

@@ -1,0 +1,183 @@
+"""Stoker beside nginx and the Rust routers of sglang and vLLM, in front of the same mock upstream, in one run.
+
+The peers: `nginx` on the PATH, and the routers in an environment of their own, whose folder of commands is
+given. What is not there is left out. Stoker is durable and places by cache; the peers keep nothing.
+
+    uv venv .venv-routers && uv pip install -p .venv-routers/bin/python sglang-router vllm-router
+    python -m bench.peers .venv-routers/bin
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import uvloop
+
+from bench.client import Load, drive
+from bench.function_peers import started
+from bench.streams import Streams, measured_at, share
+from bench.system import running
+from stoker.services.process.embedded import free_port
+
+SECONDS = 5.0
+READY_S = 60.0
+INTERVAL_S = 0.02
+STREAMS = 100
+UNARY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}).encode()
+NGINX = """\
+daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; worker_processes 1;
+events {{ worker_connections 8192; }}
+http {{
+  access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
+  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  upstream mock {{ server 127.0.0.1:{upstream}; keepalive 512; }}
+  server {{ listen 127.0.0.1:{port}; location / {{
+    proxy_pass http://mock; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }} }}
+}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Where one listens, and its processes' CPU seconds."""
+
+    port: int
+    cpu_s: Callable[[], float]
+
+
+def cpu_of(pid: int) -> float:
+    """Of a process and its children."""
+    own = psutil.Process(pid)
+    return sum(sum(one.cpu_times()[:2]) for one in [own, *own.children(recursive=True)])
+
+
+def wait_for(port: int) -> None:
+    until = time.monotonic() + READY_S
+    while time.monotonic() < until:
+        try:
+            url = f"http://127.0.0.1:{port}/v1/chat/completions"
+            answer = httpx.post(url, content=UNARY, headers={"content-type": "application/json"}, timeout=5)
+            if answer.status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.2)
+    raise SystemExit(f"nothing answers on port {port} after {READY_S:g} s")
+
+
+@contextmanager
+def command(words: list[str], folder: Path, port: int) -> Iterator[Peer]:
+    with started(words, folder) as process:
+        wait_for(port)
+        yield Peer(port, lambda: cpu_of(process.pid))
+
+
+@contextmanager
+def nginx(folder: Path, upstream: int) -> Iterator[Peer]:
+    port = free_port()
+    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, upstream=upstream, port=port))
+    with command(["nginx", "-c", str(folder / "nginx.conf")], folder, port) as peer:
+        yield peer
+
+
+def router(path: Path, *first: str) -> Callable[[Path, int], object]:
+    @contextmanager
+    def run(folder: Path, upstream: int) -> Iterator[Peer]:
+        port = free_port()
+        words = [str(path), *first, "--host", "127.0.0.1", "--port", str(port)]
+        words += ["--worker-urls", f"http://127.0.0.1:{upstream}", "--prometheus-port", str(free_port())]
+        with command(words, folder, port) as peer:
+            yield peer
+
+    return run
+
+
+@contextmanager
+def stoker(folder: Path, upstream: int) -> Iterator[Peer]:
+    """`engine: OpenAI` in front of the same server."""
+    models = f"models: {{m: {{engine: OpenAI, url: 'http://127.0.0.1:{upstream}/v1', slots: 4096}}}}\n"
+    with running(models + "workers: [{count: 1, engines: [openai]}]\n") as system:
+        wait_for(system.port)
+        yield Peer(system.port, lambda: sum(system.cpu_seconds().values()))
+
+
+async def unary(peer: Peer, connections: int) -> tuple[Load, float]:
+    """A closed loop; CPU milliseconds a request."""
+    await drive(peer.port, "/v1/chat/completions", UNARY, connections, 2.0)
+    before = peer.cpu_s()
+    load = await drive(peer.port, "/v1/chat/completions", UNARY, connections, SECONDS)
+    return load, 1000 * (peer.cpu_s() - before) / len(load.latencies)
+
+
+async def streamed(peer: Peer) -> tuple[Streams, float]:
+    """CPU microseconds a token."""
+    before = 0.0
+
+    def began() -> None:
+        nonlocal before
+        before = peer.cpu_s()
+
+    seen = await measured_at(peer.port, STREAMS, SECONDS, began=began)
+    return seen, 1e6 * (peer.cpu_s() - before) / max(seen.tokens, 1)
+
+
+def row(name: str, peer: Peer) -> str:
+    async def measure() -> list[str]:
+        cells: list[str] = []
+        for connections in (1, 64):
+            load, cpu_ms = await unary(peer, connections)
+            cells += [f"{load.per_second:,.0f}", f"{load.percentile_ms(0.5):.2f}", f"{cpu_ms:.3f}"]
+            if load.errors:
+                cells[-1] += f" ({load.errors} errors)"
+        seen, cpu_us = await streamed(peer)
+        return [*cells, f"{share(seen.gaps, 0.99):.1f}", f"{share(seen.firsts, 0.5):.1f}", f"{cpu_us:.0f}"]
+
+    return "| " + " | ".join([name, *uvloop.run(measure())]) + " |"
+
+
+HEAD = [
+    "| | 1 connection: requests/s | median ms | CPU ms | 64 connections: requests/s | median ms | CPU ms "
+    "| 100 streams: gap p99 ms | first token ms | CPU µs a token |",
+    "|---|---|---|---|---|---|---|---|---|---|",
+]
+
+
+def report(routers: Path) -> list[str]:
+    candidates: dict[str, Callable[[Path, int], object]] = {}
+    if shutil.which("nginx"):
+        candidates["nginx"] = nginx
+    if (routers / "sglang-router").exists():
+        candidates["sglang-router"] = router(routers / "sglang-router", "launch")
+    if (routers / "vllm-router").exists():
+        candidates["vllm-router"] = router(routers / "vllm-router")
+    candidates["Stoker"] = stoker
+    rows = list(HEAD)
+    with tempfile.TemporaryDirectory() as folder:
+        upstream = free_port()
+        mock = [sys.executable, "-m", "bench.mock_upstream", str(upstream), str(INTERVAL_S)]
+        process = subprocess.Popen(mock)
+        try:
+            wait_for(upstream)
+            for name, start in candidates.items():
+                own = Path(folder) / name
+                own.mkdir()
+                with start(own, upstream) as peer:  # type: ignore[attr-defined]
+                    rows.append(row(name, peer))
+                    print(rows[-1], flush=True)
+        finally:
+            process.terminate()
+            process.wait(10)
+    return rows
+
+
+if __name__ == "__main__":
+    print("\n".join(report(Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else Path("/nowhere"))))
