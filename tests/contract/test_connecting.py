@@ -105,7 +105,14 @@ async def test_no_server_says_what_to_do() -> None:
 
 @pytest.mark.parametrize("service", ["gateway", "scheduler", "worker", "autoscaler"])
 def test_a_service_that_looks_for_nats_stops_when_told_to(service: str) -> None:
-    command = [sys.executable, "-P", "-m", f"stoker.services.{service}", "--nats", f"nats://127.0.0.1:{free_port()}"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        f"stoker.services.{service}",
+        "--nats",
+        f"nats://127.0.0.1:{free_port()}",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     try:
         wait_for(lambda: handles_sigterm(process.pid), 20, "its handler of SIGTERM")

@@ -10,7 +10,7 @@ import pytest
 
 from stoker.services.bus.connection import open_bus
 from stoker.services.bus.errors import CannotConnect
-from stoker.services.process.embedded import embedded_server, find_binary
+from stoker.services.process.embedded import embedded_server, find_binary, threads_of
 from stoker.services.process.settings import BusSettings
 from tests.conftest import System, free_port, wait_for
 
@@ -25,6 +25,10 @@ authorization {{ users = [
 
 def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_server_leaves_half_of_the_machine_to_everything_else_unless_told_otherwise() -> None:
+    assert [threads_of(cores)["GOMAXPROCS"] for cores in (1, 2, 4, 64)] == ["1", "1", "2", "32"]
 
 
 async def test_who_has_no_password_is_not_let_in(synthetic: System) -> None:
