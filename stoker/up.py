@@ -33,7 +33,7 @@ from stoker.services.bus.connection import Bus, open_bus
 from stoker.services.catalog import store
 from stoker.services.catalog.load import Configuration
 from stoker.services.process.disk import room_at
-from stoker.services.process.embedded import embedded_server
+from stoker.services.process.embedded import embedded_server, free_port
 from stoker.services.process.running import die_with_parent
 from stoker.services.process.settings import BusSettings, read_settings
 from stoker.services.process.tasks import LimitExceeded, TaskOwner, limit
@@ -62,6 +62,9 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 
 class IllegalMove(RuntimeError):
     """A child was to change to a state that its own does not lead to."""
+
+
+GATEWAY = "stoker.services.gateway"
 
 
 @dataclass(slots=True)
@@ -198,12 +201,17 @@ class Up:
         autoscaler = ["--data", str(self.data), "--cluster", cluster, "--stop-replicas"]
         plan = [
             ("scheduler", "stoker.services.scheduler", []),
-            ("gateway", "stoker.services.gateway", gateway),
+            ("gateway", GATEWAY, [*gateway]),
             ("autoscaler", "stoker.services.autoscaler", autoscaler),
         ]
         for number in range(2, self.gateways + 1):
-            plan.append((f"gateway-{number}", "stoker.services.gateway", gateway))
+            plan.append((f"gateway-{number}", GATEWAY, [*gateway]))
         plan += self._workers()
+        exposed = {name: free_port() for name, _, _ in plan}
+        addresses = ",".join(f"{name}=http://127.0.0.1:{port}" for name, port in exposed.items())
+        for name, module, arguments in plan:
+            arguments += ["--metrics-port", str(exposed[name])]
+            arguments += ["--metrics-of", addresses] if module == GATEWAY else []
         return [
             Child(name, module, common + arguments, COLOURS[index % len(COLOURS)], nats=url)
             for index, (name, module, arguments) in enumerate(plan)

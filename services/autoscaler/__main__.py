@@ -81,7 +81,7 @@ async def _lead(bus: Bus, settings: Settings, stopping: asyncio.Event, leading: 
 
 
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
-    serve_metrics(settings.metrics_port)
+    serve_metrics(settings.metrics_host, settings.metrics_port)
     async with open_bus(settings, "stoker-autoscaler", role="autoscaler", stopping=stopping) as bus:
         await wait_for_streams(bus, stopping, *map(of_bucket, (CATALOG_BUCKET, REPLICAS_BUCKET, LEASES_BUCKET)))
         leading = asyncio.Event()

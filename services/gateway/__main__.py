@@ -41,6 +41,7 @@ from stoker.services.process.logs import get_logger
 from stoker.services.process.running import exit_with, run_service
 from stoker.services.process.settings import BadSetting, BusSettings, read_settings
 from stoker.services.process.tasks import until
+from stoker.services.process.telemetry import serve_metrics
 from stoker.services.process.tracing import recorder
 from stoker.services.records.keys import watch_keys
 from stoker.services.records.replicas import watch_replicas
@@ -85,6 +86,10 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     body_timeout_s: Annotated[float, Meta(description="longest without a byte of a request's body", gt=0)] = (
         30.0
     )
+    metrics_of: Annotated[
+        str,
+        Meta(description="whose metrics /metrics has, as worker-1=http://127.0.0.1:9101, by commas"),
+    ] = ""
     config: Annotated[str, Meta(description="configuration files or folders to watch, by commas")] = ""
     publish: Annotated[bool, Meta(description="make the configuration the catalog at the start")] = False
     functions: Annotated[str, Meta(description="folders of function projects, by commas")] = ""
@@ -116,6 +121,17 @@ def _listen(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
     if not is_shared:
         listener.listen(BACKLOG)
     return listener
+
+
+def metrics_of(text: str) -> dict[str, str]:
+    """Names and addresses. Raises BadSetting."""
+    found: dict[str, str] = {}
+    for one in filter(None, text.split(",")):
+        name, sign, url = one.partition("=")
+        if not name or not sign or not url.startswith(("http://", "https://")):
+            raise BadSetting(f"metrics-of: {one!r} is not NAME=http://HOST:PORT")
+        found[name] = url
+    return found
 
 
 def bounds_of(settings: Settings) -> Bounds:
@@ -185,6 +201,7 @@ async def load_default_mode(gateway: Gateway) -> None:
 
 
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
+    serve_metrics(settings.metrics_host, settings.metrics_port)
     listener = _listen(settings.host, settings.port, is_shared=settings.share_port)
     name = settings.name or "gw-" + NUID().next().decode()[-8:]
     async with open_bus(settings, f"stoker-gateway-{name}", role="gateway", stopping=stopping) as bus:
@@ -195,6 +212,7 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
         access = Access(is_required=needs_keys(settings))
         gateway = Gateway(bus, name, settings.max_streams, _queue_max(), reloading, access)
         gateway.webhook_rules = webhook_rules(settings)
+        gateway.metrics_of = metrics_of(settings.metrics_of)
         if settings.publish:
             await reloading.reload()
         async with knowing_seals(bus), gateway.running():

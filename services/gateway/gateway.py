@@ -69,6 +69,8 @@ class Gateway:
         self.checkpoints: dict[str, str] = {}
         """By key: the model that its A1111 client has chosen."""
         self.describing = Describing(bus, self.fleet, self.tasks)
+        self.metrics_of: dict[str, str] = {}
+        """Where others expose their metrics, by their names."""
 
     @property
     def models(self) -> dict[str, Model]:

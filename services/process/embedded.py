@@ -129,8 +129,8 @@ def _tail(log_file: str) -> str:
 
 
 def threads_of(cores: int) -> dict[str, str]:
-    """How many threads of the server run at a time: it leaves half of the machine to everything else. Measured on
-    two cores (bench/RESULTS.md): a fifth less of its CPU, 15 % more requests on one connection.
+    """How many threads of the server run at a time: it leaves half of the machine to all else. Measured on
+    two cores: a fifth less of its CPU, 15 % more requests on one connection (bench/RESULTS.md).
     """
     return {"GOMAXPROCS": str(max(cores // 2, 1))}
 

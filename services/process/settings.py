@@ -36,8 +36,9 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Annotated[str, Meta(description="debug, info, warning or error")] = "info"
     log_format: Annotated[str, Meta(description="console or json")] = "console"
     otlp: Annotated[str, Meta(description="OpenTelemetry collector for traces, as http://host:4318")] = ""
+    metrics_host: Annotated[str, Meta(description="address of /metrics, which asks for no key")] = "127.0.0.1"
     metrics_port: Annotated[
-        int, Meta(description="port of /metrics on 127.0.0.1; 0 = none", ge=0, le=65535)
+        int, Meta(description="port of /metrics on that address; 0 = none", ge=0, le=65535)
     ] = 0
 
 
@@ -101,5 +102,5 @@ def to_environment(settings: msgspec.Struct, kind: type[msgspec.Struct]) -> dict
     return {
         "STOKER_" + field.name.upper(): str(getattr(settings, field.name))
         for field in msgspec.structs.fields(kind)
-        if getattr(settings, field.name) != field.default and field.name != "metrics_port"
+        if getattr(settings, field.name) != field.default and field.name not in ("metrics_host", "metrics_port")
     }

@@ -1,10 +1,15 @@
 """Prometheus metrics of a service. Every name begins with `stoker_` and ends with its unit."""
 
-import psutil
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 REGISTRY = CollectorRegistry()
+MAX_LABELS = 200
+OTHERS = "(others)"
+"""What stands for the values of a label beyond MAX_LABELS."""
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -21,11 +26,33 @@ def histogram(name: str, description: str, *labels: str) -> Histogram:
     return Histogram(name, description, labels, registry=REGISTRY, buckets=SECONDS)
 
 
-def _resident_bytes() -> float:
-    return float(psutil.Process().memory_info().rss)
+def stoker_version() -> str:
+    """Of the installed distribution."""
+    try:
+        return version("stoker")
+    except PackageNotFoundError:
+        return "unknown"
 
 
-gauge("stoker_resident_memory_bytes", "Memory of this process").set_function(_resident_bytes)
+class Bounded:
+    """The values of a label that users make: the first MAX_LABELS as they are, all others as one."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def of(self, value: str) -> str:
+        if value in self._known:
+            return value
+        if len(self._known) >= MAX_LABELS:
+            return OTHERS
+        self._known.add(value)
+        return value
+
+
+ProcessCollector(namespace="stoker", registry=REGISTRY)
+gauge("stoker_build_info", "What runs", "version", "python").labels(
+    stoker_version(), platform.python_version()
+).set(1)
 
 
 def exposition() -> tuple[bytes, str]:
@@ -33,7 +60,7 @@ def exposition() -> tuple[bytes, str]:
     return generate_latest(REGISTRY), CONTENT_TYPE_LATEST
 
 
-def serve_metrics(port: int) -> None:
-    """Answer /metrics on 127.0.0.1:`port` from a thread; 0 = not at all."""
+def serve_metrics(host: str, port: int) -> None:
+    """Answer /metrics on `host`:`port` from a thread; port 0 = not at all."""
     if port:
-        start_http_server(port, addr="127.0.0.1", registry=REGISTRY)
+        start_http_server(port, addr=host, registry=REGISTRY)

@@ -37,7 +37,7 @@ class Settings(BusSettings, frozen=True, kw_only=True):
 
 
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
-    serve_metrics(settings.metrics_port)
+    serve_metrics(settings.metrics_host, settings.metrics_port)
     async with open_bus(settings, "stoker-scheduler", role="scheduler", stopping=stopping) as bus:
         await wait_for_streams(bus, stopping, *STREAMS)
         record = Path(settings.record) if settings.record else None

@@ -186,7 +186,7 @@ async def _give_up(bus: Bus, seconds: float, stopping: asyncio.Event) -> None:
 
 
 async def main(settings: Settings, stopping: asyncio.Event) -> None:
-    serve_metrics(settings.metrics_port)
+    serve_metrics(settings.metrics_host, settings.metrics_port)
     name = settings.name or f"{platform.node()}-{NUID().next().decode()[-6:].lower()}"
     check_name(name)
     device, memory = device_memory()

@@ -11,6 +11,7 @@ from anyio import move_on_after
 
 from stoker.schemas.workers import HEARTBEAT_INTERVAL_S, Heartbeat, RunningJob
 from stoker.services.bus.connection import Bus
+from stoker.services.process.telemetry import gauge
 from stoker.services.worker.jobs.attempt import WAITS
 from stoker.services.worker.jobs.core import WorkerCore
 from stoker.services.worker.models.loader import Loader
@@ -18,6 +19,10 @@ from stoker.services.worker.runner.runners import Runners
 
 CHANGE_DELAY_S = 0.02
 """Changes within this time share one heartbeat."""
+
+
+MEMORY = gauge("stoker_memory_bytes", "For weights, as the worker counts it", "place", "of")
+CACHED = gauge("stoker_cached_models", "Models by the tier in which the worker has them", "tier")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,9 @@ class Heartbeats:
     def beat(self, *, is_leaving: bool = False) -> None:
         """Publish one now."""
         self._seq += 1
-        self._bus.tell(self._bus.subjects.heartbeat(self._identity.name), self._heartbeat(is_leaving))
+        made = self._heartbeat(is_leaving)
+        _measure(made)
+        self._bus.tell(self._bus.subjects.heartbeat(self._identity.name), made)
 
     def _heartbeat(self, is_leaving: bool) -> Heartbeat:
         cache = self._loader.cache
@@ -114,6 +121,15 @@ class Heartbeats:
             rss_bytes=sum(map(_rss_bytes, (os.getpid(), *self._runners.pids().values()))),
             resources=self._runners.resources,
         )
+
+
+def _measure(beat: Heartbeat) -> None:
+    """What the heartbeat says, as metrics."""
+    MEMORY.labels("device", "total").set(beat.memory_total_bytes)
+    MEMORY.labels("device", "used").set(beat.memory_used_bytes)
+    MEMORY.labels("ram", "total").set(beat.ram_total_bytes)
+    for tier, models in (("hot", beat.vram_models), ("parked", beat.ram_models), ("disk", beat.disk_models)):
+        CACHED.labels(tier).set(len(models))
 
 
 def _rss_bytes(pid: int) -> int:

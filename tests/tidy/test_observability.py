@@ -14,6 +14,7 @@ import stoker.services.worker.jobs.endings
 import stoker.services.worker.models.loader
 from stoker.services.process.telemetry import exposition
 from tests.conftest import ROOT
+from tools.grafana import ALERTS, DASHBOARD, RULES, alerts, dashboard
 
 SERVICES = (
     stoker.services.autoscaler,
@@ -40,3 +41,22 @@ def test_a_query_names_metrics_that_exist(expression: str) -> None:
     for name in named:
         family = re.sub(r"_(bucket|count|sum)$", "", name)
         assert {name, family} & families, f"{name} is no metric"
+
+
+def test_the_files_are_as_the_tables_say() -> None:
+    assert DASHBOARD.read_text() == dashboard(), "run: python -m tools.grafana"
+    assert ALERTS.read_text() == alerts(), "run: python -m tools.grafana"
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in RULES])
+def test_an_alert_has_a_severity_and_a_runbook(name: str) -> None:
+    [rule] = [one for one in yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"] if one["alert"] == name]
+    assert rule["labels"]["severity"] in ("warning", "critical")
+    page, _, heading = rule["annotations"]["runbook"].partition("#")
+    headings = [line.removeprefix("## ").lower() for line in (ROOT / page).read_text().splitlines()]
+    assert heading in headings
+
+
+def test_every_query_of_a_panel_has_a_legend() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    assert all(target["legendFormat"] for panel in panels for target in panel["targets"])

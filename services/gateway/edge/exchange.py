@@ -12,12 +12,14 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager
+from functools import cache
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
 import anyio
 import msgspec
 from litestar.types import HTTPRequestEvent, HTTPScope, Receive, Send
+from prometheus_client import Counter
 
 from stoker.schemas import wire
 from stoker.services.gateway.edge.decoding import Inflating, inflated, invalid
@@ -26,6 +28,7 @@ from stoker.services.gateway.edge.problems import JSON, Dialect, RequestError, a
 from stoker.services.gateway.edge.request_ids import REQUEST_ID, request_id
 from stoker.services.gateway.edge.sse import SSE_HEADERS, StreamLimit
 from stoker.services.process.tasks import LimitExceeded, limit
+from stoker.services.process.telemetry import counter
 
 T = TypeVar("T")
 
@@ -39,6 +42,14 @@ WATCH_AFTER_S = 0.01
 """A quick answer is there before it is worth watching for the client to go away."""
 
 
+ANSWERS = counter("stoker_http_answers_total", "Answers by the route that gave them", "route", "status")
+
+
+@cache  # finding a label costs more than counting
+def _answers(route: str, status: int) -> Counter:
+    return ANSWERS.labels(route, str(status))
+
+
 class ClientGone(Exception):
     """The client closed the connection."""
 
@@ -46,7 +57,8 @@ class ClientGone(Exception):
 class Exchange:
     """One request. Read `body` first; then `answer`, `answer_bytes`, `answer_empty` or `stream`, once.
 
-    parameters: what the path's template names. body_bytes: of the body, once it is read.
+    parameters: what the path's template names. body_bytes: of the body, once it is read. route: the name of
+    the one that answers.
     """
 
     def __init__(
@@ -60,6 +72,7 @@ class Exchange:
         self.ignored: tuple[str, ...] = ()
         self.body_bytes = 0
         self.is_answered = False
+        self.route = "none"
 
     @property
     def path(self) -> str:
@@ -230,6 +243,7 @@ class Exchange:
 
     async def _start(self, status: int, headers: dict[str, str]) -> None:
         self.is_answered = True
+        _answers(self.route, status).inc()
         encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         encoded += HEADERS
         encoded.append((REQUEST_ID, self.request_id))

@@ -215,6 +215,7 @@ def _without_body(send: Send) -> Send:
 
 async def _serve(gateway: Gateway, exchange: Exchange, found: Route) -> None:
     """In a task of the request: what its context is set to here ends with it."""
+    exchange.route = found.name
     try:
         check_role(found.role)
         if selectors := exchange.headers(HEADER):

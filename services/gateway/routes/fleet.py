@@ -1,4 +1,4 @@
-"""The fleet as people see it: workers, models, replicas; health and metrics of the gateway itself."""
+"""The fleet as people see it: workers, models, replicas; health of the gateway itself."""
 
 import msgspec
 
@@ -9,7 +9,6 @@ from stoker.schemas.workers import CapabilityCard, Heartbeat, Tier
 from stoker.services.gateway.edge.exchange import Exchange
 from stoker.services.gateway.edge.routing import get
 from stoker.services.gateway.gateway import Gateway
-from stoker.services.process.telemetry import exposition
 
 
 class FleetSpec(msgspec.Struct, frozen=True):
@@ -115,10 +114,4 @@ async def ready(gateway: Gateway, exchange: Exchange) -> None:
         await exchange.answer({"status": "ready"})
 
 
-@get("/metrics", summary="Prometheus metrics", gives="text/plain", role="operate")
-async def metrics(_: Gateway, exchange: Exchange) -> None:
-    text, media_type = exposition()
-    await exchange.answer_bytes(text, media_type)
-
-
-ROUTES = [fleet, live, ready, metrics]
+ROUTES = [fleet, live, ready]

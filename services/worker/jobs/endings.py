@@ -25,6 +25,7 @@ from stoker.schemas.job_events import (
     ImageOutput,
     Output,
     Terminal,
+    TextOutput,
     Timings,
     ValueOutput,
 )
@@ -35,7 +36,7 @@ from stoker.services.bus.errors import BusError, TooLarge
 from stoker.services.bus.publishing import PubAck
 from stoker.services.process.logs import get_logger
 from stoker.services.process.tasks import TaskOwner
-from stoker.services.process.telemetry import counter
+from stoker.services.process.telemetry import Bounded, counter
 from stoker.services.process.tracing import record
 from stoker.services.records.blobs import attachments, put_large, store_value
 from stoker.services.records.results import of_attempt, post_terminal, publish_terminal
@@ -48,11 +49,30 @@ RETRY_S = 0.5
 UNDER_WAY = ("queued", "running")
 
 RUNS = counter("stoker_runs_total", "Attempts by how they ended", "model", "outcome")
+TOKENS = counter("stoker_tokens_total", "Tokens of answers that are whole, read and made", "model", "of")
+KEY_TOKENS = counter("stoker_key_tokens_total", "The same by key", "key", "of")
+KEYS = Bounded()
 
 
 @cache  # finding a label costs more than counting
 def _runs(model: str, outcome: Outcome) -> Counter:
     return RUNS.labels(model, outcome)
+
+
+@cache
+def _tokens(model: str, of: str) -> Counter:
+    return TOKENS.labels(model, of)
+
+
+def _count_tokens(model: str, key: str, output: Output) -> None:
+    """Of an answer that is whole; key: whose it is, "" without keys."""
+    if not isinstance(output, TextOutput):
+        return
+    used = {"prompt": output.usage.prompt_tokens, "answer": output.usage.completion_tokens}
+    for of, count in used.items():
+        _tokens(model, of).inc(count)
+        if key:
+            KEY_TOKENS.labels(KEYS.of(key), of).inc(count)
 
 
 class Endings:
@@ -68,6 +88,7 @@ class Endings:
         self._gone = gone
 
     def completed(self, attempt: Attempt, output: Output, images: Sequence[bytes | Path], run_s: float) -> None:
+        _count_tokens(attempt.model, attempt.assignment.job.tenant, output)
         is_value = isinstance(output, ValueOutput) and output.value is not None
         if isinstance(output, ImageOutput | ValueOutput) and (images or is_value):
             self._tasks.start(self._complete_attached, attempt, output, images, run_s)
