@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 import stoker.services.autoscaler.service
-import stoker.services.gateway.gateway
+import stoker.services.gateway.app
 import stoker.services.scheduler.service
 import stoker.services.worker.agent
+import stoker.services.worker.heartbeats
 import stoker.services.worker.jobs.endings
 import stoker.services.worker.models.loader
 from stoker.services.process.telemetry import exposition
