@@ -21,6 +21,11 @@ variable "config" {
   type        = string
   description = "Folder on the node with stoker.yaml, profiles and models."
 }
+variable "nats_volume" {
+  type        = string
+  default     = "stoker-nats"
+  description = "Host volume of the node's client configuration, on a disk that stays."
+}
 variable "port" {
   type        = number
   default     = 8000
@@ -43,8 +48,18 @@ job "stoker" {
   group "stoker" {
     count = 1
 
+    volume "nats" { # jobs, results and keys: kept when the job is placed anew on this node
+      type      = "host"
+      source    = var.nats_volume
+      read_only = false
+    }
+
     task "nats" {
       driver = "docker"
+      volume_mount {
+        volume      = "nats"
+        destination = "/data"
+      }
       lifecycle {
         hook    = "prestart"
         sidecar = true
@@ -55,13 +70,13 @@ job "stoker" {
       }
       env {
         NATS_LISTEN          = "0.0.0.0:4222"
-        NATS_STORE           = "/alloc/data/nats"
-        GATEWAY_PASSWORD     = var.passwords["gateway"]
-        SCHEDULER_PASSWORD   = var.passwords["scheduler"]
-        WORKER_PASSWORD      = var.passwords["worker"]
-        AUTOSCALER_PASSWORD  = var.passwords["autoscaler"]
-        CLIENT_PASSWORD      = var.passwords["client"]
-        OPERATOR_PASSWORD    = var.passwords["operator"]
+        NATS_STORE           = "/data"
+        GATEWAY_PASSWORD     = jsonencode(var.passwords["gateway"])
+        SCHEDULER_PASSWORD   = jsonencode(var.passwords["scheduler"])
+        WORKER_PASSWORD      = jsonencode(var.passwords["worker"])
+        AUTOSCALER_PASSWORD  = jsonencode(var.passwords["autoscaler"])
+        CLIENT_PASSWORD      = jsonencode(var.passwords["client"])
+        OPERATOR_PASSWORD    = jsonencode(var.passwords["operator"])
       }
     }
 

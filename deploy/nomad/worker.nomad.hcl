@@ -55,6 +55,12 @@ variable "gpus" {
   description = "NVIDIA GPUs."
 }
 
+variable "weights" {
+  type        = list(string)
+  default     = []
+  description = "Files and folders of weights on the node; they are where they are, and read only."
+}
+
 job "stoker-worker" {
   id          = "stoker-${var.name}"
   type        = "service"
@@ -82,6 +88,7 @@ job "stoker-worker" {
         command      = "python"
         args         = ["-P", "-m", "stoker.services.worker", "--name", var.name, "--profile", var.profile, "--spec", var.spec]
         network_mode = "host"
+        volumes      = [for path in var.weights : "${path}:${path}:ro"]
       }
 
       env {

@@ -1,6 +1,8 @@
 """Files of deploy/: they parse, every variable is described, and the worker's job is the launcher's."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ def test_the_workers_job_is_the_launchers() -> None:
     group = job["stoker-worker"]["group"][0]["worker"]
     task = group["task"][0]["worker"]
     profile = ResourceProfile("cpu", "nomad", cpu=2.0, memory_bytes=2048 * 10**6, image="i")
-    order = Order("r", "m", Spec("s", "llamacpp", ""), profile, ("--name", "r"))
+    order = Order("r", "m", Spec("s", "llamacpp", "file:///w/a.gguf"), profile, ("--name", "r"))
     launched = NomadLauncher("c", {}).job(order)
     theirs = launched["TaskGroups"][0]
     assert job["stoker-worker"]["type"] == launched["Type"]
@@ -55,6 +57,7 @@ def test_the_workers_job_is_the_launchers() -> None:
     assert task["config"][0]["command"] == config["command"]
     assert task["config"][0]["network_mode"] == config["network_mode"]
     assert task["config"][0]["args"][:3] == config["args"][:3]
+    assert config["volumes"] == ["/w/a.gguf:/w/a.gguf:ro"] and "volumes" in task["config"][0]
     assert theirs["Tasks"][0]["Resources"] == {"CPU": 2000, "MemoryMB": 2048}
 
 
@@ -73,9 +76,26 @@ def test_compose_starts_every_service_as_its_own_nats_user() -> None:
 
 def test_every_password_is_in_the_example_of_the_environment() -> None:
     texts = "".join(path.read_text() for path in (ROOT / "deploy").glob("compose*.yaml"))
-    written = set(re.findall(r"\$\{(\w+_PASSWORD)\}", texts))
+    written = set(re.findall(r"\$\{(\w+_PASSWORD):\?", texts))
     listed = set(re.findall(r"^(\w+)=", (ROOT / "deploy" / "env.example").read_text(), re.M))
     assert listed == written | {"COMPOSE_PROFILES"}
+
+
+def test_no_password_may_be_missing_and_nats_reads_each_as_a_text() -> None:
+    for path in (ROOT / "deploy").glob("compose*.yaml"):
+        assert re.findall(r"\$\{\w+_PASSWORD\}", path.read_text()) == [], path
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+    for name, value in compose["services"]["nats"]["environment"].items():
+        assert not name.endswith("_PASSWORD") or (value.startswith('"') and value.endswith('"')), name
+    assert (ROOT / "deploy/nomad/stoker.nomad.hcl").read_text().count("jsonencode(var.passwords[") == 6
+
+
+def test_nomad_keeps_what_nats_has_stored_when_the_job_is_placed_anew() -> None:
+    [job] = read(ROOT / "deploy" / "nomad" / "stoker.nomad.hcl")["job"]
+    group = job["stoker"]["group"][0]["stoker"]
+    assert group["volume"][0]["nats"]["type"] == "host"
+    nats = next(task["nats"] for task in group["task"] if "nats" in task)
+    assert nats["volume_mount"][0]["destination"] == nats["env"][0]["NATS_STORE"] == "/data"
 
 
 def test_the_variants_of_compose_name_services_that_there_are() -> None:
@@ -85,3 +105,16 @@ def test_the_variants_of_compose_name_services_that_there_are() -> None:
         assert named - services == more
         using_nats = services - {"prometheus", "grafana", "jaeger"}
         assert using_nats <= named
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_systemd_units_are_exposed_to_little(tmp_path: Path) -> None:
+    unit = tmp_path / "stoker-gateway.service"
+    text = (ROOT / "deploy" / "systemd" / "stoker@.service").read_text()
+    unit.write_text(text.replace("%i", "gateway"))
+    told = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", unit], capture_output=True, text=True, check=False
+    ).stdout
+    found = re.search(r"exposure level for \S+: ([\d.]+)", told)
+    assert found is not None, told[-300:]
+    assert float(found[1]) <= 3.0

@@ -89,6 +89,12 @@ class Launcher(Protocol):
         """Let go of connections; workers go on, and nothing of the launcher runs in this process any more."""
 
 
+def local_weights(order: Order) -> list[str]:
+    """Paths that the order's weights lie at; a container needs them where they are."""
+    urls = [order.spec.url, *(adapter.url for adapter in (*order.spec.adapters, *order.spec.loras))]
+    return sorted({url.removeprefix("file://") for url in urls if url.startswith("file://")})
+
+
 def check_inventory(order: Order, units_in_use: int) -> None:
     """Raises OutOfStock when the profile's inventory does not hold the order as well."""
     inventory = order.profile.inventory

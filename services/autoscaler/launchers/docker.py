@@ -12,7 +12,13 @@ import httpx
 import msgspec
 
 from stoker.services.autoscaler.events import Seen
-from stoker.services.autoscaler.launchers.base import LaunchError, Order, OutOfStock, check_inventory
+from stoker.services.autoscaler.launchers.base import (
+    LaunchError,
+    Order,
+    OutOfStock,
+    check_inventory,
+    local_weights,
+)
 from stoker.services.autoscaler.launchers.http_api import Api
 from stoker.services.process.http_clients import async_client
 
@@ -69,7 +75,7 @@ class DockerLauncher:
             "Init": True,
             "NanoCpus": int(order.cpu * 1e9),
             "Memory": order.memory_bytes,
-            "Binds": [f"{path}:{path}:ro" for path in _local_weights(order)],
+            "Binds": [f"{path}:{path}:ro" for path in local_weights(order)],
         }
         if order.gpus:
             host["DeviceRequests"] = [{"Driver": "nvidia", "Count": order.gpus, "Capabilities": [["gpu"]]}]
@@ -118,11 +124,6 @@ def _named(error: LaunchError) -> LaunchError:
     """The same error, as a stock-out where it is one."""
     is_stock = any(phrase in str(error).lower() for phrase in OUT_OF_STOCK)
     return OutOfStock(str(error)) if is_stock else error
-
-
-def _local_weights(order: Order) -> list[str]:
-    urls = [order.spec.url, *(adapter.url for adapter in (*order.spec.adapters, *order.spec.loras))]
-    return sorted({url.removeprefix("file://") for url in urls if url.startswith("file://")})
 
 
 def _seen(container: dict[str, Any]) -> Seen:

@@ -13,7 +13,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from stoker.services.autoscaler.events import Seen
-from stoker.services.autoscaler.launchers.base import LaunchError, Order, OutOfStock, check_inventory
+from stoker.services.autoscaler.launchers.base import (
+    LaunchError,
+    Order,
+    OutOfStock,
+    check_inventory,
+    local_weights,
+)
 from stoker.services.autoscaler.launchers.http_api import Api
 from stoker.services.process.http_clients import async_client
 
@@ -79,6 +85,7 @@ class NomadLauncher:
                 "command": "python",
                 "args": ["-P", "-m", "stoker.services.worker", *order.arguments],
                 "network_mode": "host",
+                "volumes": [f"{path}:{path}:ro" for path in local_weights(order)],
             },
             "Env": order.env,
             "Resources": resources,
