@@ -87,6 +87,7 @@ FILES_STREAM = "STOKER_FILES"
 FILES_BUCKET = "stoker_files"
 BATCHES_BUCKET = "stoker_batches"
 SCHEDULES_BUCKET = "stoker_schedules"
+USAGE_BUCKET = "stoker_usage"
 UPLOADS_BUCKET = "stoker_uploads"
 
 

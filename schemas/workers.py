@@ -135,7 +135,7 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
     term, attempt: which attempt it was. reason: why it is lost. kind: what the job failed with here, where that
     need not be so on another worker; "" where its runner died. was_killed: its runner was killed from outside,
     which is no fault of what ran in it. batch: how many jobs ran as one, in run_s. seal: shows that the worker
-    was given the job.
+    was given the job. prompt_tokens, answer_tokens: of a text.
     """
 
     job: str
@@ -151,6 +151,8 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: FailureKind | Literal[""] = ""
     was_killed: bool = False
     seal: str = ""
+    prompt_tokens: Count = 0
+    answer_tokens: Count = 0
 
 
 class RecordedQuery(msgspec.Struct, frozen=True):

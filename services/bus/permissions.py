@@ -102,6 +102,7 @@ def _gateway(prefix: str) -> Permissions:
                 names.FILES_BUCKET,
                 names.BATCHES_BUCKET,
                 names.SCHEDULES_BUCKET,
+                names.USAGE_BUCKET,
                 names.UPLOADS_BUCKET,
             ),
             f"DIRECT.GET.{names.FILES_STREAM}.>",
@@ -129,6 +130,7 @@ def _scheduler(prefix: str) -> Permissions:
             *(f"{prefix}.{subject}" for subject in ("worker.*.*", "solicit", "out.*.*", "verdict.*.*")),
             *(f"{prefix}.{subject}" for subject in ("queue.*", "events.*.*", "webhook.*", "quarantine.job")),
             f"$KV.{names.LEASES_BUCKET}.scheduler",
+            f"$KV.{names.USAGE_BUCKET}.>",
             f"$JS.ACK.{names.JOBS_STREAM}.>",
         ),
         subscribe=(
@@ -138,6 +140,7 @@ def _scheduler(prefix: str) -> Permissions:
         asks=(
             *_watches(*SCHEDULER_BUCKETS),
             *_reads(names.LEASES_BUCKET),
+            *_reads(names.USAGE_BUCKET),
             f"STREAM.INFO.{names.JOBS_STREAM}",
             f"STREAM.MSG.GET.{names.JOBS_STREAM}",
             f"CONSUMER.*.{names.JOBS_STREAM}",

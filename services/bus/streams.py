@@ -33,6 +33,8 @@ from stoker.services.process.running import CannotStart, StoppedAtStart
 
 log = get_logger("streams")
 
+USAGE_TTL_S = 400 * 86_400.0
+"""What keys have used by day."""
 RESULT_TTL_S = 3600.0
 EVENTS_TTL_S = 24 * 3600.0
 QUARANTINE_TTL_S = 7 * 24 * 3600.0
@@ -164,6 +166,7 @@ async def _declare_all(bus: Bus) -> bool:
     for bucket in (names.CATALOG_BUCKET, names.REPLICAS_BUCKET, names.KEYS_BUCKET, names.SECRETS_BUCKET):
         await _declare_bucket(bus, bucket, 0.0)
     await _declare_bucket(bus, names.SCHEDULES_BUCKET, 0.0)
+    await _declare_bucket(bus, names.USAGE_BUCKET, USAGE_TTL_S)
     await _declare_bucket(bus, names.LEASES_BUCKET, LEASE_TTL_S)
     await _declare_bucket(bus, names.CONVERSATIONS_BUCKET, RESULT_TTL_S)
     for bucket in (names.FILES_BUCKET, names.BATCHES_BUCKET, names.UPLOADS_BUCKET):

@@ -45,6 +45,7 @@ from stoker.services.gateway.routes import (
     text,
     tokens,
     uploads,
+    usage,
 )
 
 MAX_HEADER_BYTES = 64 * 1024
@@ -57,6 +58,7 @@ GROUPS = (
     embeddings,
     files,
     uploads,
+    usage,
     batches,
     ranking,
     tokens,

@@ -32,7 +32,7 @@ from stoker.services.scheduler.placing.dispatch import Dispatcher
 from stoker.services.scheduler.placing.placement import why_never
 from stoker.services.scheduler.placing.suspicion import Suspicion
 from stoker.services.scheduler.protocol.commands import Acknowledge, AcknowledgeEnded, Cancel, Command
-from stoker.services.scheduler.protocol.endings import Endings
+from stoker.services.scheduler.protocol.endings import Endings, acknowledged
 from stoker.services.scheduler.protocol.events import (
     AssignmentAnswered,
     AssignmentFailed,
@@ -52,6 +52,7 @@ from stoker.services.scheduler.protocol.events import (
     WorkerGone,
 )
 from stoker.services.scheduler.reconciling import Reconciler
+from stoker.services.scheduler.usage import UsageBook
 
 EARLY_CANCELS = 10_000
 """Cancels remembered for jobs that have not arrived yet."""
@@ -71,6 +72,7 @@ class Scheduler:
         self.dispatcher = Dispatcher(self.ledger, self.fleet, self.estimates, term)
         self.suspicion = Suspicion(self.ledger, self.fleet, self.estimates)
         self.forecast = Forecast(self.dispatcher, now)
+        self.usage = UsageBook()
         self.is_settling = True
         self._early_cancels: dict[str, None] = {}
 
@@ -198,13 +200,15 @@ class Scheduler:
                 if not is_current:  # the job has ended: nobody needs the newer attempt
                     commands += self.reconciler.revoke_current(record, now)
                 self.ledger.end(record, finished.outcome, now)
-                commands.append(_acknowledged(record))
+                self.usage.note(record.job, finished, now)
+                commands.append(acknowledged(record))
             elif is_current and finished.kind:
                 failure = Failure(finished.kind, finished.reason, now)
                 commands += self._failed_there(record, worker_id, failure, now)
             elif is_current:
-                is_crash = not finished.was_killed
-                commands += self.leaving.lost(record, worker_id, now, may_end=False, is_crash=is_crash)
+                commands += self.leaving.lost(
+                    record, worker_id, now, may_end=False, is_crash=not finished.was_killed
+                )
         worker = self.fleet.workers.get(worker_id)
         return commands + (self._fill(worker, now) if worker is not None else [])
 
@@ -242,7 +246,7 @@ class Scheduler:
         must_revoke = has_current and record.phase in HOLDS_SLOT
         commands = self.reconciler.revoke_current(record, now) if must_revoke else []
         self.ledger.end(record, status, now)
-        return [*commands, _acknowledged(record)]
+        return [*commands, acknowledged(record)]
 
     def _answered(self, event: AssignmentAnswered, now: float) -> list[Command]:
         record = self.ledger.records.get(event.job)
@@ -392,7 +396,3 @@ class Scheduler:
         """Raise AssertionError where the books contradict each other. O(everything), for tests and replays."""
         self.ledger.validate()
         self.dispatcher.plan.validate()
-
-
-def _acknowledged(record: JobRecord) -> Acknowledge:
-    return Acknowledge(record.handle, record.job if record.job.webhook else None)

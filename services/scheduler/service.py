@@ -38,11 +38,12 @@ from stoker.services.catalog import store
 from stoker.services.process.clock import steady_now
 from stoker.services.process.logs import get_logger
 from stoker.services.process.recording import Head, Recorder
-from stoker.services.process.tasks import LimitExceeded, TaskOwner, limit, until
+from stoker.services.process.tasks import LimitExceeded, TaskOwner, cleanup, limit, until
 from stoker.services.process.telemetry import counter
 from stoker.services.records.quarantine import put_aside
 from stoker.services.records.replicas import watch_replicas
 from stoker.services.records.results import last_endings, recorded
+from stoker.services.records.usage import add_use
 from stoker.services.scheduler.core import Scheduler
 from stoker.services.scheduler.executor import Executor
 from stoker.services.scheduler.feed import JobFeed
@@ -63,8 +64,12 @@ from stoker.services.scheduler.protocol.events import (
     Ticked,
 )
 from stoker.services.scheduler.replaying import CORE, describe
+from stoker.services.scheduler.usage import WRITE_EVERY_S
 
 log = get_logger("scheduler")
+
+LAST_WRITE_S = 2.0
+"""For what was used, when a leader stops."""
 
 ROLE = "scheduler"
 TICK_S = 0.05
@@ -132,6 +137,7 @@ class SchedulerService:
                     self._feed.keep_asking,
                     self._list_endings,
                     self._stay_admitted,
+                    self._write_usage,
                     partial(store.watch, self.bus, self._model_changed, self._catalog_read),
                     partial(watch_replicas, self.bus, self._replicas_changed),
                 )
@@ -222,6 +228,24 @@ class SchedulerService:
 
     def _model_changed(self, name: str, model: Model | None) -> None:
         self._put(ModelChanged(name, model))
+
+    async def _write_usage(self) -> None:
+        """Write down what keys have used, until cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(WRITE_EVERY_S)
+                await self._write_use()
+        finally:
+            async with cleanup("writing down what was used", LAST_WRITE_S):
+                await self._write_use()
+
+    async def _write_use(self) -> None:
+        for use in self.core.usage.take():
+            try:
+                await add_use(self.bus, use)
+            except (BusError, wire.UnreadableMessage) as error:
+                self.core.usage.give_back(use)
+                log.warning("usage.not_written", error=str(error))
 
     def _replicas_changed(self, model: str, replicas: ModelReplicas | None) -> None:
         self._put(ReplicasChanged(model, replicas))

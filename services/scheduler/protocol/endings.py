@@ -6,7 +6,7 @@ from stoker.schemas.job_events import Cancelled, Ending, Expired, Failed, Failur
 from stoker.schemas.jobs import Job
 from stoker.services.scheduler.jobs.ledger import Ledger
 from stoker.services.scheduler.jobs.record import Record
-from stoker.services.scheduler.protocol.commands import Command, EndJob
+from stoker.services.scheduler.protocol.commands import Acknowledge, Command, EndJob
 
 UNSERVED = "unserved"
 
@@ -79,6 +79,11 @@ class Endings:
             "children": self._ledger.family.shown(job.id),
             "child_count": self._ledger.family.count(job.id),
         }
+
+
+def acknowledged(record: Record) -> Acknowledge:
+    """The end of a job is stored by its worker: out of the stream with it."""
+    return Acknowledge(record.handle, record.job if record.job.webhook else None)
 
 
 def poisoned(job: Job, term: int, reason: str, finished_at: float) -> Failed:

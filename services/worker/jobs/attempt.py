@@ -81,6 +81,8 @@ class Attempt:
     trace: str = ""
     text_at: float = 0.0
     stepped_at: float = 0.0
+    tokens: tuple[int, int] = (0, 0)
+    """Of a text that is whole: read, made."""
     children: dict[str, ChildView] = field(default_factory=dict)
     waited_s: float = 0.0
     waits_since: float = 0.0

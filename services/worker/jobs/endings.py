@@ -94,6 +94,8 @@ class Endings:
             self._tasks.start(self._complete_attached, attempt, output, images, run_s)
         else:
             event = Completed(**self._ending(attempt, run_s), output=output)
+            if isinstance(output, TextOutput):
+                attempt.tokens = (output.usage.prompt_tokens, output.usage.completion_tokens)
             self._store(attempt, event, "completed", run_s=run_s)
 
     async def _complete_attached(
@@ -247,6 +249,8 @@ class Endings:
             kind=kind,
             was_killed=was_killed,
             seal=attempt.assignment.seal,
+            prompt_tokens=attempt.tokens[0],
+            answer_tokens=attempt.tokens[1],
         )
         self._bus.tell(self._bus.subjects.finished(self._worker), finished)
         self._gone()
