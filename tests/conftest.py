@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "examples" / "demo"
@@ -27,6 +28,11 @@ models:
 workers:
   - {count: 2, memory: 512MB, engines: [synthetic]}
 """
+
+
+# No test of ours is right or wrong by how long an example takes: the machine may be busy.
+settings.register_profile("stoker", deadline=None)
+settings.load_profile("stoker")
 
 
 def free_port() -> int:
