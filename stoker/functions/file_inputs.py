@@ -4,6 +4,7 @@ Where the type has an Asset or a FileRef, a payload may have a text (the id of a
 `{"file_id": …}` instead; both become the object that the type asks for.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from stoker.functions.payload_types import (
@@ -22,45 +23,65 @@ from stoker.functions.payload_types import (
 FILE_ID = "file_id"
 
 
-def with_files_named(described: PayloadType, payload: Any) -> Any:
-    """The same payload with its files as the type has them. What does not fit the type is left as it is."""
+def with_files_named(described: PayloadType, payload: Any, named: dict[str, str] | None = None) -> Any:
+    """The same payload with its files as the type has them. What does not fit the type is left as it is.
+
+    named: gets what names each file, by its place in the payload.
+    """
     if not any(one.file_field for one in described.objects.values()):
         return payload
-    return _named(described.objects, described.type, payload)
+    return _Naming(described.objects, {} if named is None else named).of(described.type, payload, "")
 
 
-def _named(objects: dict[str, Object], kind: Type, value: Any) -> Any:
-    match kind:
-        case Reference():
-            return _named_object(objects, objects[kind.name], value)
-        case OneOf():
-            return _named(objects, chosen, value) if (chosen := _chosen(objects, kind, value)) else value
-        case Items() if isinstance(value, list):
-            return [_named(objects, kind.item, one) for one in value]
-        case Row() if isinstance(value, list) and len(value) == len(kind.items):
-            return [_named(objects, inner, one) for inner, one in zip(kind.items, value, strict=True)]
-        case Mapping() if isinstance(value, dict):
-            return {key: _named(objects, kind.value, one) for key, one in value.items()}
-    return value
+@dataclass(frozen=True, slots=True)
+class _Naming:
+    """objects: of the type. named: what names each file that was found, by its place."""
 
+    objects: dict[str, Object]
+    named: dict[str, str]
 
-def _named_object(objects: dict[str, Object], kind: Object, value: Any) -> Any:
-    if kind.file_field:
-        if isinstance(value, str):
-            return {kind.file_field: value}
-        if isinstance(value, dict) and FILE_ID in value and kind.file_field not in value:
-            rest = {name: one for name, one in value.items() if name != FILE_ID}
-            return {kind.file_field: value[FILE_ID], **rest}
+    def of(self, kind: Type, value: Any, place: str) -> Any:
+        match kind:
+            case Reference():
+                return self._object(self.objects[kind.name], value, place)
+            case OneOf():
+                chosen = _chosen(self.objects, kind, value)
+                return self.of(chosen, value, place) if chosen else value
+            case Items() if isinstance(value, list):
+                return [self.of(kind.item, one, _inside(place, index)) for index, one in enumerate(value)]
+            case Row() if isinstance(value, list) and len(value) == len(kind.items):
+                pairs = enumerate(zip(kind.items, value, strict=True))
+                return [self.of(inner, one, _inside(place, index)) for index, (inner, one) in pairs]
+            case Mapping() if isinstance(value, dict):
+                return {key: self.of(kind.value, one, _inside(place, key)) for key, one in value.items()}
         return value
-    if isinstance(value, dict) and not kind.is_array:
-        types = {one.name: one.type for one in kind.fields}
-        return {
-            name: _named(objects, types[name], one) if name in types else one for name, one in value.items()
-        }
-    if isinstance(value, list) and kind.is_array and len(value) <= len(kind.fields):
-        pairs = zip(kind.fields, value, strict=False)
-        return [_named(objects, field.type, one) for field, one in pairs]
-    return value
+
+    def _object(self, kind: Object, value: Any, place: str) -> Any:
+        if kind.file_field:
+            return self._file(kind.file_field, value, place)
+        if isinstance(value, dict) and not kind.is_array:
+            types = {one.name: one.type for one in kind.fields}
+            return {
+                name: self.of(types[name], one, _inside(place, name)) if name in types else one
+                for name, one in value.items()
+            }
+        if isinstance(value, list) and kind.is_array and len(value) <= len(kind.fields):
+            pairs = enumerate(zip(kind.fields, value, strict=False))
+            return [self.of(field.type, one, _inside(place, index)) for index, (field, one) in pairs]
+        return value
+
+    def _file(self, field: str, value: Any, place: str) -> Any:
+        if isinstance(value, str):
+            value = {field: value}
+        elif isinstance(value, dict) and FILE_ID in value and field not in value:
+            value = {field: value[FILE_ID], **{name: one for name, one in value.items() if name != FILE_ID}}
+        if isinstance(value, dict) and isinstance(value.get(field), str):
+            self.named[place] = value[field]
+        return value
+
+
+def _inside(place: str, name: str | int) -> str:
+    return f"{place}.{name}" if place else str(name)
 
 
 def _chosen(objects: dict[str, Object], kind: OneOf, value: Any) -> Type | None:

@@ -119,6 +119,9 @@ def test_a_file_of_another_tenant_is_refused_at_the_door(system: System, ada: Ca
     assert (answer.status_code, answer.json()["field"]) == (404, "asset")
     missing = ada.call("read", asset="file-" + "0" * 24, reference=file)
     assert (missing.status_code, missing.json()["field"]) == (404, "asset")
+    for odd in ("file-nope", "https://example.com/x.png", "/etc/passwd"):
+        refused = ada.call("read", asset=odd, reference=file)
+        assert (refused.status_code, refused.json()["field"]) == (400, "asset"), "before anything is queued"
     assert bob.http.get(ada.result("make", megabytes=1)["path"]["url"]).status_code == 404
 
 

@@ -96,6 +96,11 @@ async def attached_to(gateway: Gateway, job: str, kind: Kind, index: int) -> Att
     return Attached(file, there[index], name, stored.event.finished_at)
 
 
+def may_name_a_file(text: str) -> bool:
+    """Whether a text has the form of what names a file of a payload."""
+    return text.startswith("data:") or bool(_ID.fullmatch(text) or _REFERENCE.fullmatch(text))
+
+
 def references(value: Any, place: str = "") -> dict[str, str]:
     """The files that a payload names, in the `url` of a FileRef or the `ref` of an Asset, with their places.
 

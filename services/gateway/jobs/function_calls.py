@@ -11,9 +11,13 @@ from stoker.functions.payload_types import PayloadType
 from stoker.schemas.catalog import Function, Model
 from stoker.schemas.jobs import FunctionInput, JobInput
 from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.files import may_name_a_file
 from stoker.services.process.json_schemas import JsonSchema
 
 PATTERN = b'"pattern":'
+FILE_NAMES = (
+    "send a file's id (file-…), the url of a job's file (/v1/jobs/ID/files/0), or a data: URL in base64"
+)
 MAX_CHECKS = 500
 """Functions whose checks are kept ready."""
 _Checks = tuple[PayloadType | None, PayloadCheck | None, JsonSchema | None]
@@ -53,7 +57,12 @@ def _checked(function: Function, payload: dict[str, Any]) -> dict[str, Any]:
     """
     described, types, schema = _checks_of(function)
     if described is not None:
-        payload = with_files_named(described, payload)
+        files: dict[str, str] = {}
+        payload = with_files_named(described, payload, files)
+        for place, text in files.items():
+            if not may_name_a_file(text):
+                message = f"{place}: {text[:100]!r} names no file: {FILE_NAMES}"
+                raise RequestError(400, message, field=place, code="validation")
     if (wrong := types.misfit(payload) if types is not None else None) or (wrong := too_large(payload)):
         field, reason = wrong.field, wrong.reason
     elif schema is not None and (other := schema.misfit(payload)) is not None:

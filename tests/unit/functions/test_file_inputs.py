@@ -78,7 +78,9 @@ DESCRIBED = describe_type(Input)
 )
 def test_a_file_is_named_as_the_type_has_it(given: Any, wanted: Any) -> None:
     before = msgspec.json.encode(given)
-    assert with_files_named(DESCRIBED, given) == wanted
+    named: dict[str, str] = {}
+    assert with_files_named(DESCRIBED, given, named) == wanted
+    assert all(text == ID or text.startswith("data:") for text in named.values())
     assert msgspec.json.encode(given) == before, "what was given is not changed"
     if "one" in wanted:
         assert PayloadCheck(DESCRIBED).misfit(wanted) is None
@@ -152,3 +154,9 @@ def test_a_file_without_a_folder_travels_with_the_result() -> None:
     context = ActionContext(job="j")
     context.save_bytes("y.bin", b"y" * (MAX_INLINE_BYTES + 2))
     assert (len(context.files[0].content), context.files[0].path) == (MAX_INLINE_BYTES + 2, "")
+
+
+def test_what_names_each_file_is_told_with_its_place() -> None:
+    named: dict[str, str] = {}
+    with_files_named(DESCRIBED, {"one": "not a file", "many": [ID, {"file_id": "x"}], "maybe": None}, named)
+    assert named == {"one": "not a file", "many.0": ID, "many.1": "x"}
