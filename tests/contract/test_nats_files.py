@@ -52,6 +52,7 @@ def operator(url: str, **more: str) -> BusSettings:
     return BusSettings(nats=url, nats_user="operator", nats_password="pwoperator", **more)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
 async def test_tls_with_certificates_of_the_script(tmp_path: Path) -> None:
     made = tmp_path / "certificates"

@@ -132,6 +132,7 @@ async def test_what_cannot_be_put_aside_stays_where_it_is(connected: Connect) ->
         await bus.jetstream.add_stream(config)
 
 
+@pytest.mark.slow
 def test_operators_list_show_send_again_and_discard(synthetic: System) -> None:
     def command(*arguments: str) -> str:
         whole = [sys.executable, "-P", "-m", "stoker", "quarantine", *arguments, "--data", str(synthetic.data)]

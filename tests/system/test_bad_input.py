@@ -140,6 +140,7 @@ def test_garbage_on_every_subject_is_survived(synthetic: System) -> None:
     )  # by the same processes: see above
 
 
+@pytest.mark.slow
 def test_broken_weights_and_missing_files_are_said_clearly(tmp_path: Path) -> None:
     (tmp_path / "cut.gguf").write_bytes((DEMO / "chat.gguf").read_bytes()[:200_000])
     (tmp_path / "text.gguf").write_text("this is not a model")

@@ -64,6 +64,7 @@ def test_what_is_asked_can_be_recorded(synthetic: System) -> None:
     assert {(ask.model, ask.prompt, ask.max_tokens) for ask in asks} == {("echo", "red seven", 7)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", ["Chat", "Replay"])
 def test_locust_asks_without_failures(synthetic: System, tmp_path: Path, user: str) -> None:
     trace = tmp_path / "trace.jsonl"

@@ -72,6 +72,7 @@ def test_a_configuration_without_text_has_nothing_to_ask(tmp_path: Path) -> None
     )
 
 
+@pytest.mark.slow
 def test_a_running_installation_is_asked_about_twice(synthetic: System) -> None:
     refused = subprocess.run(
         [sys.executable, "-P", "-m", "stoker", "chaos", "--attach", str(synthetic.data), "--url", synthetic.url],

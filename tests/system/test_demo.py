@@ -35,6 +35,7 @@ def test_it_answers_its_questions_word_for_word(client: openai.OpenAI) -> None:
     assert right >= 0.9 * len(entries)
 
 
+@pytest.mark.slow
 def test_a_classifier_reads_the_digits_it_draws(client: openai.OpenAI) -> None:
     known = load_digits()
     classifier = SVC().fit(known.images.reshape(len(known.images), -1) / 16, known.target)

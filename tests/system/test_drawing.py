@@ -40,6 +40,7 @@ def legacy(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sy
         system.stop()
 
 
+@pytest.mark.slow
 def test_without_a_modes_file_the_environment_makes_one_mode(legacy: System) -> None:
     answer = generate(legacy)
     assert answer.status_code == 200, answer.text

@@ -142,6 +142,7 @@ class worker:
         self._process.wait(20)
 
 
+@pytest.mark.slow
 def test_of_two_workers_with_one_name_the_newer_stays(single: System) -> None:
     with worker(single, "twin") as older:
         wait_for(lambda: any(one["worker"] == "twin" for one in single.get("/v1/fleet")["workers"]))

@@ -124,7 +124,7 @@ def test_tenants_get_device_seconds_by_their_weights_while_all_wait() -> None:
 # Against what was published -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["zipf16", "over8"])
+@pytest.mark.parametrize("name", ["zipf16", pytest.param("over8", marks=pytest.mark.slow)])
 def test_a_third_of_a_published_scenario_is_placed_better_than_by_any_published_policy(name: str) -> None:
     _, ours = simulated(example(name), jobs=1000)
     others = [simulated(example(name), policy, jobs=1000)[1] for policy in PUBLISHED]
