@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from stoker.services.process.logs import get_logger
 from stoker.services.process.tasks import LimitExceeded, TaskOwner, limit
+from stoker.services.worker.limits import LIMIT_S
 from stoker.services.worker.runner.in_process import FAMILIES, InProcessRunner
 from stoker.services.worker.runner.messages import Message, Ping, Pong
 from stoker.services.worker.runner.process import RunnerAway, RunnerNotStarted, RunnerProcess, oom_kills
@@ -33,7 +34,7 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 10.0
 YOUNG_S = 30.0
 PULSE_S = 1.0
 SILENT_S = 3.0
-LIMIT_S, LOADING_LIMIT_S = 8.0, 60.0
+LOADING_LIMIT_S = 60.0
 
 State = Literal["stopped", "starting", "ready", "silent", "ending", "pausing"]
 TRANSITIONS: dict[State, frozenset[State]] = {
