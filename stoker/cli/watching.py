@@ -27,7 +27,9 @@ class Line:
         if self._is_terminal:
             sys.stderr.write(f"\r\033[K{text}")
             self._has_text = True
-        elif kind != self._kind and kind != "queued":  # that nearly every job is, for a moment
+        elif kind == "queued":  # nearly every job is, for a moment
+            return
+        elif kind != self._kind:
             sys.stderr.write(text + "\n")
         sys.stderr.flush()
         self._kind = kind

@@ -18,6 +18,7 @@ from stoker.services.process.tasks import TaskOwner
 from stoker.services.worker.runner.messages import Ready, ToRunner, messages
 from stoker.services.worker.runner.outbox import FrameOutbox
 from stoker.services.worker.runner.runner import Runner
+from stoker.services.worker.runner.quiet import quiet_libraries
 
 
 async def serve(descriptor: int) -> None:
@@ -38,6 +39,7 @@ async def serve(descriptor: int) -> None:
 
 def main() -> None:
     die_with_parent()
+    quiet_libraries()
     uvloop.run(serve(int(sys.argv[1])))
 
 
