@@ -7,9 +7,12 @@ profile in use (`stoker profile use NAME`); the background server of `stoker run
 
 import json
 import os
+import socket
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLE, KEY_VARIABLE, PROFILE_VARIABLE = "STOKER_URL", "STOKER_API_KEY", "STOKER_PROFILE"
@@ -102,9 +105,24 @@ def announced(data: Path) -> tuple[str, int] | None:
     """URL and process of the `stoker up` that runs with a data folder; None where none does."""
     found = _content(data / ADDRESS_FILE)
     url, pid = found.get("url"), found.get("pid")
-    if not isinstance(url, str) or not isinstance(pid, int) or not _is_alive(pid):
+    if not isinstance(url, str) or not isinstance(pid, int) or not _is_alive(pid) or not _is_here(url):
         return None
     return url, pid
+
+
+def _is_here(url: str) -> bool:
+    """Whether a URL names an address of this machine.
+
+    The file may come with a folder that somebody else has made: no request, and no API key, goes elsewhere.
+    """
+    try:
+        host = urlsplit(url).hostname or ""
+        address = ip_address(host)
+        with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def profiles() -> dict[str, Any]:

@@ -53,8 +53,8 @@ NOTHING_SERVED = (
     'it serves no model, as there is no configuration: `stoker run FILE.gguf "hi"` needs none, '
     "`stoker init chat` writes one to begin with, `stoker up --config FILE` takes yours"
 )
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
-"""How this machine reaches a gateway that listens on all addresses."""
+REACHED = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "localhost": "127.0.0.1"}
+"""How this machine reaches a gateway that listens on all addresses, or on a name."""
 
 
 State = Literal["starting", "running", "pausing", "stopping", "ended"]
@@ -146,7 +146,7 @@ class Up:
     def address(self) -> str:
         """The gateway's URL on this machine."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{EVERYWHERE.get(self.host, host)}:{self.port}"
+        return f"http://{REACHED.get(self.host, host)}:{self.port}"
 
     async def run(self, started: asyncio.Event | None = None) -> None:
         """Run until SIGINT or SIGTERM."""

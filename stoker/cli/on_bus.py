@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from stoker.cli.app import fail
+from stoker.servers import DATA_VARIABLE
 
 if TYPE_CHECKING:
     from stoker.services.bus.connection import Bus
 
 T = TypeVar("T")
 CONNECT_S = 3.0
-Data = Annotated[Path, typer.Option(help="The --data of a running `stoker up`; or set STOKER_NATS.")]
+Data = Annotated[
+    Path, typer.Option(envvar=DATA_VARIABLE, help="The --data of a running `stoker up`; or set STOKER_NATS.")
+]
 
 
 def with_bus(program: str, data: Path, work: "Callable[[Bus], Awaitable[T]]", action: str = "") -> T:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stoker import servers
-from tests.conftest import DEMO, wait_for
+from tests.conftest import DEMO, free_port, wait_for
 
 CHAT = str(DEMO / "chat.gguf")
 IDLE_S = "3"
@@ -106,3 +106,23 @@ def test_one_that_cannot_start_says_why(tmp_path: Path) -> None:
     models.write_text('{"models": {"chat": {"engine": "lama", "url": "x"}}}')
     told = user.types("run", "chat", "Hi", is_good=False)
     assert "did not start" in told.stderr and "unknown engine 'lama'" in told.stderr
+
+
+@pytest.mark.slow
+def test_up_without_a_configuration_says_that_it_serves_nothing(tmp_path: Path) -> None:
+    user = User(tmp_path)
+    user.environment.pop("NO_COLOR", None)
+    log, data = tmp_path / "up.log", tmp_path / ".stoker"
+    with log.open("wb") as output:
+        command = [sys.executable, "-P", "-m", "stoker", "up", "--port", str(free_port())]
+        system = subprocess.Popen(command, cwd=tmp_path, env=user.environment, stdout=output, stderr=output)
+    try:
+        wait_for(lambda: "ready on http://127.0.0.1:" in log.read_text(), 60, "a ready system")
+        wait_for(lambda: "it serves no model" in log.read_text(), what="what it says")
+        assert "stoker run FILE.gguf" in log.read_text() and "\033" not in log.read_text()
+        assert user.types("models", "--json").stdout == "[]\n", "found by its data folder"
+        assert servers.announced(data) is not None
+    finally:
+        system.terminate()
+        system.wait(60)
+    assert not (data / servers.ADDRESS_FILE).exists()

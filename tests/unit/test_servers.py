@@ -72,6 +72,20 @@ def test_a_file_that_says_nothing_is_none(home: Path, content: str) -> None:
     assert servers.announced(home) is None
 
 
+@pytest.mark.parametrize(
+    "url", ["https://evil.example", "http://192.0.2.1:8000", "http://localhost.evil.example", "x"]
+)
+def test_a_folder_of_somebody_else_sends_nobody_elsewhere(home: Path, url: str) -> None:
+    servers.write_private(home / servers.ADDRESS_FILE, {"url": url, "pid": os.getpid()})
+    assert servers.announced(home) is None
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://[::1]:1"])
+def test_addresses_of_this_machine_are_here(home: Path, url: str) -> None:
+    servers.announce(home, url)
+    assert servers.announced(home) == (url, os.getpid())
+
+
 def test_only_who_has_announced_retracts(home: Path) -> None:
     servers.write_private(home / servers.ADDRESS_FILE, {"url": HERE, "pid": os.getppid()})
     servers.retract(home)
