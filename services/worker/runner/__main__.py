@@ -17,8 +17,8 @@ from stoker.services.process.running import die_with_parent
 from stoker.services.process.tasks import TaskOwner
 from stoker.services.worker.runner.messages import Ready, ToRunner, messages
 from stoker.services.worker.runner.outbox import FrameOutbox
-from stoker.services.worker.runner.runner import Runner
 from stoker.services.worker.runner.quiet import quiet_libraries
+from stoker.services.worker.runner.runner import Runner
 
 
 async def serve(descriptor: int) -> None:
