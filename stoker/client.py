@@ -12,7 +12,6 @@ broke.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self
@@ -21,11 +20,11 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from stoker import servers
 from stoker.functions.errors import CallFailed
 from stoker.services.process import http_clients
 from stoker.sse import ENDS, Event, EventReader
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 900.0
 CONNECT_TIMEOUT_S = 10.0
 PAUSE_S = 0.2
@@ -84,11 +83,11 @@ def _path(function: str) -> str:
 
 
 def _address(url: str) -> str:
-    return url or os.environ.get("STOKER_URL", DEFAULT_URL)
+    return url or servers.find().url
 
 
-def _key(api_key: str) -> dict[str, str]:
-    key = api_key or os.environ.get("STOKER_API_KEY", "")
+def _key(api_key: str, url: str) -> dict[str, str]:
+    key = api_key or servers.api_key(_address(url))
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
@@ -140,12 +139,16 @@ class Job:
         """The bytes of a file that the call has saved."""
         return _check(self._client.get(f"{self._path}/files/{index}")).content
 
+    def content(self, path: str) -> bytes:
+        """The bytes behind a path of the same gateway, such as a picture's url."""
+        return _check(self._client.get(path)).content
+
 
 class Client:
-    """A gateway: `url`, else STOKER_URL, else the one on this machine. api_key: else STOKER_API_KEY."""
+    """A gateway: `url`, else STOKER_URL, else the one that is found. api_key: else STOKER_API_KEY."""
 
     def __init__(self, url: str = "", api_key: str = "") -> None:
-        self._client = http_clients.client(_address(url), timeout=_TIMEOUT, headers=_key(api_key))
+        self._client = http_clients.client(_address(url), timeout=_TIMEOUT, headers=_key(api_key, url))
 
     def __enter__(self) -> Self:
         return self
@@ -174,6 +177,11 @@ class Client:
     def submit(self, function: str, /, **payload: Any) -> Job:
         """Submit a call as a job. Raises CallFailed."""
         answer = _check(self._client.post(_path(function), json=payload, headers=_ASYNC))
+        return Job(self._client, answer.json()["id"])
+
+    def submit_job(self, model: str, given: dict[str, Any]) -> Job:
+        """Submit a job to a model. given: its input, as `POST /v1/jobs` takes it. Raises CallFailed."""
+        answer = _check(self._client.post("/v1/jobs", json={"model": model, "input": given}))
         return Job(self._client, answer.json()["id"])
 
     def job(self, job: str) -> Job:
@@ -236,7 +244,7 @@ class AsyncClient:
     """As Client, with `await`."""
 
     def __init__(self, url: str = "", api_key: str = "") -> None:
-        self._client = http_clients.async_client(_address(url), timeout=_TIMEOUT, headers=_key(api_key))
+        self._client = http_clients.async_client(_address(url), timeout=_TIMEOUT, headers=_key(api_key, url))
 
     async def __aenter__(self) -> Self:
         return self

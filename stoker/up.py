@@ -26,7 +26,9 @@ from zlib import crc32
 
 from rich.console import Console
 
+from stoker import servers
 from stoker.functions.manifest import located
+from stoker.idle import until_idle
 from stoker.schemas import wire
 from stoker.schemas.fleet import DiskRoom, PlatformEvent
 from stoker.services.bus.connection import Bus, open_bus
@@ -47,6 +49,12 @@ CALM_AFTER_S = 10.0
 STOP_TIMEOUT_S = 130.0
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 READY_TIMEOUT_S = 60.0
+NOTHING_SERVED = (
+    'it serves no model, as there is no configuration: `stoker run FILE.gguf "hi"` needs none, '
+    "`stoker init chat` writes one to begin with, `stoker up --config FILE` takes yours"
+)
+REACHED = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "localhost": "127.0.0.1"}
+"""How this machine reaches a gateway that listens on all addresses, or on a name."""
 
 
 State = Literal["starting", "running", "pausing", "stopping", "ended"]
@@ -130,8 +138,15 @@ class Up:
     cors_origin: str = ""
     gateways: int = 1
     log_level: str = "info"
+    end_when_idle_s: float = 0.0
     _console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
     _children: list[Child] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        """The gateway's URL on this machine."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{REACHED.get(self.host, host)}:{self.port}"
 
     async def run(self, started: asyncio.Event | None = None) -> None:
         """Run until SIGINT or SIGTERM."""
@@ -160,9 +175,18 @@ class Up:
                 tasks.start(self._announce, began, started)
                 if not self.nats:
                     telling.start(self._tell_disk, bus)
+                if self.end_when_idle_s:
+                    telling.start(self._end_when_idle, bus, stopping)
                 await stopping.wait()
             self._say("stopping …")
             await self._stop_children()
+            servers.retract(self.data)
+
+    async def _end_when_idle(self, bus: Bus, stopping: asyncio.Event) -> None:
+        """Stop all once nothing was asked or run for so long."""
+        await until_idle(bus, self.end_when_idle_s)
+        self._say(f"nothing was asked for {self.end_when_idle_s:g} s: ending, as --end-when-idle says")
+        stopping.set()
 
     async def _tell_disk(self, bus: Bus) -> None:
         """Tell the gateways how much room the NATS server has, until cancelled, and people when it is low."""
@@ -297,7 +321,7 @@ class Up:
 
         from stoker.services.process.http_clients import async_client
 
-        base = f"http://{self.host}:{self.port}"
+        base = self.address
         async with async_client(base) as client:
             while time.monotonic() - began < READY_TIMEOUT_S:
                 with contextlib.suppress(httpx.HTTPError):
@@ -309,9 +333,12 @@ class Up:
                 self._say(f"not ready after {READY_TIMEOUT_S:g} s: see the lines above")
                 return
         seconds = time.monotonic() - began
+        servers.announce(self.data, base)
         self._say(
             f"ready on {base} (dashboard) after {seconds:.1f} s; API page: {base}/schema; Ctrl-C stops all"
         )
+        if not self.configuration.models and not self.projects:
+            self._say(NOTHING_SERVED)
         if started is not None:
             started.set()
 

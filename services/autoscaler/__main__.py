@@ -1,17 +1,18 @@
 """`python -m stoker.services.autoscaler`, `stoker autoscaler`: one autoscaler process; of several one leads."""
 
+import stoker.services.bus  # isort: skip  # noqa: F401  # nats-py without aiohttp
+
 import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 from anyio import move_on_after
-from msgspec import Meta
 from nats.nuid import NUID
 
 from stoker.schemas.subjects import CATALOG_BUCKET, LEASES_BUCKET, REPLICAS_BUCKET, of_bucket
 from stoker.services.autoscaler.service import STOP_ALL_TIMEOUT_S, AutoscalerService, LeadsNoLonger
+from stoker.services.autoscaler.settings import Settings
 from stoker.services.bus.connection import Bus, open_bus
 from stoker.services.bus.discovery import register
 from stoker.services.bus.errors import BusError
@@ -29,21 +30,6 @@ ROLE = "autoscaler"
 LEAD_AGAIN_S = 0.2
 """A leader that cannot begin tries again after this."""
 STOP_TIMEOUT_S = STOP_ALL_TIMEOUT_S + 5.0
-
-
-class Settings(BusSettings, frozen=True, kw_only=True):
-    """The autoscaler: decides how many replicas of each spec run, and has them launched."""
-
-    cluster: Annotated[str, Meta(description="name under which launchers find our workers again")] = "stoker"
-    data: Annotated[str, Meta(description="folder for the logs of workers that are processes")] = ".stoker"
-    worker_nats: Annotated[str, Meta(description="NATS URLs of launched workers; default: the same")] = ""
-    worker_nats_user: Annotated[str, Meta(description="NATS user of launched workers")] = ""
-    worker_nats_password: Annotated[str, Meta(description="its password")] = ""
-    record: Annotated[
-        str,
-        Meta(description="file for a recording of every decision; see `stoker replay`"),
-    ] = ""
-    stop_replicas: Annotated[bool, Meta(description="stop all launched workers at a clean stop")] = False
 
 
 def worker_environment(settings: Settings) -> dict[str, str]:

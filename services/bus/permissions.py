@@ -1,9 +1,9 @@
 """What each NATS user may do: the one table from which `users.conf` is written. Pure.
 
-Everything that is not listed is denied. Streams and buckets are made by people (`stoker init`); a service may
-ask JetStream for no more than it uses, hears replies in an inbox of its own, and answers what it was asked
-(`allow_responses`). A worker that was invited has a user of its own, which speaks and hears under its own name
-alone; those that the autoscaler launches share one. docs/security.md says what that means.
+Everything that is not listed is denied. Streams and buckets are made by people (`stoker install-streams`); a
+service may ask JetStream for no more than it uses, hears replies in an inbox of its own, and answers what it
+was asked (`allow_responses`). A worker that was invited has a user of its own, which speaks and hears under its
+own name alone; those that the autoscaler launches share one. docs/security.md says what that means.
 """
 
 from dataclasses import dataclass, field

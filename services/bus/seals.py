@@ -5,9 +5,9 @@ that nobody can publish there who does not know it. Gateways and the scheduler k
 `stoker_secrets`) and so every seal; a worker is told the seal of each job that it is given, and no other. What
 comes without its seal is nobody's.
 
-The key is made with the streams (`stoker init`, `stoker up`). Where there were jobs before, an upgrade has an
-hour from then on (as long as results are kept): until it is over, services of the version before may be there,
-and new jobs have no seals. For another hour what has none is still believed.
+The key is made with the streams (`stoker install-streams`, `stoker up`). Where there were jobs before, an
+upgrade has an hour from then on (as long as results are kept): until it is over, services of the version before
+may be there, and new jobs have no seals. For another hour what has none is still believed.
 """
 
 import base64

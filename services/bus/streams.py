@@ -1,4 +1,4 @@
-"""The streams and buckets of Stoker: declared by `stoker init` and `stoker up`, and by nobody else.
+"""The streams and buckets of Stoker: declared by `stoker install-streams` and `stoker up`, and by nobody else.
 
 `declare` makes them, and brings those of the version before into today's form. A service waits until those that
 it uses are there (`wait_for_streams`).
@@ -156,7 +156,8 @@ async def _why_missing(bus: Bus, stream: str) -> str:
             return ""
     except NoAnswer as error:
         return f"JetStream does not answer ({error}); start nats-server with JetStream enabled"
-    return f"the stream {stream} is not there; run `stoker init` once, as a NATS user that may make streams"
+    remedy = "run `stoker install-streams` once, as a NATS user that may make streams"
+    return f"the stream {stream} is not there; {remedy}"
 
 
 async def _declare_all(bus: Bus) -> bool:

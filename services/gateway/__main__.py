@@ -1,5 +1,7 @@
 """`python -m stoker.services.gateway`, `stoker gateway`: one gateway process."""
 
+import stoker.services.bus  # isort: skip  # noqa: F401  # nats-py without aiohttp
+
 import asyncio
 import os
 import socket
@@ -8,11 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
 
 import uvicorn
 from litestar.types import ASGIApp
-from msgspec import Meta
 from nats.nuid import NUID
 
 from stoker.schemas import subjects
@@ -36,10 +36,11 @@ from stoker.services.gateway.message_requests import MessageRequests
 from stoker.services.gateway.reloading import Reloading
 from stoker.services.gateway.routes.modes import load_mode
 from stoker.services.gateway.schedules.keeping import Schedules
+from stoker.services.gateway.settings import Settings
 from stoker.services.gateway.webhooks import Webhooks
 from stoker.services.process.logs import get_logger
 from stoker.services.process.running import exit_with, run_service
-from stoker.services.process.settings import BadSetting, BusSettings, read_settings
+from stoker.services.process.settings import BadSetting, read_settings
 from stoker.services.process.tasks import until
 from stoker.services.process.telemetry import serve_metrics
 from stoker.services.process.tracing import recorder
@@ -64,43 +65,6 @@ STOP_GRACE_S = 5
 KEEP_ALIVE_S = 75
 """Longer than clients keep idle connections: who closes first must not be hit by a request under way."""
 DEFAULT_QUEUE_MAX = 64
-
-
-class Settings(BusSettings, frozen=True, kw_only=True):
-    """The gateway: HTTP and server-sent events in front."""
-
-    host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
-    port: Annotated[int, Meta(description="port to listen on", ge=0, le=65535)] = 8000
-    name: Annotated[str, Meta(description="name of the gateway; default: random")] = ""
-    share_port: Annotated[bool, Meta(description="others on this machine listen on the same port")] = False
-    require_keys: Annotated[bool, Meta(description="ask for API keys on loopback too")] = False
-    insecure: Annotated[bool, Meta(description="ask for no API keys though others can reach this")] = False
-    allowed_hosts: Annotated[str, Meta(description="further names that it answers to, by commas; * = any")] = ""
-    cors_origin: Annotated[
-        str, Meta(description="web pages of other sites that may ask, as https://app.example, by commas")
-    ] = ""
-    max_streams: Annotated[int, Meta(description="open event streams at most", ge=1)] = 2000
-    max_messages: Annotated[int, Meta(description="requests by message at a time at most", ge=1)] = 256
-    max_connections: Annotated[int, Meta(description="connections of one client address at most", ge=1)] = 4096
-    head_timeout_s: Annotated[float, Meta(description="longest for a request's headers to come", gt=0)] = 20.0
-    body_timeout_s: Annotated[float, Meta(description="longest without a byte of a request's body", gt=0)] = (
-        30.0
-    )
-    metrics_of: Annotated[
-        str,
-        Meta(description="whose metrics /metrics has, as worker-1=http://127.0.0.1:9101, by commas"),
-    ] = ""
-    config: Annotated[str, Meta(description="configuration files or folders to watch, by commas")] = ""
-    publish: Annotated[bool, Meta(description="make the configuration the catalog at the start")] = False
-    functions: Annotated[str, Meta(description="folders of function projects, by commas")] = ""
-    reload: Annotated[bool, Meta(description="read function projects again when they change")] = False
-    webhook_secret: Annotated[
-        str, Meta(description="key of webhook signatures, whsec_…; default: `stoker webhook-secret` prints it")
-    ] = ""
-    webhook_private: Annotated[bool, Meta(description="allow webhooks to private addresses")] = False
-    webhook_ports: Annotated[str, Meta(description="ports that webhooks may have, by commas; * = any")] = (
-        "80,443,8000,8080,8443"
-    )
 
 
 def _listen(host: str, port: int, *, is_shared: bool = False) -> socket.socket:

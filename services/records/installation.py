@@ -1,7 +1,7 @@
 """Making an installation: its streams and buckets, and the key of its seals.
 
-Done by who may make streams: `stoker up` on its own server, elsewhere `stoker init`, once and after every
-upgrade.
+Done by who may make streams: `stoker up` on its own server, elsewhere `stoker install-streams`, once and
+after every upgrade.
 """
 
 from stoker.services.bus.connection import Bus

@@ -1,22 +1,23 @@
 """`python -m stoker.services.scheduler`, `stoker scheduler`: one scheduler process."""
 
+import stoker.services.bus  # isort: skip  # noqa: F401  # nats-py without aiohttp
+
 import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-from msgspec import Meta
 from nats.nuid import NUID
 
 from stoker.schemas import subjects
 from stoker.services.bus.connection import open_bus
 from stoker.services.bus.streams import wait_for_streams
 from stoker.services.process.running import exit_with, run_service
-from stoker.services.process.settings import BusSettings, read_settings
+from stoker.services.process.settings import read_settings
 from stoker.services.process.telemetry import serve_metrics
 from stoker.services.records.seal_key import knowing_seals
 from stoker.services.scheduler.service import serve
+from stoker.services.scheduler.settings import Settings
 
 STREAMS = (
     subjects.JOBS_STREAM,
@@ -25,15 +26,6 @@ STREAMS = (
     *map(subjects.of_bucket, (subjects.CATALOG_BUCKET, subjects.LEASES_BUCKET, subjects.SECRETS_BUCKET)),
 )
 """What it uses; others that it writes into (events) may come later."""
-
-
-class Settings(BusSettings, frozen=True, kw_only=True):
-    """The scheduler: decides which worker runs each job."""
-
-    record: Annotated[
-        str,
-        Meta(description="file for a recording of every decision, with prompts; see `stoker replay`"),
-    ] = ""
 
 
 async def main(settings: Settings, stopping: asyncio.Event) -> None:

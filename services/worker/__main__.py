@@ -1,5 +1,7 @@
 """`python -m stoker.services.worker`, `stoker worker`: one worker process, with its runner beside it."""
 
+import stoker.services.bus  # isort: skip  # noqa: F401  # nats-py without aiohttp
+
 import asyncio
 import os
 import platform
@@ -8,11 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import psutil
-from msgspec import Meta
 from nats.aio.msg import Msg
 from nats.nuid import NUID
 
@@ -38,47 +39,21 @@ from stoker.services.catalog.functions import read_project
 from stoker.services.catalog.sizes import parse_size
 from stoker.services.process.logs import get_logger
 from stoker.services.process.running import exit_with, run_service
-from stoker.services.process.settings import BadSetting, BusSettings, read_settings
+from stoker.services.process.settings import BadSetting, read_settings
 from stoker.services.process.tasks import TaskOwner, until
 from stoker.services.process.telemetry import serve_metrics
 from stoker.services.process.tracing import trace_of
 from stoker.services.worker.agent import Agent, Limits
 from stoker.services.worker.engines.registry import HANDLERS_VARIABLE, installed
 from stoker.services.worker.heartbeats import Identity
-from stoker.services.worker.jobs.runs import STOP_GRACE_S
 from stoker.services.worker.models.cache import ModelCache
-from stoker.services.worker.runner.supervisor import LIMIT_S
+from stoker.services.worker.settings import Settings
 
 log = get_logger("worker")
 
 CONNECTION_CHECK_S = 1.0
 RAM_SHARE = 0.7
 """Of the machine's memory, the share that models may take on a CPU worker unless said otherwise."""
-
-
-class Settings(BusSettings, frozen=True, kw_only=True):
-    """A worker: holds models in memory and runs jobs on them."""
-
-    name: Annotated[str, Meta(description="name of the worker; default: host and a random part")] = ""
-    profile: Annotated[str, Meta(description="resource profile that this worker is of")] = "cpu"
-    spec: Annotated[str, Meta(description="serve only this spec, model/spec")] = ""
-    pinned: Annotated[
-        bool,
-        Meta(description="with --spec: keep its settings as they were at the start"),
-    ] = False
-    memory: Annotated[str, Meta(description="memory for loaded models, such as 512MB")] = ""
-    ram: Annotated[str, Meta(description="memory for parked models, such as 2GB; 0 = none")] = "0"
-    engines: Annotated[str, Meta(description="engines to offer, separated by commas")] = ""
-    functions: Annotated[str, Meta(description="folders of function projects to serve, by commas")] = ""
-    handlers: Annotated[str, Meta(description="functions that custom jobs may call, by commas")] = ""
-    give_up_s: Annotated[float, Meta(description="end after this long without NATS; 0 = never", ge=0)] = 0.0
-    runner_silent_s: Annotated[
-        float, Meta(description="end a runner that says nothing for this long; 0 = never", ge=0)
-    ] = LIMIT_S
-    stop_grace_s: Annotated[
-        float, Meta(description="end an engine that goes on this long after it was told to stop", ge=0)
-    ] = STOP_GRACE_S
-    drain_timeout_s: Annotated[float, Meta(description="longest wait for running jobs", ge=0)] = 120.0
 
 
 def parse_bytes(text: str, setting: str) -> int:

@@ -41,8 +41,9 @@ from stoker.services.worker.jobs.core import WorkerCore
 from stoker.services.worker.jobs.endings import Endings
 from stoker.services.worker.jobs.preparing import Preparing
 from stoker.services.worker.jobs.reports import Reports
-from stoker.services.worker.jobs.runs import STOP_GRACE_S, RunMessage, Runs
+from stoker.services.worker.jobs.runs import RunMessage, Runs
 from stoker.services.worker.jobs.scratch import Scratch
+from stoker.services.worker.limits import LIMIT_S, STOP_GRACE_S
 from stoker.services.worker.models.cache import ModelCache
 from stoker.services.worker.models.loader import Loader
 from stoker.services.worker.models.readiness import Readiness
@@ -56,7 +57,6 @@ from stoker.services.worker.runner.messages import (
 )
 from stoker.services.worker.runner.process import RunnerAway
 from stoker.services.worker.runner.runners import Engines, Listener, Runners
-from stoker.services.worker.runner.supervisor import LIMIT_S
 
 log = get_logger("agent")
 

@@ -53,6 +53,7 @@ class Heartbeats:
         self.started_at = time.time()
         self._host = socket.gethostname()
         self._seq = 0
+        self._has_left = False
         self._change = asyncio.Event()
 
     def changed(self) -> None:
@@ -70,7 +71,13 @@ class Heartbeats:
             self._change.clear()
 
     def beat(self, *, is_leaving: bool = False) -> None:
-        """Publish one now."""
+        """Publish one now; after the one that says goodbye there is none.
+
+        Whoever hears one would take the worker in again, and give it up once more when it falls silent.
+        """
+        if self._has_left:
+            return
+        self._has_left = is_leaving
         self._seq += 1
         made = self._heartbeat(is_leaving)
         _measure(made)

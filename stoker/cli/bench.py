@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from stoker.bench import report, traces
 from stoker.bench.samples import Sample, quantile, summary
-from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, fail, key_header, print_json
+from stoker.cli.app import FOUND, Json, Url, app, call, console, fail, key_header, print_json
 
 LATELY = 100
 """Samples that the progress bar's median is of."""
@@ -21,10 +20,10 @@ LATELY = 100
 @app.command()
 def bench(
     models: Annotated[list[str] | None, typer.Argument(help="Models to ask, the most popular first.")] = None,
-    url: Url = DEFAULT_URL,
+    url: Url = FOUND,
     json: Json = False,
     requests: Annotated[int, typer.Option("--requests", "-n", min=1, help="Closed loop: how many.")] = 100,
-    at_once: Annotated[int, typer.Option("--at-once", "-c", min=1, help="Closed loop: askers.")] = 8,
+    at_once: Annotated[int, typer.Option(min=1, help="Closed loop: askers.")] = 8,
     rate: Annotated[float, typer.Option(min=0.0, help="Open loop: requests a second, by chance.")] = 0.0,
     duration: Annotated[float, typer.Option(min=0.1, help="Open loop: seconds.")] = 30.0,
     zipf: Annotated[float, typer.Option(min=0.0, help="Popularity falls as rank to the minus this.")] = 0.0,
@@ -35,7 +34,10 @@ def bench(
     seed: Annotated[int, typer.Option(help="The same seed asks the same.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML report; a PNG beside it.")] = None,
 ) -> None:
-    """Ask a running system many times: closed loop, open loop (--rate) or a trace; plots with --out."""
+    """Ask a running system many times, and show how quick it was.
+
+    A closed loop, an open loop (--rate) or a trace; plots with --out.
+    """
     if trace is not None:
         try:
             asks = traces.read(trace)
@@ -64,6 +66,8 @@ def bench(
 
 def _run(url: str, asks: list[traces.Ask], at_once: int, *, is_quiet: bool) -> list[Sample]:
     """at_once: 0 for an open loop."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
     try:
         from stoker.bench.load import LoadTest
     except ImportError as error:
@@ -86,7 +90,7 @@ def _run(url: str, asks: list[traces.Ask], at_once: int, *, is_quiet: bool) -> l
             first_ms = quantile(lately, 0.5) * 1000
             bar.update(task, advance=1, description=f"{errors} errors, first token {first_ms:.0f} ms")
 
-        test = LoadTest(url, key_header(), image_models, told)
+        test = LoadTest(url, key_header(url), image_models, told)
         try:
             asyncio.run(test.run_closed(asks, at_once) if at_once else test.run_open(asks))
         except KeyboardInterrupt:  # what has been answered is worth a report

@@ -1,38 +1,41 @@
 """`stoker chaos` on the command line."""
 
+from __future__ import annotations
+
 import asyncio
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
-import httpx
 import typer
 
 from stoker.chaos.plan import KINDS, PAUSES_S, ROLES, Choice, Kind, Role
-from stoker.chaos.report import Report
-from stoker.chaos.run import NothingToAsk, Wishes, prompts_of, run, run_own
-from stoker.chaos.system import Attached, CannotStart
-from stoker.cli.app import DEFAULT_URL, Json, app, errors, fail, print_json
+from stoker.cli import quick
+from stoker.cli.app import FOUND, Json, Url, app, errors, fail, print_json
 from stoker.cli.serve import Configs, read_configuration
-from stoker.schemas.catalog import Model, Spec
-from stoker.services.catalog.load import Configuration, WorkerEntry
-from stoker.services.process.embedded import EmbeddedServerError
-from stoker.services.process.http_clients import async_client
-from stoker.services.process.logs import configure_logs
 
-EXAMPLE = Configuration(
-    models=(
-        Model("echo", ("TextGeneration",), (Spec("default", "synthetic", ""),)),
-        Model(
-            "slow",
-            ("TextGeneration",),
-            (Spec("default", "synthetic", "", options={"token_interval_s": 0.05}, slots=8),),
+if TYPE_CHECKING:
+    from stoker.chaos.report import Report
+    from stoker.chaos.run import Wishes
+    from stoker.services.catalog.load import Configuration
+
+
+def _example() -> Configuration:
+    """Without a configuration: the synthetic engine, which needs no weights."""
+    from stoker.schemas.catalog import Model, Spec
+    from stoker.services.catalog.load import Configuration, WorkerEntry
+
+    slow = Spec("default", "synthetic", "", options={"token_interval_s": 0.05}, slots=8)
+    return Configuration(
+        models=(
+            Model("echo", ("TextGeneration",), (Spec("default", "synthetic", ""),)),
+            Model("slow", ("TextGeneration",), (slow,)),
         ),
-    ),
-    workers=(WorkerEntry(count=3, memory="512MB", engines=("synthetic",)),),
-)
-"""Without a configuration: the synthetic engine, which needs no weights."""
+        workers=(WorkerEntry(count=3, memory="512MB", engines=("synthetic",)),),
+    )
+
+
 PAUSES = ",".join(f"{seconds:g}" for seconds in PAUSES_S)
 MAX_PAUSE_S = 60.0
 """A client gives up after 90 s without an answer."""
@@ -44,13 +47,13 @@ def chaos(
     attach: Annotated[
         Path | None, typer.Option(help="Disturb what `stoker up --data` of this folder runs, not an own one.")
     ] = None,
-    url: Annotated[str, typer.Option(help="With --attach: its gateway.")] = DEFAULT_URL,
+    url: Url = FOUND,
     yes: Annotated[bool, typer.Option("--yes", help="With --attach: do not ask.")] = False,
     minutes: Annotated[float, typer.Option(min=0.05, help="How long.")] = 5.0,
     jobs: Annotated[int, typer.Option(min=0, help="End after so many requests; 0: after the minutes.")] = 0,
     seed: Annotated[int, typer.Option(help="The same seed makes the same plan.")] = 1,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between faults, on average.")] = 2.0,
-    at_once: Annotated[int, typer.Option("--at-once", "-c", min=1, help="Clients.")] = 8,
+    at_once: Annotated[int, typer.Option(min=1, help="Clients.")] = 8,
     pace: Annotated[float, typer.Option(min=0.0, help="Seconds that a client waits between requests.")] = 0.0,
     faults: Annotated[str, typer.Option(help=f"Only these, by commas: {', '.join(KINDS)}.")] = ",".join(KINDS),
     pauses: Annotated[str, typer.Option(help="Seconds that a pause lasts, one of these by commas.")] = PAUSES,
@@ -58,7 +61,10 @@ def chaos(
     only: Annotated[str, typer.Option(help=f"Only these, by commas: {', '.join(ROLES)}.")] = ",".join(ROLES),
     json: Json = False,
 ) -> None:
-    """Kill, pause and cut off processes under mixed traffic; ends with 1 where a promise broke."""
+    """Kill, pause and cut off processes under traffic; 1 if a promise broke."""
+    from stoker.chaos.run import Wishes
+    from stoker.services.process.logs import configure_logs
+
     wishes = Wishes(
         seed=seed,
         seconds=minutes * 60.0,
@@ -106,7 +112,14 @@ def _say(line: str) -> None:
 
 
 def _own(config: list[Path] | None, wishes: Wishes) -> Report:
-    configuration = read_configuration(config) if config else EXAMPLE
+    quick.import_httpx()
+    import httpx
+
+    from stoker.chaos.run import NothingToAsk, run_own
+    from stoker.chaos.system import CannotStart
+    from stoker.services.process.embedded import EmbeddedServerError
+
+    configuration = read_configuration(config) if config else _example()
     data = Path(tempfile.mkdtemp(prefix="stoker-chaos-"))
     try:
         report = asyncio.run(run_own(configuration, data, wishes, _say))
@@ -120,6 +133,14 @@ def _own(config: list[Path] | None, wishes: Wishes) -> Report:
 
 
 def _disturb(data: Path, url: str, is_sure: bool, wishes: Wishes) -> Report:
+    quick.import_httpx()
+    import httpx
+
+    from stoker.chaos.run import NothingToAsk, prompts_of, run
+    from stoker.chaos.system import Attached
+    from stoker.schemas.catalog import Model
+    from stoker.services.process.http_clients import async_client
+
     system = Attached(data, [url])
     if not system.pids("scheduler"):
         fail(f"no `stoker up` runs with --data {data}", 2)

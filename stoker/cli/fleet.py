@@ -4,14 +4,12 @@ import time
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, fail, key_header, print_json
-from stoker.services.process.http_clients import client
-from stoker.sse import EventReader
+from stoker.cli import quick
+from stoker.cli.app import FOUND, Json, Url, app, call, console, fail, key_header, print_json
 
 KIND_COLOURS = {
     "launched": "cyan", "ready": "green", "kept": "green", "joined": "green", "failed": "red", "lost": "red",
@@ -21,8 +19,8 @@ RECONNECT_S = 1.0
 
 
 @app.command()
-def specs(model: Annotated[str, typer.Argument()] = "", url: Url = DEFAULT_URL, json: Json = False) -> None:
-    """Specs of models that have hardware of their own: replicas wanted and there, and why not more."""
+def specs(model: Annotated[str, typer.Argument()] = "", url: Url = FOUND, json: Json = False) -> None:
+    """Replicas of models with hardware of their own: wanted, there, why not."""
     models = call("GET", url, "/v1/fleet")["models"]
     if model:
         models = [one for one in models if one["name"] == model]
@@ -63,7 +61,7 @@ def _condition(condition: dict[str, Any] | None) -> str:
 
 @app.command()
 def events(
-    url: Url = DEFAULT_URL,
+    url: Url = FOUND,
     json: Json = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens now.")] = False,
     model: Annotated[str, typer.Option(help="Only this model.")] = "",
@@ -98,9 +96,15 @@ def _show(event: dict[str, Any], json: bool) -> None:
 
 def _follow(url: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Events for ever; a broken connection is resumed where it broke."""
+    quick.import_httpx()
+    import httpx
+
+    from stoker.services.process.http_clients import client
+    from stoker.sse import EventReader
+
     reader = EventReader()
     while True:
-        headers = {"Accept": "text/event-stream", **key_header(), **reader.resume()}
+        headers = {"Accept": "text/event-stream", **key_header(url), **reader.resume()}
         try:
             with (
                 client(url, timeout=30) as http,

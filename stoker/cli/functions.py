@@ -5,15 +5,14 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import msgspec
 import typer
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
+from stoker.cli import quick
 from stoker.cli.app import (
-    DEFAULT_URL,
+    FOUND,
     TIMEOUT_S,
     Json,
     Url,
@@ -22,21 +21,17 @@ from stoker.cli.app import (
     console,
     fail,
     key_header,
+    no_gateway,
     print_json,
     problem_of,
 )
-from stoker.client import Client
-from stoker.functions.errors import CallFailed
-from stoker.functions.payload_types import PayloadType
-from stoker.functions.stubs import Described, stub_of
-from stoker.services.process.http_clients import client
 
 FOLLOW_EVERY_S = 0.5
 """How often `stoker logs --follow` asks."""
 
 
 @app.command()
-def functions(url: Url = DEFAULT_URL, json: Json = False) -> None:
+def functions(url: Url = FOUND, json: Json = False) -> None:
     """Functions, what they take, and the models that they may be given."""
     found = call("GET", url, "/v1/functions")["functions"]
     if json:
@@ -58,8 +53,11 @@ def functions(url: Url = DEFAULT_URL, json: Json = False) -> None:
 
 
 @app.command()
-def stubs(url: Url = DEFAULT_URL) -> None:
+def stubs(url: Url = FOUND) -> None:
     """A typed client as a stub file: `stoker stubs > client.pyi`."""
+    from stoker.functions.payload_types import PayloadType
+    from stoker.functions.stubs import Described, stub_of
+
     found = call("GET", url, "/v1/functions")["functions"]
     described = [
         Described(
@@ -96,14 +94,16 @@ def parse_values(pairs: list[str]) -> dict[str, Any]:
 def call_function(
     function: str,
     values: Annotated[list[str] | None, typer.Argument(help="key=value, a value being JSON or text.")] = None,
-    url: Url = DEFAULT_URL,
+    url: Url = FOUND,
     json: Json = False,
     local: Annotated[
         Path | None, typer.Option("--local", help="Run it here, from this project's folder.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for files that it returns.")] = Path(),
 ) -> None:
-    """Call a function; results of a stream are printed as they come, files are saved."""
+    """Call a function; results and files come as they are made."""
+    from rich.progress import Progress
+
     payload = parse_values(values or [])
     with Progress(console=console, transient=True, disable=json) as bar:
         task = bar.add_task(function, total=None)
@@ -125,6 +125,12 @@ def call_function(
 
 
 def _run(url: str, function: str, payload: dict[str, Any], report: Any) -> tuple[Any, list[tuple[str, bytes]]]:
+    quick.import_httpx()
+    import httpx
+
+    from stoker.client import Client
+    from stoker.functions.errors import CallFailed
+
     client = Client(url)
     try:
         job = client.submit(function, **payload)
@@ -138,7 +144,7 @@ def _run(url: str, function: str, payload: dict[str, Any], report: Any) -> tuple
     except CallFailed as error:
         fail(f"{error} ({error.kind})" if error.kind else str(error))
     except httpx.HTTPError as error:
-        fail(f"no gateway answers at {url} ({error}); is `stoker up` running?", 2)
+        no_gateway(url, error)
     return result, [(Path(one["name"]).name, client.get(one["url"])) for one in files_in(result)]
 
 
@@ -180,12 +186,17 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on as more is printed, to the job's end.")
     ] = False,
-    url: Url = DEFAULT_URL,
+    url: Url = FOUND,
 ) -> None:
     """What a call has printed: its first and its last 32 KiB."""
+    quick.import_httpx()
+    import httpx
+
+    from stoker.services.process.http_clients import client
+
     place, has_ended = 0, False
     try:
-        with client(url, timeout=TIMEOUT_S, headers=key_header()) as http:
+        with client(url, timeout=TIMEOUT_S, headers=key_header(url)) as http:
             while not has_ended:
                 answer = http.get(f"{url}/v1/jobs/{job}/log", params={"after": place})
                 if answer.status_code >= 400:
@@ -197,4 +208,4 @@ def logs(
                 if not has_ended:
                     time.sleep(FOLLOW_EVERY_S)
     except httpx.HTTPError as error:
-        fail(f"no gateway answers at {url} ({error}); is `stoker up` running?", 2)
+        no_gateway(url, error)

@@ -10,7 +10,6 @@ from rich.table import Table
 from stoker.cli.app import Json, app, console, fail, print_json
 from stoker.cli.on_bus import Data, with_bus
 from stoker.schemas.keys import ROLES, ApiKey
-from stoker.services.records import keys
 
 group = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 app.add_typer(group, name="keys")
@@ -36,6 +35,8 @@ def create(
     """Make a key; its secret is shown once and never kept."""
     if role not in ROLES:
         fail(f"--role must be one of {', '.join(ROLES)}, not {role!r}", 2)
+    from stoker.services.records import keys
+
     key_id, secret = keys.new_secret()
     key = ApiKey(
         id=key_id,
@@ -62,6 +63,8 @@ def create(
 @group.command("list")
 def list_keys(data: Data = Path(".stoker"), json: Json = False) -> None:
     """Every key, without its secret."""
+    from stoker.services.records import keys
+
     found = with_bus("stoker keys", data, keys.list_keys)
     if json:
         print_json([{"id": key.id, "name": key.name, "revoked": bool(key.revoked_at)} for key in found])
@@ -81,6 +84,8 @@ def list_keys(data: Data = Path(".stoker"), json: Json = False) -> None:
 @group.command()
 def revoke(key_id: str, data: Data = Path(".stoker")) -> None:
     """Make a key useless, at once and everywhere."""
+    from stoker.services.records import keys
+
     revoked = with_bus(
         "stoker keys",
         data,

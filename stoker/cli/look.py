@@ -1,22 +1,17 @@
-"""Looking at a running system: models, workers, jobs, explain, top, doctor."""
+"""Looking at a running system: models, workers, explain, top, doctor."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
-from rich.console import Group
-from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, key_header, print_json
-from stoker.services.process.disk import room_at
-from stoker.services.process.embedded import EmbeddedServerError, find_binary
-from stoker.services.process.http_clients import client
-from stoker.services.worker.engines.registry import ENGINES
+from stoker.cli import quick
+from stoker.cli.app import FOUND, Json, Url, app, call, console, key_header, print_json
+from stoker.cli.jobs import jobs_table
 
 workers = typer.Typer(invoke_without_command=True)
 app.add_typer(workers, name="workers")
@@ -84,23 +79,8 @@ def _process(resources: dict[str, Any]) -> str:
     return ", ".join(shares)
 
 
-def _jobs_table(jobs: list[dict[str, Any]]) -> Table:
-    table = Table(title="jobs", title_justify="left")
-    for column in ("job", "model", "status", "age", "worker", "attempt"):
-        table.add_column(column)
-    for job in jobs:
-        age = f"{max(time.time() - job['created_at'], 0):.0f} s"
-        table.add_row(
-            *(escape(job[name]) for name in ("id", "model", "status")),
-            age,
-            escape(job.get("worker", "")),
-            str(job.get("attempt", 0)),
-        )
-    return table
-
-
 @app.command()
-def models(url: Url = DEFAULT_URL, json: Json = False) -> None:
+def models(url: Url = FOUND, json: Json = False) -> None:
     """Models, their queues, and which worker has them where."""
     found = call("GET", url, "/v1/fleet")["models"]
     if json:
@@ -110,8 +90,8 @@ def models(url: Url = DEFAULT_URL, json: Json = False) -> None:
 
 
 @workers.callback()
-def show_workers(context: typer.Context, url: Url = DEFAULT_URL, json: Json = False) -> None:
-    """Workers, their memory, and what they have loaded; and inviting them, each with a NATS user of its own."""
+def show_workers(context: typer.Context, url: Url = FOUND, json: Json = False) -> None:
+    """Workers, their memory, what they have loaded; and inviting them."""
     if context.invoked_subcommand is not None:
         return
     found = call("GET", url, "/v1/fleet")["workers"]
@@ -122,24 +102,7 @@ def show_workers(context: typer.Context, url: Url = DEFAULT_URL, json: Json = Fa
 
 
 @app.command()
-def jobs(
-    url: Url = DEFAULT_URL,
-    json: Json = False,
-    status: Annotated[str, typer.Option(help="Only this status.")] = "",
-    model: Annotated[str, typer.Option(help="Only this model.")] = "",
-    limit: Annotated[int, typer.Option(help="How many.")] = 20,
-) -> None:
-    """Jobs, newest first."""
-    query = {"status": status, "model": model, "limit": limit}
-    found = call("GET", url, "/v1/jobs", params=query)
-    if json:
-        print_json(found)
-    else:
-        console.print(_jobs_table(found["jobs"]))
-
-
-@app.command()
-def explain(job: str, url: Url = DEFAULT_URL, json: Json = False) -> None:
+def explain(job: str, url: Url = FOUND, json: Json = False) -> None:
     """Why a job went to the worker where it went."""
     found = call("GET", url, f"/v1/jobs/{job}/explain")
     if json:
@@ -167,15 +130,18 @@ def explain(job: str, url: Url = DEFAULT_URL, json: Json = False) -> None:
 
 
 @app.command()
-def top(url: Url = DEFAULT_URL, seconds: Annotated[float, typer.Option(help="Stop after.")] = 0) -> None:
+def top(url: Url = FOUND, seconds: Annotated[float, typer.Option(help="Stop after.")] = 0) -> None:
     """Workers, models and jobs as they change; Ctrl-C ends it."""
+    from rich.console import Group
+    from rich.live import Live
+
     began = time.monotonic()
     with Live(console=console, screen=not seconds, auto_refresh=False) as live:
         while not seconds or time.monotonic() - began < seconds:
             fleet = call("GET", url, "/v1/fleet")
             listed = call("GET", url, "/v1/jobs", params={"limit": 15})["jobs"]
             live.update(
-                Group(_workers_table(fleet["workers"]), _models_table(fleet["models"]), _jobs_table(listed)),
+                Group(_workers_table(fleet["workers"]), _models_table(fleet["models"]), jobs_table(listed)),
                 refresh=True,
             )
             time.sleep(TOP_INTERVAL_S)
@@ -184,7 +150,9 @@ def top(url: Url = DEFAULT_URL, seconds: Annotated[float, typer.Option(help="Sto
 def _note_configuration(url: str, note: Callable[[str, bool, str, str], None]) -> None:
     """Which revision of the configuration is in use, and why the files are another; nothing without the right
     key."""
-    with client(url, timeout=3, headers=key_header()) as http:
+    from stoker.services.process.http_clients import client
+
+    with client(url, timeout=3, headers=key_header(url)) as http:
         answer = http.get("/api/models/status")
     told = answer.json().get("configuration") if answer.status_code == 200 else None
     if told is None:
@@ -196,8 +164,16 @@ def _note_configuration(url: str, note: Callable[[str, bool, str, str], None]) -
 
 
 @app.command()
-def doctor(url: Url = DEFAULT_URL, json: Json = False) -> None:
+def doctor(url: Url = FOUND, json: Json = False) -> None:
     """What is installed, what is reachable, and what to do about the rest."""
+    quick.import_httpx()
+    import httpx
+
+    from stoker.services.process.disk import room_at
+    from stoker.services.process.embedded import EmbeddedServerError, find_binary
+    from stoker.services.process.http_clients import client
+    from stoker.services.worker.engines.registry import ENGINES
+
     findings: list[dict[str, str | bool]] = []
 
     def note(what: str, is_ok: bool, found: str, remedy: str = "") -> None:

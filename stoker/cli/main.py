@@ -1,41 +1,8 @@
-"""The `stoker` command."""
+"""The `stoker` command. Which commands there are, the table says (stoker/cli/commands.py)."""
 
-from stoker.cli import (
-    bench,
-    chaos,
-    fleet,
-    functions,
-    installation,
-    keys,
-    look,
-    quarantine,
-    record,
-    replay,
-    schedules,
-    serve,
-    simulate,
-    work,
-)
 from stoker.cli.app import app
 
 __all__ = ["app", "main"]
-
-_GROUPS = (
-    serve,
-    simulate,
-    installation,
-    look,
-    fleet,
-    functions,
-    work,
-    schedules,
-    bench,
-    chaos,
-    keys,
-    quarantine,
-    record,
-    replay,
-)  # importing them registers their commands
 
 
 def main() -> None:

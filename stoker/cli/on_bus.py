@@ -7,29 +7,36 @@ import getpass
 import platform
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from stoker.cli.app import fail
-from stoker.schemas.subjects import KEYS_BUCKET, of_bucket
-from stoker.services.bus.connection import Bus, open_bus
-from stoker.services.bus.streams import wait_for_streams
-from stoker.services.process.embedded import URL_FILE
-from stoker.services.process.running import CannotStart
-from stoker.services.process.settings import BusSettings, read_settings
-from stoker.services.records.platform_events import note_action
+from stoker.servers import DATA_VARIABLE
+
+if TYPE_CHECKING:
+    from stoker.services.bus.connection import Bus
 
 T = TypeVar("T")
 CONNECT_S = 3.0
-Data = Annotated[Path, typer.Option(help="The --data of a running `stoker up`; or set STOKER_NATS.")]
+Data = Annotated[
+    Path, typer.Option(envvar=DATA_VARIABLE, help="The --data of a running `stoker up`; or set STOKER_NATS.")
+]
 
 
-def with_bus(program: str, data: Path, work: Callable[[Bus], Awaitable[T]], action: str = "") -> T:
+def with_bus(program: str, data: Path, work: "Callable[[Bus], Awaitable[T]]", action: str = "") -> T:
     """Do something on the bus of a running system. Ends the program where there is none.
 
     action: what of it is to be kept in the audit trail, once it is done.
     """
+    from stoker.schemas.subjects import KEYS_BUCKET, of_bucket
+    from stoker.services.bus.connection import open_bus
+    from stoker.services.bus.streams import wait_for_streams
+    from stoker.services.process.embedded import URL_FILE
+    from stoker.services.process.running import CannotStart
+    from stoker.services.process.settings import BusSettings, read_settings
+    from stoker.services.records.platform_events import note_action
+
     settings = read_settings(BusSettings, program, [])
     address = data / URL_FILE
     if settings.nats == BusSettings().nats and address.exists():

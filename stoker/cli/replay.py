@@ -2,20 +2,26 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stoker.cli.app import Json, app, console, fail, print_json
-from stoker.services.autoscaler import replaying as autoscaler
-from stoker.services.process.recording import BadRecording, Difference, Head, read_head
-from stoker.services.scheduler import replaying as scheduler
 
-CORES: dict[str, Callable[[Head, Iterator[bytes]], Iterator[Difference]]] = {
-    autoscaler.CORE: autoscaler.replayed,
-    scheduler.CORE: scheduler.replayed,
-}
+if TYPE_CHECKING:
+    from stoker.services.process.recording import Difference, Head
+
+    Replay = Callable[[Head, Iterator[bytes]], Iterator[Difference]]
+
 SHOWN = 20
+
+
+def cores() -> "dict[str, Replay]":
+    """The cores whose recordings can be replayed."""
+    from stoker.services.autoscaler import replaying as autoscaler
+    from stoker.services.scheduler import replaying as scheduler
+
+    return {autoscaler.CORE: autoscaler.replayed, scheduler.CORE: scheduler.replayed}
 
 
 @app.command()
@@ -23,13 +29,19 @@ def replay(
     file: Annotated[Path, typer.Argument(help="A recording: made with `--record` of a service.")],
     json: Json = False,
 ) -> None:
-    """Run the core over a recording, check every invariant, and say where it decides otherwise."""
+    """Run the core over a recording, and say where it decides otherwise.
+
+    Every invariant is checked on the way.
+    """
+    from stoker.services.process.recording import BadRecording, read_head
+
+    known = cores()
     try:
         with file.open("rb") as lines:
             head = read_head(lines)
-            replayed = CORES.get(head.core)
+            replayed = known.get(head.core)
             if replayed is None:
-                fail(f"{file} is of the core {head.core!r}; known are {', '.join(sorted(CORES))}")
+                fail(f"{file} is of the core {head.core!r}; known are {', '.join(sorted(known))}")
             differences = list(replayed(head, lines))
     except (OSError, BadRecording) as error:
         fail(f"{file}: {error}", 2)
@@ -41,7 +53,7 @@ def replay(
         raise typer.Exit(1)
 
 
-def _show(differences: list[Difference]) -> None:
+def _show(differences: "list[Difference]") -> None:
     if not differences:
         console.print("every decision is the same, and every invariant holds")
     for one in differences[:SHOWN]:

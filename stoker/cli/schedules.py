@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from stoker.cli.app import DEFAULT_URL, Json, Url, app, call, console, fail, print_json
+from stoker.cli.app import FOUND, Json, Url, app, call, console, fail, print_json
 
 group = typer.Typer(no_args_is_help=True, help="Calls at times that repeat, as cron has them.")
 app.add_typer(group, name="schedule")
@@ -55,7 +55,7 @@ def add(
     missed: Annotated[str, typer.Option(help="Times that nobody could keep: skip, or last.")] = "skip",
     overlap: Annotated[str, typer.Option(help="While the last job runs: allow, or skip.")] = "allow",
     priority: Annotated[int, typer.Option(help="-10 to 10.")] = 0,
-    url: Url = DEFAULT_URL,
+    url: Url = FOUND,
     json: Json = False,
 ) -> None:
     """Make a schedule."""
@@ -75,7 +75,7 @@ def add(
 
 
 @group.command("list")
-def list_schedules(url: Url = DEFAULT_URL, json: Json = False) -> None:
+def list_schedules(url: Url = FOUND, json: Json = False) -> None:
     """Every schedule, with its next time and its last job."""
     found = call("GET", url, PATH)["schedules"]
     if json:
@@ -96,26 +96,26 @@ def _of(name: str) -> str:
 
 
 @group.command()
-def remove(name: Name, url: Url = DEFAULT_URL) -> None:
+def remove(name: Name, url: Url = FOUND) -> None:
     """Remove a schedule; jobs that it has started go on."""
     call("DELETE", url, _of(name))
     console.print(f"removed {escape(name)}")
 
 
 @group.command()
-def pause(name: Name, url: Url = DEFAULT_URL, json: Json = False) -> None:
+def pause(name: Name, url: Url = FOUND, json: Json = False) -> None:
     """Keep none of its times until it is resumed."""
     _show(call("POST", url, f"{_of(name)}/pause"), json)
 
 
 @group.command()
-def resume(name: Name, url: Url = DEFAULT_URL, json: Json = False) -> None:
+def resume(name: Name, url: Url = FOUND, json: Json = False) -> None:
     """Keep its times again, from now on."""
     _show(call("POST", url, f"{_of(name)}/resume"), json)
 
 
 @group.command("run-now")
-def run_now(name: Name, url: Url = DEFAULT_URL, json: Json = False) -> None:
+def run_now(name: Name, url: Url = FOUND, json: Json = False) -> None:
     """Start its job now, beside its times."""
     found = call("POST", url, f"{_of(name)}/run")
     if json:

@@ -1,21 +1,26 @@
 """Simulations on the command line."""
 
+from __future__ import annotations
+
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from stoker.cli.app import Json, app, console, fail, print_json
-from stoker.simulation import report
-from stoker.simulation.making import plan
-from stoker.simulation.outcome import Outcome, Run, outcome
-from stoker.simulation.policies import POLICIES
-from stoker.simulation.scenario import Ask, BadScenario, Scenario, load, read_trace
-from stoker.simulation.world import World
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+    from rich.table import Table
+
+    from stoker.simulation.outcome import Outcome, Run
+    from stoker.simulation.scenario import Ask, Scenario
+
+POLICY_NAMES = (
+    "stoker", "round-robin", "least-loaded", "ray-multiplex", "chwbl", "swarmui", "serverlessllm", "bound",
+)  # fmt: skip
+"""Of stoker/simulation/policies.py, which is not imported to print help."""
 
 
 @app.command()
@@ -24,14 +29,18 @@ def simulate(
     trace: Annotated[
         Path | None, typer.Option(help="Requests as they were recorded, instead of arrivals.")
     ] = None,
-    policy: Annotated[str, typer.Option(help=f"Separated by commas: {', '.join(POLICIES)}.")] = "stoker",
+    policy: Annotated[str, typer.Option(help=f"Separated by commas: {', '.join(POLICY_NAMES)}.")] = "stoker",
     seed: Annotated[list[int] | None, typer.Option(help="May be given several times.")] = None,
     json: Json = False,
     out: Annotated[Path | None, typer.Option("--report", help="A folder for plots.")] = None,
 ) -> None:
-    """What would happen: the production scheduler in virtual time, beside policies as others published
-    them.
+    """What would happen: the production scheduler in virtual time.
+
+    Beside it, policies as others published them.
     """
+    from stoker.simulation.policies import POLICIES
+    from stoker.simulation.scenario import BadScenario, load, read_trace
+
     names = [name.strip() for name in policy.split(",")]
     for name in names:
         if name not in POLICIES:
@@ -50,6 +59,8 @@ def simulate(
     else:
         _show([run.outcome for run in runs])
     if out is not None:
+        from stoker.simulation import report
+
         try:
             written = report.write(out, runs)
         except ImportError as error:
@@ -63,6 +74,13 @@ def simulate(
 def _run(
     scenarios: list[Scenario], asks: list[Ask] | None, policies: list[str], seeds: list[int], *, is_quiet: bool
 ) -> list[Run]:
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    from stoker.simulation.making import plan
+    from stoker.simulation.outcome import Run, outcome
+    from stoker.simulation.policies import POLICIES
+    from stoker.simulation.world import World
+
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     runs: list[Run] = []
     with Progress(*columns, console=console, disable=is_quiet, transient=True) as bar:
@@ -78,8 +96,15 @@ def _run(
     return runs
 
 
+def _table() -> Table:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    return Table(box=SIMPLE, padding=(0, 1), show_edge=False)
+
+
 def _show_replicas(outcomes: list[Outcome]) -> None:
-    table = Table(box=SIMPLE, padding=(0, 1), show_edge=False)
+    table = _table()
     for head in ("scenario", "policy", "seed", "first", "orders", "replicas", "unused", "money"):
         table.add_column(head, justify="left" if head in ("scenario", "policy") else "right", no_wrap=True)
     for one in outcomes:
@@ -95,7 +120,7 @@ def _advance(bar: Progress, task: TaskID, count: int, left: int) -> None:
 
 
 def _show(outcomes: list[Outcome]) -> None:
-    table = Table(box=SIMPLE, padding=(0, 1), show_edge=False)
+    table = _table()
     for head in ("scenario", "policy"):
         table.add_column(head, no_wrap=True)
     for head in ("seed", "mean", "p50", "p90", "p99", "loads", "busy", "Jain"):

@@ -258,7 +258,7 @@ async def test_a_gateway_runs_so_many_at_a_time_the_oldest_first(
 async def test_where_there_is_no_bucket_yet_it_is_waited_for(
     connected: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Streams of the version before, until `stoker init` was run."""
+    """Streams of the version before, until `stoker install-streams` was run."""
     monkeypatch.setattr(owning, "ASK_AGAIN_S", 0.05)
     async with gateway(connected) as stand:
         complete_all(stand)

@@ -114,7 +114,7 @@ async def test_started_and_stopped_many_times_a_gateway_is_as_new(connected: Con
 
 
 async def installed(server: str) -> None:
-    """What `stoker init` does."""
+    """What `stoker install-streams` does."""
     async with open_bus(BusSettings(nats=server), "init") as bus:
         await install(bus)
 
@@ -133,7 +133,7 @@ async def test_told_to_stop_while_there_are_no_streams_a_service_stops(server: s
         await has_asked.wait()
         assert not running.done(), "it waits for them"
         stopping.set()
-    assert "stoker init" in running.result()
+    assert "stoker install-streams" in running.result()
 
 
 async def stopped_at_start(service: Awaitable[None]) -> str:

@@ -119,7 +119,7 @@ def installed(folder: Path, *workers: str, gateway: tuple[str, ...] = ()) -> Ite
             NATS_LISTEN=f"127.0.0.1:{port}", **PASSWORDS,
         )  # fmt: skip
         wait_for(lambda: "Server is ready" in (folder / "nats.log").read_text(), START_S, "nats-server")
-        found.command("init", **found.as_operator())
+        found.command("install-streams", **found.as_operator())
         http = free_port()
         found.url = f"http://127.0.0.1:{http}"
         found.service("scheduler", "scheduler", "scheduler")

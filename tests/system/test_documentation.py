@@ -64,6 +64,7 @@ def bench(tmp_path: Path) -> Iterator[Workbench]:
     found = Workbench(tmp_path)
     yield found
     found.down()
+    found.run("stoker stop")  # the background server, where the page has started one
 
 
 def demo(bench: Workbench) -> None:

@@ -51,10 +51,36 @@ def test_a_wheel_has_one_package_and_a_source_distribution_everything(built: Pat
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {"stoker"}
     assert {"stoker/py.typed", "stoker/services/gateway/static/app.js", "stoker/schemas/jobs.py"} <= set(names)
+    assert {
+        "stoker/deploy/compose.yaml",
+        "stoker/deploy/nats/users.conf",
+        "stoker/templates/chat/stoker.yaml",
+    } <= set(names)
     [source] = built.glob("*.tar.gz")
     with tarfile.open(source) as opened:
         folders = {name.split("/")[1] for name in opened.getnames() if name.count("/") > 1}
     assert folders >= {"stoker", "examples", "deploy", "docs", "bench", "tests", "tools"}
+
+
+def test_what_it_writes_to_begin_with_comes_from_the_wheel(python: Path, tmp_path: Path) -> None:
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHONPATH", "STOKER_"))
+    }
+
+    def stoker(*arguments: str) -> str:
+        done = subprocess.run(
+            [python, "-m", "stoker", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert stoker("--version").startswith("stoker ")
+    for kind in ("chat", "images", "functions", "cluster"):
+        assert "Next:" in stoker("init", kind)
+    assert (tmp_path / "stoker-cluster" / "deploy" / "compose.yaml").exists()
+    assert "model chat" in stoker("check", "stoker-chat/stoker.yaml")
+    assert "Hello Ada" in stoker("call", "--local", "stoker-functions", "greet", "name=Ada")
 
 
 def test_it_serves_from_a_folder_that_has_services_and_schemas_of_its_own(python: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from stoker.cli.main import app
-from stoker.cli.replay import CORES
+from stoker.cli.replay import cores
 from stoker.services.process.recording import read_head
 
 RECORDINGS = sorted((Path(__file__).parents[1] / "recordings").glob("*.jsonl"))
@@ -20,7 +20,7 @@ RECORDINGS = sorted((Path(__file__).parents[1] / "recordings").glob("*.jsonl"))
 def test_a_run_of_a_real_system_is_decided_as_it_was(path: Path) -> None:
     with path.open("rb") as lines:
         head = read_head(lines)
-        assert list(CORES[head.core](head, lines)) == []
+        assert list(cores()[head.core](head, lines)) == []
 
 
 def test_the_recordings_hold_what_their_names_say() -> None:

@@ -112,7 +112,8 @@ async def _wait_for_bucket(bus: Bus) -> None:
             if await is_declared(bus, of_bucket(BATCHES_BUCKET)):
                 return
             log.warning(
-                "batches.not_there", remedy="run `stoker init` once, as a NATS user that may make streams"
+                "batches.not_there",
+                remedy="run `stoker install-streams` once, as a NATS user that may make streams",
             )
         except BusError as error:
             log.warning("batches.not_found_out", error=str(error))

@@ -58,7 +58,7 @@ class Schedules:
             try:
                 if await is_declared(self._gateway.bus, of_bucket(SCHEDULES_BUCKET)):
                     return
-                log.warning("schedules.not_there", remedy="run `stoker init` once")
+                log.warning("schedules.not_there", remedy="run `stoker install-streams` once")
             except BusError as error:
                 log.warning("schedules.not_found_out", error=str(error))
             await asyncio.sleep(ASK_AGAIN_S)

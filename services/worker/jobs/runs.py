@@ -28,6 +28,7 @@ from stoker.services.worker.jobs.core import WorkerCore
 from stoker.services.worker.jobs.endings import Endings
 from stoker.services.worker.jobs.reports import Reports
 from stoker.services.worker.jobs.steps import StepTimes
+from stoker.services.worker.limits import STOP_GRACE_S
 from stoker.services.worker.models.loader import Loader
 from stoker.services.worker.runner.messages import (
     Cancel,
@@ -49,11 +50,6 @@ from stoker.services.worker.runner.process import RunnerAway
 from stoker.services.worker.runner.runners import Runners
 
 log = get_logger("attempts")
-
-STOP_GRACE_S = 10.0
-"""An engine that does not stop this long after it was told to is ended, if nothing else lives in its process
-and no step of these weights has taken as long.
-"""
 MAX_RUNS = 2
 """A run that the device had no memory for is tried once more, after what is idle was evicted."""
 

@@ -17,6 +17,7 @@ from stoker.services.process.running import die_with_parent
 from stoker.services.process.tasks import TaskOwner
 from stoker.services.worker.runner.messages import Ready, ToRunner, messages
 from stoker.services.worker.runner.outbox import FrameOutbox
+from stoker.services.worker.runner.quiet import quiet_libraries
 from stoker.services.worker.runner.runner import Runner
 
 
@@ -38,6 +39,7 @@ async def serve(descriptor: int) -> None:
 
 def main() -> None:
     die_with_parent()
+    quiet_libraries()
     uvloop.run(serve(int(sys.argv[1])))
 
 

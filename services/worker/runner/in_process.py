@@ -49,7 +49,7 @@ class InProcessRunner:
         """It has none of its own."""
         return 0
 
-    async def start(self) -> None:
+    async def start(self, _: int = 0) -> None:
         """There is nothing to wait for."""
 
     async def serve(self) -> int:

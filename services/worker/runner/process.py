@@ -23,7 +23,8 @@ from stoker.services.worker.runner.messages import FromRunner, Message, Ready, m
 
 log = get_logger("runner")
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S, MAX_START_TIMEOUT_S = 30.0, 480.0
+"""Each start that takes too long gives the next twice the time: on a slow disk all would be ended, for ever."""
 STOP_TIMEOUT_S = 1.0
 REAP_TIMEOUT_S = 5.0
 
@@ -61,8 +62,11 @@ class RunnerProcess:
     def pid(self) -> int:
         return self._process.pid if self._process is not None else 0
 
-    async def start(self) -> None:
-        """Start the process and wait until it is ready. Raises RunnerNotStarted, LimitExceeded, OSError."""
+    async def start(self, longer: int = 0) -> None:
+        """Start the process and wait until it is ready. longer: how often the limit is doubled.
+
+        Raises RunnerNotStarted, LimitExceeded, OSError.
+        """
         ours, theirs = socket.socketpair()
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -82,7 +86,7 @@ class RunnerProcess:
             theirs.close()
         reader, self._writer = await asyncio.open_connection(sock=ours)
         self._frames = messages(reader, FromRunner)
-        with limit("the start of the runner", START_TIMEOUT_S):
+        with limit("the start of the runner", min(START_TIMEOUT_S * 2**longer, MAX_START_TIMEOUT_S)):
             async for message in self._frames:
                 if isinstance(message, Ready):
                     return

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 from stoker.schemas.workers import Resources
 from stoker.services.process.tasks import TaskOwner
 from stoker.services.worker.engines.registry import engines_of, family_of
+from stoker.services.worker.limits import LIMIT_S
 from stoker.services.worker.runner.messages import Message, Usage
 from stoker.services.worker.runner.process import RunnerAway
-from stoker.services.worker.runner.supervisor import LIMIT_S, RunnerSupervisor
+from stoker.services.worker.runner.supervisor import RunnerSupervisor
 
 Engines = frozenset[str]
 Known = TypeVar("Known")

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from stoker.services.process.logs import get_logger
 from stoker.services.process.tasks import LimitExceeded, TaskOwner, limit
+from stoker.services.worker.limits import LIMIT_S
 from stoker.services.worker.runner.in_process import FAMILIES, InProcessRunner
 from stoker.services.worker.runner.messages import Message, Ping, Pong
 from stoker.services.worker.runner.process import RunnerAway, RunnerNotStarted, RunnerProcess, oom_kills
@@ -31,9 +32,10 @@ log = get_logger("runner")
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 10.0
 """Before a runner that died is started again; doubles while it keeps dying young."""
 YOUNG_S = 30.0
+MAX_LATE = 16
 PULSE_S = 1.0
 SILENT_S = 3.0
-LIMIT_S, LOADING_LIMIT_S = 8.0, 60.0
+LOADING_LIMIT_S = 60.0
 
 State = Literal["stopped", "starting", "ready", "silent", "ending", "pausing"]
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -84,6 +86,8 @@ class RunnerSupervisor:
         self._ready = asyncio.Event()
         self._pause_s = FIRST_PAUSE_S / 2
         self.starts = 0
+        self._late = 0
+        """Starts in a row that took too long."""
 
     def _move(self, to: State) -> None:
         if to not in TRANSITIONS[self.state]:
@@ -179,9 +183,10 @@ class RunnerSupervisor:
         self.starts += 1
         self._process = process
         try:
-            await process.start()
+            await process.start(self._late)
             if self.state == "ending":
                 raise RunnerNotStarted("it was ended while it started")
+            self._late = 0
             self._move("ready")
             self._log.info("runner.ready", pid=process.pid)
             oom_kills_before = oom_kills()
@@ -194,6 +199,7 @@ class RunnerSupervisor:
             is_foreign = status == -signal.SIGKILL and not self._is_ended_by_us
             self._on_died(status, is_foreign and oom_kills() == oom_kills_before)
         except (RunnerNotStarted, LimitExceeded, OSError) as error:
+            self._late = min(self._late + 1, MAX_LATE) if isinstance(error, LimitExceeded) else 0
             self._log.error("runner.not_started", error=str(error))
         finally:
             self._process = None

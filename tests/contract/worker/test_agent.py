@@ -1,5 +1,6 @@
 """A worker on real parts: every attempt ends once, whatever happens to it, and holds nothing afterwards."""
 
+import asyncio
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ from stoker.schemas.workers import Accepted, Heartbeat, JobCommand, Refused, Rep
 from stoker.services.bus.streams import admit_leader
 from stoker.services.records.results import supersede
 from stoker.services.worker.agent import Limits
+from stoker.services.worker.heartbeats import CHANGE_DELAY_S
 from stoker.services.worker.jobs import preparing
 from stoker.services.worker.runner import supervisor
 from tests.contract.conftest import Connect
@@ -348,3 +350,24 @@ async def test_heartbeats_say_what_is_here(connected: Connect) -> None:
         assert memory_used(worker) == 10
         worker.agent.cancel(JobCommand("a"))
         await worker.outcome("a")
+
+
+async def test_who_has_said_goodbye_says_nothing_more(connected: Connect) -> None:
+    """Else the scheduler takes it in again, and gives it up once more when it falls silent."""
+    told: list[bool] = []
+
+    def heard(message: Msg) -> None:
+        told.append(wire.decode(Heartbeat, message.data).is_leaving)
+
+    async with (
+        connected() as bus,
+        working(bus) as worker,
+        bus.listening((bus.subjects.heartbeat("w1"), heard)),
+    ):
+        await worker.agent.drain(1.0)
+        worker.agent.heartbeats.changed()  # as when it is asked for one, or its runner ends
+        worker.agent.heartbeats.beat()
+        await eventually(lambda: True in told)
+        await asyncio.sleep(5 * CHANGE_DELAY_S)
+        await bus.client.flush()
+        assert told[told.index(True) :] == [True]

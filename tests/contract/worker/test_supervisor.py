@@ -246,3 +246,18 @@ async def test_what_the_process_takes_is_reported_after_a_load() -> None:
         await eventually(lambda: any(isinstance(one, Usage) for one in runner.messages))
         [usage, *_] = [one for one in runner.messages if isinstance(one, Usage)]
         assert usage.resources.rss_bytes > 10**6
+
+
+async def test_one_that_needs_longer_than_the_first_limit_is_given_more_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow disk every start took too long, and was begun again, for ever."""
+    monkeypatch.setattr(process, "START_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(process, "STOP_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_S", 0.02)
+    python = sys.executable
+    monkeypatch.setattr(sys, "executable", dying(tmp_path, f'sleep 0.5\nexec {python} "$@"'))
+    async with supervised() as runner:
+        await runner.wait_ready(60)
+        assert 2 <= runner.starts < 12
+        assert runner.events == ["ready"]

@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 from stoker.cli.app import console
 from stoker.cli.functions import files_in, parse_values
 from stoker.cli.main import app
-from stoker.cli.serve import ENVIRONMENTS, choose_environments
+from stoker.cli.serve import choose_environments
+from stoker.functions.environments import VARIABLE as ENVIRONMENTS
 from tests.conftest import ROOT
 from tests.unit.cli.gateway import Answer, Answering, answering, events
 

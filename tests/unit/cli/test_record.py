@@ -4,10 +4,10 @@ import msgspec
 import pytest
 from nats.aio.msg import Msg
 
-from stoker.cli.record import Tracer
 from stoker.schemas import wire
 from stoker.schemas.jobs import CompletionInput, ImageInput, Job, JobInput
 from stoker.simulation.scenario import Ask
+from stoker.simulation.tracer import Tracer
 
 
 def job(at: float, model: str = "m", asked: JobInput | None = None, tenant: str = "", priority: int = 0) -> Job:

@@ -1,0 +1,8 @@
+"""Limits of a worker that its settings may change."""
+
+LIMIT_S = 8.0
+"""How long a runner may say nothing before it is ended."""
+STOP_GRACE_S = 10.0
+"""An engine that does not stop this long after it was told to is ended, if nothing else lives in its process
+and no step of these weights has taken as long.
+"""
