@@ -15,6 +15,7 @@ from bench import (
     cancels,
     cold_start,
     conversations,
+    dashboard,
     durability,
     files,
     functions,
@@ -139,6 +140,12 @@ one: gateway 77.6 and 77.1 MB, scheduler 81.8 and 81.0, autoscaler 45.9 and 45.2
 all descriptors unchanged, streams and buckets unchanged but for STOKER_RESULTS: it keeps the ends of the last
 hour (1.0 kB a job), and so nats-server takes 66 and 51 MB.
 
+## The dashboard in Chromium (`python -m bench.dashboard`)
+
+Milliseconds from an update to the laid-out page; made-up workers, models and history below the event streams.
+
+{dashboard}
+
 ## Functions (`python -m bench.functions`)
 
 Three workers and three checkpoints, one fits per worker; keys of a Zipf law, four callers. Goal: over 95 % hot.
@@ -172,6 +179,7 @@ def main() -> None:
         takeover="\n".join(uvloop.run(takeover.main(takeover.COUNTS))),
         durability="\n".join(uvloop.run(durability.main())),
         cancels="\n".join(cancels.report()),
+        dashboard="\n".join(dashboard.report()),
         functions="\n".join(functions.report()),
         files="\n".join(files.report()),
         text_overhead="\n".join(uvloop.run(text_overhead.main())),

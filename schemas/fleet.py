@@ -113,13 +113,29 @@ class JobView(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class JobsQuery(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Newest first; `cursor` is the last job of the page before. tenant: only its jobs."""
+    """Newest first; `cursor` is the last job of the page before. tenant: only its jobs. search: in the id or
+    the model's name, whatever the case. since, until: when it was accepted, seconds since 1970; 0 = any.
+    """
 
     status: str = ""
     tenant: str = ""
     model: str = ""
     limit: int = 50
     cursor: str = ""
+    search: str = ""
+    since: float = 0.0
+    until: float = 0.0
+
+    def fits(self, view: JobView) -> bool:
+        """Whether a job is one of those that are asked for."""
+        return (
+            self.status in ("", view.status)
+            and self.model in ("", view.model)
+            and self.tenant in ("", view.tenant)
+            and view.created_at >= self.since
+            and (not self.until or view.created_at <= self.until)
+            and (not self.search or self.search.casefold() in f"{view.id} {view.model}".casefold())
+        )
 
 
 class JobsPage(msgspec.Struct, frozen=True):
@@ -143,9 +159,9 @@ class CancelAnswer(msgspec.Struct, frozen=True):
 EventKind = Literal[
     "assigned", "evicted", "launched", "ready", "kept", "downscaled", "failed", "backoff",
     "joined", "lost", "suspected", "drained", "elected", "loaded", "disk_low", "disk_ok", "quarantined",
-    "operated", "other",
+    "operated", "configured", "not_configured", "other",
 ]  # fmt: skip
-"""other: of a later version."""
+"""configured: a revision of the configuration is in use. other: of a later version."""
 
 
 class PlatformEvent(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -201,11 +201,14 @@ Output = TextOutput | EmbeddingOutput | ImageOutput | ValueOutput
 
 
 class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Seconds. queued_s: accepted to assigned. load_s: waiting for weights. run_s: in the engine."""
+    """Seconds. queued_s: accepted to assigned. load_s: waiting for weights; fetch_s: of that, for their
+    download. run_s: in the engine.
+    """
 
     queued_s: float = 0.0
     load_s: float = 0.0
     run_s: float = 0.0
+    fetch_s: float = 0.0
 
 
 FailureKind = Literal[

@@ -74,6 +74,8 @@ def opened(subject: str) -> tuple[str, str]:
 JOBS_STREAM = "STOKER_JOBS"
 RESULTS_STREAM = "STOKER_RESULTS"
 EVENTS_STREAM = "STOKER_EVENTS"
+HISTORY_STREAM = "STOKER_HISTORY"
+RETRIES_STREAM = "STOKER_RETRIES"
 WEBHOOKS_STREAM = "STOKER_WEBHOOKS"
 QUARANTINE_STREAM = "STOKER_QUARANTINE"
 CATALOG_BUCKET = "stoker_catalog"
@@ -207,6 +209,16 @@ class Subjects:
     def event(self, kind: str, identity: str) -> str:
         """What happened and why (stream STOKER_EVENTS, a day)."""
         return f"{self.prefix}.events.{to_token(kind)}.{to_token(identity)}"
+
+    def history(self, part: str) -> str:
+        """What the scheduler notes of the last day: `jobs` that ended, `samples` of queues (stream
+        STOKER_HISTORY).
+        """
+        return f"{self.prefix}.history.{part}"
+
+    def retry(self, job: str) -> str:
+        """A job that did not complete, as it was accepted: it can be run again (stream STOKER_RETRIES)."""
+        return f"{self.prefix}.retry.{to_token(job)}"
 
     def every(self, *tokens: str | Wildcard) -> str:
         """A subscription pattern below the prefix, such as `every("out", gateway, ANY)`.

@@ -133,7 +133,8 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
     """The terminal event of a job is stored, the slot is free. `lost`: it has none, try elsewhere.
 
     term, attempt: which attempt it was. reason: why it is lost. kind: what the job failed with here, where that
-    need not be so on another worker; "" where its runner died. was_killed: its runner was killed from outside,
+    need not be so on another worker; "" where its runner died. load_s: waiting for weights, fetch_s of it for
+    their download. was_killed: its runner was killed from outside,
     which is no fault of what ran in it. batch: how many jobs ran as one, in run_s. seal: shows that the worker
     was given the job. prompt_tokens, answer_tokens: of a text.
     """
@@ -143,6 +144,7 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
     attempt: Count
     outcome: Outcome
     load_s: Seconds = 0.0
+    fetch_s: Seconds = 0.0
     run_s: Seconds = 0.0
     units: Amount = 1.0
     batch: Batch = 1
@@ -222,7 +224,8 @@ class CapabilityCard(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ResidentModel(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A model that a worker has somewhere. load_s: the measured load that made it hot, from `loaded_from`.
+    """A model that a worker has somewhere. load_s: the measured load that made it hot, from `loaded_from`;
+    fetch_s: of that, its download.
 
     percent: of its download, while that goes on and its size is known. weights: models with the same
     share them in memory. skipped: LoRAs that do not fit the model, and why. card: while it is hot, where its
@@ -241,6 +244,7 @@ class ResidentModel(msgspec.Struct, frozen=True, omit_defaults=True):
     path: str = ""
     skipped: tuple[str, ...] = ()
     card: CapabilityCard | None = None
+    fetch_s: Seconds = 0.0
 
 
 class Resources(msgspec.Struct, frozen=True, omit_defaults=True):

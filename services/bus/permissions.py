@@ -81,7 +81,7 @@ def _gateway(prefix: str) -> Permissions:
             f"{prefix}.use",
             f"{prefix}.quarantine.webhook",
             f"{prefix}.events.quarantined.*",
-            f"{prefix}.events.operated.*",
+            *(f"{prefix}.events.{kind}.*" for kind in ("operated", "configured", "not_configured")),
             f"$KV.{names.CATALOG_BUCKET}.>",
             f"$KV.{names.CONVERSATIONS_BUCKET}.>",
             f"{prefix}.file.*.*",
@@ -113,8 +113,15 @@ def _gateway(prefix: str) -> Permissions:
             ),
             f"DIRECT.GET.{names.RESULTS_STREAM}.>",
             f"STREAM.MSG.GET.{names.RESULTS_STREAM}",
-            f"CONSUMER.CREATE.{names.EVENTS_STREAM}",
-            *(f"CONSUMER.{verb}.{names.EVENTS_STREAM}.>" for verb in ("CREATE", "INFO", "DELETE")),
+            *(f"CONSUMER.CREATE.{stream}" for stream in (names.EVENTS_STREAM, names.HISTORY_STREAM)),
+            *(
+                f"CONSUMER.{verb}.{stream}.>"
+                for stream in (names.EVENTS_STREAM, names.HISTORY_STREAM)
+                for verb in ("CREATE", "INFO", "DELETE")
+            ),
+            f"STREAM.INFO.{names.HISTORY_STREAM}",
+            f"DIRECT.GET.{names.RETRIES_STREAM}.>",
+            *(f"STREAM.{verb}.{names.QUARANTINE_STREAM}" for verb in ("INFO", "MSG.GET")),
             f"STREAM.INFO.{names.WEBHOOKS_STREAM}",
             *(f"CONSUMER.{verb}.{names.WEBHOOKS_STREAM}.>" for verb in ("CREATE", "INFO", "MSG.NEXT")),
             f"DIRECT.GET.{names.BLOBS_STREAM}.>",
@@ -129,6 +136,7 @@ def _scheduler(prefix: str) -> Permissions:
         publish=(
             *(f"{prefix}.{subject}" for subject in ("worker.*.*", "solicit", "out.*.*", "verdict.*.*")),
             *(f"{prefix}.{subject}" for subject in ("queue.*", "events.*.*", "webhook.*", "quarantine.job")),
+            *(f"{prefix}.{subject}" for subject in ("history.*", "retry.*")),
             f"$KV.{names.LEASES_BUCKET}.scheduler",
             f"$KV.{names.USAGE_BUCKET}.>",
             f"$JS.ACK.{names.JOBS_STREAM}.>",

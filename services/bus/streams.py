@@ -8,6 +8,8 @@ it uses are there (`wait_for_streams`).
 | STOKER_JOBS | accepted jobs | acked: its result is stored; full = refused, nothing is pushed out |
 | STOKER_RESULTS | how jobs ended: one record per job | `RESULT_TTL_S` |
 | STOKER_EVENTS | what happened and why | a day, or 100,000 events |
+| STOKER_HISTORY | jobs that ended, samples of queues: for a time axis | a day, or `MAX_HISTORY_BYTES` |
+| STOKER_RETRIES | jobs that did not complete, as they were accepted | `RESULT_TTL_S`, or `MAX_RETRIES_BYTES` |
 | STOKER_WEBHOOKS | terminal events that somebody wants posted | delivered, or a day |
 | STOKER_QUARANTINE | what could not be handled, with its reason | a week, or 10,000 messages |
 | STOKER_BLOBS | parts of large inputs and results, encrypted | `RESULT_TTL_S`; nothing is written twice |
@@ -37,6 +39,11 @@ USAGE_TTL_S = 400 * 86_400.0
 """What keys have used by day."""
 RESULT_TTL_S = 3600.0
 EVENTS_TTL_S = 24 * 3600.0
+HISTORY_TTL_S = 24 * 3600.0
+MAX_HISTORY_BYTES = 256 * 1024**2
+MAX_RETRIES_BYTES = 64 * 1024**2
+MIN_LEFT_OUT_BYTES = 1024**2
+"""What is nice to have takes little of a small disk: the history, and jobs that may be run again."""
 QUARANTINE_TTL_S = 7 * 24 * 3600.0
 FILES_TTL_S = 7 * 24 * 3600.0
 """How long files, and batches after their last change, are kept."""
@@ -86,6 +93,15 @@ def stream_configs(subjects: Subjects) -> list[api.StreamConfig]:
             allow_direct=True,
         ),
         stream(names.EVENTS_STREAM, "events.*.*", max_age=EVENTS_TTL_S, max_msgs=100_000, allow_direct=True),
+        stream(names.HISTORY_STREAM, "history.*", max_age=HISTORY_TTL_S, max_bytes=MAX_HISTORY_BYTES),
+        stream(
+            names.RETRIES_STREAM,
+            "retry.*",
+            max_msgs_per_subject=1,
+            max_age=RESULT_TTL_S,
+            max_bytes=MAX_RETRIES_BYTES,
+            allow_direct=True,
+        ),
         stream(
             names.WEBHOOKS_STREAM, "webhook.*", retention=api.RetentionPolicy.WORK_QUEUE, max_age=EVENTS_TTL_S
         ),
@@ -186,14 +202,19 @@ async def _declare_fitting(bus: Bus, config: api.StreamConfig) -> None:
             return
         except DiskFull as error:
             smaller = (config.max_bytes or 0) // 2
-            if smaller < MIN_RESULTS_BYTES:
-                least = MIN_RESULTS_BYTES // 1024**2
+            if smaller < least_bytes(config.name):
+                least = least_bytes(config.name) // 1024**2
                 raise CannotConnect(
                     f"the disk of the NATS server is too full for the stream {config.name}, which needs "
                     f"{least} MB ({error}); make room there, and start again"
                 ) from error
             log.warning("stream.smaller", stream=config.name, max_bytes=smaller, reason="the disk has no more")
             config = config.evolve(max_bytes=smaller)
+
+
+def least_bytes(stream: str | None) -> int:
+    """What a stream has to have to be of use."""
+    return MIN_RESULTS_BYTES if stream == names.RESULTS_STREAM else MIN_LEFT_OUT_BYTES
 
 
 async def _declare_stream(bus: Bus, config: api.StreamConfig) -> None:
@@ -204,9 +225,9 @@ async def _declare_stream(bus: Bus, config: api.StreamConfig) -> None:
         raise
     except Refused:  # it is there, in another form
         with named(f"upgrading the stream {config.name}"):
+            found = (await bus.jetstream.stream_info(config.name)).config
+            config = config.evolve(max_bytes=_kept_bytes(found, config))
             if config.name == names.RESULTS_STREAM:
-                found = (await bus.jetstream.stream_info(config.name)).config
-                config = config.evolve(max_bytes=_kept_bytes(found, config))
                 config = _admitting(config, bus.subjects, admitted_term(found, bus.subjects))
                 if _form(found) == _form(config):
                     return
@@ -258,7 +279,7 @@ def _kept_bytes(found: api.StreamConfig, wanted: api.StreamConfig) -> int | None
     """What a stream that is there may hold: as much as it has, where the disk had no room for more."""
     has: int = found.max_bytes or 0
     most: int = wanted.max_bytes or 0
-    return (has if MIN_RESULTS_BYTES <= has < most else most) or None
+    return (has if least_bytes(wanted.name) <= has < most else most) or None
 
 
 def _form(config: api.StreamConfig) -> tuple[object, ...]:

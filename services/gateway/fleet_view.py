@@ -28,6 +28,8 @@ log = get_logger("fleet")
 
 WORKER_SILENT_S = 6.0
 """A worker that has not reported for this long does not count."""
+HEARTBEAT_MISSED_S = 2.0
+"""A worker that has not reported for this long is shown as silent: it does so every second."""
 DISK_SILENT_S = 5.0
 """What was said of the disk counts for so long."""
 FORGET_AFTER_S = 60.0
@@ -160,6 +162,16 @@ class FleetView:
         now = self._clock()
         beats = [beat for beat, seen_at in self._workers.values() if now - seen_at < WORKER_SILENT_S]
         return sorted(beats, key=lambda beat: beat.worker)
+
+    def silent_workers(self) -> dict[str, tuple[Heartbeat, bool]]:
+        """The last report of workers that have missed some, until they are forgotten; and whether they still
+        count."""
+        now = self._clock()
+        return {
+            worker: (beat, now - seen_at < WORKER_SILENT_S)
+            for worker, (beat, seen_at) in self._workers.items()
+            if now - seen_at >= HEARTBEAT_MISSED_S
+        }
 
     def has(self, worker: str, model: str) -> bool:
         """Whether a live worker has the model in memory, or is loading it."""

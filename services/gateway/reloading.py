@@ -24,7 +24,9 @@ import anyio
 from watchfiles import awatch
 
 from stoker.functions.manifest import located
+from stoker.schemas import wire
 from stoker.schemas.configuration import ReloadFailure, RevisionHead
+from stoker.schemas.fleet import EventKind, PlatformEvent
 from stoker.services.bus.connection import Bus
 from stoker.services.bus.errors import BusError
 from stoker.services.catalog import store
@@ -103,6 +105,7 @@ class Reloading:
                 raise
             self.failure = None
             await self._tell_others()
+            self._note("configured", f"revision {revision.number}: {len(found.models)} models")
         for warning in found.warnings:
             log.warning("configuration.warning", warning=warning)
         log.info(
@@ -156,12 +159,18 @@ class Reloading:
         )
         log.error(event, reason=reason)
         await self._tell_others()
+        self._note("not_configured", reason)
 
     async def _tell_others(self) -> None:
         try:
             await store.note_failure(self._bus, self.failure)
         except BusError as error:
             log.warning("configuration.failure_not_noted", error=str(error))
+
+    def _note(self, kind: EventKind, reason: str) -> None:
+        """Tell people when the configuration was taken, and when and why it was not."""
+        event = PlatformEvent(kind, "configuration", time.time(), reason)
+        self._bus.post(self._bus.subjects.event(kind, event.subject), wire.encode(event))
 
     async def _reload_or_say_why(self) -> None:
         with suppress(ConfigurationError, BusError):  # they are logged and kept

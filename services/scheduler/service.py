@@ -64,6 +64,7 @@ from stoker.services.scheduler.protocol.events import (
     Ticked,
 )
 from stoker.services.scheduler.replaying import CORE, describe
+from stoker.services.scheduler.sampling import Sampler
 from stoker.services.scheduler.usage import WRITE_EVERY_S
 
 log = get_logger("scheduler")
@@ -109,6 +110,7 @@ class SchedulerService:
         self._tasks = TaskOwner("scheduler")
         self._executor = Executor(bus, self._put, self._tasks)
         self._feed = JobFeed(bus, self._on_arrived, self._tasks, lease.term)
+        self._sampler = Sampler(bus, self.core)
         self._catalog_read = asyncio.Event()
         self._ticks_waiting = 0
 
@@ -136,6 +138,7 @@ class SchedulerService:
                     self._settle,
                     self._feed.keep_asking,
                     self._list_endings,
+                    self._sampler.run,
                     self._stay_admitted,
                     self._write_usage,
                     partial(store.watch, self.bus, self._model_changed, self._catalog_read),
@@ -192,6 +195,7 @@ class SchedulerService:
     def _on_heartbeat(self, message: Msg) -> None:
         heartbeat = self._read(message, Heartbeat)
         if heartbeat is not None and heartbeat.worker == last_name(message.subject):
+            self._sampler.heartbeat(heartbeat)
             self._put(HeartbeatSeen(self._believed(heartbeat)))
 
     def _believed(self, heartbeat: Heartbeat) -> Heartbeat:
@@ -208,6 +212,7 @@ class SchedulerService:
         if finished is None:
             return
         if self.bus.seals.holds(finished.job, finished.seal):
+            self._sampler.finished(finished)
             self._put(JobFinished(last_name(message.subject), finished))
         else:
             log.warning("end.not_believed", subject=message.subject, job=finished.job)

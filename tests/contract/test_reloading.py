@@ -19,6 +19,7 @@ from stoker.services.catalog.documents import MAX_FILE_BYTES, ConfigurationError
 from stoker.services.gateway import reloading as module
 from stoker.services.gateway.reloading import SETTLE_S, SETTLE_TRIES, Reloading
 from stoker.services.process.tasks import TaskOwner
+from stoker.services.records.platform_events import read_events
 from tests.contract.conftest import Connect
 from tests.fixtures.gateway_app import soon
 
@@ -304,3 +305,22 @@ async def test_the_watcher_may_fail_and_looking_goes_on(
     async with connected() as bus, reloaded(bus, file) as seen:
         file.write_text(TWO)
         await soon(lambda: names(seen) == {"one", "two"})
+
+
+async def test_each_revision_and_each_refusal_is_an_event(connected: Connect, tmp_path: Path) -> None:
+    file = tmp_path / "stoker.yaml"
+    file.write_text(ONE)
+    async with connected() as bus, reloaded(bus, file) as seen:
+        file.write_text(TWO)
+        await soon(lambda: names(seen) == {"one", "two"})
+        file.write_text("models: {one: {engine: nothing}}\n")
+
+        async def told() -> list[tuple[str, str]]:
+            events = [item[1] async for item in read_events(bus, 0, follow=False) if item is not None]
+            found = [(event.kind, event.reason) for event in events]
+            return found if any(kind == "not_configured" for kind, _ in found) else []
+
+        first, second, *_, refused = await soon(told)
+        assert first == ("configured", "revision 1: 1 models")
+        assert second == ("configured", "revision 2: 2 models")
+        assert "nothing" in refused[1]

@@ -19,6 +19,16 @@ COOKIE = "stoker_key"
 """Where the dashboard's browser keeps its key."""
 OPEN_PATHS = ("/health/", "/static/", "/schema")
 """Answered to anybody: they say nothing of models or jobs."""
+OPEN_PAGES = (
+    "/", "/timeline", "/playground", "/models", "/specs", "/keys", "/quarantine", "/configuration",
+    "/schedules", "/jobs",
+)  # fmt: skip
+"""The dashboard's pages, empty of content, and those below the last: they ask for a key themselves."""
+
+
+def is_open(path: str) -> bool:
+    """Whether a path is answered to anybody."""
+    return path in OPEN_PAGES or path.startswith((*OPEN_PATHS, "/jobs/"))
 
 
 class Access:
@@ -57,6 +67,10 @@ class Access:
         if self.is_required:
             raise _unauthorized("this API key is not valid")
         return None  # clients of OpenAI send some key always
+
+    def keys(self) -> list[ApiKey]:
+        """Every valid key."""
+        return list(self._by_digest.values())
 
     def key(self, key_id: str) -> ApiKey | None:
         """A key that is valid."""

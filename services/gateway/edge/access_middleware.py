@@ -9,7 +9,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from stoker.schemas import wire
 from stoker.schemas.keys import ApiKey
-from stoker.services.gateway.edge.access import COOKIE, OPEN_PATHS, Access, current_key
+from stoker.services.gateway.edge.access import COOKIE, Access, current_key, is_open
 from stoker.services.gateway.edge.door import with_headers
 from stoker.services.gateway.edge.problems import Dialect, DialectAt, RequestError, answer_body
 from stoker.services.gateway.edge.request_ids import REQUEST_ID, request_id
@@ -30,7 +30,7 @@ def with_access(
             await app(scope, receive, send)
             return
         path = str(scope.get("path", ""))
-        if scope["type"] != ScopeType.HTTP or path == "/" or path.startswith(OPEN_PATHS):
+        if scope["type"] != ScopeType.HTTP or is_open(path):
             await app(scope, receive, send)
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])

@@ -32,7 +32,8 @@ class JobAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """A job as clients see it. Times are seconds since 1970, durations seconds. waiting_for: what has to come
     up before it can start, where nothing serves its model.
 
-    parent: the job that has called it. children: the calls that it has made, the first of child_count.
+    parent: the job that has called it. children: the calls that it has made, the first of child_count. key: the
+    id of the API key that it belongs to.
     """
 
     id: str
@@ -54,6 +55,7 @@ class JobAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     child_count: int = 0
     result: Any = None
     error: dict[str, str] | None = None
+    key: str = ""
 
 
 class JobList(msgspec.Struct, frozen=True):
@@ -84,6 +86,8 @@ def from_view(view: JobView) -> JobAnswer:
         parent=view.parent,
         children=view.children,
         child_count=view.child_count,
+        key=view.tenant,
+        finished_at=view.finished_at or None,
     )
 
 
@@ -109,12 +113,14 @@ def from_result(event: Terminal) -> JobAnswer:
             "queued_s": event.timings.queued_s,
             "load_s": event.timings.load_s,
             "run_s": event.timings.run_s,
-        },
+        }
+        | ({"fetch_s": event.timings.fetch_s} if event.timings.fetch_s else {}),
         parent=event.parent,
         children=event.children,
         child_count=event.child_count,
         result=_result_of(event),
         error=error,
+        key=event.tenant,
     )
 
 

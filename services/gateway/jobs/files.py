@@ -1,6 +1,5 @@
 """Files and pictures of ended jobs: for who asks for them, and for calls of functions that name them."""
 
-import re
 import time
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from stoker.services.gateway.edge.access import is_visible
 from stoker.services.gateway.edge.exchange import MAX_BODY_BYTES
 from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.file_names import ID, REFERENCE
 from stoker.services.gateway.jobs.submission import with_input
 from stoker.services.gateway.jobs.transcriptions import AUDIO, with_audio
 from stoker.services.records.blobs import (
@@ -36,8 +36,6 @@ MAX_REFERENCES = 16
 Kind = Literal["files", "images"]
 FETCH_MARGIN_S = 300.0
 """How long before it is gone a blob is not relied on any more."""
-_ID = re.compile(r"file-[0-9a-f]{24}")
-_REFERENCE = re.compile(r"/v1/jobs/([^/]+)/(files|images)/(\d{1,4})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +94,6 @@ async def attached_to(gateway: Gateway, job: str, kind: Kind, index: int) -> Att
     return Attached(file, there[index], name, stored.event.finished_at)
 
 
-def may_name_a_file(text: str) -> bool:
-    """Whether a text has the form of what names a file of a payload."""
-    return text.startswith("data:") or bool(_ID.fullmatch(text) or _REFERENCE.fullmatch(text))
-
-
 def references(value: Any, place: str = "") -> dict[str, str]:
     """The files that a payload names, in the `url` of a FileRef or the `ref` of an Asset, with their places.
 
@@ -110,7 +103,7 @@ def references(value: Any, place: str = "") -> dict[str, str]:
     if isinstance(value, dict):
         for name in FILE_FIELDS:
             named = value.get(name)
-            if isinstance(named, str) and (_REFERENCE.fullmatch(named) or _ID.fullmatch(named)):
+            if isinstance(named, str) and (REFERENCE.fullmatch(named) or ID.fullmatch(named)):
                 found.setdefault(named, place or name)
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, one in inner:
@@ -137,7 +130,7 @@ async def _with_audio(gateway: Gateway, job: Job, asked: TranscriptionInput) -> 
     if named == AUDIO:
         attached = await attach(gateway.bus, f"{job.id}/{AUDIO}", file.content)
         return with_input(job, with_audio(asked, attached, len(file.content)))
-    if _REFERENCE.fullmatch(named) is None and _ID.fullmatch(named) is None:
+    if REFERENCE.fullmatch(named) is None and ID.fullmatch(named) is None:
         message = "file must be a file's id, /v1/jobs/JOB/files/NUMBER, or data:audio/…;base64,… with the sound"
         raise RequestError(400, message, field="input.file", code="invalid_value")
     attached = await _referenced(gateway, job, named, "input.file")
@@ -155,7 +148,7 @@ async def _referenced(gateway: Gateway, job: Job, named: str, field: str) -> Att
     Raises RequestError 404, 503 with the field, BusError.
     """
     try:
-        found = _REFERENCE.fullmatch(named)
+        found = REFERENCE.fullmatch(named)
         if found is None:
             return Attachment(segments=(await present_file(gateway.bus, named)).segments)
         kind: Kind = "files" if found[2] == "files" else "images"

@@ -11,7 +11,7 @@ from stoker.functions.payload_types import PayloadType
 from stoker.schemas.catalog import Function, Model
 from stoker.schemas.jobs import FunctionInput, JobInput
 from stoker.services.gateway.edge.problems import RequestError
-from stoker.services.gateway.jobs.files import may_name_a_file
+from stoker.services.gateway.jobs.file_names import may_name_a_file
 from stoker.services.process.json_schemas import JsonSchema
 
 PATTERN = b'"pattern":'

@@ -11,7 +11,7 @@ import anyio
 import msgspec
 
 from stoker.schemas import wire
-from stoker.services.gateway.edge.access import COOKIE, current_key
+from stoker.services.gateway.edge.access import COOKIE, OPEN_PAGES, current_key
 from stoker.services.gateway.edge.exchange import Exchange
 from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.edge.routing import delete, get, post
@@ -19,16 +19,23 @@ from stoker.services.gateway.edge.sse import EVENT_STREAM, comment, sse
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.routes.events import EventsQuery, follow_events
 from stoker.services.gateway.routes.fleet import fleet_of
+from stoker.services.gateway.watching.fleet_changes import FleetChanges
 from stoker.services.records.platform_events import newest_number
 
 STATIC = Path(__file__).parent.parent / "static"
+TYPES = {".js": "text/javascript", ".css": "text/css"}
 FILES = {
-    "app.js": "text/javascript",
-    "schema.js": "text/javascript",
-    "style.css": "text/css",
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
+    **{
+        path.relative_to(STATIC).as_posix(): TYPES[path.suffix]
+        for path in STATIC.rglob("*")
+        if path.suffix in TYPES
+    },
 }
+"""What may be asked for below /static/, with its type."""
+PAGES = (*OPEN_PAGES, "/jobs/{job}")
+"""One page answers them all, and shows what its path says."""
 SWAGGER = "swagger_ui"
 """The package with the files of Swagger UI: pages load nothing from elsewhere."""
 SESSION_PATH = "/dashboard/session"
@@ -53,13 +60,16 @@ def _file(name: str) -> bytes:
     return (Path(found.submodule_search_locations[0]) / "static" / name).read_bytes()
 
 
-@get("/", summary="The dashboard", is_hidden=True)
+@get(*PAGES, summary="The dashboard", is_hidden=True)
 async def dashboard(_: Gateway, exchange: Exchange) -> None:
-    policy = {"content-security-policy": "default-src 'self'; img-src 'self' data:"}
+    policy = {
+        "content-security-policy": "default-src 'self'; img-src 'self' data:",
+        "cache-control": "no-cache",
+    }
     await exchange.answer_bytes(_file("index.html"), "text/html; charset=utf-8", headers=policy)
 
 
-@get("/static/{name}", summary="A file of the dashboard", is_hidden=True)
+@get("/static/{name:path}", summary="A file of the dashboard", is_hidden=True)
 async def static_file(_: Gateway, exchange: Exchange) -> None:
     name = exchange.parameter("name")
     if name not in FILES:
@@ -105,6 +115,28 @@ async def _fleet(gateway: Gateway) -> AsyncGenerator[bytes]:
 
 
 @get(
+    "/v1/fleet/changes",
+    summary="The fleet once, then what has changed (SSE)",
+    gives=EVENT_STREAM,
+    role="operate",
+)
+async def fleet_changes(gateway: Gateway, exchange: Exchange) -> None:
+    await exchange.stream(gateway.streams_open, _changes(gateway))
+
+
+async def _changes(gateway: Gateway) -> AsyncGenerator[bytes]:
+    told, silent = FleetChanges(), 0
+    while True:
+        changes = told.take(gateway)
+        if changes is not None:
+            silent = 0
+            yield sse(wire.encode(changes), "changes")
+        elif (silent := silent + 1) % ALIVE_EVERY == 0:
+            yield comment("nothing new")
+        await anyio.sleep(FLEET_EVERY_S)
+
+
+@get(
     "/v1/events/stream",
     summary="The last events, then each as it happens (SSE)",
     query=LastEvents,
@@ -119,4 +151,4 @@ async def events_stream(gateway: Gateway, exchange: Exchange) -> None:
     )
 
 
-ROUTES = [dashboard, static_file, begin_session, end_session, fleet_stream, events_stream]
+ROUTES = [dashboard, static_file, begin_session, end_session, fleet_stream, fleet_changes, events_stream]

@@ -1,5 +1,7 @@
 """The fleet as people see it: workers, models, replicas; health of the gateway itself."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from stoker.schemas.catalog import Model, Spec
@@ -10,9 +12,11 @@ from stoker.services.gateway.edge.exchange import Exchange
 from stoker.services.gateway.edge.routing import get
 from stoker.services.gateway.gateway import Gateway
 
+NO_TIERS: Mapping[str, dict[str, Tier]] = {}
+
 
 class FleetSpec(msgspec.Struct, frozen=True):
-    """One spec, how many replicas of it are wanted and are there, and why not more.
+    """One spec, how many replicas of it are wanted and are there, and why not more. price_per_hour: of one.
 
     condition: what went wrong last; None while nothing is wrong. start_s: measured, from launch to ready.
     """
@@ -31,6 +35,7 @@ class FleetSpec(msgspec.Struct, frozen=True):
     draining: int = 0
     start_s: float | None = None
     condition: Condition | None = None
+    price_per_hour: float = 0.0
 
 
 class FleetModel(msgspec.Struct, frozen=True):
@@ -61,17 +66,20 @@ async def fleet(gateway: Gateway, exchange: Exchange) -> None:
 def fleet_of(gateway: Gateway) -> Fleet:
     """Everything as it is now."""
     workers = gateway.fleet.live_workers()
-    models = [_model(gateway, workers, model) for model in gateway.fleet.models.values()]
-    return Fleet(tuple(workers), tuple(sorted(models, key=lambda model: model.name)), gateway.configuration())
+    tiers: dict[str, dict[str, Tier]] = {}
+    for beat in workers:
+        for resident in beat.models:
+            tiers.setdefault(resident.model, {})[beat.worker] = resident.tier
+    return Fleet(tuple(workers), models_of(gateway, tiers), gateway.configuration())
 
 
-def _model(gateway: Gateway, workers: list[Heartbeat], model: Model) -> FleetModel:
-    tiers = {
-        beat.worker: resident.tier
-        for beat in workers
-        for resident in beat.models
-        if resident.model == model.name
-    }
+def models_of(gateway: Gateway, tiers: Mapping[str, dict[str, Tier]] = NO_TIERS) -> tuple[FleetModel, ...]:
+    """Every model as it is now. tiers: by model and worker; without them nothing is said of workers."""
+    models = sorted(gateway.fleet.models.values(), key=lambda model: model.name)
+    return tuple(_model(gateway, tiers.get(model.name, {}), model) for model in models)
+
+
+def _model(gateway: Gateway, tiers: dict[str, Tier], model: Model) -> FleetModel:
     depth = gateway.fleet.depths.get(model.name) or QueueDepth(model.name, 0, 0)
     recorded = gateway.fleet.replicas.get(model.name)
     specs = tuple(_spec(spec, depth, recorded) for spec in model.specs)
@@ -97,6 +105,7 @@ def _spec(spec: Spec, depth: QueueDepth, recorded: ModelReplicas | None) -> Flee
         draining=seen.draining,
         start_s=seen.start_s,
         condition=seen.condition,
+        price_per_hour=seen.price_per_hour,
     )
 
 

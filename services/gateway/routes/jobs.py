@@ -27,6 +27,7 @@ from stoker.services.gateway.jobs.function_calls import placed_by
 from stoker.services.gateway.jobs.job_logs import job_log, size_of, text_after
 from stoker.services.gateway.jobs.large_inputs import fitting
 from stoker.services.gateway.jobs.lookup import await_job, check_owner, find_job, present_job
+from stoker.services.gateway.jobs.repeating import repeated
 from stoker.services.gateway.jobs.request_rules import split_adapter
 from stoker.services.gateway.jobs.requests import JobRequest, admission_timeout_s, job_input
 from stoker.services.gateway.jobs.submission import fingerprint_of
@@ -42,12 +43,19 @@ MAX_KEY_CHARS = 200
 
 
 class JobsFilter(msgspec.Struct, frozen=True):
-    """Which jobs are listed. cursor: `next_cursor` of the page before."""
+    """Which jobs are listed. cursor: `next_cursor` of the page before. search: a part of the id or of the
+    model's name. key: of this key (its id), for keys that see everybody's jobs. since, until: when it was
+    accepted, seconds since 1970.
+    """
 
     status: str = ""
     model: str = ""
     limit: int = 50
     cursor: str = ""
+    search: str = ""
+    key: str = ""
+    since: float = 0.0
+    until: float = 0.0
 
 
 class LastEvent(msgspec.Struct, frozen=True):
@@ -147,7 +155,16 @@ async def show_jobs(gateway: Gateway, exchange: Exchange) -> None:
     wanted = exchange.query(JobsFilter)
     if not 1 <= wanted.limit <= MAX_PAGE:
         raise RequestError(400, f"limit must be 1 to {MAX_PAGE}", field="limit", code="invalid_value")
-    query = JobsQuery(wanted.status, listed_tenant(), wanted.model, wanted.limit, wanted.cursor)
+    query = JobsQuery(
+        status=wanted.status,
+        tenant=listed_tenant() or wanted.key,
+        model=wanted.model,
+        limit=wanted.limit,
+        cursor=wanted.cursor,
+        search=wanted.search,
+        since=wanted.since,
+        until=wanted.until,
+    )
     page = await list_jobs(gateway.bus, query)
     await exchange.answer(JobList(tuple(from_view(view) for view in page.jobs), page.next_cursor))
 
@@ -218,6 +235,17 @@ async def _cancel(gateway: Gateway, exchange: Exchange) -> None:
     await exchange.answer(answer, 202)
 
 
+@post("/v1/jobs/{job}/retry", status=202, summary="Run a job that did not complete again", answers=JobAnswer)
+async def retry_job(gateway: Gateway, exchange: Exchange) -> None:
+    again = await repeated(gateway, check_id(exchange.parameter("job")))
+    gateway.admission.check(again, impossible_status=422)
+    await gateway.submission.store(again)
+    answer = JobAnswer(
+        id=again.id, status="queued", model=again.model, urls=urls_of(again.id), created_at=again.created_at
+    )
+    await exchange.answer(answer, 202, {"location": answer.urls.self, "x-job-id": again.id})
+
+
 @get("/v1/jobs/{job}/explain", summary="Why a job went where it went", answers=Explanation)
 async def explain_job(gateway: Gateway, exchange: Exchange) -> None:
     job = check_id(exchange.parameter("job"))
@@ -281,6 +309,7 @@ ROUTES = [
     job_events,
     cancel_job,
     delete_job,
+    retry_job,
     explain_job,
     show_log,
     job_image,

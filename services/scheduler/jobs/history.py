@@ -1,13 +1,16 @@
 """What can still be asked about jobs that have ended, and why live ones went where they went. Pure, bounded."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from stoker.schemas.fleet import Explanation, JobView
+from stoker.schemas.jobs import Job
 
 KEPT_EXPLANATIONS = 20_000
 KEPT_ENDINGS = 10_000
 """How many of the last decisions and endings can be asked for."""
+MAX_NEW = 5_000
+"""Endings that wait to be noted for the time axis: beyond that the oldest are only counted."""
 
 
 class History:
@@ -16,12 +19,24 @@ class History:
     def __init__(self) -> None:
         self.endings: OrderedDict[str, JobView] = OrderedDict()
         self._explanations: OrderedDict[str, Callable[[], Explanation]] = OrderedDict()
+        self._new: deque[tuple[JobView, Job]] = deque(maxlen=MAX_NEW)
+        self._new_count = 0
 
-    def ended(self, view: JobView) -> None:
-        """A job has ended."""
+    def ended(self, view: JobView, job: Job | None = None) -> None:
+        """A job has ended. job: None where it is not to be noted for the time axis."""
+        if job is not None:
+            self._new.append((view, job))
+            self._new_count += 1
         self.endings[view.id] = view
         if len(self.endings) > KEPT_ENDINGS:
             self.endings.popitem(last=False)
+
+    def take_new(self) -> tuple[list[tuple[JobView, Job]], int]:
+        """What has ended since the last call, and how many more there were than are kept."""
+        found, more = list(self._new), self._new_count - len(self._new)
+        self._new.clear()
+        self._new_count = 0
+        return found, more
 
     def note_ending(self, view: JobView) -> None:
         """Enter an ending from before this scheduler's term."""

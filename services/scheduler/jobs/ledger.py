@@ -220,7 +220,7 @@ class Ledger:
         view = self._with_calls(self._view(record, status))
         self.move(record, "ended", now)
         del self.records[record.id]
-        self.history.ended(msgspec.structs.replace(view, finished_at=now))
+        self.history.ended(msgspec.structs.replace(view, finished_at=now), record.job)
         self.family.parent_ends(record.id)
         if record.job.parent in self.records:
             self.family.ended(record.job.parent, record.id, record.job.model, status)
@@ -317,13 +317,7 @@ class Ledger:
             if query.tenant in ("", record.job.tenant)
         ]
         views += self.history.endings.values()
-        views = [
-            view
-            for view in views
-            if (not query.status or view.status == query.status)
-            and (not query.model or view.model == query.model)
-            and (not query.tenant or view.tenant == query.tenant)
-        ]
+        views = [view for view in views if query.fits(view)]
         views.sort(key=lambda view: (view.created_at, view.id), reverse=True)
         start = 0
         if query.cursor:

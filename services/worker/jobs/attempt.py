@@ -57,9 +57,10 @@ class IllegalMove(Exception):
 class Attempt:
     """input, loras: the job's, once what it brings along is here. why_stopped: who told it to stop.
 
-    trace: the context that it came with. ready_at, started_at: seconds since 1970, 0 until then. runs: how
-    often it was given to the runner. batch: how many attempts run as one, it included. text_at, stepped_at:
-    when it last made text or ended a step, on the monotonic clock. children: the calls that it has made.
+    trace: the context that it came with. ready_at, started_at: seconds since 1970, 0 until then. fetch_s: how
+    long it waited for a download. runs: how often it was given to the runner. batch: how many attempts run as
+    one, it included. text_at, stepped_at: when it last made text or ended a step, on the monotonic clock.
+    children: the calls that it has made.
     waited_s: how long it took no slot while it waited for them; waits_since: since when it does, monotonic.
     files, folder: as in services.worker.engines.base.Request.
     """
@@ -76,6 +77,7 @@ class Attempt:
     loras: tuple[Adapter, ...] = ()
     ready_at: float = 0.0
     started_at: float = 0.0
+    fetch_s: float = 0.0
     runs: int = 0
     batch: int = 1
     trace: str = ""

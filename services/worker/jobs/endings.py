@@ -154,7 +154,6 @@ class Endings:
 
     def _ending(self, attempt: Attempt, run_s: float = 0.0) -> Ending:
         job = attempt.assignment.job
-        load_s = max(attempt.ready_at - attempt.accepted_at, 0.0) if attempt.ready_at else 0.0
         return {
             "term": attempt.log.term,
             "attempt": attempt.log.attempt,
@@ -165,8 +164,9 @@ class Endings:
             "finished_at": time.time(),
             "timings": Timings(
                 queued_s=round(attempt.assignment.queued_s, 4),
-                load_s=round(load_s, 4),
+                load_s=round(_load_s(attempt), 4),
                 run_s=round(run_s, 4),
+                fetch_s=round(attempt.fetch_s, 4),
             ),
             "worker": self._worker,
             "spec": attempt.assignment.spec.name,
@@ -241,6 +241,8 @@ class Endings:
             model=job.model,
             attempt=attempt.assignment.attempt,
             outcome=outcome,
+            load_s=round(_load_s(attempt), 4),
+            fetch_s=round(attempt.fetch_s, 4),
             run_s=round(run_s, 4),
             units=work_units(job.input),
             batch=attempt.batch,
@@ -281,3 +283,8 @@ class Endings:
 def _over(child: ChildView) -> ChildView:
     """A call as it is once the one that made it has ended: what was not over is cancelled with it."""
     return msgspec.structs.replace(child, status="cancelled") if child.status in UNDER_WAY else child
+
+
+def _load_s(attempt: Attempt) -> float:
+    """Seconds that an attempt waited for weights."""
+    return max(attempt.ready_at - attempt.accepted_at, 0.0) if attempt.ready_at else 0.0

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from stoker.schemas import wire
-from stoker.schemas.catalog import Spec
+from stoker.schemas.catalog import Spec, weights_key
 from stoker.schemas.job_events import FailureKind, Loading
 from stoker.services.bus.connection import Bus
 from stoker.services.bus.errors import BusError
@@ -98,6 +98,9 @@ class Preparing:
             tier = self._loader.tier(attempt.model, attempt.spec)
             self._reports.tell(attempt, Loading(tier=tier))
             await self._make_hot(attempt, attempt.model, attempt.spec)
+            waited_s = time.time() - attempt.accepted_at
+            weights = self._loader.cache.entries.get(weights_key(attempt.model, attempt.spec))
+            attempt.fetch_s = min(weights.fetch_s, waited_s) if weights is not None else 0.0
         if attempt.phase == "preparing":
             self.make_ready(attempt)
 

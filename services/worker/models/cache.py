@@ -55,7 +55,9 @@ class IllegalMove(Exception):
 
 @dataclass(slots=True)
 class Entry:
-    """Weights that the worker knows. memory_bytes: reserved estimate, then measured."""
+    """Weights that the worker knows. memory_bytes: reserved estimate, then measured. fetch_s: of load_s, that
+    the download took.
+    """
 
     key: str
     engine: str
@@ -65,6 +67,7 @@ class Entry:
     can_park: bool = False
     pins: int = 0
     load_s: float | None = None
+    fetch_s: float = 0.0
     loaded_from: Tier = "warm"
     card: CapabilityCard | None = None
 

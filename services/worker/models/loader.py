@@ -318,7 +318,7 @@ class Loader:
             self._changed()
             await self.answers.wait_ready(spec.engine)
             source = self.cache.entries[key].loaded_from
-            before_s = fetch_s if source == "cold" else 0.0
+            before_s = self.cache.entries[key].fetch_s = fetch_s if source == "cold" else 0.0
             if source == "parked":
                 before_s = (await self.answers.ask(key, spec.engine, Unpark(key))).load_s
             load = msgspec.structs.replace(load, memory_bytes=needed + self.cache.free_bytes)

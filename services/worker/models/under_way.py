@@ -54,6 +54,7 @@ def resident_model(
         tier=tier,
         memory_bytes=entry.memory_bytes,
         load_s=entry.load_s,
+        fetch_s=round(entry.fetch_s, 4),
         loaded_from=entry.loaded_from,
         weights=entry.key,
         percent=percent,
