@@ -94,7 +94,7 @@ def http(bench: Workbench) -> None:
 
 
 def scaling(bench: Workbench) -> None:
-    [block] = [block for block in blocks_of("docs/scaling.md") if block.language == "yaml"]
+    block = next(block for block in blocks_of("docs/scaling.md") if block.language == "yaml")
     (bench.folder / "llama.yaml").write_text(block.text)
 
 
