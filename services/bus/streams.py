@@ -29,6 +29,7 @@ from nats.js import api
 from stoker.schemas import subjects as names
 from stoker.schemas.subjects import Subjects
 from stoker.services.bus.connection import Bus
+from stoker.services.bus.descriptions import BUCKETS, STREAMS
 from stoker.services.bus.errors import BusError, CannotConnect, DiskFull, Missing, NoAnswer, Refused, named
 from stoker.services.process.logs import get_logger
 from stoker.services.process.running import CannotStart, StoppedAtStart
@@ -70,7 +71,11 @@ def stream_configs(subjects: Subjects) -> list[api.StreamConfig]:
     )
 
     def stream(name: str, subject: str, **form: Any) -> api.StreamConfig:
-        common = {"retention": api.RetentionPolicy.LIMITS, "duplicate_window": DUPLICATE_WINDOW_S}
+        common: dict[str, Any] = {
+            "retention": api.RetentionPolicy.LIMITS,
+            "duplicate_window": DUPLICATE_WINDOW_S,
+        }
+        common["description"] = STREAMS[name]
         return api.StreamConfig(name=name, subjects=[f"{prefix}.{subject}"], **(common | form))
 
     return [
@@ -308,6 +313,7 @@ async def _declare_bucket(bus: Bus, bucket: str, ttl_s: float) -> None:
     except Missing:
         config = api.KeyValueConfig(
             bucket=bucket,
+            description=BUCKETS[bucket],
             ttl=ttl_s or None,
             history=1,
             direct=True,
@@ -317,8 +323,12 @@ async def _declare_bucket(bus: Bus, bucket: str, ttl_s: float) -> None:
         with named(f"making the bucket {bucket}"):
             await bus.jetstream.create_key_value(config)
         return
-    wanted = (ttl_s, bus.replicas, MAX_VALUE_BYTES)
-    if (found.max_age or 0.0, found.num_replicas, found.max_msg_size) != wanted:
-        form = {"max_age": ttl_s, "num_replicas": bus.replicas, "max_msg_size": MAX_VALUE_BYTES}
+    form = {
+        "max_age": ttl_s,
+        "num_replicas": bus.replicas,
+        "max_msg_size": MAX_VALUE_BYTES,
+        "description": BUCKETS[bucket],
+    }
+    if {name: getattr(found, name) or 0.0 for name in form} != form:
         with named(f"upgrading the bucket {bucket}"):
             await bus.jetstream.update_stream(found.evolve(**form))

@@ -106,7 +106,11 @@ class Webhooks:
                 self._bus.subjects.every("webhook", ANY),
                 durable=CONSUMER,
                 stream=WEBHOOKS_STREAM,
-                config=api.ConsumerConfig(ack_wait=ACK_WAIT_S, max_deliver=MAX_DELIVERIES),
+                config=api.ConsumerConfig(
+                    ack_wait=ACK_WAIT_S,
+                    max_deliver=MAX_DELIVERIES,
+                    description="Gateways take results from here and post them",
+                ),
             )
         try:
             while True:

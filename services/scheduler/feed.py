@@ -82,6 +82,7 @@ class JobFeed:
         self._old_sequence = info.state.last_seq
         config = api.ConsumerConfig(
             durable_name=self.consumer,
+            description="The leading scheduler takes jobs from here",
             ack_policy=api.AckPolicy.EXPLICIT,
             ack_wait=ACK_WAIT_S,
             max_ack_pending=MAX_JOBS,
