@@ -22,6 +22,7 @@ replaced writes into nothing. What is stored there is told under `Subjects.ended
 
 import asyncio
 import re
+from functools import partial
 from typing import Any
 
 from nats.js import api
@@ -63,21 +64,23 @@ READY_TIMEOUT_S = 30.0
 READY_POLL_S = 0.05
 
 
+def _config(prefix: str, name: str, subject: str, **form: Any) -> api.StreamConfig:
+    """A stream of one subject. form: where it differs from what all have."""
+    common: dict[str, Any] = {
+        "description": STREAMS[name],
+        "retention": api.RetentionPolicy.LIMITS,
+        "duplicate_window": DUPLICATE_WINDOW_S,
+    }
+    return api.StreamConfig(name=name, subjects=[f"{prefix}.{subject}"], **(common | form))
+
+
 def stream_configs(subjects: Subjects) -> list[api.StreamConfig]:
     """What each stream must look like."""
     prefix = subjects.prefix
     ended = api.RePublish(
         src=f"{prefix}.result.{names.ANY_GATEWAY}.*", dest=f"{prefix}.ended.{{{{wildcard(1)}}}}"
     )
-
-    def stream(name: str, subject: str, **form: Any) -> api.StreamConfig:
-        common: dict[str, Any] = {
-            "retention": api.RetentionPolicy.LIMITS,
-            "duplicate_window": DUPLICATE_WINDOW_S,
-        }
-        common["description"] = STREAMS[name]
-        return api.StreamConfig(name=name, subjects=[f"{prefix}.{subject}"], **(common | form))
-
+    stream = partial(_config, prefix)
     return [
         stream(
             names.JOBS_STREAM,
