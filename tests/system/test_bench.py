@@ -22,7 +22,7 @@ def bench(system: System, *arguments: str, status: int = 0) -> str:
 
 def test_a_closed_loop_counts_everything_and_writes_a_report(synthetic: System, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
-    said = bench(synthetic, "echo", "-n", "60", "-c", "6", "--out", str(out))
+    said = bench(synthetic, "echo", "-n", "60", "--at-once", "6", "--out", str(out))
     assert "first token or preview" in said
     assert Image.open(out.with_suffix(".png")).size[0] > 1000
     page = out.read_text()

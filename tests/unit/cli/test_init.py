@@ -70,6 +70,7 @@ def test_what_there_is_is_said(arguments: tuple[str, ...]) -> None:
     assert all(f"stoker init {kind}" in done.stderr for kind in KINDS)
 
 
+@pytest.mark.slow  # it looks for the server for half a minute
 @pytest.mark.parametrize("before", [("--nats",), ("streams", "--nats")])
 def test_the_call_of_before_makes_streams_and_says_what_it_is_called_now(before: tuple[str, ...]) -> None:
     done = init(*before, f"nats://127.0.0.1:{free_port()}")
@@ -77,6 +78,7 @@ def test_the_call_of_before_makes_streams_and_says_what_it_is_called_now(before:
     assert "stoker install-streams" in done.stderr and "no NATS server listens" in done.stderr
 
 
+@pytest.mark.slow  # it looks for the server for half a minute
 def test_so_does_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STOKER_NATS", f"nats://127.0.0.1:{free_port()}")
     assert "no NATS server listens" in init().stderr
