@@ -9,6 +9,9 @@ from stoker.services.bus.changes import COPY_MARK, Change
 from stoker.services.bus.connection import Bus
 from stoker.services.bus.errors import Missing, named
 
+MAX_KEY_CHARS = 1024
+"""NATS takes no line of more than 4,096 with a subject in it: nothing can be kept under a longer key."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -45,6 +48,8 @@ class Bucket:
 
     async def get(self, key: str) -> Entry | None:
         """A key's value; None: it has none."""
+        if len(key) > MAX_KEY_CHARS:
+            return None
         try:
             with named(f"reading {key} of the bucket {self._name}"):
                 found = await self._store.get(key)

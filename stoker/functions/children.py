@@ -43,7 +43,7 @@ class Children:
         self._count = 0
 
     def begin(self, name: str, payload: Any) -> "Future[Any]":
-        """Raises CallFailed beyond MAX_CHILDREN, TypeError for a payload that is no object."""
+        """Raises CallFailed beyond MAX_CHILDREN, TypeError for a name or payload of another type."""
         content = _encoded(name, payload)
         with self._lock:
             if self._count >= MAX_CHILDREN:
@@ -135,7 +135,10 @@ def _check_may_wait(name: str) -> None:
 
 
 def _encoded(name: str, payload: Any) -> bytes:
-    """The payload as JSON, the same for equal ones. Raises TypeError."""
+    """The payload as JSON, the same for equal ones. Raises TypeError, UnicodeEncodeError."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a function must be a str, not {type(name).__name__}")
+    name.encode()
     value = msgspec.to_builtins({} if payload is None else payload)
     if not isinstance(value, dict):
         raise TypeError(f"the payload of {name} must be a dict or a Struct, not {type(payload).__name__}")

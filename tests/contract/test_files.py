@@ -76,6 +76,13 @@ async def test_a_file_is_there_or_certainly_gone(connected: Connect) -> None:
             await content_of(bus, Segment("never", 1, 1))
 
 
+async def test_an_id_that_is_too_long_for_the_wire_names_no_file(connected: Connect) -> None:
+    async with gateway(connected) as stand:
+        for method, rest in (("GET", ""), ("GET", "/content"), ("DELETE", "")):
+            answer = await stand.ask(method, f"/v1/files/file-{'a' * 5000}{rest}")
+            assert (answer.status, answer.json()["error"]["code"]) == (404, "file_not_found")
+
+
 async def test_deleting_gives_the_room_back(connected: Connect) -> None:
     async with connected() as bus:
         await declare(bus)

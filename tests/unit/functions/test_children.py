@@ -211,3 +211,14 @@ def test_without_a_server_functions_of_a_project_call_each_other(tmp_path: Path)
     assert said.startswith("validation: tree:") and "'m'" in said
     with pytest.raises(CallFailed, match="8 deep"):
         run_local(tmp_path, "loops", {"n": 0})
+
+
+@pytest.mark.parametrize("name", [1, None, ["f"], b"f", "\udcff"])
+def test_a_name_that_is_none_is_refused_where_it_is_given_and_nothing_is_asked(name: Any) -> None:
+    worker = Worker()
+    with pytest.raises((TypeError, UnicodeEncodeError)):
+        worker.context.call(name, {})
+    with pytest.raises((TypeError, UnicodeEncodeError)):
+        worker.context.gather([("f", {}), (name, {})])
+    assert [one.name for one in worker.asked] == ["f"]
+    assert worker.left == [1]
