@@ -2,13 +2,14 @@
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 
 from stoker.functions.frames import frame
 from stoker.services.worker.runner.messages import Message, RunFailed, Text
 
 
-class Outbox:
+class Outbox(ABC):
     """May be filled from any thread, is emptied by the loop; text of one job that waits is joined."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -49,8 +50,9 @@ class Outbox:
             joined.append(text)
         self._send(joined)
 
+    @abstractmethod
     def _send(self, messages: list[Message]) -> None:
-        raise NotImplementedError
+        """Hand them on, in this order."""
 
 
 class FrameOutbox(Outbox):
