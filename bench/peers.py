@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,10 @@ class Peer:
     cpu_s: Callable[[], float]
 
 
+Starting = Callable[[Path, int], AbstractContextManager[Peer]]
+"""Given a folder and the upstream's port."""
+
+
 def cpu_of(pid: int) -> float:
     """Of a process and its children."""
     own = psutil.Process(pid)
@@ -89,7 +93,7 @@ def nginx(folder: Path, upstream: int) -> Iterator[Peer]:
         yield peer
 
 
-def router(path: Path, *first: str) -> Callable[[Path, int], object]:
+def router(path: Path, *first: str) -> Starting:
     @contextmanager
     def run(folder: Path, upstream: int) -> Iterator[Peer]:
         port = free_port()
@@ -152,7 +156,7 @@ HEAD = [
 
 
 def report(routers: Path) -> list[str]:
-    candidates: dict[str, Callable[[Path, int], object]] = {}
+    candidates: dict[str, Starting] = {}
     if shutil.which("nginx"):
         candidates["nginx"] = nginx
     if (routers / "sglang-router").exists():
@@ -170,7 +174,7 @@ def report(routers: Path) -> list[str]:
             for name, start in candidates.items():
                 own = Path(folder) / name
                 own.mkdir()
-                with start(own, upstream) as peer:  # type: ignore[attr-defined]
+                with start(own, upstream) as peer:
                     rows.append(row(name, peer))
                     print(rows[-1], flush=True)
         finally:
