@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
@@ -127,11 +126,11 @@ async def measured(system: Running, streams: int, seconds: float) -> tuple[Strea
     after = system.cpu_seconds() | {"load generator": time.process_time()}
     print(f"{seen.tokens / seconds:,.0f} tokens/s", flush=True)
     await asyncio.sleep(1.0)
-    cpu: Counter[str] = Counter()
+    cpu: dict[str, float] = {}
     for name, spent in after.items():
         kind = name.rpartition("-")[0] or name if "runner" not in name else "runners"
-        cpu[kind] += 1e6 * (spent - before.get(name, 0.0)) / max(seen.tokens, 1)
-    return seen, dict(cpu)
+        cpu[kind] = cpu.get(kind, 0.0) + 1e6 * (spent - before.get(name, 0.0)) / max(seen.tokens, 1)
+    return seen, cpu
 
 
 def config(interval_s: float, workers: int, slots: int) -> str:
