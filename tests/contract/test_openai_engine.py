@@ -1,5 +1,7 @@
 """The engine for servers of OpenAI's API: what is sent, when it is sent again, and what a broken stream means."""
 
+import asyncio
+import gc
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +11,12 @@ import pytest
 
 from stoker.schemas.job_events import TextOutput
 from stoker.schemas.jobs import EmbeddingInput, Sampling, TokensInput
+from stoker.services.process.tasks import TaskOwner
 from stoker.services.worker.engines.base import Cancellation, Engine, EngineError, ModelFiles, Stopped
 from stoker.services.worker.engines.registry import create
 from stoker.services.worker.models.weights.resolve import resolve
+from stoker.services.worker.runner.in_process import InProcessRunner
+from stoker.services.worker.runner.messages import Load, Loaded, Run, TextDone
 from tests.contract.test_text_servers import Heard, chat, run
 from tests.fixtures.openai_server import KEY, OpenAIStub
 from tests.fixtures.serving import serving
@@ -163,3 +168,24 @@ def test_a_server_that_is_not_there_is_said() -> None:
     with pytest.raises(EngineError, match="nothing answers at http:") as refused:
         create("openai").load(ModelFiles("m", Path("http://127.0.0.1:9/v1"), {}))
     assert refused.value.kind == "load_failed"
+
+
+async def test_a_runner_that_ends_ends_its_connections(
+    upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """aiohttp says what was left open when it is collected; an operator would read that at each stop."""
+    gc.collect()  # what other tests left open
+    caplog.clear()
+    said: list[Any] = []
+    runner = InProcessRunner(said.append)
+    async with TaskOwner("test") as tasks:
+        tasks.start(runner.serve)
+        load = Load("m", "openai", str(resolve(f"{upstream.url}/v1", lambda _: None)), {"model": "big"})
+        runner.send(load)
+        await eventually(lambda: any(isinstance(one, Loaded) for one in said))
+        runner.send(Run("a", "m", chat("one two"), 0))
+        await eventually(lambda: any(isinstance(one, TextDone) for one in said))
+        tasks.cancel()
+    gc.collect()
+    await asyncio.sleep(0)
+    assert [record for record in caplog.records if "Unclosed" in record.getMessage()] == []

@@ -221,6 +221,13 @@ class Parks(Protocol):
 
 
 @runtime_checkable
+class Closes(Protocol):
+    """An engine with connections that live in the runner's loop, and end with it."""
+
+    async def close(self) -> None: ...
+
+
+@runtime_checkable
 class AttachesLoras(Protocol):
     """An engine that lays LoRAs over loaded weights in place."""
 

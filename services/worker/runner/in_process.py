@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from stoker.services.process.tasks import TaskOwner
+from stoker.services.process.tasks import TaskOwner, cleanup
 from stoker.services.worker.runner.messages import Message
 from stoker.services.worker.runner.outbox import Outbox
 from stoker.services.worker.runner.process import RunnerAway
@@ -18,6 +18,7 @@ from stoker.services.worker.runner.runner import Runner
 
 FAMILIES = frozenset({"remote"})
 """The families of engines that need no process."""
+CLOSE_S = 2.0
 
 
 class InProcessOutbox(Outbox):
@@ -64,6 +65,8 @@ class InProcessRunner:
             finally:
                 self._runner = None
                 runner.cancel_runs()
+                async with cleanup("ending the connections of engines", CLOSE_S):
+                    await runner.close_engines()
         return -signal.SIGKILL
 
     def send(self, message: Message) -> None:

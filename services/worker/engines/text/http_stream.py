@@ -68,6 +68,12 @@ class Server:
         if session is not None and self._loop is not None and not self._loop.is_closed():
             asyncio.run_coroutine_threadsafe(session.close(), self._loop)
 
+    async def aclose(self) -> None:
+        """The same in the loop that uses it, when it ends."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
     async def lines(self, path: str, body: dict[str, Any]) -> AsyncIterator[str]:
         """The lines of a streamed answer to a POST, empty ones left out. Raises EngineError with what the
         server says.

@@ -148,6 +148,11 @@ class OpenAIEngine:
         if upstream is not None:
             upstream.server.close()
 
+    async def close(self) -> None:
+        """End every connection: the runner ends."""
+        for upstream in self._upstreams.values():
+            await upstream.server.aclose()
+
     def memory_bytes(self, model: str) -> int:
         """Nothing here."""
         return 0
