@@ -1,6 +1,5 @@
 """The engine for servers of OpenAI's API: what is sent, when it is sent again, and what a broken stream means."""
 
-import asyncio
 import gc
 import time
 from collections.abc import Iterator
@@ -172,7 +171,7 @@ def test_a_server_that_is_not_there_is_said() -> None:
 
 
 def open_sessions() -> list[aiohttp.ClientSession]:
-    return [one for one in gc.get_objects() if isinstance(one, aiohttp.ClientSession) and not one.closed]
+    return [one for one in gc.get_objects() if type(one) is aiohttp.ClientSession and not one.closed]
 
 
 async def test_a_runner_that_ends_ends_its_connections(upstream: Upstream) -> None:
