@@ -12,6 +12,7 @@ import msgspec
 
 from stoker.schemas.children import ChildView
 from stoker.schemas.openai import Usage
+from stoker.schemas.ranges import Window
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="event", tag=str.lower, omit_defaults=True):
@@ -136,6 +137,27 @@ class Delta(AttemptEvent, frozen=True, kw_only=True):
     reasoning: int = 0
     logprobs: tuple[TokenChance, ...] = ()
     calls: tuple[CallPart, ...] = ()
+
+
+class TextOfJob(msgspec.Struct, frozen=True):
+    """More text of one of several jobs. seal: shows that the worker was given the job."""
+
+    job: str
+    seal: str
+    delta: Delta
+
+
+class TextBatch(msgspec.Struct, frozen=True):
+    """More text of several jobs of one gateway, in the order in which it was made."""
+
+    texts: tuple[TextOfJob, ...]
+
+
+class TextPace(msgspec.Struct, frozen=True):
+    """A gateway asks for larger pieces of text: it may wait `window_s` for more of it. 0: as it comes."""
+
+    gateway: str
+    window_s: Window
 
 
 class TextOutput(msgspec.Struct, frozen=True, tag="text", tag_field="kind", omit_defaults=True):

@@ -268,6 +268,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     is_sealed: it is spoken of under its seal (services/bus/seals.py).
     weight: its tenant's, in the fair clock.
     parent: the job that has called it, "" where a client has; depth: how many have called each other.
+    batches_text: its gateway takes its text in one message with that of other jobs; no other gateway wants it.
     """
 
     id: str
@@ -293,6 +294,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     is_sealed: bool = False
     parent: str = ""
     depth: Count = 0
+    batches_text: bool = False
 
     def __post_init__(self) -> None:
         """Its names become subjects: raises BadName, so that nobody can be sent a job whose names cannot."""

@@ -15,6 +15,8 @@ Batch = Annotated[int, Meta(ge=1, le=100_000)]
 """Jobs that run as one."""
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 """A length of time, up to thirty years."""
+Window = Annotated[float, Meta(ge=0, le=5)]
+"""Seconds for which text may wait for more."""
 Moment = Annotated[float, Meta(ge=0, le=1e11)]
 """Seconds since 1970."""
 Amount = Annotated[float, Meta(ge=0, le=1e15)]

@@ -102,6 +102,10 @@ ANY_GATEWAY = "="
 """Stands in results where an early version had the name of a gateway: no name has this token."""
 
 
+BATCH = "="
+"""Stands for several jobs where a job's name stands otherwise: no name has this token."""
+
+
 class Wildcard(Enum):
     """Stands for any one token in a pattern."""
 
@@ -133,6 +137,14 @@ class Subjects:
         """Deltas, progress, previews and queue positions of a job, on their way to its gateway."""
         token = "*" if isinstance(gateway, Wildcard) else to_token(gateway)
         return f"{self.prefix}.out.{token}.{sealed(job, seal)}"
+
+    def texts(self, gateway: str) -> str:
+        """Deltas of several jobs of a gateway in one message; no job has this token."""
+        return f"{self.prefix}.out.{to_token(gateway)}.{BATCH}"
+
+    def pace(self, gateway: str) -> str:
+        """How large the pieces of text should be that workers send to a gateway."""
+        return f"{self.prefix}.pace.{to_token(gateway)}"
 
     def result(self, job: str, seal: str = "") -> str:
         """How a job ended, or which attempt may end it, whoever accepted it (stream STOKER_RESULTS)."""

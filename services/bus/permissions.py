@@ -79,6 +79,7 @@ def _gateway(prefix: str) -> Permissions:
             *(f"{prefix}.worker.*.{verb}" for verb in ("cancel", "replay", "load", "unload")),
             f"{prefix}.blob.*.*",
             f"{prefix}.use",
+            f"{prefix}.pace.*",
             f"{prefix}.quarantine.webhook",
             f"{prefix}.events.quarantined.*",
             *(f"{prefix}.events.{kind}.*" for kind in ("operated", "configured", "not_configured")),
@@ -191,6 +192,7 @@ def of_worker(token: str, prefix: str = "stoker") -> Permissions:
             f"{prefix}.worker.{token}.*",
             f"{prefix}.heartbeat.{token}",
             f"{prefix}.solicit",
+            f"{prefix}.pace.*",
             *_changes(names.CATALOG_BUCKET),
         ),
         asks=(

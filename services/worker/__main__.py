@@ -18,7 +18,8 @@ from nats.aio.msg import Msg
 from nats.nuid import NUID
 
 from stoker.schemas import wire
-from stoker.schemas.subjects import CATALOG_BUCKET, check_name, of_bucket
+from stoker.schemas.job_events import TextPace
+from stoker.schemas.subjects import ANY, CATALOG_BUCKET, check_name, of_bucket
 from stoker.schemas.workers import (
     Assignment,
     Done,
@@ -143,6 +144,7 @@ def _subscriptions(bus: Bus, agent: Agent, stopping: asyncio.Event) -> list[tupl
     return [
         *commands,
         (bus.subjects.solicit(), lambda _: agent.heartbeats.changed()),
+        (bus.subjects.every("pace", ANY), answering(TextPace, agent.reports.pace)),
         (bus.subjects.heartbeat(agent.name), answering(Heartbeat, agent.heartbeat_seen)),
     ]
 

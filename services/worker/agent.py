@@ -101,7 +101,7 @@ class Agent:
         self.loader = Loader(cache, self.runners, tasks, self._report_download, self._changed)
         self.heartbeats = Heartbeats(bus, identity, self.core, self.loader, self.runners)
         self.reports = Reports(bus)
-        self.endings = Endings(bus, identity.name, self.core, tasks, self._attempt_left)
+        self.endings = Endings(bus, identity.name, self.core, tasks, self._attempt_left, self.reports.flush)
         children = Children(bus, self.core, self.runners, tasks, self._freed)
         self.runs = Runs(
             identity.name,
@@ -207,7 +207,8 @@ class Agent:
             return Replay(known=False)
         if asked.wants_log:
             return Replay(known=True, log=attempt.log.log())
-        attempt.wants_events = True
+        self.reports.flush(attempt)
+        attempt.wants_events, attempt.batches_text = True, False
         events = attempt.log.replay(asked.term, asked.attempt, asked.seq, asked.chars)
         return Replay(known=True, events=tuple(events))
 

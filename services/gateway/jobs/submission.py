@@ -126,6 +126,7 @@ class Submission:
             spec=model.specs[0] if model.mode is not None else None,
             has_one_result=True,
             is_sealed=self._bus.seals.are_there,
+            batches_text=wants_events,
         )
 
     def _seed(self, job_id: str, fingerprint: str) -> int:

@@ -24,6 +24,8 @@ from stoker.services.gateway.edge.sse import sse
 from stoker.services.gateway.text.writing import CallsGiven, chat_logprobs, completion_logprobs
 
 DONE = b"data: [DONE]\n\n"
+MARK = "\ue000"
+"""Stands where text will be, and nowhere behind it."""
 
 
 def summed(outputs: Sequence[TextOutput], n: int = 1) -> Usage:
@@ -119,6 +121,7 @@ class ChatWriter(_Chunks):
         super().__init__(job, asked, "chatcmpl")
         self._has_logprobs = bool(asked.logprobs)
         self._calls: dict[int, CallsGiven] = {}
+        self._around: dict[int, tuple[bytes, bytes]] = {}
 
     def _chunk(
         self, index: int, delta: dict[str, Any], reason: str | None = None, chances: Any = None
@@ -126,6 +129,14 @@ class ChatWriter(_Chunks):
         choice = ChunkChoice(index, delta, reason, chances)
         chunk = ChatCompletionChunk(self._id, self._created, self._model, (choice,), usage=self._usage)
         return sse(wire.encode(chunk))
+
+    def _text(self, index: int, text: str) -> bytes:
+        """A chunk of text alone: what stands around it is the same each time."""
+        if index not in self._around:
+            before, _, after = self._chunk(index, {"content": MARK}).rpartition(wire.encode(MARK))
+            self._around[index] = before, after
+        before, after = self._around[index]
+        return b"".join((before, wire.encode(text), after))
 
     def opening(self, index: int) -> bytes:
         self._calls[index] = CallsGiven()
@@ -136,11 +147,11 @@ class ChatWriter(_Chunks):
         written = b""
         if reasoning:
             written += self._chunk(index, {"reasoning_content": reasoning, "reasoning": reasoning})
-        if text:
-            chances = None
-            if self._has_logprobs:
-                chances = chat_logprobs([one for one in delta.logprobs if one.at >= delta.at + delta.reasoning])
+        if text and self._has_logprobs:
+            chances = chat_logprobs([one for one in delta.logprobs if one.at >= delta.at + delta.reasoning])
             written += self._chunk(index, {"content": text}, None, chances)
+        elif text:
+            written += self._text(index, text)
         for part in delta.calls:
             if (fragment := self._calls[index].fragment(part)) is not None:
                 written += self._chunk(index, {"tool_calls": [fragment]})

@@ -98,6 +98,10 @@ class Cursor:
         if not is_replayed and event.seq != last + 1:
             raise Gap
         if isinstance(event, Delta):
+            if event.at == self.chars >= self.had_chars and event.text:
+                self._move(event)
+                self._keep(event, event.text)
+                return event
             if event.at > self.chars:
                 raise Gap
             if event.at < self.chars:
@@ -126,11 +130,7 @@ class Cursor:
         """The event for text that follows what is known; None where the client had all of it."""
         at = self.chars
         if text:
-            self.chars += len(text)
-            self._pieces.append(text)
-            self.tokens = event.tokens_so_far
-        if text and event.reasoning:
-            self.reasoning = at + event.reasoning
+            self._keep(event, text)
         had = max(self.had_chars - at, 0)
         reasoning = max(event.reasoning - had, 0)
         rest = msgspec.structs.replace(event, at=at + had, text=text[had:], reasoning=reasoning)
@@ -138,6 +138,14 @@ class Cursor:
             told = tuple(one for one in rest.logprobs if one.at >= rest.at)
             rest = msgspec.structs.replace(rest, logprobs=told)
         return rest if rest.text or rest.calls else None
+
+    def _keep(self, event: Delta, text: str) -> None:
+        """Remember text that follows what is known."""
+        if event.reasoning:
+            self.reasoning = self.chars + event.reasoning
+        self.chars += len(text)
+        self._pieces.append(text)
+        self.tokens = event.tokens_so_far
 
     def finish(self, terminal: Terminal) -> Iterator[JobEvent]:
         """Everything the client still lacks, the terminal event last; moves along. Raises Diverged."""

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, aclosing, asynccontextmanager, co
 from nats.aio.msg import Msg
 
 from stoker.schemas import wire
-from stoker.schemas.job_events import JobEvent, LiveEvent, Preview, Queued, Terminal
+from stoker.schemas.job_events import JobEvent, LiveEvent, Preview, Queued, Terminal, TextBatch
 from stoker.schemas.subjects import ANY, last_name, opened
 from stoker.schemas.workers import Replay, ReplayRequest, SentRequest, SentText
 from stoker.services.bus.connection import Bus
@@ -22,6 +22,7 @@ from stoker.services.bus.errors import BusError, NobodyThere
 from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from stoker.services.gateway.locating import Nowhere, locate
 from stoker.services.gateway.scheduler_queries import Known, Unknown, look_up_job
+from stoker.services.gateway.watching.pacing import keep_pace
 from stoker.services.gateway.watching.reconciling import Reconciler
 from stoker.services.gateway.watching.resume import Cursor, Diverged, Gap
 from stoker.services.gateway.watching.waiting import Ended, Waiting
@@ -55,6 +56,7 @@ class Streams:
     def __init__(self, bus: Bus, gateway: str) -> None:
         self.bus = bus
         self.gateway = gateway
+        self._texts = bus.subjects.texts(gateway)
         self._waiting = Waiting(self._listen_for_end)
         self._reconciler = Reconciler(self._waiting, self._find, lambda: bus.is_connected)
 
@@ -70,6 +72,7 @@ class Streams:
             self.bus.on_reconnect.append(self._reconciler.look_at_all)
             tasks.start(self._reconciler.run)
             tasks.start(self._reconciler.expire)
+            tasks.start(keep_pace, self.bus, self.gateway)
             try:
                 yield
             finally:
@@ -113,10 +116,26 @@ class Streams:
         return stop
 
     def _on_event(self, message: Msg) -> None:
+        if message.subject == self._texts:
+            self._on_texts(message)
+            return
         job, seal = opened(message.subject)
         watchers = self._waiting.watchers(job)
         if watchers and self.bus.seals.holds(job, seal):
             _hand_on(message, watchers)
+
+    def _on_texts(self, message: Msg) -> None:
+        try:
+            batch: TextBatch = wire.decode(TextBatch, message.data)
+        except wire.UnreadableMessage as error:
+            log.warning("message.unreadable", subject=message.subject, error=str(error))
+            return
+        size = len(message.data) // max(len(batch.texts), 1)
+        for text in batch.texts:
+            watchers = self._waiting.watchers(text.job)
+            if watchers and self.bus.seals.holds(text.job, text.seal):
+                for watcher in watchers:
+                    watcher.put(text.delta, b"", size)
 
     def _on_result(self, message: Msg) -> None:
         job = last_name(message.subject)
@@ -211,36 +230,31 @@ class Streams:
 
         Raises RequestError when the job was refused, or its text is not one.
         """
-        with _as_one_text(watcher.job):
-            async with aclosing(self._follow(watcher)) as items:
-                async for item in items:
-                    yield item
-
-    async def _follow(self, watcher: Watcher) -> AsyncGenerator[Item]:
         cursor = watcher.cursor
-        while True:
-            try:
-                item = await watcher.next(IDLE_S)
-                if item is None:
-                    yield None
-                    if cursor.is_fresh and watcher.is_late:
-                        raise Gap  # it may have begun where nobody knows that it is watched
+        with _as_one_text(watcher.job):
+            while True:
+                try:
+                    item = await watcher.next(IDLE_S)
+                    if item is None:
+                        yield None
+                        if cursor.is_fresh and watcher.is_late:
+                            raise Gap  # it may have begun where nobody knows that it is watched
+                        continue
+                    event, attached = item
+                    if isinstance(event, Terminal):
+                        watcher.has_ended = True
+                        for last in cursor.finish(event):
+                            yield last, attached
+                        return
+                    taken = cursor.take(event)
+                except Gap:
+                    async with aclosing(self._replay(watcher)) as missed:
+                        async for one in missed:
+                            yield one, b""
                     continue
-                event, attached = item
-                if isinstance(event, Terminal):
-                    watcher.has_ended = True
-                    for last in cursor.finish(event):
-                        yield last, attached
-                    return
-                taken = cursor.take(event)
-            except Gap:
-                async with aclosing(self._replay(watcher)) as missed:
-                    async for one in missed:
-                        yield one, b""
-                continue
-            if taken is not None:
-                watcher.give(taken)
-                yield taken, attached
+                if taken is not None:
+                    watcher.give(taken)
+                    yield taken, attached
 
     async def _replay(self, watcher: Watcher) -> AsyncGenerator[LiveEvent]:
         """Ask the worker for what is missing; nothing when the job has ended or moved meanwhile."""

@@ -38,6 +38,9 @@ class Watcher:
         self._has_end = False
         self._refusal: RequestError | None = None
         self._awaited: asyncio.Future[None] | None = None
+        self._waits_since = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        """One for many waits: setting one for each event would cost more than the event."""
 
     @property
     def waiting_bytes(self) -> int:
@@ -75,13 +78,7 @@ class Watcher:
         Raises Gap when events were dropped, RequestError when the job was refused.
         """
         if not self._events and self._refusal is None and not self._is_behind:
-            loop = asyncio.get_running_loop()
-            self._awaited = loop.create_future()
-            timer = loop.call_later(idle_s, self._wake)
-            try:
-                await self._awaited
-            finally:
-                timer.cancel()
+            await self._wait(idle_s)
         if self._refusal is not None:
             self.has_ended = True
             raise self._refusal
@@ -93,6 +90,27 @@ class Watcher:
         event, attached, size = self._events.popleft()
         self._waiting_bytes -= size
         return event, attached
+
+    async def _wait(self, idle_s: float) -> None:
+        """Return when something has come, or after `idle_s`."""
+        loop = asyncio.get_running_loop()
+        self._awaited = loop.create_future()
+        self._waits_since = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(idle_s, self._look, idle_s)
+        await self._awaited
+
+    def _look(self, idle_s: float) -> None:
+        """Wake the reader if it has waited for as long as that, or look again when it will have."""
+        self._timer = None
+        if self._awaited is None or self._awaited.done():
+            return
+        loop = asyncio.get_running_loop()
+        due = self._waits_since + idle_s
+        if due <= loop.time():
+            self._wake()
+        else:
+            self._timer = loop.call_at(due, self._look, idle_s)
 
     def give(self, event: LiveEvent) -> None:
         """Remember who runs the job."""

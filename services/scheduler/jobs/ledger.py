@@ -306,8 +306,10 @@ class Ledger:
     def watch(self, job: str) -> None:
         """Somebody wants the events of a job from now on; who has it already is asked for them directly."""
         record = self.records.get(job)
-        if record is not None and record.phase == "waiting" and not record.job.wants_events:
-            record.job = msgspec.structs.replace(record.job, wants_events=True)
+        if record is None or record.phase != "waiting":
+            return
+        if record.job.batches_text or not record.job.wants_events:
+            record.job = msgspec.structs.replace(record.job, wants_events=True, batches_text=False)
 
     def page(self, query: JobsQuery) -> JobsPage:
         """Jobs that match, newest first: O(jobs), for people; of one tenant only its own are looked at."""

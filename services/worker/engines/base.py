@@ -138,7 +138,7 @@ class Cancellation:
 
     def set(self) -> None:
         self._flag.set()
-        for callback in self._callbacks:
+        for callback in tuple(self._callbacks):
             callback()
 
     def is_set(self) -> bool:
@@ -146,6 +146,10 @@ class Cancellation:
 
     def on_set(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        """What was to be called is called no more."""
+        self._callbacks.remove(callback)
 
 
 class Emitter(Protocol):
@@ -278,17 +282,22 @@ class RunsTogether(Protocol):
 
 async def wait_cancelled(cancelled: Cancellation, seconds: float) -> bool:
     """Sleep, but wake at once when cancelled; whether it was."""
-    if cancelled.is_set():
-        return True
     loop = asyncio.get_running_loop()
-    woken = asyncio.Event()
+    over: asyncio.Future[None] = loop.create_future()
+
+    def end() -> None:
+        if not over.done():
+            over.set_result(None)
 
     def wake() -> None:
-        loop.call_soon_threadsafe(woken.set)
+        loop.call_soon_threadsafe(end)
 
+    timer = loop.call_later(seconds, end)
     cancelled.on_set(wake)
     try:
-        await asyncio.wait_for(woken.wait(), seconds)
-    except TimeoutError:
-        return False
-    return True
+        if not cancelled.is_set():
+            await over
+    finally:
+        timer.cancel()
+        cancelled.forget(wake)
+    return cancelled.is_set()

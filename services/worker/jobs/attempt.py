@@ -60,6 +60,7 @@ class Attempt:
     trace: the context that it came with. ready_at, started_at: seconds since 1970, 0 until then. fetch_s: how
     long it waited for a download. runs: how often it was given to the runner. batch: how many attempts run as
     one, it included. text_at, stepped_at: when it last made text or ended a step, on the monotonic clock.
+    wants_events: somebody watches. batches_text: as in Job.
     children: the calls that it has made.
     waited_s: how long it took no slot while it waited for them; waits_since: since when it does, monotonic.
     files, folder: as in services.worker.engines.base.Request.
@@ -73,6 +74,7 @@ class Attempt:
     phase: Phase = "preparing"
     why_stopped: StopReason = ""
     wants_events: bool = False
+    batches_text: bool = False
     sent: SentText = field(default_factory=SentText)
     loras: tuple[Adapter, ...] = ()
     ready_at: float = 0.0

@@ -91,6 +91,7 @@ class WorkerCore:
             lane=f"lane:{capability.lane}" if capability.lane else job.model,
             accepted_at=now,
             wants_events=job.wants_events,
+            batches_text=job.wants_events and job.batches_text,
             trace=trace,
         )
         if attempt.key in self._attempts:

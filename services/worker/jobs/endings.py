@@ -76,16 +76,25 @@ def _count_tokens(model: str, key: str, output: Output) -> None:
 
 
 class Endings:
-    """`gone()` is called when an attempt has left; `tasks` owns what has to be stored again."""
+    """`gone()` is called when an attempt has left, `flush` to send the text of one that waits, before
+    its end; `tasks` owns what has to be stored again.
+    """
 
     def __init__(
-        self, bus: Bus, worker: str, core: WorkerCore, tasks: TaskOwner, gone: Callable[[], None]
+        self,
+        bus: Bus,
+        worker: str,
+        core: WorkerCore,
+        tasks: TaskOwner,
+        gone: Callable[[], None],
+        flush: Callable[[Attempt], None],
     ) -> None:
         self._bus = bus
         self._worker = worker
         self._core = core
         self._tasks = tasks
         self._gone = gone
+        self._flush = flush
 
     def completed(self, attempt: Attempt, output: Output, images: Sequence[bytes | Path], run_s: float) -> None:
         _count_tokens(attempt.model, attempt.assignment.job.tenant, output)
@@ -144,6 +153,7 @@ class Endings:
         """It cannot go on here: the scheduler tries elsewhere. kind, was_killed: as in
         schemas.workers.Finished.
         """
+        self._flush(attempt)
         log.warning("attempt.lost", job=attempt.job, reason=reason, kind=kind)
         self._finish(attempt, "lost", 0.0, reason, kind, was_killed)
 
@@ -153,6 +163,7 @@ class Endings:
         self._gone()
 
     def _ending(self, attempt: Attempt, run_s: float = 0.0) -> Ending:
+        self._flush(attempt)
         job = attempt.assignment.job
         return {
             "term": attempt.log.term,

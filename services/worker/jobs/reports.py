@@ -7,14 +7,12 @@ import msgspec
 from prometheus_client import Histogram
 
 from stoker.schemas import wire
-from stoker.schemas.job_events import Preview, SmallEvent
+from stoker.schemas.job_events import Preview, SmallEvent, TextPace
 from stoker.services.bus.connection import Bus
 from stoker.services.process.telemetry import histogram
 from stoker.services.worker.jobs.attempt import Attempt
+from stoker.services.worker.jobs.texts import MAX_CHARS, Texts
 from stoker.services.worker.runner.messages import PreviewImage, Text
-
-MAX_DELTA_CHARS = 128 * 1024
-
 
 INTER_TOKEN = histogram("stoker_inter_token_seconds", "Between output tokens, leaving the worker", "model")
 
@@ -29,9 +27,11 @@ class Reports:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self._texts = Texts(bus)
 
     def tell(self, attempt: Attempt, event: SmallEvent) -> None:
         """Number a small event, keep it for replays, and publish it to who watches."""
+        self._texts.flush(attempt)
         log = attempt.log
         numbered = msgspec.structs.replace(event, term=log.term, attempt=log.attempt, seq=log.next_seq())
         log.note(numbered)
@@ -44,26 +44,28 @@ class Reports:
         if attempt.text_at and message.tokens:
             _inter_token(attempt.model).observe((now - attempt.text_at) / message.tokens)
         attempt.text_at = now
-        pieces = [message.text]
-        if len(message.text) > MAX_DELTA_CHARS:
-            starts = range(0, len(message.text), MAX_DELTA_CHARS)
-            pieces = [message.text[start : start + MAX_DELTA_CHARS] for start in starts]
-        for piece in pieces:
-            tokens = message.tokens if piece is pieces[-1] else 0
-            delta = attempt.log.delta(
-                piece,
-                tokens,
-                is_reasoning=message.is_reasoning,
-                logprobs=message.logprobs if piece is pieces[-1] else (),
-                calls=message.calls if piece is pieces[-1] else (),
-            )
-            if attempt.wants_events:
-                self._publish(attempt, wire.encode(delta))
+        if len(message.text) <= MAX_CHARS:
+            self._texts.add(attempt, message)
+            return
+        starts = range(0, len(message.text), MAX_CHARS)
+        pieces = [message.text[start : start + MAX_CHARS] for start in starts]
+        for piece in pieces[:-1]:
+            self._texts.add(attempt, Text(message.job, piece, 0, message.is_reasoning))
+        self._texts.add(attempt, msgspec.structs.replace(message, text=pieces[-1]))
+
+    def flush(self, attempt: Attempt) -> None:
+        """Send the text of an attempt that waits."""
+        self._texts.flush(attempt)
+
+    def pace(self, pace: TextPace) -> None:
+        """A gateway says how long text may wait for more."""
+        self._texts.pace(pace)
 
     def preview(self, attempt: Attempt, message: PreviewImage) -> None:
         """A picture as it is by now: for who watches now, never replayed."""
         if not attempt.wants_events:
             return
+        self._texts.flush(attempt)
         event = Preview(
             term=attempt.log.term,
             attempt=attempt.log.attempt,

@@ -8,6 +8,11 @@ from collections import deque
 from stoker.functions.frames import frame
 from stoker.services.worker.runner.messages import Message, RunFailed, Text
 
+GAP_S = 0.008
+"""Text waits for other text until so long after the text before: what wakes every process that it passes should
+carry more than one token. One that comes alone leaves at once.
+"""
+
 
 class Outbox(ABC):
     """May be filled from any thread, is emptied by the loop; text of one job that waits is joined."""
@@ -16,38 +21,56 @@ class Outbox(ABC):
         self._loop = loop
         self._waiting: deque[Message] = deque()
         self._is_scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        """Set while nothing waits but text."""
         self._thread = threading.get_ident()
+        self._sent_at = 0.0
+        """When text left last."""
 
     def put(self, message: Message) -> None:
         self._waiting.append(message)
-        if self._is_scheduled:
+        if self._is_scheduled or (self._timer is not None and isinstance(message, Text)):
             return
         self._is_scheduled = True
         if threading.get_ident() == self._thread:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._look)
         else:
-            self._loop.call_soon_threadsafe(self._flush)
+            self._loop.call_soon_threadsafe(self._look)
+
+    def _look(self) -> None:
+        """Send what waits, or have the text wait for more."""
+        self._is_scheduled = False
+        may_wait = self._loop.time() - self._sent_at < GAP_S
+        if may_wait and all(isinstance(message, Text) for message in self._waiting):
+            if self._timer is None:
+                self._timer = self._loop.call_at(self._sent_at + GAP_S, self._flush)
+            return
+        self._flush()
 
     def _flush(self) -> None:
-        self._is_scheduled = False
+        """What waits, in its order; text of a job joins what the job has said last."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         joined: list[Message] = []
-        text: Text | None = None
+        last_text: dict[str, int] = {}
+        """Where in `joined` the last message of a job is, where that is text."""
         while self._waiting:
             message = self._waiting.popleft()
-            if isinstance(message, Text):
-                if text is not None and (text.job, text.is_reasoning) == (message.job, message.is_reasoning):
-                    text = text.with_more(message)
-                    continue
-                if text is not None:
-                    joined.append(text)
-                text = message
+            job: str = getattr(message, "job", "")
+            if not isinstance(message, Text):
+                last_text.pop(job, None)
+                joined.append(message)
                 continue
-            if text is not None:
-                joined.append(text)
-                text = None
-            joined.append(message)
-        if text is not None:
-            joined.append(text)
+            place = last_text.get(job)
+            earlier = joined[place] if place is not None else None
+            if place is not None and isinstance(earlier, Text) and earlier.is_reasoning == message.is_reasoning:
+                joined[place] = earlier.with_more(message)
+            else:
+                last_text[job] = len(joined)
+                joined.append(message)
+        if last_text:
+            self._sent_at = self._loop.time()
         self._send(joined)
 
     @abstractmethod
