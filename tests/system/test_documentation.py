@@ -34,6 +34,8 @@ ELSEWHERE = {
     "stoker up --config modes.yaml": "tests/system/test_modes.py: large checkpoints stand in this page's example",
     "curl localhost:8000/generate": "tests/system/test_modes.py",
     "curl localhost:8000/api/modes/switch": "tests/system/test_modes.py",
+    "stoker restore ": "tests/system/test_backup.py",
+    "stoker up --data restored": "tests/system/test_backup.py",
     "stoker scheduler --record": "tests/contract/scheduler/test_service.py",
     "stoker replay": "tests/unit/test_recordings.py",
     "stoker chaos ": "tests/system/test_chaos.py",
