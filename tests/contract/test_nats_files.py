@@ -1,7 +1,9 @@
 """The server configurations of deploy/nats: TLS with certificates from the script, and three servers as one."""
 
 import asyncio
+import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,9 +18,13 @@ import pytest
 from stoker.schemas.subjects import JOBS_STREAM
 from stoker.services.bus.connection import Bus, open_bus
 from stoker.services.bus.errors import BusError, CannotConnect
+from stoker.services.bus.permissions import services
+from stoker.services.bus.snapshots import messages_in
 from stoker.services.bus.streams import declare, stream_configs
 from stoker.services.process.embedded import find_binary
 from stoker.services.process.settings import BusSettings
+from stoker.services.records.backups import Archive, load, save
+from stoker.services.records.installation import install
 from tests.conftest import ROOT, free_port, wait_for
 
 NATS = ROOT / "deploy" / "nats"
@@ -51,6 +57,27 @@ def server(folder: Path, config: str, port: int, **environment: str) -> Iterator
 
 def operator(url: str, **more: str) -> BusSettings:
     return BusSettings(nats=url, nats_user="operator", nats_password="pwoperator", **more)
+
+
+async def test_the_operator_may_save_and_restore_and_no_service_may(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"nats://127.0.0.1:{port}"
+    with server(tmp_path / "n", "nats.conf", port):
+        wait_for(lambda: WORD in (tmp_path / "n" / "log").read_text(), 10, "nats-server")
+        content = io.BytesIO()
+        async with open_bus(operator(url), "operator") as bus:
+            await install(bus)
+            await store(bus, b"kept")
+            await save(bus, content, None, lambda _: None)
+        content.seek(0)
+        async with open_bus(operator(url), "operator") as bus:
+            await load(bus, Archive(content), lambda _: None, is_forced=True)
+            assert await messages_in(bus, JOBS_STREAM) == 1
+    for user, permissions in services().items():
+        asked = [one for one in permissions.published() if one.startswith("$JS") or one in (">", "*")]
+        assert not [
+            one for one in asked if re.search(r"SNAPSHOT|RESTORE|STREAM\.DELETE|API\.[>*]|STREAM\.[>*]", one)
+        ], user
 
 
 @pytest.mark.slow
