@@ -290,7 +290,7 @@ def test_a_pod_says_what_the_profile_needs_and_how_the_template_wants_it() -> No
     assert [one["name"] for one in container["env"]] == ["A", "STOKER_NATS_PASSWORD"]
     assert "valueFrom" in container["env"][1]  # the template's: no password stands in a Pod
     assert (spec["restartPolicy"], spec["terminationGracePeriodSeconds"]) == ("Never", TERMINATION_GRACE_S)
-    assert spec["automountServiceAccountToken"] is False
+    assert spec["automountServiceAccountToken"] is False and spec["enableServiceLinks"] is False
 
 
 def test_weights_that_no_volume_of_the_pod_has_are_an_error_with_the_remedy() -> None:

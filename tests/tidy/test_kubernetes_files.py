@@ -228,6 +228,7 @@ def test_nothing_runs_with_rights_that_it_does_not_need() -> None:
         security = spec["securityContext"]
         assert security["runAsNonRoot"] and security["runAsUser"] == 65534, name
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert spec["enableServiceLinks"] is False, name  # a Service `stoker` makes STOKER_PORT
         own = container["securityContext"]
         assert own == {
             "allowPrivilegeEscalation": False,

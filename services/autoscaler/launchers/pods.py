@@ -72,6 +72,7 @@ def make_pod(cluster: str, order: Order, template: Mapping[str, Any]) -> dict[st
     spec["restartPolicy"] = "Never"  # the autoscaler decides what follows an end
     spec.setdefault("terminationGracePeriodSeconds", TERMINATION_GRACE_S)
     spec.setdefault("automountServiceAccountToken", False)
+    spec.setdefault("enableServiceLinks", False)  # variables of a Service `stoker` would be settings of ours
     spec.setdefault(
         "shareProcessNamespace", True
     )  # as process 1 a worker would not hear SIGTERM while it starts
