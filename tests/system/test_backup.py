@@ -14,7 +14,7 @@ from tests.conftest import System, wait_for
 CONFIG = """\
 models:
   quick: {engine: synthetic, options: {tokens: 4}, slots: 4}
-  slow: {engine: synthetic, options: {tokens: 20, token_interval_s: 0.05}, slots: 1}
+  slow: {engine: synthetic, options: {tokens: 40, token_interval_s: 0.05}, slots: 1}
 workers:
   - {count: 1, memory: 512MB, engines: [synthetic]}
 """
@@ -52,9 +52,9 @@ def test_a_system_at_work_goes_on_elsewhere_from_its_backup(tmp_path: Path) -> N
         ).json()
         asking.start()
         wait_for(lambda: len(asking.accepted) > 50, 30, "jobs")
+        ended = {job: first.ended(job)["result"] for job in asking.accepted[:20]}
         waiting = [first.submit("slow", f"{number}") for number in range(8)]
         accepted = list(asking.accepted)
-        ended = {job: first.ended(job)["result"] for job in accepted[:20]}
         made = stoker("backup", str(tmp_path / "kept"), "--data", str(first.data))
         assert made.returncode == 0, made.stderr
         told = re.search(rb"STOKER_JOBS: (\d+) messages", made.stderr)
