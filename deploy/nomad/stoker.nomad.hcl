@@ -1,6 +1,19 @@
 # NATS, gateway, scheduler and autoscaler on one node; workers are launched by the autoscaler.
 #
-#   nomad job run -var-file=passwords.hcl stoker.nomad.hcl
+#   nomad job run -var config=/srv/stoker stoker.nomad.hcl
+#
+# Passwords are Nomad variables, which a task reads with its own identity: no password is in this file, on a command
+# line or in `nomad job inspect`. A task waits until its variable is there, and starts again when it changes. Once:
+#
+#   nomad var put nomad/jobs/stoker/stoker/nats gateway=… scheduler=… worker=… autoscaler=… client=… operator=…
+#   nomad var put nomad/jobs/stoker/stoker/init password=…          the operator's
+#   nomad var put nomad/jobs/stoker/stoker/gateway password=…
+#   nomad var put nomad/jobs/stoker/stoker/scheduler password=…
+#   nomad var put nomad/jobs/stoker/stoker/autoscaler password=… nomad_token=…    the token submits jobs; "" without ACLs
+#   nomad var put nomad/jobs stoker_worker_password=…               every job of the namespace may read this one
+#
+# With Vault instead: a `vault {}` block in each task, and in its template, for a secret of version 2 of the KV engine,
+# {{ with secret "secret/data/stoker/gateway" }}{{ .Data.data.password | toJSON }}{{ end }}.
 
 variable "datacenters" {
   type        = list(string)
@@ -31,15 +44,6 @@ variable "port" {
   default     = 8000
   description = "Port of the gateway."
 }
-variable "passwords" {
-  type        = map(string)
-  description = "gateway, scheduler, worker, autoscaler, client, operator: of the NATS users."
-}
-variable "nomad_token" {
-  type        = string
-  default     = ""
-  description = "Token with which the autoscaler submits jobs."
-}
 
 job "stoker" {
   type        = "service"
@@ -69,14 +73,22 @@ job "stoker" {
         network_mode = "host"
       }
       env {
-        NATS_LISTEN          = "0.0.0.0:4222"
-        NATS_STORE           = "/data"
-        GATEWAY_PASSWORD     = jsonencode(var.passwords["gateway"])
-        SCHEDULER_PASSWORD   = jsonencode(var.passwords["scheduler"])
-        WORKER_PASSWORD      = jsonencode(var.passwords["worker"])
-        AUTOSCALER_PASSWORD  = jsonencode(var.passwords["autoscaler"])
-        CLIENT_PASSWORD      = jsonencode(var.passwords["client"])
-        OPERATOR_PASSWORD    = jsonencode(var.passwords["operator"])
+        NATS_LISTEN = "0.0.0.0:4222"
+        NATS_STORE  = "/data"
+      }
+      template { # in quotes twice: to NATS true and 12345 are no texts
+        destination = "${NOMAD_SECRETS_DIR}/passwords.env"
+        env         = true
+        data        = <<-EOT
+          {{ with nomadVar "nomad/jobs/stoker/stoker/nats" -}}
+          GATEWAY_PASSWORD={{ .gateway.Value | toJSON | toJSON }}
+          SCHEDULER_PASSWORD={{ .scheduler.Value | toJSON | toJSON }}
+          WORKER_PASSWORD={{ .worker.Value | toJSON | toJSON }}
+          AUTOSCALER_PASSWORD={{ .autoscaler.Value | toJSON | toJSON }}
+          CLIENT_PASSWORD={{ .client.Value | toJSON | toJSON }}
+          OPERATOR_PASSWORD={{ .operator.Value | toJSON | toJSON }}
+          {{ end }}
+        EOT
       }
     }
 
@@ -92,9 +104,17 @@ job "stoker" {
         network_mode = "host"
       }
       env {
-        STOKER_NATS          = "nats://127.0.0.1:4222"
-        STOKER_NATS_USER     = "operator"
-        STOKER_NATS_PASSWORD = var.passwords["operator"]
+        STOKER_NATS      = "nats://127.0.0.1:4222"
+        STOKER_NATS_USER = "operator"
+      }
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/passwords.env"
+        env         = true
+        data        = <<-EOT
+          {{ with nomadVar "nomad/jobs/stoker/stoker/init" -}}
+          STOKER_NATS_PASSWORD={{ .password.Value | toJSON }}
+          {{ end }}
+        EOT
       }
     }
 
@@ -107,9 +127,17 @@ job "stoker" {
         volumes      = ["${var.config}:/etc/stoker:ro"]
       }
       env {
-        STOKER_NATS          = "nats://127.0.0.1:4222"
-        STOKER_NATS_USER     = "gateway"
-        STOKER_NATS_PASSWORD = var.passwords["gateway"]
+        STOKER_NATS      = "nats://127.0.0.1:4222"
+        STOKER_NATS_USER = "gateway"
+      }
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/passwords.env"
+        env         = true
+        data        = <<-EOT
+          {{ with nomadVar "nomad/jobs/stoker/stoker/gateway" -}}
+          STOKER_NATS_PASSWORD={{ .password.Value | toJSON }}
+          {{ end }}
+        EOT
       }
     }
 
@@ -121,9 +149,17 @@ job "stoker" {
         network_mode = "host"
       }
       env {
-        STOKER_NATS          = "nats://127.0.0.1:4222"
-        STOKER_NATS_USER     = "scheduler"
-        STOKER_NATS_PASSWORD = var.passwords["scheduler"]
+        STOKER_NATS      = "nats://127.0.0.1:4222"
+        STOKER_NATS_USER = "scheduler"
+      }
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/passwords.env"
+        env         = true
+        data        = <<-EOT
+          {{ with nomadVar "nomad/jobs/stoker/stoker/scheduler" -}}
+          STOKER_NATS_PASSWORD={{ .password.Value | toJSON }}
+          {{ end }}
+        EOT
       }
     }
 
@@ -135,14 +171,22 @@ job "stoker" {
         network_mode = "host"
       }
       env {
-        STOKER_NATS          = "nats://127.0.0.1:4222"
-        STOKER_NATS_USER     = "autoscaler"
-        STOKER_NATS_PASSWORD = var.passwords["autoscaler"]
-        STOKER_WORKER_NATS_USER     = "worker"
-        STOKER_WORKER_NATS_PASSWORD = var.passwords["worker"]
-        STOKER_WORKER_NATS   = "nats://${attr.unique.network.ip-address}:4222"
-        NOMAD_ADDR           = "http://127.0.0.1:4646"
-        NOMAD_TOKEN          = var.nomad_token
+        STOKER_NATS                  = "nats://127.0.0.1:4222"
+        STOKER_NATS_USER             = "autoscaler"
+        STOKER_WORKER_NATS_USER      = "worker"
+        STOKER_WORKER_NATS           = "nats://${attr.unique.network.ip-address}:4222"
+        STOKER_NOMAD_WORKER_VARIABLE = "nomad/jobs"
+        NOMAD_ADDR                   = "http://127.0.0.1:4646"
+      }
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/passwords.env"
+        env         = true
+        data        = <<-EOT
+          {{ with nomadVar "nomad/jobs/stoker/stoker/autoscaler" -}}
+          STOKER_NATS_PASSWORD={{ .password.Value | toJSON }}
+          NOMAD_TOKEN={{ .nomad_token.Value | toJSON }}
+          {{ end }}
+        EOT
       }
     }
   }

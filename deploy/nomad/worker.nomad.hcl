@@ -1,6 +1,8 @@
 # A worker as the Nomad launcher registers it (services/autoscaler/launchers/nomad.py), for starting one by hand:
 #
-#   nomad job run -var image=stoker-worker-llamacpp -var nats=nats://10.0.0.1:4222 -var nats_password=… worker.nomad.hcl
+#   nomad job run -var image=stoker-worker-llamacpp -var nats=nats://10.0.0.1:4222 worker.nomad.hcl
+#
+# The password is the Nomad variable that stoker.nomad.hcl describes; with Vault see there too.
 
 variable "name" {
   type        = string
@@ -30,9 +32,10 @@ variable "nats_user" {
   default     = "worker"
   description = "NATS user of deploy/nats/nats.conf."
 }
-variable "nats_password" {
+variable "password_variable" {
   type        = string
-  description = "Its password."
+  default     = "nomad/jobs"
+  description = "Nomad variable with the item stoker_worker_password."
 }
 variable "datacenters" {
   type        = list(string)
@@ -92,9 +95,19 @@ job "stoker-worker" {
       }
 
       env {
-        STOKER_NATS          = var.nats
-        STOKER_NATS_USER     = var.nats_user
-        STOKER_NATS_PASSWORD = var.nats_password
+        STOKER_NATS      = var.nats
+        STOKER_NATS_USER = var.nats_user
+      }
+
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/passwords.env"
+        env         = true
+        change_mode = "noop" # what runs goes on: only a new worker needs the new one
+        data        = <<-EOT
+          {{ with nomadVar "${var.password_variable}" -}}
+          STOKER_NATS_PASSWORD={{ .stoker_worker_password.Value | toJSON }}
+          {{ end }}
+        EOT
       }
 
       resources {

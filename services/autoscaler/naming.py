@@ -1,4 +1,4 @@
-"""Names of replicas: they are worker names, container names and Nomad job names at once."""
+"""Names of replicas: they are worker names, container names, Nomad job names and names of Pods at once."""
 
 import re
 

@@ -27,7 +27,7 @@ class GpuEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ProfileEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One profile as it is written."""
 
-    launcher: Literal["static", "process", "docker", "nomad"] = "static"
+    launcher: Literal["static", "process", "docker", "nomad", "kubernetes"] = "static"
     cpu: float = 0.0
     memory: int | str = 0
     gpu: GpuEntry | None = None
@@ -44,7 +44,7 @@ class ProfileEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 def read_profile(document: Document, path: tuple[str | int, ...], name: str, entry: Any) -> ResourceProfile:
     """One profile. Raises ConfigurationError."""
     given: ProfileEntry = convert(document, path, entry if entry is not None else {}, ProfileEntry)
-    if given.launcher in ("docker", "nomad") and not given.image:
+    if given.launcher in ("docker", "nomad", "kubernetes") and not given.image:
         raise document.place(*path, "image").error(f"the launcher {given.launcher} needs an image")
     if given.inventory is not None and given.inventory < 0:
         raise document.place(*path, "inventory").error("must be 0 or more")

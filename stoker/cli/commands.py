@@ -54,6 +54,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Operating": (
         Command("keys", "keys", "Make, list and revoke API keys."),
         Command("quarantine", "quarantine", "What could not be handled, and was put aside."),
+        Command("backup", "backup", "Save all that a running system has stored, as one archive."),
+        Command(
+            "restore",
+            "backup",
+            "Make a system what an archive has: on STOKER_NATS, or in the --data of the next `stoker up`.",
+        ),
         Command("users", "installation", "Print nats-server's file of users: what each service may do."),
         Command("webhook-secret", "installation", "Print the key with which webhooks are signed."),
         Command(

@@ -23,7 +23,7 @@ KINDS = {
     "chat": "a chat model: OpenAI's, Anthropic's and Ollama's APIs in front of a GGUF file",
     "images": "a model that draws",
     "functions": "your own Python as a model",
-    "cluster": "files for several machines: Docker Compose, Nomad, systemd, NATS, Prometheus, Grafana",
+    "cluster": "for several machines: Docker Compose, Kubernetes, Nomad, systemd, NATS, Prometheus, Grafana",
 }
 MODELS = {
     "chat": "hf://bartowski/SmolLM2-135M-Instruct-GGUF/SmolLM2-135M-Instruct-Q4_K_M.gguf",
@@ -41,7 +41,7 @@ NEXT = {
     "cluster": (
         "cp deploy/env.example deploy/.env    # and choose the passwords\n"
         "docker compose -f deploy/compose.yaml up\n"
-        "see docs/deploy.md for Nomad, systemd, TLS and three NATS servers"
+        "see docs/deploy.md for Kubernetes, Nomad, systemd, TLS and three NATS servers"
     ),
 }
 

@@ -1,23 +1,30 @@
 """The server configurations of deploy/nats: TLS with certificates from the script, and three servers as one."""
 
 import asyncio
+import io
 import os
+import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
 
 from stoker.schemas.subjects import JOBS_STREAM
 from stoker.services.bus.connection import Bus, open_bus
 from stoker.services.bus.errors import BusError, CannotConnect
+from stoker.services.bus.permissions import services
+from stoker.services.bus.snapshots import messages_in
 from stoker.services.bus.streams import declare, stream_configs
 from stoker.services.process.embedded import find_binary
 from stoker.services.process.settings import BusSettings
+from stoker.services.records.backups import Archive, load, save
+from stoker.services.records.installation import install
 from tests.conftest import ROOT, free_port, wait_for
 
 NATS = ROOT / "deploy" / "nats"
@@ -50,6 +57,27 @@ def server(folder: Path, config: str, port: int, **environment: str) -> Iterator
 
 def operator(url: str, **more: str) -> BusSettings:
     return BusSettings(nats=url, nats_user="operator", nats_password="pwoperator", **more)
+
+
+async def test_the_operator_may_save_and_restore_and_no_service_may(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"nats://127.0.0.1:{port}"
+    with server(tmp_path / "n", "nats.conf", port):
+        wait_for(lambda: WORD in (tmp_path / "n" / "log").read_text(), 10, "nats-server")
+        content = io.BytesIO()
+        async with open_bus(operator(url), "operator") as bus:
+            await install(bus)
+            await store(bus, b"kept")
+            await save(bus, content, None, lambda _: None)
+        content.seek(0)
+        async with open_bus(operator(url), "operator") as bus:
+            await load(bus, Archive(content), lambda _: None, is_forced=True)
+            assert await messages_in(bus, JOBS_STREAM) == 1
+    for user, permissions in services().items():
+        asked = [one for one in permissions.published() if one.startswith("$JS") or one in (">", "*")]
+        assert not [
+            one for one in asked if re.search(r"SNAPSHOT|RESTORE|STREAM\.DELETE|API\.[>*]|STREAM\.[>*]", one)
+        ], user
 
 
 @pytest.mark.slow
@@ -87,30 +115,38 @@ async def store(bus: Bus, content: bytes) -> None:
                 await asyncio.sleep(0.2)
 
 
-@pytest.mark.slow
-async def test_three_servers_go_on_without_the_one_that_led(tmp_path: Path) -> None:
+@contextmanager
+def three_servers(
+    folder: Path, config: str, **more: Sequence[str]
+) -> Iterator[tuple[dict[str, subprocess.Popen[bytes]], BusSettings]]:
+    """Three servers as one, by name, and how the operator reaches them. more: variables, one value for each server."""
     ports = [free_port() for _ in range(3)]
     routes = [free_port() for _ in range(3)]
     environment = {"NATS_ROUTE_PASSWORD": "pwroute"}
     environment |= {
         f"NATS_ROUTE_{n + 1}": f"nats://route:pwroute@127.0.0.1:{port}" for n, port in enumerate(routes)
     }
-    servers = [
-        server(
-            tmp_path / f"n{n}",
-            "cluster.conf",
-            port,
-            **environment,
-            NATS_CLUSTER_LISTEN=f"127.0.0.1:{routes[n]}",
-        )
-        for n, port in enumerate(ports)
-    ]
-    with servers[0] as one, servers[1] as two, servers[2] as three:
-        processes = {"n0": one, "n1": two, "n2": three}
-        wait_for(
-            lambda: all(WORD in (tmp_path / n / "log").read_text() for n in processes), 20, "three servers"
-        )
-        settings = operator(",".join(f"nats://127.0.0.1:{port}" for port in ports))
+    with ExitStack() as running:
+        processes = {
+            f"n{n}": running.enter_context(
+                server(
+                    folder / f"n{n}",
+                    config,
+                    port,
+                    **environment,
+                    **{name: values[n] for name, values in more.items()},
+                    NATS_CLUSTER_LISTEN=f"127.0.0.1:{routes[n]}",
+                )
+            )
+            for n, port in enumerate(ports)
+        }
+        wait_for(lambda: all(WORD in (folder / n / "log").read_text() for n in processes), 20, "three servers")
+        yield processes, operator(",".join(f"nats://127.0.0.1:{port}" for port in ports))
+
+
+@pytest.mark.slow
+async def test_three_servers_go_on_without_the_one_that_led(tmp_path: Path) -> None:
+    with three_servers(tmp_path, "cluster.conf") as (processes, settings):
         async with open_bus(settings, "alone") as alone:
             await declare(alone)
         replicated = BusSettings(**{**_fields(settings), "nats_replicas": 3})
@@ -126,6 +162,30 @@ async def test_three_servers_go_on_without_the_one_that_led(tmp_path: Path) -> N
             assert after.cluster.leader != info.cluster.leader
             assert after.state.messages == 2
             assert (await bus.jetstream.get_msg(JOBS_STREAM, 1)).data == b"kept"
+
+
+@pytest.mark.slow
+async def test_a_server_in_a_pod_is_asked_whether_it_is_well_and_leaves_slowly(tmp_path: Path) -> None:
+    """As the kubelet ends it: preStop has the clients go to the others, and the SIGTERM that follows says nothing more."""
+    https = [f"127.0.0.1:{free_port()}" for _ in range(3)]
+    pids = [str(tmp_path / f"n{n}.pid") for n in range(3)]
+    with three_servers(tmp_path, "kubernetes.conf", NATS_HTTP=https, NATS_PID=pids) as (processes, settings):
+        async with httpx.AsyncClient(trust_env=False) as http:
+            for address in https:
+                asked = await http.get(f"http://{address}/healthz?js-server-only=true")
+                assert asked.json() == {"status": "ok"}
+        replicated = BusSettings(**{**_fields(settings), "nats_replicas": 3})
+        async with open_bus(replicated, "test") as bus:
+            await declare(bus)
+            await store(bus, b"kept")
+            leader = (await bus.jetstream.stream_info(JOBS_STREAM)).cluster.leader
+            await anyio.run_process([find_binary(), "--signal", f"ldm={tmp_path / leader}.pid"])
+            processes[leader].terminate()
+            await asyncio.sleep(0.5)
+            assert processes[leader].poll() is None
+            await store(bus, b"later")
+            await asyncio.to_thread(processes[leader].wait, 50)
+            assert (await bus.jetstream.stream_info(JOBS_STREAM)).state.messages == 2
 
 
 def _fields(settings: BusSettings) -> dict[str, object]:

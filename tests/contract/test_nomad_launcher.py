@@ -8,7 +8,7 @@ import pytest
 from stoker.schemas.catalog import Gpu, ResourceProfile
 from stoker.services.autoscaler.launchers.base import LaunchError, OutOfStock, Unavailable
 from stoker.services.autoscaler.launchers.nomad import NomadLauncher
-from tests.contract.launcher_conformance import LauncherConformance, order
+from tests.contract.launcher_conformance import NOWHERE, LauncherConformance, order
 from tests.fixtures.nomad_server import TOKEN, NomadStub
 from tests.fixtures.serving import serving
 
@@ -52,6 +52,17 @@ class TestNomadLauncher(LauncherConformance):
         assert task["Env"]["FOO"] == "bar"
         assert job["TaskGroups"][0]["RestartPolicy"]["Attempts"] == 0
         await launcher.stop("r-9", 0.0)
+        await launcher.close()
+
+    async def test_a_password_in_a_nomad_variable_is_in_no_job(self) -> None:
+        launcher = NomadLauncher("test", self.environment | {"STOKER_NOMAD_WORKER_VARIABLE": "nomad/jobs"})
+        await launcher.launch(order("r-12", PROFILE, STOKER_NATS_PASSWORD="secret"))
+        [job] = self.stub.registered
+        [task] = job["TaskGroups"][0]["Tasks"]
+        assert "secret" not in str(job)
+        assert task["Env"] == {"STOKER_NATS": NOWHERE}
+        assert 'with nomadVar "nomad/jobs"' in task["Templates"][0]["EmbeddedTmpl"]
+        await self.cleared(launcher)
         await launcher.close()
 
     async def test_what_cannot_be_placed_is_a_stock_out_and_leaves_no_job(self) -> None:

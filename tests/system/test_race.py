@@ -16,6 +16,8 @@ import pytest
 
 from stoker.services.autoscaler.launchers.process import REPLICA
 from tests.conftest import DEMO, System, wait_for
+from tests.fixtures.kubernetes_server import TOKEN as POD_TOKEN
+from tests.fixtures.kubernetes_server import KubernetesStub
 from tests.fixtures.nomad_server import TOKEN, NomadStub
 from tests.fixtures.serving import serving
 from tests.system.launched import ask, model_of, replicas_of, specs_of, story_of, wait_up
@@ -216,6 +218,44 @@ def test_the_race_runs_through_nomad(tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert condition["reason"] == "OutOfStock"
             assert "exhausted devices on 1 nodes" in condition["message"]
             wait_for(lambda: not stub.jobs, 30, "no job is left")
+        finally:
+            system.stop()
+            stub.close()
+
+
+KUBERNETES_TEMPLATES = """\
+kind: PodTemplate
+metadata: {{name: default}}
+template:
+  spec:
+    containers: [{{name: worker, volumeMounts: [{{name: weights, mountPath: "{folder}"}}]}}]
+    volumes: [{{name: weights, hostPath: {{path: "{folder}"}}}}]
+"""
+
+
+@pytest.mark.slow
+def test_the_race_runs_through_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a server that follows the Kubernetes API's document and runs what a Pod's container says."""
+    stub = KubernetesStub(gpus=0)
+    (tmp_path / "token").write_text(POD_TOKEN)
+    (tmp_path / "templates.yaml").write_text(KUBERNETES_TEMPLATES.format(folder=DEMO))
+    with serving(stub.app()) as url:
+        monkeypatch.setenv("STOKER_KUBERNETES_URL", url)
+        monkeypatch.setenv("STOKER_KUBERNETES_TOKEN_FILE", str(tmp_path / "token"))
+        monkeypatch.setenv("STOKER_KUBERNETES_TEMPLATES", str(tmp_path / "templates.yaml"))
+        text = NOMAD_RACE.format(chat=DEMO / "chat.gguf").replace("nomad", "kubernetes")
+        system = System(tmp_path, text, "--workers", "0")
+        try:
+            wait_up(system)
+            with ThreadPoolExecutor(10) as pool:
+                answers = list(pool.map(lambda _: ask(system), range(20)))
+            assert [answer.status_code for answer in answers] == [200] * 20
+            wait_for(lambda: {"kept", "drained"} <= {kind for kind, _ in story_of(system)}, 20, "the end")
+            assert story_of(system)[:3] == [("launched", "a"), ("launched", "b"), ("launched", "c")]
+            condition = specs_of(system)["a"]["condition"]
+            assert condition["reason"] == "OutOfStock"
+            assert "1 Insufficient nvidia.com/gpu" in condition["message"]
+            wait_for(lambda: not stub.pods, 30, "no Pod is left")
         finally:
             system.stop()
             stub.close()

@@ -13,6 +13,7 @@ import yaml
 from stoker.schemas.catalog import ResourceProfile, Spec
 from stoker.services.autoscaler.launchers.base import Order
 from stoker.services.autoscaler.launchers.nomad import KILL_TIMEOUT_S, NomadLauncher
+from stoker.services.bus.permissions import services
 from tests.conftest import ROOT
 
 NOMAD = sorted((ROOT / "deploy" / "nomad").glob("*.nomad.hcl"))
@@ -87,7 +88,58 @@ def test_no_password_may_be_missing_and_nats_reads_each_as_a_text() -> None:
     compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
     for name, value in compose["services"]["nats"]["environment"].items():
         assert not name.endswith("_PASSWORD") or (value.startswith('"') and value.endswith('"')), name
-    assert (ROOT / "deploy/nomad/stoker.nomad.hcl").read_text().count("jsonencode(var.passwords[") == 6
+
+
+def environment_files(task: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Variables of a task's environment files: the Nomad variable that each is of, and what stands there."""
+    found: dict[str, tuple[str, str]] = {}
+    for template in task.get("template", ()):
+        assert template["env"] is True and template["destination"].startswith("${NOMAD_SECRETS_DIR}/")
+        path = re.search(r'nomadVar "([^"]+)"', template["data"].replace('\\"', '"'))
+        assert path is not None
+        lines = re.findall(r"^ *([A-Z_]+)=(.*)$", template["data"], re.M)
+        found |= {name: (path[1], value.strip()) for name, value in lines}
+    return found
+
+
+def test_passwords_of_nomad_jobs_come_from_variables_that_the_task_alone_may_read() -> None:
+    [job] = read(ROOT / "deploy" / "nomad" / "stoker.nomad.hcl")["job"]
+    tasks = {name: body for task in job["stoker"]["group"][0]["stoker"]["task"] for name, body in task.items()}
+    assert tasks.keys() == {"nats", "init", "gateway", "scheduler", "autoscaler"}
+    for name, task in tasks.items():
+        given = environment_files(task)
+        assert not [key for key in task["env"][0] if key.endswith(("PASSWORD", "TOKEN"))], name
+        assert {path for path, _ in given.values()} == {f"nomad/jobs/stoker/stoker/{name}"}
+        if name != "nats":
+            assert given["STOKER_NATS_PASSWORD"][1] == "{{ .password.Value | toJSON }}"
+            assert task["env"][0]["STOKER_NATS_USER"] == ("operator" if name == "init" else name)
+    users = {*services(), "operator"}
+    assert {name: value for name, (_, value) in environment_files(tasks["nats"]).items()} == {
+        f"{user.upper()}_PASSWORD": f"{{{{ .{user}.Value | toJSON | toJSON }}}}" for user in users
+    }
+    text = (ROOT / "deploy" / "nomad" / "stoker.nomad.hcl").read_text()
+    put = dict(re.findall(r"nomad var put (\S+) (.*)", text))
+    for name, task in tasks.items():  # the commands at the top make what the tasks read
+        read_items = re.findall(r"\{\{ \.(\w+)\.Value", str(task["template"]))
+        made = re.findall(r"(\w+)=…", put[f"nomad/jobs/stoker/stoker/{name}"])
+        assert sorted(read_items) == sorted(made), name
+    assert "stoker_worker_password=" in put["nomad/jobs"]
+
+
+def test_a_launched_workers_password_is_the_variable_of_the_one_by_hand() -> None:
+    [job] = read(ROOT / "deploy" / "nomad" / "worker.nomad.hcl")["job"]
+    task = job["stoker-worker"]["group"][0]["worker"]["task"][0]["worker"]
+    profile = ResourceProfile("cpu", "nomad", image="i")
+    order = Order("r", "m", Spec("s", "llamacpp", ""), profile, (), {"STOKER_NATS_PASSWORD": "secret"})
+    launcher = NomadLauncher("c", {"STOKER_NOMAD_WORKER_VARIABLE": "nomad/jobs"})
+    [launched] = launcher.job(order)["TaskGroups"][0]["Tasks"][0]["Templates"]
+    [template] = task["template"]
+    by_hand = template["data"].replace("${var.password_variable}", "nomad/jobs").replace('\\"', '"')
+    wanted = [line.strip() for line in launched["EmbeddedTmpl"].splitlines()]
+    assert [line for line in map(str.strip, by_hand.splitlines()) if line in wanted] == wanted
+    assert template["destination"] == launched["DestPath"]
+    assert (template["env"], template["change_mode"]) == (launched["Envvars"], launched["ChangeMode"])
+    assert "secret" not in str(launched)
 
 
 def test_nomad_keeps_what_nats_has_stored_when_the_job_is_placed_anew() -> None:

@@ -26,6 +26,12 @@ class OutOfStock(LaunchError):
     reason = "OutOfStock"
 
 
+class Misconfigured(LaunchError):
+    """The launcher's configuration or its rights do not allow it: somebody has to change them."""
+
+    reason = "Misconfigured"
+
+
 class Unavailable(LaunchError):
     """The launcher itself (a daemon, an API) cannot be reached."""
 

@@ -3,6 +3,9 @@
 A job whose evaluation cannot place it is a stock-out. Jobs are listed with blocking queries. The address, the
 token and TLS come from NOMAD_ADDR, NOMAD_TOKEN, NOMAD_NAMESPACE, NOMAD_CACERT, NOMAD_CLIENT_CERT and
 NOMAD_CLIENT_KEY, as for the `nomad` command.
+
+STOKER_NOMAD_WORKER_VARIABLE names a Nomad variable with the item stoker_worker_password: workers read their
+NATS password from it, and none is in a job. The variable `nomad/jobs` is one that every job may read.
 """
 
 import asyncio
@@ -28,6 +31,7 @@ LOOK_WAIT_S = 5.0
 EVALUATION_TIMEOUT_S = 30.0
 EVALUATION_POLL_S = 0.2
 MHZ_PER_CORE = 1000
+PASSWORD = "STOKER_NATS_PASSWORD"
 KILL_TIMEOUT_S = 600
 """How long a client may let a worker finish; its own max_kill_timeout must allow as much."""
 
@@ -39,6 +43,7 @@ class NomadLauncher:
 
     def __init__(self, cluster: str, environment: Mapping[str, str] = os.environ) -> None:
         self._prefix = f"stoker-{cluster}-"
+        self._variable = environment.get("STOKER_NOMAD_WORKER_VARIABLE", "")
         headers = {"X-Nomad-Token": environment["NOMAD_TOKEN"]} if environment.get("NOMAD_TOKEN") else {}
         namespace = environment.get("NOMAD_NAMESPACE")
         client = async_client(
@@ -77,7 +82,7 @@ class NomadLauncher:
         if order.gpus and profile.gpu is not None:
             kind = f"nvidia/gpu/{profile.gpu.kind}" if profile.gpu.kind else "nvidia/gpu"
             resources["Devices"] = [{"Name": kind, "Count": order.gpus}]
-        task = {
+        task: dict[str, Any] = {
             "Name": "worker",
             "Driver": "docker",
             "Config": {
@@ -91,6 +96,9 @@ class NomadLauncher:
             "Resources": resources,
             "KillTimeout": KILL_TIMEOUT_S * 10**9,
         }
+        if self._variable:
+            task["Env"] = {name: value for name, value in order.env.items() if name != PASSWORD}
+            task["Templates"] = [_password_template(self._variable)]
         return {
             "ID": self._prefix + order.replica,
             "Name": self._prefix + order.replica,
@@ -165,6 +173,20 @@ class NomadLauncher:
 
     async def close(self) -> None:
         await self._api.close()
+
+
+def _password_template(variable: str) -> dict[str, Any]:
+    """The password of a Nomad variable as the task's environment. What runs goes on when it changes."""
+    text = (
+        f'{{{{ with nomadVar "{variable}" -}}}}\n'
+        f"{PASSWORD}={{{{ .stoker_worker_password.Value | toJSON }}}}\n{{{{ end }}}}\n"
+    )
+    return {
+        "DestPath": "${NOMAD_SECRETS_DIR}/passwords.env",
+        "Envvars": True,
+        "ChangeMode": "noop",
+        "EmbeddedTmpl": text,
+    }
 
 
 def _lacks(failed: Mapping[str, Any]) -> str:

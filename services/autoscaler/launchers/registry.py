@@ -24,10 +24,17 @@ def _nomad(cluster: str, _: Path) -> Launcher:
     return NomadLauncher(cluster)
 
 
+def _kubernetes(cluster: str, _: Path) -> Launcher:
+    from stoker.services.autoscaler.launchers.kubernetes import KubernetesLauncher
+
+    return KubernetesLauncher(cluster)
+
+
 LAUNCHERS: dict[str, Callable[[str, Path], Launcher]] = {
     "process": _process,
     "docker": _docker,
     "nomad": _nomad,
+    "kubernetes": _kubernetes,
 }
 
 

@@ -205,6 +205,7 @@ def test_a_profile_without_anything_is_somebody_elses(tmp_path: Path) -> None:
     ("entry", "says"),
     [
         ("{launcher: nomad}", "p.image: the launcher nomad needs an image"),
+        ("{launcher: kubernetes}", "p.image: the launcher kubernetes needs an image"),
         ("{inventory: -1}", "p.inventory: must be 0 or more"),
         ("{startTimeoutSeconds: 0}", "p.startTimeoutSeconds: must be more than 0"),
         ("{gpu: {kind: l4}}", "p.gpu: Object missing required field `count`"),
