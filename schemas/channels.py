@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stoker.schemas import subjects as names
+from stoker.schemas.batches import BatchRecord, FileRecord
 from stoker.schemas.children import CallAnswer, CallQuestion
 from stoker.schemas.fleet import (
     CancelAnswer,
@@ -18,16 +20,20 @@ from stoker.schemas.fleet import (
     JobsPage,
     JobsQuery,
     JobView,
+    ModelReplicas,
     PlatformEvent,
     QueueDepth,
 )
 from stoker.schemas.history import EndedJobs, Sample
 from stoker.schemas.job_events import LiveEvent, StoredRecord, Terminal
 from stoker.schemas.jobs import Job
+from stoker.schemas.keys import ApiKey
 from stoker.schemas.message_requests import AnswerMessage, RequestMessage
 from stoker.schemas.quarantine import Quarantined
+from stoker.schemas.responses import KeptResponse
+from stoker.schemas.schedules import ScheduleRecord
 from stoker.schemas.subjects import Subjects
-from stoker.schemas.usage import KeyUse
+from stoker.schemas.usage import DayUse, KeyUse
 from stoker.schemas.workers import (
     Assignment,
     AssignmentAnswer,
@@ -172,5 +178,15 @@ CHANNELS: tuple[Channel, ...] = (
     _of_scheduler("ping", Nothing, Done, "Does a scheduler lead? ok: it places jobs."),
 )
 
+VALUES: dict[str, Any] = {
+    names.REPLICAS_BUCKET: ModelReplicas,
+    names.KEYS_BUCKET: ApiKey,
+    names.USAGE_BUCKET: DayUse,
+    names.SCHEDULES_BUCKET: ScheduleRecord,
+    names.BATCHES_BUCKET: BatchRecord,
+    names.FILES_BUCKET: FileRecord,
+    names.CONVERSATIONS_BUCKET: KeptResponse,
+}
+"""What the values of a bucket are; buckets with values of several kinds, or bytes, are not named."""
 ENDPOINTS: dict[str, Channel] = {one.name: one for one in CHANNELS if one.answered is not None}
 """The subjects that are answered, by the channel's name."""

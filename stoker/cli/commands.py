@@ -34,6 +34,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("serve", "pulling", "Start the background server here; Ctrl-C stops it."),
         Command("stop", "pulling", "Stop the background server."),
         Command("check", "check", "Read a configuration and say what it means, or what is wrong with it."),
+        Command("schema", "schema", "Print what describes the configuration, the APIs or the bus."),
         Command("doctor", "look", "What is installed, what is reachable, and what to do about the rest."),
         Command("profile", "profiles", "Servers by name, for who has several."),
     ),
