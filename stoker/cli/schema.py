@@ -47,7 +47,14 @@ def _schema_of(kind: Any) -> Any:
     return {"$schema": DIALECT} | msgspec.json.schema(kind)
 
 
+def _config() -> Any:
+    from stoker.services.catalog.schema import configuration_schema
+
+    return configuration_schema()
+
+
 DOCUMENTS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "config": ("configuration files, for editors that complete and check YAML (JSON Schema)", _config),
     "asyncapi": ("the messages on NATS, who sends and who receives them (AsyncAPI 3.0)", _asyncapi),
     "openapi": ("the routes of a gateway, without its functions (OpenAPI 3.1)", _openapi),
     "explain": ("`stoker explain JOB --json`, GET /v1/jobs/JOB/explain (JSON Schema)", _explain),
