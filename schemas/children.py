@@ -60,11 +60,15 @@ class UnderWay(msgspec.Struct, frozen=True, tag="under_way", tag_field="answer")
     job: str
 
 
+def _null() -> msgspec.Raw:
+    return msgspec.Raw(b"null")
+
+
 class Returned(msgspec.Struct, frozen=True, tag="returned", tag_field="answer", omit_defaults=True):
     """It has completed. result: as clients see it. blob: where that lies, if it fits no message."""
 
     job: str
-    result: msgspec.Raw = msgspec.Raw(b"null")
+    result: msgspec.Raw = msgspec.field(default_factory=_null)
     blob: str = ""
 
 

@@ -17,7 +17,10 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LlamaCpp(Common, frozen=True, kw_only=True):
-    """n_ctx: tokens of prompt and answer. n_gpu_layers: -1 is all. mmproj: beside the weights."""
+    """n_ctx: tokens of prompt and answer. n_gpu_layers: those that a GPU runs; -1 is all. n_threads: on the
+    processor. max_tokens: of an answer, where a request says nothing. mmproj: what lets it see, beside the
+    weights.
+    """
 
     n_ctx: Annotated[int, Meta(ge=8)] | None = None
     n_gpu_layers: Annotated[int, Meta(ge=-1)] = -1
@@ -27,7 +30,10 @@ class LlamaCpp(Common, frozen=True, kw_only=True):
 
 
 class Vllm(Common, frozen=True, kw_only=True):
-    """What `vllm serve` takes stands in `args`."""
+    """What `vllm serve` takes stands in `args`.
+
+    start_timeout_s: the longest wait until it answers.
+    """
 
     start_timeout_s: Annotated[float, Meta(gt=0)] | None = None
 
@@ -74,7 +80,12 @@ class OpenAI(Common, frozen=True, kw_only=True):
 
 
 class Whisper(Common, frozen=True, kw_only=True):
-    """See services/worker/engines/audio/whisper.py."""
+    """See services/worker/engines/audio/whisper.py.
+
+    device: as torch names it; else the GPU where there is one. compute_type: of the weights; default is as the
+    file has it. n_threads: on the processor; 0 is half the cores. beam_size: texts that are followed at a time.
+    max_audio_s: the longest sound.
+    """
 
     device: str = ""
     compute_type: str = "default"
@@ -84,14 +95,25 @@ class Whisper(Common, frozen=True, kw_only=True):
 
 
 class Spandrel(Common, frozen=True, kw_only=True):
-    """tile: edge of what is enlarged at once, in pixels."""
+    """device: as torch names it; else the GPU where there is one. tile: edge of what is enlarged at once, in
+    pixels.
+    """
 
     device: str = ""
     tile: Positive | None = None
 
 
 class Diffusers(Common, frozen=True, kw_only=True):
-    """See services/worker/engines/images/diffusers.py."""
+    """See services/worker/engines/images/diffusers.py.
+
+    dtype: of the weights. device: as torch names it; else the GPU where there is one. attention_slicing: less
+    memory, slower. xformers: its attention. compile: torch.compile of the UNet. scheduler: a sampler as A1111
+    and ComfyUI call it, or a class of diffusers. config: folder of the pipeline, for a single file without one.
+    vae: a file or folder in place of the checkpoint's own. prior: of Kandinsky 2.2. self_test: draw a picture
+    at load. embeddings: files of textual inversions. embedding_dir: a folder of them. controlnets: folders by
+    name. batch: like requests that run as one. default_size: as 512x512. png_prompt, png_parameters: whether
+    pictures say how they were made.
+    """
 
     dtype: Literal["fp16", "bf16", "fp32"] | None = None
     device: str = ""
@@ -113,7 +135,11 @@ class Diffusers(Common, frozen=True, kw_only=True):
 
 
 class Synthetic(Common, frozen=True, kw_only=True):
-    """Of the engine for tests and load: seconds, bytes and counts."""
+    """Of the engine for tests and load: seconds, bytes and counts.
+
+    tokens: of an answer. burst: tokens that are handed over at a time. crash: end the process on a run. batch:
+    like requests that run as one.
+    """
 
     load_s: Seconds = 0.0
     memory_bytes: Annotated[int, Meta(ge=0)] = 0

@@ -113,12 +113,11 @@ class Job:
                     if answer.status_code >= 400:
                         answer.read()
                         _check(answer)
-                    for line in answer.iter_lines():
-                        if event := reader.feed(line):
-                            self._end = reader.end
-                            yield event
-                            if reader.end:
-                                return
+                    for event in reader.read(answer):
+                        self._end = reader.end
+                        yield event
+                        if reader.end:
+                            return
             except BROKEN:
                 if attempt == ATTEMPTS - 1:
                     raise
@@ -213,12 +212,11 @@ class AsyncJob:
                     if answer.status_code >= 400:
                         await answer.aread()
                         _check(answer)
-                    async for line in answer.aiter_lines():
-                        if event := reader.feed(line):
-                            self._end = reader.end
-                            yield event
-                            if reader.end:
-                                return
+                    async for event in reader.aread(answer):
+                        self._end = reader.end
+                        yield event
+                        if reader.end:
+                            return
             except BROKEN:
                 if attempt == ATTEMPTS - 1:
                     raise

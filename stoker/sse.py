@@ -1,9 +1,13 @@
-"""Reading server-sent events: out of lines, and on after a connection broke."""
+"""Reading server-sent events of a job, and going on after a connection broke."""
 
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import msgspec
+from httpx_sse import EventSource, ServerSentEvent
 
 ENDS = ("completed", "failed", "cancelled", "expired")
 
@@ -18,28 +22,33 @@ class Event:
 
 
 class EventReader:
-    """Feed it the lines of one connection after the other; it remembers where to go on, and a job's end."""
+    """Give it the answer of one connection after the other; it remembers where to go on, and a job's end."""
 
     def __init__(self) -> None:
         self.last_id = ""
         self.end: dict[str, Any] | None = None
-        self._fields: dict[str, str] = {}
 
     def resume(self) -> dict[str, str]:
-        """The headers of the next connection; half an event of the last one is forgotten."""
-        self._fields = {}
+        """The headers of the next connection."""
         return {"Last-Event-ID": self.last_id} if self.last_id else {}
 
-    def feed(self, line: str) -> Event | None:
-        """The event that this line completes."""
-        if line:
-            name, _, value = line.partition(": ")
-            self._fields[name] = value
+    def read(self, answer: httpx.Response) -> Iterator[Event]:
+        """The events of one connection. Raises httpx's errors where it breaks."""
+        for sent in EventSource(answer).iter_sse():
+            if event := self._taken(sent):
+                yield event
+
+    async def aread(self, answer: httpx.Response) -> AsyncIterator[Event]:
+        """The same of an asynchronous client."""
+        async with aclosing(EventSource(answer).aiter_sse()) as items:
+            async for sent in items:
+                if event := self._taken(sent):
+                    yield event
+
+    def _taken(self, sent: ServerSentEvent) -> Event | None:
+        if not sent.data:
             return None
-        fields, self._fields = self._fields, {}
-        if "data" not in fields:
-            return None
-        event = Event(fields.get("event", "message"), msgspec.json.decode(fields["data"]), fields.get("id", ""))
+        event = Event(sent.event, msgspec.json.decode(sent.data), sent.id)
         self.last_id = event.id or self.last_id
         if event.name in ENDS:
             self.end = event.data

@@ -6,7 +6,7 @@ make docs        # site/index.html
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 import typer.cli
@@ -21,13 +21,13 @@ import stoker.services.worker.__main__
 from stoker.cli.main import app
 from stoker.schemas.fields import APIS
 from stoker.schemas.subjects import Subjects
+from stoker.services.bus import asyncapi
 from stoker.services.catalog.load import WorkerEntry
 from stoker.services.catalog.modes import LoraEntry, ModeEntry, StyleEntry
 from stoker.services.catalog.multi_spec import SpecEntry
 from stoker.services.catalog.profiles import ProfileEntry
 from stoker.services.catalog.short_form import ModelEntry
-from stoker.services.gateway.app import create_pages
-from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.app import openapi_document
 from stoker.services.process.settings import BusSettings
 from stoker.services.process.telemetry import REGISTRY
 
@@ -56,6 +56,13 @@ ROUTES = """# Routes
 
 A running gateway shows the same with every field at `/schema`. What fails is an OpenAI error on OpenAI routes,
 and RFC 9457 problem details elsewhere.
+
+"""
+MESSAGES = """# Messages
+
+`stoker schema asyncapi` prints all of it, with every field, as AsyncAPI 3.0. Who may send and receive is what
+the NATS users may do; operators may do everything, clients send requests. Some messages are one of several
+kinds: the document names them.
 
 """
 METHODS = ("get", "post", "put", "patch", "delete")
@@ -124,7 +131,7 @@ def _settings_table(kind: type[msgspec.Struct], left_out: set[str]) -> str:
 
 def routes() -> str:
     """Every route, from the OpenAPI document."""
-    document = create_pages(cast("Gateway", None)).openapi_schema.to_schema()
+    document = openapi_document()
     rows = []
     for path, item in sorted(document["paths"].items()):
         for method in METHODS:
@@ -177,6 +184,23 @@ def subjects() -> str:
     return page + table(("subject", "carries"), sorted(rows))
 
 
+def messages() -> str:
+    """Every message on NATS, who sends it and who receives it: a short form of the AsyncAPI document."""
+    told = asyncapi.document("")
+    users: dict[tuple[str, str], list[str]] = {}
+    for operation in told["operations"].values():
+        channel = operation["channel"]["$ref"].rpartition("/")[2]
+        users.setdefault((channel, operation["action"]), []).append(operation["tags"][0]["name"])
+    rows = []
+    for name, channel in told["channels"].items():
+        if channel["address"] is None:
+            continue
+        payload = _reference(told["components"]["messages"][name].get("payload", {}))
+        by = [", ".join(users.get((name, action), ())) for action in ("send", "receive")]
+        rows.append((f"`{channel['address']}`", channel["summary"], payload, *by))
+    return MESSAGES + table(("subject", "", "message", "sent by", "received by"), sorted(rows))
+
+
 def metrics() -> str:
     """Every Prometheus metric."""
     rows = []
@@ -201,6 +225,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "settings": settings,
     "routes": routes,
     "subjects": subjects,
+    "messages": messages,
     "metrics": metrics,
     "command-line": command_line,
     "fields": fields,

@@ -21,6 +21,7 @@ from nats.js import JetStreamContext
 from stoker.schemas import wire
 from stoker.schemas.subjects import CATALOG_BUCKET, Subjects
 from stoker.services.bus.addresses import credentials, shown, tls_context, urls_of, wait_for_port
+from stoker.services.bus.endpoints import Endpoints, Served
 from stoker.services.bus.errors import CannotConnect, ConnectionEnded, named
 from stoker.services.bus.lag import watch_lag
 from stoker.services.bus.permissions import inbox_of
@@ -53,7 +54,7 @@ class Bus:
 
     replicas: servers that hold each stream. on_reconnect: called after every reconnection. ended: set when the
     client has given up the connection, which it does for what the server does not forgive. seals: of jobs, as
-    far as this process may know them (services/records/seal_key.py).
+    far as this process may know them (services/records/seal_key.py). endpoints: what this process answers.
     """
 
     def __init__(self, client: QuickClient, subjects: Subjects, replicas: int) -> None:
@@ -65,6 +66,7 @@ class Bus:
         self.dropped_messages = 0
         self.ended = asyncio.Event()
         self.seals = Seals()
+        self.endpoints = Endpoints(subjects.prefix)
         self._publisher = Publisher(client, self.post)
 
     @property
@@ -126,6 +128,14 @@ class Bus:
             async with cleanup("unsubscribing", CLOSE_TIMEOUT_S):
                 for subscription in subscriptions:
                     await self.unlisten(subscription)
+
+    @asynccontextmanager
+    async def answering(self, answers: Mapping[Served, Callable[[Msg], str]]) -> AsyncIterator[None]:
+        """Answer these endpoints for as long as the block lasts, counted (see `Served.counting`)."""
+        pairs = [(served.subject, served.counting(answer)) for served, answer in answers.items()]
+        async with self.listening(*pairs):
+            with self.endpoints.announcing(*answers):
+                yield
 
     def listen_now(self, subject: str, handler: Handler) -> Callable[[], None]:
         """Subscribe without waiting; what this gives ends it. A closed connection hears nothing."""

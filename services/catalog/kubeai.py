@@ -34,6 +34,10 @@ class OtherEngine:
     features: tuple[Feature, ...]
 
 
+OTHER_ENGINES = ("Infinity", "FasterWhisper")
+"""Engines of KubeAI that are not here; `other_engine` says what serves them."""
+
+
 def other_engine(engine: str, url: str) -> OtherEngine | None:
     """Who serves KubeAI's Infinity and FasterWhisper; None for every other name. In any case of letters."""
     match engine.lower():
@@ -53,7 +57,12 @@ class FileEntry(msgspec.Struct, frozen=True):
 
 
 class KubeAiFields(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Fields of a spec that KubeAI's documents have beside ours. None: not written."""
+    """Fields of a spec that KubeAI's documents have beside ours. None: not written.
+
+    files: text files that args and env may name. autoscalingDisabled: run as many as `replicas` says. replicas:
+    both bounds, where autoscalingDisabled is true.
+    cacheProfile, image, envFrom, jsonPatches, priority, priorityClassName: of KubeAI; nothing comes of them.
+    """
 
     files: tuple[FileEntry, ...] = ()
     replicas: int | None = None

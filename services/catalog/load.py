@@ -29,7 +29,11 @@ NOTHING_IN_IT = "there is nothing in it; write {} if that is meant, or leave the
 
 
 class WorkerEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of `workers:`: what `stoker up` starts by itself. memory, ram: bytes, or 512MB."""
+    """One entry of `workers:`: what `stoker up` starts by itself.
+
+    profile: of the hardware, as models name it. count: how many. memory: for loaded models, as bytes or 512MB.
+    ram: for models that are parked there; 0 is none. engines: the only ones that they offer.
+    """
 
     profile: str = "cpu"
     count: int = 1

@@ -12,7 +12,7 @@ from stoker.services.catalog.documents import Document, convert
 Edge = Annotated[int, Meta(ge=8, le=2048, multiple_of=8)]
 
 
-class _Known(msgspec.Struct, frozen=True):
+class Defaults(msgspec.Struct, frozen=True):
     """Defaults of pictures, videos, texts and speech."""
 
     width: Edge = 512
@@ -38,5 +38,5 @@ def check_defaults(document: Document, path: tuple[str | int, ...], defaults: di
     for name, value in defaults.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise document.place(*path, name).error(f"must be a number, not {value}")
-    known = {name: value for name, value in defaults.items() if name in _Known.__struct_fields__}
-    convert(document, path, known, _Known)
+    known = {name: value for name, value in defaults.items() if name in Defaults.__struct_fields__}
+    convert(document, path, known, Defaults)

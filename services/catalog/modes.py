@@ -32,7 +32,10 @@ SCHEDULER, CONFIG = "scheduler", "config"
 
 
 class LoraEntry(msgspec.Struct, frozen=True):
-    """One of a mode's LoRAs, written in full."""
+    """One of a mode's LoRAs, written in full.
+
+    path: below lora_root. strength: 1 is full. adapter_name: what it is called; else lora_ and the file's stem.
+    """
 
     path: str
     strength: float = 1.0
@@ -40,14 +43,23 @@ class LoraEntry(msgspec.Struct, frozen=True):
 
 
 class EmbeddingEntry(msgspec.Struct, frozen=True):
-    """One of a mode's textual inversions, written in full. token: the word; "" = the file's name."""
+    """One of a mode's textual inversions, written in full.
+
+    path: below embedding_dir, else model_root. token: the word; else the file's name.
+    """
 
     path: str
     token: str = ""
 
 
 class ModeEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of `modes:`. controlnets: folder below model_root by name."""
+    """One entry of `modes:`.
+
+    model: its checkpoint, below model_root. loras: paths below lora_root, or with a strength each. embeddings:
+    textual inversions. controlnets: folders below model_root by name. default_size: as 512x512. default_steps,
+    default_guidance, default_prompt_weights, default_clip_skip: of requests that leave them unset. metadata:
+    shown with the mode.
+    """
 
     model: str
     loras: tuple[str | LoraEntry, ...] = ()
@@ -62,7 +74,11 @@ class ModeEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StyleEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of `styles:`."""
+    """One entry of `styles:`.
+
+    id: what requests ask for. title: as it is shown. lora_path: below lora_root. levels: strengths of level 1
+    and above. required_cross_attention_dim: of models that it fits; 0 is any.
+    """
 
     id: str
     lora_path: str

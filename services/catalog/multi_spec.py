@@ -58,7 +58,16 @@ class AdapterEntry(msgspec.Struct, frozen=True):
 
 
 class SpecEntry(KubeAiFields, frozen=True, kw_only=True, rename="camel"):
-    """One spec, after the model's own values were laid below it; with the fields of kubeai.py."""
+    """One spec, after the model's own values were laid below it; with the fields of kubeai.py.
+
+    name: of the spec. url: of its weights: hf://, file://, ollama://. engine: what runs it. args, env: of the
+    engine's own server. options: of the engine. resourceProfile: name:count; without one, workers that somebody
+    else starts serve it. minReplicas: replicas that always run. maxReplicas: the most that run, draining ones
+    included. targetRequests: what one replica is meant to hold; 0 is a standby. scaleDownDelaySeconds: the
+    least that a replica stays when it is not needed. simultaneousScaleUpGroup: specs of one group race.
+    adapters: LoRAs; asked for as model_name. memory: what it takes when loaded; else it is measured. slots:
+    jobs at a time on one replica; 0 is the engine's own number.
+    """
 
     name: str = DEFAULT_SPEC
     url: str = ""
@@ -78,7 +87,11 @@ class SpecEntry(KubeAiFields, frozen=True, kw_only=True, rename="camel"):
 
 
 class WholeEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Values of the whole model that are read as they stand."""
+    """Values of the whole model that are read as they stand.
+
+    defaults: of requests that leave them unset. runTimeoutSeconds: the longest run. waitingCostPerHour: what an
+    hour of one request's waiting is worth, beside the prices of profiles.
+    """
 
     defaults: dict[str, Any] | None = None
     run_timeout_seconds: float | None = None
@@ -86,7 +99,12 @@ class WholeEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class PrefixHashEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """prefixChatLength and meanLoadFactor: as other documents spell the two."""
+    """prefixChatLength and meanLoadFactor are other spellings of the two.
+
+    meanLoadPercentage, meanLoadFactor: of the mean load, that a replica may have before the next one is taken.
+    replication: points of a replica on the ring. prefixCharLength, prefixChatLength: characters of a prompt
+    that choose the replica.
+    """
 
     mean_load_percentage: int | None = None
     mean_load_factor: int | None = None

@@ -25,7 +25,13 @@ class GpuEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProfileEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One profile as it is written."""
+    """One profile as it is written.
+
+    launcher: who starts workers; static is somebody else. cpu: cores of one unit. memory: of one unit, as 16GB.
+    gpu: those of one unit. image: of the container. interpreter: the Python of another environment. env: of the
+    worker. datacenters, constraints: where Nomad may place it. inventory: units that there are.
+    startTimeoutSeconds: the longest wait for a worker to be ready. pricePerHour: of one unit; 0 is not counted.
+    """
 
     launcher: Literal["static", "process", "docker", "nomad", "kubernetes"] = "static"
     cpu: float = 0.0

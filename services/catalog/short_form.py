@@ -31,8 +31,23 @@ TEXT_DEFAULTS = {"max_tokens", "temperature", "top_p", "top_k", "min_p", "repeat
 SPEECH_DEFAULTS = {"language", "prompt", "temperature"}
 
 
+DEFAULTS_OF: dict[Feature, set[str]] = {
+    "ImageGeneration": IMAGE_DEFAULTS,
+    "TextGeneration": TEXT_DEFAULTS,
+    "SpeechToText": SPEECH_DEFAULTS,
+}
+"""What a model may have as defaults, by its features."""
+
+
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of `models:`."""
+    """One entry of `models:`.
+
+    engine: what runs it. url: of its weights: file:// (relative to the file), a path, hf://owner/name[/file],
+    ollama://name. features: what it can do; else what its engine can. defaults: of requests that leave them
+    unset. options: of the engine. adapters: LoRAs by name, each a URL; asked for as model_name. profile: only
+    workers of this profile run it. memory: what it takes when loaded, as 512MB; else it is measured. slots:
+    jobs at a time on one replica; 0 is the engine's own number. run_timeout_s: the longest run, in seconds.
+    """
 
     engine: str
     url: str = ""
@@ -59,9 +74,7 @@ def read_model(document: Document, name: str, entry: Any) -> Model:
         known = ", ".join(sorted(ENGINE_FEATURES))
         raise document.place(*path, "engine").error(f"unknown engine {given.engine!r}; there are {known}")
     features = given.features or ENGINE_FEATURES[engine]
-    known_defaults = IMAGE_DEFAULTS if "ImageGeneration" in features else set[str]()
-    known_defaults = known_defaults | (TEXT_DEFAULTS if "TextGeneration" in features else set[str]())
-    known_defaults = known_defaults | (SPEECH_DEFAULTS if "SpeechToText" in features else set[str]())
+    known_defaults = set[str]().union(*(DEFAULTS_OF.get(feature, ()) for feature in features))
     check_keys(document, (*path, "defaults"), given.defaults, known_defaults)
     check_defaults(document, (*path, "defaults"), given.defaults)
     if not given.url and engine != "synthetic":

@@ -65,8 +65,8 @@ STOP_GRACE_S = 5
 KEEP_ALIVE_S = 75
 """Longer than clients keep idle connections: who closes first must not be hit by a request under way."""
 ACCEPTS = 32
-"""New connections in one turn of the loop. libuv takes one from each socket in a turn, however many wait: where a
-turn has much to do, they would wait for minutes. So the loop is given the same socket several times.
+"""New connections in one turn of the loop. libuv takes one from each socket in a turn, however many wait: where
+a turn has much to do, they would wait for minutes. So the loop is given the same socket several times.
 """
 DEFAULT_QUEUE_MAX = 64
 

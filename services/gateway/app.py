@@ -112,8 +112,8 @@ def with_header_limit(app: ASGIApp) -> ASGIApp:
     return limited
 
 
-def create_pages(gateway: Gateway) -> Litestar:
-    """The OpenAPI document and its page, and the answer to unknown paths."""
+def create_pages(gateway: Gateway | None) -> Litestar:
+    """The OpenAPI document and its page, and the answer to unknown paths. None: for the document alone."""
     app = Litestar(
         state=State({"gateway": gateway}),
         logging_config=None,
@@ -124,6 +124,12 @@ def create_pages(gateway: Gateway) -> Litestar:
     )
     describe(app, ROUTES)
     return app
+
+
+def openapi_document() -> dict[str, Any]:
+    """The OpenAPI document without the functions of a running system."""
+    found: dict[str, Any] = create_pages(None).openapi_schema.to_schema()
+    return found
 
 
 def create_app(gateway: Gateway) -> ASGIApp:

@@ -8,11 +8,13 @@ ANSWER_WITHIN_S that it has not: then it is asked again, of any gateway, and mea
 
 import asyncio
 import time
+from time import perf_counter_ns
 
 import msgspec
 from nats.aio.msg import Msg
 
 from stoker.schemas import wire
+from stoker.schemas.channels import GATEWAYS
 from stoker.schemas.children import (
     MAX_CHILDREN,
     MAX_DEPTH,
@@ -28,6 +30,7 @@ from stoker.schemas.children import (
 )
 from stoker.schemas.fleet import JobView
 from stoker.schemas.job_events import Cancelled, Completed, Expired, Failed, Terminal, ValueOutput
+from stoker.services.bus.endpoints import UNREADABLE
 from stoker.services.gateway.edge.access import current_key, shown_to
 from stoker.services.gateway.edge.decoding import decode
 from stoker.services.gateway.edge.error_mapping import request_error
@@ -45,7 +48,6 @@ from stoker.services.records.results import Stored, Unreadable
 
 log = get_logger("calls")
 
-QUEUE = "gateways"
 ANSWER_WITHIN_S = 5.0
 LIMIT_S = 60.0
 """How long one question is worked on at most."""
@@ -63,26 +65,31 @@ class Calls:
         self._gateway = gateway
         self._bus = gateway.bus
         self._tasks = TaskOwner("calls")
+        self._served = gateway.bus.endpoints.of("calls")
         self._under_way = 0
 
     async def run(self, stopping: asyncio.Event) -> None:
         async with self._tasks:
-            subscription = await self._bus.listen(self._bus.subjects.calls(), self._take, QUEUE)
-            await stopping.wait()
+            subscription = await self._bus.listen(self._served.subject, self._take, GATEWAYS)
+            with self._bus.endpoints.announcing(self._served):
+                await stopping.wait()
             await self._bus.unlisten(subscription)
             await asyncio.Event().wait()
 
     def _take(self, message: Msg) -> None:
+        began_ns = perf_counter_ns()
         try:
             asked: CallQuestion = wire.decode(CallQuestion, message.data)
         except wire.UnreadableMessage as error:
             log.warning("message.unreadable", subject=message.subject, error=str(error))
+            self._served.done(began_ns, UNREADABLE)
             return
         if self._tasks.is_open and self._under_way < MAX_UNDER_WAY:
             self._under_way += 1
-            self._tasks.start_contained(self._serve, asked, message.reply)
+            self._tasks.start_contained(self._serve, asked, message.reply, began_ns)
 
-    async def _serve(self, asked: CallQuestion, reply: str) -> None:
+    async def _serve(self, asked: CallQuestion, reply: str, began_ns: int) -> None:
+        error = ""
         try:
             if not self._bus.seals.holds(asked.parent, asked.seal):
                 log.warning("call.not_sealed", parent=asked.parent)
@@ -94,10 +101,12 @@ class Calls:
             else:
                 answer = await self._answer(asked)
             CALLS.labels(type(answer).__name__).inc()
+            error = answer.kind if isinstance(answer, NotReturned) else ""
             if reply:
                 self._bus.tell(reply, answer)
         finally:
             self._under_way -= 1
+            self._served.done(began_ns, error)
 
     async def _answer(self, asked: CallAsked) -> CallAnswer:
         job = child_id(asked.parent, asked.name, bytes(asked.payload), asked.nth)

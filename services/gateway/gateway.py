@@ -100,7 +100,7 @@ class Gateway:
             (subjects.every("queue", ANY), self.fleet.on_depth),
             (subjects.every("heartbeat", ANY), self.fleet.on_heartbeat),
             (subjects.disk(), self.fleet.on_disk),
-            (subjects.use(), self.limits.on_use),
+            (self.limits.served.subject, self.limits.on_use),
             (subjects.every("described", ANY), self.describing.on_described),
         )
         async with self.bus.listening(*reports), self.streams.running(), self.tasks:
@@ -108,7 +108,8 @@ class Gateway:
             self.tasks.start(self.limits.keep)
             self.tasks.start(keep_tidy, self.bus)
             try:
-                yield
+                with self.bus.endpoints.announcing(self.limits.served):
+                    yield
             finally:
                 self.submission.close()
 

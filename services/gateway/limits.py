@@ -41,6 +41,7 @@ class Limits:
         self._key = key
         self._watched: dict[str, Callable[[], None]] = {}
         self.book = Book()
+        self.served = bus.endpoints.of("use")
 
     # Requests and jobs ----------------------------------------------------------------------------
 
@@ -96,7 +97,9 @@ class Limits:
     def on_use(self, message: Msg) -> None:
         """Another gateway has done something, or asks for the counts of the day."""
         if message.reply:
+            began_ns = time.perf_counter_ns()
             self._bus.tell(message.reply, self.book.today(time.time()))
+            self.served.done(began_ns)
             return
         try:
             use: KeyUse = wire.decode(KeyUse, message.data)

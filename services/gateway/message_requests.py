@@ -7,6 +7,7 @@ run. Answers go to inboxes only, and to none of the services': a gateway may pub
 
 import asyncio
 from collections.abc import Mapping
+from time import perf_counter_ns
 from typing import Any
 
 import msgspec
@@ -14,6 +15,8 @@ from litestar.types import ASGIApp, Message
 from nats.aio.msg import Msg
 
 from stoker.schemas import wire
+from stoker.schemas.channels import GATEWAYS
+from stoker.schemas.message_requests import DEFAULT_PATH, AnswerMessage, RequestMessage
 from stoker.services.bus.connection import Bus
 from stoker.services.bus.permissions import INBOXES, services
 from stoker.services.bus.sizes import message_bytes
@@ -25,8 +28,6 @@ from stoker.services.process.telemetry import counter
 
 log = get_logger("messages")
 
-QUEUE = "gateways"
-DEFAULT_PATH = "/v1/completions"
 KEY = "authorization"
 """The header with the key, or its name in `metadata`."""
 TAKEN_HEADERS = (KEY, "x-api-key", "x-request-id", "traceparent", "idempotency-key", "prefer", "host")
@@ -37,22 +38,6 @@ UNANSWERABLE = counter(
     "stoker_message_requests_dropped_total", "Requests by message that nobody can be answered"
 )
 _ODD = (" ", "*", ">", "\t", "\r", "\n")
-
-
-class RequestMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """path: of a POST route that takes and gives JSON. metadata: comes back with the answer."""
-
-    path: str = DEFAULT_PATH
-    body: msgspec.Raw = msgspec.Raw(b"{}")
-    metadata: dict[str, Any] = {}
-
-
-class AnswerMessage(msgspec.Struct, frozen=True):
-    """status_code, body: as HTTP would have answered; body is null where that is empty."""
-
-    status_code: int
-    body: msgspec.Raw
-    metadata: dict[str, Any]
 
 
 class _Streams(msgspec.Struct, frozen=True):
@@ -87,33 +72,36 @@ class MessageRequests:
         self._app = app
         self._most = most
         self._host = host
+        self._served = bus.endpoints.of("requests")
         self._under_way = 0
         self._tasks = TaskOwner("message requests")
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Take requests until `stopping`; then those under way go on until this is cancelled."""
         async with self._tasks:
-            subscription = await self._bus.listen(self._bus.subjects.requests(), self._take, QUEUE)
-            await stopping.wait()
+            subscription = await self._bus.listen(self._served.subject, self._take, GATEWAYS)
+            with self._bus.endpoints.announcing(self._served):
+                await stopping.wait()
             await self._bus.unlisten(subscription)
             await asyncio.Event().wait()
 
     def _take(self, message: Msg) -> None:
+        began_ns = perf_counter_ns()
         why = why_no_inbox(message.reply) if message.reply else "is missing: nobody could be answered"
         if why:
             UNANSWERABLE.inc()
             log.warning("request.not_run", reply=message.reply[:200], reason=f"the reply subject {why}")
+            self._served.done(began_ns, f"the reply subject {why}")
             return
         if self._under_way >= self._most or not self._tasks.is_open:
             text = f"this gateway answers {self._most} messages at a time"
-            self._answer(
-                message, _Asked().refused(RequestError(503, text, code="busy", retry_after_s=RETRY_AFTER_S))
-            )
+            busy = RequestError(503, text, code="busy", retry_after_s=RETRY_AFTER_S)
+            self._answer(message, _Asked().refused(busy), began_ns)
             return
         self._under_way += 1
-        self._tasks.start_contained(self._serve, message)
+        self._tasks.start_contained(self._serve, message, began_ns)
 
-    async def _serve(self, message: Msg) -> None:
+    async def _serve(self, message: Msg, began_ns: int) -> None:
         asked = _Asked()
         answer = asked.refused(
             RequestError(503, "this gateway stops; ask again", code="stopping", retry_after_s=1)
@@ -129,15 +117,17 @@ class MessageRequests:
                 raise
         finally:
             self._under_way -= 1
-            self._answer(message, answer)
+            self._answer(message, answer, began_ns)
 
-    def _answer(self, message: Msg, answer: "_Answered") -> None:
+    def _answer(self, message: Msg, answer: "_Answered", began_ns: int) -> None:
         payload = wire.encode(answer.content)
         if (size := message_bytes(payload, answer.headers)) > self._bus.max_payload:
             text = f"the answer has {size} bytes; a message has at most {self._bus.max_payload}: ask by HTTP"
             answer = answer.instead(RequestError(413, text, code="answer_too_large"))
             payload = wire.encode(answer.content)
-        TAKEN.labels(str(answer.content.status_code)).inc()
+        status = answer.content.status_code
+        TAKEN.labels(str(status)).inc()
+        self._served.done(began_ns, f"status {status}" if status >= 400 else "")
         self._bus.post(message.reply, payload, headers=answer.headers)
 
 

@@ -4,6 +4,7 @@ import logging
 import sys
 
 from stoker.services import without
+from stoker.services.process.tracing import with_trace_ids
 
 with without("rich"):
     import structlog
@@ -22,6 +23,7 @@ def configure_logs(level: str, log_format: str, **context: str) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            with_trace_ids,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if log_format != "json" else "iso"),
             structlog.processors.format_exc_info,

@@ -6,6 +6,8 @@ OpenTelemetry is imported, and every call here returns at once. Sampling and bat
 own variables (OTEL_TRACES_SAMPLER, OTEL_BSP_SCHEDULE_DELAY, …).
 """
 
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -14,9 +16,16 @@ from nats.aio.msg import Msg
 from stoker.services.process.settings import BadSetting
 
 HEADER = "traceparent"
+TRACEPARENT_PARTS = 4
+"""Version, trace, span, flags."""
 
 current_trace: ContextVar[str] = ContextVar("current_trace", default="")
 """The context of the request that is served: what its jobs carry along."""
+
+
+current_span: ContextVar[Any] = ContextVar("current_span", default=None)
+"""The span of the request that is served; None while tracing is off."""
+_NOTHING: Mapping[str, Any] = {}
 
 
 class Recorder(Protocol):
@@ -52,12 +61,29 @@ def recorder() -> Recorder | None:
     return _recorder
 
 
+def annotate(attributes: Mapping[str, Any]) -> None:
+    """Say more in the span of the request that is served; nothing where there is none."""
+    span = current_span.get()
+    if span is not None:
+        for name, value in attributes.items():
+            span.set_attribute(name, value)
+
+
 def record(
-    name: str, parent: str, began_at: float, ended_at: float, error: str = "", **attributes: Any
+    name: str,
+    parent: str,
+    began_at: float,
+    ended_at: float,
+    error: str = "",
+    standard: Mapping[str, Any] = _NOTHING,
+    **attributes: Any,
 ) -> None:
-    """A span that has ended, below `parent`; nothing where there is no parent. error: "" = it went well."""
+    """A span that has ended, below `parent`; nothing where there is no parent. error: "" = it went well.
+
+    attributes are named `stoker.…`; those of `standard` as they are.
+    """
     if _recorder is not None and parent:
-        named = {f"stoker.{key}": value for key, value in attributes.items()}
+        named = {f"stoker.{key}": value for key, value in attributes.items()} | dict(standard)
         _recorder.record(name, parent, began_at, ended_at, error, named)
 
 
@@ -70,6 +96,24 @@ def close_tracing() -> None:
 def trace_of(message: Msg) -> str:
     """The context that a message carries; "" = none."""
     return message.headers.get(HEADER, "") if message.headers else ""
+
+
+@contextmanager
+def in_trace(trace: str) -> Iterator[None]:
+    """What is logged and started in the block belongs to a trace."""
+    token = current_trace.set(trace)
+    try:
+        yield
+    finally:
+        current_trace.reset(token)
+
+
+def with_trace_ids(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A processor of structlog: a line that is logged in a trace has trace_id and span_id."""
+    parts = current_trace.get().split("-")
+    if len(parts) == TRACEPARENT_PARTS:
+        event["trace_id"], event["span_id"] = parts[1], parts[2]
+    return event
 
 
 def trace_headers(trace: str) -> dict[str, str] | None:

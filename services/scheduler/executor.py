@@ -8,6 +8,7 @@ server has stored that (results.py).
 import asyncio
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import msgspec
 from nats.aio.msg import Msg
@@ -191,7 +192,8 @@ class Executor:
         headers = trace_headers(command.trace)
         self._bus.post(subject, wire.encode(assignment), f"{self.answers}.{token}", headers)
         if command.trace:
-            named = {"job": job.id, "model": job.model, "worker": command.worker, "tier": assignment.tier}
+            named: dict[str, Any] = {"job": job.id, "model": job.model, "worker": command.worker}
+            named["tier"] = assignment.tier
             until_at = job.created_at + assignment.queued_s
             record("queue", command.trace, job.created_at, until_at, attempt=assignment.attempt, **named)
 

@@ -26,9 +26,9 @@ from prometheus_client import Counter
 
 from stoker.schemas import wire
 from stoker.schemas.catalog import Model
-from stoker.schemas.fleet import CancelAnswer, JobQuery, JobsQuery, ModelReplicas
-from stoker.schemas.subjects import ANY, from_token, last_name
-from stoker.schemas.workers import Done, Finished, Heartbeat, Recorded, RecordedQuery
+from stoker.schemas.fleet import CancelAnswer, ModelReplicas
+from stoker.schemas.subjects import ANY, last_name
+from stoker.schemas.workers import Finished, Heartbeat
 from stoker.services.bus.connection import Bus
 from stoker.services.bus.discovery import register
 from stoker.services.bus.errors import BusError
@@ -38,16 +38,15 @@ from stoker.services.catalog import store
 from stoker.services.process.clock import steady_now
 from stoker.services.process.logs import get_logger
 from stoker.services.process.recording import Head, Recorder
-from stoker.services.process.tasks import LimitExceeded, TaskOwner, cleanup, limit, until
+from stoker.services.process.tasks import TaskOwner, cleanup, until
 from stoker.services.process.telemetry import counter
 from stoker.services.records.quarantine import put_aside
 from stoker.services.records.replicas import watch_replicas
-from stoker.services.records.results import last_endings, recorded
+from stoker.services.records.results import last_endings
 from stoker.services.records.usage import add_use
 from stoker.services.scheduler.core import Scheduler
 from stoker.services.scheduler.executor import Executor
 from stoker.services.scheduler.feed import JobFeed
-from stoker.services.scheduler.placing.explaining import with_calls
 from stoker.services.scheduler.protocol.commands import Command, EndJob
 from stoker.services.scheduler.protocol.endings import poisoned
 from stoker.services.scheduler.protocol.events import (
@@ -63,6 +62,7 @@ from stoker.services.scheduler.protocol.events import (
     Settled,
     Ticked,
 )
+from stoker.services.scheduler.questions import Questions
 from stoker.services.scheduler.replaying import CORE, describe
 from stoker.services.scheduler.sampling import Sampler
 from stoker.services.scheduler.usage import WRITE_EVERY_S
@@ -81,12 +81,8 @@ SETTLE_S, ARRIVE_S = 0.25, 0.5
 TURN_EVENTS = 100
 ADMIT_AGAIN_S = 1.0
 """How often the results stream is looked at: another service may have put it into an earlier form."""
-SURE_WITHIN_S = 1.5
-"""How long a question may wait until every job has been read; shorter than who asks waits."""
 INBOX_LIMIT = 500_000
 LISTED_ENDINGS = 2_000
-
-MAY_COME = Done(ok=False, reason="this scheduler has not read every job: it may not know this one yet")
 
 JOBS = counter("stoker_jobs_total", "Jobs that came to the scheduler", "model")
 
@@ -111,6 +107,8 @@ class SchedulerService:
         self._executor = Executor(bus, self._put, self._tasks)
         self._feed = JobFeed(bus, self._on_arrived, self._tasks, lease.term)
         self._sampler = Sampler(bus, self.core)
+        self._cancels = bus.endpoints.of("cancel")
+        self._questions = Questions(bus, self.core, self._feed, self._tasks, identity)
         self._catalog_read = asyncio.Event()
         self._ticks_waiting = 0
 
@@ -120,12 +118,11 @@ class SchedulerService:
         subscribed = (
             (subjects.every("heartbeat", ANY), self._on_heartbeat),
             (subjects.every("finished", ANY), self._on_finished),
-            (subjects.every("cancel", ANY), self._on_cancel),
-            (subjects.every("scheduler", ANY), self._on_question),
             (self._executor.answers + ".*", self._executor.on_answer),
             (self._feed.deliveries, self._feed.on_job),
         )
-        async with self._tasks, self.bus.listening(*subscribed):
+        answering = self.bus.answering({self._cancels: self._on_cancel})
+        async with self._tasks, self.bus.listening(*subscribed), answering, self._questions.answered():
             self.bus.on_reconnect.append(self._feed.reopen)
             try:
                 self.bus.post(subjects.solicit(), b"{}")
@@ -225,11 +222,12 @@ class SchedulerService:
             log.warning("message.unreadable", subject=message.subject, error=str(error))
             return None
 
-    def _on_cancel(self, message: Msg) -> None:
+    def _on_cancel(self, message: Msg) -> str:
         job = last_name(message.subject)
         self._put(CancelRequested(job))
         if message.reply:
             self.bus.tell(message.reply, CancelAnswer(known=job in self.core.ledger.records))
+        return ""
 
     def _model_changed(self, name: str, model: Model | None) -> None:
         self._put(ModelChanged(name, model))
@@ -254,62 +252,6 @@ class SchedulerService:
 
     def _replicas_changed(self, model: str, replicas: ModelReplicas | None) -> None:
         self._put(ReplicasChanged(model, replicas))
-
-    def _on_question(self, message: Msg) -> None:
-        """What people and gateways ask: job, job_for_sure, jobs, explain, ping; and workers: recorded."""
-        ledger = self.core.ledger
-        answer: object
-        try:
-            match message.subject.rsplit(".", 1)[1]:
-                case "job":
-                    query = wire.decode(JobQuery, message.data)
-                    if query.is_watched:
-                        ledger.watch(query.job)
-                    answer = self.core.forecast.view(query.job, steady_now())
-                    if answer is None and not self.core.reconciler.knows_all_jobs:
-                        answer = MAY_COME
-                case "job_for_sure":
-                    job = wire.decode(JobQuery, message.data).job
-                    self._tasks.start_contained(self._answer_for_sure, job, message.reply)
-                    return
-                case "recorded":
-                    asked = wire.decode(RecordedQuery, message.data)
-                    self._tasks.start_contained(self._answer_recorded, asked, message.reply)
-                    return
-                case "jobs":
-                    answer = ledger.page(wire.decode(JobsQuery, message.data))
-                case "explain":
-                    asked_for = wire.decode(JobQuery, message.data).job
-                    answer = with_calls(
-                        self.core.dispatcher.explain(asked_for, steady_now()), ledger.view(asked_for)
-                    )
-                case "ping":
-                    answer = Done(ok=not self.core.is_settling, reason=self.identity)
-                case unknown:
-                    answer = Done(ok=False, reason=f"no such question: {from_token(unknown)}")
-        except wire.UnreadableMessage as error:
-            answer = Done(ok=False, reason=str(error))
-        if message.reply:
-            self.bus.tell(message.reply, answer)
-
-    async def _answer_for_sure(self, job: str, reply: str) -> None:
-        """Where a job is; "not known" only when every job that is stored until now has been read."""
-        answer: object = MAY_COME
-        try:
-            with limit("reading every job", SURE_WITHIN_S):
-                await self._feed.wait_for_all_so_far()
-            answer = self.core.forecast.view(job, steady_now())
-        except (LimitExceeded, BusError) as error:
-            log.warning("job.not_sure", job=job, error=str(error))
-        self.bus.tell(reply, answer)
-
-    async def _answer_recorded(self, asked: RecordedQuery, reply: str) -> None:
-        """What is stored of a job, for a worker that has it."""
-        if not self.bus.seals.holds(asked.job, asked.seal):
-            answer = Recorded("unknown", reason="this worker was not given the job")
-        else:
-            answer = await recorded(self.bus, asked.job)
-        self.bus.tell(reply, answer)
 
     # Commands become messages ---------------------------------------------------------------------
 

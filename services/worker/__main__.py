@@ -31,6 +31,7 @@ from stoker.schemas.workers import (
 )
 from stoker.services.bus.connection import Bus, open_bus
 from stoker.services.bus.discovery import register
+from stoker.services.bus.endpoints import Served
 from stoker.services.bus.permissions import worker_role
 from stoker.services.bus.quick_client import Handler
 from stoker.services.bus.streams import wait_for_streams
@@ -102,19 +103,22 @@ def chosen_engines(listed: str, handlers: str) -> dict[str, Any]:
     return {name: found[name] for name in names}
 
 
-def _subscriptions(bus: Bus, agent: Agent, stopping: asyncio.Event) -> list[tuple[str, Handler]]:
-    """The worker's subjects, each with what answers it; every command is answered."""
+def _commands(bus: Bus, agent: Agent, stopping: asyncio.Event) -> dict[Served, Callable[[Msg], str]]:
+    """The worker's commands, each with what answers it; every one is answered."""
 
-    def answering(kind: Any, act: Callable[..., object]) -> Handler:
-        def answer(message: Msg) -> None:
+    def answering(kind: Any, act: Callable[..., object]) -> Callable[[Msg], str]:
+        def answer(message: Msg) -> str:
+            problem = ""
             try:
                 content = wire.decode(kind, message.data)
                 result = act(content, trace_of(message)) if kind is Assignment else act(content)
             except wire.UnreadableMessage as error:
                 log.warning("message.unreadable", subject=message.subject, error=str(error))
-                result = Done(ok=False, reason=str(error))
+                problem = str(error)
+                result = Done(ok=False, reason=problem)
             if message.reply and result is not None:
                 bus.tell(message.reply, result, is_urgent=False)
+            return problem
 
         return answer
 
@@ -140,13 +144,31 @@ def _subscriptions(bus: Bus, agent: Agent, stopping: asyncio.Event) -> list[tupl
         ("drain", object, drain),
         ("ping", object, lambda _: Done(ok=True)),
     )
-    commands = [(bus.subjects.worker(agent.name, verb), answering(kind, act)) for verb, kind, act in verbs]
-    return [
-        *commands,
+    return {
+        bus.endpoints.of(f"worker_{verb}", worker=agent.name): answering(kind, act) for verb, kind, act in verbs
+    }
+
+
+def _heard(bus: Bus, agent: Agent) -> tuple[tuple[str, Handler], ...]:
+    """What is heard: that heartbeats are wanted, one under this worker's name, and the pace of a gateway."""
+
+    def seen(message: Msg) -> None:
+        try:
+            agent.heartbeat_seen(wire.decode(Heartbeat, message.data))
+        except wire.UnreadableMessage as error:
+            log.warning("message.unreadable", subject=message.subject, error=str(error))
+
+    def paced(message: Msg) -> None:
+        try:
+            agent.reports.pace(wire.decode(TextPace, message.data))
+        except wire.UnreadableMessage as error:
+            log.warning("message.unreadable", subject=message.subject, error=str(error))
+
+    return (
         (bus.subjects.solicit(), lambda _: agent.heartbeats.changed()),
-        (bus.subjects.every("pace", ANY), answering(TextPace, agent.reports.pace)),
-        (bus.subjects.heartbeat(agent.name), answering(Heartbeat, agent.heartbeat_seen)),
-    ]
+        (bus.subjects.every("pace", ANY), paced),
+        (bus.subjects.heartbeat(agent.name), seen),
+    )
 
 
 async def _give_up(bus: Bus, seconds: float, stopping: asyncio.Event) -> None:
@@ -180,7 +202,7 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
         for folder in filter(None, settings.functions.split(",")):
             await store.add(bus, await asyncio.to_thread(read_project, Path(folder)))
         agent.start()
-        async with bus.listening(*_subscriptions(bus, agent, stopping)):
+        async with bus.answering(_commands(bus, agent, stopping)), bus.listening(*_heard(bus, agent)):
             bus.on_reconnect.append(agent.heartbeats.changed)
             log.info("worker.started", device=device, memory_mb=memory // 10**6, pid=os.getpid())
 

@@ -34,6 +34,7 @@ from stoker.schemas.workers import (
 from stoker.services.bus.connection import Bus
 from stoker.services.process.logs import get_logger
 from stoker.services.process.tasks import LimitExceeded, TaskOwner, limit
+from stoker.services.process.tracing import in_trace
 from stoker.services.worker.heartbeats import Heartbeats, Identity
 from stoker.services.worker.jobs.attempt import Attempt
 from stoker.services.worker.jobs.children import Children
@@ -155,7 +156,8 @@ class Agent:
         answer = self.core.assign(assignment, time.time(), trace)
         attempt = self.core.current(assignment.job.id)
         if isinstance(answer, Accepted) and attempt is not None and attempt is not known:
-            self._begin(attempt)
+            with in_trace(trace):
+                self._begin(attempt)
         return answer
 
     def _begin(self, attempt: Attempt) -> None:

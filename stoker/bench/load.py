@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import aiohttp
+import httpx
 import msgspec
 
 from stoker.bench.samples import Sample
@@ -19,6 +20,7 @@ from stoker.bench.traces import Ask
 from stoker.services.process.tasks import together
 from stoker.sse import EventReader
 
+EVENT_STREAM = "text/event-stream"
 TIMEOUT_S = 300.0
 CONNECT_S = 10.0
 OPEN_LOOP_LIMIT = 1000
@@ -126,13 +128,12 @@ class LoadTest:
     async def _read_story(self, sample: Sample, places: asyncio.Semaphore) -> None:
         try:
             async with places, self._client.get(f"/v1/jobs/{sample.job}/events") as answer:
-                text = await answer.text()
+                whole = httpx.Response(200, headers={"content-type": EVENT_STREAM}, content=await answer.read())
         except (aiohttp.ClientError, TimeoutError):
             return
         reader = EventReader()
-        for line in text.splitlines():
-            event = reader.feed(line)
-            if event is not None and event.name == "assigned":
+        for event in reader.read(whole):
+            if event.name == "assigned":
                 sample.tier = event.data.get("tier", "")
         if reader.end is not None:
             timings = reader.end.get("timings") or {}

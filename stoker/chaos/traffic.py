@@ -168,11 +168,9 @@ class Traffic:
                 self._judge_status(answer, f"events of {name}")
                 return
             count = 0
-            async for line in answer.aiter_lines():
-                event = reader.feed(line)
-                if event is not None:
-                    yield event
-                    count += 1
+            async for event in reader.aread(answer):
+                yield event
+                count += 1
                 if count >= most:
                     return
 

@@ -169,6 +169,17 @@ def no_gateway(url: str, error: object) -> NoReturn:
 
 def call(method: str, url: str, path: str, **options: Any) -> Any:
     """The JSON answer of the gateway; prints what went wrong and ends otherwise."""
+    answer = _called(method, url, path, **options)
+    return answer.json() if answer.content else None
+
+
+def call_text(method: str, url: str, path: str, **options: Any) -> str:
+    """The same of an answer that is text."""
+    return _called(method, url, path, **options).text
+
+
+def _called(method: str, url: str, path: str, **options: Any) -> "httpx.Response":
+    """Prints what went wrong and ends the program otherwise."""
     quick.import_httpx()
     import httpx
 
@@ -182,4 +193,4 @@ def call(method: str, url: str, path: str, **options: Any) -> Any:
         no_gateway(url, error)
     if answer.status_code >= 400:
         fail(f"{problem_of(answer)} ({answer.status_code})")
-    return answer.json() if answer.content else None
+    return answer

@@ -32,8 +32,9 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("init", "init", "Write a folder to begin with: configuration, comments, next steps."),
         Command("up", "serve", "Start NATS, all services and the configured workers."),
         Command("serve", "pulling", "Start the background server here; Ctrl-C stops it."),
-        Command("stop", "pulling", "Stop the background server."),
+        Command("stop", "pulling", "Take a model out of memory, or stop the background server."),
         Command("check", "check", "Read a configuration and say what it means, or what is wrong with it."),
+        Command("schema", "schema", "Print what describes the configuration, the APIs or the bus."),
         Command("doctor", "look", "What is installed, what is reachable, and what to do about the rest."),
         Command("profile", "profiles", "Servers by name, for who has several."),
     ),
@@ -53,6 +54,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     ),
     "Operating": (
         Command("keys", "keys", "Make, list and revoke API keys."),
+        Command("usage", "usage", "What keys have used, by day and model."),
         Command("quarantine", "quarantine", "What could not be handled, and was put aside."),
         Command("backup", "backup", "Save all that a running system has stored, as one archive."),
         Command(

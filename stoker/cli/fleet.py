@@ -111,8 +111,7 @@ def _follow(url: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
                 http.stream("GET", "/v1/events", params=query, headers=headers) as answer,
             ):
                 answer.raise_for_status()
-                for line in answer.iter_lines():
-                    if event := reader.feed(line):
-                        yield event.data
+                for event in reader.read(answer):
+                    yield event.data
         except httpx.HTTPError:
             time.sleep(RECONNECT_S)

@@ -15,6 +15,8 @@ from typer.core import TyperCommand
 from stoker.cli.app import app, fail
 
 STREAMS = "streams"
+SCHEMA = "stoker.schema.json"
+"""Beside a configuration, whose first line names it to editors."""
 PACKAGE = Path(__file__).parent.parent
 TEMPLATES, DEPLOY = PACKAGE / "templates", PACKAGE / "deploy"
 TEXT = ".txt"
@@ -97,11 +99,22 @@ def written(kind: str, target: Path, model: str = "") -> list[Path]:
     files = {
         target / path.name.removesuffix(TEXT): path.read_text() for path in sorted((TEMPLATES / kind).iterdir())
     }
+    if any(path.suffix == ".yaml" for path in files):
+        files[target / SCHEMA] = _schema()
     _check_new(list(files))
     target.mkdir(parents=True, exist_ok=True)
     for path, text in files.items():
         path.write_text(text.replace("{model}", _url(model or MODELS[kind])) if kind in MODELS else text)
     return list(files)
+
+
+def _schema() -> str:
+    """What editors check and complete a configuration by."""
+    import msgspec
+
+    from stoker.services.catalog.schema import configuration_schema
+
+    return msgspec.json.format(msgspec.json.encode(configuration_schema()), indent=1).decode() + "\n"
 
 
 def _url(model: str) -> str:

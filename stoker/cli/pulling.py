@@ -116,12 +116,30 @@ def rm(model: Annotated[str, typer.Argument(help="A model of `stoker list`.")]) 
 
 
 @app.command()
-def stop() -> None:
-    """Stop the background server.
+def stop(
+    model: Annotated[str, typer.Argument(help="Take this model out of memory; none: stop the server.")] = "",
+    url: Url = FOUND,
+    json: Json = False,
+) -> None:
+    """Take a model out of memory, or stop the background server.
 
-    What it runs is finished first. A model needs no stopping: its memory is freed when another needs it.
+    What runs is finished first. A model that is asked again is loaded again; without this its memory is freed
+    when another needs it.
     """
-    typer.echo("stopped" if background.stop() else "the background server does not run")
+    if not model:
+        typer.echo("stopped" if background.stop() else "the background server does not run")
+        return
+    found = call("POST", url, "/v1/unload", json={"model": model})
+    kept = [one for one in found["workers"] if one.get("reason")]
+    if json:
+        print_json(found)
+    else:
+        for one in found["workers"]:
+            typer.echo(f"{one['worker']}: {one.get('reason') or 'unloaded'}")
+        if not found["workers"]:
+            typer.echo(f"{model} is not in memory")
+    if kept:
+        raise typer.Exit(1)
 
 
 @app.command()

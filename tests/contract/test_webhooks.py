@@ -11,12 +11,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import standardwebhooks
 
 from stoker.schemas import wire
 from stoker.schemas.job_events import Completed, TextOutput
 from stoker.schemas.openai import Usage
 from stoker.schemas.subjects import WEBHOOKS_STREAM
 from stoker.services.bus.connection import Bus
+from stoker.services.bus.seals import SealKey, Seals
 from stoker.services.bus.streams import declare
 from stoker.services.gateway import webhooks as module
 from stoker.services.gateway.jobs.webhook_urls import WebhookRules
@@ -57,14 +59,14 @@ class Receiver:
 
 
 @asynccontextmanager
-async def delivering(bus: Bus, *, allow_private: bool = True) -> AsyncIterator[Receiver]:
+async def delivering(bus: Bus, *, allow_private: bool = True, secret: str = SECRET) -> AsyncIterator[Receiver]:
     await declare(bus)
     receiver = Receiver()
     server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
     receiver.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server, TaskOwner("test") as tasks:
         rules = WebhookRules(allow_private, frozenset())
-        tasks.start(Webhooks(bus, SECRET, rules).deliver)
+        tasks.start(Webhooks(bus, secret, rules).deliver)
         yield receiver
 
 
@@ -94,6 +96,28 @@ async def test_a_webhook_is_posted_signed_and_then_forgotten(connected: Connect)
         assert headers["webhook-signature"] == standard_signature(SECRET, "j", timestamp, body)
         assert headers["content-type"] == "application/json"
         await eventually_none(bus)
+
+
+async def test_the_standards_own_library_accepts_what_is_posted_with_the_key_that_is_printed(
+    connected: Connect,
+) -> None:
+    async with connected() as bus:
+        seals = Seals(SealKey(b"s" * 32))
+        printed = seals.webhook_secret()  # what `stoker webhook-secret` prints
+        assert printed.startswith("whsec_")
+        async with delivering(bus, secret=printed) as receiver:
+            await order(bus, "job-1", f"{receiver.url}/hook")
+            await soon(lambda: receiver.posts)
+            _, _, headers, body = receiver.posts[0]
+        receiving = standardwebhooks.Webhook(printed)
+        assert receiving.verify(body, headers)["id"] == "job-1"
+        for changed in (body.replace(b"job-1", b"job-2"), body + b" "):
+            with pytest.raises(standardwebhooks.WebhookVerificationError):
+                receiving.verify(changed, headers)
+        with pytest.raises(standardwebhooks.WebhookVerificationError):
+            receiving.verify(body, headers | {"webhook-id": "job-2"})
+        with pytest.raises(standardwebhooks.WebhookVerificationError):
+            receiving.verify(body, headers | {"webhook-timestamp": "1614265330"})
 
 
 async def eventually_none(bus: Bus) -> None:

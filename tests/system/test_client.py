@@ -120,6 +120,12 @@ def test_a_gateway_that_is_not_there_is_an_error_of_the_connection() -> None:
         client.functions()
 
 
+def connection(lines: list[str]) -> httpx.Response:
+    """The answer of a connection that ends after these lines."""
+    content = "".join(f"{line}\n" for line in lines).encode()
+    return httpx.Response(200, headers={"content-type": "text/event-stream"}, content=content)
+
+
 @given(
     events=st.lists(st.tuples(st.sampled_from(["delta", "progress", *ENDS]), st.integers(0, 99)), max_size=8),
     cut=st.integers(0, 40),
@@ -133,15 +139,11 @@ def test_half_an_event_is_forgotten_and_a_whole_one_is_read_once(
         for line in (f"id: {number}", f"event: {name}", f'data: {{"value": {value}}}', "")
     ]
     reader, found = EventReader(), list[Event]()
-    for line in lines[:cut]:
-        if event := reader.feed(line):
-            found.append(event)
+    found += reader.read(connection(lines[:cut]))
     whole = min(cut // 4, len(events))
     assert [(event.name, event.data["value"]) for event in found] == events[:whole]
     assert reader.resume() == ({"Last-Event-ID": str(whole - 1)} if whole else {})
-    for line in lines[whole * 4 :]:
-        if event := reader.feed(line):
-            found.append(event)
+    found += reader.read(connection(lines[whole * 4 :]))
     assert [(event.name, event.data["value"]) for event in found] == events
     ends = [value for name, value in events if name in ENDS]
     assert reader.end == ({"value": ends[-1]} if ends else None)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+import jsonschema
 import nats
 from nats.aio.msg import Msg
 from nats.js.errors import NoKeysError
@@ -11,6 +12,7 @@ from nats.js.kv import KeyValue
 
 from stoker.schemas.subjects import CATALOG_BUCKET
 from stoker.schemas.wire import JSON_LENGTH_HEADER
+from stoker.services.bus.asyncapi import covers, document
 from tests.conftest import System
 from tests.waiting import eventually
 
@@ -56,6 +58,22 @@ async def test_streams_and_buckets_have_readable_names_and_content(synthetic: Sy
     await client.close()
 
 
+def check_against_the_document(heard: list[Msg]) -> None:
+    """Every message is what `stoker schema asyncapi` says of its subject."""
+    told = document("0.1.0")
+    places = {name: one["address"] for name, one in told["channels"].items() if one["address"]}
+    seen: set[str] = set()
+    for message in heard:
+        [name] = [name for name, address in places.items() if covers(message.subject, address)]
+        payload = told["components"]["messages"][name].get("payload")
+        if payload is not None:
+            length = int((message.headers or {}).get(JSON_LENGTH_HEADER, len(message.data)))
+            schema = payload | {"components": told["components"]}
+            jsonschema.Draft7Validator(schema).validate(json.loads(message.data[:length]))
+            seen.add(name)
+    assert {"job", "out", "result", "ended", "finished", "heartbeat", "queue", "worker_assign"} <= seen
+
+
 async def test_everything_said_about_a_job_is_json_on_a_subject_that_names_it(synthetic: System) -> None:
     client = await nats.connect(synthetic.nats)
     heard: list[Msg] = []
@@ -71,6 +89,7 @@ async def test_everything_said_about_a_job_is_json_on_a_subject_that_names_it(sy
     for message in heard:
         length = int((message.headers or {}).get(JSON_LENGTH_HEADER, len(message.data)))
         json.loads(message.data[:length] or b"null")
+    check_against_the_document(heard)
     about = [message for message in heard if job.encode() in message.data or job in message.subject]
     kinds = {message.subject.split(".")[1] for message in about}
     assert {"jobs", "worker", "out", "result", "finished"} <= kinds

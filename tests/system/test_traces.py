@@ -3,17 +3,22 @@
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.conftest import SYNTHETIC, System, wait_for
+from tests.conftest import System, wait_for
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+TTFT = "gen_ai.server.time_to_first_token"
 PARENT = "00f067aa0ba902b7"
+MODELS = """models:
+  echo: {engine: synthetic, options: {tokens: 8}}
+  crash: {engine: synthetic, options: {crash: true}}
+workers: [{count: 2, engines: [synthetic]}]
+"""
 
 
 class Collector(ThreadingHTTPServer):
@@ -41,7 +46,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
     server = Collector()
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -50,31 +55,47 @@ def collector() -> Iterator[Collector]:
     server.server_close()
 
 
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[System]:
+    """A system that sends its spans to the collector."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("STOKER_OTLP", f"http://127.0.0.1:{collector.server_port}")
+        environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+        system = System(tmp_path_factory.mktemp("traced"), MODELS)
+        try:
+            system.wait_ready()
+            yield system
+        finally:
+            system.stop()
+
+
 def attribute(span: Any, name: str) -> Any:
     found = {one.key: one.value for one in span.attributes}[name]
     return getattr(found, found.WhichOneof("value"))
 
 
-def test_a_request_is_one_trace_from_http_to_the_engine(
-    tmp_path: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("STOKER_OTLP", f"http://127.0.0.1:{collector.server_port}")
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
-    system = System(tmp_path, SYNTHETIC)
-    try:
-        system.wait_ready()
-        body = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
-        answer = httpx.post(
-            f"{system.url}/v1/chat/completions",
-            json=body,
-            headers={"traceparent": f"00-{TRACE}-{PARENT}-01"},
-            timeout=30,
-        )
-        assert answer.status_code == 200, answer.text
-        wait_for(lambda: len(collector.spans) >= 4, 10, "four spans")
-    finally:
-        system.stop()
-    spans = {f"{service} {span.name}": span for service, span in collector.spans}
+def ask(system: System, trace: str, path: str, **body: object) -> httpx.Response:
+    headers = {"traceparent": f"00-{trace}-{PARENT}-01"}
+    return httpx.post(system.url + path, json=body, headers=headers, timeout=60)
+
+
+def spans_of(collector: Collector, trace: str) -> list[tuple[str, Any]]:
+    """The spans of a trace once the gateway's is there, which comes last."""
+
+    def found() -> list[tuple[str, Any]]:
+        return [one for one in collector.spans if one[1].trace_id.hex() == trace]
+
+    wait_for(lambda: {"queue", "run"} < {span.name for _, span in found()}, 10, "spans of scheduler and worker")
+    wait_for(lambda: any(service == "stoker-gateway" for service, _ in found()), 10, "the gateway's span")
+    return found()
+
+
+def test_a_request_is_one_trace_from_http_to_the_engine(traced: System, collector: Collector) -> None:
+    messages = [{"role": "user", "content": "hello"}]
+    answer = ask(traced, TRACE, "/v1/chat/completions", model="echo", messages=messages)
+    assert answer.status_code == 200, answer.text
+    found = spans_of(collector, TRACE)
+    spans = {f"{service} {span.name}": span for service, span in found}
     assert spans.keys() == {
         "stoker-gateway POST /v1/chat", "stoker-scheduler queue", "stoker-worker load", "stoker-worker run",
     }  # fmt: skip
@@ -88,4 +109,39 @@ def test_a_request_is_one_trace_from_http_to_the_engine(
     queue, load, run = (spans[f"stoker-{name}"] for name in ("scheduler queue", "worker load", "worker run"))
     assert queue.end_time_unix_nano <= load.end_time_unix_nano <= run.end_time_unix_nano
     assert attribute(run, "stoker.engine") == "synthetic"
+    for span in (top, run):
+        assert attribute(span, "gen_ai.operation.name") == "chat"
+        assert attribute(span, "gen_ai.request.model") == "echo"
+        assert [one.string_value for one in attribute(span, "gen_ai.response.finish_reasons").values] == [
+            "stop"
+        ]
+    assert attribute(run, "gen_ai.usage.input_tokens") == answer.json()["usage"]["prompt_tokens"]
+    assert attribute(run, "gen_ai.usage.output_tokens") == answer.json()["usage"]["completion_tokens"]
+    assert attribute(run, "gen_ai.response.model") == "echo"
+    assert "gen_ai.usage.input_tokens" not in {one.key for one in top.attributes}, "it would be counted twice"
     assert attribute(queue, "stoker.worker") == attribute(run, "stoker.worker")
+
+
+def test_both_sides_of_a_stream_say_when_its_first_token_came(traced: System, collector: Collector) -> None:
+    trace = "5cf92f3577b34da6a3ce929d0e0e4737"
+    answer = ask(traced, trace, "/v1/completions", model="echo", prompt="hello", stream=True)
+    assert "[DONE]" in answer.text
+    spans = {span.name: span for _, span in spans_of(collector, trace)}
+    waited_s = {name: attribute(spans[name], TTFT) for name in ("POST /v1/completions", "run")}
+    assert 0 <= waited_s["run"] < waited_s["POST /v1/completions"] < 10
+
+
+def test_a_failure_says_what_went_wrong_and_logs_name_its_trace(traced: System, collector: Collector) -> None:
+    trace = "6cf92f3577b34da6a3ce929d0e0e4738"
+    answer = ask(traced, trace, "/v1/completions", model="crash", prompt="hello", max_tokens=4)
+    assert answer.status_code >= 500
+    spans = [span for _, span in spans_of(collector, trace)]
+    [top] = [span for span in spans if span.name == "POST /v1/completions"]
+    assert attribute(top, "gen_ai.operation.name") == "text_completion"
+    assert attribute(top, "gen_ai.request.max_tokens") == 4
+    assert attribute(top, "error.type") == answer.json()["error"]["code"]
+    runs = [span for span in spans if span.name == "run"]
+    assert all(attribute(run, "error.type") == "lost" for run in runs)
+    lines = [line for line in traced.log.read_text().splitlines() if "attempt.lost" in line]
+    assert lines
+    assert all(trace in line and "span_id" in line for line in lines)

@@ -1,7 +1,9 @@
 """The Python client, told by a server that answers as a gateway did: addresses, keys, errors, items of streams."""
 
+import json
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -186,6 +188,21 @@ def test_every_item_comes_once_however_its_text_was_cut_and_whoever_came_late(
 )
 def test_an_event_is_what_stands_before_an_empty_line(lines: list[str], expected: Event | None) -> None:
     reader = EventReader()
-    assert [reader.feed(line) for line in lines][-1] == expected
-    assert reader.last_id == (expected.id if expected else "")
+    found = list(reader.read(stream_of("\n".join([*lines, ""]))))
+    assert found == ([expected] if expected else [])
+    assert reader.last_id == (found[0].id if found else "")
     assert reader.end is None
+
+
+def stream_of(text: str) -> httpx.Response:
+    return httpx.Response(200, headers={"content-type": "text/event-stream"}, content=text.encode())
+
+
+def test_a_text_may_have_every_kind_of_line_end_in_it() -> None:
+    text = "a\u2028b\u2029c\x85d\x0be"
+    sent = f"event: delta\ndata: {json.dumps({'text': text}, ensure_ascii=False)}\nid: 1\n\n"
+    sent += 'event: completed\r\ndata: {"status":\r\ndata: "completed"}\r\n\r\n'
+    reader = EventReader()
+    assert [event.data for event in reader.read(stream_of(sent))] == [{"text": text}, {"status": "completed"}]
+    assert (reader.last_id, reader.end) == ("1", {"status": "completed"})
+    assert list(reader.read(stream_of('event: delta\ndata: {"text": "cut o'))) == []

@@ -3,7 +3,7 @@
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from stoker.services.process.tracing import HEADER, Recorder, current_trace
+from stoker.services.process.tracing import HEADER, Recorder, current_span, in_trace
 
 WORKING_METHODS = ("POST", "PUT")
 NAMED_SEGMENTS = 2
@@ -39,11 +39,12 @@ def with_traces(app: ASGIApp, recorder: Recorder | None) -> ASGIApp:
                 has_begun = True
                 span.add_event("first byte")
 
-        token = current_trace.set(context)
+        token = current_span.set(span)
         try:
-            await app(scope, receive, send_and_tell)
+            with in_trace(context):
+                await app(scope, receive, send_and_tell)
         finally:
-            current_trace.reset(token)
+            current_span.reset(token)
             span.end()
 
     return traced

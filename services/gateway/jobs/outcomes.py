@@ -8,7 +8,9 @@ from stoker.schemas.job_events import Cancelled, Completed, Expired, Failed, Ter
 from stoker.schemas.jobs import Job
 from stoker.services.gateway.edge.access import shown_to
 from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
+from stoker.services.process import genai
 from stoker.services.process.telemetry import counter, histogram
+from stoker.services.process.tracing import annotate
 
 REQUESTS = counter("stoker_requests_total", "Jobs accepted", "model", "kind")
 TTFT = histogram("stoker_time_to_first_token_seconds", "Accepted until the first delta", "model")
@@ -47,12 +49,15 @@ def observe_accepted(job: Job) -> None:
 
 
 def observe_first_token(job: Job, now: float) -> None:
-    _time_to_first_token(job.model).observe(max(now - job.created_at, 0.0))
+    waited_s = max(now - job.created_at, 0.0)
+    _time_to_first_token(job.model).observe(waited_s)
+    annotate({genai.TIME_TO_FIRST_TOKEN: round(waited_s, 6)})
 
 
 def observe_end(event: Terminal) -> None:
     outcome = type(event).__name__.lower()
     _duration(event.model, outcome).observe(max(event.finished_at - event.created_at, 0.0))
+    annotate(genai.ended(event))
 
 
 def completed_or_raise(event: Terminal, impossible_status: int = 503) -> Completed:

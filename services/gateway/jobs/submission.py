@@ -39,7 +39,8 @@ from stoker.services.gateway.scheduler_queries import no_scheduler
 from stoker.services.gateway.watching.resume import Cursor
 from stoker.services.gateway.watching.streams import Item, Streams
 from stoker.services.gateway.watching.watcher import Watcher
-from stoker.services.process.tracing import current_trace, trace_headers
+from stoker.services.process import genai
+from stoker.services.process.tracing import annotate, current_trace, trace_headers
 from stoker.services.records.results import Result
 
 CANCEL_TIMEOUT_S, CANCEL_PATIENCE_S, CANCEL_AGAIN_S = 1.0, 5.0, 0.1
@@ -239,6 +240,7 @@ class _Storing:
         self._owner = owner
         self._payload = wire.encode(job)
         self._headers = trace_headers(current_trace.get())
+        annotate(genai.asked(job.model, job.input))
         self._give_up_at = loop.time() + STORE_PATIENCE_S
         self._timer: asyncio.TimerHandle | None = None
 

@@ -5,13 +5,15 @@ import base64
 import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from stoker.schemas import wire
 from stoker.schemas.fleet import Explanation, JobsQuery
-from stoker.schemas.job_events import JobEvent, Preview, SavedFile, Terminal
+from stoker.schemas.formats import DIALECT
+from stoker.schemas.job_events import JobEvent, LiveEvent, Preview, SavedFile, Terminal
 from stoker.schemas.jobs import Job
 from stoker.services.gateway.edge.access import listed_tenant, owner
 from stoker.services.gateway.edge.decoding import decode
@@ -212,6 +214,14 @@ def _event_data(event: JobEvent, attached: bytes) -> bytes:
         fields = msgspec.to_builtins(event)
         return wire.encode(fields | {"b64_json": base64.b64encode(attached).decode()})
     return wire.encode(event)
+
+
+def event_schema() -> dict[str, Any]:
+    """A JSON Schema of the data of these events: an end is the job as clients see it."""
+    kinds, named = msgspec.json.schema_components((LiveEvent, JobAnswer))
+    picture = {"b64_json": {"type": "string", "contentEncoding": "base64"}}
+    named["Preview"]["properties"] |= picture
+    return {"$schema": DIALECT, "anyOf": list(kinds), "$defs": named}
 
 
 @post("/v1/jobs/{job}/cancel", status=202, summary="Cancel a job", answers=JobAnswer)

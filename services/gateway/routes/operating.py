@@ -7,8 +7,10 @@ import msgspec
 from stoker.schemas.keys import ApiKey, Role
 from stoker.services.gateway.edge.access import current_key
 from stoker.services.gateway.edge.exchange import Exchange
-from stoker.services.gateway.edge.routing import get
+from stoker.services.gateway.edge.routing import get, post_body
 from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.request_rules import split_adapter
+from stoker.services.gateway.jobs.unloading import Unloaded, unload
 from stoker.services.records.quarantine import list_quarantined, shown
 
 
@@ -81,4 +83,27 @@ async def show_quarantine(gateway: Gateway, exchange: Exchange) -> None:
     await exchange.answer(QuarantineList(tuple(QuarantineEntry(number, shown(item)) for number, item in found)))
 
 
-ROUTES = [own_key, show_keys, show_quarantine]
+class UnloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    model: str
+
+
+class UnloadAnswer(msgspec.Struct, frozen=True):
+    """workers: those that had the model in memory, each with the reason where it still has it."""
+
+    model: str
+    workers: tuple[Unloaded, ...]
+
+
+@post_body(
+    "/v1/unload",
+    summary="Take a model out of the memory of workers",
+    asks=UnloadRequest,
+    answers=UnloadAnswer,
+    role="operate",
+)
+async def unload_model(gateway: Gateway, exchange: Exchange, asked: UnloadRequest) -> None:
+    model, _ = split_adapter(asked.model, gateway.models)
+    await exchange.answer(UnloadAnswer(model.name, await unload(gateway, model)))
+
+
+ROUTES = [own_key, show_keys, show_quarantine, unload_model]

@@ -18,6 +18,7 @@ from stoker.schemas.job_events import JobEvent, LiveEvent, Preview, Queued, Term
 from stoker.schemas.subjects import ANY, last_name, opened
 from stoker.schemas.workers import Replay, ReplayRequest, SentRequest, SentText
 from stoker.services.bus.connection import Bus
+from stoker.services.bus.endpoints import UNREADABLE
 from stoker.services.bus.errors import BusError, NobodyThere
 from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from stoker.services.gateway.locating import Nowhere, locate
@@ -63,12 +64,10 @@ class Streams:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Subscribed, and looking for what no subscription tells, for as long as the block lasts."""
-        subjects = self.bus.subjects
-        subscriptions = (
-            (subjects.every("out", self.gateway, ANY), self._on_event),
-            (subjects.sent(), self._on_sent),
-        )
-        async with self.bus.listening(*subscriptions), TaskOwner("streams") as tasks:
+        live = self.bus.subjects.every("out", self.gateway, ANY)
+        asked = {self.bus.endpoints.of("sent"): self._on_sent}
+        listening, answering = self.bus.listening((live, self._on_event)), self.bus.answering(asked)
+        async with listening, answering, TaskOwner("streams") as tasks:
             self.bus.on_reconnect.append(self._reconciler.look_at_all)
             tasks.start(self._reconciler.run)
             tasks.start(self._reconciler.expire)
@@ -151,17 +150,19 @@ class Streams:
         if isinstance(record, Result):
             self._waiting.end(job, record, len(message.data))
 
-    def _on_sent(self, message: Msg) -> None:
+    def _on_sent(self, message: Msg) -> str:
         """A worker takes over a job: how much of its text has been passed on?"""
         try:
             asked: SentRequest = wire.decode(SentRequest, message.data)
+            problem = ""
         except wire.UnreadableMessage:
-            asked = SentRequest("")
+            asked, problem = SentRequest(""), UNREADABLE
         is_believed = self.bus.seals.holds(asked.job, asked.seal)
         cursors = [one.cursor for one in self._waiting.watchers(asked.job)] if is_believed else []
         furthest = max(cursors, key=lambda cursor: cursor.chars, default=Cursor())
         sent = SentText(furthest.text(), furthest.tokens, has_reasoning=bool(furthest.reasoning))
         self.bus.tell(message.reply, sent)
+        return problem
 
     # Watching -------------------------------------------------------------------------------------
 

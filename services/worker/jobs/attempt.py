@@ -17,7 +17,7 @@ by leaving, whichever way: `leave` is called by WorkerCore.move, the only writer
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from stoker.schemas.catalog import Adapter, Spec
 from stoker.schemas.children import ChildView
@@ -59,7 +59,9 @@ class Attempt:
 
     trace: the context that it came with. ready_at, started_at: seconds since 1970, 0 until then. fetch_s: how
     long it waited for a download. runs: how often it was given to the runner. batch: how many attempts run as
-    one, it included. text_at, stepped_at: when it last made text or ended a step, on the monotonic clock.
+    one, it included. text_at, stepped_at: when it last made text or ended a step, on the monotonic clock;
+    first_text_at: when it first made text, seconds since 1970. failed_as: what went wrong, in a word.
+    told: what its span says of what came of it.
     wants_events: somebody watches. batches_text: as in Job.
     children: the calls that it has made.
     waited_s: how long it took no slot while it waited for them; waits_since: since when it does, monotonic.
@@ -84,6 +86,9 @@ class Attempt:
     batch: int = 1
     trace: str = ""
     text_at: float = 0.0
+    first_text_at: float = 0.0
+    failed_as: str = ""
+    told: dict[str, Any] = field(default_factory=dict)
     stepped_at: float = 0.0
     tokens: tuple[int, int] = (0, 0)
     """Of a text that is whole: read, made."""

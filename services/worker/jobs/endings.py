@@ -34,10 +34,11 @@ from stoker.schemas.workers import Finished, Outcome
 from stoker.services.bus.connection import Bus
 from stoker.services.bus.errors import BusError, TooLarge
 from stoker.services.bus.publishing import PubAck
+from stoker.services.process import genai
 from stoker.services.process.logs import get_logger
 from stoker.services.process.tasks import TaskOwner
 from stoker.services.process.telemetry import Bounded, counter
-from stoker.services.process.tracing import record
+from stoker.services.process.tracing import in_trace, record
 from stoker.services.records.blobs import attachments, put_large, store_value
 from stoker.services.records.results import of_attempt, post_terminal, publish_terminal
 from stoker.services.worker.jobs.attempt import Attempt
@@ -98,6 +99,7 @@ class Endings:
 
     def completed(self, attempt: Attempt, output: Output, images: Sequence[bytes | Path], run_s: float) -> None:
         _count_tokens(attempt.model, attempt.assignment.job.tenant, output)
+        attempt.told = genai.made(attempt.model, output)
         is_value = isinstance(output, ValueOutput) and output.value is not None
         if isinstance(output, ImageOutput | ValueOutput) and (images or is_value):
             self._tasks.start(self._complete_attached, attempt, output, images, run_s)
@@ -131,6 +133,7 @@ class Endings:
         self._store(attempt, event, "completed", inline, run_s)
 
     def failed(self, attempt: Attempt, kind: FailureKind, reason: str, code: str = "", field: str = "") -> None:
+        attempt.failed_as = code or kind
         event = Failed(**self._ending(attempt), kind=kind, message=reason, code=code, field=field)
         self._store(attempt, event, "failed")
 
@@ -154,12 +157,15 @@ class Endings:
         schemas.workers.Finished.
         """
         self._flush(attempt)
-        log.warning("attempt.lost", job=attempt.job, reason=reason, kind=kind)
+        attempt.failed_as = kind or "lost"
+        with in_trace(attempt.trace):
+            log.warning("attempt.lost", job=attempt.job, reason=reason, kind=kind)
         self._finish(attempt, "lost", 0.0, reason, kind, was_killed)
 
     def dropped(self, attempt: Attempt) -> None:
         """It was revoked, or superseded, and has left: nothing is said of its job."""
-        log.info("attempt.revoked", job=attempt.job, attempt=attempt.assignment.attempt)
+        with in_trace(attempt.trace):
+            log.info("attempt.revoked", job=attempt.job, attempt=attempt.assignment.attempt)
         self._gone()
 
     def _ending(self, attempt: Attempt, run_s: float = 0.0) -> Ending:
@@ -205,7 +211,8 @@ class Endings:
             if isinstance(found, PubAck):
                 self._finish(attempt, outcome, run_s)
             elif self._tasks.is_open:
-                self._tasks.start(self._insist, attempt, event, outcome, images, run_s)
+                with in_trace(attempt.trace):
+                    self._tasks.start(self._insist, attempt, event, outcome, images, run_s)
 
         post_terminal(self._bus, of_attempt(self._bus, attempt.assignment), event, images or [], answered)
 
@@ -288,7 +295,12 @@ class Endings:
             record("load", attempt.trace, attempt.accepted_at, now, error, **named)
         if attempt.started_at:
             ended_at = attempt.started_at + run_s if run_s else now
-            record("run", attempt.trace, attempt.started_at, ended_at, error, **named)
+            told = genai.asked(attempt.model, attempt.input)
+            if told and attempt.first_text_at:
+                waited_s = max(attempt.first_text_at - attempt.started_at, 0.0)
+                told |= {genai.TIME_TO_FIRST_TOKEN: round(waited_s, 6)}
+            told |= attempt.told | ({genai.ERROR_TYPE: attempt.failed_as or outcome} if error else {})
+            record("run", attempt.trace, attempt.started_at, ended_at, error, told, **named)
 
 
 def _over(child: ChildView) -> ChildView:

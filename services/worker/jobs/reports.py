@@ -43,6 +43,8 @@ class Reports:
         now = time.monotonic()
         if attempt.text_at and message.tokens:
             _inter_token(attempt.model).observe((now - attempt.text_at) / message.tokens)
+        elif not attempt.text_at:
+            attempt.first_text_at = time.time()
         attempt.text_at = now
         if len(message.text) <= MAX_CHARS:
             self._texts.add(attempt, message)

@@ -37,7 +37,7 @@ from stoker.services.catalog import store
 from stoker.services.process.recording import read_head
 from stoker.services.process.tasks import TaskOwner
 from stoker.services.records.results import Stored, find_result
-from stoker.services.scheduler import executor, service
+from stoker.services.scheduler import executor, questions, service
 from stoker.services.scheduler.protocol.events import Ticked
 from stoker.services.scheduler.replaying import replayed
 from stoker.services.scheduler.service import SchedulerService, serve
@@ -157,14 +157,14 @@ async def view(bus: Bus, name: str) -> JobView | None:
 async def test_a_job_is_unknown_for_sure_only_when_every_stored_job_was_read(
     connected: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "SURE_WITHIN_S", 0.5)
+    monkeypatch.setattr(questions, "SURE_WITHIN_S", 0.5)
     async with connected() as bus, connected() as other, leading(bus):
         subject, query = other.subjects.scheduler("job_for_sure"), JobQuery("none")
         assert await other.ask(subject, query, JobView | None, 3.0) is None
         consumers = await other.jetstream.consumers_info(JOBS_STREAM)
         await other.jetstream.delete_consumer(JOBS_STREAM, consumers[0].name)
         await submit(other, "late")
-        assert await other.ask(subject, query, Done, 3.0) == service.MAY_COME
+        assert await other.ask(subject, query, Done, 3.0) == questions.MAY_COME
 
 
 async def stored_jobs(bus: Bus) -> int:

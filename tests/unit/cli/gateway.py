@@ -28,6 +28,8 @@ class Answering(ThreadingHTTPServer):
                 status, content = owner.answers.get(asked.partition("?")[0], missing)
                 sent = content if isinstance(content, bytes) else msgspec.json.encode(content)
                 self.send_response(status)
+                if isinstance(content, bytes):
+                    self.send_header("Content-Type", "text/event-stream")
                 self.send_header("Content-Length", str(len(sent)))
                 self.end_headers()
                 self.wfile.write(sent)
