@@ -26,7 +26,7 @@ from stoker.services.gateway.batches.owning import Batches
 from stoker.services.gateway.calls import Calls
 from stoker.services.gateway.edge.access import Access
 from stoker.services.gateway.edge.access_middleware import with_access
-from stoker.services.gateway.edge.connections import Bounds, Connections
+from stoker.services.gateway.edge.connections import Bounds, Connections, taken_together
 from stoker.services.gateway.edge.door import Door, listed, own_names
 from stoker.services.gateway.edge.door_middleware import with_door
 from stoker.services.gateway.edge.traced import with_traces
@@ -64,10 +64,6 @@ BACKLOG = 2048
 STOP_GRACE_S = 5
 KEEP_ALIVE_S = 75
 """Longer than clients keep idle connections: who closes first must not be hit by a request under way."""
-ACCEPTS = 32
-"""New connections in one turn of the loop. libuv takes one from each socket in a turn, however many wait: where
-a turn has much to do, they would wait for minutes. So the loop is given the same socket several times.
-"""
 DEFAULT_QUEUE_MAX = 64
 
 
@@ -212,7 +208,7 @@ async def _serve(
     async def serve() -> None:
         if settings.share_port:
             await gateway.fleet.catalog_read.wait()
-        await server._serve([listener, *(listener.dup() for _ in range(ACCEPTS - 1))])
+        await server._serve(taken_together(listener))
 
     async def stop() -> None:
         await stopping.wait()

@@ -6,6 +6,7 @@ its next request, and had one before, is uvicorn's own to end (`timeout_keep_ali
 """
 
 import asyncio
+import socket
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,19 @@ _ANSWER = (
     "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {length}\r\n"
     "connection: close\r\n\r\n{text}"
 )
+
+
+ACCEPTS = 32
+"""New connections that are taken in a turn of the loop."""
+
+
+def taken_together(listener: socket.socket) -> list[socket.socket]:
+    """The sockets to serve on: the same one several times.
+
+    libuv takes one connection from a socket in a turn of the loop, however many wait there. Where turns are long,
+    with thousands of streams, a burst of new clients would wait for minutes.
+    """
+    return [listener, *(listener.dup() for _ in range(ACCEPTS - 1))]
 
 
 @dataclass(frozen=True, slots=True)
