@@ -31,8 +31,8 @@ ACCEPTS = 32
 def taken_together(listener: socket.socket) -> list[socket.socket]:
     """The sockets to serve on: the same one several times.
 
-    libuv takes one connection from a socket in a turn of the loop, however many wait there. Where turns are long,
-    with thousands of streams, a burst of new clients would wait for minutes.
+    libuv takes one connection from a socket in a turn of the loop, however many wait there. Where turns are
+    long, with thousands of streams, a burst of new clients would wait for minutes.
     """
     return [listener, *(listener.dup() for _ in range(ACCEPTS - 1))]
 
