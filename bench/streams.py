@@ -26,11 +26,15 @@ TOKENS = 200
 
 @dataclass(slots=True)
 class Streams:
-    """What was seen while it was measured. gaps, firsts: seconds. tokens: events with a token."""
+    """What was seen while it was measured. gaps, firsts: seconds. tokens: events with a token.
+
+    firsts_ever: as firsts, from the beginning on.
+    """
 
     is_measured: bool = False
     gaps: list[float] = field(default_factory=list)
     firsts: list[float] = field(default_factory=list)
+    firsts_ever: list[float] = field(default_factory=list)
     tokens: int = 0
     errors: int = 0
 
@@ -59,6 +63,8 @@ class _Stream(asyncio.Protocol):
         tokens = data.count(b'"content":"t')
         if tokens:
             seen = self._seen
+            if not self._last:
+                seen.firsts_ever.append(now - self._asked)
             if seen.is_measured:
                 seen.tokens += tokens
                 if self._last:
@@ -91,7 +97,12 @@ def share(values: list[float], at: float) -> float:
 
 
 async def measured_at(
-    port: int, streams: int, seconds: float, tokens: int = TOKENS, began: Callable[[], None] = lambda: None
+    port: int,
+    streams: int,
+    seconds: float,
+    tokens: int = TOKENS,
+    began: Callable[[], None] = lambda: None,
+    warm_up_s: float = WARM_UP_S,
 ) -> Streams:
     """So many streams at a time for so long. began: called when what is measured begins."""
     loop = asyncio.get_running_loop()
@@ -104,7 +115,7 @@ async def measured_at(
         made.append(stream)
         if number % 20 == 19:  # as people come: not all in one moment
             await asyncio.sleep(0.01)
-    await asyncio.sleep(WARM_UP_S)
+    await asyncio.sleep(warm_up_s)
     began()
     seen.is_measured = True
     await asyncio.sleep(seconds)

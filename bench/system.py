@@ -22,7 +22,7 @@ models:
 workers:
   - {count: 1, engines: [synthetic]}
 """
-READY_S = 30.0
+READY_S = 120.0
 
 
 class Running:

@@ -122,9 +122,10 @@ def job(number: int) -> Job:
     )
 
 
-async def submit(bus: Bus, count: int) -> None:
-    for start in range(0, count, STORE_AT_ONCE):
-        jobs = [job(number) for number in range(start, min(start + STORE_AT_ONCE, count))]
+async def submit(bus: Bus, count: int, first: int = 0) -> None:
+    """So many jobs, numbered from `first`."""
+    for start in range(first, first + count, STORE_AT_ONCE):
+        jobs = [job(number) for number in range(start, min(start + STORE_AT_ONCE, first + count))]
         await asyncio.gather(
             *(bus.publish_stored(bus.subjects.job("m"), wire.encode(one), message_id=one.id) for one in jobs)
         )

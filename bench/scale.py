@@ -1,0 +1,237 @@
+"""Long and wide: how memory and times grow with open streams, with jobs that wait, and with kept results.
+
+    python -m bench.scale                       # all, four sizes each
+    python -m bench.scale streams 1250 10000
+
+Streams get a token each 100 ms, on eight workers. Where that is more text than the machine can pass on singly,
+tokens are joined (docs/operating.md, "Too much text"): then a gap between two pieces is longer than between two
+tokens. The load generator is one process beside the system, and holds all streams.
+"""
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import uvloop
+
+from bench.streams import Streams, measured_at, share
+from bench.system import Running, running
+from bench.takeover import SPEC, Worker, scheduler, submit
+from stoker.schemas import wire
+from stoker.schemas.catalog import Model
+from stoker.schemas.fleet import JobQuery, JobsPage, JobsQuery, JobView
+from stoker.schemas.job_events import Completed, TextOutput
+from stoker.schemas.openai import Usage
+from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.bus.streams import declare
+from stoker.services.catalog import store
+from stoker.services.process.embedded import embedded_server
+from stoker.services.process.settings import BusSettings
+
+WORKERS = 8
+TOKEN_EACH_S = 0.1
+TOKENS = 3000
+"""Of a stream: more than are made while it is measured."""
+SECONDS = 15.0
+STARVED_S = 5.0
+STREAM_SIZES = (1250, 2500, 5000, 10_000)
+JOB_SIZES = (25_000, 50_000, 100_000, 199_000)
+RESULT_SIZES = (125_000, 250_000, 500_000, 1_000_000)
+AT_ONCE = 5000
+PATIENCE_S = 120.0
+
+STREAMS_HEAD = [
+    "| open streams | of them with text | gap ms, median / p99 | longest | first piece ms, median / p99 "
+    "| starved for 5 s | kB a stream: gateway, workers, runners, scheduler | errors |",
+    "|---|---|---|---|---|---|---|---|",
+]
+
+
+def _memory(system: Running) -> dict[str, float]:
+    """Bytes by kind of process."""
+    found: dict[str, float] = {}
+    for name, mb in system.memory_mb().items():
+        kind = "runners" if "runner" in name else name.partition("-")[0]
+        found[kind] = found.get(kind, 0.0) + 1e6 * mb
+    return found
+
+
+async def _one_more(port: int) -> None:
+    """So that everything is loaded before memory is looked at."""
+    async with httpx.AsyncClient(timeout=60) as client:
+        body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+        for _ in range(4 * WORKERS):
+            answer = await client.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body)
+            assert answer.status_code == 200, answer.text
+
+
+async def _streams(system: Running, count: int) -> str:
+    await _one_more(system.port)
+    before = _memory(system)
+    during: dict[str, float] = {}
+
+    def began() -> None:
+        during.update(_memory(system))
+
+    seen: Streams = await measured_at(system.port, count, SECONDS, TOKENS, began, warm_up_s=count / 400)
+    grown = [
+        f"{(during[kind] - before[kind]) / count / 1000:.1f}"
+        for kind in ("gateway", "worker", "runners", "scheduler")
+    ]
+    gaps, firsts = seen.gaps, seen.firsts_ever
+    return (
+        f"| {count:,} | {len(firsts):,} | {share(gaps, 0.5):.0f} / {share(gaps, 0.99):.0f} "
+        f"| {1000 * max(gaps):.0f} | {share(firsts, 0.5):.0f} / {share(firsts, 0.99):.0f} "
+        f"| {sum(gap > STARVED_S for gap in gaps)} | {', '.join(grown)} | {seen.errors} |"
+    )
+
+
+def streams(sizes: tuple[int, ...] = STREAM_SIZES) -> list[str]:
+    rows = list(STREAMS_HEAD)
+    slots = max(sizes) // WORKERS + 64
+    options = f"{{tokens: {TOKENS}, token_interval_s: {TOKEN_EACH_S}}}"
+    config = f"models: {{m: {{engine: synthetic, slots: {slots}, options: {options}}}}}\n"
+    os.environ |= {"STOKER_MAX_STREAMS": "20000", "STOKER_MAX_CONNECTIONS": "20000"}
+    for count in sizes:
+        with running(config + f"workers: [{{count: {WORKERS}, engines: [synthetic]}}]\n") as system:
+            rows.append(uvloop.run(_streams(system, count)))
+            print(rows[-1], flush=True)
+    return rows
+
+
+async def _with_bus(work: Callable[[Bus, str], Coroutine[Any, Any, str]]) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        async with embedded_server(Path(folder)) as url, open_bus(BusSettings(nats=url), "bench") as bus:
+            await declare(bus)
+            return await work(bus, url)
+
+
+async def _jobs(bus: Bus, url: str, count: int) -> str:
+    """One scheduler, one worker with one slot."""
+    await store.add(bus, [Model("m", ("TextGeneration",), (SPEC,))])
+    worker = Worker(bus)
+    async with worker.serving():
+        process = scheduler(url)
+        try:
+            await submit(bus, 1)
+            await _until(lambda: worker.given)
+            empty = psutil.Process(process.pid).memory_info().rss
+            began = time.monotonic()
+            await submit(bus, count, first=1)
+            stored_s = time.monotonic() - began
+            await _in_books(bus, f"j{count}")
+            full = psutil.Process(process.pid).memory_info().rss
+            began = time.monotonic()
+            page: JobsPage = await bus.ask(bus.subjects.scheduler("jobs"), JobsQuery(limit=100), JobsPage, 30.0)
+            listed_s = time.monotonic() - began
+        finally:
+            process.kill()
+            process.wait()
+    assert len(page.jobs) == 100
+    return (
+        f"| {count:,} | {count / stored_s:,.0f} | {(full - empty) / count / 1000:.2f} | {1000 * listed_s:.0f} |"
+    )
+
+
+def jobs(sizes: tuple[int, ...] = JOB_SIZES) -> list[str]:
+    rows = [
+        "| jobs that wait | stored a second | kB of the scheduler each | a page of 100 ms |",
+        "|---|---|---|---|",
+    ]
+    for count in sizes:
+        rows.append(uvloop.run(_with_bus(lambda bus, url, count=count: _jobs(bus, url, count))))  # type: ignore[misc]
+        print(rows[-1], flush=True)
+    return rows
+
+
+async def _results(bus: Bus, url: str, count: int) -> str:
+    """Results as workers store them; a scheduler is started, and a gateway's lookup is made."""
+    began = time.monotonic()
+    for start in range(0, count, AT_ONCE):
+        await asyncio.gather(*(_store(bus, number) for number in range(start, min(start + AT_ONCE, count))))
+    stored_s = time.monotonic() - began
+    info = await bus.jetstream.stream_info("STOKER_RESULTS")
+    await store.add(bus, [Model("m", ("TextGeneration",), (SPEC,))])
+    worker = Worker(bus)
+    async with worker.serving():
+        began = time.monotonic()
+        process = scheduler(url)
+        try:
+            await submit(bus, 1, first=count)
+            await _until(lambda: worker.given)
+            started_s = time.monotonic() - began
+        finally:
+            process.kill()
+            process.wait()
+    began = time.monotonic()
+    lookups = 200
+    for number in range(lookups):
+        await bus.jetstream.get_last_msg(
+            "STOKER_RESULTS", bus.subjects.result(f"r{number * (count // lookups)}")
+        )
+    looked_s = (time.monotonic() - began) / lookups
+    return (
+        f"| {count:,} | {count / stored_s:,.0f} | {(info.state.bytes or 0) / count:,.0f} | {started_s:.2f} "
+        f"| {1000 * looked_s:.2f} |"
+    )
+
+
+async def _store(bus: Bus, number: int) -> None:
+    output = TextOutput("x" * 200, "stop", Usage(10, 50, 60))
+    event = Completed(job=f"r{number}", model="m", created_at=1.0, finished_at=2.0, output=output)
+    await bus.publish_stored(bus.subjects.result(event.job), wire.encode(event))
+
+
+def results(sizes: tuple[int, ...] = RESULT_SIZES) -> list[str]:
+    rows = [
+        "| results kept | stored a second | bytes each | s from a scheduler's start to its first assignment "
+        "| a lookup ms |",
+        "|---|---|---|---|---|",
+    ]
+    for count in sizes:
+        rows.append(uvloop.run(_with_bus(lambda bus, url, count=count: _results(bus, url, count))))  # type: ignore[misc]
+        print(rows[-1], flush=True)
+    return rows
+
+
+async def _in_books(bus: Bus, job: str) -> None:
+    """Wait until the scheduler has taken in a job."""
+    subject = bus.subjects.scheduler("job")
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        found = await bus.ask(subject, JobQuery(job), JobView | None, 5.0)
+        if found is not None:
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{job} is not in the scheduler's books")
+        await asyncio.sleep(0.05)
+
+
+async def _until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the scheduler does not assign")
+        await asyncio.sleep(0.005)
+
+
+PARTS: dict[str, Callable[..., list[str]]] = {"streams": streams, "jobs": jobs, "results": results}
+
+
+def report() -> dict[str, list[str]]:
+    return {name: part() for name, part in PARTS.items()}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        sizes = tuple(int(one) for one in sys.argv[2:])
+        print("\n".join(PARTS[sys.argv[1]](sizes) if sizes else PARTS[sys.argv[1]]()))
+    else:
+        print("\n\n".join("\n".join(rows) for rows in report().values()))
