@@ -3,6 +3,8 @@
 import asyncio
 import os
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +12,7 @@ import typer
 from rich.table import Table
 
 from stoker.bench import report, traces
+from stoker.bench.profiles import NoProfile, Profile, Use, processes_of, profiling
 from stoker.bench.samples import Sample, quantile, summary
 from stoker.cli.app import FOUND, Json, Url, app, call, console, fail, key_header, print_json
 
@@ -33,6 +36,7 @@ def bench(
     save_trace: Annotated[Path | None, typer.Option(help="Write down what is asked.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed asks the same.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML report; a PNG beside it.")] = None,
+    profile: Annotated[Path | None, typer.Option(help="Folder for flame graphs of the processes here.")] = None,
 ) -> None:
     """Ask a running system many times, and show how quick it was.
 
@@ -55,13 +59,40 @@ def bench(
     if save_trace is not None:
         traces.write(save_trace, asks)
     is_open = trace is not None or rate > 0
-    samples = _run(url, asks, 0 if is_open else at_once, is_quiet=json)
+    with _profiled(url, profile) as profiled:
+        samples = _run(url, asks, 0 if is_open else at_once, is_quiet=json)
     if json:
-        print_json(summary(samples))
+        print_json(summary(samples) | ({"processes": profiled.uses} if profile else {}))
     else:
         _show(summary(samples))
+        _show_uses(profiled.uses, len(samples))
     if out is not None:
         _write(out, url, samples)
+
+
+@contextmanager
+def _profiled(url: str, folder: Path | None) -> Iterator[Profile]:
+    """The processes of the system are watched where a folder is given."""
+    if folder is None:
+        yield Profile()
+        return
+    try:
+        with profiling(processes_of(url), folder) as profile:
+            yield profile
+    except NoProfile as error:
+        fail(str(error), 2)
+
+
+def _show_uses(uses: list[Use], requests: int) -> None:
+    if not uses:
+        return
+    table = Table(title="processes", title_justify="left")
+    for column in ("", "CPU ms a request", "switches a request", "flame graph"):
+        table.add_column(column, justify="left" if column in ("", "flame graph") else "right")
+    for use in uses:
+        each = max(requests, 1)
+        table.add_row(use.process, f"{1000 * use.cpu_s / each:.2f}", f"{use.switches / each:.1f}", use.graph)
+    console.print(table)
 
 
 def _run(url: str, asks: list[traces.Ask], at_once: int, *, is_quiet: bool) -> list[Sample]:

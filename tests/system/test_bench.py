@@ -1,6 +1,7 @@
 """stoker bench and the locust file against a running system."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,9 @@ from stoker.bench.traces import Ask
 from tests.conftest import ROOT, System
 
 
-def bench(system: System, *arguments: str, status: int = 0) -> str:
+def bench(system: System, *arguments: str, status: int = 0, environment: dict[str, str] | None = None) -> str:
     command = [sys.executable, "-P", "-m", "stoker", "bench", "--url", system.url, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
     assert done.returncode == status, done.stderr + done.stdout
     return done.stdout + done.stderr
 
@@ -44,6 +45,24 @@ def test_an_open_loop_asks_again_what_was_written_down(synthetic: System, tmp_pa
         assert found["workers"].keys() <= {"worker-1", "worker-2"}
         assert 0 < found["first"]["p50"] <= found["total"]["p50"]
         assert found["tokens_per_s"] > 0
+
+
+def test_a_profile_has_a_flame_graph_and_the_cpu_of_each_process(synthetic: System, tmp_path: Path) -> None:
+    folder = tmp_path / "profile"
+    environment = os.environ | {"STOKER_DATA": str(synthetic.data)}
+    said = json.loads(
+        bench(synthetic, "echo", "-n", "300", "--profile", str(folder), "--json", environment=environment)
+    )
+    assert said["requests"] == 300 and not said["errors"]
+    uses = {use["process"]: use for use in said["processes"]}
+    assert {"worker-1", "worker-1.runner"} <= uses.keys()
+    for name in ("gateway", "scheduler", "nats"):
+        assert uses[name]["cpu_s"] > 0 and uses[name]["switches"] > 0, uses
+    for name, use in uses.items():
+        if name != "nats":
+            assert "<svg" in Path(use["graph"]).read_text(), name
+    assert "_work" in (folder / "scheduler.svg").read_text(), "the names of its functions"
+    assert "STOKER_DATA" in bench(synthetic, "echo", "--profile", str(folder), status=2)
 
 
 def test_what_cannot_be_asked_is_said(synthetic: System, tmp_path: Path) -> None:
