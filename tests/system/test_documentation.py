@@ -41,6 +41,7 @@ ELSEWHERE = {
     "stoker chaos ": "tests/system/test_chaos.py",
     "stoker workers ": "tests/security/test_nats_users.py",
     "stoker worker --name gpu-1 --nats-nkey": "tests/security/test_nats_users.py",
+    "stoker bench demo-chat -n 2000": "tests/system/test_bench.py: a profile, where the data folder is known",
     "stoker record": "tests/system/test_cli.py",
     "stoker simulate ours.yaml": "tests/system/test_cli.py",
     "stoker quarantine show": "tests/security/test_quarantine.py: there is something to show",
