@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from stoker.schemas.fleet import JobQuery, JobsPage, JobsQuery, JobView
 from stoker.schemas.job_events import Completed, TextOutput
 from stoker.schemas.openai import Usage
 from stoker.services.bus.connection import Bus, open_bus
+from stoker.services.bus.errors import BusError
 from stoker.services.bus.streams import declare
 from stoker.services.catalog import store
 from stoker.services.process.embedded import embedded_server
@@ -206,9 +208,9 @@ async def _in_books(bus: Bus, job: str) -> None:
     subject = bus.subjects.scheduler("job")
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        found = await bus.ask(subject, JobQuery(job), JobView | None, 5.0)
-        if found is not None:
-            return
+        with suppress(BusError):  # nobody leads just now
+            if await bus.ask(subject, JobQuery(job), JobView | None, 5.0) is not None:
+                return
         if time.monotonic() > deadline:
             raise TimeoutError(f"{job} is not in the scheduler's books")
         await asyncio.sleep(0.05)

@@ -64,6 +64,9 @@ PANELS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("rate(stoker_process_cpu_seconds_total[1m])", "{{service}}"),
     ]),
     ("Round trip to NATS", "s", [("stoker_nats_round_trip_seconds", "{{service}}")]),
+    ("Messages to and from NATS", "short", [
+        ("sum by (service, direction) (rate(stoker_nats_messages_total[1m]))", "{{service}} {{direction}}"),
+    ]),
     ("Where NATS is away", "short", [("stoker_nats_connected == 0", "{{service}}")]),
 ]  # fmt: skip
 """Title, unit, and queries with their legends."""

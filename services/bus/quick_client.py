@@ -13,6 +13,7 @@ Handlers must only hand the message on: decode, set a future, put into a queue. 
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import nats.errors
 from nats.aio.client import Client
@@ -32,6 +33,18 @@ MAX_UNSENT_BYTES = 8 * 1024 * 1024
 """Past this in the socket's buffer, the client's own flusher takes over, which waits for the server."""
 
 
+@dataclass(slots=True)
+class Traffic:
+    """Messages of a connection in one direction since it was made."""
+
+    messages: int = 0
+    payload_bytes: int = 0
+
+    def count(self, payload_bytes: int) -> None:
+        self.messages += 1
+        self.payload_bytes += payload_bytes
+
+
 class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictly
     """`on_handler_error` is called with what a handler raised."""
 
@@ -45,6 +58,8 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         self._written_at = 0.0
         self._last_crowd = 0
         self._posted = 0
+        self.received = Traffic()
+        self.sent = Traffic()
 
     async def subscribe_direct(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
         """Subscribe with a handler that the read loop calls."""
@@ -96,6 +111,7 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         await super()._process_pong()
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        self.received.count(len(data))
         handler = self._direct.get(sid)
         if handler is None:
             await super()._process_msg(sid, subject, reply, data, headers)
@@ -132,6 +148,7 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
             encoded = command.hpub_cmd(subject, reply, head, payload)
         else:
             encoded = command.pub_cmd(subject, reply, payload)
+        self.sent.count(len(payload))
         self._put(encoded, is_urgent=is_urgent)
 
     async def publish(
@@ -139,6 +156,7 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
     ) -> None:
         """As nats-py's, which compares the payload alone with the server's limit."""
         self._check_size(subject, payload, reply, headers)
+        self.sent.count(len(payload))
         await super().publish(subject, payload, reply, headers)
 
     def _check_size(self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None:

@@ -111,10 +111,14 @@ def _used(process: psutil.Process) -> tuple[float, int]:
     """CPU seconds and context switches of a process so far; of one that has ended none."""
     try:
         times = process.cpu_times()
-        switches = sum(_switches(thread.id) for thread in process.threads())
+        return times.user + times.system, switches_of(process)
     except psutil.NoSuchProcess:
         return 0.0, 0
-    return times.user + times.system, switches
+
+
+def switches_of(process: psutil.Process) -> int:
+    """Context switches of the threads that a process has now."""
+    return sum(_switches(thread.id) for thread in process.threads())
 
 
 def _switches(thread: int) -> int:
