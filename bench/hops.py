@@ -2,9 +2,9 @@
 
     python -m bench.hops
 
-Messages are counted where our processes send and receive them (`stoker_nats_messages_total`): one that the server
-makes, such as its word that something is stored, is received only. Each process counts every five seconds, so the
-counts are of a long quiet run, less what the same time at rest has.
+Messages are counted where our processes send and receive them (`stoker_nats_messages_total`): one that the
+server makes, such as its word that something is stored, is received only. Each process counts every five
+seconds, so the counts are of a long run, less what the same time at rest has.
 """
 
 import json

@@ -103,6 +103,9 @@ class Executor:
         self._tasks = tasks
         self.answers: str = bus.client.new_inbox()
         self._assigning: dict[str, tuple[str, int, str, float]] = {}
+        """By token: job, attempt, worker, and by when it must be answered."""
+        self._tokens: dict[str, str] = {}
+        """Of each job the token of its last assignment, while that is not answered."""
         self._next_token = 0
 
     def carry_out(self, command: Command) -> None:
@@ -186,6 +189,7 @@ class Executor:
         token = str(self._next_token)
         deadline = steady_now() + ASSIGN_TIMEOUT_S
         self._assigning[token] = (job.id, assignment.attempt, command.worker, deadline)
+        self._tokens[job.id] = token
         _assignments(assignment.tier).inc()
         _queue_wait(job.model).observe(assignment.queued_s)
         subject = self._bus.subjects.worker(command.worker, "assign")
@@ -234,12 +238,28 @@ class Executor:
         status = status_of(found.result.event) if isinstance(found, Stored) else "completed"
         self._put(ResultChecked(command.job, command.attempt, FOUND[type(found)], status))
 
+    def ended(self, job: str, attempt: int) -> None:
+        """An attempt has ended: its worker had it, and may not say so any more."""
+        token = self._tokens.get(job)
+        if token is not None and self._assigning[token][1] == attempt:
+            self._taken(token)
+
+    def _taken(self, token: str) -> tuple[str, int, str] | None:
+        """The job, attempt and worker of an assignment whose answer is not waited for any more."""
+        waiting = self._assigning.pop(token, None)
+        if waiting is None:
+            return None
+        job, attempt, worker, _ = waiting
+        if self._tokens.get(job) == token:
+            del self._tokens[job]
+        return job, attempt, worker
+
     def on_answer(self, message: Msg) -> None:
         """A worker's answer to an assignment."""
-        waiting = self._assigning.pop(message.subject.rsplit(".", 1)[1], None)
+        waiting = self._taken(message.subject.rsplit(".", 1)[1])
         if waiting is None:
             return
-        job, attempt, worker, _ = waiting
+        job, attempt, worker = waiting
         if not message.data:  # the server's own word: no responders
             self._put(AssignmentFailed(job, attempt, worker, is_gone=True))
             return
@@ -257,5 +277,5 @@ class Executor:
             token, (job, attempt, worker, deadline) = next(iter(self._assigning.items()))
             if now <= deadline:
                 break
-            del self._assigning[token]
+            self._taken(token)
             self._put(AssignmentFailed(job, attempt, worker, is_gone=False))

@@ -210,6 +210,7 @@ class SchedulerService:
             return
         if self.bus.seals.holds(finished.job, finished.seal):
             self._sampler.finished(finished)
+            self._executor.ended(finished.job, finished.attempt)
             self._put(JobFinished(last_name(message.subject), finished))
         else:
             log.warning("end.not_believed", subject=message.subject, job=finished.job)

@@ -21,6 +21,7 @@ from stoker.schemas import wire
 from stoker.schemas.job_events import TextPace
 from stoker.schemas.subjects import ANY, CATALOG_BUCKET, check_name, of_bucket
 from stoker.schemas.workers import (
+    Accepted,
     Assignment,
     Done,
     Heartbeat,
@@ -116,8 +117,13 @@ def _commands(bus: Bus, agent: Agent, stopping: asyncio.Event) -> dict[Served, C
                 log.warning("message.unreadable", subject=message.subject, error=str(error))
                 problem = str(error)
                 result = Done(ok=False, reason=problem)
-            if message.reply and result is not None:
-                bus.tell(message.reply, result, is_urgent=False)
+            if not message.reply or result is None:
+                return problem
+            tell = partial(bus.tell, message.reply, result, is_urgent=False)
+            if kind is Assignment and isinstance(result, Accepted):
+                agent.accept(content.job.id, tell)
+            else:
+                tell()
             return problem
 
         return answer

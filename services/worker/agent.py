@@ -9,6 +9,7 @@ runner cuts text is how it travels.
 import asyncio
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,8 @@ log = get_logger("agent")
 RUN_MESSAGES = get_args(RunMessage)
 GATHER_S = 0.01
 """A job that may be drawn with others waits so long for those that were sent with it."""
+ACCEPT_WITHIN_S = 0.02
+"""A job that ends sooner is not said to be accepted: that it has ended says so too."""
 CLOCK_AHEAD_S = 3600.0
 """How far ahead the clock of another machine may be: a start later than that is not believed."""
 
@@ -159,6 +162,12 @@ class Agent:
             with in_trace(trace):
                 self._begin(attempt)
         return answer
+
+    def accept(self, job: str, tell: Callable[[], None]) -> None:
+        """Say that a job is taken; not where it ends at once."""
+        attempt = self.core.current(job)
+        if attempt is not None:
+            attempt.when_gone.append(asyncio.get_running_loop().call_later(ACCEPT_WITHIN_S, tell).cancel)
 
     def _begin(self, attempt: Attempt) -> None:
         assignment = attempt.assignment

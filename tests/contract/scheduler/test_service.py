@@ -208,6 +208,23 @@ async def test_an_assignment_without_an_answer_is_revoked_and_tried_again(
         assert worker.cancelled == [], "taking an attempt back is no cancel"
 
 
+async def test_an_end_says_that_a_job_was_accepted(connected: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker does not answer the assignment of a job that is over at once."""
+    monkeypatch.setattr(executor, "ASSIGN_TIMEOUT_S", 0.2)
+    async with connected() as bus, connected() as other, leading(bus), beating(ScriptedWorker(other)) as worker:
+        worker.answer = None
+        for name in ("a", "b"):
+            await submit(other, name)
+            await eventually(lambda: worker.assigned)
+            given = worker.assigned.pop()
+            await end(other, Cancelled(job=name, model="m", created_at=1.0, finished_at=2.0))
+            told = Finished(name, "m", given.attempt, "completed", term=given.term, seal=given.seal)
+            other.tell(other.subjects.finished("w1"), told)
+        await asyncio.sleep(0.5)
+        assert worker.revoked == [] and worker.assigned == []
+        assert await stored_jobs(other) == 0, "both are acknowledged"
+
+
 async def test_a_refusal_is_tried_again_later(connected: Connect) -> None:
     async with connected() as bus, connected() as other, leading(bus), beating(ScriptedWorker(other)) as worker:
         worker.answer = Refused("not now")

@@ -14,6 +14,7 @@ from stoker.schemas.jobs import LoadInput
 from stoker.schemas.workers import Accepted, Heartbeat, JobCommand, Refused, ReplayRequest, Revocation
 from stoker.services.bus.streams import admit_leader
 from stoker.services.records.results import supersede
+from stoker.services.worker import agent
 from stoker.services.worker.agent import Limits
 from stoker.services.worker.heartbeats import CHANGE_DELAY_S
 from stoker.services.worker.jobs import preparing
@@ -35,6 +36,24 @@ async def test_a_job_runs_and_its_end_is_stored_before_it_is_said(connected: Con
         assert isinstance(end, Completed) and isinstance(end.output, TextOutput)
         assert end.output.text.split() == ["t0", "t1", "t2", "t3"]
         worker.check_nothing_is_held()
+
+
+async def test_a_job_is_said_to_be_accepted_unless_it_ends_before_that(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    async with connected() as bus, working(bus, models={"m": QUICK, "s": SLOW}) as worker:
+        worker.assign("slow", SLOW, model="s")
+        worker.agent.accept("slow", lambda: told.append("slow"))
+        await eventually(lambda: told == ["slow"])
+        monkeypatch.setattr(agent, "ACCEPT_WITHIN_S", 0.5)
+        worker.assign("quick", QUICK)
+        worker.agent.accept("quick", lambda: told.append("quick"))
+        await worker.outcome("quick")
+        await asyncio.sleep(0.6)
+        assert told == ["slow"]
+        worker.agent.cancel(JobCommand("slow", 1))
+        await worker.outcome("slow")
 
 
 async def test_a_mode_switch_loads_and_runs_nothing(connected: Connect) -> None:
