@@ -166,6 +166,7 @@ def test_nothing_is_lost_or_refused_while_all_is_killed_upgraded_and_saved_and_g
             f" {sum(job.accepted_at is not None for job in load.ledger.jobs.values())} and"
             f" {len(load.survey.jobs)} jobs; answered {json.dumps(dict(told))}"
         )
+        print(sorted(load.survey.answered.items()))
         assert load.survey.refused == [], load.survey.refused
         assert broken == [], broken
         assert len(load.accepted) > 200
