@@ -30,6 +30,7 @@ CLIENTS, ASKERS = 12, 3
 LEAST_JOBS = 400
 """That clients have named, before the backup is made."""
 UPGRADED = "next"
+CLIENT = httpx.Client(timeout=30)
 PROMPTS = [
     Prompt("demo-chat", sentence, 24, seed, is_chat)
     for seed, sentence in enumerate(("What is NATS?", "What is a worker?", "Why?"), 1)
@@ -135,7 +136,7 @@ def ended(url: str, job: str) -> Any:
     """How a job ended, as soon as it has."""
 
     def look() -> Any:
-        found = httpx.get(f"{url}/v1/jobs/{job}", timeout=30)
+        found = CLIENT.get(f"{url}/v1/jobs/{job}")
         assert found.status_code == 200, found.text
         return found.json() if found.json()["status"] in ENDS else None
 
