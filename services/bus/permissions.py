@@ -140,6 +140,7 @@ def _scheduler(prefix: str) -> Permissions:
             *(f"{prefix}.{subject}" for subject in ("history.*", "retry.*")),
             f"$KV.{names.LEASES_BUCKET}.scheduler",
             f"$KV.{names.USAGE_BUCKET}.>",
+            f"$KV.{names.CATALOG_BUCKET}.possible.*",
             f"$JS.ACK.{names.JOBS_STREAM}.>",
         ),
         subscribe=(

@@ -3,8 +3,9 @@
 What is published is one revision, a single value (contents.py), so that whoever watches goes from one to the
 next in one step. Each model also lies under its own name, for people, for services of the version before, and
 so that others may add one. Notes lie under keys of two tokens: `schema.<model>` (what it takes, found by a
-worker), `profile.<name>` (a resource profile), `modes.current` (the mode that requests without one use) and
-`revision.failed` (why the configuration was last not taken).
+worker), `possible.<model>` (the model as it was when some worker could run it), `profile.<name>` (a resource
+profile), `modes.current` (the mode that requests without one use) and `revision.failed` (why the configuration
+was last not taken).
 """
 
 import asyncio
@@ -37,6 +38,7 @@ Changed = Callable[[str, Model | None], None]
 Noted = Callable[[str, str, bytes], None]
 """Called with the kind, the name and the content of a note; b"" when it was removed."""
 SCHEMA_NOTE = "schema"
+POSSIBLE_NOTE = "possible"
 MODES_NOTE = "modes"
 PROFILE_NOTE = "profile"
 REVISION_NOTE = "revision"
@@ -103,22 +105,19 @@ async def add(bus: Bus, models: Iterable[Model]) -> None:
 
 
 async def note(bus: Bus, kind: str, name: str, content: object) -> None:
-    """Keep a note, unless it is there already."""
+    """Keep a note, unless it is there already; None: none is to be there."""
     bucket = await open_bucket(bus, CATALOG_BUCKET)
     key, value = f"{kind}.{to_token(name)}", wire.encode(content)
     known = await bucket.get(key)
-    if known is None or known.value != value:
+    if content is None and known is not None:
+        await bucket.delete(key)
+    elif content is not None and (known is None or known.value != value):
         await bucket.put(key, value)
 
 
 async def note_failure(bus: Bus, failure: ReloadFailure | None) -> None:
     """Keep why the configuration was not taken; None: it was."""
-    bucket = await open_bucket(bus, CATALOG_BUCKET)
-    key = f"{REVISION_NOTE}.{FAILED}"
-    if failure is not None:
-        await bucket.put(key, wire.encode(failure))
-    elif await bucket.get(key) is not None:
-        await bucket.delete(key)
+    await note(bus, REVISION_NOTE, FAILED, failure)
 
 
 async def publish_schema(bus: Bus, model: str, schema: object) -> None:

@@ -21,7 +21,7 @@ from stoker.services.bus.connection import Bus
 from stoker.services.bus.permissions import INBOXES, services
 from stoker.services.bus.sizes import message_bytes
 from stoker.services.gateway.app import ROUTER, dialect_at
-from stoker.services.gateway.edge.problems import JSON, RETRY_AFTER_S, RequestError, answer_body
+from stoker.services.gateway.edge.problems import JSON, RETRY_AFTER_S, RequestError, answer_body, stopping
 from stoker.services.process.logs import get_logger
 from stoker.services.process.tasks import TaskOwner
 from stoker.services.process.telemetry import counter
@@ -103,9 +103,7 @@ class MessageRequests:
 
     async def _serve(self, message: Msg, began_ns: int) -> None:
         asked = _Asked()
-        answer = asked.refused(
-            RequestError(503, "this gateway stops; ask again", code="stopping", retry_after_s=1)
-        )
+        answer = asked.refused(stopping())
         try:
             try:
                 asked.read(message)

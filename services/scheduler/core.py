@@ -45,6 +45,7 @@ from stoker.services.scheduler.protocol.events import (
     JobArrived,
     JobFinished,
     ModelChanged,
+    PossibleNoted,
     ReplicasChanged,
     ResultChecked,
     Settled,
@@ -109,8 +110,8 @@ class Scheduler:
                 return self._checked(event, now)
             case ModelChanged():
                 return self._model_changed(event, now)
-            case ReplicasChanged():
-                self.forecast.replicas_changed(event.model, event.replicas)
+            case ReplicasChanged() | PossibleNoted():
+                self.forecast.told(event)
                 return []
             case Settled():
                 return self._settled(now)
@@ -180,7 +181,7 @@ class Scheduler:
         if self.is_settling:
             return ""
         reason = why_never(record.job, self.dispatcher.models.get(record.job.model))
-        return reason or self.dispatcher.replicas.sets.why_never(record.models, now)
+        return reason or self.forecast.possibility.why_never_together(record.models, now)
 
     def _finished(self, worker_id: str, finished: Finished, now: float) -> list[Command]:
         """A worker says how an attempt ended; it may be one that was given up before."""
@@ -352,7 +353,7 @@ class Scheduler:
         else:
             self.dispatcher.remove(event.name)
             self.estimates.forget(event.name)
-            self.forecast.forget(event.name)
+            self.forecast.possibility.forget(event.name)
         return self._end_impossible(event.name, now) + self._dispatch(event.name, now)
 
     def _end_impossible(self, model: str, now: float) -> list[Command]:

@@ -8,17 +8,17 @@ from itertools import islice
 
 import msgspec
 
-from stoker.schemas.catalog import Model
 from stoker.schemas.fleet import JobView, ModelReplicas, Replica
 from stoker.schemas.job_events import Downloading, Loading, Provisioning, Queued
 from stoker.services.scheduler.jobs.queues import ModelQueue
 from stoker.services.scheduler.jobs.record import Record as JobRecord
 from stoker.services.scheduler.placing.calibration import Calibration
 from stoker.services.scheduler.placing.dispatch import Dispatcher
-from stoker.services.scheduler.placing.placement import why_impossible
+from stoker.services.scheduler.placing.possibility import Possibility
 from stoker.services.scheduler.placing.unserved import Unserved
 from stoker.services.scheduler.protocol.commands import Command, Notify, PublishDepth
 from stoker.services.scheduler.protocol.endings import GivenUp
+from stoker.services.scheduler.protocol.events import PossibleNoted, ReplicasChanged
 
 QUEUE_LIMIT = 10_000
 """Jobs of one model that may wait before the gateway answers 429."""
@@ -33,14 +33,6 @@ NOTIFIED_JOBS = 200
 """How many waiting jobs of a model are told their position every second."""
 UNSIZED = frozenset({"Function", "Weights"})
 """Features of models whose jobs run code of users: their size cannot be told from what they are given."""
-STARTING_GRACE_S = 10.0
-"""How long a worker that has not told its engines may be the one that has the engine; and how long a later
-leader waits for workers to tell it of themselves.
-"""
-AWAY_GRACE_S = 600.0
-"""How long a model that was possible must have been impossible before its jobs are refused: a worker
-restarts, is upgraded, or its machine is.
-"""
 
 
 class Forecast:
@@ -50,19 +42,19 @@ class Forecast:
         self._dispatcher = dispatcher
         self._ledger = dispatcher.ledger
         self._fleet = dispatcher.fleet
-        self._impossible: dict[str, tuple[float, str]] = {}
-        """Models that no worker can run: since when, and why."""
-        self._was_possible: dict[str, Model] = {}
-        """Models that a worker could run, as they were then: one with other specs is judged anew."""
-        self._told: dict[str, str] = {}
-        """What is said of them to those who ask."""
-        self._seen: tuple[int, int] = (-1, -1)
-        self._starting_since: float | None = None
-        """Since when there is a worker that has not told its engines: its runner is starting."""
+        self.possibility = Possibility(dispatcher, now)
         self._began_at = now
         self._launched: dict[str, ModelReplicas] = {}
         self._calibration = Calibration()
         self._unserved = Unserved(dispatcher)
+
+    def told(self, event: ReplicasChanged | PossibleNoted) -> None:
+        """The autoscaler, or an earlier leader, has written something down."""
+        match event:
+            case ReplicasChanged():
+                self.replicas_changed(event.model, event.replicas)
+            case PossibleNoted():
+                self.possibility.noted(event.name, event.model)
 
     def replicas_changed(self, model: str, replicas: ModelReplicas | None) -> None:
         """The autoscaler has recorded something new."""
@@ -204,8 +196,8 @@ class Forecast:
         """What has to come up before a job of the model can start; "" where something serves it."""
         if self._is_provisioned(model):
             return "" if len(self._fleet.replicas(model)) else self._provisioning(model, None).reason
-        if model in self._impossible:
-            return f"a worker that can run it ({self._impossible[model][1]})"
+        if (found := self.possibility.impossible.get(model)) is not None:
+            return f"a worker that can run it ({found[1]})"
         return "" if self._fleet.workers else "a worker"
 
     def positions(self, queues: list[ModelQueue], now: float) -> list[Command]:
@@ -241,25 +233,18 @@ class Forecast:
 
     def hopeless(self, now: float) -> list[tuple[JobRecord, str]]:
         """Waiting jobs that no worker can ever run, and why. O(models)."""
-        self._note_starting(now)
-        if self._seen != (seen := (self._fleet.kinds_changed, self._dispatcher.models_changed)):
-            self._seen = seen
-            for name in self._dispatcher.models:
-                self._judge(name, now)
+        for name in self.possibility.look(now):
+            self._ledger.queue(name).is_changed = True
         found: list[tuple[JobRecord, str]] = []
-        for name in list(self._impossible):
-            reason = self._why_impossible(name, now)
-            if reason != self._told.get(name, ""):
-                self._told[name] = reason
-                self._ledger.queue(name).is_changed = True
-            if reason:
+        for name in self.possibility.impossible:
+            if reason := self.possibility.why(name, now):
                 found += [(record, reason) for record in self._ledger.waiting(name)]
         ended = {record.id for record, _ in found}
         return found + [one for one in self._hopeless_sets(now) if one[0].id not in ended]
 
     def unserved(self, now: float) -> list[GivenUp]:
         """Jobs whose clients do not wait longer for a model that nothing serves at this instant."""
-        return self._unserved.look(self._launched, self._impossible, now)
+        return self._unserved.look(self._launched, self.possibility.impossible, now)
 
     def _hopeless_sets(self, now: float) -> list[tuple[JobRecord, str]]:
         """Those that need several models which no worker can hold together any more."""
@@ -268,51 +253,10 @@ class Forecast:
         for queue in self._ledger.waiting_queues():
             for record in (self._ledger.records[job] for job in queue.particular):
                 if record.models and record.models not in reasons:
-                    reasons[record.models] = self._dispatcher.replicas.sets.why_never(record.models, now)
+                    reasons[record.models] = self.possibility.why_never_together(record.models, now)
                 if record.models and reasons[record.models]:
                     found.append((record, reasons[record.models]))
         return found
-
-    def _judge(self, name: str, now: float) -> None:
-        """Whether any worker that there is could run a model."""
-        model, has_workers = self._dispatcher.models[name], bool(self._fleet.workers)
-        reason = why_impossible(self._fleet, model) if has_workers else ""
-        if reason:
-            since, _ = self._impossible.get(name, (now, ""))
-            self._impossible[name] = (since, reason)
-            return
-        self._impossible.pop(name, None)
-        if self._told.pop(name, ""):
-            self._ledger.queue(name).is_changed = True
-        if has_workers:
-            self._was_possible[name] = model
-
-    def _note_starting(self, now: float) -> None:
-        if all(kind[0] for kind in self._fleet.kinds):
-            self._starting_since = None
-        elif self._starting_since is None:
-            self._starting_since = now
-
-    def _why_impossible(self, name: str, now: float) -> str:
-        """Why jobs of a model are refused; "" while they may wait.
-
-        They may while a worker starts that could have the engine, while a later leader has not heard everybody,
-        and where it was possible within `AWAY_GRACE_S`.
-        """
-        since, reason = self._impossible.get(name, (now, ""))
-        if self._starting_since is not None and now - self._starting_since <= STARTING_GRACE_S:
-            return ""
-        if self._dispatcher.term > 1 and now - self._began_at <= STARTING_GRACE_S:
-            return ""
-        was_possible = self._was_possible.get(name)
-        is_certain = was_possible != self._dispatcher.models.get(name) or now - since > AWAY_GRACE_S
-        return reason if is_certain else ""
-
-    def forget(self, name: str) -> None:
-        """A model is gone from the catalog."""
-        self._impossible.pop(name, None)
-        self._was_possible.pop(name, None)
-        self._told.pop(name, None)
 
     def depths(self, now: float) -> list[Command]:
         """The queues that have changed, and each one once in `DEPTH_ANYWAY_S`; of these some at a time."""
@@ -331,7 +275,7 @@ class Forecast:
                     eta_s=eta_s,
                     eta_p90_s=eta_p90_s,
                     best_s=self._best_s(name),
-                    impossible=self._why_impossible(name, now),
+                    impossible=self.possibility.why(name, now),
                     work_s=round(queue.waiting.seconds / self._slots(name), 3),
                 )
                 commands.append(PublishDepth(depth))

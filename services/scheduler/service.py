@@ -58,6 +58,7 @@ from stoker.services.scheduler.protocol.events import (
     JobArrived,
     JobFinished,
     ModelChanged,
+    PossibleNoted,
     ReplicasChanged,
     Settled,
     Ticked,
@@ -69,6 +70,7 @@ from stoker.services.scheduler.usage import WRITE_EVERY_S
 
 log = get_logger("scheduler")
 
+NOTE_EVERY_S = 1.0
 LAST_WRITE_S = 2.0
 """For what was used, when a leader stops."""
 
@@ -138,7 +140,8 @@ class SchedulerService:
                     self._sampler.run,
                     self._stay_admitted,
                     self._write_usage,
-                    partial(store.watch, self.bus, self._model_changed, self._catalog_read),
+                    self._note_possible,
+                    partial(store.watch, self.bus, self._model_changed, self._catalog_read, self._noted),
                     partial(watch_replicas, self.bus, self._replicas_changed),
                 )
             finally:
@@ -232,6 +235,22 @@ class SchedulerService:
 
     def _model_changed(self, name: str, model: Model | None) -> None:
         self._put(ModelChanged(name, model))
+
+    def _noted(self, kind: str, name: str, content: bytes) -> None:
+        """A note in the catalog, of this leader or of an earlier one."""
+        if kind == store.POSSIBLE_NOTE and content:
+            self._put(PossibleNoted(name, wire.decode(Model, content)))
+
+    async def _note_possible(self) -> None:
+        """Note which models some worker can run, for later leaders, until cancelled."""
+        while True:
+            await asyncio.sleep(NOTE_EVERY_S)
+            for name, model in self.core.forecast.possibility.take_notes().items():
+                try:
+                    await store.note(self.bus, store.POSSIBLE_NOTE, name, model)
+                except BusError as error:
+                    self.core.forecast.possibility.give_back(name, model)
+                    log.warning("possible.not_noted", model=name, error=str(error))
 
     async def _write_usage(self) -> None:
         """Write down what keys have used, until cancelled."""

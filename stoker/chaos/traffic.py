@@ -1,9 +1,9 @@
 """Clients of every kind, who do what clients do, and write down what they were told.
 
-Each client does one thing after the other, by a chance of its own: asks and waits, streams and is cut off and
-goes on at another gateway, submits a job and looks after it, repeats a request with the same key elsewhere,
-cancels, leaves. What is to be tried again (no connection, 503 with Retry-After, 429) is tried again; that is no
-refusal, but it counts as waiting.
+Each client does one thing after the other, by a chance of its own: asks and waits, streams an answer, streams a
+job's events and is cut off and goes on at another gateway, submits a job and looks after it, repeats a request
+with the same key elsewhere, cancels, leaves. What is to be tried again (no connection, 503 with Retry-After,
+429) is tried again; that is no refusal, but it counts as waiting.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
+from httpx_sse import EventSource, ServerSentEvent
 
 from stoker.chaos.ledger import End, Job, Ledger
 from stoker.services.process.http_clients import async_client
@@ -27,6 +28,7 @@ POLL_S = 0.1
 TIMEOUT = httpx.Timeout(60.0, connect=2.0)
 MAX_EVENTS_BEFORE_CUT = 8
 BROKEN = (httpx.TransportError,)
+STREAM_END = "[DONE]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,11 @@ class Prompt:
         choice = answer["choices"][0]
         return str(choice["message"]["content"] if self.is_chat else choice["text"])
 
+    def piece_of(self, chunk: dict[str, Any]) -> str:
+        """The text in an event of a stream of `path`."""
+        choice = chunk["choices"][0]
+        return str((choice["delta"].get("content") if self.is_chat else choice["text"]) or "")
+
 
 class GaveUp(Exception):
     """A client has waited for too long."""
@@ -88,7 +95,9 @@ class Traffic:
         await together(client(number) for number in range(at_once))
 
     async def _client(self, chance: random.Random) -> None:
-        ways = (self.ask, self.watch, self.watch, self.poll, self.repeat, self.cancel, self.leave)
+        ways = (
+            self.ask, self.stream, self.watch, self.watch, self.poll, self.repeat, self.cancel, self.leave,
+        )  # fmt: skip
         async with async_client(self.gateways[0], timeout=TIMEOUT) as http:
             while not self.is_over.is_set() and not (self.jobs and self._count >= self.jobs):
                 self._count += 1
@@ -116,6 +125,53 @@ class Traffic:
         if answer is not None:
             job.accepted_at = self.now()
             job.ends.append(End(self.now(), "", "completed", prompt.text_of(answer.json())))
+
+    async def stream(self, http: httpx.AsyncClient, chance: random.Random, name: str) -> None:
+        """Stream an answer to its end; again from the beginning where the connection or the stream broke."""
+        prompt = chance.choice(self.prompts)
+        job = self.ledger.job(name, prompt.text)
+        began = self.now()
+        self.ledger.requests += 1
+        text = None
+        while text is None:
+            with contextlib.suppress(*BROKEN):
+                text = await self._streamed(http, chance.choice(self.gateways), prompt, f"stream {name}")
+            if self.now() - began > PATIENCE_S:
+                raise GaveUp
+            if text is None:
+                await asyncio.sleep(RETRY_S)
+        job.accepted_at = self.now()
+        job.ends.append(End(self.now(), "", "completed", text))
+
+    async def _streamed(self, http: httpx.AsyncClient, gateway: str, prompt: Prompt, what: str) -> str | None:
+        """The text of a stream; None where it said that it is to be tried again. Raises GaveUp if refused.
+
+        One that ends without saying so has less text than in quiet, and counts as wrong.
+        """
+        text, heard_at = "", self.now()
+        async with http.stream("POST", gateway + prompt.path, json=prompt.body(is_stream=True)) as answer:
+            if answer.status_code != 200:
+                await answer.aread()
+                if not self._judge_status(answer, what):
+                    raise GaveUp
+                return None
+            async for sent in EventSource(answer).aiter_sse():
+                self.ledger.waited(heard_at, self.now(), what)
+                heard_at = self.now()
+                if sent.data == STREAM_END:
+                    break
+                if sent.event == "error":
+                    self._judge_error(sent, what)
+                    return None
+                text += prompt.piece_of(sent.json())
+        return text
+
+    def _judge_error(self, sent: ServerSentEvent, what: str) -> None:
+        """An error within a stream: one that is the request's own fault is a refusal. Raises GaveUp then."""
+        error = sent.json()["error"]
+        if error["type"] == "invalid_request_error":
+            self.ledger.refusals.append((self.now(), f"{what}: {error}"))
+            raise GaveUp
 
     async def poll(self, http: httpx.AsyncClient, chance: random.Random, name: str) -> None:
         """Submit a job, and look at it at any gateway until it has ended."""

@@ -83,6 +83,11 @@ def too_large(what: str, most: int, size: int | None = None) -> RequestError:
     return RequestError(413, message, field="file", code="file_too_large")
 
 
+def stopping() -> RequestError:
+    """The gateway stops before the answer is there."""
+    return RequestError(503, "this gateway stops; ask again", code="stopping", retry_after_s=RETRY_AFTER_S)
+
+
 DISK_RETRY_S = 10
 
 

@@ -9,6 +9,7 @@ A template is made of fixed parts, `{name}` (one part), `{name:int}` (one part t
 way does not come back to try another.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from stoker.services.gateway.edge.error_mapping import request_error
 from stoker.services.gateway.edge.exchange import ClientGone, Exchange
 from stoker.services.gateway.edge.fields import lost
 from stoker.services.gateway.edge.label_selectors import HEADER, current_selector, parse
-from stoker.services.gateway.edge.problems import JSON, Dialect, RequestError
+from stoker.services.gateway.edge.problems import JSON, Dialect, RequestError, stopping
 from stoker.services.gateway.edge.sse import EVENT_STREAM, SSE_HEADERS
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.records.platform_events import note_action
@@ -225,6 +226,9 @@ async def _serve(gateway: Gateway, exchange: Exchange, found: Route) -> None:
         await found.handle(gateway, exchange)
     except ClientGone:
         return
+    except asyncio.CancelledError:  # the gateway stops, and those who wait have waited as long as they may
+        await exchange.refuse(stopping(), dialect=found.dialect)
+        raise
     except Exception as error:
         refused = request_error(error, exchange.path, exchange.request_id.decode())
         await exchange.refuse(refused, dialect=found.dialect)

@@ -13,7 +13,7 @@ from stoker.schemas.discovery import Schema
 from stoker.schemas.job_events import ImageOutput, Picture
 from stoker.services.gateway.edge.decoding import decode
 from stoker.services.gateway.edge.exchange import Exchange
-from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from stoker.services.gateway.edge.routing import get, post
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.discovered import discovered_input
@@ -56,7 +56,7 @@ def check_can_load(gateway: Gateway, model: Model) -> None:
     """Start loading. Raises RequestError 503 when it cannot be loaded."""
     depth = gateway.fleet.depths.get(model.name)
     if depth is not None and depth.impossible:
-        raise RequestError(503, depth.impossible, code="impossible")
+        raise RequestError(503, depth.impossible, code="impossible", retry_after_s=RETRY_AFTER_S)
     failure = gateway.loading.start(model).failure
     if failure:
         message = f"{model.name} cannot be loaded: {failure}"

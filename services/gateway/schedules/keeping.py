@@ -18,7 +18,7 @@ from stoker.schemas.subjects import SCHEDULES_BUCKET, of_bucket
 from stoker.services.bus.errors import BusError, Conflict
 from stoker.services.bus.streams import is_declared
 from stoker.services.gateway.edge.error_mapping import request_error
-from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.for_tenants import as_tenant, give, is_passing, job_named
 from stoker.services.gateway.locating import Nowhere, locate
@@ -153,7 +153,7 @@ async def start_job(gateway: Gateway, record: ScheduleRecord, job: str) -> None:
     """Give a job of a schedule to the queue, unless it is there. Raises RequestError, BusError."""
     match await locate(gateway.bus, job, must_be_sure=False):
         case Unknown(reason):
-            raise RequestError(503, reason)
+            raise RequestError(503, reason, retry_after_s=RETRY_AFTER_S)
         case Nowhere():
             await as_tenant(gateway, record.tenant)
             asked = record.asked

@@ -102,6 +102,13 @@ class ModelChanged(Stimulus, frozen=True):
     model: Model | None
 
 
+class PossibleNoted(Stimulus, frozen=True):
+    """An earlier leader knew that some worker could run a model, as it was then."""
+
+    name: str
+    model: Model
+
+
 class ReplicasChanged(Stimulus, frozen=True):
     """What the autoscaler has recorded of a model; None: nothing any more."""
 
@@ -130,6 +137,7 @@ Event = (
     | CancelRequested
     | ResultChecked
     | ModelChanged
+    | PossibleNoted
     | ReplicasChanged
     | Settled
     | Ticked

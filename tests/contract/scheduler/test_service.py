@@ -56,8 +56,9 @@ def job(name: str, **fields: Any) -> Job:
 class ScriptedWorker:
     """A worker as the scheduler sees one: subjects, and heartbeats when told. answer: to assignments; None: silence."""
 
-    def __init__(self, bus: Bus, name: str = "w1") -> None:
+    def __init__(self, bus: Bus, name: str = "w1", engines: dict[str, EngineCapability] | None = None) -> None:
         self.bus = bus
+        self.engines = engines or {"text": EngineCapability(4, 2, ("TextGeneration",))}
         self.name = name
         self.answer: Accepted | Refused | None = Accepted()
         self.assigned: list[Assignment] = []
@@ -102,10 +103,10 @@ class ScriptedWorker:
             profile="cpu",
             device="cpu",
             host="h",
-            engines={"text": EngineCapability(4, 2, ("TextGeneration",))},
+            engines=self.engines,
             memory_total_bytes=10**9,
             memory_used_bytes=0,
-            models=(ResidentModel("m", "default", "text", "hot"),),
+            models=(ResidentModel("m", "default", "text", "hot"),) if "text" in self.engines else (),
             running=tuple(self.running),
         )
         self.bus.tell(self.bus.subjects.heartbeat(self.name), heartbeat)

@@ -9,8 +9,8 @@ from stoker.schemas.job_events import Cancelled, Expired, Failed, Queued, Termin
 from stoker.schemas.jobs import CompletionInput, Job
 from stoker.schemas.workers import ResidentModel, RunningJob
 from stoker.services.scheduler.fleet.workers import Fleet
-from stoker.services.scheduler.forecast import STARTING_GRACE_S
 from stoker.services.scheduler.jobs.ledger import Ledger
+from stoker.services.scheduler.placing.possibility import STARTING_GRACE_S
 from stoker.services.scheduler.protocol import commands, events
 from stoker.services.scheduler.protocol.endings import Endings
 from tests.unit.scheduler.making import make_model

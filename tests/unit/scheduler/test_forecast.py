@@ -10,16 +10,15 @@ from stoker.schemas.fleet import Condition, ModelReplicas, Replica, SpecReplicas
 from stoker.schemas.job_events import Downloading, Loading, Provisioning, Queued
 from stoker.services.scheduler.fleet.worker import Held
 from stoker.services.scheduler.forecast import (
-    AWAY_GRACE_S,
     DEPTH_ANYWAY_S,
     DEPTH_EVERY_S,
     DEPTHS_AT_A_TIME,
     NOTIFIED_JOBS,
     NOTIFY_EVERY_S,
     QUEUE_LIMIT,
-    STARTING_GRACE_S,
     Forecast,
 )
+from stoker.services.scheduler.placing.possibility import AWAY_GRACE_S, STARTING_GRACE_S
 from stoker.services.scheduler.protocol import commands
 from tests.unit.scheduler.place import MB, NOW, Place, model, resident, spec
 
@@ -402,8 +401,8 @@ def test_a_model_that_left_the_catalog_and_is_back_is_judged_anew() -> None:
     seen = Seen()
     seen.worker("large")
     seen.hopeless(NOW)
-    seen.forecast.forget("a")
-    seen.forecast.forget("never there")
+    seen.forecast.possibility.forget("a")
+    seen.forecast.possibility.forget("never there")
     seen.worker("small", memory_total_bytes=50 * MB)
     seen.fleet.remove("large")
     seen.job()

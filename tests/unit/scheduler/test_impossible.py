@@ -1,6 +1,6 @@
 """When a model is called impossible: not while a worker that may run it is starting, or has only just gone."""
 
-from stoker.services.scheduler.forecast import AWAY_GRACE_S
+from stoker.services.scheduler.placing.possibility import AWAY_GRACE_S, STARTING_GRACE_S
 from stoker.services.scheduler.protocol import commands
 from tests.unit.scheduler.making import make_model
 from tests.unit.scheduler.workers import SimWorker
@@ -90,3 +90,38 @@ def test_a_model_that_never_was_possible_is_refused_at_once() -> None:
     world = World(0, [SimWorker("small", memory_mb=50)], [make_model("a")])
     world.run_for(1.5)
     assert "50 MB" in impossible(world)
+
+
+def test_a_later_leader_waits_for_a_worker_that_an_earlier_one_knew() -> None:
+    world = pictures_and_texts(SimWorker("w1", run_s=1.0), SimWorker("small", memory_mb=50))
+    world.run_for(2)
+    world.say_goodbye("w1")
+    world.change_leader()
+    picture = world.submit("a")
+    world.run_for(AWAY_GRACE_S - 2)
+    assert (impossible(world), picture in world.ended) == ("", False)
+    world.run_for(5)
+    assert "50 MB" in impossible(world)
+    assert world.ended[picture] == "failed"
+    world.change_leader()
+    assert world.possible["a"] is None, "the next leader need not wait so long"
+
+
+def test_what_an_earlier_leader_knew_of_other_specs_says_nothing() -> None:
+    world = World(0, [SimWorker("small", memory_mb=50)], [make_model("a")])
+    world.possible = {"a": make_model("a", engine="another")}
+    world.change_leader()
+    world.run_for(STARTING_GRACE_S + 2)
+    assert "50 MB" in impossible(world)
+
+
+def test_models_together_are_waited_for_while_the_worker_of_one_of_them_is_away() -> None:
+    world = pictures_and_texts(SimWorker("w1", run_s=1.0), SimWorker("small", memory_mb=50))
+    world.run_for(2)
+    world.say_goodbye("w1")
+    world.change_leader()
+    world.run_for(STARTING_GRACE_S + 2)
+    why = world.core.forecast.possibility.why_never_together
+    assert why(("a", "t"), world.now) == ""
+    world.run_for(AWAY_GRACE_S)
+    assert "no worker can have all of its models" in why(("a", "t"), world.now)

@@ -9,6 +9,7 @@ from stoker.schemas.jobs import FunctionInput, Job, StoredInput, models_together
 from stoker.services.scheduler.fleet.workers import Fleet
 from stoker.services.scheduler.jobs.record import Failure
 from stoker.services.scheduler.placing.model_sets import MAX_REMEMBERED, POSSIBLE_GRACE_S, ModelSets
+from stoker.services.scheduler.placing.possibility import STARTING_GRACE_S
 from stoker.services.scheduler.protocol import commands, events
 from tests.unit.scheduler.making import make_model
 from tests.unit.scheduler.single import Core
@@ -19,6 +20,7 @@ SUMS = "its models need a 100 MB + b 100 MB + c 100 MB = 300 MB of memory togeth
 
 def core(*sizes_mb: int) -> Core:
     found = Core()
+    found.now += STARTING_GRACE_S + 1
     for name in ("b", "c"):
         found.feed(events.ModelChanged(name, make_model(name)))
     for number, size in enumerate(sizes_mb, 1):
@@ -67,6 +69,16 @@ def test_a_set_that_fits_on_no_worker_is_refused_when_it_comes_with_the_sums(is_
     assert ends(arrive(system, "a", "unknown", name="k")) == [
         "no worker can have all of its models: a, unknown"
     ]
+
+
+def test_a_later_leader_refuses_no_set_before_workers_had_time_to_tell_of_themselves() -> None:
+    system = core(250)
+    system.now -= STARTING_GRACE_S + 1
+    assert ends(arrive(system, "a", "b", "c")) == []
+    assert ends(system.feed(events.Ticked())) == []
+    system.now += STARTING_GRACE_S + 1
+    system.beat("w1")
+    assert ends(system.feed(events.Ticked())) == [SUMS]
 
 
 def test_a_set_goes_where_it_fits_and_one_model_goes_anywhere() -> None:

@@ -61,6 +61,8 @@ class World(Misfortunes):
         self.attempts: dict[str, list[tuple[int, str]]] = {}
         self._order: dict[str, tuple[int, int]] = {}
         self.commands: list[commands.Command] = []
+        self.possible: dict[str, Model | None] = {}
+        """Which models leaders have noted to be possible, as they were then."""
         self.submitted = 0
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
@@ -140,10 +142,14 @@ class World(Misfortunes):
 
     def change_leader(self) -> None:
         """The leader is gone; the next one knows the stream, and what workers say."""
+        self.possible |= self.core.forecast.possibility.take_notes()
         self.core = Scheduler(self.core.term + 1, self.now)
         assert self.results.admit(self.core.term)
         for model in self.models.values():
             self.feed(events.ModelChanged(model.name, model))
+        for name, noted in self.possible.items():
+            if noted is not None:
+                self.feed(events.PossibleNoted(name, noted))
         for worker in self.workers.values():
             self.beat_now(worker)
         for handle, job in list(self.stream.items()):
