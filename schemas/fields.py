@@ -221,7 +221,9 @@ _OLLAMA = {
     "logprobs": _HONOURED,
     "top_logprobs": _HONOURED,
     "options": Rule(note="sampling, num_predict, seed, stop; others are of how a model is loaded"),
-    "keep_alive": Rule("ignored", "a model stays until its memory is needed"),
+    "keep_alive": Rule(
+        note="0 unloads the model, for keys of the role operate; else it stays until its memory is needed"
+    ),
     "truncate": _ignored("a prompt that is too long is an error"),
     "shift": _ignored("a context that is full ends the answer"),
 }

@@ -42,6 +42,12 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0
 
 
+class InstallSettings(BusSettings, frozen=True, kw_only=True):
+    """How to reach NATS, and how long to wait for it."""
+
+    wait_s: Annotated[float, Meta(description="seconds to wait for the NATS server", ge=0)] = 30.0
+
+
 S = TypeVar("S", bound=msgspec.Struct)
 FILE = "_FILE"
 

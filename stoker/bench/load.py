@@ -120,7 +120,7 @@ class LoadTest:
         """What the last events of a stream say: an error, or how many tokens it was."""
         if "event: error" in tail:
             sample.error = "error event"
-        for line in tail.splitlines():
+        for line in tail.split("\n"):
             if line.startswith("data: {") and '"completion_tokens"' in line:
                 usage = msgspec.json.decode(line.removeprefix("data: ")).get("usage") or {}
                 sample.tokens = usage.get("completion_tokens", 0)

@@ -12,8 +12,6 @@ from stoker.cli.on_bus import Data, with_bus
 if TYPE_CHECKING:
     from stoker.services.bus.connection import Bus
 
-CONNECT_S = 30.0
-
 
 @app.command(
     "install-streams",
@@ -29,17 +27,22 @@ def install_streams(context: typer.Context) -> None:
 
 def install_with(arguments: list[str]) -> None:
     """Make the streams, with the options of services."""
+    from stoker.services.bus.addresses import urls_of, wait_for_port
     from stoker.services.bus.connection import open_bus
     from stoker.services.bus.errors import BusError, CannotConnect
-    from stoker.services.process.settings import BadSetting, BusSettings, read_settings
+    from stoker.services.process.settings import BadSetting, InstallSettings, read_settings
     from stoker.services.records.installation import install
 
     async def run() -> None:
-        async with open_bus(settings, "stoker-install-streams", CONNECT_S) as bus:
+        try:
+            await wait_for_port(urls_of(settings), 0)
+        except CannotConnect as error:
+            typer.echo(f"{error}; waiting for it, {settings.wait_s:g} s at most (--wait-s)", err=True)
+        async with open_bus(settings, "stoker-install-streams", settings.wait_s) as bus:
             await install(bus)
 
     try:
-        settings = read_settings(BusSettings, "stoker install-streams", arguments)
+        settings = read_settings(InstallSettings, "stoker install-streams", arguments)
         asyncio.run(run())
     except (BadSetting, CannotConnect) as error:
         fail(str(error), 2)

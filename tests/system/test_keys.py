@@ -79,6 +79,18 @@ def test_a_job_of_another_key_is_not_there(system: System) -> None:
     assert other.post("/v1/jobs", json=BODY, headers={"Idempotency-Key": "same"}).json()["id"] != job
 
 
+def test_a_key_that_only_uses_models_does_not_unload_them_for_everybody(system: System) -> None:
+    body = {"model": "echo", "prompt": "hi", "stream": False}
+    user, _ = client(system)
+    assert user.post("/api/generate", json=body).status_code == 200
+    asked = user.post("/api/generate", json={"model": "echo", "keep_alive": 0})
+    assert (asked.json()["done_reason"], asked.headers["stoker-ignored"]) == ("unload", "keep_alive")
+    assert user.post("/api/generate", json=body | {"keep_alive": 0}).headers["stoker-ignored"] == "keep_alive"
+    operator, _ = client(system, "--role", "operate")
+    told = operator.post("/api/generate", json={"model": "echo", "keep_alive": 0})
+    assert told.json()["done_reason"] == "unload" and "stoker-ignored" not in told.headers
+
+
 def test_quotas_and_allow_lists(system: System) -> None:
     limited, _ = client(system, "--per-minute", "4", "--model", "echo")
     answers = [limited.post("/v1/jobs", json=BODY, headers={"Prefer": "wait=10"}) for _ in range(5)]

@@ -46,6 +46,21 @@ def test_what_is_running_is_not_cut_off(synthetic: System) -> None:
     synthetic.post(f"/v1/jobs/{job}/cancel", {})
 
 
+def test_ollamas_clients_unload_with_keep_alive_zero(synthetic: System) -> None:
+    body = {"model": "echo", "prompt": "hi", "stream": False, "keep_alive": "5m"}
+    kept = synthetic.post("/api/generate", body)
+    assert kept.status_code == 200 and kept.headers["stoker-ignored"] == "keep_alive"
+    wait_for(lambda: in_memory(synthetic, "echo"), what="a worker with the model")
+    stopped = synthetic.post("/api/generate", {"model": "echo", "keep_alive": 0})  # what `ollama stop` sends
+    assert stopped.json()["done_reason"] == "unload" and "stoker-ignored" not in stopped.headers
+    wait_for(lambda: not in_memory(synthetic, "echo"), what="nobody with the model")
+    for is_streamed in (True, False):
+        chat = {"model": "echo", "messages": [{"role": "user", "content": "hi"}], "stream": is_streamed}
+        assert synthetic.post("/api/chat", chat | {"keep_alive": "0s"}).status_code == 200
+        wait_for(lambda: in_memory(synthetic, "echo") == [], what="nobody with the model after the answer")
+    assert synthetic.post("/api/chat", {"model": "echo", "keep_alive": 0}).json()["done_reason"] == "unload"
+
+
 def test_an_unknown_model_is_an_error(synthetic: System) -> None:
     assert synthetic.post("/v1/unload", {"model": "nobody"}).status_code == 404
     assert "nobody" in stoker(synthetic, "stop", "nobody").stderr

@@ -77,10 +77,16 @@ class Access:
         return self._by_digest.get(self._ids.get(key_id, ""))
 
 
+def may(needed: Role) -> bool:
+    """Whether the request's key has this role, or a higher one."""
+    key = current_key.get()
+    return key is None or ROLES.index(key.role) >= ROLES.index(needed)
+
+
 def check_role(needed: Role) -> None:
     """Raises RequestError 403 when the request's key is of a lower role."""
     key = current_key.get()
-    if key is not None and ROLES.index(key.role) < ROLES.index(needed):
+    if key is not None and not may(needed):
         raise RequestError(
             403,
             f"this needs a key of the role {needed!r} (`stoker keys create --role`), not {key.role!r}",

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import anyio
 import msgspec
 
 from stoker.schemas import wire
@@ -12,6 +13,8 @@ from stoker.services.gateway.gateway import Gateway
 from stoker.services.process.tasks import together
 
 ASK_TIMEOUT_S = 2.0
+MAX_TRIES, RETRY_S = 10, 0.2
+"""Of unloading after a request: its worker frees the model a moment after it has told the end."""
 IN_MEMORY = ("hot", "parked")
 
 
@@ -32,6 +35,14 @@ async def unload(gateway: Gateway, model: Model) -> tuple[Unloaded, ...]:
     told: dict[str, str] = {}
     await together(partial(_ask, gateway, worker, model, told) for worker in workers)
     return tuple(Unloaded(worker, told[worker]) for worker in workers)
+
+
+async def unload_once_idle(gateway: Gateway, model: Model) -> None:
+    """The same after a request of one's own has ended; where others use the model for longer it stays."""
+    for _ in range(MAX_TRIES):
+        if not any(one.reason for one in await unload(gateway, model)):
+            return
+        await anyio.sleep(RETRY_S)
 
 
 async def _ask(gateway: Gateway, worker: str, model: Model, told: dict[str, str]) -> None:

@@ -30,7 +30,7 @@ from stoker.schemas.ollama import (
 from stoker.schemas.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
 from stoker.schemas.workers import CapabilityCard
 from stoker.services.bus.discovery import VERSION
-from stoker.services.gateway.edge.access import check_model, may_use
+from stoker.services.gateway.edge.access import check_model, may, may_use
 from stoker.services.gateway.edge.exchange import Exchange
 from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.edge.routing import Route, get, post_body, route
@@ -38,6 +38,7 @@ from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.own_jobs import finished, job_headers
 from stoker.services.gateway.jobs.request_rules import split_adapter
 from stoker.services.gateway.jobs.text_requests import chat_input, completion_inputs, embedding_input
+from stoker.services.gateway.jobs.unloading import unload, unload_once_idle
 from stoker.services.gateway.routes.embeddings import shortened
 from stoker.services.gateway.text.ollama_text import (
     NANOSECONDS,
@@ -47,6 +48,7 @@ from stoker.services.gateway.text.ollama_text import (
     LineWriter,
     chat_of,
     generation_of,
+    is_zero,
     model_name,
     moment,
     unread_options,
@@ -67,8 +69,8 @@ KEPT_S = 300.0
     dialect="ollama",
 )
 async def ollama_chat(gateway: Gateway, exchange: Exchange, asked: OllamaChatRequest) -> None:
-    if not asked.messages:  # so clients bring a model into memory
-        await _load(gateway, exchange, asked.model, is_chat=True)
+    if not asked.messages:  # so clients bring a model into memory, and out of it
+        await _load(gateway, exchange, asked, is_chat=True)
         return
     await _answer(gateway, exchange, asked, chat_of(asked), is_chat=True)
 
@@ -83,7 +85,7 @@ async def ollama_chat(gateway: Gateway, exchange: Exchange, asked: OllamaChatReq
 )
 async def ollama_generate(gateway: Gateway, exchange: Exchange, asked: OllamaGenerateRequest) -> None:
     if not asked.prompt and not asked.suffix:
-        await _load(gateway, exchange, asked.model, is_chat=False)
+        await _load(gateway, exchange, asked, is_chat=False)
         return
     await _answer(gateway, exchange, asked, generation_of(asked), is_chat=False)
 
@@ -98,6 +100,24 @@ async def _answer(
 ) -> None:
     exchange.ignore(unread_options(asked))
     model, adapter = split_adapter(wanted.model, gateway.models)
+    unloads = _unloads(exchange, asked)
+    try:
+        await _answer_by(gateway, exchange, asked, wanted, model, adapter, is_chat=is_chat)
+    finally:
+        if unloads:
+            gateway.tasks.start_contained(unload_once_idle, gateway, model)
+
+
+async def _answer_by(
+    gateway: Gateway,
+    exchange: Exchange,
+    asked: Asked,
+    wanted: ChatCompletionRequest | CompletionRequest,
+    model: Model,
+    adapter: str,
+    *,
+    is_chat: bool,
+) -> None:
     if isinstance(wanted, ChatCompletionRequest):
         inputs: list[Any] = [chat_input(wanted, model)]
     else:
@@ -112,14 +132,28 @@ async def _answer(
     await exchange.answer(line, headers=answers_headers(jobs, completed))
 
 
-async def _load(gateway: Gateway, exchange: Exchange, name: str, *, is_chat: bool) -> None:
-    """Bring a model into memory, where it is not."""
-    model, _ = split_adapter(model_name(name), gateway.models)
+async def _load(gateway: Gateway, exchange: Exchange, asked: Asked, *, is_chat: bool) -> None:
+    """Bring a model into memory, where it is not; or out of it, which is what `ollama stop` asks for."""
+    model, _ = split_adapter(model_name(asked.model), gateway.models)
     check_model(model.name)
-    if not gateway.fleet.is_hot(model.name):
+    is_out = is_zero(asked.keep_alive)
+    if _unloads(exchange, asked):
+        await unload(gateway, model)
+    elif not is_out and not gateway.fleet.is_hot(model.name):
         gateway.loading.start(model)
     fields: dict[str, Any] = {"message": {"role": "assistant", "content": ""}} if is_chat else {"response": ""}
-    await exchange.answer(OllamaLine(name, moment(time.time()), done=True, done_reason="load", **fields))
+    reason = "unload" if is_out else "load"
+    await exchange.answer(OllamaLine(asked.model, moment(time.time()), done=True, done_reason=reason, **fields))
+
+
+def _unloads(exchange: Exchange, asked: Asked) -> bool:
+    """Whether the model is to leave memory. What is not done is told in the answer's headers: other times, as
+    a model stays until its memory is needed; unloading for everybody, by a key that may only use models.
+    """
+    unloads = is_zero(asked.keep_alive) and may("operate")
+    if asked.keep_alive is not None and not unloads:
+        exchange.ignore(("keep_alive",))
+    return unloads
 
 
 @post_body(

@@ -1,5 +1,6 @@
 """Ollama's chat and generate: a request as a chat or a text, its answer whole and as lines of JSON. Pure."""
 
+import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -38,6 +39,7 @@ OPTIONS = {
 }  # fmt: skip
 """Ollama's options and OpenAI's fields. Others are of how a model is loaded, which the catalog says here."""
 NO_LIMIT = (-1, -2)
+_ZERO = re.compile(r"[+-]?0+(\.0*)?([a-zµ]{1,2}(0+(\.0*)?[a-zµ]{1,2})*)?")
 
 Asked = OllamaChatRequest | OllamaGenerateRequest
 
@@ -50,6 +52,11 @@ def moment(at: float) -> str:
 def model_name(name: str) -> str:
     """The name without the tag that Ollama's clients add."""
     return name.removesuffix(":latest")
+
+
+def is_zero(keep_alive: str | float | None) -> bool:
+    """Whether a `keep_alive` is no time at all: seconds, or a duration as Go writes it ("0", "0m")."""
+    return bool(_ZERO.fullmatch(keep_alive)) if isinstance(keep_alive, str) else keep_alive == 0
 
 
 def unread_options(asked: Asked) -> tuple[str, ...]:

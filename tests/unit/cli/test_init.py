@@ -70,16 +70,16 @@ def test_what_there_is_is_said(arguments: tuple[str, ...]) -> None:
     assert all(f"stoker init {kind}" in done.stderr for kind in KINDS)
 
 
-@pytest.mark.slow  # it looks for the server for half a minute
 @pytest.mark.parametrize("before", [("--nats",), ("streams", "--nats")])
 def test_the_call_of_before_makes_streams_and_says_what_it_is_called_now(before: tuple[str, ...]) -> None:
-    done = init(*before, f"nats://127.0.0.1:{free_port()}")
+    done = init(*before, f"nats://127.0.0.1:{free_port()}", "--wait-s", "0")
     assert done.exit_code == 2
     assert "stoker install-streams" in done.stderr and "no NATS server listens" in done.stderr
+    assert "waiting for it, 0 s at most" in done.stderr
 
 
-@pytest.mark.slow  # it looks for the server for half a minute
 def test_so_does_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STOKER_NATS", f"nats://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("STOKER_WAIT_S", "0")
     assert "no NATS server listens" in init().stderr
     assert init("chat").exit_code == 0

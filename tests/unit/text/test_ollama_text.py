@@ -20,6 +20,7 @@ from stoker.services.gateway.text.ollama_text import (
     calls_of,
     chat_of,
     generation_of,
+    is_zero,
     model_name,
     moment,
     unread_options,
@@ -54,6 +55,16 @@ def lines_of(stream: bytes) -> list[Any]:
 
 def test_names_lose_the_tag_that_clients_add() -> None:
     assert model_name("m:latest") == "m" and model_name("m:7b") == "m:7b"
+
+
+@pytest.mark.parametrize("keep_alive", [0, 0.0, "0", "0s", "0m", "0h0m0.0s", "-0"])
+def test_no_time_at_all_is_said_in_many_ways(keep_alive: str | float) -> None:
+    assert is_zero(keep_alive)
+
+
+@pytest.mark.parametrize("keep_alive", [None, 1, -1, 0.5, "5m", "0h5m", "-1", "", "10s", "0.5s", "soon"])
+def test_other_times_are_times(keep_alive: str | float | None) -> None:
+    assert not is_zero(keep_alive)
 
 
 def test_options_are_the_fields_of_a_chat() -> None:

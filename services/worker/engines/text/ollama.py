@@ -10,6 +10,7 @@ Options of the model: `keep_alive` (-1: until it is unloaded), and any of Ollama
 
 import os
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -155,12 +156,22 @@ def _pull(client: httpx.Client, files: ModelFiles) -> None:
             answer.read()
             reason = refusal(f"Ollama cannot pull {files.path}", answer.status_code, answer.text)
             raise EngineError(str(reason), "load_failed")
-        for line in answer.iter_lines():
-            said: dict[str, Any] = msgspec.json.decode(line) if line else {}
+        for line in _lines(answer):
+            said: dict[str, Any] = msgspec.json.decode(line)
             if "error" in said:
                 raise EngineError(f"Ollama cannot pull {files.path}: {said['error']}", "load_failed")
             if said.get("total"):
                 files.report(min(100.0 * said.get("completed", 0) / said["total"], 100.0))
+
+
+def _lines(answer: httpx.Response) -> Iterator[bytes]:
+    """The lines of JSON of an answer. httpx's own end at U+2028 too, which JSON may hold."""
+    rest = b""
+    for chunk in answer.iter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from filter(None, lines)
+    if rest:
+        yield rest
 
 
 def _options(asked: ChatInput | CompletionInput, request: Request, files: ModelFiles) -> Answer:
