@@ -120,6 +120,7 @@ BEFORE: dict[str, Callable[[Workbench], None]] = {
     "docs/access.md": demo,
     "docs/audio.md": audio,
     "docs/batches.md": demo,
+    "docs/coming-from.md": demo,
     "docs/files.md": demo,
     "docs/deploy.md": demo,
     "docs/http.md": http,
