@@ -3,7 +3,7 @@
     uv venv .venv-ray && uv pip install -p .venv-ray/bin/python 'ray[serve]' xllamacpp
     python -m bench.newcomer .venv-ray/bin/python FILE.gguf
 
-In turn, `ROUNDS` times, on the same machine. Size is that of the environment on the disk. With Ray Serve xllamacpp
+In turn, `ROUNDS` times, on the same machine. Size: of the environment on the disk. With Ray Serve, xllamacpp
 is called by a deployment of thirty lines (`RAY_APP`), which a user would have to write.
 """
 
@@ -121,10 +121,8 @@ def main() -> None:
             (folder / "app.py").write_text(RAY_APP)
             serve = [str(python.parent / "serve"), "run", "app:app"]
             theirs = first_token_s(serve, "http://127.0.0.1:8000/", folder, WEIGHTS=str(weights))
-        load = f"load average {os.getloadavg()[0]:.1f}"
-        print(
-            f"first token: Stoker {ours:.1f} s, Ray Serve {theirs:.1f} s; load average {load:.1f}", flush=True
-        )
+        load = os.getloadavg()[0]
+        print(f"first token, s: Stoker {ours:.1f}, Ray Serve {theirs:.1f}; load average {load:.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A job on the terminal: its state on the standard error, its text on the standard output, as they come."""
 
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -11,11 +12,19 @@ BAR_CHARS = 24
 SHORT_S = 0.05
 
 
-class Line:
-    """A line of the standard error that is written over: a terminal sees the newest, a file each kind once."""
+TICK_S = 3.0
+"""A state that lasts is told to a file again so often."""
 
-    def __init__(self, *, is_quiet: bool = False) -> None:
+
+class Line:
+    """A line of the standard error that is written over: a terminal sees the newest, a file each kind once, and
+    that it still lasts.
+    """
+
+    def __init__(self, *, is_quiet: bool = False, tick_s: float = TICK_S) -> None:
         self._is_quiet = is_quiet
+        self._tick_s = tick_s
+        self._has_changed = threading.Event()
         self._is_terminal = sys.stderr.isatty()
         self._kind = ""
         self._has_text = False
@@ -27,14 +36,29 @@ class Line:
         if self._is_terminal:
             sys.stderr.write(f"\r\033[K{text}")
             self._has_text = True
-        elif kind == "queued":  # nearly every job is, for a moment
-            return
         elif kind != self._kind:
-            sys.stderr.write(text + "\n")
+            if kind != "queued":  # nearly every job is, for a moment
+                sys.stderr.write(text + "\n")
+            self._tell_while_it_lasts(text)
         sys.stderr.flush()
         self._kind = kind
 
+    def _tell_while_it_lasts(self, text: str) -> None:
+        self._has_changed.set()
+        changed = self._has_changed = threading.Event()
+
+        def tell() -> None:
+            lasted_s = 0.0
+            while not changed.wait(self._tick_s):
+                lasted_s += self._tick_s
+                sys.stderr.write(f"  … {text.removesuffix(' …')}, {lasted_s:.0f} s\n")
+                sys.stderr.flush()
+
+        threading.Thread(target=tell, daemon=True).start()
+
     def clear(self) -> None:
+        """There is something else to see."""
+        self._has_changed.set()
         if self._has_text:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()

@@ -1,6 +1,7 @@
 """A job on the terminal: states on the standard error, text on the standard output, one line at the end."""
 
 import io
+import threading
 from typing import Any
 
 import pytest
@@ -55,6 +56,23 @@ def test_a_file_gets_a_line_for_each_kind_and_no_codes(capsys: pytest.CaptureFix
     line.show("loading", "loading m")
     line.clear()
     assert capsys.readouterr().err == "getting 1\nloading m\n"
+
+
+def test_a_file_is_told_that_a_state_lasts_and_not_after_it(capsys: pytest.CaptureFixture[str]) -> None:
+    line = Line(tick_s=0.01)
+    line.show("queued", "waiting, next in turn")
+    said = ""
+    while said.count("\n") < 2:
+        said += capsys.readouterr().err
+    assert said.startswith("  … waiting, next in turn, 0 s\n")
+    line.show("loading", "loading m …")
+    while "  … loading m, 0 s\n" not in said:
+        said += capsys.readouterr().err
+    line.clear()
+    ticking = [one for one in threading.enumerate() if one.name.endswith("(tell)")]
+    for one in ticking:
+        one.join(5)
+    assert not any(one.is_alive() for one in ticking)
 
 
 def test_a_terminal_sees_the_newest_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
