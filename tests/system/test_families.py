@@ -9,7 +9,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.conftest import System, events_of, wait_for
+from tests.conftest import DEMO, System, events_of, wait_for
 from tests.fixtures import checkpoints
 
 pytestmark = pytest.mark.slow
@@ -117,3 +117,24 @@ def test_twenty_clients_that_leave_in_the_middle_of_a_picture_cost_no_text_anyth
     wait_for(lambda: not beat(system).get("running"), 30, "what was left to be over")
     assert (runner(system, "synthetic").pid, runner(system, "images").pid) == (writes.pid, draws.pid)
     assert system.ended(system.submit("tiny", num_inference_steps=2), 60)["status"] == "completed"
+
+
+def test_a_text_does_not_wait_for_a_large_model_of_another_engine(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """One that loads for twelve seconds; the text's own load takes a fraction of one."""
+    folder = tmp_path_factory.mktemp("beside")
+    big = {"engine": "synthetic", "memory": "100MB", "options": {"memory_bytes": 100_000_000, "load_s": 12}}
+    chat = {"engine": "llamacpp", "url": f"file://{DEMO / 'chat.gguf'}", "options": {"n_ctx": 256}}
+    worker = {"count": 1, "memory": "512MB", "engines": ["synthetic", "llamacpp"]}
+    found = System(folder, yaml.safe_dump({"models": {"big": big, "chat": chat}, "workers": [worker]}))
+    try:
+        found.wait_ready()
+        large = found.submit("big", max_tokens=2)
+        wait_for(lambda: found.get("/v1/fleet")["workers"][0].get("models"))
+        text = found.submit("chat", max_tokens=2)
+        assert found.ended(text, 30)["status"] == "completed"
+        assert found.get(f"/v1/jobs/{large}")["status"] not in ("completed", "failed")
+        assert found.ended(large, 30)["status"] == "completed"
+    finally:
+        found.stop()

@@ -134,6 +134,13 @@ class Predictor:
         whole_s = self.estimates.load_s(model, spec, order.tier)
         return max(whole_s - (now - order.at), 0.0) if now is not None else whole_s
 
+    def left_s(self, worker: Worker, model: str, now: float) -> float:
+        """Seconds that a load which was ordered still takes; one that is overdue as long again as until now."""
+        order = worker.ordered[model]
+        spec = Spec(order.spec, order.engine, "", memory_bytes=worker.residents[model].memory_bytes)
+        whole_s, past_s = self.estimates.load_s(model, spec, order.tier), now - order.at
+        return whole_s - past_s if past_s < whole_s else past_s
+
     def reload_s(self, worker: Worker, one: ResidentModel) -> float:
         """Seconds to bring an evicted model back: from RAM, where the worker keeps weights there."""
         tier: Tier = "parked" if worker.facts.ram_total_bytes >= one.memory_bytes else "warm"

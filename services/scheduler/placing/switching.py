@@ -1,8 +1,9 @@
 """What a worker loads next, and what makes room for it. Pure.
 
-One load at a time on each worker, in the background while hot models run. Of the models that wait there
-the one comes first whose jobs have waited the most for each second that it takes. Room is made by what
-nobody waits for. Where that is not enough, others have to be *closed*: the jobs that were meant for
+One load at a time on each worker, in the background while hot models run; beside it one of another engine
+that is shorter and fits into free memory, so that a small model does not wait for a large one. Of the models
+that wait there the one comes first whose jobs have waited the most for each second that it takes. Room is made
+by what nobody waits for. Where that is not enough, others have to be *closed*: the jobs that were meant for
 them have their turn, the next ones go elsewhere or wait, then they are evicted. Closing costs those
 others a wait, so it has to pay for itself: the waiting that has gathered is `WORTH` times what all
 others on the worker lose while it loads and they are loaded again. Or it is due: a tenant waits that
@@ -40,10 +41,11 @@ class Switcher:
         """The load that can begin now, or None; what has to be closed for it is closed."""
         intent = self._plan.on(worker.id)
         waiting = [lot for lot in intent.lots.values() if worker.tier(lot.model, lot.spec.name) != "hot"]
-        if not waiting or worker.is_loading:
-            if not waiting:
-                self._plan.reopen(worker.id)
+        if not waiting:
+            self._plan.reopen(worker.id)
             return None
+        if worker.is_loading:
+            return self._beside(worker, waiting, now)
         waiting.sort(key=lambda lot: (-self._urgency(worker, lot, now), lot.model))
         weights = self._predictor.in_memory(worker)
         pool = [one for one in weights if not one.is_in_use and self._may_go(worker, one)]
@@ -55,6 +57,27 @@ class Switcher:
                 return self._begin(worker, Switch(lot, tuple(victims)))
         if not intent.room_for:
             self._close_for(worker, waiting[0], weights, now)
+        return None
+
+    def _beside(self, worker: Worker, waiting: list[Lot], now: float) -> Switch | None:
+        """A load that may go beside the one under way: of another engine, shorter than what that still takes,
+        into memory that is free, as the worker says.
+        """
+        if len(worker.ordered) != 1:
+            return None
+        [(loading, order)] = worker.ordered.items()
+        resident = worker.residents.get(loading)
+        if resident is None or resident.tier != "loading":  # what it takes is not told yet
+            return None
+        left_s = self._predictor.left_s(worker, loading, now)
+        for lot in sorted(
+            waiting, key=lambda one: (self._predictor.load_s(worker, one.model, one.spec), one.model)
+        ):
+            if lot.spec.engine == order.engine or worker.tier(lot.model, lot.spec.name) == "loading":
+                continue
+            is_shorter = self._predictor.load_s(worker, lot.model, lot.spec) < left_s
+            if is_shorter and self._predictor.missing_bytes(worker, memory_needed_bytes(lot.spec)) <= 0:
+                return Switch(lot, ())
         return None
 
     def _begin(self, worker: Worker, switch: Switch) -> Switch:

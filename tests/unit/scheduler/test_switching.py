@@ -1,7 +1,10 @@
 """What a worker loads next, and what has to make room for it: by what has waited, what it costs, and who is owed."""
 
+from typing import Any
+
 import pytest
 
+from stoker.schemas.catalog import Spec
 from stoker.services.scheduler.placing.plan import Plan
 from stoker.services.scheduler.placing.switching import WORTH, Switch, Switcher
 from tests.unit.scheduler.place import MB, NOW, Place, model, resident, spec
@@ -65,6 +68,56 @@ def test_one_load_at_a_time() -> None:
     lane.wait("c", 1)
     lane.fleet.order_load(lane.hot, "a", spec(), NOW)
     assert lane.next() is None
+
+
+class TwoEngines(Place):
+    """A worker with two engines that loads a large model `big` of one; small ones wait."""
+
+    def __init__(
+        self, free_mb: int = 500, engine: str = "other", size_mb: int = 100, is_told: bool = True
+    ) -> None:
+        self.big = spec(memory_bytes=5000 * MB)
+        small = Spec("default", engine, "file:///s", memory_bytes=size_mb * MB)
+        super().__init__(model("big", self.big), model("small", small))
+        told = [resident("big", tier="loading", size_mb=5000)] if is_told else []
+        self.hot = self.worker("w", memory_total_bytes=(5000 + free_mb) * MB)
+        self.fleet.order_load(self.hot, "big", self.big, NOW)
+        self.worker("w", *told, memory_total_bytes=(5000 + free_mb) * MB, memory_used_bytes=5000 * MB)
+        self.job("j", "small")
+        self.dispatcher.plan.put(self.hot, "small", small, 1)
+        self.switcher = Switcher(self.dispatcher.predictor)
+
+    def loads(self, now: float = NOW) -> str | None:  # type: ignore[override]
+        found = self.switcher.next(self.hot, now)
+        assert found is None or not found.victims
+        return found.lot.model if found is not None else None
+
+
+def test_a_small_model_of_another_engine_does_not_wait_for_a_large_load() -> None:
+    assert TwoEngines().loads() == "small"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"engine": "text"}, {"free_mb": 50}, {"size_mb": 6000, "free_mb": 9000}, {"is_told": False}],
+    ids=["same engine", "no room", "longer", "its memory is not told yet"],
+)
+def test_a_load_waits_for_the_one_under_way(wrong: dict[str, Any]) -> None:
+    assert TwoEngines(**wrong).loads() is None
+
+
+def test_a_load_that_takes_longer_than_it_should_holds_nobody_up() -> None:
+    place = TwoEngines(size_mb=6000, free_mb=9000)
+    takes_s = place.dispatcher.predictor.load_s(place.hot, "small", place.dispatcher.models["small"].specs[0])
+    assert place.loads(NOW + takes_s - 1.0) is None
+    assert place.loads(NOW + takes_s + 1.0) == "small", "who knows how long it will take"
+
+
+def test_two_loads_at_a_time_at_most() -> None:
+    place = TwoEngines()
+    assert place.loads() == "small"
+    place.fleet.order_load(place.hot, "small", place.dispatcher.models["small"].specs[0], NOW)
+    assert place.loads() is None
 
 
 def test_the_model_whose_jobs_have_waited_most_for_what_they_take_is_first() -> None:
