@@ -1,8 +1,10 @@
-"""Every measurement, written to bench/RESULTS.md. `make bench` runs it (about 25 minutes).
+"""Every measurement, written to bench/RESULTS.md. `make bench` runs it (about 40 minutes).
 
 python -m bench.all
+python -m bench.all --peers .venv-routers/bin     # beside nginx and the routers that are in this folder
 """
 
+import argparse
 import datetime
 import os
 import platform
@@ -19,10 +21,14 @@ from bench import (
     durability,
     files,
     functions,
+    hops,
+    peers,
     placement,
     random_scenarios,
     rest,
+    scale,
     simulation,
+    streams,
     switching,
     takeover,
     text_overhead,
@@ -158,10 +164,30 @@ Goal: 60 % of what the object store alone does, and no memory that grows with a 
 and host process. What nats-server itself takes is its cache of what was written last.
 
 {files}
+
+## Tokens that come one by one (`python -m bench.streams`)
+
+{streams}
+
+## Between the processes (`python -m bench.hops`)
+
+{hops}
+
+## Long and wide (`python -m bench.scale`)
+
+{scale}
+"""
+PEERS = """
+## Beside nginx and the Rust routers, in front of the same upstream (`python -m bench.peers .venv-routers/bin`)
+
+Stoker's `engine: OpenAI`, durable and placed by cache; the peers keep nothing.
+
+{peers}
 """
 
 
-def main() -> None:
+def main(routers: Path | None) -> None:
+    """routers: the folder of the peers' commands, where they are to be measured."""
     text = OPENING.format(
         date=datetime.date.today().isoformat(),
         cores=os.cpu_count(),
@@ -184,10 +210,17 @@ def main() -> None:
         files="\n".join(files.report()),
         text_overhead="\n".join(uvloop.run(text_overhead.main())),
         conversations="\n".join(uvloop.run(conversations.main())),
+        streams="\n".join(streams.report()),
+        hops="\n".join(hops.report()),
+        scale="\n\n".join("\n".join(rows) for rows in scale.report().values()),
     )
+    if routers is not None:
+        text += PEERS.format(peers="\n".join(peers.report(routers.absolute())))
     RESULTS.write_text(text)
     print(text)
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peers", type=Path, help="folder of the routers' commands")
+    main(parser.parse_args().peers)
