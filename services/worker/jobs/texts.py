@@ -9,13 +9,15 @@ another gateway watches too have messages of their own (`Job.batches_text`).
 import asyncio
 from collections.abc import Callable, Iterable
 
-from stoker.schemas.job_events import Delta, TextBatch, TextOfJob, TextPace
+from stoker.schemas.job_events import Alternative, Delta, TextBatch, TextOfJob, TextPace
 from stoker.services.bus.connection import Bus
 from stoker.services.worker.jobs.attempt import Attempt
 from stoker.services.worker.runner.messages import Text
 
 MAX_CHARS = 128 * 1024
-"""Of one message."""
+"""Of one message: a character is six bytes at most, and servers take a megabyte where nobody says otherwise."""
+CHANCE_CHARS = 16
+"""What a token's chance counts beside its text and its bytes."""
 PACE_KEPT_S = 3.0
 """What a gateway has said of its pace holds so long; it says it each second."""
 
@@ -75,29 +77,35 @@ class _ToGateway:
         self._paced_until = asyncio.get_running_loop().time() + PACE_KEPT_S
 
     def add(self, attempt: Attempt, text: Text) -> None:
-        if self._chars + len(text.text) > MAX_CHARS:
+        size = _size(text)
+        if self._chars + size > MAX_CHARS:
             self._send_all()
         earlier = self._waiting.get(attempt.key)
         if earlier is not None and earlier[1].is_reasoning != text.is_reasoning:
             self.flush(attempt)
             earlier = None
         self._waiting[attempt.key] = (attempt, earlier[1].with_more(text) if earlier else text)
-        self._chars += len(text.text)
+        self._chars += size
         if self._due is None:
             self._schedule()
 
     def _schedule(self) -> None:
         loop = asyncio.get_running_loop()
         if loop.time() < self._paced_until:
-            self._due = loop.call_at(self._sent_at + self._window_s, self._send_all)
+            self._due = loop.call_at(self._sent_at + self._window_s, self._is_due)
         else:
-            self._due = loop.call_soon(self._send_all)
+            self._due = loop.call_soon(self._is_due)
 
     def flush(self, attempt: Attempt) -> None:
         found = self._waiting.pop(attempt.key, None)
         if found is not None:
-            self._chars -= len(found[1].text)
+            self._chars -= _size(found[1])
             self._send([found])
+
+    def _is_due(self) -> None:
+        self._send_all()
+        if self._sent_at >= self._paced_until:
+            self._done(self._name)
 
     def _send_all(self) -> None:
         if self._due is not None:
@@ -106,8 +114,6 @@ class _ToGateway:
         waiting, self._waiting, self._chars = self._waiting, {}, 0
         self._send(waiting.values())
         self._sent_at = asyncio.get_running_loop().time()
-        if self._sent_at >= self._paced_until:
-            self._done(self._name)
 
     def _send(self, waiting: Iterable[tuple[Attempt, Text]]) -> None:
         together: list[TextOfJob] = []
@@ -120,6 +126,17 @@ class _ToGateway:
                 self._bus.tell(self._bus.subjects.out(self._name, job, seal), delta)
         if together:
             self._bus.tell(self._bus.subjects.texts(self._name), TextBatch(tuple(together)))
+
+
+def _size(text: Text) -> int:
+    """What a text counts, in characters."""
+    calls = sum(len(part.arguments) for part in text.calls)
+    chances = sum(_chance_size(one) + sum(map(_chance_size, one.top)) for one in text.logprobs)
+    return len(text.text) + calls + chances
+
+
+def _chance_size(chance: Alternative) -> int:
+    return CHANCE_CHARS + len(chance.token) + len(chance.bytes)
 
 
 def _noted(attempt: Attempt, text: Text) -> Delta:

@@ -8,7 +8,18 @@ from typing import Any
 from nats.aio.msg import Msg
 
 from stoker.schemas import wire
-from stoker.schemas.job_events import Completed, Delta, LiveEvent, TextBatch, TextOfJob, TextOutput, TextPace
+from stoker.schemas.job_events import (
+    Alternative,
+    CallPart,
+    Completed,
+    Delta,
+    LiveEvent,
+    TextBatch,
+    TextOfJob,
+    TextOutput,
+    TextPace,
+    TokenChance,
+)
 from stoker.schemas.subjects import ANY, BATCH, last_name
 from stoker.schemas.workers import ReplayRequest
 from stoker.services.worker.jobs.texts import MAX_CHARS
@@ -27,8 +38,10 @@ class Gateway:
     def __init__(self) -> None:
         self.batches: list[TextBatch] = []
         self.alone: list[tuple[str, LiveEvent]] = []
+        self.sizes: list[int] = []
 
     def hear(self, message: Msg) -> None:
+        self.sizes.append(len(message.data))
         if message.subject.endswith(f".{BATCH}"):
             self.batches.append(wire.decode(TextBatch, message.data))
         else:
@@ -155,3 +168,37 @@ async def test_reasoning_and_answer_stay_apart_and_long_text_is_cut(connected: C
         whole = gateway.text("j")
         assert "thinkinganswer" in whole and whole.endswith("y" * (2 * MAX_CHARS + 1))
         await worker.outcome("j")
+
+
+async def test_long_text_and_the_end_at_once_are_in_order_where_nothing_waits(connected: Connect) -> None:
+    async with heard(connected) as (worker, gateway):
+        worker.assign("j", SPEC, **TOGETHER)
+        await worker.runs("j")
+        attempt = worker.agent.core.current("j")
+        assert attempt is not None
+        said = "".join(letter * MAX_CHARS for letter in "xyz")
+        worker.agent.reports.text(attempt, Text(attempt.key, said, 3))
+        worker.agent.reports.flush(attempt)
+        await eventually(lambda: "z" in gateway.text("j"))
+        assert said in gateway.text("j")
+        await worker.outcome("j")
+
+
+async def test_probabilities_and_calls_count_to_the_size_of_a_message(connected: Connect) -> None:
+    top = tuple(Alternative(f"word{number}", -1.5, tuple(b"word")) for number in range(20))
+    chances = tuple(TokenChance("w", -0.5, (119,), top) for _ in range(60))
+    calls = (CallPart(0, "call", "look", "a" * 40_000),)
+    async with heard(connected) as (worker, gateway):
+        jobs = [f"j{number}" for number in range(20)]
+        for job in jobs:
+            worker.assign(job, SPEC, **TOGETHER)
+        for job in jobs:
+            await worker.runs(job)
+        attempts = [worker.agent.core.current(job) for job in jobs]
+        for attempt in filter(None, attempts):
+            worker.agent.reports.text(attempt, Text(attempt.key, "w" * 60, 60, logprobs=chances))
+            worker.agent.reports.text(attempt, Text(attempt.key, "", 1, calls=calls))
+        for job in jobs:
+            await worker.outcome(job)
+        assert max(gateway.sizes) < 1_000_000, "more than a server takes where nothing else is said"
+        assert all(len(one.calls) == 1 for job in jobs for one in gateway.deltas(job) if one.calls)
