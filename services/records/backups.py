@@ -247,10 +247,16 @@ async def load(bus: Bus, archive: Archive, progress: Progress, *, is_forced: boo
     except BaseException as error:
         if left:
             raise RestoreBrokenOff(
-                f"{str(error) or type(error).__name__}; not restored yet: {', '.join(left)}. "
+                f"{_why(error)}; not restored yet: {', '.join(left)}. "
                 "No service starts until `stoker restore --force` has done it all"
             ) from error
         raise
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
+        return "it was interrupted"
+    return str(error) or type(error).__name__
 
 
 async def _check_target(bus: Bus, manifest: Manifest, *, is_forced: bool) -> None:

@@ -264,7 +264,7 @@ async def test_a_restore_that_is_broken_off_says_what_is_missing_and_is_done_aga
                 raise KeyboardInterrupt
 
         with pytest.raises(
-            RestoreBrokenOff, match=r"KeyboardInterrupt; not restored yet: (STOKER_BLOBS|KV_stoker_files)"
+            RestoreBrokenOff, match=r"it was interrupted; not restored yet: (STOKER_BLOBS|KV_stoker_files)"
         ):
             await load(other, archive_of(content), stop)
         assert await messages_in(other, names.JOBS_STREAM) is None  # so that no service starts

@@ -51,7 +51,13 @@ async def test_uses_are_read_by_day_and_key_and_as_csv(connected: Connect) -> No
 
 
 @pytest.mark.parametrize(
-    ("query", "field"), [("since=yesterday", "since"), ("until=13", "until"), ("format=xml", "format")]
+    ("query", "field"),
+    [
+        ("since=yesterday", "since"),
+        ("until=13", "until"),
+        ("format=xml", "format"),
+        ("since=2026-11-30&until=2026-11-29", "until"),
+    ],
 )
 async def test_what_is_no_day_is_refused(connected: Connect, query: str, field: str) -> None:
     async with connected() as bus, connected() as other, served(bus, other) as stand:

@@ -41,7 +41,7 @@ class Outbox(ABC):
         """Send what waits, or have the text wait for more."""
         self._is_scheduled = False
         may_wait = self._loop.time() - self._sent_at < GAP_S
-        if may_wait and all(isinstance(message, Text) for message in self._waiting):
+        if may_wait and all(isinstance(message, Text) for message in self._waiting.copy()):
             if self._timer is None:
                 self._timer = self._loop.call_at(self._sent_at + GAP_S, self._flush)
             return
