@@ -63,7 +63,9 @@ def rows_of(uses: list[DayUse], wanted: UsageQuery, names: dict[str, str]) -> li
     """Those that a query wants. Raises RequestError 400."""
     since, until = _day(wanted.since, "since"), _day(wanted.until, "until")
     if since and until and until < since:
-        raise RequestError(400, f"until ({until}) is before since ({since})", field="until", code="invalid_value")
+        raise RequestError(
+            400, f"until ({until}) is before since ({since})", field="until", code="invalid_value"
+        )
     return [
         UsageRow(use.day, use.key, names.get(use.key, ""), model, **msgspec.structs.asdict(one))
         for use in uses
