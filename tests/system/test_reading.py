@@ -65,7 +65,9 @@ def check_against_the_document(heard: list[Msg]) -> None:
     seen: set[str] = set()
     for message in heard:
         fitting = [name for name, address in places.items() if covers(message.subject, address)]
-        name = min(fitting, key=lambda one: places[one].count("{"))  # text of several jobs has a token of its own
+        name = min(
+            fitting, key=lambda one: places[one].count("{")
+        )  # text of several jobs has a token of its own
         payload = told["components"]["messages"][name].get("payload")
         if payload is not None:
             length = int((message.headers or {}).get(JSON_LENGTH_HEADER, len(message.data)))
