@@ -37,16 +37,12 @@ class Prometheus:
         found = self._get("query_range", query=query, start=self.begun, end=time.time(), step=STEP_S)
         return [one["metric"] for one in found["result"]]
 
-    def alerts(self) -> set[str]:
-        """Names of those that fire, or would if it went on like this."""
-        return {one["labels"]["alertname"] for one in self._get("alerts")["alerts"]}
+    def raised(self) -> set[str]:
+        """Names of alerts whose condition has held at any time, however shortly."""
+        return {rule["name"] for rule in self.rules() if self.series(rule["query"])}
 
     def rules(self) -> list[dict[str, Any]]:
         return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
-
-    def targets(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self._get("targets")["activeTargets"]
-        return found
 
 
 @contextmanager
