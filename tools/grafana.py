@@ -39,7 +39,7 @@ PANELS: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("Jobs that run", "short", [("sum by (model) (stoker_running_jobs)", "{{model}}")]),
     ("Wait in the queue", "s", _quantiles("stoker_queue_wait_seconds", "model")),
     ("Time in the engine", "s", _quantiles("stoker_run_seconds", "model")),
-    ("How jobs end", "ops", [("sum by (outcome) (rate(stoker_job_seconds_count[5m]))", "{{outcome}}")]),
+    ("How jobs end", "ops", [("sum by (outcome) (rate(stoker_ended_jobs_total[5m]))", "{{outcome}}")]),
     ("Open streams", "short", [("sum(stoker_open_streams)", "streams")]),
     ("Where assignments found their model", "ops", [
         ("sum by (tier) (rate(stoker_assignments_total[5m]))", "{{tier}}"),
@@ -107,8 +107,8 @@ RULES: list[tuple[str, str, str, str, str]] = [
     ),
     (
         "JobsFail",
-        'sum(rate(stoker_job_seconds_count{outcome="failed"}[5m]))'
-        " / sum(rate(stoker_job_seconds_count[5m])) > 0.05",
+        'sum(rate(stoker_ended_jobs_total{outcome="failed"}[5m]))'
+        " / sum(rate(stoker_ended_jobs_total[5m])) > 0.05",
         "5m",
         "critical",
         "more than one job in twenty fails",

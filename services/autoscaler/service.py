@@ -64,7 +64,8 @@ GIVE_UP_S = 60.0
 STOP_ALL_TIMEOUT_S = 120.0
 EMPTY_POLL_S = 0.1
 
-SCALE_EVENTS = counter("stoker_scale_events_total", "What happened to replicas", "kind")
+SCALE_KINDS = ("launched", "ready", "kept", "downscaled", "failed", "backoff")
+SCALE_EVENTS = counter("stoker_scale_events_total", "What happened to replicas", "kind", known=SCALE_KINDS)
 PHASES = ("desired", "ready", "starting", "draining")
 REPLICAS = gauge("stoker_replicas", "Replicas by what they do", "model", "spec", "phase")
 

@@ -1,6 +1,7 @@
 """Prometheus metrics of a service. Every name begins with `stoker_` and ends with its unit."""
 
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
@@ -14,8 +15,16 @@ OTHERS = "(others)"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
-def counter(name: str, description: str, *labels: str) -> Counter:
-    return Counter(name, description, labels, registry=REGISTRY)
+def counter(name: str, description: str, *labels: str, known: Iterable[str] = ()) -> Counter:
+    """known: values of the only label, which stand at 0 from the start.
+
+    Prometheus's rate() and increase() count from a series' first sample: where that is the first event, they
+    never see it.
+    """
+    made = Counter(name, description, labels, registry=REGISTRY)
+    for value in known:
+        made.labels(value)
+    return made
 
 
 def gauge(name: str, description: str, *labels: str) -> Gauge:

@@ -6,6 +6,7 @@ keeps it for `QUARANTINE_TTL_S`; `stoker quarantine` lists, shows, sends again a
 
 import time
 from collections.abc import Callable, Mapping
+from typing import get_args
 
 import msgspec
 from prometheus_client import Counter
@@ -22,7 +23,9 @@ from stoker.services.process.telemetry import counter
 
 log = get_logger("quarantine")
 
-QUARANTINED: Counter = counter("stoker_quarantined_total", "Messages that were put aside", "source")
+QUARANTINED: Counter = counter(
+    "stoker_quarantined_total", "Messages that were put aside", "source", known=get_args(Source)
+)
 MAX_REASON_CHARS = 2000
 
 

@@ -8,7 +8,7 @@ server has stored that (results.py).
 import asyncio
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from nats.aio.msg import Msg
@@ -16,7 +16,7 @@ from prometheus_client import Counter, Histogram
 
 from stoker.schemas import wire
 from stoker.schemas.jobs import Job
-from stoker.schemas.workers import AssignmentAnswer, Done, JobCommand, ModelCommand, Revocation
+from stoker.schemas.workers import AssignmentAnswer, Done, JobCommand, ModelCommand, Revocation, Tier
 from stoker.services.bus.connection import Bus
 from stoker.services.bus.errors import BusError, NobodyThere
 from stoker.services.process.clock import steady_now
@@ -71,7 +71,9 @@ ALWAYS_ANSWERED = ("cancel", "load")
 """Verbs of every version of a worker: where nobody listens to one of them, the worker is not there."""
 STORE_AGAIN_S = 0.5
 
-ASSIGNMENTS = counter("stoker_assignments_total", "Assignments by tier of the model", "tier")
+ASSIGNMENTS = counter(
+    "stoker_assignments_total", "Assignments by tier of the model", "tier", known=get_args(Tier)
+)
 QUEUE_WAIT = histogram("stoker_queue_wait_seconds", "Accepted until assigned", "model")
 QUEUED = gauge("stoker_queued_jobs", "Jobs that wait", "model")
 RUNNING = gauge("stoker_running_jobs", "Jobs on workers", "model")

@@ -44,6 +44,19 @@ def test_a_query_names_metrics_that_exist(expression: str) -> None:
         assert {name, family} & families, f"{name} is no metric"
 
 
+@pytest.mark.parametrize(
+    "sample",
+    [
+        *(f'stoker_quarantined_total{{source="{source}"}}' for source in ("job", "webhook")),
+        *(f'stoker_scale_events_total{{kind="{kind}"}}' for kind in ("launched", "failed", "backoff")),
+        *(f'stoker_ended_jobs_total{{outcome="{one}"}}' for one in ("completed", "failed", "expired")),
+        'stoker_evictions_total{to="warm"}',
+    ],
+)
+def test_what_an_alert_counts_stands_there_before_its_first_event(sample: str) -> None:
+    assert f"\n{sample} " in exposition()[0].decode(), "increase() and rate() do not see the first event"
+
+
 def test_the_files_are_as_the_tables_say() -> None:
     assert DASHBOARD.read_text() == dashboard(), "run: python -m tools.grafana"
     assert ALERTS.read_text() == alerts(), "run: python -m tools.grafana"

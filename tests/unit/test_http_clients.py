@@ -1,9 +1,14 @@
 """A proxy of the environment is for the world outside: this machine is asked directly."""
 
+import ssl
+from typing import Any
+
 import httpx
 import pytest
 
 from stoker.services.process.http_clients import async_client, client, is_loopback
+
+URLS = ("http://127.0.0.1:8000", "https://127.0.0.1:8000", "http://example.com", "https://example.com")
 
 
 @pytest.mark.parametrize(
@@ -32,6 +37,14 @@ def test_loopback_is_not_sent_through_a_proxy_and_others_are(monkeypatch: pytest
     for make in (client, async_client):
         assert not make("http://127.0.0.1:8000")._mounts
         assert make("http://example.com")._mounts
+
+
+@pytest.mark.parametrize("make", [client, async_client])
+def test_certificates_are_read_where_there_may_be_some(make: Any) -> None:
+    """Reading them took most of a scrape of /metrics, in the gateway's loop."""
+    mode = {url: make(url)._transport._pool._ssl_context.verify_mode for url in URLS}
+    assert mode == dict.fromkeys(URLS, ssl.CERT_REQUIRED) | {URLS[0]: ssl.CERT_NONE}
+    assert make(URLS[0], verify=True)._transport._pool._ssl_context.verify_mode == ssl.CERT_REQUIRED
 
 
 def test_options_go_to_the_client() -> None:

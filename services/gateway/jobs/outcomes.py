@@ -1,6 +1,7 @@
 """What the end of a job means to a client, and the metrics of jobs."""
 
 from functools import cache
+from typing import get_args
 
 from prometheus_client import Counter, Histogram
 
@@ -14,6 +15,8 @@ from stoker.services.process.tracing import annotate
 
 REQUESTS = counter("stoker_requests_total", "Jobs accepted", "model", "kind")
 TTFT = histogram("stoker_time_to_first_token_seconds", "Accepted until the first delta", "model")
+OUTCOMES = tuple(one.__name__.lower() for one in get_args(Terminal))
+ENDED = counter("stoker_ended_jobs_total", "Jobs by how they ended", "outcome", known=OUTCOMES)
 DURATION = histogram("stoker_job_seconds", "Accepted until the end", "model", "outcome")
 
 _FAILED_STATUS = {
@@ -32,6 +35,11 @@ _FAILED_STATUS = {
 @cache  # finding a label costs more than counting
 def _requests(model: str, kind: str) -> Counter:
     return REQUESTS.labels(model, kind)
+
+
+@cache
+def _ended(outcome: str) -> Counter:
+    return ENDED.labels(outcome)
 
 
 @cache
@@ -56,6 +64,7 @@ def observe_first_token(job: Job, now: float) -> None:
 
 def observe_end(event: Terminal) -> None:
     outcome = type(event).__name__.lower()
+    _ended(outcome).inc()
     _duration(event.model, outcome).observe(max(event.finished_at - event.created_at, 0.0))
     annotate(genai.ended(event))
 

@@ -37,12 +37,12 @@ from stoker.services.worker.runner.messages import Load, Loaded, Unpark
 
 log = get_logger("loader")
 
-LOADS = counter("stoker_model_loads_total", "Loads of models by the tier they came from", "tier")
+TIERS: tuple[Tier, ...] = ("hot", "loading", "base", "parked", "warm", "cold")
+LOADS = counter("stoker_model_loads_total", "Loads by the tier they came from", "tier", known=TIERS[2:])
 LOAD_TIME = histogram("stoker_model_load_seconds", "Loading a model into device memory", "model")
-EVICTIONS = counter("stoker_evictions_total", "Models moved out of device memory", "to")
+EVICTIONS = counter("stoker_evictions_total", "Models that left device memory", "to", known=("parked", "warm"))
 ROOM_LIMIT_S = 900.0
 """A load that found no room for this long is given up: as long as a job may wait to be started."""
-TIERS: tuple[Tier, ...] = ("hot", "loading", "base", "parked", "warm", "cold")
 
 
 class Loader:
