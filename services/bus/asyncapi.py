@@ -124,11 +124,16 @@ def _message(kind: Any, schema_of: dict[str, Any], headers: tuple[str, ...] = ()
 
 
 def covers(pattern: str, address: str) -> bool:
-    """Whether a pattern of NATS has subjects of an address with `{parameters}`: all, or those of one value."""
+    """Whether a pattern of NATS has subjects of an address with `{parameters}`: all, or those of one value.
+
+    The key of a bucket may have several tokens.
+    """
     wanted, tokens = pattern.split("."), address.split(".")
     for number, token in enumerate(wanted):
         if token == ">":
             return len(tokens) > number
+        if number < len(tokens) and tokens[0] == "$KV" and tokens[number] == "{key}":
+            return True
         if number >= len(tokens) or not (token in ("*", tokens[number]) or tokens[number].startswith("{")):
             return False
     return len(wanted) == len(tokens)

@@ -186,7 +186,7 @@ def test_profiles_say_who_launches(tmp_path: Path) -> None:
         ("kind: Model\nspec: {}\n", 1, "missing required field: metadata.name"),
         ("kind: Modell\n", 1, "unknown kind 'Modell'; there are Model, ResourceProfile"),
         ("resourceProfiles:\n  a: {launcher: docker}\n", 2, "the launcher docker needs an image"),
-        ("resourceProfiles:\n  a: {launcher: kubernetes}\n", 2, "Invalid enum value 'kubernetes'"),
+        ("resourceProfiles:\n  a: {launcher: mesos}\n", 2, "Invalid enum value 'mesos'"),
         ("resourceProfiles:\n  a: {memory: huge}\n", 2, "'huge' is not a size"),
     ],
 )
