@@ -84,8 +84,8 @@ def walk(page: Any, most: int = 200) -> list[str]:
     for _ in range(most):
         page.keyboard.press("Tab")
         said = page.evaluate(MARK)
-        if said in ("", "again"):
+        if said == "again":
             break
-        if said != "new":
+        if said not in ("", "new"):  # "": past the end of the page, from where it begins anew
             hidden.append(f"no focus shown: {said[:200]}")
     return hidden + list(page.evaluate(UNREACHED))

@@ -1,6 +1,7 @@
 // The dashboard: the frame around its pages, which page a path means, and the key that is asked for.
 import { html, render, useEffect, useRef, useState } from "./base.js";
 import { ask } from "./api.js";
+import { keepFocus } from "./focus.js";
 import { live, useLive, watch } from "./live.js";
 import { pathNow, onNavigate } from "./navigate.js";
 import { Fleet } from "./pages/fleet.js";
@@ -74,9 +75,9 @@ function KeyForm({ entered }) {
     </main>`;
 }
 
-function Page({ path }) {
+function Page({ path, isEntered }) {
   const main = useRef(null);
-  const isFirst = useRef(true);
+  const isFirst = useRef(!isEntered); // of a key that was just given the form had the focus
   const job = path.startsWith("/jobs/") ? decodeURIComponent(path.slice(6)) : "";
   const [, name, Content, role] = PAGES.find(([to]) => to === (job ? "/jobs" : path)) || PAGES[0];
   useEffect(() => {
@@ -84,6 +85,7 @@ function Page({ path }) {
     if (!isFirst.current) main.current?.focus(); // a screen reader begins to read here
     isFirst.current = false;
   }, [path]);
+  useEffect(() => keepFocus(main.current), []);
   const content = !may(role)
     ? html`<h1>${name}</h1><p>This page needs a key of the role ${role}: <code>stoker keys create NAME --role ${role}</code>.</p>`
     : job ? html`<${JobPage} key=${job} id=${job} />` : html`<${Content} />`;
@@ -93,6 +95,7 @@ function Page({ path }) {
 function App() {
   const [path, setPath] = useState(pathNow());
   const [state, setState] = useState("asking");
+  const isEntered = useRef(false);
   useLive();
   async function begin() {
     try {
@@ -106,10 +109,10 @@ function App() {
     setState("in");
   }
   useEffect(() => { begin(); return onNavigate(setPath); }, []);
-  if (state === "key") return html`<${KeyForm} entered=${begin} />`;
+  if (state === "key") return html`<${KeyForm} entered=${() => { isEntered.current = true; begin(); }} />`;
   if (state !== "in") return html`<main id="main"><h1>Stoker</h1><p role="status">${state === "asking" ? "connecting…" : state}</p></main>`;
   const shown = path === "/" && !may("operate") ? "/playground" : path;
-  return html`<${Header} path=${shown} /><${Page} path=${shown} />`;
+  return html`<${Header} path=${shown} /><${Page} path=${shown} isEntered=${isEntered.current} />`;
 }
 
 render(html`<${App} />`, document.getElementById("root"));

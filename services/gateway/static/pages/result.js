@@ -14,10 +14,10 @@ export function Result({ job }) {
       <li key=${one.url}><a href=${one.url} download=${`${job.id}-${at}.png`}><img src=${one.url} alt=${`picture ${at + 1} of ${result.images.length}`} width=${one.width} height=${one.height} /></a>
         <span class="dim">${one.width} × ${one.height}, seed ${one.seed}</span></li>`)}</ul>`;
   }
-  if (typeof result.text === "string") {
-    const usage = result.usage || {};
+  if (typeof result.text === "string" && (result.usage || Object.keys(result).length === 1)) { // others are functions'
+    const { usage } = result;
     return html`<${Markdown} text=${result.text} />
-      <p class="dim">${usage.prompt_tokens ?? "?"} tokens in, ${usage.completion_tokens ?? "?"} out${result.finish_reason ? `; ended by ${result.finish_reason}` : ""}</p>`;
+      ${usage && html`<p class="dim">${usage.prompt_tokens ?? "?"} tokens in, ${usage.completion_tokens ?? "?"} out${result.finish_reason ? `; ended by ${result.finish_reason}` : ""}</p>`}`;
   }
   return html`<pre tabindex="0">${JSON.stringify(result, null, 2)}</pre><${Files} value=${result} />`;
 }

@@ -140,7 +140,7 @@ function Lanes({ lanes, view, width, zoom, move }) {
     else setChosen(found);
   }
   function key(event) {
-    const done = { ArrowRight: () => step(1), ArrowLeft: () => step(-1), ArrowDown: () => stepLane(1), ArrowUp: () => stepLane(-1), Enter: () => item && open({ item }), "+": () => zoom(0.5), "-": () => zoom(2), PageUp: () => move(-0.5), PageDown: () => move(0.5) }[event.key];
+    const done = { ArrowRight: () => step(1), ArrowLeft: () => step(-1), ArrowDown: () => stepLane(1), ArrowUp: () => stepLane(-1), Enter: () => item && open({ item }), Escape: () => setChosen(null), "+": () => zoom(0.5), "-": () => zoom(2), PageUp: () => move(-0.5), PageDown: () => move(0.5) }[event.key];
     if (!done) return;
     event.preventDefault();
     done();
@@ -167,7 +167,7 @@ function Lanes({ lanes, view, width, zoom, move }) {
           onPointerMove=${(event) => { const found = place(event); canvas.current.title = found ? sentence(found.item) : ""; }}
           onWheel=${(event) => { if (event.ctrlKey) { event.preventDefault(); zoom(event.deltaY > 0 ? 1.25 : 0.8); } }}></canvas>
       </div></div>
-    <p id="lanes-keys" class="dim">Arrows choose a lane and what lies on it, Enter opens the job, + and − zoom, Page Up and Page Down move. ${lanes.length} lanes.</p>
+    <p id="lanes-keys" class="dim">Arrows choose a lane and what lies on it, Enter opens the job, Escape chooses nothing, + and − zoom, Page Up and Page Down move. ${lanes.length} lanes.</p>
     <p id="chosen" role="status">${told}</p>`;
 }
 

@@ -55,9 +55,11 @@ export function Told({ request }) {
     ${job && html`<p class="dim"><a href=${`/jobs/${encodeURIComponent(job)}`}>The job</a>${more ? `: ${more}` : ""}</p>`}`;
 }
 
+// Not `disabled`: a button that is disabled while it has the focus loses it.
 export function Buttons({ request, text = "Send" }) {
-  return html`<p class="actions"><button id="send" type="submit" disabled=${request.isRunning}>${text}</button>
-    <button id="cancel" type="button" disabled=${!request.isRunning} onClick=${request.cancel}>Cancel</button></p>`;
+  const stop = (event) => { if (request.isRunning) event.preventDefault(); };
+  return html`<p class="actions"><button id="send" type="submit" aria-disabled=${request.isRunning ? "true" : "false"} onClick=${stop}>${text}</button>
+    <button id="cancel" type="button" aria-disabled=${request.isRunning ? "false" : "true"} onClick=${request.cancel}>Cancel</button></p>`;
 }
 
 export const asDataUrl = (file) => new Promise((resolve, reject) => {
