@@ -3,11 +3,10 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import System, wait_for
+from tests.conftest import System
 from tests.system.browsing import chromium, open_page, until, walk
 from tests.system.keyboard import Keyboard
 from tests.system.test_keys import keys
