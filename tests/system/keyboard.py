@@ -1,6 +1,7 @@
 """A user of the dashboard who has a keyboard only: what is reached with Tab, and what is seen of it."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 from tests.conftest import wait_for
@@ -24,11 +25,14 @@ FOCUSED = """() => {
 
 
 class Keyboard:
-    """Presses keys on a page; `told`: focus that was not shown, or was outside of what is seen."""
+    """Presses keys on a page; `told`: focus that was not shown, or was outside of what is seen; `choosers`:
+    dialogs for files that the browser has opened."""
 
     def __init__(self, page: Any) -> None:
         self.page = page
         self.told: list[str] = []
+        self.choosers: list[Any] = []
+        page.on("filechooser", lambda chooser: self.choosers.append(chooser))  # Playwright marks it
 
     def press(self, *keys: str) -> None:
         for key in keys:
@@ -53,6 +57,15 @@ class Keyboard:
         """To another page by its link."""
         self.tab_to(link, "a")
         self.press("Enter")
+
+    def choose_file(self, file: Path) -> None:
+        """For the field that has the focus."""
+        before = len(self.choosers)
+        self.press("Enter")
+        wait_for(
+            lambda: self.page.evaluate("true") and len(self.choosers) > before, what="the browser's dialog"
+        )
+        self.choosers[-1].set_files(file)
 
     def type(self, text: str) -> None:
         self.page.keyboard.type(text)

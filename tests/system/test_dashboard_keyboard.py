@@ -167,9 +167,7 @@ def test_a_picture_is_edited_with_a_mask_that_keys_paint(user: Keyboard, tmp_pat
     user.tab_to("From a picture", "summary")
     user.press("Enter")
     user.tab_to("Picture", "input")
-    with page.expect_file_chooser() as chooser:
-        user.press("Enter")
-    chooser.value.set_files(tmp_path / "blue.png")
+    user.choose_file(tmp_path / "blue.png")
     user.tab_to("The picture.*", "canvas")
     user.check()
     user.press("ArrowRight", "ArrowDown", "Space")
