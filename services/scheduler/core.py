@@ -190,6 +190,8 @@ class Scheduler:
         self.reconciler.forget_claim(finished.job)
         if record is not None:
             is_current = record.is_attempt(worker_id, finished.attempt)
+            if is_current:
+                self.ledger.accepted(record, now)
             if is_current and finished.outcome == "completed":
                 run_s, batch = finished.run_s, finished.batch
                 self.estimates.learn_run(finished.model, record.spec, finished.units, run_s, batch)
@@ -258,8 +260,7 @@ class Scheduler:
                 return []
             return self.reconciler.revoke(worker, event.job, self.term, event.attempt, now)
         if is_accepted:
-            if record.phase == "offered":
-                self.ledger.move(record, "running", now)
+            self.ledger.accepted(record, now)
             return [Cancel(event.worker, event.job, event.attempt)] if record.phase == "cancelling" else []
         record.refused_at[event.worker] = now
         return self.leaving.take_back(record, now, may_end=False)

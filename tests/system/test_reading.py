@@ -52,7 +52,8 @@ async def test_streams_and_buckets_have_readable_names_and_content(synthetic: Sy
     names = {stream.config.name for stream in await jetstream.streams_info()}
     assert {"STOKER_JOBS", "STOKER_RESULTS", "STOKER_EVENTS", "KV_stoker_catalog", "KV_stoker_leases"} <= names
     catalog = await jetstream.key_value(CATALOG_BUCKET)
-    assert set(await keys_of(catalog)) == {"echo", "slow", "single", "revision.current"}
+    keys = {key for key in await keys_of(catalog) if not key.startswith("possible.")}
+    assert keys == {"echo", "slow", "single", "revision.current"}
     entry = await catalog.get("echo")
     assert json.loads(entry.value or b"")["specs"][0]["engine"] == "synthetic"
     await client.close()

@@ -122,6 +122,11 @@ class Ledger:
         self._enter_worker(record, worker, held, term, now)
         self.move(record, "offered", now)
 
+    def accepted(self, record: Record, now: float) -> None:
+        """Its worker has taken it: it says so, or how the attempt ended."""
+        if record.phase == "offered":
+            self.move(record, "running", now)
+
     def adopt(self, record: Record, worker: Worker, running: RunningJob, now: float) -> None:
         """A worker has the job already: from an earlier leader, or from before it was away."""
         self._check(record, "running")

@@ -138,3 +138,16 @@ def test_a_fence_of_an_earlier_attempt_is_known_and_does_not_stand_for_a_later_o
     core.feed(events.Fenced("j", record.attempt - 1, 5))
     assert (record.fence, record.must_fence) == (5, True)
     assert core.feed(events.Fenced("nobody", 1, 5)) == []
+
+
+def test_a_job_that_ends_its_runner_before_it_is_said_to_be_accepted_counts_as_a_crash_too() -> None:
+    """A worker says nothing of the acceptance of what is over within 20 ms."""
+    core = Core("w1", "w2")
+    core.arrive("j")
+    for attempt in (1, 2):
+        record = core.record("j")
+        assert (record.phase, record.attempt) == ("offered", attempt)
+        told = Finished("j", "a", attempt, "lost", term=record.term, reason="the runner died")
+        found = core.feed(events.JobFinished(record.worker, told))
+    assert "EndJob" in kinds(found)
+    assert "j" not in core.scheduler.ledger.records
