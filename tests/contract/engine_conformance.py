@@ -31,7 +31,7 @@ from stoker.services.worker.engines.base import (
 )
 from stoker.services.worker.engines.registry import create
 
-STOP_WITHIN_S = 10.0
+STOP_WITHIN_S = 60.0
 
 
 class Emitted:
