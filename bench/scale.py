@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def jobs(sizes: tuple[int, ...] = JOB_SIZES) -> list[str]:
         "|---|---|---|---|",
     ]
     for count in sizes:
-        rows.append(uvloop.run(_with_bus(lambda bus, url, count=count: _jobs(bus, url, count))))  # type: ignore[misc]
+        rows.append(uvloop.run(_with_bus(partial(_jobs, count=count))))
         print(rows[-1], flush=True)
     return rows
 
@@ -198,7 +199,7 @@ def results(sizes: tuple[int, ...] = RESULT_SIZES) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for count in sizes:
-        rows.append(uvloop.run(_with_bus(lambda bus, url, count=count: _results(bus, url, count))))  # type: ignore[misc]
+        rows.append(uvloop.run(_with_bus(partial(_results, count=count))))
         print(rows[-1], flush=True)
     return rows
 

@@ -81,7 +81,7 @@ def disturb(stack: Stack) -> None:
         stack.kill(service)
         stack.wait_ready()
         if name := {"worker": "worker-1", "image-worker": "image-worker-1"}.get(service):
-            wait_for(lambda: stack.workers().get(name, 0.0) > began, 60, f"the next life of {name}")  # noqa: B023
+            wait_for(lambda: stack.workers().get(name, 0.0) > began, 60, f"the next life of {name}")  # noqa: B023  # called in this turn
         print(f"killed {service}: ready again after {time.time() - began:.1f} s")
     began = time.time()
     stack.env["STOKER_TAG"] = UPGRADED

@@ -98,7 +98,7 @@ async def test_numbers_of_events_have_no_gap_and_the_end_comes_after_the_text(co
         worker.assign("j", SPEC, **TOGETHER)
         end = await worker.ended("j")
         assert end is not None
-        small = [event.seq for job, event in gateway.alone if job == "j" and not isinstance(event, Delta)]  # type: ignore[union-attr]
+        small = [event.seq for job, event in gateway.alone if job == "j" and not isinstance(event, Delta)]
         assert sorted([*small, *(delta.seq for delta in gateway.deltas("j"))]) == list(range(1, end.seq))
         assert gateway.text("j") == output_of(end).text, "what waits is sent before the end"
 

@@ -87,14 +87,14 @@ class TwoEngines(Place):
         self.dispatcher.plan.put(self.hot, "small", small, 1)
         self.switcher = Switcher(self.dispatcher.predictor)
 
-    def loads(self, now: float = NOW) -> str | None:  # type: ignore[override]
+    def beside(self, now: float = NOW) -> str | None:
         found = self.switcher.next(self.hot, now)
         assert found is None or not found.victims
         return found.lot.model if found is not None else None
 
 
 def test_a_small_model_of_another_engine_does_not_wait_for_a_large_load() -> None:
-    assert TwoEngines().loads() == "small"
+    assert TwoEngines().beside() == "small"
 
 
 @pytest.mark.parametrize(
@@ -103,21 +103,21 @@ def test_a_small_model_of_another_engine_does_not_wait_for_a_large_load() -> Non
     ids=["same engine", "no room", "longer", "its memory is not told yet"],
 )
 def test_a_load_waits_for_the_one_under_way(wrong: dict[str, Any]) -> None:
-    assert TwoEngines(**wrong).loads() is None
+    assert TwoEngines(**wrong).beside() is None
 
 
 def test_a_load_that_takes_longer_than_it_should_holds_nobody_up() -> None:
     place = TwoEngines(size_mb=6000, free_mb=9000)
     takes_s = place.dispatcher.predictor.load_s(place.hot, "small", place.dispatcher.models["small"].specs[0])
-    assert place.loads(NOW + takes_s - 1.0) is None
-    assert place.loads(NOW + takes_s + 1.0) == "small", "who knows how long it will take"
+    assert place.beside(NOW + takes_s - 1.0) is None
+    assert place.beside(NOW + takes_s + 1.0) == "small", "who knows how long it will take"
 
 
 def test_two_loads_at_a_time_at_most() -> None:
     place = TwoEngines()
-    assert place.loads() == "small"
+    assert place.beside() == "small"
     place.fleet.order_load(place.hot, "small", place.dispatcher.models["small"].specs[0], NOW)
-    assert place.loads() is None
+    assert place.beside() is None
 
 
 def test_the_model_whose_jobs_have_waited_most_for_what_they_take_is_first() -> None:
