@@ -266,7 +266,8 @@ class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
 class RunningJob(msgspec.Struct, frozen=True, omit_defaults=True):
     """An attempt that a worker has: waiting for its model or a slot, running, or having its end stored.
 
-    seal: shows that the worker was given the job. waits: for calls of its own, and takes no slot meanwhile.
+    seal: shows that the worker was given the job. waits: it takes no slot meanwhile: for calls of its own, or
+    until what it has drawn is written.
     """
 
     job: str

@@ -74,6 +74,8 @@ class _Silent:
     def printed(self, output: OutputPart) -> None:
         """Functions do not run here."""
 
+    def drawn(self) -> None: ...
+
 
 class DiffusersCudaWorker:
     """SD1.5 by the environment. Raises EngineError when the model cannot be loaded."""

@@ -51,6 +51,7 @@ from stoker.services.worker.models.loader import Loader
 from stoker.services.worker.models.readiness import Readiness
 from stoker.services.worker.runner.messages import (
     Described,
+    Drawn,
     Loaded,
     LoadFailed,
     LoadProgress,
@@ -247,6 +248,8 @@ class Agent:
     def _take(self, message: Any) -> None:
         if isinstance(message, RUN_MESSAGES):
             self.runs.take(message)
+            if isinstance(message, Drawn):  # a slot is free long before anything has ended
+                self.heartbeats.changed()
             return
         match message:
             case Loaded() | LoadFailed():

@@ -59,6 +59,8 @@ class Emitted:
 
     def printed(self, output: OutputPart) -> None: ...
 
+    def drawn(self) -> None: ...
+
 
 def essence(output: RunOutput) -> object:
     """What must be the same for the same seed."""

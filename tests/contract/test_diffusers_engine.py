@@ -54,6 +54,8 @@ class Heard:
 
     def printed(self, output: OutputPart) -> None: ...
 
+    def drawn(self) -> None: ...
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -129,6 +131,23 @@ def test_a_batch_gives_the_pictures_that_single_runs_give(engine: DiffusersEngin
         alone = draw(engine, "sd15", seed=i, prompt=f"cat {i}")
         pair = [Image.open(io.BytesIO(one.images[0])).tobytes() for one in (images, alone)]
         assert max(abs(a - b) for a, b in zip(*pair, strict=True)) <= 2
+
+
+def test_the_next_picture_is_drawn_while_the_files_of_the_one_before_are_written(
+    engine: DiffusersEngine,
+) -> None:
+    """The next one is asked for by the thread that would write: it ends though nothing is written yet."""
+    others: list[Images] = []
+
+    class Asking(Heard):
+        def drawn(self) -> None:
+            others.append(draw(engine, "sd15", seed=9, sampler="Euler a"))
+
+    expected = draw(engine, "sd15", seed=8)
+    first = asyncio.run(engine.run("sd15", Request("job", asked(), 8, title="sd15"), Asking(), Cancellation()))
+    assert isinstance(first, Images)
+    assert first.images == expected.images, "it says its own sampler, not that of the next one"
+    assert len(others) == 1
 
 
 def test_steps_and_previews_are_told_and_a_cancel_stops_between_steps(engine: DiffusersEngine) -> None:

@@ -42,6 +42,8 @@ class Heard:
 
     def printed(self, output: OutputPart) -> None: ...
 
+    def drawn(self) -> None: ...
+
 
 async def test_the_engine_of_the_page_keeps_the_rules(tmp_path: Path) -> None:
     engine = module_of("docs/new-engine.md")["create"](EngineCapability(1, 0, ("TextGeneration",)))

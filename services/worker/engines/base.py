@@ -167,6 +167,9 @@ class Emitter(Protocol):
 
     def printed(self, output: OutputPart) -> None: ...
 
+    def drawn(self) -> None:
+        """Once: the device is done with this run, and the next may begin while its files are written."""
+
 
 @dataclass(frozen=True, slots=True)
 class Images:

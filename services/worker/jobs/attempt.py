@@ -2,14 +2,16 @@
 
 It is `preparing` while what it needs is brought here, `ready` while it waits for a slot of its lane,
 `running` in the runner, `waiting` there for calls of its own without a slot, `resuming` when those have ended
-and it waits for a slot again, `stopping` when it was told to stop and the engine has not yet, `ending` while
+and it waits for a slot again, `writing` there when the device is done with it and files are made of what was
+drawn, without a slot too, `stopping` when it was told to stop and the engine has not yet, `ending` while
 its terminal event is being stored, and then `gone`. An attempt that was revoked, or lost with its runner, goes
 without a terminal event.
 
     preparing ──▶ ready ──▶ running ──▶ stopping          each of them ──▶ ending ──▶ gone
-                          ▲       │         ▲             each of them ──▶ gone
-                   resuming ◀──▶ waiting    │
-                       └───────────┴────────┘
+                          ▲    │  │         ▲             each of them ──▶ gone
+                   resuming ◀──┼▶ waiting   │
+                       │    writing  │      │
+                       └───────┴─────┴──────┘
 
 What an attempt holds (pins of models, the limit on its run, a slot) is registered with it (`hold`) and let go
 by leaving, whichever way: `leave` is called by WorkerCore.move, the only writer of a state (core.py).
@@ -25,22 +27,23 @@ from stoker.schemas.jobs import JobInput
 from stoker.schemas.workers import Assignment, SentText
 from stoker.services.worker.jobs.event_log import EventLog
 
-Phase = Literal["preparing", "ready", "running", "waiting", "resuming", "stopping", "ending", "gone"]
+Phase = Literal["preparing", "ready", "running", "waiting", "resuming", "writing", "stopping", "ending", "gone"]
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     "preparing": frozenset({"ready", "ending", "gone"}),
     "ready": frozenset({"running", "ending", "gone"}),
-    "running": frozenset({"waiting", "stopping", "ending", "gone"}),
+    "running": frozenset({"waiting", "writing", "stopping", "ending", "gone"}),
     "waiting": frozenset({"resuming", "stopping", "ending", "gone"}),
     "resuming": frozenset({"running", "waiting", "stopping", "ending", "gone"}),
+    "writing": frozenset({"stopping", "ending", "gone"}),
     "stopping": frozenset({"ending", "gone"}),
     "ending": frozenset({"gone"}),
     "gone": frozenset(),
 }
 TAKES_SLOT: frozenset[Phase] = frozenset({"running", "stopping"})
-IN_RUNNER: frozenset[Phase] = frozenset({"running", "waiting", "resuming"})
+IN_RUNNER: frozenset[Phase] = frozenset({"running", "waiting", "resuming", "writing"})
 """The states in which its engine has it and was not told to stop."""
-WAITS: frozenset[Phase] = frozenset({"waiting", "resuming"})
+WAITS: frozenset[Phase] = frozenset({"waiting", "resuming", "writing"})
 """The states in which it is in its engine and takes no slot."""
 HOLDS: frozenset[Phase] = IN_RUNNER.union(frozenset[Phase]({"preparing", "ready", "stopping"}))
 """The states in which an attempt may hold something."""
@@ -65,6 +68,7 @@ class Attempt:
     wants_events: somebody watches. batches_text: as in Job.
     children: the calls that it has made.
     waited_s: how long it took no slot while it waited for them; waits_since: since when it does, monotonic.
+    device_s: how long it had the device, where that was said before its end.
     files, folder: as in services.worker.engines.base.Request.
     """
 
@@ -95,6 +99,7 @@ class Attempt:
     children: dict[str, ChildView] = field(default_factory=dict)
     waited_s: float = 0.0
     waits_since: float = 0.0
+    device_s: float = 0.0
     files: dict[str, str] = field(default_factory=dict)
     folder: str = ""
     when_gone: list[Release] = field(default_factory=list)

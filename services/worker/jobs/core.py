@@ -2,7 +2,8 @@
 
 Lanes are as in the scheduler: the one that the engine names, else the model. A lane runs as many attempts at a
 time as its engine has slots; one that was told to stop keeps its slot until the engine has stopped. One that
-waits for calls of its own takes no slot, and is the first to get one when they have ended. Of one job
+waits for calls of its own takes no slot, and is the first to get one when they have ended. One whose pictures
+are only to be written takes none either, up to MAX_WRITTEN pictures of a lane, which lie in memory. Of one job
 at most one attempt is current, the latest: an earlier one that is still here is told to stop (`revoked`).
 
 `move` is the only writer of an attempt's state (attempt.py has the table); it raises IllegalMove and changes
@@ -14,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from stoker.schemas.catalog import batch_limit
-from stoker.schemas.jobs import likeness
+from stoker.schemas.jobs import ImageInput, likeness
 from stoker.schemas.workers import Accepted, Assignment, AssignmentAnswer, EngineCapability, Refused
 from stoker.services.worker.jobs.attempt import (
     HOLDS,
@@ -27,6 +28,9 @@ from stoker.services.worker.jobs.attempt import (
     StopReason,
 )
 from stoker.services.worker.jobs.event_log import EventLog
+
+MAX_WRITTEN = 32
+"""Pictures of a lane that may be written while others are drawn: 12 MB each at 1024x1024."""
 
 
 @dataclass(slots=True)
@@ -175,6 +179,17 @@ class WorkerCore:
         self.move(first, "running")
         return first
 
+    def drawn(self, attempt: Attempt) -> bool:
+        """The device is done with an attempt, its pictures are to be written; whether its slot is free now."""
+        if attempt.phase != "running":
+            return False
+        others = (one for one in self._attempts.values() if one.lane == attempt.lane and one.phase == "writing")
+        being_written = sum(map(_pictures, others))
+        if being_written and being_written + _pictures(attempt) > MAX_WRITTEN:
+            return False
+        self.move(attempt, "writing")
+        return True
+
     def next_to_run(self, lane: str) -> list[Attempt]:
         """The next ready attempt of a lane with a free slot, and those like it that run along; running now."""
         waiting = self._ready.get(lane)
@@ -222,6 +237,10 @@ class WorkerCore:
         assert ready == {lane: set(keys) for lane, keys in self._ready.items()}
         assert resuming == {lane: set(keys) for lane, keys in self._resuming.items()}
         assert all(self._attempts.get(attempt.key) is attempt for attempt in self._current.values())
+
+
+def _pictures(attempt: Attempt) -> int:
+    return attempt.input.n if isinstance(attempt.input, ImageInput) else 1
 
 
 def _drop(queues: dict[str, deque[str]], attempt: Attempt) -> None:

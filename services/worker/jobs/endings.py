@@ -261,7 +261,7 @@ class Endings:
             outcome=outcome,
             load_s=round(_load_s(attempt), 4),
             fetch_s=round(attempt.fetch_s, 4),
-            run_s=round(run_s, 4),
+            run_s=round(attempt.device_s or run_s, 4),
             units=work_units(job.input),
             batch=attempt.batch,
             term=attempt.assignment.term,

@@ -34,6 +34,7 @@ from stoker.services.worker.runner.messages import (
     Cancel,
     ChildAsked,
     ChildLeft,
+    Drawn,
     FilesDone,
     ImagesDone,
     PreviewImage,
@@ -55,8 +56,8 @@ MAX_RUNS = 2
 
 RUN_TIME = histogram("stoker_run_seconds", "Time in the engine", "model")
 
-RunMessage = ( Text | TextDone | Step | Printed | ChildAsked | ChildLeft | PreviewImage | ImagesDone | FilesDone
-| RunFailed | RunCancelled )  # fmt: skip
+RunMessage = ( Text | TextDone | Step | Drawn | Printed | ChildAsked | ChildLeft | PreviewImage | ImagesDone
+| FilesDone | RunFailed | RunCancelled )  # fmt: skip
 
 
 @cache  # finding a label costs more than observing
@@ -200,6 +201,8 @@ class Runs:
             case Step():
                 self._note_step(attempt)
                 self._reports.tell(attempt, Progress(step=message.step, steps=message.steps))
+            case Drawn():
+                self._drawn(attempt, message)
             case Printed():
                 attempt.log.printed.add_part(message.output)
             case ChildAsked():
@@ -218,6 +221,12 @@ class Runs:
                 self._failed(attempt, message)
             case RunCancelled():
                 self._leave_runner(attempt)
+
+    def _drawn(self, attempt: Attempt, message: Drawn) -> None:
+        """The device is the next one's while the files of this one are written."""
+        attempt.device_s = message.run_s
+        if self._core.drawn(attempt):
+            self.start_next(attempt.lane)
 
     def _files_done(self, attempt: Attempt, message: FilesDone) -> None:
         """A function has saved files; those that it says to lie on the disk lie in its attempt's folder."""

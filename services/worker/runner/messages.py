@@ -226,6 +226,16 @@ class ChildLeft(Message, frozen=True):
     number: int
 
 
+class Drawn(Message, frozen=True):
+    """The device is done with a run: the next may begin. Its end comes once its files are written.
+
+    run_s: how long it had the device.
+    """
+
+    job: str
+    run_s: float
+
+
 class PreviewImage(Message, frozen=True):
     job: str
     index: int
@@ -273,7 +283,7 @@ class RunCancelled(Message, frozen=True):
 
 
 FromRunner = ( Ready | Pong | Loaded | LoadProgress | Unloaded | LoadFailed | Described | Usage | Text | Step |
-Printed | ChildAsked | ChildLeft | PreviewImage | TextDone | ImagesDone | FilesDone | RunFailed |
+Drawn | Printed | ChildAsked | ChildLeft | PreviewImage | TextDone | ImagesDone | FilesDone | RunFailed |
 RunCancelled )  # fmt: skip
 
 

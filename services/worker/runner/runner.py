@@ -42,6 +42,7 @@ from stoker.services.worker.runner.messages import (
     ChildEnded,
     Describe,
     Described,
+    Drawn,
     FilesDone,
     ImagesDone,
     Load,
@@ -80,6 +81,7 @@ class JobEmitter:
     def __init__(self, job: str, outbox: Outbox) -> None:
         self._job = job
         self._outbox = outbox
+        self._began = time.perf_counter()
 
     def text(
         self, text: str, tokens: int = 1, *, is_reasoning: bool = False, logprobs: tuple[TokenChance, ...] = ()
@@ -97,6 +99,9 @@ class JobEmitter:
 
     def printed(self, output: OutputPart) -> None:
         self._outbox.put(Printed(self._job, output))
+
+    def drawn(self) -> None:
+        self._outbox.put(Drawn(self._job, time.perf_counter() - self._began))
 
 
 class Runner:

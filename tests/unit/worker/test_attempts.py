@@ -14,12 +14,13 @@ from stoker.services.worker.jobs.attempt import (
     HOLDS,
     TAKES_SLOT,
     TRANSITIONS,
+    WAITS,
     Attempt,
     IllegalMove,
     Phase,
     StopReason,
 )
-from stoker.services.worker.jobs.core import WorkerCore
+from stoker.services.worker.jobs.core import MAX_WRITTEN, WorkerCore
 
 ENGINES = {
     "text": EngineCapability(2, 1, ("TextGeneration",)),
@@ -32,6 +33,7 @@ WAY: dict[Phase, list[Phase]] = {
     "running": ["ready", "running"],
     "waiting": ["ready", "running", "waiting"],
     "resuming": ["ready", "running", "waiting", "resuming"],
+    "writing": ["ready", "running", "writing"],
     "stopping": ["ready", "running", "stopping"],
     "ending": ["ending"],
     "gone": ["gone"],
@@ -184,6 +186,59 @@ def test_like_pictures_run_together_up_to_the_limit_of_the_spec() -> None:
 def test_pictures_with_other_settings_do_not_run_along(other: ImageInput) -> None:
     first = image("a", num_inference_steps=4)
     assert batched([first, other, image("c", num_inference_steps=4, previews=3)]) == ["j0", "j2"]
+
+
+def drawing(core: WorkerCore, job: str, n: int = 1) -> Attempt:
+    """An attempt of a picture that runs now."""
+    attempt = taken(core, job, engine="image", job_input=image("a", n=n))
+    core.move(attempt, "ready")
+    assert core.next_to_run("lane:device") == [attempt]
+    return attempt
+
+
+def test_the_next_is_drawn_while_the_pictures_of_the_one_before_are_written() -> None:
+    core = WorkerCore(ENGINES)
+    first = drawing(core, "a")
+    assert core.drawn(first) and not core.drawn(first)
+    assert first.phase in WAITS, "the scheduler is told that it takes no slot"
+    second = drawing(core, "b")
+    core.move(first, "ending")
+    assert core.next_to_run("lane:device") == [], "the slot is the second's"
+    assert core.drawn(second)
+    core.validate()
+
+
+def test_what_is_held_while_pictures_are_written_is_held_until_the_end() -> None:
+    core = WorkerCore(ENGINES)
+    attempt = drawing(core, "a")
+    let_go: list[str] = []
+    attempt.hold(lambda: let_go.append("model"))
+    assert core.drawn(attempt) and not let_go
+    assert core.stop(attempt, "cancelled"), "its engine must be told"
+    assert attempt.phase == "stopping" and not let_go
+    core.move(attempt, "ending")
+    assert let_go == ["model"]
+    core.validate()
+
+
+def test_a_lane_holds_so_many_pictures_that_are_written_and_no_more() -> None:
+    core = WorkerCore(ENGINES)
+    many = drawing(core, "a", n=MAX_WRITTEN + 1)
+    assert core.drawn(many), "one job has as many as it has"
+    more = drawing(core, "b")
+    assert not core.drawn(more)
+    assert more.phase == "running"
+    core.move(many, "ending")
+    assert core.drawn(more)
+    core.validate()
+
+
+def test_one_that_was_told_to_stop_is_not_drawn_any_more() -> None:
+    core = WorkerCore(ENGINES)
+    attempt = drawing(core, "a")
+    core.stop(attempt, "cancelled")
+    assert not core.drawn(attempt)
+    assert attempt.phase == "stopping"
 
 
 def test_a_newer_term_is_followed_and_an_older_one_refused() -> None:

@@ -14,8 +14,10 @@ file), `vae` (a file or a folder), `self_test` (false: no picture is drawn at lo
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -44,10 +46,10 @@ from stoker.services.worker.engines.images.completing import check_start, comple
 from stoker.services.worker.engines.images.controls import Controls, control_arguments
 from stoker.services.worker.engines.images.edits import Start, start_of
 from stoker.services.worker.engines.images.embeddings import Embeddings, load_embeddings
-from stoker.services.worker.engines.images.finite import Drawn, whole
+from stoker.services.worker.engines.images.finite import whole
 from stoker.services.worker.engines.images.loras import PipelineLoras
-from stoker.services.worker.engines.images.made import Made, parameters_of_call
-from stoker.services.worker.engines.images.passes import call, drawn_from, drawn_twice, free_memory
+from stoker.services.worker.engines.images.made import Made
+from stoker.services.worker.engines.images.passes import Raw, call, drawn_from, drawn_twice, free_memory
 from stoker.services.worker.engines.images.pipelines import (
     build,
     bytes_of,
@@ -69,10 +71,12 @@ from stoker.services.worker.engines.images.self_test import check_draws
 from stoker.services.worker.engines.images.signatures import schema_of, task_classes
 from stoker.services.worker.engines.images.tiling import tiled
 from stoker.services.worker.engines.images.upscaling import enlarged
+from stoker.services.worker.engines.images.writing import sampler_of
 from stoker.services.worker.models.weights.detect import Checkpoint
-from stoker.services.worker.runner.resources import measure
 
 SDXL_EDGE_PX = 1024
+Write = Callable[[], Images | EngineError]
+"""Makes the files of a task that is drawn, or says why there is none; needs no device."""
 
 
 @dataclass(slots=True)
@@ -101,7 +105,9 @@ class LoadedPipeline:
 
 
 class DiffusersEngine:
-    """See the file's opening. One call of a pipeline at a time: the device is not shared."""
+    """See the file's opening. One call of a pipeline at a time: the device is not shared. Files are written
+    while the next has the device.
+    """
 
     def __init__(self, capability: EngineCapability) -> None:
         self.capability = capability
@@ -177,8 +183,8 @@ class DiffusersEngine:
         task = Task(request, emit, cancelled)
         match request.input:
             case ImageInput():
-                (drawn,) = await asyncio.to_thread(self._draw, model, [task])
-                if isinstance(drawn, EngineError):
+                (drawn,) = await self.run_together(model, [task])
+                if isinstance(drawn, Exception):
                     raise drawn
                 return drawn
             case UpscaleInput() as asked:
@@ -187,12 +193,21 @@ class DiffusersEngine:
 
     async def run_together(self, model: str, tasks: Sequence[Task]) -> list[RunOutput | Exception]:
         drawn = await asyncio.to_thread(self._draw_alike, model, tasks)
-        return [
-            Stopped() if task.cancelled.is_set() else images for task, images in zip(tasks, drawn, strict=True)
-        ]
+        written = await asyncio.gather(*map(asyncio.to_thread, drawn), return_exceptions=True)
+        return [_made(task, found) for task, found in zip(tasks, written, strict=True)]
 
-    def _draw_alike(self, model: str, tasks: Sequence[Task]) -> list[Images | EngineError]:
+    def _draw_alike(self, model: str, tasks: Sequence[Task]) -> list[Write]:
         """Each as it would be drawn alone: prompts of one length go into one call."""
+        if len(tasks) == 1:
+            found = dict(enumerate(self._draw(model, tasks)))
+        else:
+            found = self._draw_by_length(model, tasks)
+        for task in tasks:
+            task.emit.drawn()
+        return [found[index] for index in range(len(tasks))]
+
+    def _draw_by_length(self, model: str, tasks: Sequence[Task]) -> dict[int, Write]:
+        """By the number of the task."""
         pipeline = self._loaded[model].pipeline
         with self._turn:
             inputs = [task.request.input for task in tasks]
@@ -201,14 +216,14 @@ class DiffusersEngine:
                 for one in inputs
                 if isinstance(one, ImageInput)
             ]
-        found: dict[int, Images | EngineError] = {}
+        found: dict[int, Write] = {}
         for length in sorted(set(lengths)):
             alike = [index for index, own in enumerate(lengths) if own == length]
             found |= zip(alike, self._draw(model, [tasks[index] for index in alike]), strict=True)
-        return [found[index] for index in range(len(tasks))]
+        return found
 
-    def _draw(self, model: str, tasks: Sequence[Task]) -> list[Images | EngineError]:
-        """The pictures of each task, out of one call; an error for those that are NaN."""
+    def _draw(self, model: str, tasks: Sequence[Task]) -> list[Write]:
+        """What writes the pictures of each task, all out of one call. Raises EngineError, Stopped."""
         loaded = self._loaded[model]
         request = tasks[0].request
         asked = request.input
@@ -231,21 +246,24 @@ class DiffusersEngine:
             watch = drawing.StepWatch(tasks, drawing.steps_of(pipeline, given), drawing.size_of(given))
             cut = [cut_tokens(pipeline, _texts_of(task, given), asked.prompt_weights) for task in tasks]
             with tiled(pipeline, asked.tiling):
-                images, facts = self._passes(loaded, pipeline, tasks, given, watch, start)
+                raw, facts = self._passes(loaded, pipeline, tasks, given, watch, start)
+            sampler = sampler_of(pipeline)
         if len(tasks) == 1 and tasks[0].cancelled.is_set():
             raise Stopped
-        images = [start.finished(image) if image is not None else None for image in images]
-        details: dict[str, Any] = {"parameters": parameters_of_call(given, images[0])}
+        details: dict[str, Any] = {}
         said = [loaded.remark, _unread(pipeline, asked), *skipped]
         said += [weights_remark(pipeline, texts_of(given))] if asked.prompt_weights else []
         details |= {"remark": "; ".join(filter(None, said))} if any(said) else {}
-        details |= {"resources": msgspec.to_builtins(measure())}
         details |= {"skipped_loras": skipped} if skipped else {}
-        made = Made(pipeline, loaded.options, given, watch, details, cut, facts)
-        return [
-            made.finished(task, images[index * asked.n : (index + 1) * asked.n], index)
-            for index, task in enumerate(tasks)
-        ]
+        device = partial(self._device, pipeline, asked.tiling)
+        made = Made(raw, start, device, pipeline, loaded.options, given, watch, details, cut, facts, sampler)
+        return [partial(made.finished, task, index) for index, task in enumerate(tasks)]
+
+    @contextmanager
+    def _device(self, pipeline: Any, is_tiled: bool) -> Iterator[None]:
+        """The device, for what is found out only when pictures are written."""
+        with self._turn, tiled(pipeline, is_tiled):
+            yield
 
     def _passes(
         self,
@@ -255,7 +273,7 @@ class DiffusersEngine:
         given: dict[str, Any],
         watch: drawing.StepWatch,
         start: Start,
-    ) -> tuple[Sequence[Drawn], dict[str, Any]]:
+    ) -> tuple[Raw, dict[str, Any]]:
         """The pictures of one call, or of the two of hires fix, and what image tools are told of the second."""
         request = tasks[0].request
         asked = request.input
@@ -280,12 +298,21 @@ class DiffusersEngine:
             given["generator"] = torch.Generator("cpu").manual_seed(task.request.seed)
             steps = drawing.steps_of(loaded.pipeline, given)
             watch = drawing.StepWatch([task], steps)
-            (drawn,) = whole(call(loaded.pipeline, given, watch), watch.latents)
+            (drawn,) = whole(call(loaded.pipeline, given, watch).pictures(0, 1), watch.latents)
             assert isinstance(drawn, Image.Image)
             return drawn
 
         with self._turn:
             return enlarged(asked, one_pass, task.cancelled)
+
+
+def _made(task: Task, found: Images | BaseException) -> Images | Exception:
+    """What comes of a task. Raises what is no error of it, as when its run is given up."""
+    if task.cancelled.is_set():
+        return Stopped()
+    if isinstance(found, BaseException) and not isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _chosen(loaded: LoadedPipeline, adapter: str) -> list[Adapter]:

@@ -4,7 +4,8 @@ Half precision overflows in many decoders; the picture is then NaN, and would be
 are often sound, and decoded once more in single precision.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy
@@ -17,19 +18,26 @@ from stoker.services.worker.engines.images.latents import as_rows, scaled
 
 Drawn = Image.Image | Clip | None
 """A picture or a video; None where it is NaN."""
+Device = Callable[[], AbstractContextManager[object]]
+"""Within it nobody else computes with the pipeline."""
 
 
-def pictures_of(pipeline: Any, drawn: Any, latents: torch.Tensor | None) -> list[Drawn]:
+def pictures_of(pipeline: Any, drawn: Any, latents: torch.Tensor | None, device: Device) -> list[Drawn]:
     """drawn: what the pipeline gives: pictures, or an array [n, height, width, 3] of 0 to 1.
 
-    latents: the last ones, [n, channels, height / 8, width / 8], where they are known.
+    latents: the last ones, [n, channels, height / 8, width / 8], where they are known. device: is taken for
+    what has to be decoded again.
     """
     if not isinstance(drawn, numpy.ndarray):
         return list(drawn)
     found: list[Drawn] = []
     for index, one in enumerate(drawn):
         row = latents[index : index + 1] if latents is not None and len(latents) == len(drawn) else None
-        sound = one if numpy.isfinite(one).all() else _decoded_in_single_precision(pipeline, row)
+        if numpy.isfinite(one).all():
+            found.append(picture_of(one))
+            continue
+        with device():
+            sound = _decoded_in_single_precision(pipeline, row)
         found.append(None if sound is None else picture_of(sound))
     return found
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from PIL import Image
 
 from stoker.schemas.job_events import Picture
@@ -12,23 +13,32 @@ from stoker.schemas.jobs import ImageInput, picture_seed
 from stoker.services.worker.engines.base import EngineError, Images, Request, Task
 from stoker.services.worker.engines.images.clips import Clip, written_clip
 from stoker.services.worker.engines.images.drawing import StepWatch, size_of
-from stoker.services.worker.engines.images.finite import Drawn, whole
+from stoker.services.worker.engines.images.edits import Start
+from stoker.services.worker.engines.images.finite import Device, whole
 from stoker.services.worker.engines.images.latents import as_rows, pooled_latents
-from stoker.services.worker.engines.images.writing import infotext, sampler_of, written
+from stoker.services.worker.engines.images.passes import Raw
+from stoker.services.worker.engines.images.writing import infotext, written
+from stoker.services.worker.runner.resources import measure
 
 
-def parameters_of_call(given: dict[str, Any], image: Drawn) -> dict[str, Any]:
+def parameters_of_call(given: dict[str, Any], image: Image.Image | Clip) -> dict[str, Any]:
     """The arguments as they were used, as far as JSON can say them."""
     plain = {name: value for name, value in given.items() if isinstance(value, str | int | float | bool)}
-    return plain | ({"width": image.width, "height": image.height} if image is not None else {})
+    return plain | {"width": image.width, "height": image.height}
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a call was made with. options: of the model. given: its arguments. cut: tokens by task. facts: more
-    of what image tools are told.
+    """What a call gave, and what it was made with. The pipeline may draw the next by now: nothing is read of it
+    that a call changes, but for the time that `device` is taken.
+
+    options: of the model. given: the call's arguments. details: as in services.worker.engines.base.Images. cut:
+    tokens by task. facts: more of what image tools are told. sampler: what they call it.
     """
 
+    raw: Raw
+    start: Start
+    device: Device
     pipeline: Any
     options: dict[str, Any]
     given: dict[str, Any]
@@ -36,17 +46,21 @@ class Made:
     details: dict[str, Any]
     cut: Sequence[int]
     facts: Mapping[str, Any]
+    sampler: str | None
 
-    def finished(self, task: Task, drawn: Sequence[Drawn], index: int) -> Images | EngineError:
+    def finished(self, task: Task, index: int) -> Images | EngineError:
         """The files of task number `index` with their metadata, and the latents where they are asked for."""
         asked, seed, latents = task.request.input, task.request.seed, self.watch.latents
         assert isinstance(asked, ImageInput)
+        drawn = self.raw.pictures(index * asked.n, (index + 1) * asked.n, self.device)
         try:
-            images = whole(drawn, latents)
+            images = [self.start.finished(image) for image in whole(drawn, latents)]
             files = [self._file(asked, image, task.request, i) for i, image in enumerate(images)]
         except EngineError as error:
             return error
-        details = self.details | ({"cut_prompt_tokens": self.cut[index]} if self.cut[index] else {})
+        details: dict[str, Any] = {"parameters": parameters_of_call(self.given, images[0])} | self.details
+        details |= {"resources": msgspec.to_builtins(measure())}
+        details |= {"cut_prompt_tokens": self.cut[index]} if self.cut[index] else {}
         if asked.has_latents and latents is not None:
             own = latents[index * asked.n : (index + 1) * asked.n]
             rows = as_rows(self.pipeline, own, size_of(self.given))
@@ -82,7 +96,7 @@ class Made:
         varied = asked.variation
         facts = {
             "Steps": self.given.get("num_inference_steps", self.watch.steps),
-            "Sampler": sampler_of(self.pipeline),
+            "Sampler": self.sampler,
             "CFG scale": asked.guidance_scale,
             "Seed": asked.seed_of(request.seed, offset),
             "Size": f"{image.width}x{image.height}",

@@ -168,3 +168,6 @@ class _Holding:
 
     def printed(self, output: OutputPart) -> None:
         self._emit.printed(output)
+
+    def drawn(self) -> None:
+        self._emit.drawn()
