@@ -74,7 +74,7 @@ class _Silent:
     def printed(self, output: OutputPart) -> None:
         """Functions do not run here."""
 
-    def drawn(self) -> None: ...
+    def drawn(self, kept: int, read: int) -> None: ...
 
 
 class DiffusersCudaWorker:

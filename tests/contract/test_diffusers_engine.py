@@ -35,6 +35,7 @@ class Heard:
 
     def __init__(self, cancel_at: int = 0) -> None:
         self.steps: list[int] = []
+        self.prompts = (-1, -1)
         self.previews: list[tuple[int, int, int]] = []
         self.cancelled = Cancellation()
         self._cancel_at = cancel_at
@@ -54,7 +55,8 @@ class Heard:
 
     def printed(self, output: OutputPart) -> None: ...
 
-    def drawn(self) -> None: ...
+    def drawn(self, kept: int, read: int) -> None:
+        self.prompts = (kept, read)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +142,7 @@ def test_the_next_picture_is_drawn_while_the_files_of_the_one_before_are_written
     others: list[Images] = []
 
     class Asking(Heard):
-        def drawn(self) -> None:
+        def drawn(self, kept: int, read: int) -> None:
             others.append(draw(engine, "sd15", seed=9, sampler="Euler a"))
 
     expected = draw(engine, "sd15", seed=8)

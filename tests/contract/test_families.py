@@ -117,8 +117,10 @@ def test_a_picture_is_the_one_that_diffusers_draws(name: str, tmp_path: Path) ->
     assert numpy.array_equal(picture, as_bytes(directly(folder, name)))
     assert heard.steps and len(heard.previews) == min(len(heard.steps) - 1, 1), "a look at it between the steps"
     assert len(made.details["latents"]) == 1
-    again = draw(engine, **wanted(folder, name))
+    assert heard.prompts[1], "a text encoder has read the prompt"
+    again = draw(engine, heard, **wanted(folder, name))
     assert again.images == made.images
+    assert heard.prompts[0] and not heard.prompts[1], "nothing is read twice"
 
 
 @pytest.mark.parametrize("name", some([*families.VIDEOS]))

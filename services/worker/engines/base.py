@@ -167,8 +167,11 @@ class Emitter(Protocol):
 
     def printed(self, output: OutputPart) -> None: ...
 
-    def drawn(self) -> None:
-        """Once: the device is done with this run, and the next may begin while its files are written."""
+    def drawn(self, kept: int, read: int) -> None:
+        """Once: the device is done with this run, and the next may begin while its files are written.
+
+        kept, read: prompts that text encoders had read before, and those that they read for it.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from stoker.schemas.catalog import RUN_OPTIONS, weights_key
 from stoker.schemas.job_events import ImageOutput, Output, Progress, Started, ValueOutput
 from stoker.schemas.jobs import FunctionInput, LoadInput
 from stoker.services.process.logs import get_logger
-from stoker.services.process.telemetry import histogram
+from stoker.services.process.telemetry import counter, histogram
 from stoker.services.worker.jobs.attempt import IN_RUNNER, Attempt, StopReason
 from stoker.services.worker.jobs.children import Children
 from stoker.services.worker.jobs.core import WorkerCore
@@ -55,6 +55,12 @@ MAX_RUNS = 2
 """A run that the device had no memory for is tried once more, after what is idle was evicted."""
 
 RUN_TIME = histogram("stoker_run_seconds", "Time in the engine", "model")
+PROMPTS = counter(
+    "stoker_prompts_total",
+    "Prompts of pictures: read by text encoders, or kept from before",
+    "was",
+    known=("kept", "read"),
+)
 
 RunMessage = ( Text | TextDone | Step | Drawn | Printed | ChildAsked | ChildLeft | PreviewImage | ImagesDone
 | FilesDone | RunFailed | RunCancelled )  # fmt: skip
@@ -225,6 +231,8 @@ class Runs:
     def _drawn(self, attempt: Attempt, message: Drawn) -> None:
         """The device is the next one's while the files of this one are written."""
         attempt.device_s = message.run_s
+        PROMPTS.labels("kept").inc(message.texts_kept)
+        PROMPTS.labels("read").inc(message.texts_read)
         if self._core.drawn(attempt):
             self.start_next(attempt.lane)
 

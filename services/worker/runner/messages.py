@@ -229,11 +229,13 @@ class ChildLeft(Message, frozen=True):
 class Drawn(Message, frozen=True):
     """The device is done with a run: the next may begin. Its end comes once its files are written.
 
-    run_s: how long it had the device.
+    run_s: how long it had the device. texts_kept, texts_read: as in services.worker.engines.base.Emitter.drawn.
     """
 
     job: str
     run_s: float
+    texts_kept: int = 0
+    texts_read: int = 0
 
 
 class PreviewImage(Message, frozen=True):

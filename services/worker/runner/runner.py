@@ -100,8 +100,8 @@ class JobEmitter:
     def printed(self, output: OutputPart) -> None:
         self._outbox.put(Printed(self._job, output))
 
-    def drawn(self) -> None:
-        self._outbox.put(Drawn(self._job, time.perf_counter() - self._began))
+    def drawn(self, kept: int, read: int) -> None:
+        self._outbox.put(Drawn(self._job, time.perf_counter() - self._began, kept, read))
 
 
 class Runner:

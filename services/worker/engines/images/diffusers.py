@@ -46,6 +46,7 @@ from stoker.services.worker.engines.images.completing import check_start, comple
 from stoker.services.worker.engines.images.controls import Controls, control_arguments
 from stoker.services.worker.engines.images.edits import Start, start_of
 from stoker.services.worker.engines.images.embeddings import Embeddings, load_embeddings
+from stoker.services.worker.engines.images.encodings import Encodings
 from stoker.services.worker.engines.images.finite import whole
 from stoker.services.worker.engines.images.loras import PipelineLoras
 from stoker.services.worker.engines.images.made import Made
@@ -113,6 +114,7 @@ class DiffusersEngine:
         self.capability = capability
         self._loaded: dict[str, LoadedPipeline] = {}
         self._turn = threading.Lock()
+        self._encodings = Encodings()
         diffusers_logging.set_verbosity_error()
         diffusers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
@@ -136,13 +138,17 @@ class DiffusersEngine:
         remark = check_draws(pipeline) if files.options.get("self_test", True) else ""
         dim = getattr(getattr(pipeline, "unet", None), "config", {}).get("cross_attention_dim")
         dim = dim[0] if isinstance(dim, list | tuple) else dim
+        loras = PipelineLoras(pipeline, dim)
+        if files.model in self._loaded:
+            self.unload(files.model)
+        self._encodings.watch(files.model, pipeline, loras.laid_over)
         self._loaded[files.model] = LoadedPipeline(
             pipeline=pipeline,
             checkpoint=checkpoint,
             options=files.options,
             device=device,
             memory_bytes=weights_bytes(pipeline),
-            loras=PipelineLoras(pipeline, dim),
+            loras=loras,
             adapters={adapter.name: adapter for adapter in files.adapters},
             siblings={},
             schedulers=own,
@@ -161,6 +167,7 @@ class DiffusersEngine:
     def unload(self, model: str) -> None:
         with self._turn:
             self._loaded.pop(model, None)
+            self._encodings.forget(model)
             free_memory()
 
     def park(self, model: str) -> None:
@@ -202,8 +209,11 @@ class DiffusersEngine:
             found = dict(enumerate(self._draw(model, tasks)))
         else:
             found = self._draw_by_length(model, tasks)
+        with self._turn:
+            kept, read = self._encodings.counted()
         for task in tasks:
-            task.emit.drawn()
+            task.emit.drawn(kept, read)
+            kept = read = 0
         return [found[index] for index in range(len(tasks))]
 
     def _draw_by_length(self, model: str, tasks: Sequence[Task]) -> dict[int, Write]:

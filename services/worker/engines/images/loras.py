@@ -165,6 +165,14 @@ class PipelineLoras:
         """Whether the weights that were changed are still those of the pipeline."""
         return all(self._weight(place) is original.weight for place, original in self._originals.items())
 
+    def laid_over(self, component: str) -> tuple[tuple[str, Identity, float], ...]:
+        """What lies over the weights of one component now: paths, files, strengths."""
+        return tuple(
+            one
+            for one in self._active
+            if any(patch.component == component for patch in self._kept[one[0]].file.patches)
+        )
+
     def take_off(self) -> None:
         """Put every weight back."""
         with torch.no_grad():

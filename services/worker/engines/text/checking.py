@@ -169,5 +169,5 @@ class _Holding:
     def printed(self, output: OutputPart) -> None:
         self._emit.printed(output)
 
-    def drawn(self) -> None:
-        self._emit.drawn()
+    def drawn(self, kept: int, read: int) -> None:
+        self._emit.drawn(kept, read)
