@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from stoker.schemas.catalog import Spec
+from stoker.schemas.catalog import Spec, batch_limit
 from stoker.schemas.job_events import Delta, FailureKind, JobLog, SmallEvent
 from stoker.schemas.jobs import Job
 from stoker.schemas.ranges import Amount, Batch, Count, Moment, Seconds, Slots, Term
@@ -22,6 +22,7 @@ class Assignment(msgspec.Struct, frozen=True, omit_defaults=True):
     fence: number in the stream of the last record under the job's result subject, 0 for none. The end of this
         attempt is stored only while that is still the last one.
     seal: shows everybody that the worker was given the job (services/bus/seals.py).
+    together: how many like jobs may be drawn as one with it, itself included; 0: as its spec says.
     """
 
     job: Job
@@ -34,6 +35,13 @@ class Assignment(msgspec.Struct, frozen=True, omit_defaults=True):
     life: float = 0.0
     fence: int = 0
     seal: str = ""
+    together: int = 0
+
+
+def together(assignment: Assignment) -> int:
+    """How many jobs may be drawn as one with this one, itself included."""
+    limit = batch_limit(assignment.spec)
+    return min(assignment.together, limit) if assignment.together else limit
 
 
 class Accepted(msgspec.Struct, frozen=True, tag="accepted", tag_field="answer"):
@@ -134,9 +142,10 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
 
     term, attempt: which attempt it was. reason: why it is lost. kind: what the job failed with here, where that
     need not be so on another worker; "" where its runner died. load_s: waiting for weights, fetch_s of it for
-    their download. was_killed: its runner was killed from outside,
-    which is no fault of what ran in it. batch: how many jobs ran as one, in run_s. seal: shows that the worker
-    was given the job. prompt_tokens, answer_tokens: of a text.
+    their download. was_killed: its runner was killed from outside, which is no fault of what ran in it. batch:
+    how many jobs ran as one, in run_s. too_many: so many at once did not fit the device's memory, and it was
+    run alone (0: nothing of that kind). seal: shows that the worker was given the job. prompt_tokens,
+    answer_tokens: of a text.
     """
 
     job: str
@@ -155,6 +164,7 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True):
     seal: str = ""
     prompt_tokens: Count = 0
     answer_tokens: Count = 0
+    too_many: Count = 0
 
 
 class RecordedQuery(msgspec.Struct, frozen=True):

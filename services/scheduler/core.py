@@ -28,6 +28,7 @@ from stoker.services.scheduler.jobs.ledger import Ledger
 from stoker.services.scheduler.jobs.record import HOLDS_SLOT, Failure
 from stoker.services.scheduler.jobs.record import Record as JobRecord
 from stoker.services.scheduler.leaving import Leaving, about_worker
+from stoker.services.scheduler.placing.batching import learn
 from stoker.services.scheduler.placing.dispatch import Dispatcher
 from stoker.services.scheduler.placing.placement import why_never
 from stoker.services.scheduler.placing.suspicion import Suspicion
@@ -193,9 +194,8 @@ class Scheduler:
             if is_current:
                 self.ledger.accepted(record, now)
             if is_current and finished.outcome == "completed":
-                run_s, batch = finished.run_s, finished.batch
-                self.estimates.learn_run(finished.model, record.spec, finished.units, run_s, batch)
-                self.ledger.ran(record, run_s / batch)
+                learn(self.estimates, self.dispatcher.models.get(finished.model), record, finished)
+                self.ledger.ran(record, finished.run_s / finished.batch)
                 self.forecast.began(record, now - finished.run_s)
                 if (on := self.fleet.workers.get(worker_id)) is not None:
                     on.suspected.pop(finished.model, None)

@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from stoker.schemas.catalog import Model, Spec, batch_limit
+from stoker.schemas.catalog import Model, Spec
 from stoker.schemas.job_events import Assigned, Downloading
 from stoker.schemas.jobs import FunctionInput, StoredInput
 from stoker.schemas.workers import (
@@ -31,6 +31,7 @@ from stoker.schemas.workers import (
     Replay,
     ReplayRequest,
     Revocation,
+    together,
 )
 from stoker.services.bus.connection import Bus
 from stoker.services.process.logs import get_logger
@@ -188,7 +189,7 @@ class Agent:
             self._tasks.start_contained(asyncio.to_thread, partial(shutil.rmtree, folder, ignore_errors=True))
 
     def _ready(self, attempt: Attempt) -> None:
-        if batch_limit(attempt.spec) > 1:  # those that were sent with it come a moment later
+        if together(attempt.assignment) > 1:  # those that were sent with it come a moment later
             timer = asyncio.get_running_loop().call_later(GATHER_S, self.runs.start_next, attempt.lane)
             attempt.hold(timer.cancel)
         else:

@@ -10,6 +10,7 @@ from collections import deque
 
 from stoker.schemas.catalog import Model, Spec, batch_limit, memory_needed_bytes, weights_key
 from stoker.schemas.workers import Tier
+from stoker.services.scheduler.fleet.batch_gains import BatchGains
 
 SMOOTHING = 0.3
 FIRST_RUN_S_PER_UNIT = 0.01
@@ -44,6 +45,7 @@ class Estimates:
         self._batch_costs: dict[tuple[str, str], float] = {}
         """What one more in a batch costs, of a run alone."""
         self._batch_limits: dict[tuple[str, str], int] = {}
+        self.gains = BatchGains()
         self._kinds: dict[tuple[str, str], tuple[str, str]] = {}
         """By model and spec: the key of its weights, and its engine, for runs that nobody has seen yet."""
         self._first_spec: dict[str, str] = {}
@@ -83,6 +85,7 @@ class Estimates:
         self._loads = {key: seconds for key, seconds in self._loads.items() if key[0] != model}
         self._runs = {key: seconds for key, seconds in self._runs.items() if key[0] != model}
         self._first_spec.pop(model, None)
+        self.gains.forget(model)
         self._kinds = {key: kinds for key, kinds in self._kinds.items() if key[0] != model}
         self._batch_costs = {key: cost for key, cost in self._batch_costs.items() if key[0] != model}
         self._batch_limits = {key: limit for key, limit in self._batch_limits.items() if key[0] != model}
@@ -135,10 +138,16 @@ class Estimates:
         """The share of a run alone that each of so many waiting jobs takes of the device, where they are drawn
         in batches.
         """
-        batch = min(self._batch_limits.get((model, spec), 1), jobs)
+        limit = self._batch_limits.get((model, spec), 1)
+        batch = min(self.gains.size(model, spec, limit), jobs)
         if batch <= 1:
             return 1.0
         return (1.0 + self._batch_costs.get((model, spec), 1.0) * (batch - 1)) / batch
+
+    def batch_size(self, model: str, spec: Spec) -> int:
+        """How many like jobs are drawn as one: what gains the most, up to the spec's option `batch`."""
+        limit = batch_limit(spec)
+        return self.gains.size(model, spec.name, limit) if limit > 1 else 1
 
     def slowest_s(self, model: str, spec: str, units: float) -> float | None:
         """Seconds that the slowest of the last runs would have taken for this size; None while few were seen.

@@ -17,7 +17,7 @@ worker, and the least burdened replica of each model, at hand however many worke
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stoker.schemas.catalog import Spec, batch_limit, fits_device, memory_needed_bytes
+from stoker.schemas.catalog import Spec, fits_device, memory_needed_bytes
 from stoker.schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
 
 Kind = tuple[tuple[tuple[str, EngineCapability], ...], str, str, str, int]
@@ -198,12 +198,12 @@ class Worker:
         """Jobs in the lane that a job of this model would join."""
         return self.lanes.get(self.lane(model, engine), 0)
 
-    def has_room(self, model: str, spec: Spec) -> bool:
-        """Whether one more job may be sent here now, the prefetch included."""
+    def has_room(self, model: str, spec: Spec, batch: int = 1) -> bool:
+        """Whether one more job may be sent here now, the prefetch included. batch: so many are drawn as one."""
         capability = self.capability(spec.engine)
         if capability is None:
             return False
-        limit, batch = self.slots(spec) + capability.prefetch, batch_limit(spec)
+        limit = self.slots(spec) + capability.prefetch
         return self.load(model, spec.engine) < (limit if batch == 1 else max(limit, 2 * batch))
 
     @property

@@ -66,7 +66,7 @@ class Dispatcher:
         self._mover = Mover(self.predictor)
         self._retired: set[str] = set()
         self._gone_specs = GoneSpecs(fleet)
-        self.replicas = Replicas(fleet, self.plan, self.models)
+        self.replicas = Replicas(fleet, self.plan, self.models, estimates)
         self._looked_at = 0
         self._orphaned: dict[str, None] = {}
         fleet.on_remove = self._removed
@@ -257,7 +257,7 @@ class Dispatcher:
         if model is None or resident is None or not self.plan.has_turn(worker.id, name):
             return None
         spec = next((one for one in model.specs if one.name == resident.spec), None)
-        if spec is None or not worker.has_room(name, spec):
+        if spec is None or not worker.has_room(name, spec, batch := self.estimates.batch_size(name, spec)):
             return None
         if only_free and worker.load(name, spec.engine) >= worker.slots(spec):
             return None
@@ -270,7 +270,7 @@ class Dispatcher:
         record = self.ledger.records[first]
         if not record.is_particular and is_plain(model):
             able = may_begin_instead(self.ledger, worker, record, spec)
-            chosen = next_of(self.ledger, worker, able, spec, now) if able is not None else None
+            chosen = next_of(self.ledger, worker, able, spec, now, batch) if able is not None else None
             return (chosen, worker, spec) if chosen is not None else None
         return self._next_particular(worker, model, spec, now)
 
@@ -328,6 +328,7 @@ class Dispatcher:
             queued_s=record.queued_s,
             life=worker.facts.started_at,
             fence=record.fence,
+            together=held.batch if batch_limit(spec) > 1 else 0,
         )
         return Assign(worker.id, assignment, record.trace, record.must_fence)
 

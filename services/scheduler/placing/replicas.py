@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from stoker.schemas.catalog import Model, Spec
+from stoker.services.scheduler.fleet.estimates import Estimates
 from stoker.services.scheduler.fleet.worker import Worker
 from stoker.services.scheduler.fleet.workers import Fleet
 from stoker.services.scheduler.jobs.record import Record as JobRecord
@@ -20,10 +21,11 @@ MOST_FULL = 4
 class Replicas:
     """Looks at the fleet. models: the catalog."""
 
-    def __init__(self, fleet: Fleet, plan: Plan, models: Mapping[str, Model]) -> None:
+    def __init__(self, fleet: Fleet, plan: Plan, models: Mapping[str, Model], estimates: Estimates) -> None:
         self._fleet = fleet
         self._plan = plan
         self._models = models
+        self._estimates = estimates
         self._balancer = Balancer()
         self.sets = ModelSets(fleet, models)
 
@@ -114,5 +116,7 @@ class Replicas:
             spec = specs.get(resident.spec) if resident is not None else None
             if spec is None or not worker.is_open or not has_adapter(spec, record.job.adapter):
                 continue
+            batch = self._estimates.batch_size(name, spec)
             usable = self._plan.has_turn(worker.id, name) and not self.avoids(record, worker, model, now)
-            yield worker, spec, usable and worker.has_room(name, spec) and may_begin(worker, record, spec)
+            usable = usable and worker.has_room(name, spec, batch)
+            yield worker, spec, usable and may_begin(worker, record, spec)

@@ -62,9 +62,9 @@ class Attempt:
 
     trace: the context that it came with. ready_at, started_at: seconds since 1970, 0 until then. fetch_s: how
     long it waited for a download. runs: how often it was given to the runner. batch: how many attempts run as
-    one, it included. text_at, stepped_at: when it last made text or ended a step, on the monotonic clock;
-    first_text_at: when it first made text, seconds since 1970. failed_as: what went wrong, in a word.
-    told: what its span says of what came of it.
+    one, it included. too_many: so many did not fit the device's memory, 0 where they did. text_at, stepped_at:
+    when it last made text or ended a step, on the monotonic clock; first_text_at: when it first made text,
+    seconds since 1970. failed_as: what went wrong, in a word. told: what its span says of what came of it.
     wants_events: somebody watches. batches_text: as in Job.
     children: the calls that it has made.
     waited_s: how long it took no slot while it waited for them; waits_since: since when it does, monotonic.
@@ -88,6 +88,7 @@ class Attempt:
     fetch_s: float = 0.0
     runs: int = 0
     batch: int = 1
+    too_many: int = 0
     trace: str = ""
     text_at: float = 0.0
     first_text_at: float = 0.0

@@ -14,9 +14,15 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from stoker.schemas.catalog import batch_limit
 from stoker.schemas.jobs import ImageInput, likeness
-from stoker.schemas.workers import Accepted, Assignment, AssignmentAnswer, EngineCapability, Refused
+from stoker.schemas.workers import (
+    Accepted,
+    Assignment,
+    AssignmentAnswer,
+    EngineCapability,
+    Refused,
+    together,
+)
 from stoker.services.worker.jobs.attempt import (
     HOLDS,
     IN_RUNNER,
@@ -208,8 +214,8 @@ class WorkerCore:
         return attempt.spec.slots or self.engines[attempt.spec.engine].slots
 
     def _like(self, first: Attempt, waiting: Iterable[str]) -> list[Attempt]:
-        """Ready attempts that differ from the first in prompt and seed only, up to the spec's `batch`."""
-        limit = batch_limit(first.spec)
+        """Ready attempts that differ from the first in prompt and seed only, as many as it may run with."""
+        limit = together(first.assignment)
         if limit == 1:
             return []
         like = likeness(first.assignment.job, first.spec)

@@ -264,6 +264,7 @@ class Endings:
             run_s=round(attempt.device_s or run_s, 4),
             units=work_units(job.input),
             batch=attempt.batch,
+            too_many=attempt.too_many if attempt.too_many > 1 else 0,
             term=attempt.assignment.term,
             reason=reason,
             kind=kind,

@@ -281,6 +281,7 @@ class Runs:
             return False
         self._loader.evict_idle(attempt.model)
         attempt.runs += 1
+        attempt.too_many, attempt.batch = attempt.batch, 1
         self._loader.answers.when_left(partial(self._run_again, attempt))
         return True
 

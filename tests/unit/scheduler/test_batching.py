@@ -1,10 +1,15 @@
 """Jobs that are drawn as one: what a batch gains is measured, and what is sent to a worker is alike."""
 
+from typing import Any
+
 import pytest
 
 from stoker.schemas.jobs import ImageInput, likeness
+from stoker.schemas.workers import Finished
+from stoker.services.scheduler.fleet.batch_gains import KEPT_RUNS, BatchGains
 from stoker.services.scheduler.fleet.estimates import Estimates
-from stoker.services.scheduler.placing.batching import TOGETHER_S
+from stoker.services.scheduler.placing.batching import TOGETHER_S, learn
+from stoker.services.scheduler.protocol.commands import Assign
 from tests.unit.scheduler.place import NOW, Place, model, resident, spec
 
 BATCHED = spec(options={"batch": 4})
@@ -131,6 +136,121 @@ def test_a_batch_that_is_seen_first_is_taken_for_as_many_runs() -> None:
     estimates.know(model("a", BATCHED))
     estimates.learn_run("a", "default", 20.0, 8.0, batch=4)
     assert estimates.run_s("a", "default", 20.0) == pytest.approx(2.0)
+
+
+# How many are drawn at once -----------------------------------------------------------------------
+
+
+def gains_of(*runs: tuple[int, float], alike: bytes = b"x") -> BatchGains:
+    """What was learned of runs: of how many, and the share of one alone that each took."""
+    gains = BatchGains()
+    gains.learn("a", "s", alike, 1, 10.0)
+    for batch, share in runs:
+        gains.learn("a", "s", alike, batch, 10.0 * batch * share)
+    return gains
+
+
+@pytest.mark.parametrize(
+    ("shares", "size"),
+    [
+        ({1: 1.0, 2: 0.6, 4: 0.35, 8: 0.2}, 8),
+        ({1: 1.0, 2: 0.6, 4: 0.5, 8: 0.49}, 4),
+        ({1: 1.0, 2: 0.8, 4: 0.9, 8: 1.1}, 2),
+        ({1: 1.0, 2: 1.0, 4: 1.02, 8: 1.05}, 1),
+        ({1: 1.0, 2: 0.97, 4: 0.96, 8: 0.96}, 1),
+    ],
+)
+def test_the_smallest_batch_that_gains_about_the_most_is_drawn(shares: dict[int, float], size: int) -> None:
+    gains = gains_of()
+    for _ in range(40):
+        now = gains.size("a", "s", 8)
+        gains.learn("a", "s", b"x", now, 10.0 * now * shares[now])
+    assert gains.size("a", "s", 8) == size
+
+
+def test_a_size_is_tried_until_it_was_measured_three_times_beside_one_alone() -> None:
+    unknown = BatchGains()
+    for _ in range(9):
+        unknown.learn("a", "s", b"x", 4, 90.0)
+    assert unknown.size("a", "s", 4) == 4, "nobody knows what one alone takes"
+    slow_at_first = [(4, 9.0), (4, 0.5), (4, 0.5)]
+    assert [gains_of(*slow_at_first[:runs]).size("a", "s", 4) for runs in range(4)] == [4, 4, 4, 2]
+    assert gains_of(*slow_at_first, *[(2, 0.7)] * 3).size("a", "s", 4) == 4
+
+
+def test_ways_to_ask_are_compared_with_themselves() -> None:
+    """Small pictures alone and large ones in batches: the time of a small one says nothing of the large."""
+    gains = gains_of(*[(4, 0.5)] * 3, *[(2, 0.5)] * 3, alike=b"large")
+    gains.learn("a", "s", b"small", 1, 0.1)
+    gains.learn("a", "s", b"unknown", 2, 900.0)
+    assert gains.size("a", "s", 4) == 2
+
+
+def test_what_does_not_fit_the_device_is_not_tried_again() -> None:
+    gains = gains_of(*[(4, 0.5)] * 3, *[(2, 0.7)] * 3)
+    gains.too_many("a", "s", 8)
+    assert gains.size("a", "s", 8) == 4
+    assert gains.size("b", "s", 8) == 8, "another model"
+
+
+def test_what_was_found_is_found_again_after_many_runs_and_forgotten_with_the_model() -> None:
+    gains = gains_of()
+    gains.too_many("a", "s", 2)
+    assert gains.size("a", "s", 2) == 1
+    for _ in range(KEPT_RUNS):
+        gains.learn("a", "s", b"x", 1, 10.0)
+    assert gains.size("a", "s", 2) == 2
+    gains.learn("a", "s", b"x", 1, 10.0)
+    gains.too_many("a", "s", 2)
+    gains.forget("a")
+    assert gains.size("a", "s", 2) == 2
+
+
+def test_a_model_whose_batches_gain_nothing_keeps_the_order_and_its_jobs_free_for_others() -> None:
+    found = place()
+    for size in (4, 2):
+        found.estimates.gains.too_many("a", "default", size)
+    for number in range(6):
+        image_job(found, f"j{number}", (20, 30)[number % 2])
+    assert sent(found) == ["j0", "j1"], "one runs, one is ahead, as without batches"
+
+
+def test_the_worker_is_told_how_many_may_be_drawn_with_a_job() -> None:
+    found = place()
+    found.estimates.gains.too_many("a", "default", 4)
+    image_job(found, "j0", 20)
+    told = [one for one in found.dispatcher.dispatch("a", NOW) if isinstance(one, Assign)]
+    assert [one.assignment.together for one in told] == [2]
+    plain = Place(model("a", spec()))
+    plain.worker("w", resident(), slots=1, prefetch=1)
+    plain.job("t")
+    told = [one for one in plain.dispatcher.dispatch("a", NOW) if isinstance(one, Assign)]
+    assert [one.assignment.together for one in told] == [0]
+
+
+def finished(found: Place, job: str, **fields: Any) -> None:
+    learn(
+        found.estimates,
+        found.dispatcher.models["a"],
+        found.ledger.records[job],
+        Finished(job, "a", 1, "completed", **fields),
+    )
+
+
+def test_what_a_worker_says_of_a_run_is_learned() -> None:
+    found = place()
+    image_job(found, "j0", 20)
+    found.ledger.records["j0"].spec = "default"
+    finished(found, "j0", run_s=2.0, units=20.0)
+    for size in (4, 2):
+        for _ in range(3):
+            finished(found, "j0", run_s=2.0 * size, units=20.0, batch=size)
+    assert found.estimates.batch_size("a", BATCHED) == 1, "four take as long as four alone"
+    again = place()
+    image_job(again, "j0", 20)
+    again.ledger.records["j0"].spec = "default"
+    finished(again, "j0", run_s=2.0, units=20.0, too_many=4)
+    assert again.estimates.batch_size("a", BATCHED) == 2
 
 
 def test_what_waits_is_predicted_with_what_its_batches_gain() -> None:

@@ -247,9 +247,9 @@ def test_a_spec_may_say_how_many_slots_and_how_large_a_batch_there_are() -> None
     for number in range(3):
         fleet.hold(found, held(f"j{number}"))
     assert found.has_room("a", Spec("s", "text", "", slots=3))
-    assert found.has_room("a", Spec("s", "text", "", options={"batch": 2})), "a batch runs, and one waits"
+    assert found.has_room("a", SPEC, batch=2), "a batch runs, and one waits"
     fleet.hold(found, held("j3"))
-    assert not found.has_room("a", Spec("s", "text", "", options={"batch": 2}))
+    assert not found.has_room("a", SPEC, batch=2)
 
 
 def test_a_slot_that_is_released_twice_is_free_once() -> None:

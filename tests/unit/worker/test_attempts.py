@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -173,6 +174,18 @@ def test_like_pictures_run_together_up_to_the_limit_of_the_spec() -> None:
     alike = [image(f"p{number}", num_inference_steps=4) for number in range(6)]
     assert batched(alike) == ["j0", "j1", "j2", "j3"]
     assert batched(alike, limit=1) == ["j0"]
+
+
+def test_no_more_run_together_than_the_scheduler_says() -> None:
+    core = WorkerCore(ENGINES)
+    for number, together in enumerate((2, 2, 2, 1)):
+        given = assignment(f"j{number}", engine="image", job_input=image("a"), options={"batch": 4})
+        assert isinstance(core.assign(msgspec.structs.replace(given, together=together), 5.0), Accepted)
+        core.move(core.attempts()[-1], "ready")
+    assert len(core.next_to_run("lane:device")) == 2
+    for attempt in core.attempts()[:3]:
+        core.move(attempt, "gone")
+    assert len(core.next_to_run("lane:device")) == 1
 
 
 @pytest.mark.parametrize(
