@@ -169,6 +169,7 @@ CHANNELS: tuple[Channel, ...] = (
     _of_worker("revoke", Revocation, Done, "Drop an attempt without a word of its job."),
     _of_worker("replay", ReplayRequest, Replay, "What of a job came after this point?"),
     _of_worker("load", ModelCommand, Done, "Load a model."),
+    _of_worker("read", ModelCommand, Done, "Read weights from the disk that will be loaded later."),
     _of_worker("unload", ModelCommand, Done, "Unload a model."),
     _of_worker("drain", Nothing, Done, "Take nothing new, finish what is there, and stop."),
     _of_worker("ping", Nothing, Done, "Is this worker there?"),

@@ -183,7 +183,7 @@ class Subjects:
         return f"{self.prefix}.webhook.{to_token(job)}"
 
     def worker(self, worker: str, verb: str) -> str:
-        """Commands to one worker: assign, cancel, revoke, load, unload, drain, replay, ping."""
+        """Commands to one worker: assign, cancel, revoke, load, read, unload, drain, replay, ping."""
         return f"{self.prefix}.worker.{to_token(worker)}.{verb}"
 
     def scheduler(self, verb: str) -> str:

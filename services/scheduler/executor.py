@@ -49,6 +49,7 @@ from stoker.services.scheduler.protocol.commands import (
     Notify,
     Probe,
     PublishDepth,
+    ReadOnWorker,
     Record,
     Revoke,
 )
@@ -142,6 +143,9 @@ class Executor:
             case LoadOnWorker():
                 load = ModelCommand(command.model, command.spec, command.evict)
                 self._tasks.start(self._command, command.worker, "load", load)
+            case ReadOnWorker():
+                read = ModelCommand(command.model, command.spec)
+                self._tasks.start(self._command, command.worker, "read", read)
             case Probe():
                 self._tasks.start(self._probe, command.worker)
             case CheckResult():

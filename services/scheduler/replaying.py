@@ -17,6 +17,7 @@ from stoker.services.scheduler.protocol.commands import (
     Notify,
     Probe,
     PublishDepth,
+    ReadOnWorker,
     Record,
     Revoke,
 )
@@ -42,6 +43,8 @@ def describe(command: Command) -> str:
         case Revoke(worker=worker, job=job_id, attempt=attempt):
             return f"{name} {job_id} #{attempt} on {worker}"
         case LoadOnWorker(worker=worker, model=model, spec=spec):
+            return f"{name} {model}/{spec.name} on {worker}"
+        case ReadOnWorker(worker=worker, model=model, spec=spec):
             return f"{name} {model}/{spec.name} on {worker}"
         case Probe(worker=worker):
             return f"{name} {worker}"

@@ -132,6 +132,10 @@ def _commands(bus: Bus, agent: Agent, stopping: asyncio.Event) -> dict[Served, C
         agent.load(command.model, command.spec, command.evict)
         return Done(ok=True)
 
+    def read(command: ModelCommand) -> Done:
+        agent.read(command.model, command.spec)
+        return Done(ok=True)
+
     def unload(command: ModelCommand) -> Done:
         reason = agent.loader.unload(command.model)
         return Done(ok=not reason, reason=reason)
@@ -146,6 +150,7 @@ def _commands(bus: Bus, agent: Agent, stopping: asyncio.Event) -> dict[Served, C
         ("revoke", Revocation, lambda command: Done(ok=agent.revoke(command))),
         ("replay", ReplayRequest, agent.replay),
         ("load", ModelCommand, load),
+        ("read", ModelCommand, read),
         ("unload", ModelCommand, unload),
         ("drain", object, drain),
         ("ping", object, lambda _: Done(ok=True)),

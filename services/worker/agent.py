@@ -49,6 +49,7 @@ from stoker.services.worker.jobs.scratch import Scratch
 from stoker.services.worker.limits import LIMIT_S, STOP_GRACE_S
 from stoker.services.worker.models.cache import ModelCache
 from stoker.services.worker.models.loader import Loader
+from stoker.services.worker.models.read_ahead import ReadAhead
 from stoker.services.worker.models.readiness import Readiness
 from stoker.services.worker.runner.messages import (
     Described,
@@ -122,6 +123,7 @@ class Agent:
         self.scratch = Scratch()
         self.preparing = Preparing(bus, self.core, self.loader, self.reports, self.endings, self._ready)
         self.readiness = Readiness(identity, engines, self.loader, self._prepare_runner, self.loader.begin)
+        self._read_ahead = ReadAhead()
         self.replaced = asyncio.Event()
         """Set when a newer process has this worker's name."""
         self._newer_life = (0.0, 0)
@@ -140,6 +142,8 @@ class Agent:
         self.heartbeats.changed()
 
     def _changed(self) -> None:
+        if self.loader.is_loading(self.core.engines):
+            self._read_ahead.end()
         self.heartbeats.changed()
 
     # Commands -------------------------------------------------------------------------------------
@@ -229,6 +233,11 @@ class Agent:
         """Begin to load a model, if it is not hot yet."""
         self.loader.begin(model, spec, evict)
 
+    def read(self, model: str, spec: Spec) -> None:
+        """Read weights that are to be loaded later, if they are on this machine's disk and nowhere nearer."""
+        if self.loader.tier(model, spec) == "warm" and spec.url:
+            self._read_ahead.begin(spec.url)
+
     def model_changed(self, name: str, model: Model | None) -> None:
         self.readiness.model_changed(name, model)
         self.heartbeats.changed()
@@ -293,6 +302,7 @@ class Agent:
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new, finish what is here, say goodbye."""
         self.core.is_draining = True
+        self._read_ahead.end()
         if not self.core.is_idle:
             self._idle.clear()
             self.heartbeats.beat()

@@ -28,7 +28,7 @@ QUESTIONS: dict[str, bytes] = {
     "scheduler_explain": b'{"job": "j"}',
     "scheduler_ping": b"null",
 }
-UNREADABLE = ("worker_assign", "worker_load", "worker_unload")
+UNREADABLE = ("worker_assign", "worker_load", "worker_read", "worker_unload")
 
 
 async def heard(client: Client, verb: str) -> list[Any]:

@@ -82,7 +82,8 @@ class Worker:
     being started names none.
     presence, since: its state and when that began. revoked: attempts that it was told to drop, and
     when, until its heartbeats no longer mention them. suspected: models of which a run does not go on
-    here, and since when that was seen last.
+    here, and since when that was seen last. read_ahead: models whose weights it was told to read until they are
+    loaded.
     """
 
     id: str
@@ -99,6 +100,7 @@ class Worker:
     revoked: dict[tuple[str, int], float] = field(default_factory=dict)
     engines: dict[str, EngineCapability] = field(default_factory=dict)
     suspected: dict[str, float] = field(default_factory=dict)
+    read_ahead: set[str] = field(default_factory=set)
 
     def turn(self, to: Presence, now: float) -> bool:
         """Change its presence; False, and nothing changes, where the table has no such move."""

@@ -166,6 +166,7 @@ class Fleet:
         order = OrderedLoad(spec.name, spec.engine, now, tier, evict_later=evict, evict_at=evict_at)
         before = worker.ordered.get(model)
         worker.ordered[model] = order
+        worker.read_ahead.discard(model)
         for changed in (model, *(sorted(before.evict) if before is not None else ())):
             self._reindex(worker, changed)
         self.evict_due(worker, now)

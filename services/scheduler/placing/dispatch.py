@@ -211,9 +211,10 @@ class Dispatcher:
         commands = self._serve(worker, now)
         if not worker.held and not worker.planned and not worker.is_loading:
             self._mover.take_over(worker, self.models, now)
-        switch = self._switcher.next(worker, now)
-        if switch is not None:
+        if (switch := self._switcher.next(worker, now)) is not None:
             commands += self._order(worker, switch, now)
+        else:
+            commands += self._switcher.read_ahead(worker, now)
         return commands
 
     def _serve(self, worker: Worker, now: float) -> list[Command]:

@@ -17,6 +17,7 @@ from stoker.schemas.catalog import memory_needed_bytes
 from stoker.services.scheduler.fleet.worker import Worker
 from stoker.services.scheduler.placing.placement import Predictor, Weights
 from stoker.services.scheduler.placing.plan import Lot
+from stoker.services.scheduler.protocol.commands import Command, ReadOnWorker
 
 WORTH = 8.0
 
@@ -58,6 +59,18 @@ class Switcher:
         if not intent.room_for:
             self._close_for(worker, waiting[0], weights, now)
         return None
+
+    def read_ahead(self, worker: Worker, now: float) -> list[Command]:
+        """What a worker should read from its disk while it has no room: the model that it loads next, once."""
+        lots = self._plan.on(worker.id).lots.values()
+        waiting = [lot for lot in lots if worker.tier(lot.model, lot.spec.name) == "warm"]
+        if worker.is_loading or not waiting:
+            return []
+        lot = min(waiting, key=lambda one: (-self._urgency(worker, one, now), one.model))
+        if lot.model in worker.read_ahead:
+            return []
+        worker.read_ahead.add(lot.model)
+        return [ReadOnWorker(worker.id, lot.model, lot.spec)]
 
     def _beside(self, worker: Worker, waiting: list[Lot], now: float) -> Switch | None:
         """A load that may go beside the one under way: of another engine, shorter than what that still takes,

@@ -83,6 +83,14 @@ class LoadOnWorker(Instruction, frozen=True):
     evict: tuple[str, ...]
 
 
+class ReadOnWorker(Instruction, frozen=True):
+    """Have a worker read weights that it will load as soon as there is room for them."""
+
+    worker: str
+    model: str
+    spec: Spec
+
+
 class Probe(Instruction, frozen=True):
     """Ask a silent worker whether it is there."""
 
@@ -115,6 +123,7 @@ Command = (
     | Cancel
     | Revoke
     | LoadOnWorker
+    | ReadOnWorker
     | Probe
     | CheckResult
     | PublishDepth

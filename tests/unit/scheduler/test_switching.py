@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from stoker.schemas.catalog import Spec
+from stoker.schemas.workers import Tier
 from stoker.services.scheduler.placing.plan import Plan
 from stoker.services.scheduler.placing.switching import WORTH, Switch, Switcher
+from stoker.services.scheduler.protocol.commands import ReadOnWorker
 from tests.unit.scheduler.place import MB, NOW, Place, model, resident, spec
 
 LOAD_S = 0.2 + 100 * MB / 1e9
@@ -68,6 +70,51 @@ def test_one_load_at_a_time() -> None:
     lane.wait("c", 1)
     lane.fleet.order_load(lane.hot, "a", spec(), NOW)
     assert lane.next() is None
+
+
+# What is read before it can be loaded -------------------------------------------------------------
+
+
+def read(lane: Lane, now: float = NOW) -> list[str]:
+    """The models that the worker is told to read now."""
+    return [one.model for one in lane.fill(lane.hot, now) if isinstance(one, ReadOnWorker)]
+
+
+def test_what_waits_for_a_model_in_use_to_go_is_read_meanwhile_and_once() -> None:
+    lane = Lane()
+    lane.run("w", "busy", 30.0, of="b")
+    lane.wait("a", 1)
+    assert read(lane) == ["a"]
+    assert read(lane, NOW + 1) == []
+    lane.fleet.order_load(lane.hot, "a", spec(), NOW + 2)
+    assert lane.hot.read_ahead == set(), "it may be told again when it was loaded and evicted"
+
+
+def test_of_several_that_wait_the_one_is_read_that_is_loaded_first() -> None:
+    lane = Lane()
+    lane.run("w", "busy", 30.0, of="b")
+    beat = (resident("b"), resident(tier="warm"), resident("c", tier="warm"))
+    lane.worker("w", *beat, lane="device", slots=1, memory_total_bytes=100 * MB)
+    lane.wait("a", 1, since=NOW - 5)
+    lane.wait("c", 3, since=NOW - 50)
+    assert read(lane) == ["c"]
+
+
+@pytest.mark.parametrize("tier", ["cold", "parked", "loading", "hot", "base"])
+def test_only_what_lies_on_the_disk_is_read(tier: Tier) -> None:
+    lane = Lane()
+    lane.worker("w", resident("b"), resident(tier=tier), lane="device", slots=1, memory_total_bytes=100 * MB)
+    lane.run("w", "busy", 30.0, of="b")
+    lane.wait("a", 1)
+    assert read(lane) == []
+
+
+def test_nothing_is_read_while_something_is_loaded() -> None:
+    lane = Lane()
+    lane.run("w", "busy", 30.0, of="b")
+    lane.wait("a", 1)
+    lane.fleet.order_load(lane.hot, "c", spec(), NOW)
+    assert read(lane) == []
 
 
 class TwoEngines(Place):
