@@ -92,7 +92,11 @@ def gaps_of(lines: list[tuple[str, float, float]]) -> list[tuple[float, float]]:
     for before, after in itertools.pairwise(index for index, line in enumerate(lines) if line[0] == "decode"):
         between = list(itertools.takewhile(lambda line: line[0] == "text", lines[before + 1 : after]))
         first = lines[before + 1 + len(between)]
-        text_ms = sum(1000 * (end - begin) for _, begin, end in between)
+        spans = sorted((begin, end) for _, begin, end in between)  # one encoder may be a part of another
+        text_ms, until = 0.0, 0.0
+        for begin, end in spans:
+            text_ms += 1000 * max(end - max(begin, until), 0.0)
+            until = max(until, end)
         found.append((1000 * (first[1] - lines[before][2]), text_ms))
     return found
 

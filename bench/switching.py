@@ -1,7 +1,8 @@
 """Switching between image models: hot, other LoRA on the same checkpoint, from RAM, from disk.
 
 Two checkpoints of more than 1 GB with random weights, on one worker that holds one of them at a time. Cold:
-the checkpoint's pages were dropped from the page cache before.
+the checkpoint's pages were dropped from the page cache before. Read ahead: they were dropped too, and another
+picture of BUSY_STEPS steps is drawn while somebody waits for the checkpoint; the time counts from its end.
 
 python -m bench.switching
 """
@@ -10,6 +11,7 @@ import os
 import statistics
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import diffusers
@@ -21,6 +23,8 @@ from bench.system import Running, running
 from tests.fixtures import checkpoints
 
 ROUNDS = 5
+BUSY_STEPS = 12
+ASKED_AFTER_S = 0.5
 LORA_RANK = 16
 ADAPTED = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")
 CONFIG = """\
@@ -79,16 +83,30 @@ def make_lora(unet: Path, path: Path, seed: int) -> None:
 
 def draw_s(system: Running, mode: str) -> float:
     """Seconds to draw a small picture in a mode, one step."""
-    url = f"http://127.0.0.1:{system.port}"
     began = time.perf_counter()
-    answer = httpx.post(url + "/generate", json={"mode": mode, "prompt": "a", "seed": 1}, timeout=120)
-    answer.raise_for_status()
-    return time.perf_counter() - began
+    return drawn_at(system, mode) - began
+
+
+def drawn_at(system: Running, mode: str, steps: int = 1) -> float:
+    """Draw a small picture in a mode; when it was there."""
+    asked = {"mode": mode, "prompt": "a", "seed": 1, "num_inference_steps": steps}
+    url = f"http://127.0.0.1:{system.port}/generate"
+    httpx.post(url, json=asked, timeout=120).raise_for_status()
+    return time.perf_counter()
+
+
+def after_another_s(system: Running, root: Path) -> float:
+    """Seconds from the end of a picture to that of one of another checkpoint, which waited all the while."""
+    with ThreadPoolExecutor(1) as pool:
+        drop_pages(root / "b")
+        before = pool.submit(drawn_at, system, "portrait", BUSY_STEPS)
+        time.sleep(ASKED_AFTER_S)
+        return drawn_at(system, "other") - before.result()
 
 
 def measure(root: Path, memory: str, ram: str, *, is_cold: bool) -> dict[str, list[float]]:
     """Seconds to a picture by the kind of switch before it; `again` and `hot`: without a switch."""
-    times: dict[str, list[float]] = {"other": [], "again": [], "lora": [], "hot": []}
+    times: dict[str, list[float]] = {"other": [], "again": [], "lora": [], "hot": [], "ahead": []}
     with running(CONFIG.format(memory=memory, ram=ram), MODES.format(root=root)) as system:
         for mode in ("other", "portrait"):
             draw_s(system, mode)
@@ -98,6 +116,8 @@ def measure(root: Path, memory: str, ram: str, *, is_cold: bool) -> dict[str, li
             for kind, mode in (("other", "other"), ("again", "other"), ("", "portrait"), ("lora", "sketch")):
                 times.setdefault(kind, []).append(draw_s(system, mode))
             times["hot"].append(draw_s(system, "sketch"))
+            if is_cold:
+                times["ahead"].append(after_another_s(system, root))
     return times
 
 
@@ -114,6 +134,7 @@ def report() -> list[str]:
         parked = measure(root, memory, f"{int(size * 2.5 / 1e6)}MB", is_cold=False)
     rows = [
         ("from disk, page cache cold", cold, "other", "again"),
+        ("from disk, read ahead", cold, "ahead", "again"),
         ("from disk, page cache warm", cached, "other", "again"),
         ("parked in RAM", parked, "other", "again"),
         ("same checkpoint, other LoRA", cold, "lora", "hot"),

@@ -15,6 +15,7 @@ file), `vae` (a file or a folder), `self_test` (false: no picture is drawn at lo
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -200,8 +201,10 @@ class DiffusersEngine:
 
     async def run_together(self, model: str, tasks: Sequence[Task]) -> list[RunOutput | Exception]:
         drawn = await asyncio.to_thread(self._draw_alike, model, tasks)
-        written = await asyncio.gather(*map(asyncio.to_thread, drawn), return_exceptions=True)
-        return [_made(task, found) for task, found in zip(tasks, written, strict=True)]
+        written = await asyncio.to_thread(_written, drawn)
+        return [
+            Stopped() if task.cancelled.is_set() else found for task, found in zip(tasks, written, strict=True)
+        ]
 
     def _draw_alike(self, model: str, tasks: Sequence[Task]) -> list[Write]:
         """Each as it would be drawn alone: prompts of one length go into one call."""
@@ -316,13 +319,17 @@ class DiffusersEngine:
             return enlarged(asked, one_pass, task.cancelled)
 
 
-def _made(task: Task, found: Images | BaseException) -> Images | Exception:
-    """What comes of a task. Raises what is no error of it, as when its run is given up."""
-    if task.cancelled.is_set():
-        return Stopped()
-    if isinstance(found, BaseException) and not isinstance(found, Exception):
-        raise found
-    return found
+def _written(drawn: Sequence[Write]) -> list[Images | Exception]:
+    """The files of all tasks, each written in a thread of its own."""
+    with ThreadPoolExecutor(len(drawn)) as threads:
+        return list(threads.map(_one_written, drawn))
+
+
+def _one_written(write: Write) -> Images | Exception:
+    try:
+        return write()
+    except Exception as error:  # whatever a library raises: the others of a batch are written
+        return error
 
 
 def _chosen(loaded: LoadedPipeline, adapter: str) -> list[Adapter]:
