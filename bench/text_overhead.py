@@ -3,7 +3,7 @@
 python -m bench.text_overhead
 
 Both serve the same GGUF with the same slots, threads and context, on the same machine in the same minute, in
-turns; what is not asked waits. Figures are medians of the rounds.
+turns; what is not asked waits. Figures are medians of the rounds, the ratio that of the ratios of each round.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ import aiohttp
 from bench.system import running
 from tests.fixtures.smollm2 import smollm2
 
-STREAMS = (1, 4, 16)
+STREAMS = (1, 4, 16, 64)
 ROUNDS = 5
 REQUESTS = 2
-"""Of each stream in a round."""
+"""Of each stream in a round; of 64 streams one."""
 TOKENS = 64
-SLOTS, CONTEXT = 4, 1024
+SLOTS, CONTEXT = 64, 256
 CONFIG = """\
 models:
-  text: {{engine: llamacpp, url: "file://{path}", options: {{n_ctx: 1024}}}}
+  text: {{engine: llamacpp, url: "file://{path}", slots: {slots}, options: {{n_ctx: {context}}}}}
 workers:
   - {{count: 1, memory: 4GB, engines: [llamacpp]}}
 """
@@ -101,7 +101,8 @@ async def _round(url: str, streams: int, first: int, into: Measured | None) -> N
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
 
         async def stream(index: int) -> list[tuple[float, int]]:
-            numbers = range(first + index * REQUESTS, first + (index + 1) * REQUESTS)
+            requests = REQUESTS if streams < SLOTS else 1
+            numbers = range(first + index * requests, first + (index + 1) * requests)
             return [await _request(session, url, number) for number in numbers]
 
         began = time.perf_counter()
@@ -118,7 +119,8 @@ async def main() -> list[str]:
         "| streams | llama.cpp tokens/s | Stoker tokens/s | ratio | first token ms | of Stoker | more |",
         "|---|---|---|---|---|---|---|",
     ]
-    with running(CONFIG.format(path=smollm2())) as system, _direct() as direct:
+    config = CONFIG.format(path=smollm2(), slots=SLOTS, context=CONTEXT)
+    with running(config) as system, _direct() as direct:
         ours = f"http://127.0.0.1:{system.port}"
         number = 0
         for url in (direct, ours):
@@ -132,8 +134,10 @@ async def main() -> list[str]:
             theirs, mine = (
                 (statistics.median(one.tokens_s), statistics.median(one.first_ms)) for one in measured.values()
             )
+            rounds = zip(measured[ours].tokens_s, measured[direct].tokens_s, strict=True)
+            ratio = statistics.median(mine_s / theirs_s for mine_s, theirs_s in rounds)
             cells = (
-                *(str(streams), f"{theirs[0]:.0f}", f"{mine[0]:.0f}", f"{mine[0] / theirs[0]:.3f}"),
+                *(str(streams), f"{theirs[0]:.0f}", f"{mine[0]:.0f}", f"{ratio:.3f}"),
                 *(f"{theirs[1]:.1f}", f"{mine[1]:.1f}", f"{mine[1] - theirs[1]:+.1f}"),
             )
             rows.append("| " + " | ".join(cells) + " |")

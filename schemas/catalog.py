@@ -213,13 +213,18 @@ RUN_OPTIONS = ("scheduler", "controlnets")
 """Options that belong to a run: models that differ in them share their weights."""
 
 
+SLOTS_IN_MEMORY = ("llamacpp",)
+"""Engines that load weights together with a context for each slot."""
+
+
 def weights_key(model: str, spec: Spec) -> str:
     """What two specs have in common that can share weights in memory: engine, weights and options."""
     if not spec.url:
         version = spec.options.get("version")
         return f"{model}@{version}" if version else model
     options = {name: value for name, value in spec.options.items() if name not in RUN_OPTIONS}
-    settings = [part for part in (options, spec.args, spec.env, spec.files) if part]
+    slots = spec.slots if spec.engine in SLOTS_IN_MEMORY else 0
+    settings = [part for part in (options, spec.args, spec.env, spec.files, slots) if part]
     stamp = f"#{spec.stamp}" if spec.stamp else ""
     return f"{spec.engine}:{spec.url}{stamp}" + (
         f"?{msgspec.json.encode(settings, order='sorted').decode()}" if settings else ""

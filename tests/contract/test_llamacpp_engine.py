@@ -90,6 +90,14 @@ def test_the_context_is_what_the_memory_holds_for_all_slots() -> None:
     engine.unload("m")
 
 
+def test_a_model_has_as_many_slots_as_its_spec_says() -> None:
+    engine: Any = create("llamacpp")
+    engine.load(ModelFiles("m", CHAT, {"n_ctx": 256}, slots=6))
+    assert engine.card("m").slots == 6
+    assert engine._models["m"].ask("GET", "/props")["total_slots"] == 6, "llama.cpp has them"
+    engine.unload("m")
+
+
 def test_a_card_says_what_the_file_and_its_template_can_do(tmp_path: Path) -> None:
     engine, card = loaded(n_ctx=256, max_tokens=64)
     assert (card.family, card.quantisation, card.answer_tokens) == ("llama", "Q4_1", 64)

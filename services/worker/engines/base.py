@@ -61,7 +61,8 @@ class ModelFiles:
     """What to load: where the weights are, and how.
 
     args, env: for the engine's own server. report: is told how far a download is, in percent; from any thread.
-    memory_bytes: what it may take of the device; 0: nobody says.
+    memory_bytes: what it may take of the device; 0: nobody says. slots: jobs at a time; 0: as many as the
+    engine has by itself.
     """
 
     model: str
@@ -72,6 +73,7 @@ class ModelFiles:
     env: dict[str, str] = field(default_factory=dict)
     report: Callable[[float], None] = lambda _: None
     memory_bytes: int = 0
+    slots: int = 0
 
 
 class ChildEnd(msgspec.Struct, frozen=True):

@@ -308,7 +308,7 @@ class Loader:
         loras, adapters = [await self.fetch_all(model, some) for some in (spec.loras, spec.adapters)]
         fetch_s = time.monotonic() - began
         own = await anyio.to_thread.run_sync(placed, spec)
-        load = Load(key, spec.engine, str(path), spec.options, adapters, loras, *own)
+        load = Load(key, spec.engine, str(path), spec.options, adapters, loras, *own, slots=spec.slots)
         if self.cache.tier(key) == "hot":
             loaded = await self._attach(key, load)
             source: Tier = "base"

@@ -49,6 +49,7 @@ class Load(Message, frozen=True):
     """Bring weights into device memory, unless they are there, and attach these LoRAs. model: their key.
 
     args, env: for the engine's own server, verbatim. memory_bytes: what it may take of the device; 0: not said.
+    slots: jobs at a time; 0: as many as the engine has by itself.
     """
 
     model: str
@@ -60,6 +61,7 @@ class Load(Message, frozen=True):
     args: tuple[str, ...] = ()
     env: dict[str, str] = {}
     memory_bytes: int = 0
+    slots: int = 0
 
 
 class Unpark(Message, frozen=True):

@@ -200,6 +200,7 @@ class Runner:
             message.env,
             lambda percent: self._outbox.put(LoadProgress(model, percent)),
             message.memory_bytes,
+            message.slots,
         )
         try:
             engine = await self._engine(message.engine)

@@ -42,7 +42,8 @@ from stoker.services.worker.engines.text.generation import (
 )
 from stoker.services.worker.engines.text.llamacpp_server import LlamaServer
 
-MAX_THREADS = 64
+MAX_THREADS = 256
+"""Requests at a time, of all models: each waits for its answer in a thread."""
 TOO_LONG = re.compile(r"\((\d+) tokens\) is (?:too large|larger)")
 """What llama.cpp says of a text that does not fit."""
 
@@ -60,7 +61,7 @@ class LlamaCppEngine:
         self._embedder_lock = threading.Lock()
 
     def load(self, files: ModelFiles) -> None:
-        self._models[files.model] = LlamaServer(files, self.capability.slots)
+        self._models[files.model] = LlamaServer(files, files.slots or self.capability.slots)
 
     def unload(self, model: str) -> None:
         for servers in (self._models, self._embedders):
