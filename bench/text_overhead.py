@@ -63,7 +63,12 @@ def serve() -> None:
 def _direct() -> Iterator[str]:
     command = [sys.executable, "-m", "bench.text_overhead", "--serve"]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,  # as ours: Linux shares a busy machine out by session
     )
     assert process.stdout is not None and process.stdin is not None
     try:

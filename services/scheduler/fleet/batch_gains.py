@@ -3,7 +3,8 @@
 Of each batch it is known what share each of its pictures took of the time of one alone, asked for in the same
 way. Whoever is drawn in a batch waits for all of it, so the smallest is taken that gains about as much as the
 best one; where none gains, each is drawn alone. Sizes are tried from the limit of the spec downwards, by
-halves, until each was measured TRIED times. What was found is forgotten after KEPT_RUNS: drivers change.
+halves, until each was measured TRIED times. What was found is forgotten after KEPT_RUNS: drivers change. Each
+job of a batch says how long it took, so there is a measurement for each of its jobs.
 """
 
 import statistics
@@ -29,7 +30,7 @@ class BatchGains:
         self._runs: dict[tuple[str, str], int] = {}
 
     def learn(self, model: str, spec: str, alike: bytes, batch: int, run_s: float) -> None:
-        """A run was measured: of so many jobs, together."""
+        """A job has run: with so many, itself included, which took so long together."""
         key = (model, spec)
         self._runs[key] = self._runs.get(key, 0) + 1
         if self._runs[key] >= KEPT_RUNS:
@@ -44,11 +45,11 @@ class BatchGains:
 
     def too_many(self, model: str, spec: str, batch: int) -> None:
         """The device had no memory for so many."""
-        for _ in range(TRIED):
+        for _ in range(TRIED * batch):
             self._note((model, spec), batch, float("inf"))
 
     def _note(self, key: tuple[str, str], batch: int, share: float) -> None:
-        self._shares.setdefault(key, {}).setdefault(batch, deque(maxlen=SAMPLES)).append(share)
+        self._shares.setdefault(key, {}).setdefault(batch, deque(maxlen=SAMPLES * batch)).append(share)
 
     def size(self, model: str, spec: str, limit: int) -> int:
         """How many are drawn at once. limit: of the spec. O(sizes that were measured)."""
@@ -56,7 +57,7 @@ class BatchGains:
         measured = {
             batch: statistics.median(shares)
             for batch, shares in known.items()
-            if batch <= limit and len(shares) >= TRIED
+            if batch <= limit and len(shares) >= TRIED * batch
         }
         size = limit
         while size > 1:

@@ -144,10 +144,15 @@ def test_a_batch_that_is_seen_first_is_taken_for_as_many_runs() -> None:
 def gains_of(*runs: tuple[int, float], alike: bytes = b"x") -> BatchGains:
     """What was learned of runs: of how many, and the share of one alone that each took."""
     gains = BatchGains()
-    gains.learn("a", "s", alike, 1, 10.0)
-    for batch, share in runs:
-        gains.learn("a", "s", alike, batch, 10.0 * batch * share)
+    for batch, share in ((1, 1.0), *runs):
+        ran(gains, batch, share, alike)
     return gains
+
+
+def ran(gains: BatchGains, batch: int, share: float, alike: bytes = b"x") -> None:
+    """A batch has run: each of its jobs says so."""
+    for _ in range(batch):
+        gains.learn("a", "s", alike, batch, 10.0 * batch * share)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +169,7 @@ def test_the_smallest_batch_that_gains_about_the_most_is_drawn(shares: dict[int,
     gains = gains_of()
     for _ in range(40):
         now = gains.size("a", "s", 8)
-        gains.learn("a", "s", b"x", now, 10.0 * now * shares[now])
+        ran(gains, now, shares[now])
     assert gains.size("a", "s", 8) == size
 
 
@@ -191,6 +196,17 @@ def test_what_does_not_fit_the_device_is_not_tried_again() -> None:
     gains.too_many("a", "s", 8)
     assert gains.size("a", "s", 8) == 4
     assert gains.size("b", "s", 8) == 8, "another model"
+
+
+def test_the_jobs_of_one_batch_are_one_measurement() -> None:
+    gains = gains_of((8, 3.0))
+    assert gains.size("a", "s", 8) == 8, "the first of a size is slow"
+    ran(gains, 8, 0.5)
+    ran(gains, 8, 0.5)
+    for size in (4, 2):
+        for _ in range(3):
+            ran(gains, size, 0.9)
+    assert gains.size("a", "s", 8) == 8
 
 
 def test_what_was_found_is_found_again_after_many_runs_and_forgotten_with_the_model() -> None:
@@ -243,7 +259,7 @@ def test_what_a_worker_says_of_a_run_is_learned() -> None:
     found.ledger.records["j0"].spec = "default"
     finished(found, "j0", run_s=2.0, units=20.0)
     for size in (4, 2):
-        for _ in range(3):
+        for _ in range(3 * size):
             finished(found, "j0", run_s=2.0 * size, units=20.0, batch=size)
     assert found.estimates.batch_size("a", BATCHED) == 1, "four take as long as four alone"
     again = place()
