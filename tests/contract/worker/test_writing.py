@@ -18,6 +18,7 @@ ENGINES = {name: CAPABILITIES[name] for name in ("synthetic", "diffusers")}
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_a_slot_is_free_when_the_device_is_and_both_jobs_end(connected: Connect, tmp_path: Path) -> None:
     path = await asyncio.to_thread(checkpoints.sd15, tmp_path / "sd15")
     spec = Spec("default", "diffusers", f"file://{path}", memory_bytes=50 * MB)
