@@ -40,7 +40,7 @@ from stoker.services.gateway.watching.resume import Cursor
 from stoker.services.gateway.watching.streams import Item, Streams
 from stoker.services.gateway.watching.watcher import Watcher
 from stoker.services.process import genai
-from stoker.services.process.tracing import annotate, current_trace, trace_headers
+from stoker.services.process.tracing import annotate, current_trace, request_accepted, trace_headers
 from stoker.services.records.results import Result
 
 CANCEL_TIMEOUT_S, CANCEL_PATIENCE_S, CANCEL_AGAIN_S = 1.0, 5.0, 0.1
@@ -241,6 +241,7 @@ class _Storing:
         self._payload = wire.encode(job)
         self._headers = trace_headers(current_trace.get())
         annotate(genai.asked(job.model, job.input))
+        request_accepted(job.id, job.created_at)
         self._give_up_at = loop.time() + STORE_PATIENCE_S
         self._timer: asyncio.TimerHandle | None = None
 

@@ -289,11 +289,14 @@ class Endings:
             "worker": self._worker,
             "attempt": attempt.assignment.attempt,
         }
+        assigned_at = attempt.assignment.job.created_at + attempt.assignment.queued_s
+        record("assign", attempt.trace, assigned_at, attempt.accepted_at, **named)
         if attempt.ready_at:
             record("load", attempt.trace, attempt.accepted_at, attempt.ready_at, **named)
         else:
             record("load", attempt.trace, attempt.accepted_at, now, error, **named)
         if attempt.started_at:
+            record("slot", attempt.trace, attempt.ready_at, attempt.started_at, **named)
             ended_at = attempt.started_at + run_s if run_s else now
             told = genai.asked(attempt.model, attempt.input)
             if told and attempt.first_text_at:
@@ -301,6 +304,7 @@ class Endings:
                 told |= {genai.TIME_TO_FIRST_TOKEN: round(waited_s, 6)}
             told |= attempt.told | ({genai.ERROR_TYPE: attempt.failed_as or outcome} if error else {})
             record("run", attempt.trace, attempt.started_at, ended_at, error, told, **named)
+            record("store", attempt.trace, ended_at, now, **named)
 
 
 def _over(child: ChildView) -> ChildView:
