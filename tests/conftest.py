@@ -1,6 +1,7 @@
 """Fixtures: a whole Stoker system on ports and data of its own, run by the real command."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -31,6 +32,10 @@ workers:
 
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # of processes that tests start: each would compile everything
+
+# Whatever `httpx.get` and the like ask, they read all authorities of the system first: 20 to 40 ms of CPU for each
+# of the polls of `wait_for`. Tests ask this machine, and those of TLS bring authorities of their own.
+httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
 
 # No test of ours is right or wrong by how long an example takes: the machine may be busy.
 settings.register_profile("stoker", deadline=None)
