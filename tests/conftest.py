@@ -20,6 +20,7 @@ from hypothesis import settings
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "examples" / "demo"
 READY_S = 60.0
+SLOW_LIMIT_S = 900
 
 SYNTHETIC = """\
 models:
@@ -223,3 +224,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield system
     finally:
         system.stop()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that are slow by themselves must not be cut short on a machine that is slow too."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_LIMIT_S))
