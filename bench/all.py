@@ -23,6 +23,7 @@ from bench import (
     floor,
     functions,
     hops,
+    leader,
     peers,
     placement,
     random_scenarios,
@@ -185,6 +186,10 @@ Medians in ms, with tracing on; `store` goes on beside `return`.
 
 {floor}
 
+## What one leading scheduler carries (`python -m bench.leader`)
+
+{leader}
+
 ## Long and wide (`python -m bench.scale`)
 
 {scale}
@@ -226,6 +231,7 @@ def main(routers: Path | None) -> None:
         hops="\n".join(hops.report()),
         spans="\n".join(spans.report()),
         floor="\n".join(floor.report()),
+        leader="\n".join(leader.report()),
         scale="\n\n".join("\n".join(rows) for rows in scale.report().values()),
     )
     if routers is not None:
