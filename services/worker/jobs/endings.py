@@ -228,10 +228,12 @@ class Endings:
             except TooLarge as error:
                 if event.log is not None:  # rather without it than not at all
                     event = msgspec.structs.replace(event, log=None)
-                    continue
-                reason = f"the answer is too large to be stored: {error}"
-                event, images = Failed(**self._ending(attempt), kind="internal", message=reason), None
-                outcome = "failed"
+                elif not isinstance(event, Failed) or event.history:
+                    outcome, images = "failed", None
+                    event = self._too_large(attempt, f"the answer is too large to be stored: {error}")
+                else:
+                    self.lost(attempt, f"the job's end cannot be stored: {error}", "poisoned")
+                    return
             except BusError as error:
                 log.warning("result.not_stored", job=event.job, error=str(error))
                 await asyncio.sleep(RETRY_S)
@@ -240,6 +242,11 @@ class Endings:
             self.dropped(attempt)
         else:
             self._finish(attempt, outcome, run_s)
+
+    def _too_large(self, attempt: Attempt, reason: str) -> Failed:
+        """The smallest end there is."""
+        failed = Failed(**self._ending(attempt), kind="internal", message=reason)
+        return msgspec.structs.replace(failed, history=(), log=None, children=())
 
     def _finish(
         self,
