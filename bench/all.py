@@ -20,14 +20,17 @@ from bench import (
     dashboard,
     durability,
     files,
+    floor,
     functions,
     hops,
+    leader,
     peers,
     placement,
     random_scenarios,
     rest,
     scale,
     simulation,
+    spans,
     streams,
     switching,
     takeover,
@@ -173,6 +176,20 @@ and host process. What nats-server itself takes is its cache of what was written
 
 {hops}
 
+## Where the time of a request goes (`python -m bench.spans`)
+
+Medians in ms, with tracing on; `store` goes on beside `return`.
+
+{spans}
+
+## What no durable request can go below (`python -m bench.floor`)
+
+{floor}
+
+## What one leading scheduler carries (`python -m bench.leader`)
+
+{leader}
+
 ## Long and wide (`python -m bench.scale`)
 
 {scale}
@@ -212,6 +229,9 @@ def main(routers: Path | None) -> None:
         conversations="\n".join(uvloop.run(conversations.main())),
         streams="\n".join(streams.report()),
         hops="\n".join(hops.report()),
+        spans="\n".join(spans.report()),
+        floor="\n".join(floor.report()),
+        leader="\n".join(leader.report()),
         scale="\n\n".join("\n".join(rows) for rows in scale.report().values()),
     )
     if routers is not None:

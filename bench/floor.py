@@ -65,7 +65,7 @@ def http_ms() -> float:
         server.join(10)
 
 
-def _server(folder: Path) -> psutil.Process:
+def server_process(folder: Path) -> psutil.Process:
     """The NATS server whose data lies here."""
     return psutil.Process(int(next(folder.rglob("pid")).read_text()))
 
@@ -74,7 +74,7 @@ async def stored_ms() -> tuple[float, float]:
     """CPU of our process, and of the NATS server, for a message that is stored, delivered and acknowledged."""
     with tempfile.TemporaryDirectory() as folder:
         async with embedded_server(Path(folder)) as url, open_bus(BusSettings(nats=url), "floor") as bus:
-            server = _server(Path(folder))
+            server = server_process(Path(folder))
             await bus.jetstream.add_stream(name="FLOOR", subjects=["floor"], retention="workqueue")
             inbox = bus.client.new_inbox()
             config = api.ConsumerConfig(

@@ -1,6 +1,7 @@
 """Fixtures: a whole Stoker system on ports and data of its own, run by the real command."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from hypothesis import settings
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "examples" / "demo"
 READY_S = 60.0
+SLOW_LIMIT_S = 900
 
 SYNTHETIC = """\
 models:
@@ -31,6 +33,10 @@ workers:
 
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # of processes that tests start: each would compile everything
+
+# Whatever `httpx.get` and the like ask, they read all authorities of the system first: 20 to 40 ms of CPU for each
+# of the polls of `wait_for`. Tests ask this machine, and those of TLS bring authorities of their own.
+httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
 
 # No test of ours is right or wrong by how long an example takes: the machine may be busy.
 settings.register_profile("stoker", deadline=None)
@@ -218,3 +224,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield system
     finally:
         system.stop()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that are slow by themselves must not be cut short on a machine that is slow too."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_LIMIT_S))

@@ -232,7 +232,7 @@ class AutoscalerService:
 
     def _check_trust(self) -> None:
         """Raises LeadsNoLonger when the lease may be another's by now."""
-        if not self.lease.is_trusted(asyncio.get_running_loop().time()):
+        if not self.lease.is_trusted():
             raise LeadsNoLonger("the lease was not renewed in time")
 
     async def _launch(self, command: Launch) -> None:

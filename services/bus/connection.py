@@ -8,7 +8,8 @@ long as the block of `open_bus` lasts.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -55,10 +56,19 @@ class Bus:
     replicas: servers that hold each stream. on_reconnect: called after every reconnection. ended: set when the
     client has given up the connection, which it does for what the server does not forgive. seals: of jobs, as
     far as this process may know them (services/records/seal_key.py). endpoints: what this process answers.
+    another: makes one more connection of the same user, in the event loop that it is called in; takes the
+    `stopping` of `open_bus`.
     """
 
-    def __init__(self, client: QuickClient, subjects: Subjects, replicas: int) -> None:
+    def __init__(
+        self,
+        client: QuickClient,
+        subjects: Subjects,
+        replicas: int,
+        another: "Callable[..., AbstractAsyncContextManager[Bus]]",
+    ) -> None:
         self.client = client
+        self.another = another
         self.subjects = subjects
         self.replicas = replicas
         self.jetstream: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
@@ -381,5 +391,6 @@ async def _shake_hands(settings: BusSettings, name: str, role: str) -> Bus:
             f"NATS does not let this user listen to {' or '.join(heard)}: a worker needs the --name that "
             "was invited; a users.conf of an earlier version is replaced by what `stoker users` prints"
         )
-    told.bus = Bus(client, Subjects(settings.prefix), settings.nats_replicas)
+    another = partial(open_bus, settings, name, role=role)
+    told.bus = Bus(client, Subjects(settings.prefix), settings.nats_replicas, another)
     return told.bus

@@ -26,9 +26,9 @@ class OtlpRecorder:
         self._tracer = self._provider.get_tracer("stoker")
         self._propagator = TraceContextTextMapPropagator()
 
-    def begin(self, name: str, parent: str) -> tuple[Span, str]:
+    def begin(self, name: str, parent: str, began_at: float) -> tuple[Span, str]:
         above = self._propagator.extract({HEADER: parent})
-        span = self._tracer.start_span(name, above, SpanKind.SERVER)
+        span = self._tracer.start_span(name, above, SpanKind.SERVER, start_time=int(began_at * _NANO))
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier, set_span_in_context(span))
         return span, carrier.get(HEADER, "")

@@ -6,9 +6,11 @@ OpenTelemetry is imported, and every call here returns at once. Sampling and bat
 own variables (OTEL_TRACES_SAMPLER, OTEL_BSP_SCHEDULE_DELAY, …).
 """
 
+import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stoker.services.process.settings import BadSetting
@@ -24,15 +26,28 @@ current_trace: ContextVar[str] = ContextVar("current_trace", default="")
 """The context of the request that is served: what its jobs carry along."""
 
 
-current_span: ContextVar[Any] = ContextVar("current_span", default=None)
-"""The span of the request that is served; None while tracing is off."""
+@dataclass(slots=True)
+class Served:
+    """The request that is served. context: for the spans below its own. Times are seconds since 1970.
+
+    told_at: when the end of its last job was known here, 0 until then.
+    """
+
+    span: Any
+    context: str
+    began_at: float
+    told_at: float = 0.0
+
+
+current_request: ContextVar[Served | None] = ContextVar("current_request", default=None)
+"""None while tracing is off."""
 _NOTHING: Mapping[str, Any] = {}
 
 
 class Recorder(Protocol):
     """What there is once tracing is on. Times are in seconds since 1970."""
 
-    def begin(self, name: str, parent: str) -> tuple[Any, str]:
+    def begin(self, name: str, parent: str, began_at: float) -> tuple[Any, str]:
         """A span that goes on, to be ended by the caller, and its context for those below."""
 
     def record(
@@ -64,10 +79,25 @@ def recorder() -> Recorder | None:
 
 def annotate(attributes: Mapping[str, Any]) -> None:
     """Say more in the span of the request that is served; nothing where there is none."""
-    span = current_span.get()
-    if span is not None:
+    request = current_request.get()
+    if request is not None:
         for name, value in attributes.items():
-            span.set_attribute(name, value)
+            request.span.set_attribute(name, value)
+
+
+def request_accepted(job: str, created_at: float) -> None:
+    """A job of the request that is served was made: until then it was read and checked."""
+    request = current_request.get()
+    if request is not None:
+        record("accept", request.context, request.began_at, created_at, job=job)
+
+
+def end_known(job: str, finished_at: float) -> None:
+    """The end of a job of the request that is served is known here."""
+    request = current_request.get()
+    if request is not None:
+        request.told_at = time.time()
+        record("return", request.context, finished_at, request.told_at, job=job)
 
 
 def record(

@@ -29,7 +29,16 @@ from stoker.schemas.jobs import Job, Status
 from stoker.schemas.subjects import ANY, RESULTS_STREAM, opened
 from stoker.schemas.workers import Assignment, Recorded, RecordedQuery
 from stoker.services.bus.connection import Bus
-from stoker.services.bus.errors import BusError, Conflict, Missing, NoAnswer, Refused, StreamFull, named
+from stoker.services.bus.errors import (
+    BusError,
+    Conflict,
+    Missing,
+    NoAnswer,
+    Refused,
+    StreamFull,
+    TooLarge,
+    named,
+)
 from stoker.services.bus.publishing import Answered, PubAck, into
 from stoker.services.process.tasks import cleanup
 
@@ -201,7 +210,7 @@ async def publish_terminal(
             return "stored"
         except Conflict:
             pass
-        except StreamFull:
+        except (StreamFull, TooLarge):
             raise
         except BusError as error:
             last = error

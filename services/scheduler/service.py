@@ -276,11 +276,10 @@ class SchedulerService:
     # Commands become messages ---------------------------------------------------------------------
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
         handled = 0
         while True:
             event = await self._inbox.get()
-            if not self.lease.is_trusted(loop.time()):
+            if not self.lease.is_trusted():
                 log.warning("lease.not_trusted")
                 self.lease.lost.set()
                 return

@@ -194,6 +194,23 @@ async def test_an_answer_that_is_too_large_is_a_failure_and_frees_its_slot(
             worker.check_nothing_is_held()
 
 
+async def test_an_end_that_can_be_stored_in_no_form_is_given_up_and_frees_its_slot(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker tried again without a pause, and did nothing else any more."""
+    async with connected() as bus:
+        await declare(bus)
+        async with working(bus, models={"m": QUICK}) as worker:
+            monkeypatch.setattr(bus.client, "_max_payload", 6000)
+            worker.assign("large", QUICK, job_input=CompletionInput("x", max_tokens=3), webhook="x" * 7000)
+            finished = await worker.outcome("large")
+            assert (finished.outcome, finished.kind) == ("lost", "poisoned")
+            assert "cannot be stored" in finished.reason
+            worker.assign("next", QUICK, job_input=CompletionInput("x", max_tokens=3))
+            assert isinstance(await worker.ended("next"), Completed)
+            worker.check_nothing_is_held()
+
+
 async def test_a_text_that_is_too_large_for_a_message_travels_as_a_blob(synthetic: System) -> None:
     """Up to the largest body. Before, it was refused with 413, and before that it stopped the scheduler."""
     text = "x" * (12 * 1024 * 1024)

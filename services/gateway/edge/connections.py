@@ -8,10 +8,12 @@ its next request, and had one before, is uvicorn's own to end (`timeout_keep_ali
 import asyncio
 import socket
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from stoker.services.process.logs import get_logger
 
@@ -23,6 +25,11 @@ _ANSWER = (
     "connection: close\r\n\r\n{text}"
 )
 
+
+WRITE_NOW = "stoker.write_now"
+"""The extension of an ASGI scope whose "write" is a WriteNow: as `send`, without a task that awaits it."""
+WriteNow = Callable[[Callable[[], bytes]], bool]
+"""Writes a chunk of a body that has begun. It is made where it can be written; False where not."""
 
 ACCEPTS = 32
 """New connections that are taken in a turn of the loop."""
@@ -131,6 +138,20 @@ class _Bounded(HttpToolsProtocol):
         self._is_in_head = False
         self._body_since = self._body_at = self.loop.time()
         super().on_headers_complete()
+        self.scope["extensions"] = {WRITE_NOW: {"write": partial(self._write_now, self.cycle)}}
+
+    def _write_now(self, cycle: RequestResponseCycle, make: Callable[[], bytes]) -> bool:
+        """See WriteNow. cycle: of the request, which another may follow on this connection."""
+        if (
+            self.flow.write_paused
+            or cycle.disconnected
+            or cycle.response_complete
+            or not cycle.chunked_encoding
+        ):
+            return False
+        if content := make():
+            self.transport.write(b"%x\r\n%b\r\n" % (len(content), content))
+        return True
 
     def on_body(self, body: bytes) -> None:
         self._body_at = self.loop.time()

@@ -13,7 +13,7 @@ import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from functools import cache
-from typing import TypeVar
+from typing import TypeVar, cast
 from urllib.parse import parse_qsl
 
 import anyio
@@ -22,6 +22,7 @@ from litestar.types import HTTPRequestEvent, HTTPScope, Receive, Send
 from prometheus_client import Counter
 
 from stoker.schemas import wire
+from stoker.services.gateway.edge.connections import WRITE_NOW, WriteNow
 from stoker.services.gateway.edge.decoding import Inflating, inflated, invalid
 from stoker.services.gateway.edge.door import HEADERS, POLICY, POLICY_NAME
 from stoker.services.gateway.edge.problems import JSON, Dialect, RequestError, answer_body, too_large
@@ -314,6 +315,13 @@ class Exchange:
             async for chunk in chunks:
                 await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def write_now(self, make: Callable[[], bytes]) -> bool:
+        """Write more of a stream's body at once, for callbacks; `make` is called where that can be. False, and
+        nothing was done, where the client does not keep up, or is gone.
+        """
+        write = cast("WriteNow | None", (self._scope.get("extensions") or {}).get(WRITE_NOW, {}).get("write"))
+        return write is not None and write(make)
 
     async def refuse(
         self, error: RequestError, *, dialect: Dialect, headers: dict[str, str] | None = None

@@ -1,9 +1,11 @@
 """A span for every request that asks for work; its jobs go on below it."""
 
+import time
+
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from stoker.services.process.tracing import HEADER, Recorder, current_span, in_trace
+from stoker.services.process.tracing import HEADER, Recorder, Served, current_request, in_trace
 
 WORKING_METHODS = ("POST", "PUT")
 NAMED_SEGMENTS = 2
@@ -23,7 +25,8 @@ def with_traces(app: ASGIApp, recorder: Recorder | None) -> ASGIApp:
         parent = headers.get(HEADER.encode(), b"").decode("latin-1")
         method, path = scope["method"], scope["path"]
         name = "/".join(path.split("/")[: NAMED_SEGMENTS + 1])
-        span, context = recorder.begin(f"{method} {name}", parent)
+        began_at = time.time()
+        span, context = recorder.begin(f"{method} {name}", parent, began_at)
         span.set_attribute("http.request.method", method)
         span.set_attribute("url.path", path)
         has_begun = False
@@ -39,12 +42,15 @@ def with_traces(app: ASGIApp, recorder: Recorder | None) -> ASGIApp:
                 has_begun = True
                 span.add_event("first byte")
 
-        token = current_span.set(span)
+        request = Served(span, context, began_at)
+        token = current_request.set(request)
         try:
             with in_trace(context):
                 await app(scope, receive, send_and_tell)
         finally:
-            current_span.reset(token)
+            current_request.reset(token)
+            if request.told_at:
+                recorder.record("answer", context, request.told_at, time.time(), "", {})
             span.end()
 
     return traced

@@ -11,7 +11,7 @@ from stoker.services.gateway.edge.access import shown_to
 from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from stoker.services.process import genai
 from stoker.services.process.telemetry import counter, histogram
-from stoker.services.process.tracing import annotate
+from stoker.services.process.tracing import annotate, end_known
 
 REQUESTS = counter("stoker_requests_total", "Jobs accepted", "model", "kind")
 TTFT = histogram("stoker_time_to_first_token_seconds", "Accepted until the first delta", "model")
@@ -67,6 +67,7 @@ def observe_end(event: Terminal) -> None:
     _ended(outcome).inc()
     _duration(event.model, outcome).observe(max(event.finished_at - event.created_at, 0.0))
     annotate(genai.ended(event))
+    end_known(event.job, event.finished_at)
 
 
 def completed_or_raise(event: Terminal, impossible_status: int = 503) -> Completed:

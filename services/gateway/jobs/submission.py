@@ -38,9 +38,9 @@ from stoker.services.gateway.jobs.request_rules import MAX_SEED
 from stoker.services.gateway.scheduler_queries import no_scheduler
 from stoker.services.gateway.watching.resume import Cursor
 from stoker.services.gateway.watching.streams import Item, Streams
-from stoker.services.gateway.watching.watcher import Watcher
+from stoker.services.gateway.watching.watcher import Pass, Watcher
 from stoker.services.process import genai
-from stoker.services.process.tracing import annotate, current_trace, trace_headers
+from stoker.services.process.tracing import annotate, current_trace, request_accepted, trace_headers
 from stoker.services.records.results import Result
 
 CANCEL_TIMEOUT_S, CANCEL_PATIENCE_S, CANCEL_AGAIN_S = 1.0, 5.0, 0.1
@@ -164,9 +164,9 @@ class Submission:
                     self.abandon(job)
 
     @contextmanager
-    def watched(self, job: Job) -> Iterator[Watcher]:
-        """Store a job and watch it. Leaving before its end cancels it."""
-        watcher = Watcher(job.id, Cursor())
+    def watched(self, job: Job, pass_on: Pass | None = None) -> Iterator[Watcher]:
+        """Store a job and watch it. Leaving before its end cancels it. pass_on: as in Watcher."""
+        watcher = Watcher(job.id, Cursor(), pass_on)
         with self._streams.attached(watcher):
             stored = self.store(job)
             stored.add_done_callback(partial(_refuse_watcher, watcher))
@@ -178,9 +178,11 @@ class Submission:
                     self.abandon(job, watcher.worker)
 
     @asynccontextmanager
-    async def followed(self, job: Job) -> AsyncIterator[AsyncGenerator[Item]]:
-        """Store a job; its events until its end (see Streams.follow). Leaving before that cancels it."""
-        with self.watched(job) as watcher:
+    async def followed(self, job: Job, pass_on: Pass | None = None) -> AsyncIterator[AsyncGenerator[Item]]:
+        """Store a job; its events until its end (see Streams.follow), but for text that `pass_on` took. Leaving
+        before that cancels it.
+        """
+        with self.watched(job, pass_on) as watcher:
             async with aclosing(self._streams.follow(watcher)) as items:
                 yield items
 
@@ -241,6 +243,7 @@ class _Storing:
         self._payload = wire.encode(job)
         self._headers = trace_headers(current_trace.get())
         annotate(genai.asked(job.model, job.input))
+        request_accepted(job.id, job.created_at)
         self._give_up_at = loop.time() + STORE_PATIENCE_S
         self._timer: asyncio.TimerHandle | None = None
 

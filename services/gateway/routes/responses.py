@@ -1,5 +1,9 @@
 """The Responses API: a chat whose requests are kept, so that the next one can go on from it."""
 
+from contextlib import suppress
+
+import anyio
+
 from stoker.schemas.fields import RESPONSES
 from stoker.schemas.job_events import TextOutput
 from stoker.schemas.openai import ChatMessage
@@ -27,6 +31,9 @@ from stoker.services.gateway.text.responses_output import (
 )
 from stoker.services.gateway.text.runs import stream, text_jobs, text_of, whole
 from stoker.services.records.conversations import forget, keep, kept_response
+
+CANCELLED_WITHIN_S = 5.0
+"""How long a cancelled response is waited for; one that goes on is shown as it is."""
 
 
 @post_body(
@@ -122,10 +129,18 @@ async def show_response(gateway: Gateway, exchange: Exchange) -> None:
 async def cancel_response(gateway: Gateway, exchange: Exchange) -> None:
     job, kept = await _kept(gateway, exchange.parameter("response"))
     found = await present_job(gateway, job)
-    if found.finished_at is None and await gateway.submission.cancel(job):
-        await exchange.answer(answer_of(kept.asked, job, found.created_at, "cancelled"))
-        return
-    await exchange.answer(_shown(job, kept, await present_job(gateway, job)))
+    if found.finished_at is None:
+        await _cancelled(gateway, job)
+        found = await present_job(gateway, job)
+    await exchange.answer(_shown(job, kept, found))
+
+
+async def _cancelled(gateway: Gateway, job: str) -> None:
+    """Cancel a job, and wait a little for its end: it may complete before its engine hears of it."""
+    with gateway.streams.expecting(job, CANCELLED_WITHIN_S) as ended, anyio.move_on_after(CANCELLED_WITHIN_S):
+        if await gateway.submission.cancel(job):
+            with suppress(RequestError):  # its end cannot be told: it is shown as it is
+                await ended
 
 
 @delete(

@@ -5,7 +5,7 @@ there is room. All of them are wanted: where one fails the others are cancelled 
 """
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
 
 import anyio
@@ -98,13 +98,23 @@ async def stream(
         gateway.admission.check(job, impossible_status=503)
     fit = [await fitting(gateway.bus, job, exchange.body_bytes) for job in jobs]
     sent = answers_headers(jobs) | (headers or {})
-    await exchange.stream(gateway.streams_open, _chunks(gateway, _Streaming(fit, writer, sent)), sent)
+    streaming = _Streaming(fit, writer, sent, exchange.write_now)
+    await exchange.stream(gateway.streams_open, _chunks(gateway, streaming), sent)
 
 
 class _Streaming:
-    """Where a stream is. headers: go out with the first chunk, and are filled until then."""
+    """Where a stream is. headers: go out with the first chunk, and are filled until then. write_now: as in
+    Exchange.
+    """
 
-    def __init__(self, jobs: Sequence[Job], writer: Writer, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        writer: Writer,
+        headers: dict[str, str],
+        write_now: Callable[[Callable[[], bytes]], bool],
+    ) -> None:
+        self._write_now = write_now
         self.jobs = jobs
         self.writer = writer
         self.is_begun = False
@@ -140,6 +150,10 @@ class _Streaming:
             case _:
                 return b""
 
+    def pass_on(self, delta: Delta) -> bool:
+        """Write more of the only answer from where it comes in; False where that must wait for its turn."""
+        return self.is_begun and self._write_now(lambda: self.writer.delta(0, delta))
+
     def _opening(self, index: int) -> bytes:
         if index in self._opened:
             return b""
@@ -152,7 +166,7 @@ class _Streaming:
 async def _chunks(gateway: Gateway, streaming: _Streaming) -> AsyncGenerator[bytes]:
     """The body. A client that goes away closes this generator, which cancels the jobs."""
     try:
-        async with _followed(gateway, streaming.jobs) as items:
+        async with _followed(gateway, streaming) as items:
             async for index, item in items:
                 if isinstance(item, RequestError):
                     raise item
@@ -169,11 +183,13 @@ async def _chunks(gateway: Gateway, streaming: _Streaming) -> AsyncGenerator[byt
 
 @asynccontextmanager
 async def _followed(
-    gateway: Gateway, jobs: Sequence[Job]
+    gateway: Gateway, streaming: _Streaming
 ) -> AsyncIterator[AsyncIterator[tuple[int, Item | RequestError]]]:
     """The events of all jobs as they come, each with its job's index. Leaving cancels what has not ended."""
+    jobs = streaming.jobs
     if len(jobs) == 1:
-        async with gateway.submission.followed(jobs[0]) as items, aclosing(_first(items)) as numbered:
+        followed = gateway.submission.followed(jobs[0], streaming.pass_on)
+        async with followed as items, aclosing(_first(items)) as numbered:
             yield numbered
         return
     send, receive = anyio.create_memory_object_stream[tuple[int, Item | RequestError]](WAITING_ITEMS)

@@ -84,6 +84,15 @@ class Cursor:
         self._pieces = [whole]
         return whole
 
+    def is_next(self, delta: Delta) -> bool:
+        """Whether it has the very next text of this attempt, all of it new to the client."""
+        return (
+            delta.seq == self.seq + 1
+            and (delta.term, delta.attempt) == (self.term, self.attempt)
+            and delta.at == self.chars >= self.had_chars
+            and bool(delta.text)
+        )
+
     def take(self, event: LiveEvent, *, is_replayed: bool = False) -> LiveEvent | None:
         """The event as the client must see it, or None when it had it. Raises Gap, Diverged."""
         if not isinstance(event, AttemptEvent) or not (event.term or event.attempt):  # of the scheduler

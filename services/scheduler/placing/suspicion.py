@@ -77,7 +77,8 @@ class Suspicion:
         """The jobs that a worker runs for too long, and how long would have been slow."""
         for held in worker.held.values():
             record = self._ledger.records[held.job]
-            if record.phase != "running" or held.is_ahead or held.waits_since is not None:
+            is_young = now - held.since <= MIN_SLOW_S + held.load_s
+            if is_young or record.phase != "running" or held.is_ahead or held.waits_since is not None:
                 continue
             slowest_s = self._estimates.slowest_s(held.model, held.spec, work_units(record.job.input))
             if slowest_s is None:

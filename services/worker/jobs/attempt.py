@@ -105,16 +105,16 @@ class Attempt:
     folder: str = ""
     when_gone: list[Release] = field(default_factory=list)
     """What is let go when the attempt is gone: what it has made has been stored by then, or never will be."""
+    key: str = field(init=False)
+    """Names this attempt to the runner: another of the same job may still be stopping there."""
     _held: list[Release] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.key = f"{self.job}/{self.assignment.term}.{self.assignment.attempt}"
 
     @property
     def job(self) -> str:
         return self.assignment.job.id
-
-    @property
-    def key(self) -> str:
-        """Names this attempt to the runner: another of the same job may still be stopping there."""
-        return f"{self.job}/{self.assignment.term}.{self.assignment.attempt}"
 
     @property
     def is_sealed(self) -> bool:

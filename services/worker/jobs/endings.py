@@ -228,10 +228,12 @@ class Endings:
             except TooLarge as error:
                 if event.log is not None:  # rather without it than not at all
                     event = msgspec.structs.replace(event, log=None)
-                    continue
-                reason = f"the answer is too large to be stored: {error}"
-                event, images = Failed(**self._ending(attempt), kind="internal", message=reason), None
-                outcome = "failed"
+                elif not isinstance(event, Failed) or event.history:
+                    outcome, images = "failed", None
+                    event = self._too_large(attempt, f"the answer is too large to be stored: {error}")
+                else:
+                    self.lost(attempt, f"the job's end cannot be stored: {error}", "poisoned")
+                    return
             except BusError as error:
                 log.warning("result.not_stored", job=event.job, error=str(error))
                 await asyncio.sleep(RETRY_S)
@@ -240,6 +242,11 @@ class Endings:
             self.dropped(attempt)
         else:
             self._finish(attempt, outcome, run_s)
+
+    def _too_large(self, attempt: Attempt, reason: str) -> Failed:
+        """The smallest end there is."""
+        failed = Failed(**self._ending(attempt), kind="internal", message=reason)
+        return msgspec.structs.replace(failed, history=(), log=None, children=())
 
     def _finish(
         self,
@@ -290,11 +297,14 @@ class Endings:
             "worker": self._worker,
             "attempt": attempt.assignment.attempt,
         }
+        assigned_at = attempt.assignment.job.created_at + attempt.assignment.queued_s
+        record("assign", attempt.trace, assigned_at, attempt.accepted_at, **named)
         if attempt.ready_at:
             record("load", attempt.trace, attempt.accepted_at, attempt.ready_at, **named)
         else:
             record("load", attempt.trace, attempt.accepted_at, now, error, **named)
         if attempt.started_at:
+            record("slot", attempt.trace, attempt.ready_at, attempt.started_at, **named)
             ended_at = attempt.started_at + run_s if run_s else now
             told = genai.asked(attempt.model, attempt.input)
             if told and attempt.first_text_at:
@@ -302,6 +312,7 @@ class Endings:
                 told |= {genai.TIME_TO_FIRST_TOKEN: round(waited_s, 6)}
             told |= attempt.told | ({genai.ERROR_TYPE: attempt.failed_as or outcome} if error else {})
             record("run", attempt.trace, attempt.started_at, ended_at, error, told, **named)
+            record("store", attempt.trace, ended_at, now, **named)
 
 
 def _over(child: ChildView) -> ChildView:

@@ -130,6 +130,8 @@ class _ToGateway:
 
 def _size(text: Text) -> int:
     """What a text counts, in characters."""
+    if not text.calls and not text.logprobs:  # as most
+        return len(text.text)
     calls = sum(len(part.arguments) for part in text.calls)
     chances = sum(_chance_size(one) + sum(map(_chance_size, one.top)) for one in text.logprobs)
     return len(text.text) + calls + chances
