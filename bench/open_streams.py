@@ -26,8 +26,8 @@ from bench.system import Running, running
 
 WORKERS = 8
 TOKEN_EACH_S = 0.1
-TOKENS = 400
-COME_EACH_S = 400
+TOKENS = 600
+COME_EACH_S = 250
 """New streams a second."""
 STARVED_S = 5.0
 SIZES = (1000, 2500, 5000, 10_000)
