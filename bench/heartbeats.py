@@ -2,6 +2,7 @@
 
     python -m bench.heartbeats                       # 125 to 1,000 workers of 500 models each
     python -m bench.heartbeats --whole 125 1000      # all of it, each second, as the version before says it
+    python -m bench.heartbeats --every 60 1000       # all of it each minute
 
 Made-up workers: one process posts what real ones would, each second, a running job, memory and processor time
 different each time; a model changes its tier now and then. Scheduler, gateway and autoscaler are real.
@@ -26,7 +27,7 @@ from nats.aio.msg import Msg
 from bench.takeover import SPEC
 from stoker.schemas import wire
 from stoker.schemas.catalog import Model
-from stoker.schemas.heartbeats import HeartbeatChange, Solicitation, in_tiers
+from stoker.schemas.heartbeats import FULL_EVERY_S, HeartbeatChange, Solicitation, in_tiers
 from stoker.schemas.subjects import last_name
 from stoker.schemas.workers import EngineCapability, Heartbeat, ResidentModel, Resources, RunningJob
 from stoker.services.bus.connection import Bus, open_bus
@@ -57,9 +58,9 @@ RESIDENT = tuple(
 class Worker:
     """One that is made up."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, full_every_s: float) -> None:
         self.name = f"worker-{number}"
-        self.saying = Saying()
+        self.saying = Saying(full_every_s)
         self._seq = 0
         self._began = time.time()
 
@@ -94,9 +95,9 @@ class Worker:
 class Generator:
     """Says what all workers say. whole: none of them is told that it may say changes only."""
 
-    def __init__(self, bus: Bus, count: int, *, whole: bool) -> None:
+    def __init__(self, bus: Bus, count: int, full_every_s: float, *, whole: bool) -> None:
         self._bus = bus
-        self._workers = {one.name: one for one in map(Worker, range(count))}
+        self._workers = {one.name: one for one in (Worker(number, full_every_s) for number in range(count))}
         self._whole = whole
         self._next = 0
         self.said = self.bytes = self.whole_said = 0
@@ -160,13 +161,13 @@ async def _known(port: int) -> int:
         return len((await client.get("/v1/fleet")).json()["workers"])
 
 
-async def measured(count: int, *, whole: bool) -> str:
+async def measured(count: int, full_every_s: float, *, whole: bool) -> str:
     """The row of so many workers."""
     with tempfile.TemporaryDirectory() as folder:
         async with embedded_server(Path(folder)) as url, open_bus(BusSettings(nats=url), "bench") as bus:
             await declare(bus)
             await store.add(bus, [Model("m", ("TextGeneration",), (SPEC,))])
-            generator = Generator(bus, count, whole=whole)
+            generator = Generator(bus, count, full_every_s, whole=whole)
             port = free_port()
             heard = (
                 (subject, generator.solicited)
@@ -194,10 +195,12 @@ async def measured(count: int, *, whole: bool) -> str:
     )
 
 
-def report(sizes: tuple[int, ...] = SIZES, *, whole: bool = False) -> list[str]:
+def report(
+    sizes: tuple[int, ...] = SIZES, full_every_s: float = FULL_EVERY_S, *, whole: bool = False
+) -> list[str]:
     rows = list(HEAD)
     for count in sizes:
-        rows.append(uvloop.run(measured(count, whole=whole)))
+        rows.append(uvloop.run(measured(count, full_every_s, whole=whole)))
         print(rows[-1], flush=True)
     return rows
 
@@ -206,5 +209,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sizes", type=int, nargs="*")
     parser.add_argument("--whole", action="store_true", help="nobody reads changes")
+    parser.add_argument("--every", type=float, default=FULL_EVERY_S, help="seconds between whole ones")
     given = parser.parse_args()
-    print("\n".join(report(tuple(given.sizes) or SIZES, whole=given.whole)))
+    print("\n".join(report(tuple(given.sizes) or SIZES, given.every, whole=given.whole)))

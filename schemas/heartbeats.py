@@ -15,7 +15,8 @@ from stoker.schemas.workers import EngineCapability, Heartbeat, ResidentModel, R
 
 FULL_EVERY_S = 4.0
 """How often a worker says all of it: services of the version before, which know no changes, take one that is
-silent for six seconds for gone."""
+silent for six seconds for gone. Once the version before knows changes too, it may be as long as a new reader
+may wait that asks nobody."""
 
 
 class Solicitation(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -17,9 +17,13 @@ from stoker.schemas.workers import Heartbeat
 
 
 class Saying:
-    """`next` gives what to say of a heartbeat, in bytes. now: seconds of a clock that never steps."""
+    """`next` gives what to say of a heartbeat, in bytes. now: seconds of a clock that never steps.
 
-    def __init__(self) -> None:
+    full_every_s: how long changes have the same base.
+    """
+
+    def __init__(self, full_every_s: float = FULL_EVERY_S) -> None:
+        self._full_every_s = full_every_s
         self._may_change = False
         self._base: Heartbeat | None = None
         self._base_bytes = 0
@@ -41,7 +45,7 @@ class Saying:
         return not self._may_change
 
     def next(self, beat: Heartbeat, now: float) -> tuple[type[Heartbeat] | type[HeartbeatChange], bytes]:
-        is_due = not self._may_change or self._base is None or now - self._base_at >= FULL_EVERY_S
+        is_due = not self._may_change or self._base is None or now - self._base_at >= self._full_every_s
         if not is_due and self._base is not None and not beat.is_leaving:
             change = change_since(self._base, beat)
             if change is not None and 2 * len(said := wire.encode(change)) < self._base_bytes:
