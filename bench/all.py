@@ -23,7 +23,9 @@ from bench import (
     floor,
     functions,
     hops,
+    large_answers,
     leader,
+    open_loop,
     peers,
     placement,
     random_scenarios,
@@ -34,6 +36,7 @@ from bench import (
     streams,
     switching,
     takeover,
+    tenants,
     text_overhead,
     throughput,
 )
@@ -190,12 +193,24 @@ Medians in ms, with tracing on; `store` goes on beside `return`.
 
 {leader}
 
+## Requests that come by chance, mixed ones too (`python -m bench.open_loop`)
+
+{open_loop}
+
+## A noisy tenant and twenty quiet ones (`python -m bench.tenants`)
+
+{tenants}
+
+## Large answers (`python -m bench.large_answers`)
+
+{large_answers}
+
 ## Long and wide (`python -m bench.scale`)
 
 {scale}
 """
 PEERS = """
-## Beside nginx and the Rust routers, in front of the same upstream (`python -m bench.peers .venv-routers/bin`)
+## Beside nginx, the Rust routers and LiteLLM, in front of the same upstream (`python -m bench.peers FOLDER …`)
 
 Stoker's `engine: OpenAI`, durable and placed by cache; the peers keep nothing.
 
@@ -203,8 +218,8 @@ Stoker's `engine: OpenAI`, durable and placed by cache; the peers keep nothing.
 """
 
 
-def main(routers: Path | None) -> None:
-    """routers: the folder of the peers' commands, where they are to be measured."""
+def main(folders: list[Path]) -> None:
+    """folders: of the peers' commands, where they are to be measured."""
     text = OPENING.format(
         date=datetime.date.today().isoformat(),
         cores=os.cpu_count(),
@@ -232,15 +247,18 @@ def main(routers: Path | None) -> None:
         spans="\n".join(spans.report()),
         floor="\n".join(floor.report()),
         leader="\n".join(leader.report()),
+        open_loop="\n".join(open_loop.report()),
+        tenants="\n".join(tenants.report()),
+        large_answers="\n".join(large_answers.report()),
         scale="\n\n".join("\n".join(rows) for rows in scale.report().values()),
     )
-    if routers is not None:
-        text += PEERS.format(peers="\n".join(peers.report(routers.absolute())))
+    if folders:
+        text += PEERS.format(peers="\n".join(peers.report([one.absolute() for one in folders])))
     RESULTS.write_text(text)
     print(text)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peers", type=Path, help="folder of the routers' commands")
+    parser.add_argument("--peers", type=Path, nargs="+", default=[], help="folders of the peers' commands")
     main(parser.parse_args().peers)

@@ -1,10 +1,11 @@
-"""Stoker beside nginx and the Rust routers of sglang and vLLM, in front of the same mock upstream, in one run.
+"""Stoker beside nginx, the Rust routers of sglang and vLLM, and LiteLLM: the same mock upstream, one run.
 
-The peers: `nginx` on the PATH, and the routers in an environment of their own, whose folder of commands is
+The peers: `nginx` on the PATH, and the others in environments of their own, whose folders of commands are
 given. What is not there is left out. Stoker is durable and places by cache; the peers keep nothing.
 
     uv venv .venv-routers && uv pip install -p .venv-routers/bin/python sglang-router vllm-router
-    python -m bench.peers .venv-routers/bin
+    uv venv .venv-litellm && uv pip install -p .venv-litellm/bin/python 'litellm[proxy]'
+    python -m bench.peers .venv-routers/bin .venv-litellm/bin
 """
 
 import json
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,12 @@ http {{
   server {{ listen 127.0.0.1:{port}; location / {{
     proxy_pass http://mock; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }} }}
 }}
+"""
+LITELLM = """\
+model_list:
+  - model_name: m
+    litellm_params: {{model: openai/m, api_base: "http://127.0.0.1:{upstream}/v1", api_key: none}}
+litellm_settings: {{telemetry: false}}
 """
 
 
@@ -105,6 +112,27 @@ def router(path: Path, *first: str) -> Starting:
     return run
 
 
+def litellm(path: Path) -> Starting:
+    """One process, as everybody else has; its list of prices is not fetched."""
+
+    @contextmanager
+    def run(folder: Path, upstream: int) -> Iterator[Peer]:
+        port = free_port()
+        (folder / "litellm.yaml").write_text(LITELLM.format(upstream=upstream))
+        words = [
+            "env",
+            "LITELLM_LOCAL_MODEL_COST_MAP=True",
+            str(path),
+            "--config",
+            str(folder / "litellm.yaml"),
+        ]
+        words += ["--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
+        with command(words, folder, port) as peer:
+            yield peer
+
+    return run
+
+
 @contextmanager
 def stoker(folder: Path, upstream: int) -> Iterator[Peer]:
     """`engine: OpenAI` in front of the same server."""
@@ -155,14 +183,21 @@ HEAD = [
 ]
 
 
-def report(routers: Path) -> list[str]:
+def _found(name: str, folders: Sequence[Path]) -> Path | None:
+    return next((folder / name for folder in folders if (folder / name).exists()), None)
+
+
+def report(folders: Sequence[Path]) -> list[str]:
+    """folders: of the peers' commands."""
     candidates: dict[str, Starting] = {}
     if shutil.which("nginx"):
         candidates["nginx"] = nginx
-    if (routers / "sglang-router").exists():
-        candidates["sglang-router"] = router(routers / "sglang-router", "launch")
-    if (routers / "vllm-router").exists():
-        candidates["vllm-router"] = router(routers / "vllm-router")
+    if (path := _found("sglang-router", folders)) is not None:
+        candidates["sglang-router"] = router(path, "launch")
+    if (path := _found("vllm-router", folders)) is not None:
+        candidates["vllm-router"] = router(path)
+    if (path := _found("litellm", folders)) is not None:
+        candidates["LiteLLM"] = litellm(path)
     candidates["Stoker"] = stoker
     rows = list(HEAD)
     with tempfile.TemporaryDirectory() as folder:
@@ -184,4 +219,4 @@ def report(routers: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(report(Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else Path("/nowhere"))))
+    print("\n".join(report([Path(folder).absolute() for folder in sys.argv[1:]])))

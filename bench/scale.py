@@ -1,15 +1,12 @@
 """Long and wide: how memory and times grow with open streams, with jobs that wait, and with kept results.
 
     python -m bench.scale                       # all, four sizes each
-    python -m bench.scale streams 1250 10000
+    python -m bench.scale jobs 25000 199000
 
-Streams get a token each 100 ms, on eight workers. Where that is more text than the machine can pass on singly,
-tokens are joined (docs/operating.md, "Too much text"): then a gap between two pieces is longer than between two
-tokens. The load generator is one process beside the system, and holds all streams.
+Open streams are in open_streams.py, heartbeats in heartbeats.py.
 """
 
 import asyncio
-import os
 import sys
 import tempfile
 import time
@@ -19,12 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import uvloop
 
-from bench.streams import Streams, measured_at, share
-from bench.system import Running, running
+from bench import heartbeats, open_streams
 from bench.takeover import SPEC, Worker, scheduler, submit
 from stoker.schemas import wire
 from stoker.schemas.catalog import Model
@@ -38,75 +33,10 @@ from stoker.services.catalog import store
 from stoker.services.process.embedded import embedded_server
 from stoker.services.process.settings import BusSettings
 
-WORKERS = 8
-TOKEN_EACH_S = 0.1
-TOKENS = 3000
-"""Of a stream: more than are made while it is measured."""
-SECONDS = 15.0
-STARVED_S = 5.0
-STREAM_SIZES = (1250, 2500, 5000, 10_000)
 JOB_SIZES = (25_000, 50_000, 100_000, 199_000)
 RESULT_SIZES = (125_000, 250_000, 500_000, 1_000_000)
 AT_ONCE = 5000
 PATIENCE_S = 120.0
-
-STREAMS_HEAD = [
-    "| open streams | of them with text | gap ms, median / p99 | longest | first piece ms, median / p99 "
-    "| starved for 5 s | kB a stream: gateway, workers, runners, scheduler | errors |",
-    "|---|---|---|---|---|---|---|---|",
-]
-
-
-def _memory(system: Running) -> dict[str, float]:
-    """Bytes by kind of process."""
-    found: dict[str, float] = {}
-    for name, mb in system.memory_mb().items():
-        kind = "runners" if "runner" in name else name.partition("-")[0]
-        found[kind] = found.get(kind, 0.0) + 1e6 * mb
-    return found
-
-
-async def _one_more(port: int) -> None:
-    """So that everything is loaded before memory is looked at."""
-    async with httpx.AsyncClient(timeout=60) as client:
-        body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
-        for _ in range(4 * WORKERS):
-            answer = await client.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body)
-            assert answer.status_code == 200, answer.text
-
-
-async def _streams(system: Running, count: int) -> str:
-    await _one_more(system.port)
-    before = _memory(system)
-    during: dict[str, float] = {}
-
-    def began() -> None:
-        during.update(_memory(system))
-
-    seen: Streams = await measured_at(system.port, count, SECONDS, TOKENS, began, warm_up_s=count / 400)
-    grown = [
-        f"{(during[kind] - before[kind]) / count / 1000:.1f}"
-        for kind in ("gateway", "worker", "runners", "scheduler")
-    ]
-    gaps, firsts = seen.gaps, seen.firsts_ever
-    return (
-        f"| {count:,} | {len(firsts):,} | {share(gaps, 0.5):.0f} / {share(gaps, 0.99):.0f} "
-        f"| {1000 * max(gaps):.0f} | {share(firsts, 0.5):.0f} / {share(firsts, 0.99):.0f} "
-        f"| {sum(gap > STARVED_S for gap in gaps)} | {', '.join(grown)} | {seen.errors} |"
-    )
-
-
-def streams(sizes: tuple[int, ...] = STREAM_SIZES) -> list[str]:
-    rows = list(STREAMS_HEAD)
-    slots = max(sizes) // WORKERS + 64
-    options = f"{{tokens: {TOKENS}, token_interval_s: {TOKEN_EACH_S}}}"
-    config = f"models: {{m: {{engine: synthetic, slots: {slots}, options: {options}}}}}\n"
-    os.environ |= {"STOKER_MAX_STREAMS": "20000", "STOKER_MAX_CONNECTIONS": "20000"}
-    for count in sizes:
-        with running(config + f"workers: [{{count: {WORKERS}, engines: [synthetic]}}]\n") as system:
-            rows.append(uvloop.run(_streams(system, count)))
-            print(rows[-1], flush=True)
-    return rows
 
 
 async def _with_bus(work: Callable[[Bus, str], Coroutine[Any, Any, str]]) -> str:
@@ -225,7 +155,12 @@ async def _until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.005)
 
 
-PARTS: dict[str, Callable[..., list[str]]] = {"streams": streams, "jobs": jobs, "results": results}
+PARTS: dict[str, Callable[..., list[str]]] = {
+    "streams": open_streams.report,
+    "heartbeats": heartbeats.report,
+    "jobs": jobs,
+    "results": results,
+}
 
 
 def report() -> dict[str, list[str]]:

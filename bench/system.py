@@ -22,7 +22,7 @@ models:
 workers:
   - {count: 1, engines: [synthetic]}
 """
-READY_S = 120.0
+READY_S = STOPPED_S = 120.0
 
 
 class Running:
@@ -71,4 +71,4 @@ def running(*documents: str, functions: Path | None = None) -> Iterator[Running]
             yield Running(port, Path(folder) / "data")
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            process.wait(STOPPED_S)

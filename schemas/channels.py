@@ -24,6 +24,7 @@ from stoker.schemas.fleet import (
     PlatformEvent,
     QueueDepth,
 )
+from stoker.schemas.heartbeats import HeartbeatChange, Solicitation
 from stoker.schemas.history import EndedJobs, Sample
 from stoker.schemas.job_events import LiveEvent, StoredRecord, Terminal, TextBatch, TextPace
 from stoker.schemas.jobs import Job
@@ -156,7 +157,9 @@ CHANNELS: tuple[Channel, ...] = (
     _plain(Subjects.file, Bytes),
     _plain(Subjects.described, ModelSchema),
     _plain(Subjects.heartbeat, Heartbeat),
-    _plain(Subjects.solicit, Nothing),
+    _plain(Subjects.change, HeartbeatChange),
+    _plain(Subjects.solicit, Solicitation),
+    _plain(Subjects.solicit_one, Solicitation),
     _plain(Subjects.finished, Finished),
     _plain(Subjects.cancel, Nothing, answered=Answered("scheduler", CancelAnswer)),
     _plain(Subjects.queue, QueueDepth),

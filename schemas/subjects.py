@@ -194,6 +194,10 @@ class Subjects:
         """A worker's state, every second and on change."""
         return f"{self.prefix}.heartbeat.{to_token(worker)}"
 
+    def change(self, worker: str) -> str:
+        """What of a worker's state has changed since a heartbeat that it said whole."""
+        return f"{self.prefix}.change.{to_token(worker)}"
+
     def use(self) -> str:
         """What gateways tell each other of keys with limits; with a reply subject: what was used today?"""
         return f"{self.prefix}.use"
@@ -203,8 +207,12 @@ class Subjects:
         return f"{self.prefix}.disk"
 
     def solicit(self) -> str:
-        """Asks every worker for a heartbeat now."""
+        """Asks every worker for a whole heartbeat now."""
         return f"{self.prefix}.solicit"
+
+    def solicit_one(self, worker: str) -> str:
+        """Asks one worker for a whole heartbeat now."""
+        return f"{self.prefix}.solicit.{to_token(worker)}"
 
     def finished(self, worker: str) -> str:
         """A job of a worker has ended, and its result is stored."""

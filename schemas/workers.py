@@ -290,14 +290,15 @@ class RunningJob(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A worker's state: published every second and on every change.
+    """A worker's state: published every second and on every change, whole or as what has changed.
 
     engines: what it can run now. coming: what it will run in a moment: their process is being started, or says
     nothing.
     seq counts heartbeats of one life of the worker, started_at names that life. vram_models, ram_models
     and disk_models repeat `models` by tier for people who read along. failed_loads: why a model could not be
     loaded lately; load_failures: how often that happened in this life and was no accident (None: not counted,
-    by a worker of an early version).
+    by a worker of an early version). may_change: it would say changes only (heartbeats.py), and waits for a
+    leading scheduler to say that it reads them.
     """
 
     worker: str
@@ -323,6 +324,7 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
     rss_bytes: Count = 0
     resources: Resources = Resources()
     coming: dict[str, EngineCapability] = {}
+    may_change: bool = False
 
 
 HEARTBEAT_INTERVAL_S = 1.0

@@ -5,21 +5,13 @@ from typing import TYPE_CHECKING
 
 from anyio import move_on_after
 
-from stoker.schemas import wire
 from stoker.schemas.subjects import ANY
 from stoker.schemas.workers import Heartbeat
 from stoker.services.bus.connection import Bus
+from stoker.services.bus.heartbeats import HeartbeatReader
 
 if TYPE_CHECKING:  # else NATS is imported before services/bus, and aiohttp with it
     from nats.aio.msg import Msg
-
-
-def is_at_work(heartbeat: bytes) -> bool:
-    """Whether a worker's heartbeat tells of a job; one that cannot be read might."""
-    try:
-        return bool(wire.decode(Heartbeat, heartbeat).running)
-    except wire.UnreadableMessage:
-        return True
 
 
 async def until_idle(bus: Bus, seconds: float) -> None:
@@ -29,12 +21,12 @@ async def until_idle(bus: Bus, seconds: float) -> None:
     def asked(_: "Msg") -> None:
         active.set()
 
-    def told(message: "Msg") -> None:
-        if is_at_work(message.data):
+    def told(heartbeat: Heartbeat) -> None:
+        if heartbeat.running:
             active.set()
 
-    jobs, workers = bus.subjects.every("jobs", ANY), bus.subjects.every("heartbeat", ANY)
-    async with bus.listening((jobs, asked), (workers, told)):
+    workers = HeartbeatReader(bus, told, not_known=active.set).subscriptions()
+    async with bus.listening((bus.subjects.every("jobs", ANY), asked), *workers):
         is_idle = False
         while not is_idle:
             active.clear()

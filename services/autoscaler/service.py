@@ -20,7 +20,6 @@ from stoker.schemas import wire
 from stoker.schemas.catalog import Model, ResourceProfile
 from stoker.schemas.fleet import ModelReplicas, QueueDepth
 from stoker.schemas.subjects import ANY
-from stoker.schemas.workers import Heartbeat
 from stoker.services.autoscaler.commands import Announce, Command, Forget, Launch, Record, Stop
 from stoker.services.autoscaler.core import DRAIN_LIMIT_S, Autoscaler
 from stoker.services.autoscaler.events import (
@@ -42,6 +41,7 @@ from stoker.services.autoscaler.records import ReplicaRecords
 from stoker.services.autoscaler.replaying import CORE, describe
 from stoker.services.bus.connection import Bus
 from stoker.services.bus.errors import Conflict
+from stoker.services.bus.heartbeats import HeartbeatReader
 from stoker.services.bus.leases import Lease
 from stoker.services.catalog import store
 from stoker.services.process.clock import steady_now
@@ -129,10 +129,8 @@ class AutoscalerService:
     async def serve(self, stopping: asyncio.Event) -> None:
         """Keep the replicas as they should be until `stopping`, or until the lease is lost."""
         every = self.bus.subjects.every
-        reports = [
-            (every(word, ANY), partial(self._on_report, kind))
-            for word, kind in (("heartbeat", Heartbeat), ("queue", QueueDepth))
-        ]
+        heartbeats = HeartbeatReader(self.bus, lambda heartbeat: self._put(HeartbeatSeen(heartbeat)))
+        reports = ((every("queue", ANY), self._on_depth), *heartbeats.subscriptions())
         watching = partial(store.watch, self.bus, self._on_model, self._catalog_read, self._on_note)
         async with self.bus.listening(*reports), self._tasks:
             await until(stopping, self.lease.lost.wait, self._work, self._tick, watching)
@@ -144,13 +142,13 @@ class AutoscalerService:
             log.error("inbox.full", dropped=type(event).__name__)
             self.lease.lost.set()  # the next term begins with what is recorded and what is there
 
-    def _on_report(self, kind: type[Heartbeat | QueueDepth], message: Msg) -> None:
+    def _on_depth(self, message: Msg) -> None:
         try:
-            seen = wire.decode(kind, message.data)
+            depth: QueueDepth = wire.decode(QueueDepth, message.data)
         except wire.UnreadableMessage as error:
             log.warning("message.unreadable", subject=message.subject, error=str(error))
             return
-        self._put(HeartbeatSeen(seen) if isinstance(seen, Heartbeat) else DepthSeen(seen))
+        self._put(DepthSeen(depth))
 
     def _on_model(self, name: str, model: Model | None) -> None:
         self._put(ModelChanged(name, model))

@@ -78,9 +78,7 @@ def _gateway(prefix: str) -> Permissions:
             f"{prefix}.scheduler.*",
             *(f"{prefix}.worker.*.{verb}" for verb in ("cancel", "replay", "load", "unload")),
             f"{prefix}.blob.*.*",
-            f"{prefix}.use",
-            f"{prefix}.pace.*",
-            f"{prefix}.quarantine.webhook",
+            *(f"{prefix}.{subject}" for subject in ("use", "solicit.*", "pace.*", "quarantine.webhook")),
             f"{prefix}.events.quarantined.*",
             *(f"{prefix}.events.{kind}.*" for kind in ("operated", "configured", "not_configured")),
             f"$KV.{names.CATALOG_BUCKET}.>",
@@ -93,8 +91,8 @@ def _gateway(prefix: str) -> Permissions:
         subscribe=(
             f"{prefix}.requests",
             f"{prefix}.calls",
-            *(f"{prefix}.{subject}" for subject in ("out.*.*", "ended.*", "queue.*", "heartbeat.*")),
-            *(f"{prefix}.{subject}" for subject in ("described.*", "events.*.*", "sent", "disk", "use")),
+            *(f"{prefix}.{word}" for word in ("out.*.*", "ended.*", "queue.*", "heartbeat.*", "change.*")),
+            *(f"{prefix}.{word}" for word in ("described.*", "events.*.*", "sent", "disk", "use")),
             *_changes(*GATEWAY_BUCKETS, names.BATCHES_BUCKET, names.SCHEDULES_BUCKET),
         ),
         asks=(
@@ -135,7 +133,10 @@ def _gateway(prefix: str) -> Permissions:
 def _scheduler(prefix: str) -> Permissions:
     return Permissions(
         publish=(
-            *(f"{prefix}.{subject}" for subject in ("worker.*.*", "solicit", "out.*.*", "verdict.*.*")),
+            *(
+                f"{prefix}.{subject}"
+                for subject in ("worker.*.*", "solicit", "solicit.*", "out.*.*", "verdict.*.*")
+            ),
             *(f"{prefix}.{subject}" for subject in ("queue.*", "events.*.*", "webhook.*", "quarantine.job")),
             *(f"{prefix}.{subject}" for subject in ("history.*", "retry.*")),
             f"$KV.{names.LEASES_BUCKET}.scheduler",
@@ -144,7 +145,10 @@ def _scheduler(prefix: str) -> Permissions:
             f"$JS.ACK.{names.JOBS_STREAM}.>",
         ),
         subscribe=(
-            *(f"{prefix}.{subject}" for subject in ("heartbeat.*", "finished.*", "cancel.*", "scheduler.*")),
+            *(
+                f"{prefix}.{subject}"
+                for subject in ("heartbeat.*", "change.*", "finished.*", "cancel.*", "scheduler.*")
+            ),
             *_changes(*SCHEDULER_BUCKETS),
         ),
         asks=(
@@ -171,10 +175,16 @@ def _autoscaler(prefix: str) -> Permissions:
     return Permissions(
         publish=(
             f"{prefix}.events.*.*",
+            f"{prefix}.solicit.*",
             f"$KV.{names.REPLICAS_BUCKET}.>",
             f"$KV.{names.LEASES_BUCKET}.autoscaler",
         ),
-        subscribe=(f"{prefix}.heartbeat.*", f"{prefix}.queue.*", *_changes(*AUTOSCALER_BUCKETS)),
+        subscribe=(
+            f"{prefix}.heartbeat.*",
+            f"{prefix}.change.*",
+            f"{prefix}.queue.*",
+            *_changes(*AUTOSCALER_BUCKETS),
+        ),
         asks=(*_watches(*AUTOSCALER_BUCKETS), *_reads(names.LEASES_BUCKET)),
     )
 
@@ -183,7 +193,7 @@ def of_worker(token: str, prefix: str = "stoker") -> Permissions:
     """One worker, by the token of its name; ANY_WORKER: whichever name it has."""
     return Permissions(
         publish=(
-            *(f"{prefix}.{subject}.{token}" for subject in ("heartbeat", "finished", "described")),
+            *(f"{prefix}.{subject}.{token}" for subject in ("heartbeat", "change", "finished", "described")),
             *(f"{prefix}.{subject}" for subject in ("out.*.*", f"result.{names.ANY_GATEWAY}.*", "blob.*.*")),
             f"{prefix}.sent",
             f"{prefix}.calls",
@@ -193,6 +203,7 @@ def of_worker(token: str, prefix: str = "stoker") -> Permissions:
             f"{prefix}.worker.{token}.*",
             f"{prefix}.heartbeat.{token}",
             f"{prefix}.solicit",
+            f"{prefix}.solicit.{token}",
             f"{prefix}.pace.*",
             *_changes(names.CATALOG_BUCKET),
         ),

@@ -242,6 +242,7 @@ def _server(app: ASGIApp, door: Door, connections: Connections) -> uvicorn.Serve
         uvicorn.Config(
             _recorded(with_door(app, door, dialect_at)),
             http=connections.protocol(),
+            interface="asgi3",
             log_config=None,
             access_log=False,
             proxy_headers=False,

@@ -3,6 +3,7 @@
 What no route answers (an unknown path) is Litestar's, and gets its error in the same form as every other.
 """
 
+from collections.abc import Awaitable
 from typing import Any
 
 from litestar import Litestar, Request, Response
@@ -101,13 +102,14 @@ def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[byt
 def with_header_limit(app: ASGIApp) -> ASGIApp:
     """The same application, but a request with more than MAX_HEADER_BYTES of headers is answered 431."""
 
-    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
+    async def refuse(send: Send) -> None:
+        await send({"type": "http.response.start", "status": 431, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def limited(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         headers = scope.get("headers", ())
-        if sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
-            await send({"type": "http.response.start", "status": 431, "headers": []})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-            return
-        await app(scope, receive, send)
+        is_too_large = sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES
+        return refuse(send) if is_too_large else app(scope, receive, send)
 
     return limited
 

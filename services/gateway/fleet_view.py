@@ -140,22 +140,18 @@ class FleetView:
         room, _ = self._disk
         return f"{room.free / 1e6:,.0f} of {room.total / 1e6:,.0f} MB free" if room.is_low else ""
 
-    def on_heartbeat(self, message: Msg) -> None:
+    def on_heartbeat(self, heartbeat: Heartbeat) -> None:
         """A worker reports itself."""
-        try:
-            heartbeat: Heartbeat = wire.decode(Heartbeat, message.data)
-        except wire.UnreadableMessage as error:
-            log.warning("message.unreadable", subject=message.subject, error=str(error))
-            return
-        if heartbeat.worker != last_name(message.subject):
-            log.warning("heartbeat.not_believed", subject=message.subject, worker=heartbeat.worker)
-        elif heartbeat.is_leaving:
+        if heartbeat.is_leaving:
             self._workers.pop(heartbeat.worker, None)
-        else:
-            self._workers[heartbeat.worker] = (heartbeat, self._clock())
-            for resident in heartbeat.models:
-                if resident.card is not None and resident.model in self.models:
-                    self._cards[resident.model] = resident.card
+            return
+        known = self._workers.get(heartbeat.worker)
+        self._workers[heartbeat.worker] = (heartbeat, self._clock())
+        if known is not None and known[0].models is heartbeat.models:  # as they are where nothing has changed
+            return
+        for resident in heartbeat.models:
+            if resident.card is not None and resident.model in self.models:
+                self._cards[resident.model] = resident.card
 
     def live_workers(self) -> list[Heartbeat]:
         """Workers that have reported lately, by name."""

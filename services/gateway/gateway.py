@@ -15,6 +15,7 @@ from stoker.schemas.configuration import ConfigurationState
 from stoker.schemas.keys import ApiKey
 from stoker.schemas.subjects import ANY
 from stoker.services.bus.connection import Bus
+from stoker.services.bus.heartbeats import HeartbeatReader
 from stoker.services.gateway.describing import Describing
 from stoker.services.gateway.edge.access import Access
 from stoker.services.gateway.edge.label_selectors import current_selector, selects
@@ -98,7 +99,7 @@ class Gateway:
         subjects = self.bus.subjects
         reports = (
             (subjects.every("queue", ANY), self.fleet.on_depth),
-            (subjects.every("heartbeat", ANY), self.fleet.on_heartbeat),
+            *HeartbeatReader(self.bus, self.fleet.on_heartbeat).subscriptions(),
             (subjects.disk(), self.fleet.on_disk),
             (self.limits.served.subject, self.limits.on_use),
             (subjects.every("described", ANY), self.describing.on_described),

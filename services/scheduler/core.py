@@ -21,7 +21,7 @@ from stoker.schemas.fleet import JobView
 from stoker.schemas.jobs import Status
 from stoker.schemas.workers import Accepted, Finished, Heartbeat
 from stoker.services.scheduler.fleet.estimates import Estimates
-from stoker.services.scheduler.fleet.worker import Worker, newly_failed
+from stoker.services.scheduler.fleet.worker import Worker, newly_failed, newly_hot
 from stoker.services.scheduler.fleet.workers import Fleet
 from stoker.services.scheduler.forecast import Forecast
 from stoker.services.scheduler.jobs.ledger import Ledger
@@ -319,7 +319,7 @@ class Scheduler:
             known = None
         if heartbeat.is_leaving:
             return commands + self.leaving.left(heartbeat.worker, now)
-        before = {one.model: one for one in known.facts.models} if known is not None else {}
+        earlier = known.facts.models if known is not None else ()
         failed = newly_failed(known.facts, heartbeat) if known is not None else set()
         worker = self.fleet.update(heartbeat, now)
         if worker is None:
@@ -328,9 +328,8 @@ class Scheduler:
             reason = f"{heartbeat.device} on {heartbeat.host}, engines {', '.join(heartbeat.engines)}"
             commands.append(about_worker("joined", worker.id, reason, now))
             self.leaving.returned(worker.id, heartbeat.started_at)
-        for resident in heartbeat.models:
-            is_new = resident.tier == "hot" and before.get(resident.model) != resident
-            if is_new and resident.load_s is not None:
+        for resident in newly_hot(earlier, heartbeat.models):
+            if resident.load_s is not None:
                 self.estimates.learn_load(
                     resident.model, resident.spec, resident.loaded_from, resident.load_s, resident.memory_bytes
                 )

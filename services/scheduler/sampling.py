@@ -52,6 +52,7 @@ class Sampler:
         self._bus = bus
         self._core = core
         self._hot: dict[str, dict[str, ResidentModel]] = {}
+        self._seen: dict[str, tuple[ResidentModel, ...]] = {}
         self._loading: dict[tuple[str, str], float] = {}
         self._loads: dict[tuple[str, str], LoadSpan] = {}
         self._timings: OrderedDict[str, Finished] = OrderedDict()
@@ -70,7 +71,11 @@ class Sampler:
         """Tell what a worker has loaded and let go since its last heartbeat."""
         if heartbeat.is_leaving:
             self._hot.pop(heartbeat.worker, None)
+            self._seen.pop(heartbeat.worker, None)
             return
+        if self._seen.get(heartbeat.worker) is heartbeat.models:  # the same ones, where nothing has changed
+            return
+        self._seen[heartbeat.worker] = heartbeat.models
         now = time.time()
         for one in heartbeat.models:
             if one.tier == "loading":

@@ -27,11 +27,13 @@ from prometheus_client import Counter
 from stoker.schemas import wire
 from stoker.schemas.catalog import Model
 from stoker.schemas.fleet import CancelAnswer, ModelReplicas
+from stoker.schemas.heartbeats import Solicitation
 from stoker.schemas.subjects import ANY, last_name
 from stoker.schemas.workers import Finished, Heartbeat
 from stoker.services.bus.connection import Bus
 from stoker.services.bus.discovery import register
 from stoker.services.bus.errors import BusError
+from stoker.services.bus.heartbeats import HeartbeatReader
 from stoker.services.bus.leases import Lease, hold
 from stoker.services.bus.streams import NotLeading, admit_leader
 from stoker.services.catalog import store
@@ -109,6 +111,7 @@ class SchedulerService:
         self._executor = Executor(bus, self._put, self._tasks)
         self._feed = JobFeed(bus, self._on_arrived, self._tasks, lease.term)
         self._sampler = Sampler(bus, self.core)
+        self._heartbeats = HeartbeatReader(bus, self._on_heartbeat, leads=True)
         self._cancels = bus.endpoints.of("cancel")
         self._questions = Questions(bus, self.core, self._feed, self._tasks, identity)
         self._catalog_read = asyncio.Event()
@@ -118,7 +121,7 @@ class SchedulerService:
         """Lead until cancelled or the lease is lost. Raises BusError where it cannot take over."""
         subjects = self.bus.subjects
         subscribed = (
-            (subjects.every("heartbeat", ANY), self._on_heartbeat),
+            *self._heartbeats.subscriptions(),
             (subjects.every("finished", ANY), self._on_finished),
             (self._executor.answers + ".*", self._executor.on_answer),
             (self._feed.deliveries, self._feed.on_job),
@@ -127,7 +130,7 @@ class SchedulerService:
         async with self._tasks, self.bus.listening(*subscribed), answering, self._questions.answered():
             self.bus.on_reconnect.append(self._feed.reopen)
             try:
-                self.bus.post(subjects.solicit(), b"{}")
+                self.bus.tell(subjects.solicit(), Solicitation(reads_changes=True))
                 await admit_leader(self.bus, self.lease.term)
                 await self._feed.open()
                 await until(
@@ -192,11 +195,9 @@ class SchedulerService:
         _jobs(event.job.model).inc()
         self._put(event)
 
-    def _on_heartbeat(self, message: Msg) -> None:
-        heartbeat = self._read(message, Heartbeat)
-        if heartbeat is not None and heartbeat.worker == last_name(message.subject):
-            self._sampler.heartbeat(heartbeat)
-            self._put(HeartbeatSeen(self._believed(heartbeat)))
+    def _on_heartbeat(self, heartbeat: Heartbeat) -> None:
+        self._sampler.heartbeat(heartbeat)
+        self._put(HeartbeatSeen(self._believed(heartbeat)))
 
     def _believed(self, heartbeat: Heartbeat) -> Heartbeat:
         """The same heartbeat, without jobs that its worker was never given."""

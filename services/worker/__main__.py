@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 from nats.nuid import NUID
 
 from stoker.schemas import wire
+from stoker.schemas.heartbeats import Solicitation
 from stoker.schemas.job_events import TextPace
 from stoker.schemas.subjects import ANY, CATALOG_BUCKET, check_name, of_bucket
 from stoker.schemas.workers import (
@@ -169,14 +170,21 @@ def _heard(bus: Bus, agent: Agent) -> tuple[tuple[str, Handler], ...]:
         except wire.UnreadableMessage as error:
             log.warning("message.unreadable", subject=message.subject, error=str(error))
 
+    def solicited(message: Msg) -> None:
+        try:
+            agent.heartbeats.solicited(wire.decode(Solicitation, message.data))
+        except wire.UnreadableMessage as error:
+            log.warning("message.unreadable", subject=message.subject, error=str(error))
+
     def paced(message: Msg) -> None:
         try:
-            agent.reports.pace(wire.decode(TextPace, message.data))
+            agent.paced(wire.decode(TextPace, message.data))
         except wire.UnreadableMessage as error:
             log.warning("message.unreadable", subject=message.subject, error=str(error))
 
     return (
-        (bus.subjects.solicit(), lambda _: agent.heartbeats.changed()),
+        (bus.subjects.solicit(), solicited),
+        (bus.subjects.solicit_one(agent.name), solicited),
         (bus.subjects.every("pace", ANY), paced),
         (bus.subjects.heartbeat(agent.name), seen),
     )
@@ -214,7 +222,7 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
             await store.add(bus, await asyncio.to_thread(read_project, Path(folder)))
         agent.start()
         async with bus.answering(_commands(bus, agent, stopping)), bus.listening(*_heard(bus, agent)):
-            bus.on_reconnect.append(agent.heartbeats.changed)
+            bus.on_reconnect.append(agent.heartbeats.reconnected)
             log.info("worker.started", device=device, memory_mb=memory // 10**6, pid=os.getpid())
 
             async def drain() -> None:

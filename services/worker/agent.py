@@ -18,7 +18,7 @@ from typing import Any, get_args
 import msgspec
 
 from stoker.schemas.catalog import Model, Spec
-from stoker.schemas.job_events import Assigned, Downloading
+from stoker.schemas.job_events import Assigned, Downloading, TextPace
 from stoker.schemas.jobs import FunctionInput, StoredInput
 from stoker.schemas.workers import (
     Accepted,
@@ -252,6 +252,12 @@ class Agent:
         if heartbeat.started_at == life and heartbeat.seq > seq:
             log.error("worker.replaced", name=self.name, remedy="give each worker a --name of its own")
             self.replaced.set()
+
+    def paced(self, pace: TextPace) -> None:
+        """A gateway says how long text may wait for more."""
+        self.reports.pace(pace)
+        readers = {one.assignment.job.gateway for one in self.core.listed() if one.wants_events}
+        self.runners.pace(self.reports.window_s(readers))
 
     # The runners ----------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The worker's state, published every second and soon after every change."""
+"""The worker's state, published every second and soon after every change, whole or as changes (saying.py)."""
 
 import asyncio
 import os
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import psutil
 from anyio import move_on_after
 
+from stoker.schemas.heartbeats import Solicitation, in_tiers
 from stoker.schemas.workers import HEARTBEAT_INTERVAL_S, Heartbeat, RunningJob
 from stoker.services.bus.connection import Bus
 from stoker.services.process.telemetry import gauge
@@ -16,6 +17,7 @@ from stoker.services.worker.jobs.attempt import WAITS
 from stoker.services.worker.jobs.core import WorkerCore
 from stoker.services.worker.models.loader import Loader
 from stoker.services.worker.runner.runners import Runners
+from stoker.services.worker.saying import Saying
 
 CHANGE_DELAY_S = 0.02
 """Changes within this time share one heartbeat."""
@@ -53,12 +55,23 @@ class Heartbeats:
         self.started_at = time.time()
         self._host = socket.gethostname()
         self._seq = 0
+        self._saying = Saying()
         self._has_left = False
         self._change = asyncio.Event()
 
     def changed(self) -> None:
         """Something is different: say it soon."""
         self._change.set()
+
+    def solicited(self, asked: Solicitation) -> None:
+        """Somebody asks for all of it."""
+        self._saying.solicited(asked)
+        self.changed()
+
+    def reconnected(self) -> None:
+        """Who leads may be another now."""
+        self._saying.disconnected()
+        self.changed()
 
     async def run(self) -> None:
         """Publish for ever."""
@@ -81,17 +94,15 @@ class Heartbeats:
         self._seq += 1
         made = self._heartbeat(is_leaving)
         _measure(made)
-        self._bus.tell(self._bus.subjects.heartbeat(self._identity.name), made)
+        kind, said = self._saying.next(made, time.monotonic())
+        subjects, name = self._bus.subjects, self._identity.name
+        self._bus.post(subjects.heartbeat(name) if kind is Heartbeat else subjects.change(name), said)
 
     def _heartbeat(self, is_leaving: bool) -> Heartbeat:
         cache = self._loader.cache
         models = tuple(self._loader.residents())
         away = self._runners.away()
         engines = self._core.engines.items()
-
-        def in_tier(*tiers: str) -> tuple[str, ...]:
-            return tuple(resident.model for resident in models if resident.tier in tiers)
-
         return Heartbeat(
             worker=self._identity.name,
             started_at=self.started_at,
@@ -106,9 +117,7 @@ class Heartbeats:
             memory_used_bytes=cache.used_bytes,
             ram_total_bytes=cache.ram_bytes,
             models=models,
-            vram_models=in_tier("hot"),
-            ram_models=in_tier("parked"),
-            disk_models=in_tier("warm", "parked", "base", "hot"),
+            **in_tiers(models),
             running=tuple(
                 RunningJob(
                     one.job,
@@ -127,6 +136,7 @@ class Heartbeats:
             load_failures=dict(self._loader.failures.counts),
             rss_bytes=sum(map(_rss_bytes, (os.getpid(), *self._runners.pids().values()))),
             resources=self._runners.resources,
+            may_change=self._saying.waits,
         )
 
 

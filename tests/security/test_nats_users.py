@@ -134,7 +134,7 @@ ADMINISTRATION = {
 PUBLISHED = [
     "stoker.jobs.echo", "stoker.verdict.1.own", "stoker.ended.own", "stoker.cancel.own", "stoker.webhook.own",
     "stoker.worker.w2.assign", "stoker.worker.w1.assign", "stoker.heartbeat.w2", "stoker.finished.w2",
-    "stoker.described.w2", "stoker.queue.echo", "stoker.events.failed.x", "stoker.disk", "stoker.solicit",
+    "stoker.change.w2", "stoker.described.w2", "stoker.solicit.w2", "stoker.queue.echo", "stoker.events.failed.x", "stoker.disk", "stoker.solicit",
     "stoker.scheduler.jobs", "stoker.scheduler.job", "stoker.scheduler.explain", "stoker.result.gw.own",
     "$KV.stoker_keys.mine", "$KV.stoker_catalog.echo", "$KV.stoker_catalog.schema.echo", "$KV.stoker_leases.scheduler",
     "$KV.stoker_replicas.echo", "$KV.stoker_secrets.seal", "$O.stoker_blobs.M.x", "_INBOX.gateway.x", "$JS.ACK.STOKER_JOBS.x",
@@ -142,6 +142,7 @@ PUBLISHED = [
 HEARD = [
     ">", "_INBOX.>", "_INBOX.gateway.>", "_INBOX.worker.w2.>", "stoker.>", "stoker.jobs.*", "stoker.out.*.*",
     "stoker.ended.*", "stoker.result.*.*", "stoker.worker.*.*", "stoker.worker.w2.assign", "stoker.heartbeat.*",
+    "stoker.change.*", "stoker.solicit.*",
     "stoker.blob.*.*", "stoker.sent", "stoker.cancel.*", "$KV.stoker_keys.>", "$KV.stoker_secrets.>", "$JS.>", "$SYS.>",
 ]  # fmt: skip
 
@@ -173,7 +174,7 @@ async def test_the_launched_workers_user_administers_nothing_either(system: Inst
     for subject, body in ADMINISTRATION.values():
         assert await intruder.api(subject, json.dumps(body).encode(), 0.2) == b"", subject
     allowed = [subject for subject in PUBLISHED if await intruder.may_publish(subject)]
-    assert allowed == ["stoker.heartbeat.w2", "stoker.finished.w2", "stoker.described.w2"]
+    assert allowed == ["stoker.heartbeat.w2", "stoker.finished.w2", "stoker.change.w2", "stoker.described.w2"]
     await intruder.client.close()
 
 
@@ -290,7 +291,13 @@ async def test_a_stolen_credential_sees_the_prompts_of_its_own_jobs_and_nothing_
 ) -> None:
     """Twenty tenants, three workers: what the thief of the first one's credential hears and can read."""
     thief = await as_worker(system)
-    mine = ("stoker.worker.w1.>", "stoker.heartbeat.w1", "_INBOX.worker.w1.>", "stoker.solicit")
+    mine = (
+        "stoker.worker.w1.>",
+        "stoker.heartbeat.w1",
+        "_INBOX.worker.w1.>",
+        "stoker.solicit",
+        "stoker.solicit.w1",
+    )
     await thief.listen(*mine, "$KV.stoker_catalog.>", *HEARD)
     headers = await tenants(system)
     with ThreadPoolExecutor(TENANTS) as pool:

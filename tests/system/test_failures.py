@@ -116,8 +116,9 @@ def test_restarting_nats_keeps_accepted_jobs(system: System) -> None:
     assert system.ended(system.submit("echo"), 30)["status"] == "completed"
 
 
-def test_a_client_that_goes_away_stops_the_computation(system: System) -> None:
-    body = {"model": "slow", "prompt": "x", "stream": True, "max_tokens": 100}
+@pytest.mark.parametrize("prompt_bytes", [1, 300_000], ids=["short", "beyond what the server reads at once"])
+def test_a_client_that_goes_away_stops_the_computation(system: System, prompt_bytes: int) -> None:
+    body = {"model": "slow", "prompt": "x" * prompt_bytes, "stream": True, "max_tokens": 100}
     with httpx.stream("POST", f"{system.url}/v1/completions", json=body, timeout=30) as answer:
         next(answer.iter_lines())
         job = answer.headers["x-job-id"]

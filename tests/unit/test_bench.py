@@ -1,11 +1,13 @@
 """Load tests: traces as they are asked for, figures as they are."""
 
+import asyncio
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from bench.arrivals import Due, arrive, by_chance
 from stoker.bench import traces
 from stoker.bench.samples import Sample, quantile, summary
 from stoker.bench.traces import Ask, BadTrace
@@ -51,3 +53,53 @@ def test_figures_are_of_what_completed() -> None:
     assert found["tiers"] == {"hot": 9}
     assert quantile([], 0.5) == 0.0
     assert summary([])["requests_per_s"] == 0.0
+
+
+async def test_times_of_an_open_loop_count_from_when_a_request_was_due() -> None:
+    """A server that answers nothing for a while: who could not be asked meanwhile waited too."""
+    stalled_until = asyncio.get_running_loop().time() + 0.3
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readline():
+            await reader.readuntil(b"\r\n\r\n")
+            asked.append(head)
+            await asyncio.sleep(max(stalled_until - asyncio.get_running_loop().time(), 0.0))
+            if b"chunked" in head:
+                writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")
+                await asyncio.sleep(0.01)
+                writer.write(b"0\r\n\r\n")
+            elif b"gone" in head:
+                break
+            else:
+                status = b"503 Busy" if b"busy" in head else b"200 OK"
+                writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 5\r\n\r\nhello")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        dues = [
+            Due(0.02 * number, b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % label.encode(), label)
+            for number, label in enumerate(["plain", "chunked", "busy", "gone", "plain"])
+        ]
+        found = await arrive(port, dues)
+    assert len(asked) == 5
+    assert {label: (len(one.from_due), one.errors, one.lost) for label, one in found.items()} == {
+        "plain": (2, 0, 0),
+        "chunked": (1, 0, 0),
+        "busy": (1, 1, 0),
+        "gone": (1, 1, 0),
+    }
+    assert found["plain"].ms(1.0) > 200
+    assert found["plain"].body_bytes == 10
+    assert all(
+        due >= sent - 0.001
+        for one in found.values()
+        for due, sent in zip(one.from_due, one.from_sent, strict=True)
+    )
+
+
+def test_arrivals_by_chance_have_the_rate_and_are_the_same_each_time() -> None:
+    dues = list(by_chance(100.0, 20.0, b"", "a"))
+    assert 1800 < len(dues) < 2200
+    assert dues == list(by_chance(100.0, 20.0, b"", "a")) != list(by_chance(100.0, 20.0, b"", "a", seed=1))

@@ -41,9 +41,7 @@ class Seen:
             worker=worker, started_at=1.0, seq=1, spec="", profile="", device="cpu", host="h",
             engines={"diffusers": capability}, memory_total_bytes=1, memory_used_bytes=0, **fields,
         )  # fmt: skip
-        self.view.on_heartbeat(
-            Msg(_client=None, subject=f"stoker.heartbeat.{worker}", data=wire.encode(heartbeat))
-        )
+        self.view.on_heartbeat(heartbeat)
 
     def depth(self, model: str, queued: int) -> None:
         data = wire.encode(QueueDepth(model, queued, 0))
@@ -102,7 +100,6 @@ def test_what_cannot_be_read_changes_nothing() -> None:
     seen = Seen()
     seen.beat("a")
     seen.depth("m", 3)
-    seen.view.on_heartbeat(Msg(_client=None, subject="stoker.heartbeat.a", data=b"{"))
     seen.view.on_depth(Msg(_client=None, subject="stoker.queue.m", data=b'{"queued": "many"}'))
     seen.view.noted(store.SCHEMA_NOTE, "m", b"nonsense")
     assert seen.names() == ["a"]

@@ -1,6 +1,6 @@
 """Every HTTP request is asked for its API key here, before anything else sees it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http.cookies import SimpleCookie
 from urllib.parse import unquote
 
@@ -25,14 +25,13 @@ def with_access(
     count: one more of a key's requests; raises RequestError 429, gives headers.
     """
 
-    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        if access.is_idle:
-            await app(scope, receive, send)
-            return
+    def guarded(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if access.is_idle or scope["type"] != ScopeType.HTTP or is_open(str(scope.get("path", ""))):
+            return app(scope, receive, send)
+        return identified(scope, receive, send)
+
+    async def identified(scope: Scope, receive: Receive, send: Send) -> None:
         path = str(scope.get("path", ""))
-        if scope["type"] != ScopeType.HTTP or is_open(path):
-            await app(scope, receive, send)
-            return
         headers: dict[bytes, bytes] = dict(scope["headers"])
         try:
             key = access.identify(_authorization(headers))

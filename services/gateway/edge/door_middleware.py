@@ -1,6 +1,6 @@
 """Every request comes through the door before anything else sees it (door.py)."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,10 +18,9 @@ def with_door(app: ASGIApp, door: Door, dialect_at: DialectAt) -> ASGIApp:
     answered_to: set[bytes] = set()
     """Hosts that were checked lately: almost every request has the same."""
 
-    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+    def guarded(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != ScopeType.HTTP:
-            await app(scope, receive, send)
-            return
+            return app(scope, receive, send)
         headers: dict[bytes, bytes] = dict(scope["headers"])
         host = headers.get(b"host", b"")
         try:
@@ -33,14 +32,12 @@ def with_door(app: ASGIApp, door: Door, dialect_at: DialectAt) -> ASGIApp:
         except RequestError as error:
             body, media_type = answer_body(error, dialect_at(scope["path"]))
             told = [(b"content-type", media_type.encode()), (REQUEST_ID, request_id(scope["headers"]))]
-            await _answer(send, error.status, told, wire.encode(body))
-            return
+            return _answer(send, error.status, told, wire.encode(body))
         if door.origins and (cors := door.cors(headers)):
             if scope["method"] == "OPTIONS" and (allowed := door.preflight(headers)):
-                await _answer(send, 204, allowed, b"")
-                return
+                return _answer(send, 204, allowed, b"")
             send = _with(cors, send)
-        await app(scope, receive, send)
+        return app(scope, receive, send)
 
     return guarded
 

@@ -4,16 +4,17 @@ A Litestar handler with a Request and a Response costs 56 µs more (bench/RESULT
 request may cost; so no route is one. `body` is the one reader of bodies, `stream` the one sender of
 server-sent events, `refuse` the one writer of errors.
 
-uvicorn tells nobody that the client has gone: whoever waits must read `receive`. `unless_gone` does so beside a
-future and `stream` beside what it sends, where an answer takes longer than `WATCH_AFTER_S`.
+uvicorn tells nobody that the client has gone, and whoever waits would have to read `receive` in a task of its
+own; so our connections tell it (`WHEN_LOST`). `unless_gone` is told beside a future, `stream` beside what it
+sends.
 """
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from functools import cache
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl
 
 import anyio
@@ -22,7 +23,7 @@ from litestar.types import HTTPRequestEvent, HTTPScope, Receive, Send
 from prometheus_client import Counter
 
 from stoker.schemas import wire
-from stoker.services.gateway.edge.connections import WRITE_NOW, WriteNow
+from stoker.services.gateway.edge.connections import WHEN_LOST, WRITE_NOW, WhenLost, WriteNow
 from stoker.services.gateway.edge.decoding import Inflating, inflated, invalid
 from stoker.services.gateway.edge.door import HEADERS, POLICY, POLICY_NAME
 from stoker.services.gateway.edge.problems import JSON, Dialect, RequestError, answer_body, too_large
@@ -202,20 +203,31 @@ class Exchange:
             said = f"nothing of the body came for {BODY_STALLED_S:g} s: send it again"
             raise RequestError(408, said, code="upload_stalled") from error
 
-    async def _disconnected(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-
     @contextmanager
     def _until_gone(self, gone: Callable[[], None]) -> Iterator[None]:
-        """Inside, `gone` is called when the client goes away, from WATCH_AFTER_S on."""
+        """Inside, `gone` is called when the client goes away: by its connection, or where that is not one of
+        this gateway's server, by `receive` from WATCH_AFTER_S on.
+        """
+        extensions: Mapping[str, Any] = self._scope.get("extensions") or {}
+        when_lost: WhenLost = extensions.get(WHEN_LOST, {}).get("tell", self._when_received)
+        forget = when_lost(gone)
+        try:
+            yield
+        finally:
+            forget()
+
+    def _when_received(self, gone: Callable[[], None]) -> Callable[[], None]:
+        """See WhenLost."""
         loop = asyncio.get_running_loop()
         watching: list[asyncio.Task[None]] = []
 
+        async def disconnected() -> None:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+
         def watch() -> None:
-            # A bare task: an owner's costs 30 µs more, and under load every request comes here. It awaits the
-            # request's own `receive` alone, and is cancelled when the block is left.
-            task = loop.create_task(self._disconnected())
+            # A bare task: it awaits the request's own `receive` alone, and is cancelled by who asked for it.
+            task = loop.create_task(disconnected())
             task.add_done_callback(end)
             watching.append(task)
 
@@ -225,12 +237,13 @@ class Exchange:
                 gone()
 
         timer = loop.call_later(WATCH_AFTER_S, watch)
-        try:
-            yield
-        finally:
+
+        def forget() -> None:
             timer.cancel()
             for task in watching:
                 task.cancel()
+
+        return forget
 
     async def unless_gone(self, future: "asyncio.Future[T]") -> T:
         """The future's result. Raises ClientGone when the client goes away first."""

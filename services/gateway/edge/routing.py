@@ -179,26 +179,27 @@ class Router:
 
 
 def with_routes(rest: ASGIApp, router: Router, gateway: Gateway) -> ASGIApp:
-    """An application that answers the routes, and leaves every other path to `rest`."""
+    """An application that answers the routes, and leaves every other path to `rest`.
 
-    async def routed(scope: Scope, receive: Receive, send: Send) -> None:
+    Like what stands before it, it is a function that gives what is awaited: a coroutine around a coroutine
+    would cost half a kilobyte for each open stream.
+    """
+
+    def routed(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != ScopeType.HTTP:
-            await rest(scope, receive, send)
-            return
+            return rest(scope, receive, send)
         routes, parameters = router.find(scope["path"])
         if not routes:
-            await rest(scope, receive, send)
-            return
+            return rest(scope, receive, send)
         found = routes.get(scope["method"])
         if found is None and scope["method"] == "HEAD" and (found := routes.get("GET")) is not None:
             send = _without_body(send)
         exchange = Exchange(scope, receive, send, parameters)
         if found is not None and found.gives == EVENT_STREAM and scope["method"] == "HEAD":
-            await exchange.answer_empty(200, SSE_HEADERS)
-        elif found is None:
-            await _other_method(exchange, scope, routes)
-        else:
-            await _serve(gateway, exchange, found)
+            return exchange.answer_empty(200, SSE_HEADERS)
+        if found is None:
+            return _other_method(exchange, scope, routes)
+        return _serve(gateway, exchange, found)
 
     return routed
 

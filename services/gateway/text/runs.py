@@ -5,8 +5,8 @@ there is room. All of them are wanted: where one fails the others are cancelled 
 """
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import ExitStack, aclosing
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
@@ -166,7 +166,7 @@ class _Streaming:
 async def _chunks(gateway: Gateway, streaming: _Streaming) -> AsyncGenerator[bytes]:
     """The body. A client that goes away closes this generator, which cancels the jobs."""
     try:
-        async with _followed(gateway, streaming) as items:
+        async with aclosing(_items(gateway, streaming)) as items:
             async for index, item in items:
                 if isinstance(item, RequestError):
                     raise item
@@ -181,16 +181,18 @@ async def _chunks(gateway: Gateway, streaming: _Streaming) -> AsyncGenerator[byt
         yield streaming.writer.error(error)
 
 
-@asynccontextmanager
-async def _followed(
-    gateway: Gateway, streaming: _Streaming
-) -> AsyncIterator[AsyncIterator[tuple[int, Item | RequestError]]]:
-    """The events of all jobs as they come, each with its job's index. Leaving cancels what has not ended."""
+async def _items(gateway: Gateway, streaming: _Streaming) -> AsyncGenerator[tuple[int, Item | RequestError]]:
+    """The events of all jobs as they come, each with its job's index. Closing it cancels what has not ended.
+
+    The stream of one job, as almost all are, has no task and no generator more than it needs: there may be ten
+    thousand of them.
+    """
     jobs = streaming.jobs
     if len(jobs) == 1:
-        followed = gateway.submission.followed(jobs[0], streaming.pass_on)
-        async with followed as items, aclosing(_first(items)) as numbered:
-            yield numbered
+        with gateway.submission.watched(jobs[0], streaming.pass_on) as watcher:
+            async with aclosing(gateway.streams.follow(watcher)) as items:
+                async for item in items:
+                    yield 0, item
         return
     send, receive = anyio.create_memory_object_stream[tuple[int, Item | RequestError]](WAITING_ITEMS)
     tasks = anyio.create_task_group()
@@ -200,15 +202,11 @@ async def _followed(
             for index, job in enumerate(jobs):
                 tasks.start_soon(_follow, gateway, index, job, send.clone())
             send.close()
-            yield receive
+            async for one in receive:
+                yield one
     finally:
         tasks.cancel_scope.cancel()
         await tasks.__aexit__(None, None, None)  # what ends the block is not of the group, and stays as it is
-
-
-async def _first(items: AsyncGenerator[Item]) -> AsyncGenerator[tuple[int, Item | RequestError]]:
-    async for item in items:
-        yield 0, item
 
 
 async def _follow(

@@ -19,7 +19,7 @@ PING_S = 1
 """A PING that is not answered in this time counts as so long."""
 LATE_S, EARLY_S = 0.1, 0.04
 """Above the one the pieces grow, below the other they shrink."""
-LEAST_S, MOST_S = 0.03, 0.5
+LEAST_S, MOST_S = 0.03, 2.0
 SHRINKS_BY = 0.8
 
 WINDOW = gauge("stoker_text_window_seconds", "How long workers wait for more text for this gateway")

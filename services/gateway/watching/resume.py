@@ -24,6 +24,7 @@ from stoker.schemas.job_events import (
     Terminal,
     TextOutput,
 )
+from stoker.services.process.growing_text import GrowingText
 
 END = "end"
 """The id of a terminal event: nothing comes after it."""
@@ -58,7 +59,7 @@ class Cursor:
     had_chars: int = 0
     tokens: int = 0
     reasoning: int = 0
-    _pieces: list[str] = field(default_factory=list)
+    _text: GrowingText = field(default_factory=GrowingText, compare=False)
     _is_mended: bool = False
     """Whether the text comes from more than one attempt."""
 
@@ -80,9 +81,7 @@ class Cursor:
 
     def text(self) -> str:
         """All text so far, from its first character."""
-        whole = "".join(self._pieces)
-        self._pieces = [whole]
-        return whole
+        return self._text.whole()
 
     def is_next(self, delta: Delta) -> bool:
         """Whether it has the very next text of this attempt, all of it new to the client."""
@@ -153,7 +152,7 @@ class Cursor:
         if event.reasoning:
             self.reasoning = self.chars + event.reasoning
         self.chars += len(text)
-        self._pieces.append(text)
+        self._text.add(text)
         self.tokens = event.tokens_so_far
 
     def finish(self, terminal: Terminal) -> Iterator[JobEvent]:

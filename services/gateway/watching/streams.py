@@ -8,8 +8,8 @@ subscription of their own. What no subscription told is found by reconciling.py.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 
 from nats.aio.msg import Msg
 
@@ -181,9 +181,11 @@ class Streams:
                 if cursor.is_fresh:
                     yield Queued(position=0), b""
                 if stored is not None:
-                    with _as_one_text(job):
+                    try:
                         for event in cursor.finish(stored.event):
                             yield event, stored.attached
+                    except Diverged:
+                        raise _two_texts(job) from None
                     return
                 if watcher.worker:
                     async with aclosing(self._replay(watcher)) as missed:
@@ -232,30 +234,31 @@ class Streams:
         Raises RequestError when the job was refused, or its text is not one.
         """
         cursor = watcher.cursor
-        with _as_one_text(watcher.job):
-            while True:
-                try:
-                    item = await watcher.next(IDLE_S)
-                    if item is None:
-                        yield None
-                        if cursor.is_fresh and watcher.is_late:
-                            raise Gap  # it may have begun where nobody knows that it is watched
-                        continue
-                    event, attached = item
-                    if isinstance(event, Terminal):
-                        watcher.has_ended = True
-                        for last in cursor.finish(event):
-                            yield last, attached
-                        return
-                    taken = cursor.take(event)
-                except Gap:
-                    async with aclosing(self._replay(watcher)) as missed:
-                        async for one in missed:
-                            yield one, b""
+        while True:
+            try:
+                item = await watcher.next(IDLE_S)
+                if item is None:
+                    yield None
+                    if cursor.is_fresh and watcher.is_late:
+                        raise Gap  # it may have begun where nobody knows that it is watched
                     continue
-                if taken is not None:
-                    watcher.give(taken)
-                    yield taken, attached
+                event, attached = item
+                if isinstance(event, Terminal):
+                    watcher.has_ended = True
+                    for last in cursor.finish(event):
+                        yield last, attached
+                    return
+                taken = cursor.take(event)
+            except Gap:
+                async with aclosing(self._replay(watcher)) as missed:
+                    async for one in missed:
+                        yield one, b""
+                continue
+            except Diverged:
+                raise _two_texts(watcher.job) from None
+            if taken is not None:
+                watcher.give(taken)
+                yield taken, attached
 
     async def _replay(self, watcher: Watcher) -> AsyncGenerator[LiveEvent]:
         """Ask the worker for what is missing; nothing when the job has ended or moved meanwhile."""
@@ -278,21 +281,20 @@ class Streams:
                 await asyncio.sleep(REPLAY_WAIT_S)  # it is on its way there
                 continue
             for event in answer.events:
-                taken = watcher.cursor.take(event, is_replayed=True)
+                try:
+                    taken = watcher.cursor.take(event, is_replayed=True)
+                except Diverged:
+                    raise _two_texts(watcher.job) from None
                 if taken is not None:
                     watcher.give(taken)
                     yield taken
             return
 
 
-@contextmanager
-def _as_one_text(job: str) -> Iterator[None]:
-    """Raises RequestError 500 where a further attempt of the job made another text than was passed on."""
-    try:
-        yield
-    except Diverged:
-        message = f"job {job!r} was run again and said something else; its whole answer is at /v1/jobs/{job}"
-        raise RequestError(500, message, code="text_diverged") from None
+def _two_texts(job: str) -> RequestError:
+    """A further attempt of the job made another text than was passed on."""
+    message = f"job {job!r} was run again and said something else; its whole answer is at /v1/jobs/{job}"
+    return RequestError(500, message, code="text_diverged")
 
 
 def _hand_on(message: Msg, watchers: list[Watcher]) -> None:

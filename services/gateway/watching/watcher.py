@@ -5,7 +5,6 @@ only the job's end is kept, for it says all that the reader lacks.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 from stoker.schemas.job_events import Assigned, Delta, JobEvent, LiveEvent, Started, Terminal
@@ -21,6 +20,8 @@ EVENT_OVERHEAD_BYTES = 256
 
 Pass = Callable[[Delta], bool]
 """Passes text on to the client at once; False where that cannot be, and nothing was done."""
+_Waiting = tuple[JobEvent, bytes, int]
+"""An event, its raw bytes, and what it counts."""
 
 
 class Watcher:
@@ -40,7 +41,10 @@ class Watcher:
         self.is_late = False
         self.has_ended = False
         self._pass_on = pass_on
-        self._events: deque[tuple[JobEvent, bytes, int]] = deque()
+        self._events: list[_Waiting] = []
+        self._turn: list[_Waiting] = []
+        """Of `_events` those whose turn it is, the next one last: almost always both are empty, and an empty
+        deque takes 600 bytes."""
         self._waiting_bytes = 0
         self._is_behind = False
         self._has_end = False
@@ -61,9 +65,9 @@ class Watcher:
             return
         self._has_end = isinstance(event, Terminal)
         size += EVENT_OVERHEAD_BYTES
-        is_full = len(self._events) >= QUEUE_LIMIT_EVENTS or self._waiting_bytes + size > QUEUE_LIMIT_BYTES
-        if is_full:
-            self._events.clear()
+        waiting = len(self._events) + len(self._turn)
+        if waiting >= QUEUE_LIMIT_EVENTS or self._waiting_bytes + size > QUEUE_LIMIT_BYTES:
+            self._events, self._turn = [], []
             self._waiting_bytes = 0
             self._is_behind = not self._has_end
         if self._has_end or not self._is_behind:
@@ -95,19 +99,25 @@ class Watcher:
 
         Raises Gap when events were dropped, RequestError when the job was refused.
         """
-        if not self._events and self._refusal is None and not self._is_behind:
+        if not self._has_some() and self._refusal is None and not self._is_behind:
             await self._wait(idle_s)
         if self._refusal is not None:
             self.has_ended = True
             raise self._refusal
-        if self._is_behind and not self._events:
+        if not self._has_some():
+            if not self._is_behind:
+                return None
             self._is_behind = False
             raise Gap
-        if not self._events:
-            return None
-        event, attached, size = self._events.popleft()
+        event, attached, size = self._turn.pop()
         self._waiting_bytes -= size
         return event, attached
+
+    def _has_some(self) -> bool:
+        """Whether an event waits; the next is the last of `_turn` then."""
+        if not self._turn and self._events:
+            self._turn, self._events = self._events[::-1], []
+        return bool(self._turn)
 
     async def _wait(self, idle_s: float) -> None:
         """Return when something has come, or after `idle_s`."""

@@ -14,6 +14,7 @@ worker, and the least burdened replica of each model, at hand however many worke
 (by_burden.py).
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -82,8 +83,8 @@ class Worker:
     being started names none.
     presence, since: its state and when that began. revoked: attempts that it was told to drop, and
     when, until its heartbeats no longer mention them. suspected: models of which a run does not go on
-    here, and since when that was seen last. read_ahead: models whose weights it was told to read until they are
-    loaded.
+    here, and since when that was seen last. near: those of `residents` that are hot or loading, a few of what
+    may be hundreds. read_ahead: models whose weights it was told to read until they are loaded.
     """
 
     id: str
@@ -96,6 +97,7 @@ class Worker:
     waiting: dict[tuple[str, int], int] = field(default_factory=dict)
     planned: dict[str, int] = field(default_factory=dict)
     residents: dict[str, ResidentModel] = field(default_factory=dict)
+    near: tuple[str, ...] = ()
     ordered: dict[str, OrderedLoad] = field(default_factory=dict)
     revoked: dict[tuple[str, int], float] = field(default_factory=dict)
     engines: dict[str, EngineCapability] = field(default_factory=dict)
@@ -108,6 +110,20 @@ class Worker:
             return False
         self.presence, self.since = to, now
         return True
+
+    def note_models(self, models: Iterable[ResidentModel]) -> None:
+        """What it has now."""
+        self.residents = {one.model: one for one in models}
+        self.near = tuple(name for name, one in self.residents.items() if one.tier in ("hot", "loading"))
+
+    def replicas(self) -> list[str]:
+        """The models that are hot here, loading or to be loaded.
+
+        In a fixed order, so that a replay chooses as it was chosen.
+        """
+        if not self.ordered:
+            return list(self.near)
+        return [one for one in dict.fromkeys((*self.residents, *self.ordered)) if self.replica_engine(one)]
 
     def tier(self, model: str, spec: str) -> Tier:
         """Where this spec of the model is here; a load that was ordered counts as loading."""
@@ -231,3 +247,11 @@ def newly_failed(before: Heartbeat, after: Heartbeat) -> set[str]:
         return after.failed_loads.keys() - before.failed_loads.keys()
     known = before.load_failures or {}
     return {model for model, count in after.load_failures.items() if count > known.get(model, 0)}
+
+
+def newly_hot(before: Sequence[ResidentModel], after: Sequence[ResidentModel]) -> list[ResidentModel]:
+    """Models that are hot in a heartbeat and were not so in the one before."""
+    if after is before:
+        return []
+    known = {one.model: one for one in before}
+    return [one for one in after if one.tier == "hot" and known.get(one.model) != one]

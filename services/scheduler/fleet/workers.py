@@ -48,8 +48,10 @@ class Fleet:
         if worker is None:
             worker = self.workers[heartbeat.worker] = Worker(heartbeat.worker, heartbeat, now, since=now)
             failed: set[str] = set()
+            has_changed = True
         else:
             known = worker.facts
+            has_changed = heartbeat.models is not known.models  # the same ones, where nothing has changed
             failed = newly_failed(known, heartbeat)
             if (heartbeat.started_at, heartbeat.seq) <= (known.started_at, known.seq):
                 return None
@@ -61,12 +63,12 @@ class Fleet:
         if engines and engines != worker.engines:
             worker.engines = engines
         self._note_kind(worker)
-        self._note_weights(worker)
-        before = [model for model in self._models_of(worker) if worker.replica_engine(model)]
-        earlier = worker.residents
-        worker.residents = {resident.model: resident for resident in heartbeat.models}
+        before, earlier = worker.replicas(), worker.residents
+        if has_changed:
+            self._note_weights(worker)
+            worker.note_models(heartbeat.models)
         self._note_loads(worker, earlier, failed, now)
-        after = [model for model in self._models_of(worker) if worker.replica_engine(model)]
+        after = worker.replicas()
         for model in (*before, *after):
             if (model in before) != (model in after):
                 self._reindex(worker, model)
@@ -85,7 +87,8 @@ class Fleet:
             is_lost = tier != "loading" and now - order.at > LOAD_BELIEVED_S
             if tier == "hot" or model in failed or is_lost:
                 del worker.ordered[model]
-        for model, resident in worker.residents.items():
+        for model in worker.near:
+            resident = worker.residents[model]
             if resident.tier == "loading" and model not in worker.ordered:
                 source = earlier[model].tier if model in earlier else "cold"
                 worker.ordered[model] = OrderedLoad(resident.spec, resident.engine, now, source)
@@ -127,11 +130,6 @@ class Fleet:
     def copies(self, weights: str) -> int:
         """Workers that have the weights in device memory, or are loading them."""
         return self._copies.count(weights)
-
-    @staticmethod
-    def _models_of(worker: Worker) -> list[str]:
-        """In a fixed order, so that a replay chooses as it was chosen."""
-        return list(dict.fromkeys((*worker.residents, *worker.ordered)))
 
     def remove(self, worker: str) -> Worker | None:
         if worker in self.workers:
@@ -250,7 +248,7 @@ class Fleet:
         if lane == model:
             self._reindex(worker, model)
         else:
-            for one in self._models_of(worker):
+            for one in worker.replicas():
                 self._reindex(worker, one)
 
     def _reindex(self, worker: Worker, model: str) -> None:

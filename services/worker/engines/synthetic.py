@@ -40,6 +40,57 @@ def _hold_up(seconds: float) -> None:
     time.sleep(seconds)
 
 
+class _Steps:
+    """The runs of all models with one interval make their tokens together, as those of a batch do: one timer,
+    however many they are.
+    """
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def next(self) -> "asyncio.Future[None]":
+        """Done with the step that is under way, or with one that begins now."""
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_later(self._interval_s, self._end)
+        step: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(step)
+        return step
+
+    def _end(self) -> None:
+        ended, self._waiting = self._waiting, []
+        for step in ended:
+            if not step.done():
+                step.set_result(None)
+
+
+class _Run:
+    """Waits for steps, and is woken when it is cancelled."""
+
+    def __init__(self, steps: _Steps, cancelled: Cancellation) -> None:
+        self._steps = steps
+        self._cancelled = cancelled
+        self._loop = asyncio.get_running_loop()
+        self._step: asyncio.Future[None] | None = None
+        cancelled.on_set(self._wake)
+
+    async def step(self) -> None:
+        """Raises Stopped."""
+        self._step = self._steps.next()
+        if not self._cancelled.is_set():
+            await self._step
+        if self._cancelled.is_set():
+            raise Stopped
+
+    def _wake(self) -> None:
+        self._loop.call_soon_threadsafe(self._end_step)
+
+    def _end_step(self) -> None:
+        if self._step is not None and not self._step.done():
+            self._step.set_result(None)
+
+
 def words(count: int, start: int = 0) -> Iterator[str]:
     """The synthetic tokens: "t0 ", "t1 ", …"""
     return (f"t{index} " for index in range(start, count))
@@ -51,6 +102,7 @@ class SyntheticEngine:
     def __init__(self, capability: EngineCapability) -> None:
         self.capability = capability
         self._options: dict[str, dict[str, object]] = {}
+        self._steps: dict[float, _Steps] = {}
 
     def _number(self, model: str, option: str, default: float) -> float:
         value = self._options[model].get(option, default)
@@ -106,6 +158,7 @@ class SyntheticEngine:
         interval_s = self._number(model, "token_interval_s", 0.0)
         burst = int(self._number(model, "burst", 1))
         text = request.sent_text
+        run = _Run(self._steps.setdefault(interval_s, _Steps(interval_s)), cancelled) if interval_s else None
         pending, held = "", 0
         for index, word in enumerate(words(count, start=text.count(" "))):
             text += word
@@ -114,9 +167,8 @@ class SyntheticEngine:
                 if held >= burst:
                     emit.text(pending, held)
                     pending, held = "", 0
-            if interval_s:
-                if await wait_cancelled(cancelled, interval_s):
-                    raise Stopped
+            if run is not None:
+                await run.step()
             elif index % TOKENS_BETWEEN_LOOKS == TOKENS_BETWEEN_LOOKS - 1:
                 await asyncio.sleep(0)
                 if cancelled.is_set():

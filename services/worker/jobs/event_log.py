@@ -9,6 +9,7 @@ kept (`printed`).
 from stoker.functions.output import OutputLog
 from stoker.schemas.job_events import CallPart, Delta, JobLog, Progress, SmallEvent, TokenChance
 from stoker.schemas.workers import SentText
+from stoker.services.process.growing_text import GrowingText
 
 MAX_HISTORY = 256
 """Small events kept; a run of more steps keeps the first ones and the last."""
@@ -22,7 +23,7 @@ class EventLog:
         self.attempt = attempt
         self.seq = 0
         self._small: list[SmallEvent] = []
-        self._pieces: list[str] = []
+        self._text = GrowingText()
         self.chars = 0
         self.tokens = 0
         self._logprobs: list[TokenChance] = []
@@ -32,7 +33,7 @@ class EventLog:
 
     def start_after(self, sent: SentText) -> None:
         """Output begins after this text; it belongs to the log, for watchers who lack it."""
-        self._pieces = [sent.text]
+        self._text = GrowingText(sent.text)
         self.chars = len(sent.text)
         self.tokens = sent.tokens
 
@@ -73,7 +74,7 @@ class EventLog:
             calls=calls,
         )
         self._logprobs.extend(logprobs)
-        self._pieces.append(text)
+        self._text.add(text)
         self.chars += len(text)
         return event
 
@@ -86,9 +87,7 @@ class EventLog:
         return JobLog(part.head, part.dropped_lines, part.dropped_bytes, part.tail) if part else None
 
     def text(self) -> str:
-        whole = "".join(self._pieces)
-        self._pieces = [whole]
-        return whole
+        return self._text.whole()
 
     def replay(self, term: int, attempt: int, seq: int, chars: int) -> list[SmallEvent | Delta]:
         """What a watcher at this point has missed: small events, then all missing text as one delta.

@@ -1,6 +1,7 @@
 """What a worker says of its attempts: events to the gateway, numbered and kept for replays."""
 
 import time
+from collections.abc import Iterable
 from functools import cache
 
 import msgspec
@@ -62,6 +63,10 @@ class Reports:
     def pace(self, pace: TextPace) -> None:
         """A gateway says how long text may wait for more."""
         self._texts.pace(pace)
+
+    def window_s(self, gateways: Iterable[str]) -> float:
+        """How long text may wait for all of these gateways."""
+        return self._texts.window_s(gateways)
 
     def preview(self, attempt: Attempt, message: PreviewImage) -> None:
         """A picture as it is by now: for who watches now, never replayed."""

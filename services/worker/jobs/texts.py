@@ -2,7 +2,8 @@
 
 A message costs every process that it passes more than the text in it. What a runner sends together
 (services/worker/runner/outbox.py) goes on together. A gateway that falls behind says how long text may wait for
-more (`TextPace`): what waits of one job is joined, so that it has fewer and larger pieces to write. Jobs that
+more (`TextPace`): what waits of one job is joined, so that it has fewer and larger pieces to write. Where that
+holds for every gateway that has jobs here, runners let their text wait as long. Jobs that
 another gateway watches too have messages of their own (`Job.batches_text`).
 """
 
@@ -12,14 +13,13 @@ from collections.abc import Callable, Iterable
 from stoker.schemas.job_events import Alternative, Delta, TextBatch, TextOfJob, TextPace
 from stoker.services.bus.connection import Bus
 from stoker.services.worker.jobs.attempt import Attempt
+from stoker.services.worker.limits import PACE_KEPT_S
 from stoker.services.worker.runner.messages import Text
 
 MAX_CHARS = 128 * 1024
 """Of one message: a character is six bytes at most, and servers take a megabyte where nobody says otherwise."""
 CHANCE_CHARS = 16
 """What a token's chance counts beside its text and its bytes."""
-PACE_KEPT_S = 3.0
-"""What a gateway has said of its pace holds so long; it says it each second."""
 
 
 class Texts:
@@ -48,6 +48,12 @@ class Texts:
         if pace.window_s or pace.gateway in self._gateways:
             self._to(pace.gateway).pace(pace.window_s)
 
+    def window_s(self, gateways: Iterable[str]) -> float:
+        """How long text may wait for all of these gateways."""
+        return min(
+            (self._gateways[one].window_s if one in self._gateways else 0.0 for one in gateways), default=0.0
+        )
+
     def _to(self, gateway: str) -> "_ToGateway":
         found = self._gateways.get(gateway)
         if found is None:
@@ -75,6 +81,11 @@ class _ToGateway:
     def pace(self, window_s: float) -> None:
         self._window_s = window_s
         self._paced_until = asyncio.get_running_loop().time() + PACE_KEPT_S
+
+    @property
+    def window_s(self) -> float:
+        """How long text may wait here."""
+        return self._window_s if asyncio.get_running_loop().time() < self._paced_until else 0.0
 
     def add(self, attempt: Attempt, text: Text) -> None:
         size = _size(text)

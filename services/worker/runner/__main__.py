@@ -20,6 +20,11 @@ from stoker.services.worker.runner.outbox import FrameOutbox
 from stoker.services.worker.runner.quiet import quiet_libraries
 from stoker.services.worker.runner.runner import Runner
 
+NICENESS = 5
+"""Engines take what processor time is left over: a full machine must not silence the worker, or cost the
+scheduler its lease.
+"""
+
 
 async def serve(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
@@ -39,6 +44,7 @@ async def serve(descriptor: int) -> None:
 
 def main() -> None:
     die_with_parent()
+    os.nice(NICENESS)
     quiet_libraries()
     uvloop.run(serve(int(sys.argv[1])))
 

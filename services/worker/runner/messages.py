@@ -115,6 +115,12 @@ class Ping(Message, frozen=True):
     """Answer with Pong: is this process alive, and its loop with it?"""
 
 
+class Pace(Message, frozen=True):
+    """Text may wait for more text for so long: who reads it cannot take more pieces. Holds for PACE_KEPT_S."""
+
+    window_s: float
+
+
 class ChildEnded(Message, frozen=True):
     """How a call that a run has asked for ended."""
 
@@ -123,7 +129,7 @@ class ChildEnded(Message, frozen=True):
     end: ChildEnd
 
 
-ToRunner = Ping | Prepare | Describe | Load | Unpark | Unload | Run | RunTogether | Cancel | ChildEnded
+ToRunner = Ping | Pace | Prepare | Describe | Load | Unpark | Unload | Run | RunTogether | Cancel | ChildEnded
 
 
 class Ready(Message, frozen=True):

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 
 from stoker.functions.frames import frame
+from stoker.services.worker.limits import PACE_KEPT_S
 from stoker.services.worker.runner.messages import Message, RunFailed, Text
 
 GAP_S = 0.008
@@ -26,6 +27,11 @@ class Outbox(ABC):
         self._thread = threading.get_ident()
         self._sent_at = 0.0
         """When text left last."""
+        self._window_s = self._paced_until = 0.0
+
+    def pace(self, window_s: float) -> None:
+        """Text may wait for more for so long from now on, for PACE_KEPT_S."""
+        self._window_s, self._paced_until = window_s, self._loop.time() + PACE_KEPT_S
 
     def put(self, message: Message) -> None:
         self._waiting.append(message)
@@ -40,10 +46,12 @@ class Outbox(ABC):
     def _look(self) -> None:
         """Send what waits, or have the text wait for more."""
         self._is_scheduled = False
-        may_wait = self._loop.time() - self._sent_at < GAP_S
+        now = self._loop.time()
+        gap_s = max(GAP_S, self._window_s if now < self._paced_until else 0.0)
+        may_wait = now - self._sent_at < gap_s
         if may_wait and all(isinstance(message, Text) for message in self._waiting.copy()):
             if self._timer is None:
-                self._timer = self._loop.call_at(self._sent_at + GAP_S, self._flush)
+                self._timer = self._loop.call_at(self._sent_at + gap_s, self._flush)
             return
         self._flush()
 

@@ -49,6 +49,7 @@ from stoker.services.worker.runner.messages import (
     Loaded,
     LoadFailed,
     LoadProgress,
+    Pace,
     Ping,
     Pong,
     Prepare,
@@ -136,6 +137,8 @@ class Runner:
                 self._tasks.start_contained(self._describe, message)
             case Ping():
                 self._outbox.put(Pong())
+            case Pace():
+                self._outbox.pace(message.window_s)
             case Cancel():
                 if (cancellation := self._running.get(message.job)) is not None:
                     cancellation.set()

@@ -6,6 +6,7 @@ their weights stay where they are. The table of families is in services/worker/e
 """
 
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from stoker.schemas.workers import Resources
 from stoker.services.process.tasks import TaskOwner
 from stoker.services.worker.engines.registry import engines_of, family_of
 from stoker.services.worker.limits import LIMIT_S
-from stoker.services.worker.runner.messages import Message, Usage
+from stoker.services.worker.runner.messages import Message, Pace, Usage
 from stoker.services.worker.runner.process import RunnerAway
 from stoker.services.worker.runner.supervisor import RunnerSupervisor
 
@@ -49,6 +50,7 @@ class Runners:
         self._listener = listener
         self._limit_s = limit_s
         self._runners: dict[str, RunnerSupervisor] = {}
+        self._window_s = 0.0
         self._usage: dict[str, Resources] = {}
         """What each family's runner takes, the latest report last."""
 
@@ -95,6 +97,14 @@ class Runners:
     def send(self, engine: str, message: Message) -> None:
         """Raises RunnerAway when the engine's runner is not ready; it is being started then."""
         self.of(engine).send(message)
+
+    def pace(self, window_s: float) -> None:
+        """Text may wait in every runner for so long, from now on."""
+        if window_s or self._window_s:
+            for runner in self._runners.values():
+                with suppress(RunnerAway):
+                    runner.send(Pace(window_s))
+        self._window_s = window_s
 
     async def wait_ready(self, engine: str, seconds: float) -> None:
         """Return when the engine's runner is ready. Raises LimitExceeded, RunnerAway."""

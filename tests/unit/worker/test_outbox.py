@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from stoker.services.worker.runner.in_process import InProcessOutbox
 from stoker.services.worker.runner.messages import Message, Step, Text
 from stoker.services.worker.runner.outbox import GAP_S
+from tests.waiting import eventually
 
 JOBS = st.sampled_from("abc")
 TEXTS = st.builds(Text, JOBS, st.text("xyz", min_size=1, max_size=3), st.just(1), st.booleans())
@@ -75,3 +76,23 @@ async def test_what_is_no_text_waits_for_nothing_and_takes_the_text_before_it_al
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert heard[1:] == [Text("a", "two", 1), Step("b", 1, 9)]
+
+
+async def test_where_readers_cannot_take_more_pieces_text_waits_as_long_as_they_say() -> None:
+    heard: list[Any] = []
+    outbox = InProcessOutbox(heard.append, asyncio.get_running_loop())
+    outbox.pace(0.15)
+    outbox.put(Text("a", "t0 ", 1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    began = asyncio.get_running_loop().time()
+    for number in range(1, 10):
+        outbox.put(Text("a", f"t{number} ", 1))
+        await asyncio.sleep(0.002)
+    await eventually(lambda: len(heard) > 1)
+    assert asyncio.get_running_loop().time() - began >= 0.14
+    assert (heard[1].text, heard[1].tokens) == ("".join(f"t{number} " for number in range(1, 10)), 9)
+    outbox.pace(0.0)
+    outbox.put(Text("a", "t10 ", 1))
+    await asyncio.sleep(2 * GAP_S)
+    assert len(heard) == 3
