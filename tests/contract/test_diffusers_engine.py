@@ -15,6 +15,7 @@ from PIL import Image
 from stoker.functions.output import OutputPart
 from stoker.schemas.catalog import Adapter
 from stoker.schemas.jobs import ImageInput
+from stoker.schemas.samplers import SAMPLERS
 from stoker.services.worker.engines.base import (
     Cancellation,
     EngineError,
@@ -121,16 +122,18 @@ def test_pictures_of_one_request_count_their_seeds_up(engine: DiffusersEngine) -
     assert len(set(several.images)) == 3
 
 
-def test_a_batch_gives_the_pictures_that_single_runs_give(engine: DiffusersEngine) -> None:
+@pytest.mark.parametrize("sampler", ["", *(pytest.param(name, marks=pytest.mark.slow) for name in SAMPLERS)])
+def test_a_batch_gives_the_pictures_that_single_runs_give(engine: DiffusersEngine, sampler: str) -> None:
     """Single precision sums in another order in a batch: at most two of 255 levels apart."""
+    how = {"sampler": sampler, "num_inference_steps": 4} if sampler else {}
     tasks = [
-        Task(Request(f"j{i}", asked(prompt=f"cat {i}"), i, title="sd15"), Heard(), Cancellation())
+        Task(Request(f"j{i}", asked(prompt=f"cat {i}", **how), i, title="sd15"), Heard(), Cancellation())
         for i in range(4)
     ]
     together = asyncio.run(engine.run_together("sd15", tasks))
     for i, images in enumerate(together):
         assert isinstance(images, Images)
-        alone = draw(engine, "sd15", seed=i, prompt=f"cat {i}")
+        alone = draw(engine, "sd15", seed=i, prompt=f"cat {i}", **how)
         pair = [Image.open(io.BytesIO(one.images[0])).tobytes() for one in (images, alone)]
         assert max(abs(a - b) for a, b in zip(*pair, strict=True)) <= 2
 
