@@ -39,11 +39,14 @@ async def until(
 
 
 class LauncherConformance:
-    """`make` gives a launcher of the same cluster each time; `profile` one that it can launch."""
+    """`make` gives a launcher of the same cluster each time; `profile` one that it can launch. told_s: within how
+    long a stop has been told.
+    """
 
     make: Callable[[], Launcher]
     end: Callable[[str], Awaitable[None]]
     profile: ResourceProfile
+    told_s = 0.2
 
     async def test_nothing_is_there_at_first(self) -> None:
         launcher = self.make()
@@ -147,7 +150,7 @@ class LauncherConformance:
             await launcher.launch(order("r-25", self.profile))
             before = asyncio.all_tasks()
             stopping = asyncio.create_task(launcher.stop("r-25", 30.0))
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(self.told_s)
             stopping.cancel()
             await asyncio.wait([stopping])
             await until(launcher, lambda seen: "r-25" not in seen or seen["r-25"].state == "ended")

@@ -103,6 +103,7 @@ class TestSshLauncher(LauncherConformance):
     """`ssh` here runs the command on this machine, and systemd is the one above."""
 
     profile = ResourceProfile("cpu", "static")
+    told_s = 3.0  # a shell, and two starts of Python
 
     @pytest.fixture(autouse=True)
     def _fixtures(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

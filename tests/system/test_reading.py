@@ -75,7 +75,8 @@ def check_against_the_document(heard: list[Msg]) -> None:
             schema = payload | {"components": told["components"]}
             jsonschema.Draft7Validator(schema).validate(json.loads(message.data[:length]))
             seen.add(name)
-    assert {"job", "out", "result", "ended", "finished", "heartbeat", "queue", "worker_assign"} <= seen
+    assert {"job", "out", "result", "ended", "finished", "queue", "worker_assign"} <= seen
+    assert seen & {"heartbeat", "change"}, "a worker said what it has, or what of that has changed"
 
 
 async def test_everything_said_about_a_job_is_json_on_a_subject_that_names_it(synthetic: System) -> None:

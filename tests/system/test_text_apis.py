@@ -245,7 +245,9 @@ def test_thoughts_and_calls_are_items_of_a_streamed_response(client: openai.Open
     ) as stream:
         called = stream.get_final_response().output[0]
     assert called.type == "function_call" and called.name == "get_weather"
-    parsed = client.responses.parse(model="smol", input="Paris", text_format=City, max_output_tokens=60)
+    parsed = client.responses.parse(
+        model="smol", input="Paris", text_format=City, max_output_tokens=200, temperature=0
+    )
     assert isinstance(parsed.output_parsed, City)
 
 

@@ -32,7 +32,7 @@ def job(name: str) -> Job:
 def streaming(count: int = 1) -> tuple[_Streaming, dict[str, str]]:
     jobs = [job(f"j{number}") for number in range(count)]
     headers = answers_headers(jobs)
-    return _Streaming(jobs, ChatWriter(jobs[0], ASKED), headers), headers
+    return _Streaming(jobs, ChatWriter(jobs[0], ASKED), headers, lambda _: False), headers
 
 
 def ended(name: str, text: str = "hi") -> Completed:
