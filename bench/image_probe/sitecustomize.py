@@ -68,7 +68,7 @@ class _Watching(importlib.abc.MetaPathFinder):
                 owner = getattr(module, kind)
                 setattr(owner, method, _timed(what, getattr(owner, method), self._lines))
 
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # of this one module
         return spec
 
 

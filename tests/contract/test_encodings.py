@@ -143,7 +143,7 @@ def test_a_prompt_of_a_batch_is_the_one_of_before_to_the_last_bits(engine: Diffu
     for _ in range(2):
         made = asyncio.run(engine.run_together("m", tasks))
         assert all(isinstance(one, Images) for one in made)
-    assert [task.emit.prompts for task in tasks] == [(2, 0), (0, 0)]  # type: ignore[attr-defined]
+    assert [task.emit.prompts for task in tasks] == [(2, 0), (0, 0)]  # type: ignore[attr-defined]  # of Heard
     assert draw(engine)[0] == alone
 
 

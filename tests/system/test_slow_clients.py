@@ -78,7 +78,7 @@ def expected(tokens: int) -> list[str]:
 def test_a_client_that_reads_late_has_everything_in_order(system: System) -> None:
     with connected(system) as client:
         client.sendall(request("quick", TOKENS))
-        time.sleep(1.0)
+        time.sleep(1.0)  # the client is late: nothing that it could wait for says so
         [answer] = read(client, 1, pause_s=0.02)
     assert words(answer) == expected(TOKENS)
 

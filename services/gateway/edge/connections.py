@@ -121,7 +121,7 @@ class _Bounded(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.pipeline = _Pipeline()  # type: ignore[assignment]
+        self.pipeline = _Pipeline()  # type: ignore[assignment]  # has what uvicorn uses of a deque
         self._told: list[Callable[[], None]] = []
         self._is_lost = False
         self._address = ""
