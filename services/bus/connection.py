@@ -260,7 +260,6 @@ class Bus:
 async def _try_listening(client: QuickClient, heard: tuple[str, ...]) -> None:
     """Subscribe to these for a moment: what the server refuses it has said when this returns."""
     numbers = [client.subscribe_now(subject, lambda _: None) for subject in heard]
-    client.write_pending()
     await client.flush(timeout=HANDSHAKE_TIMEOUT_S)
     for number in numbers:
         client.unsubscribe_now(number)

@@ -4,7 +4,7 @@ nats-py queues each subscription's messages for a task of its own, drops them pa
 another task. Here a *direct* subscription's handler is called by the read loop itself, synchronously, so
 nothing is queued or dropped; and posted messages are written once per turn of the loop. A subscription for one
 request (`subscribe_now`) waits for nothing either. It overrides and uses private parts of nats-py
-(`_process_msg`, `_process_pong`, `_remove_sub`, `_resp_map`, `_max_payload`, `_subs`, `_pending`,
+(`_process_msg`, `_process_pong`, `_send_ping`, `_remove_sub`, `_resp_map`, `_max_payload`, `_subs`, `_pending`,
 `_flush_queue`, `_transport`), which is why pyproject pins its minor version; the contract tests of the bus
 would show a change.
 
@@ -159,6 +159,11 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         self.sent.count(len(payload))
         await super().publish(subject, payload, reply, headers)
 
+    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
+        """As nats-py's, which sends its PING before what is posted and not yet written."""
+        self._write_pending()
+        await super()._send_ping(future)
+
     def _check_size(self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None:
         """Raises MaxPayloadError, BadSubjectError: the server ends the connection of who sends more."""
         if message_bytes(payload, headers) > self._max_payload:
@@ -182,7 +187,7 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         elif self._due is None:
             self._due = loop.call_later(CROWD_GAP_S, self._write)
 
-    def write_pending(self) -> None:
+    def _write_pending(self) -> None:
         """Write what is posted now, before anything that nats-py itself writes at once."""
         if self._due is not None:
             self._due.cancel()

@@ -56,6 +56,16 @@ async def listening(bus: Bus, subject: str) -> Box:
     return box
 
 
+@pytest.mark.parametrize("is_urgent", [True, False])
+async def test_who_has_flushed_has_been_heard(connected: Connect, is_urgent: bool) -> None:
+    async with connected() as bus:
+        box = await listening(bus, "flushed")
+        for number in range(20):
+            bus.post("flushed", str(number).encode(), is_urgent=is_urgent)
+            await bus.client.flush()
+            assert len(box.messages) == number + 1
+
+
 async def test_what_is_posted_arrives_in_order_and_nothing_is_dropped(connected: Connect) -> None:
     async with connected() as sender, connected() as receiver:
         box = await listening(receiver, "a.*")
