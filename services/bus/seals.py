@@ -21,8 +21,8 @@ import msgspec
 from stoker.schemas.ranges import Moment
 
 SEAL_BYTES, SECRET_BYTES = 16, 32
-KEPT = 8192
-"""Seals that need not be computed again: of the jobs whose events come just now."""
+KEPT = 32_768
+"""Seals that need not be computed again: of the jobs that run now, each of which is in every heartbeat."""
 
 
 class SealKey(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ Pure, like the core whose books it reads. `now` is in seconds since 1970.
 
 import math
 from itertools import islice
+from statistics import fmean
 
 import msgspec
 
@@ -28,7 +29,7 @@ NOTIFY_EVERY_S = 1.0
 NOTIFIED_AT_A_TIME = 400
 DEPTHS_AT_A_TIME = 32
 MAX_STREAMS = 32
-"""Workers of one model that are looked at for an eta."""
+"""Workers of one model that are looked at for an eta, and jobs of each."""
 NOTIFIED_JOBS = 200
 """How many waiting jobs of a model are told their position every second."""
 UNSIZED = frozenset({"Function", "Weights"})
@@ -145,9 +146,10 @@ class Forecast:
         if not found:
             for worker in islice(self._fleet.replicas(model), MAX_STREAMS):
                 slots = max(worker.engine_slots(worker.replica_engine(model) or ""), 1)
-                held = [held for held in worker.held.values() if held.model == model]
-                run_s = sum(one.run_s for one in held) / len(held) if held else 0.0
-                found.append((run_s / slots if len(held) >= slots else 0.0, slots / max(run_s, 1e-9)))
+                held = worker.busy.get(model, 0)
+                some = (one.run_s for one in worker.held.values() if one.model == model) if held else ()
+                run_s = fmean(islice(some, MAX_STREAMS)) if held else 0.0
+                found.append((run_s / slots if held >= slots else 0.0, slots / max(run_s, 1e-9)))
         return found
 
     def position(self, record: JobRecord, place: int, now: float) -> list[Command]:

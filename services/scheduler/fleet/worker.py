@@ -20,6 +20,7 @@ from typing import Literal
 
 from stoker.schemas.catalog import Spec, fits_device, memory_needed_bytes
 from stoker.schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
+from stoker.services.scheduler.fleet.lane import Held, Lane
 
 Kind = tuple[tuple[tuple[str, EngineCapability], ...], str, str, str, int]
 
@@ -29,32 +30,6 @@ TRANSITIONS: dict[Presence, frozenset[Presence]] = {
     "silent": frozenset({"present", "away"}),
     "away": frozenset({"present"}),
 }
-
-
-@dataclass(slots=True)
-class Held:
-    """A slot that a job takes up. run_s: how long it is predicted to, from `since`, load_s included.
-
-    slots: of its lane: a job takes the device for 1 / slots of its time. is_ahead: it was sent ahead of
-    a free slot, to hide the latency of the wire; `since` is set when it has one. likeness, batch: so many that
-    are alike run as one. depth: as in Job. waits_since: since when it waits for calls of its own, and takes no
-    slot; None where it does not.
-    """
-
-    job: str
-    model: str
-    spec: str
-    lane: str
-    attempt: int
-    since: float
-    run_s: float = 0.0
-    load_s: float = 0.0
-    slots: int = 1
-    is_ahead: bool = False
-    likeness: bytes = b""
-    batch: int = 1
-    depth: int = 0
-    waits_since: float | None = None
 
 
 @dataclass(slots=True)
@@ -74,8 +49,8 @@ class OrderedLoad:
 
 @dataclass(slots=True)
 class Worker:
-    """One worker. `lanes` counts held jobs by lane: the one that the engine names, else the model; `waiting`
-    those that wait for calls of theirs instead, by lane and depth.
+    """One worker. `lanes`: its held jobs by lane, the one that the engine names, else the model; `waiting`
+    counts those that wait for calls of theirs instead, by lane and depth; `busy` all of them by model.
 
     planned: jobs that wait and are meant for it, by lane (placing/plan.py).
 
@@ -93,7 +68,8 @@ class Worker:
     presence: Presence = "present"
     since: float = 0.0
     held: dict[str, Held] = field(default_factory=dict)
-    lanes: dict[str, int] = field(default_factory=dict)
+    lanes: dict[str, Lane] = field(default_factory=dict)
+    busy: dict[str, int] = field(default_factory=dict)
     waiting: dict[tuple[str, int], int] = field(default_factory=dict)
     planned: dict[str, int] = field(default_factory=dict)
     residents: dict[str, ResidentModel] = field(default_factory=dict)
@@ -204,8 +180,15 @@ class Worker:
 
     def burden(self, model: str, engine: str) -> int:
         """Jobs in the lane that a job of this model would join, and those that are meant for it."""
-        lane = self.lane(model, engine)
-        return self.lanes.get(lane, 0) + self.planned.get(lane, 0)
+        return self.lane_burden(self.lane(model, engine))
+
+    def lane_burden(self, lane: str) -> int:
+        """Jobs in a lane, and those that are meant for it."""
+        return self.lane_load(lane) + self.planned.get(lane, 0)
+
+    def lane_load(self, name: str) -> int:
+        lane = self.lanes.get(name)
+        return lane.jobs if lane is not None else 0
 
     def slots(self, spec: Spec) -> int:
         """Jobs at a time; 0 while the engine is not there."""
@@ -214,7 +197,7 @@ class Worker:
 
     def load(self, model: str, engine: str) -> int:
         """Jobs in the lane that a job of this model would join."""
-        return self.lanes.get(self.lane(model, engine), 0)
+        return self.lane_load(self.lane(model, engine))
 
     def has_room(self, model: str, spec: Spec, batch: int = 1) -> bool:
         """Whether one more job may be sent here now, the prefetch included. batch: so many are drawn as one."""

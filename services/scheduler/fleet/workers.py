@@ -10,8 +10,9 @@ from typing import TypeVar
 from stoker.schemas.catalog import Spec
 from stoker.schemas.workers import Heartbeat, ResidentModel
 from stoker.services.scheduler.fleet.by_burden import ByBurden
+from stoker.services.scheduler.fleet.lane import Held, Lane
 from stoker.services.scheduler.fleet.places import Places
-from stoker.services.scheduler.fleet.worker import Held, Kind, OrderedLoad, Worker, newly_failed
+from stoker.services.scheduler.fleet.worker import Kind, OrderedLoad, Worker, newly_failed
 
 LOAD_BELIEVED_S = 3.0
 """How long a load that was ordered counts as under way though no heartbeat shows it."""
@@ -186,7 +187,8 @@ class Fleet:
 
     def hold(self, worker: Worker, held: Held) -> None:
         worker.held[held.job] = held
-        _count(worker.lanes, held.lane, 1)
+        _count(worker.busy, held.model, 1)
+        self._enter(worker, held)
         self._reindex_lane(worker, held.lane, held.model)
 
     def waits(self, worker: str, job: str) -> bool:
@@ -201,46 +203,43 @@ class Fleet:
         if waits == (held.waits_since is not None):
             return
         if held.waits_since is None:
-            if not held.is_ahead:
-                self._start_following(worker, held, now)
+            self._leave(worker, held, now)
             held.waits_since, held.is_ahead = now, False
         else:
             held.since += now - held.waits_since
             held.waits_since = None
-        _count(worker.lanes, held.lane, -1 if waits else 1)
+            self._enter(worker, held)
         _count(worker.waiting, (held.lane, held.depth), 1 if waits else -1)
         self._reindex_lane(worker, held.lane, held.model)
 
     def release(self, worker: Worker, job: str, now: float) -> Held | None:
         held = worker.held.pop(job, None)
         if held is not None:
+            _count(worker.busy, held.model, -1)
             if held.waits_since is not None:
                 _count(worker.waiting, (held.lane, held.depth), -1)
             else:
-                if not held.is_ahead:
-                    self._start_following(worker, held, now)
-                _count(worker.lanes, held.lane, -1)
+                self._leave(worker, held, now)
             self._reindex_lane(worker, held.lane, held.model)
         return held
 
     @staticmethod
-    def _start_following(worker: Worker, held: Held, now: float) -> None:
-        """A slot is free: the next job that was sent ahead begins, and with it what is drawn as one with it."""
-        if held.batch > 1 and any(
-            not one.is_ahead and one.likeness == held.likeness and one.lane == held.lane
-            for one in worker.held.values()
-        ):
-            return  # of its batch others are still to end
-        following = next((one for one in worker.held.values() if one.is_ahead and one.lane == held.lane), None)
-        if following is None:
-            return
-        alike = [
-            one
-            for one in worker.held.values()
-            if one.is_ahead and one.batch > 1 and one.likeness == following.likeness
-        ]
-        for one in (following, *alike[: following.batch]):
-            one.is_ahead, one.since = False, now
+    def _enter(worker: Worker, held: Held) -> None:
+        lane = worker.lanes.get(held.lane)
+        if lane is None:
+            lane = worker.lanes[held.lane] = Lane()
+        lane.enter(held)
+
+    @staticmethod
+    def _leave(worker: Worker, held: Held, now: float) -> None:
+        """A job leaves its lane. Where it had a slot, the next one begins that was sent ahead of one."""
+        lane = worker.lanes[held.lane]
+        had_slot = not held.is_ahead
+        lane.leave(held)
+        if not lane.jobs:
+            del worker.lanes[held.lane]
+        elif had_slot and lane.ahead:
+            _start_following(worker, lane, held, now)
 
     def _reindex_lane(self, worker: Worker, lane: str, model: str) -> None:
         if worker.id in self.by_burden:
@@ -265,21 +264,40 @@ class Fleet:
         """Raise AssertionError where counts, index and slots disagree. holders: the worker of each live job."""
         for worker in self.workers.values():
             lanes: dict[str, int] = {}
+            busy: dict[str, int] = {}
             waiting: dict[tuple[str, int], int] = {}
             for held in worker.held.values():
                 assert holders.get(held.job) == worker.id, (
                     f"{worker.id} holds {held.job}, the books do not say so"
                 )
+                _count(busy, held.model, 1)
                 if held.waits_since is None:
                     _count(lanes, held.lane, 1)
                 else:
                     _count(waiting, (held.lane, held.depth), 1)
             assert worker.waiting == waiting, f"{worker.id}: waiting {worker.waiting}, held {waiting}"
-            assert worker.lanes == lanes, f"{worker.id}: lanes {worker.lanes}, held {lanes}"
+            counted = {name: lane.jobs for name, lane in worker.lanes.items()}
+            assert counted == lanes, f"{worker.id}: lanes {counted}, held {lanes}"
+            assert worker.busy == busy, f"{worker.id}: busy {worker.busy}, held {busy}"
+            ahead = {job for lane in worker.lanes.values() for job in lane.ahead}
+            assert ahead == {one.job for one in worker.held.values() if one.is_ahead}
         for model, replicas in self._replicas.items():
             listed = {worker.id for worker in replicas}
             there = {name for name, worker in self.workers.items() if worker.replica_engine(model)}
             assert listed == there, f"replicas of {model}: listed {listed}, there {there}"
+
+
+def _start_following(worker: Worker, lane: Lane, held: Held, now: float) -> None:
+    """A slot is free: the next job that was sent ahead begins, and with it what is drawn as one with it."""
+    if held.batch > 1 and any(
+        not one.is_ahead and one.likeness == held.likeness and one.lane == held.lane
+        for one in worker.held.values()
+    ):
+        return  # of its batch others are still to end
+    following = next(iter(lane.ahead.values()))
+    alike = [one for one in lane.ahead.values() if one.batch > 1 and one.likeness == following.likeness]
+    for one in dict.fromkeys((following.job, *(one.job for one in alike[: following.batch]))):
+        lane.begin(lane.ahead[one], now)
 
 
 def _count(counts: dict[K, int], what: K, change: int) -> None:

@@ -15,7 +15,8 @@ from stoker.schemas.fleet import JobsPage, JobsQuery, JobView, QueueDepth
 from stoker.schemas.jobs import Job, Status, models_together, work_units
 from stoker.schemas.workers import RunningJob
 from stoker.services.scheduler.fleet.estimates import Estimates
-from stoker.services.scheduler.fleet.worker import Held, Worker
+from stoker.services.scheduler.fleet.lane import Held
+from stoker.services.scheduler.fleet.worker import Worker
 from stoker.services.scheduler.fleet.workers import Fleet
 from stoker.services.scheduler.jobs.fair_queue import FairClock, FairQueue
 from stoker.services.scheduler.jobs.family import Family

@@ -11,7 +11,8 @@ from stoker.schemas.catalog import Model, Spec, batch_limit
 from stoker.schemas.jobs import Job, likeness
 from stoker.schemas.workers import Finished
 from stoker.services.scheduler.fleet.estimates import Estimates
-from stoker.services.scheduler.fleet.worker import Held, Worker
+from stoker.services.scheduler.fleet.lane import Held
+from stoker.services.scheduler.fleet.worker import Worker
 from stoker.services.scheduler.jobs.ledger import Ledger
 from stoker.services.scheduler.jobs.record import Record
 

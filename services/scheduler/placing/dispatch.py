@@ -20,7 +20,8 @@ from stoker.schemas.job_events import Loading
 from stoker.schemas.workers import Assignment
 from stoker.services.bus.sizes import MAX_EVICTIONS
 from stoker.services.scheduler.fleet.estimates import Estimates
-from stoker.services.scheduler.fleet.worker import Held, Worker
+from stoker.services.scheduler.fleet.lane import Held
+from stoker.services.scheduler.fleet.worker import Worker
 from stoker.services.scheduler.fleet.workers import Fleet
 from stoker.services.scheduler.jobs.ledger import Ledger
 from stoker.services.scheduler.jobs.queues import ModelQueue

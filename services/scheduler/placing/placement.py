@@ -86,18 +86,15 @@ class Predictor:
 
     def wait_s(self, worker: Worker, lane: str, slots: int, now: float) -> float:
         """Seconds until a job that joins the lane now has a slot."""
-        ahead = worker.lanes.get(lane, 0) + worker.planned.get(lane, 0)
-        if ahead < slots:
+        if worker.lane_burden(lane) < slots:
             return 0.0
         return (self.held_s(worker, lane, now) + self.planned_s(worker, lane)) / max(slots, 1)
 
     @staticmethod
-    def held_s(worker: Worker, lane: str, now: float) -> float:
-        """Seconds of work that the lane has."""
-        if not worker.lanes.get(lane):
-            return 0.0
-        held = (one for one in worker.held.values() if one.lane == lane and one.waits_since is None)
-        return sum(one.run_s if one.is_ahead else max(one.run_s - (now - one.since), 0.0) for one in held)
+    def held_s(worker: Worker, name: str, now: float) -> float:
+        """Seconds of work that a lane has."""
+        lane = worker.lanes.get(name)
+        return lane.work_s(now) if lane is not None else 0.0
 
     def planned_s(self, worker: Worker, lane: str) -> float:
         """Seconds of work that wait and are meant for the lane."""
@@ -158,7 +155,6 @@ class Predictor:
     def in_memory(self, worker: Worker) -> list[Weights]:
         """What is in the worker's device memory, loads under way not included."""
         found: dict[str, Weights] = {}
-        used = {held.model for held in worker.held.values()}
         lots = self.plan.on(worker.id).lots
         for one in worker.residents.values():
             if one.tier not in ("hot", "base"):
@@ -168,7 +164,7 @@ class Predictor:
             if weights is None:
                 weights = found[key] = Weights(key, one.memory_bytes, [])
             weights.residents.append(one)
-            weights.is_in_use |= one.model in used
+            weights.is_in_use |= one.model in worker.busy
             lot = lots.get(one.model)
             weights.jobs += lot.jobs if lot is not None else 0
         return list(found.values())

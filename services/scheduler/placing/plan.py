@@ -129,9 +129,7 @@ class Plan:
 
     def _burden(self, lot: Lot) -> int:
         worker = self._fleet.workers.get(lot.worker)
-        return (
-            worker.lanes.get(lot.lane, 0) + worker.planned.get(lot.lane, 0) if worker is not None else lot.jobs
-        )
+        return worker.lane_burden(lot.lane) if worker is not None else lot.jobs
 
     def trim(self, model: str, waiting: int) -> None:
         """No more jobs may be planned than wait."""

@@ -12,9 +12,10 @@ revoked.
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 from stoker.schemas.fleet import PlatformEvent
-from stoker.schemas.jobs import is_repeatable, work_units
+from stoker.schemas.jobs import is_repeatable
 from stoker.services.scheduler.fleet.estimates import Estimates
 from stoker.services.scheduler.fleet.worker import Worker
 from stoker.services.scheduler.fleet.workers import Fleet
@@ -75,13 +76,13 @@ class Suspicion:
 
     def _slow(self, worker: Worker, now: float) -> Iterator[tuple[Record, float]]:
         """The jobs that a worker runs for too long, and how long would have been slow."""
+        slowest = cache(self._estimates.slowest_s)  # of thousands of jobs that run, most are alike
         for held in worker.held.values():
-            record = self._ledger.records[held.job]
-            is_young = now - held.since <= MIN_SLOW_S + held.load_s
-            if is_young or record.phase != "running" or held.is_ahead or held.waits_since is not None:
+            if now - held.since <= MIN_SLOW_S + held.load_s or held.is_ahead or held.waits_since is not None:
                 continue
-            slowest_s = self._estimates.slowest_s(held.model, held.spec, work_units(record.job.input))
-            if slowest_s is None:
+            record = self._ledger.records[held.job]
+            slowest_s = slowest(held.model, held.spec, record.units)
+            if slowest_s is None or record.phase != "running":
                 continue
             slow_s = max(SLOW_FACTOR * slowest_s, MIN_SLOW_S)
             if now - held.since > slow_s + held.load_s:

@@ -2,7 +2,13 @@
 
 from stoker.schemas.catalog import Adapter, Model, Spec
 from stoker.schemas.jobs import CompletionInput, Job
+from stoker.services.scheduler.fleet.worker import Worker
 from tests.unit.scheduler.workers import MB
+
+
+def lane_loads(worker: Worker) -> dict[str, int]:
+    """How many jobs each lane has."""
+    return {name: lane.jobs for name, lane in worker.lanes.items()}
 
 
 def make_model(

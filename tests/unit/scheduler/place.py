@@ -7,7 +7,8 @@ from stoker.schemas.fleet import Explanation
 from stoker.schemas.jobs import CompletionInput, Job
 from stoker.schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
 from stoker.services.scheduler.fleet.estimates import Estimates
-from stoker.services.scheduler.fleet.worker import Held, Worker
+from stoker.services.scheduler.fleet.lane import Held
+from stoker.services.scheduler.fleet.worker import Worker
 from stoker.services.scheduler.fleet.workers import Fleet
 from stoker.services.scheduler.jobs.ledger import Ledger
 from stoker.services.scheduler.jobs.record import Record

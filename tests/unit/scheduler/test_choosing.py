@@ -10,6 +10,7 @@ from stoker.schemas.catalog import LoadBalancing, Model, Spec
 from stoker.schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, Job, JobInput, prefix_of
 from stoker.schemas.openai import ChatMessage
 from stoker.schemas.workers import EngineCapability, Heartbeat
+from stoker.services.scheduler.fleet.lane import Held, Lane
 from stoker.services.scheduler.fleet.worker import Worker
 from stoker.services.scheduler.placing.balance import Balancer, Ready, is_plain
 from stoker.services.scheduler.placing.prefix_hash import HashRing
@@ -18,8 +19,13 @@ from stoker.services.scheduler.placing.prefix_hash import HashRing
 def worker(name: str, load: int = 0, slots: int = 8) -> Worker:
     engines = {"text": EngineCapability(slots, 0, ("TextGeneration",))}
     found = Worker(name, Heartbeat(name, 1.0, 1, "", "", "cpu", "h", engines, 1, 0), 0.0)
-    found.lanes = {"m": load}
+    for number in range(load):
+        give(found, f"held {number}")
     return found
+
+
+def give(worker: Worker, job: str) -> None:
+    worker.lanes.setdefault("m", Lane()).enter(Held(job, "m", "s", "m", 1, 0.0))
 
 
 def ready(name: str, load: int = 0, *, target: int = 100, can_serve: bool = True, slots: int = 8) -> Ready:
@@ -75,10 +81,10 @@ def test_a_standby_waits_though_the_others_have_no_room() -> None:
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=5), st.integers(1, 120))
 def test_no_replica_gets_less_than_its_share_by_its_target(targets: list[int], requests: int) -> None:
     balancer, replicas = Balancer(), [ready(f"w{n}", target=target) for n, target in enumerate(targets)]
-    for _ in range(requests):
+    for number in range(requests):
         found = balancer.choose(model(), job(), replicas)
         assert found is not None
-        found.worker.lanes["m"] += 1
+        give(found.worker, f"given {number}")
     for replica, target in zip(replicas, targets, strict=True):
         assert replica.load("m") >= requests * target // sum(targets)
 

@@ -6,7 +6,7 @@ import pytest
 
 from stoker.schemas.catalog import Adapter
 from stoker.schemas.job_events import Loading
-from stoker.services.scheduler.fleet.worker import Held
+from stoker.services.scheduler.fleet.lane import Held
 from stoker.services.scheduler.placing.dispatch import MAX_PASSED, STRETCH
 from stoker.services.scheduler.placing.explaining import EXPLAINED_CANDIDATES, EXPLAINED_WHEN_HOT
 from stoker.services.scheduler.protocol import commands

@@ -13,7 +13,7 @@ from stoker.services.scheduler.jobs.ledger import Ledger
 from stoker.services.scheduler.placing.possibility import STARTING_GRACE_S
 from stoker.services.scheduler.protocol import commands, events
 from stoker.services.scheduler.protocol.endings import Endings
-from tests.unit.scheduler.making import make_model
+from tests.unit.scheduler.making import lane_loads, make_model
 from tests.unit.scheduler.single import NOW, TERM, Core
 from tests.unit.scheduler.workers import MB, SimWorker
 
@@ -170,6 +170,6 @@ def test_an_adopted_job_takes_a_slot_of_the_lane_of_its_engine() -> None:
     core.arrive("drawn", 1, model="i")
     core.arrive("unknown", 2, model="u")
     worker = core.scheduler.fleet.workers["w"]
-    assert worker.lanes == {"lane:device": 1, "u": 1}
+    assert lane_loads(worker) == {"lane:device": 1, "u": 1}
     held = worker.held["drawn"]
     assert (held.job, held.model, held.spec, held.attempt, held.since) == ("drawn", "i", "default", 1, NOW)

@@ -8,7 +8,7 @@ import pytest
 from stoker.schemas.catalog import Spec
 from stoker.schemas.fleet import Condition, ModelReplicas, Replica, SpecReplicas
 from stoker.schemas.job_events import Downloading, Loading, Provisioning, Queued
-from stoker.services.scheduler.fleet.worker import Held
+from stoker.services.scheduler.fleet.lane import Held
 from stoker.services.scheduler.forecast import (
     DEPTH_ANYWAY_S,
     DEPTH_EVERY_S,

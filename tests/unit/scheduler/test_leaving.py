@@ -7,7 +7,8 @@ import pytest
 from stoker.schemas.fleet import PlatformEvent
 from stoker.schemas.job_events import Cancelled, Failed
 from stoker.schemas.jobs import CompletionInput, Job
-from stoker.services.scheduler.fleet.worker import Held, Worker
+from stoker.services.scheduler.fleet.lane import Held
+from stoker.services.scheduler.fleet.worker import Worker
 from stoker.services.scheduler.fleet.workers import Fleet
 from stoker.services.scheduler.jobs.ledger import Ledger
 from stoker.services.scheduler.jobs.record import Phase, Record

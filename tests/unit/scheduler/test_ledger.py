@@ -8,7 +8,7 @@ import pytest
 from stoker.schemas.fleet import Explanation, JobsQuery, JobView
 from stoker.schemas.jobs import CompletionInput, Job
 from stoker.schemas.workers import RunningJob
-from stoker.services.scheduler.fleet.worker import Held
+from stoker.services.scheduler.fleet.lane import Held
 from stoker.services.scheduler.fleet.workers import Fleet
 from stoker.services.scheduler.jobs import history, ledger
 from stoker.services.scheduler.jobs.ledger import Ledger
@@ -21,6 +21,7 @@ from stoker.services.scheduler.jobs.record import (
     Phase,
     Record,
 )
+from tests.unit.scheduler.making import lane_loads
 from tests.unit.scheduler.workers import SimWorker
 
 NOW = 1000.0
@@ -62,7 +63,7 @@ def in_phase(phase: Phase) -> tuple[Ledger, Record]:
 def snapshot(found: Ledger, record: Record) -> object:
     queue, worker = found.queue("a"), found.fleet.workers["w"]
     return copy.deepcopy(
-        (record, list(queue.waiting.in_order()), queue.running, queue.by_spec, worker.held, worker.lanes)
+        (record, list(queue.waiting.in_order()), queue.running, queue.by_spec, worker.held, lane_loads(worker))
     )
 
 
@@ -87,9 +88,9 @@ def test_leaving_a_state_gives_its_slot_back(phase: Phase, to: Phase) -> None:
         pytest.skip("no such move")
     found, record = in_phase(phase)
     queue, worker = found.queue("a"), found.fleet.workers["w"]
-    assert (queue.running, queue.by_spec, worker.lanes) == (1, {"default": 1}, {"a": 1})
+    assert (queue.running, queue.by_spec, lane_loads(worker)) == (1, {"default": 1}, {"a": 1})
     found.move(record, to, NOW + 3)
-    assert (queue.running, queue.by_spec, worker.lanes, worker.held) == (0, {}, {}, {})
+    assert (queue.running, queue.by_spec, lane_loads(worker), worker.held) == (0, {}, {}, {})
     assert (record.worker, record.spec) == (("", "") if to == "waiting" else ("w", "default"))
     assert ("j" in queue.waiting) == (to == "waiting")
 
@@ -111,7 +112,7 @@ def test_a_job_cannot_be_offered_twice_and_the_second_offer_takes_no_slot() -> N
     with pytest.raises(IllegalMove):
         found.offer(record, found.fleet.workers["w"], held(attempt=2), 7, NOW)
     assert record.attempt == 1
-    assert found.fleet.workers["w"].lanes == {"a": 1}
+    assert lane_loads(found.fleet.workers["w"]) == {"a": 1}
     found.validate()
 
 
@@ -307,7 +308,9 @@ def test_history_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda found, record: found.queue("a").by_spec.update({"default": 2}),
         lambda found, record: setattr(found.queue("a"), "running", 5),
         lambda found, record: found.queue("a").waiting.push("ghost", 99),
-        lambda found, record: found.fleet.workers["w"].lanes.update({"a": 2}),
+        lambda found, record: setattr(found.fleet.workers["w"].lanes["a"], "jobs", 2),
+        lambda found, record: found.fleet.workers["w"].busy.update({"a": 2}),
+        lambda found, record: found.fleet.workers["w"].lanes["a"].ahead.update({"ghost": held("ghost")}),
         lambda found, record: found.fleet.workers["w"].held.update({"ghost": held("ghost")}),
     ],
 )

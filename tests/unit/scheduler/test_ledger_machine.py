@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from stoker.schemas.fleet import JobsQuery
 from stoker.schemas.jobs import CompletionInput, Job
 from stoker.schemas.workers import RunningJob
-from stoker.services.scheduler.fleet.worker import Held
+from stoker.services.scheduler.fleet.lane import Held
 from stoker.services.scheduler.fleet.workers import Fleet
 from stoker.services.scheduler.jobs.ledger import Ledger
 from stoker.services.scheduler.jobs.record import HOLDS_SLOT, TRANSITIONS, IllegalMove, Phase

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.services.scheduler.fleet.worker import Held
+from stoker.services.scheduler.fleet.lane import Held
 from stoker.services.scheduler.placing.placement import FREE_LOAD_SHARE, SPREAD_SHARE
 from tests.unit.scheduler.place import MB, NOW, Place, model, resident, spec
 

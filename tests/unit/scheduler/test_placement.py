@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stoker.schemas.catalog import Adapter, Model, Spec
 from stoker.schemas.jobs import CompletionInput, Job
 from stoker.schemas.workers import EngineCapability, Heartbeat, Tier
-from stoker.services.scheduler.fleet.worker import Held
+from stoker.services.scheduler.fleet.lane import Held
 from stoker.services.scheduler.fleet.workers import Fleet
 from stoker.services.scheduler.placing.option import Option
 from stoker.services.scheduler.placing.placement import (

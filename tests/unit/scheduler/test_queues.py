@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stoker.schemas.fleet import JobsQuery, JobView
 from stoker.schemas.jobs import CompletionInput, Job
-from stoker.services.scheduler.fleet.worker import Held
+from stoker.services.scheduler.fleet.lane import Held
 from stoker.services.scheduler.fleet.workers import Fleet
 from stoker.services.scheduler.jobs import history, ledger
 from stoker.services.scheduler.jobs.history import History

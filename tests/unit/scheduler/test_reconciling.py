@@ -7,7 +7,7 @@ import pytest
 from stoker.schemas.job_events import Cancelled
 from stoker.schemas.jobs import CompletionInput, Job
 from stoker.schemas.workers import RunningJob
-from stoker.services.scheduler.fleet.worker import Held
+from stoker.services.scheduler.fleet.lane import Held
 from stoker.services.scheduler.fleet.workers import Fleet
 from stoker.services.scheduler.jobs.ledger import Ledger
 from stoker.services.scheduler.jobs.record import Phase, Record

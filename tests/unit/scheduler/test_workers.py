@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 from stoker.schemas.catalog import Spec
 from stoker.schemas.workers import EngineCapability, Heartbeat, ResidentModel, Tier
 from stoker.services.scheduler.fleet.by_burden import ByBurden
+from stoker.services.scheduler.fleet.lane import Held
 from stoker.services.scheduler.fleet.worker import (
     TRANSITIONS,
-    Held,
     OrderedLoad,
     Presence,
     Worker,
     newly_failed,
 )
 from stoker.services.scheduler.fleet.workers import LOAD_BELIEVED_S, Fleet
+from tests.unit.scheduler.making import lane_loads
 
 MB = 10**6
 NOW = 1000.0
@@ -259,9 +260,9 @@ def test_a_slot_that_is_released_twice_is_free_once() -> None:
     fleet.hold(found, held("j2"))
     assert fleet.release(found, "j1", NOW) is not None
     assert fleet.release(found, "j1", NOW) is None
-    assert found.lanes == {"a": 1}
+    assert lane_loads(found) == {"a": 1}
     fleet.release(found, "j2", NOW)
-    assert found.lanes == {}
+    assert lane_loads(found) == {}
 
 
 # Ordered loads ------------------------------------------------------------------------------------
