@@ -128,7 +128,7 @@ class Scheduler:
         return [] if self.is_settling else self.dispatcher.dispatch(model, now)
 
     def _dispatch_all(self, now: float) -> list[Command]:
-        queues = self.ledger.waiting_queues()
+        queues = self.ledger.by_first_job(self.ledger.waiting_queues())
         return [command for queue in queues for command in self._dispatch(queue.name, now)]
 
     def _fill(self, worker: Worker, now: float) -> list[Command]:

@@ -139,7 +139,7 @@ class Forecast:
             lane_s = predictor.held_s(worker, lot.lane, now) / slots
             is_hot = worker.tier(model, lot.spec.name) == "hot"
             ready_s = 0.0 if is_hot else predictor.load_s(worker, model, lot.spec, now)
-            ready_s += 0.0 if is_hot or worker.is_loading else predictor.owed_s(worker, model)
+            ready_s += 0.0 if is_hot or worker.is_loading else predictor.owed_s(worker, model, now)
             share = lot.jobs / max(worker.planned.get(lot.lane, 0), lot.jobs)
             run_s = max(predictor.mean_run_s(model, lot.spec.name), 1e-3)
             found.append((max(lane_s, ready_s), share * slots / run_s))

@@ -196,8 +196,15 @@ class FairQueue:
 
     def order(self) -> Order | None:
         """How urgent the next job is, or None where there is none."""
+        first = self.first_with_order()
+        return first[1] if first is not None else None
+
+    def first_with_order(self) -> tuple[str, Order] | None:
+        """The next job and how urgent it is, or None."""
         line = self._head()
-        return (-line.priority, self._clock.given(line.tenant)) if line is not None else None
+        if line is None:
+            return None
+        return line.jobs.peekitem(0)[1][0], (-line.priority, self._clock.given(line.tenant))
 
     def take(self, job: str, seconds: float | None = None) -> None:
         """Serve a job, wherever it stands: its tenant is charged. Raises KeyError.

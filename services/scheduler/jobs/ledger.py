@@ -8,6 +8,7 @@ place in a queue can outlive the state that it belongs to. `validate` checks all
 """
 
 import heapq
+from collections.abc import Iterable
 
 import msgspec
 
@@ -58,19 +59,29 @@ class Ledger:
             del self.queues[model]
 
     def waiting_queues(self) -> list[ModelQueue]:
-        """Queues with waiting jobs; the one whose first job came first is first. O(models log models)."""
-        waiting = [queue for queue in self.queues.values() if len(queue.waiting)]
-        waiting.sort(key=lambda queue: self.first_key(queue.name))
-        return waiting
+        """Queues with waiting jobs, in no order. O(models)."""
+        return [queue for queue in self.queues.values() if len(queue.waiting)]
 
-    def first_key(self, model: str) -> tuple[int, float, int, float]:
+    def by_first_job(self, queues: Iterable[ModelQueue]) -> list[ModelQueue]:
+        """The queue whose first job is the most urgent comes first."""
+        return sorted(queues, key=self._first_key)
+
+    def _first_key(self, queue: ModelQueue) -> tuple[int, float, int, float]:
         """Orders queues by their first jobs: priority, what its tenant was given, depth, age."""
-        waiting = self.queue(model).waiting
-        first, order = waiting.peek(), waiting.order()
-        if first is None or order is None:
+        first = queue.waiting.first_with_order()
+        if first is None:
             return (0, 0.0, 0, 0.0)
-        job = self.records[first].job
+        name, order = first
+        job = self.records[name].job
         return (*order, -job.depth, job.created_at)
+
+    def first_plain(self, queue: ModelQueue) -> Record:
+        """The next job that any worker may run; there is one."""
+        first = queue.waiting.peek()
+        if first is not None and not (record := self.records[first]).is_particular:
+            return record
+        records = (self.records[job] for job in queue.waiting.in_order())
+        return next(one for one in records if not one.is_particular)
 
     def has_waiting(self, model: str) -> bool:
         queue = self.queues.get(model)

@@ -171,8 +171,7 @@ class Dispatcher:
             missing -= place(self.ledger.records[job])
         plain = min(len(queue.waiting) - len(queue.particular), missing)
         if plain > 0:
-            records = (self.ledger.records[job] for job in queue.waiting.in_order())
-            record = next(one for one in records if not one.is_particular)
+            record = self.ledger.first_plain(queue)
             for _ in range(plain):
                 if not place(record):
                     break
@@ -226,12 +225,11 @@ class Dispatcher:
 
     def _next_here(self, worker: Worker, now: float) -> tuple[JobRecord, Worker, Spec] | None:
         """The next job for a worker: of what is meant for it, else of what is hot here and meant for others."""
-        found = self._best_of(worker, list(self.plan.on(worker.id).lots), now, only_free=False)
+        lots = self.plan.on(worker.id).lots
+        found = self._best_of(worker, [name for name in worker.near if name in lots], now, only_free=False)
         if found is None:
-            hot = [
-                name for name in worker.residents if self.plan.planned(name) and worker.hot(name) is not None
-            ]
-            found = self._best_of(worker, hot, now, only_free=True)
+            others = [name for name in worker.near if name not in lots and self.plan.planned(name)]
+            found = self._best_of(worker, others, now, only_free=True)
         return found
 
     def _best_of(
@@ -241,8 +239,7 @@ class Dispatcher:
         best: tuple[tuple[int, float, int, float], JobRecord, Worker, Spec] | None = None
         for name in names:
             found = self._next_of(worker, name, now, only_free=only_free)
-            order = self.ledger.queue(name).waiting.order()
-            if found is None or order is None:
+            if found is None or (order := self.ledger.queue(name).waiting.order()) is None:
                 continue
             record = found[0]
             due = record.job.created_at + STRETCH * self.predictor.mean_run_s(name, found[2].name)
@@ -377,9 +374,10 @@ class Dispatcher:
         for name in [name for name in self.ledger.queues if name not in self.models]:
             self.ledger.forget_queue(name)
         commands: list[Command] = []
-        for queue in self.ledger.waiting_queues():
-            if self.plan.planned(queue.name) != len(queue.waiting):
-                commands += self.dispatch(queue.name, now)
+        queues = self.ledger.waiting_queues()
+        unplanned = [queue for queue in queues if self.plan.planned(queue.name) != len(queue.waiting)]
+        for queue in self.ledger.by_first_job(unplanned):
+            commands += self.dispatch(queue.name, now)
         names = list(self.plan.workers())
         for _ in range(min(LOOKED_AT_IN_A_TICK, len(names))):
             self._looked_at = (self._looked_at + 1) % len(names)

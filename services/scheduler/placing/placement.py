@@ -112,13 +112,16 @@ class Predictor:
             if one.lane == lane and worker.tier(one.model, one.spec.name) == "hot"
         )
 
-    def owed_s(self, worker: Worker, but: str) -> float:
+    def owed_s(self, worker: Worker, but: str, now: float) -> float:
         """Seconds of loads that the worker has to do for what is planned on it, but for one model."""
-        return sum(
-            self.load_s(worker, one.model, one.spec)
-            for one in self.plan.on(worker.id).lots.values()
-            if one.model != but
-        )
+        intent = self.plan.on(worker.id)
+        if not intent.lots:
+            return 0.0
+        if intent.owed is None or intent.owed[0] != now:  # a look at all queues asks this for each
+            intent.owed = now, sum(self.load_s(worker, one.model, one.spec) for one in intent.lots.values())
+        own = intent.lots.get(but)
+        own_s = self.load_s(worker, own.model, own.spec) if own is not None else 0.0
+        return max(intent.owed[1] - own_s, 0.0)
 
     def load_s(self, worker: Worker, model: str, spec: Spec, now: float | None = None) -> float:
         """Seconds until the model is hot, by itself; less what a load under way has done by now."""
@@ -258,7 +261,7 @@ class Predictor:
         load = self.load_s(worker, model, spec, now)
         if tier == "hot":
             resident = worker.residents[model]
-            return self.reload_s(worker, resident) + self.owed_s(worker, model), 0.0
+            return self.reload_s(worker, resident) + self.owed_s(worker, model, now), 0.0
         if tier == "loading" or model in self.plan.on(worker.id).lots:
             if self._displaces(worker, model, spec):
                 return max(FREE_LOAD_SHARE * load - wait_s, 0.0), 0.0
@@ -271,7 +274,7 @@ class Predictor:
         share = 1.0 if must_evict else FREE_LOAD_SHARE
         if tier == "cold":
             share = self._download_share(model, spec, now)
-        return share * load + self.owed_s(worker, model), eviction
+        return share * load + self.owed_s(worker, model, now), eviction
 
     def _displaces(self, worker: Worker, model: str, spec: Spec) -> bool:
         """Whether a load that is under way, or meant to be, takes the place of others: more jobs should share

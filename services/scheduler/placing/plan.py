@@ -40,13 +40,15 @@ class Lot:
 class Intent:
     """What is planned on one worker. closing: by model, jobs that still have their turn before it makes room.
 
-    room_for: the model for which room is made.
+    room_for: the model for which room is made. owed: when the loads that the lots need were added up, and their
+    seconds; None where lots have come or gone since.
     """
 
     lots: dict[str, Lot] = field(default_factory=dict)
     closing: dict[str, int] = field(default_factory=dict)
     room_for: str = ""
     moved_at: float = 0.0
+    owed: tuple[float, float] | None = None
 
 
 class Plan:
@@ -79,10 +81,11 @@ class Plan:
 
     def put(self, worker: Worker, model: str, spec: Spec, jobs: int) -> Lot:
         """So many more jobs are meant for a worker."""
-        lots = self.on(worker.id).lots
-        lot = lots.get(model)
+        intent = self.on(worker.id)
+        lot = intent.lots.get(model)
         if lot is None:
-            lot = lots[model] = Lot(worker.id, model, spec, worker.lane(model, spec.engine))
+            intent.owed = None
+            lot = intent.lots[model] = Lot(worker.id, model, spec, worker.lane(model, spec.engine))
             self._by_model.setdefault(model, {})[worker.id] = lot
         self._add(lot, jobs)
         return lot
@@ -101,6 +104,7 @@ class Plan:
         if lot.jobs:
             return
         intent = self._intents[lot.worker]
+        intent.owed = None
         del intent.lots[lot.model]
         del self._by_model[lot.model][lot.worker]
         if not self._by_model[lot.model]:

@@ -12,7 +12,6 @@ revoked.
 """
 
 from collections.abc import Iterator
-from functools import cache
 
 from stoker.schemas.fleet import PlatformEvent
 from stoker.schemas.jobs import is_repeatable
@@ -46,6 +45,8 @@ class Suspicion:
         self._looked_at = 0.0
         self._next: list[str] = []
         self._each = 0
+        self._slowest: dict[tuple[str, str, float], float | None] = {}
+        """By model, spec and size, in one look: most of thousands that run are alike."""
 
     def look(self, now: float) -> tuple[list[Record], list[Command]]:
         """The running jobs that are overdue; suspects their workers. Some workers at a time, so that
@@ -59,6 +60,7 @@ class Suspicion:
             self._each = min(-(-len(self._next) // TURNS), MOST_AT_A_TIME)
         overdue: list[Record] = []
         commands: list[Command] = []
+        self._slowest.clear()
         for _ in range(min(self._each, len(self._next))):
             worker = self._fleet.workers.get(self._next.pop())
             if worker is not None:
@@ -76,12 +78,14 @@ class Suspicion:
 
     def _slow(self, worker: Worker, now: float) -> Iterator[tuple[Record, float]]:
         """The jobs that a worker runs for too long, and how long would have been slow."""
-        slowest = cache(self._estimates.slowest_s)  # of thousands of jobs that run, most are alike
         for held in worker.held.values():
             if now - held.since <= MIN_SLOW_S + held.load_s or held.is_ahead or held.waits_since is not None:
                 continue
             record = self._ledger.records[held.job]
-            slowest_s = slowest(held.model, held.spec, record.units)
+            alike = (held.model, held.spec, record.units)
+            if alike not in self._slowest:
+                self._slowest[alike] = self._estimates.slowest_s(*alike)
+            slowest_s = self._slowest[alike]
             if slowest_s is None or record.phase != "running":
                 continue
             slow_s = max(SLOW_FACTOR * slowest_s, MIN_SLOW_S)

@@ -238,13 +238,15 @@ def test_queues_of_models_that_are_gone_go_when_no_job_is_left() -> None:
     assert found.queues == {}
 
 
-def test_waiting_models_come_in_the_order_of_their_first_jobs() -> None:
+def test_queues_that_wait_come_in_the_order_of_their_first_jobs() -> None:
     found = books()
     for name, model, at, priority in (("1", "a", 3.0, 0), ("2", "b", 1.0, 0), ("3", "c", 9.0, 1)):
         made = Job(name, model, CompletionInput("x"), "gw", at, priority=priority)
         found.add(made, "h", 1, NOW)
     found.queue("empty")
-    assert [queue.name for queue in found.waiting_queues()] == ["c", "b", "a"]
+    waiting = found.waiting_queues()
+    assert {queue.name for queue in waiting} == {"a", "b", "c"}
+    assert [queue.name for queue in found.by_first_job(waiting)] == ["c", "b", "a"]
     assert found.has_waiting("a")
     assert not found.has_waiting("empty")
     assert not found.has_waiting("never there")

@@ -167,13 +167,27 @@ def test_pages_together_are_everything_once(count: int, limit: int) -> None:
     assert len(whole) == count
 
 
-def test_first_keys_order_queues_by_priority_then_what_tenants_were_given_then_age() -> None:
+def test_queues_come_by_priority_then_what_tenants_were_given_then_depth_then_age() -> None:
     found = books()
-    found.add(job("a1", "a", created_at=5.0), "h", 1, NOW)
-    found.add(job("b1", "b", created_at=1.0, priority=-2), "h", 2, NOW)
-    assert found.first_key("a") == (0, 0.0, 0, 5.0)
-    assert found.first_key("b") == (2, 0.0, 0, 1.0)
-    assert found.first_key("empty") == (0, 0.0, 0, 0.0)
+    found.add(job("e1", "e", created_at=1.0, tenant="served"), "h", 1, NOW)
+    found.clock.charge("served", 3.0)
+    found.add(job("a1", "a", created_at=5.0), "h", 2, NOW)
+    found.add(job("b1", "b", created_at=1.0, priority=-2), "h", 3, NOW)
+    found.add(job("c1", "c", created_at=4.0), "h", 4, NOW)
+    found.add(job("d1", "d", created_at=9.0, depth=1), "h", 5, NOW)
+    assert [queue.name for queue in found.by_first_job(found.waiting_queues())] == ["d", "c", "a", "e", "b"]
+    assert found.queue("e").waiting.first_with_order() == ("e1", (0, 3.0))
+    assert found.queue("empty").waiting.first_with_order() is None
+
+
+def test_the_first_job_that_any_worker_may_run_stands_behind_those_with_needs_of_their_own() -> None:
+    found = books()
+    for name in ("lost", "too", "plain"):
+        found.add(job(name, "a"), "h", len(found.records) + 1, NOW)
+    assert found.first_plain(found.queue("a")).id == "lost"
+    for name in ("lost", "too"):
+        found.records[name].lost_on.append("w")
+    assert found.first_plain(found.queue("a")).id == "plain"
 
 
 def test_heat_is_the_arrivals_of_the_last_minute_older_ones_less() -> None:
