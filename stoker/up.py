@@ -2,31 +2,24 @@
 
 Every process writes to this terminal behind its name. One that dies is started again, with a pause that
 doubles while it keeps dying. One Ctrl-C (or SIGTERM) stops all: workers finish what they run.
-
-A child is a state machine; `TRANSITIONS` is its table, `Child.move` the only way to change its state.
-
-starting   its process is being made
-running    it has a process
-pausing    that ended by itself; the next is started after a pause
-stopping   it was told to end
-ended      it has no process and gets no other
 """
 
 import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 from zlib import crc32
 
 from rich.console import Console
 
 from stoker import servers
+from stoker.child import Child
 from stoker.functions.manifest import located
 from stoker.idle import until_idle
 from stoker.schemas import wire
@@ -38,7 +31,7 @@ from stoker.services.process.disk import room_at
 from stoker.services.process.embedded import embedded_server, free_port
 from stoker.services.process.running import die_with_parent
 from stoker.services.process.settings import BusSettings, read_settings
-from stoker.services.process.tasks import LimitExceeded, TaskOwner, limit
+from stoker.services.process.tasks import LimitExceeded, TaskOwner, cleanup, limit
 from stoker.services.records.installation import install
 
 DISK_EVERY_S = 1.0
@@ -57,66 +50,7 @@ REACHED = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "localhost": "127.0.0.1"}
 """How this machine reaches a gateway that listens on all addresses, or on a name."""
 
 
-State = Literal["starting", "running", "pausing", "stopping", "ended"]
-
-TRANSITIONS: Mapping[State, frozenset[State]] = {
-    "starting": frozenset({"running", "ended"}),
-    "running": frozenset({"pausing", "stopping"}),
-    "pausing": frozenset({"starting", "ended"}),
-    "stopping": frozenset({"ended"}),
-    "ended": frozenset(),
-}
-
-
-class IllegalMove(RuntimeError):
-    """A child was to change to a state that its own does not lead to."""
-
-
 GATEWAY = "stoker.services.gateway"
-
-
-@dataclass(slots=True)
-class Child:
-    """One process that is kept running. is_wanted: False once all are to stop, whatever its state is.
-
-    nats: the server's address with its password, which everybody would see in a command line.
-    """
-
-    name: str
-    module: str
-    arguments: list[str]
-    colour: str
-    state: State = "starting"
-    is_wanted: bool = True
-    nats: str = ""
-    process: asyncio.subprocess.Process | None = None
-    restarts: int = 0
-    has_ended: asyncio.Event = field(default_factory=asyncio.Event)
-    stop_wanted: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def move(self, to: State) -> None:
-        """Raises IllegalMove, and changes nothing, where the table has no such move."""
-        if to not in TRANSITIONS[self.state]:
-            raise IllegalMove(f"{self.name} is {self.state} and cannot become {to}")
-        self.state = to
-        if to == "ended":
-            self.has_ended.set()
-
-    def stop(self) -> None:
-        """Have it end: now where it runs, else as soon as what is under way allows. Twice is once."""
-        self.is_wanted = False
-        self.stop_wanted.set()
-        if self.state == "running":
-            self.move("stopping")
-            assert self.process is not None
-            with contextlib.suppress(ProcessLookupError):
-                self.process.terminate()
-
-    def kill(self) -> None:
-        """End a process that does not stop."""
-        if self.process is not None and self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
 
 
 @dataclass(slots=True)
@@ -167,20 +101,30 @@ class Up:
         async with TaskOwner("up") as tasks:
             for child in self._children:
                 tasks.start(self._keep, child)
-            settings = read_settings(BusSettings, "stoker up", ["--nats", url])
-            async with open_bus(settings, "stoker-up") as bus, TaskOwner("disk") as telling:
-                await install(bus)
-                found = self.configuration
-                await store.publish(bus, found.models, found.profiles, found.default_mode)
-                tasks.start(self._announce, began, started)
-                if not self.nats:
-                    telling.start(self._tell_disk, bus)
-                if self.end_when_idle_s:
-                    telling.start(self._end_when_idle, bus, stopping)
-                await stopping.wait()
-            self._say("stopping …")
-            await self._stop_children()
-            servers.retract(self.data)
+            try:
+                await self._tell(url, tasks, stopping, began, started)
+            finally:  # whatever has happened: no child is left behind
+                self._say("stopping …")
+                async with cleanup("stopping all processes", 3 * STOP_TIMEOUT_S):
+                    await self._stop_children()
+                with contextlib.suppress(OSError):
+                    servers.retract(self.data)
+
+    async def _tell(
+        self, url: str, tasks: TaskOwner, stopping: asyncio.Event, began: float, started: asyncio.Event | None
+    ) -> None:
+        """Write the catalog, and tell what concerns the machine, until all is to stop."""
+        settings = read_settings(BusSettings, "stoker up", ["--nats", url])
+        async with open_bus(settings, "stoker-up") as bus, TaskOwner("disk") as telling:
+            await install(bus)
+            found = self.configuration
+            await store.publish(bus, found.models, found.profiles, found.default_mode)
+            tasks.start(self._announce, began, started)
+            if not self.nats:
+                telling.start(self._tell_disk, bus)
+            if self.end_when_idle_s:
+                telling.start(self._end_when_idle, bus, stopping)
+            await stopping.wait()
 
     async def _end_when_idle(self, bus: Bus, stopping: asyncio.Event) -> None:
         """Stop all once nothing was asked or run for so long."""
@@ -192,7 +136,12 @@ class Up:
         """Tell the gateways how much room the NATS server has, until cancelled, and people when it is low."""
         was_low = False
         while True:
-            room = room_at(self.data)
+            try:
+                room = room_at(self.data)
+            except OSError as error:
+                self._say(f"how much room {self.data} has cannot be told: {error}")
+                await asyncio.sleep(DISK_EVERY_S)
+                continue
             bus.tell(bus.subjects.disk(), DiskRoom(room.free, room.total, room.is_low))
             if room.is_low != was_low:
                 was_low = room.is_low
@@ -263,11 +212,11 @@ class Up:
         pause_s = FIRST_PAUSE_S
         while child.is_wanted:
             began = time.monotonic()
-            status = await self._run(child)
+            ended = await self._run(child)
             if not child.is_wanted:
                 break
             child.restarts += 1
-            self._say(f"{child.name} ended with status {status}; starting it again")
+            self._say(f"{child.name} {ended}; starting it again")
             if time.monotonic() - began > CALM_AFTER_S:
                 pause_s = FIRST_PAUSE_S
             with contextlib.suppress(LimitExceeded), limit("pausing", pause_s):
@@ -277,31 +226,45 @@ class Up:
             pause_s = min(pause_s * 2, MAX_PAUSE_S)
         child.move("ended")
 
-    async def _run(self, child: Child) -> int:
-        """One process of a child, from its start to its end; its status."""
-        process = child.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
-            "-m",
-            child.module,
-            *child.arguments,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            preexec_fn=die_with_parent,
-            start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "STOKER_NATS": child.nats},
-        )
+    async def _run(self, child: Child) -> str:
+        """One process of a child, from its start to its end; how it ended, in words."""
+        try:
+            process = child.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                "-m",
+                child.module,
+                *child.arguments,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                preexec_fn=die_with_parent,
+                start_new_session=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "STOKER_NATS": child.nats},
+            )
+        except (OSError, subprocess.SubprocessError) as error:  # no memory, too many processes or open files
+            child.move("pausing")
+            return f"could not be started: {error}"
         child.move("running")
         if not child.is_wanted:  # it was told to stop while its process was being made
             child.stop()
-        pid_file = self.data / f"{child.name}.pid"
-        pid_file.write_text(str(process.pid))
-        await self._print_lines(child)
-        status = await process.wait()
-        pid_file.unlink(missing_ok=True)
+        with self._noted_pid(child.name, process.pid):
+            await self._print_lines(child)
+            status = await process.wait()
         if child.state == "running":
             child.move("pausing")
-        return status
+        return f"ended with status {status}"
+
+    @contextlib.contextmanager
+    def _noted_pid(self, name: str, pid: int) -> Iterator[None]:
+        """The process's number is in a file for those who look for it; where none can be written, it is not."""
+        file = self.data / f"{name}.pid"
+        try:
+            file.write_text(str(pid))
+        except OSError as error:
+            self._say(f"{name} runs as process {pid}, which cannot be written down: {error}")
+        yield
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
 
     async def _print_lines(self, child: Child) -> None:
         assert child.process is not None and child.process.stdout is not None
@@ -333,7 +296,10 @@ class Up:
                 self._say(f"not ready after {READY_TIMEOUT_S:g} s: see the lines above")
                 return
         seconds = time.monotonic() - began
-        servers.announce(self.data, base)
+        try:
+            servers.announce(self.data, base)
+        except OSError as error:
+            self._say(f"commands find this server by --url {base} only: {error}")
         self._say(
             f"ready on {base} (dashboard) after {seconds:.1f} s; API page: {base}/schema; Ctrl-C stops all"
         )

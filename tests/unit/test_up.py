@@ -1,6 +1,7 @@
 """`stoker up`: children are started, started again, and stopped in whatever state they are. Real processes."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker import up as up_module
+from stoker.child import TRANSITIONS, Child, IllegalMove, State
+from stoker.services.bus.errors import BusError
 from stoker.services.catalog.load import Configuration
 from stoker.services.process.tasks import TaskOwner
-from stoker.up import TRANSITIONS, Child, IllegalMove, State, Up
+from stoker.up import Up
 from tests.fixtures.gateway_app import soon
 
 SERVER = ("http.server", ["0", "--bind", "127.0.0.1"])
@@ -52,6 +55,40 @@ async def test_one_that_dies_is_started_again_and_again_with_pauses(tmp_path: Pa
     async with kept(tmp_path, one):
         await soon(lambda: one.restarts >= 3)
     assert one.restarts < 30
+
+
+async def test_where_its_number_cannot_be_written_down_a_child_runs_all_the_same(tmp_path: Path) -> None:
+    one = child("worker-1", SERVER)
+    async with kept(tmp_path / "removed", one):
+        await soon(lambda: one.state == "running")
+        await asyncio.sleep(0)
+        assert one.restarts == 0
+
+
+async def test_one_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    one, python = child("worker-1", SERVER), sys.executable
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
+    async with kept(tmp_path, one):
+        await soon(lambda: one.restarts >= 2)
+        assert one.state == "pausing"
+        monkeypatch.setattr(sys, "executable", python)
+        await soon(lambda: one.state == "running")
+    assert "worker-1 could not be started: " in capfd.readouterr().err
+
+
+async def test_whatever_ends_it_no_child_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here what it has to say cannot be said: the server it is given is none."""
+    servers = [child("gateway", SERVER), child("worker-1", SERVER)]
+    found = Up(Configuration(), tmp_path)
+    monkeypatch.setattr(Up, "_plan", lambda self, url: servers)
+    with pytest.raises((OSError, ValueError, BusError)):
+        await found._serve("nats://127.0.0.1:notaport", asyncio.Event(), None)
+    assert [one.state for one in servers] == ["ended", "ended"]
+    assert all(one.process is None or one.process.returncode is not None for one in servers)
 
 
 async def test_stopped_before_it_was_started_no_process_is_made(tmp_path: Path) -> None:

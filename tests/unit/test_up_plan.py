@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from stoker.child import Child
 from stoker.schemas.catalog import Model, Spec
 from stoker.services.catalog.load import Configuration, WorkerEntry
-from stoker.up import COLOURS, Child, Up
+from stoker.up import COLOURS, Up
 
 
 def plan(
