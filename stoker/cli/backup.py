@@ -45,15 +45,15 @@ def backup(
     from stoker.services.bus.errors import BusError
     from stoker.services.records.backups import save
 
-    with _output(target) as (file, folder):
+    try:
+        with _output(target) as (file, folder):
 
-        async def run(bus: "Bus") -> "Manifest":
-            return await save(bus, file, folder, _said)
+            async def run(bus: "Bus") -> "Manifest":
+                return await save(bus, file, folder, _said)
 
-        try:
             manifest = with_bus("stoker backup", data, run, "saved a backup")
-        except (BusError, OSError) as error:
-            fail(f"the backup was broken off, and there is no archive: {error}", 1)
+    except (BusError, OSError) as error:
+        fail(f"the backup was broken off, and there is no archive: {error}", 1)
     seconds = manifest.ended_at - manifest.began_at
     _said(f"{sum(one.messages for one in manifest.streams)} messages in {seconds:.1f} s")
 

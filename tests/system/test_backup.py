@@ -62,6 +62,11 @@ def test_a_system_at_work_goes_on_elsewhere_from_its_backup(tmp_path: Path) -> N
         piped = stoker("backup", "-", "--data", str(first.data))
         assert piped.returncode == 0, piped.stderr
         assert len(asking.accepted) > len(accepted)  # it went on meanwhile
+        with Path("/dev/full").open("wb") as full:
+            command = [sys.executable, "-P", "-m", "stoker", "backup", "-", "--data", str(first.data)]
+            broken = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+        assert broken.returncode == 1 and b"broken off, and there is no archive: [Errno 28]" in broken.stderr
+        assert b"Traceback" not in broken.stderr
         [archive] = (tmp_path / "kept").iterdir()
         assert made.stdout.decode().strip() == str(archive) and archive.stat().st_mode & 0o077 == 0
         running = stoker("restore", str(archive), "--force", "--data", str(first.data))
