@@ -35,12 +35,9 @@ from stoker.services.autoscaler.events import (
 )
 from stoker.services.autoscaler.naming import replica_id
 from stoker.services.autoscaler.plan import Plan, Planner
-from stoker.services.autoscaler.state import ModelState
+from stoker.services.autoscaler.state import AllReplicas, ModelState
+from stoker.services.autoscaler.workers import LOST_S, Workers
 
-SILENT_S = 6.0
-"""A worker that has not reported for this long, while others have, does not count as ready."""
-LOST_S = 60.0
-"""One that its launcher still has but that stays silent this long is stopped."""
 DRAIN_LIMIT_S = 600.0
 """The longest that a replica may finish what it runs; then it is ended."""
 FAILED_GRACE_S = 5.0
@@ -55,9 +52,9 @@ class Autoscaler:
         self.term = term
         self.models: dict[str, ModelState] = {}
         self.profiles: dict[str, ResourceProfile] = {}
-        self.workers: dict[str, tuple[Heartbeat, float]] = {}
+        self.workers = Workers()
+        self._replicas = AllReplicas()
         self._recorded: dict[str, ModelReplicas] = {}
-        self._reported_at = 0.0
         self._count = 0
         self.is_settled = False
 
@@ -72,7 +69,7 @@ class Autoscaler:
             case HeartbeatSeen():
                 return self._heartbeat(event.heartbeat, now)
             case DepthSeen():
-                self._reported_at = now
+                self.workers.reported_at = now
                 state = self._state(event.depth.model)
                 state.note_depth(event.depth, now)
                 return self._reconcile(state, now)
@@ -110,6 +107,9 @@ class Autoscaler:
         """Raises AssertionError when what is kept does not fit together. For tests and replays."""
         phases = [one.phase for state in self.models.values() for one in state.replicas.values()]
         assert phases.count("launching") <= MAX_LAUNCHING, "too many launches at a time"
+        alive = {one: state.name for state in self.models.values() for one in state.replicas}
+        assert self._replicas.owner == alive, f"owners {self._replicas.owner}, there are {alive}"
+        assert self._replicas.under_way == sum(phase in ("launching", "starting") for phase in phases)
         for state in self.models.values():
             for kept in (state.acknowledged_at, state.surplus_since, state.kept, state.served, state.restored):
                 assert set(kept) <= state.replicas.keys(), (
@@ -128,11 +128,12 @@ class Autoscaler:
     def _state(self, name: str) -> ModelState:
         found = self.models.get(name)
         if found is None:
-            found = self.models[name] = ModelState(name)
+            found = self.models[name] = ModelState(name, everywhere=self._replicas)
         return found
 
     def _owner(self, replica: str) -> ModelState | None:
-        return next((state for state in self.models.values() if replica in state.replicas), None)
+        owner = self._replicas.owner.get(replica)
+        return self.models[owner] if owner is not None else None
 
     def _restore(self, recorded: ModelReplicas, now: float) -> None:
         """Go on from a record. What was asked for before is not known: nothing shrinks for a full window."""
@@ -161,14 +162,7 @@ class Autoscaler:
     # What workers and launchers say ---------------------------------------------------------------
 
     def _heartbeat(self, heartbeat: Heartbeat, now: float) -> list[Command]:
-        self._reported_at = now
-        known = self.workers.get(heartbeat.worker)
-        if heartbeat.is_leaving:
-            self.workers.pop(heartbeat.worker, None)
-        else:
-            self.workers[heartbeat.worker] = (heartbeat, now)
-        is_same = known is not None and known[0].models == heartbeat.models
-        if is_same and known is not None and known[0].failed_loads == heartbeat.failed_loads:
+        if not self.workers.take(heartbeat, now):
             return []
         state = self._owner(heartbeat.worker)
         return self._reconcile(state, now) if state is not None else []
@@ -256,23 +250,14 @@ class Autoscaler:
     # Observe, plan, act ---------------------------------------------------------------------------
 
     def _reconcile_all(self, now: float) -> list[Command]:
-        self.workers = {
-            name: (beat, seen_at)
-            for name, (beat, seen_at) in self.workers.items()
-            if self._reported_at - seen_at <= LOST_S
-        }
+        self.workers.forget_lost()
         return [command for state in list(self.models.values()) for command in self._reconcile(state, now)]
 
     def _reconcile(self, state: ModelState, now: float) -> list[Command]:
         if not self.is_settled:
             return []
         commands = self._observe(state, now)
-        launching = sum(
-            replica.phase in ("launching", "starting")
-            for other in self.models.values()
-            for replica in other.replicas.values()
-        )
-        plan = Planner(state, MAX_LAUNCHING - launching, now).make()
+        plan = Planner(state, MAX_LAUNCHING - self._replicas.under_way, now).make()
         actions = self._act(state, plan, now)
         return [*commands, *self._record(state, plan, now), *actions]
 
@@ -283,19 +268,13 @@ class Autoscaler:
             if replica.phase != "draining":
                 commands += self._observe_replica(state, replica, now)
         state.outside = {}
-        for name, (beat, _) in self.workers.items():
-            if name in state.replicas or not self._has_reported(name):
-                continue
-            for resident in beat.models:
-                if resident.model == state.name and resident.tier == "hot" and not beat.is_draining:
-                    state.outside[resident.spec] = state.outside.get(resident.spec, 0) + 1
+        for worker, spec in self.workers.hot(state.name).items():
+            if worker not in state.replicas and self.workers.reported(worker) is not None:
+                state.outside[spec] = state.outside.get(spec, 0) + 1
         return commands
 
-    def _has_reported(self, worker: str) -> bool:
-        return worker in self.workers and self._reported_at - self.workers[worker][1] <= SILENT_S
-
     def _observe_replica(self, state: ModelState, replica: Replica, now: float) -> list[Command]:
-        beat = self.workers[replica.id][0] if self._has_reported(replica.id) else None
+        beat = self.workers.reported(replica.id)
         is_hot = beat is not None and any(
             one.model == state.name and one.spec == replica.spec and one.tier == "hot" for one in beat.models
         )

@@ -54,6 +54,14 @@ class IllegalMove(RuntimeError):
     """A replica was to change to a phase that its own does not lead to; or there is no such replica."""
 
 
+class AllReplicas:
+    """Those of all models. owner: the model of each. under_way: how many are launched or started just now."""
+
+    def __init__(self) -> None:
+        self.owner: dict[str, str] = {}
+        self.under_way = 0
+
+
 @dataclass(slots=True)
 class ModelState:
     """model: None once it is gone from the catalog, until its last replica has ended.
@@ -64,6 +72,7 @@ class ModelState:
     restored: from a record, not seen at their launcher yet.
     launch_keys: by spec, of those that somebody can launch. prices: of one replica, money a second, by spec.
     late_s: device seconds of work that waits, where it is worth more replicas than the requests are.
+    everywhere: replicas of all models, which it keeps up to date.
     """
 
     name: str
@@ -82,6 +91,7 @@ class ModelState:
     prices: dict[str, float] = field(default_factory=dict)
     arrival_rate: float = 0.0
     late_s: float = 0.0
+    everywhere: AllReplicas = field(default_factory=AllReplicas)
 
     @property
     def specs(self) -> tuple[Spec, ...]:
@@ -191,7 +201,7 @@ class ModelState:
         """A replica is new: about to be launched, or found in a record."""
         if replica.id in self.replicas:
             raise IllegalMove(f"{replica.id} is there already, {self.replicas[replica.id].phase}")
-        self.replicas[replica.id] = replica
+        self._put(replica.id, replica)
 
     def move(self, replica: str, to: ReplicaPhase, **noted: Any) -> Replica:
         """Change a replica's phase; noted: fields of the record that change with it. Raises IllegalMove."""
@@ -199,14 +209,29 @@ class ModelState:
         if known is None or to not in TRANSITIONS[known.phase]:
             phase = "gone" if known is None else known.phase
             raise IllegalMove(f"{replica} of {self.name} is {phase} and cannot become {to}")
-        moved = self.replicas[replica] = msgspec.structs.replace(known, phase=to, **noted)
+        moved = msgspec.structs.replace(known, phase=to, **noted)
+        self._put(replica, moved)
         return moved
 
     def forget(self, replica: str) -> None:
         """A replica is gone; everything that was kept of it goes too."""
-        self.replicas.pop(replica, None)
+        self._put(replica, None)
         self.acknowledged_at.pop(replica, None)
         self.surplus_since.pop(replica, None)
         self.kept.discard(replica)
         self.served.discard(replica)
         self.restored.discard(replica)
+
+    def _put(self, name: str, replica: Replica | None) -> None:
+        """The only one who changes `replicas`. None: it is gone."""
+        before = self.replicas.pop(name, None) if replica is None else self.replicas.get(name)
+        if replica is None:
+            self.everywhere.owner.pop(name, None)
+        else:
+            self.replicas[name] = replica
+            self.everywhere.owner[name] = self.name
+        self.everywhere.under_way += _is_under_way(replica) - _is_under_way(before)
+
+
+def _is_under_way(replica: Replica | None) -> bool:
+    return replica is not None and replica.phase in ("launching", "starting")
