@@ -8,7 +8,7 @@ nothing behind.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from nats.aio.msg import Msg
 
@@ -153,11 +153,14 @@ class FleetView:
             if resident.card is not None and resident.model in self.models:
                 self._cards[resident.model] = resident.card
 
+    def _live(self) -> Iterator[Heartbeat]:
+        """Workers that have reported lately, in no order."""
+        now = self._clock()
+        return (beat for beat, seen_at in self._workers.values() if now - seen_at < WORKER_SILENT_S)
+
     def live_workers(self) -> list[Heartbeat]:
         """Workers that have reported lately, by name."""
-        now = self._clock()
-        beats = [beat for beat, seen_at in self._workers.values() if now - seen_at < WORKER_SILENT_S]
-        return sorted(beats, key=lambda beat: beat.worker)
+        return sorted(self._live(), key=lambda beat: beat.worker)
 
     def silent_workers(self) -> dict[str, tuple[Heartbeat, bool]]:
         """The last report of workers that have missed some, until they are forgotten; and whether they still
@@ -172,8 +175,7 @@ class FleetView:
     def has(self, worker: str, model: str) -> bool:
         """Whether a live worker has the model in memory, or is loading it."""
         return any(
-            beat.worker == worker and any(one.model == model for one in beat.models)
-            for beat in self.live_workers()
+            beat.worker == worker and any(one.model == model for one in beat.models) for beat in self._live()
         )
 
     def image_workers(self) -> list[Heartbeat]:
@@ -186,7 +188,11 @@ class FleetView:
 
     def is_hot(self, model: str) -> bool:
         """Whether some worker has the model in device memory."""
-        return any(model in beat.vram_models for beat in self.live_workers())
+        return any(model in beat.vram_models for beat in self._live())
+
+    def hot_models(self) -> set[str]:
+        """Models that are in device memory of some worker."""
+        return {model for beat in self._live() for model in beat.vram_models}
 
     def forget_silent(self) -> None:
         """Remove the workers and the queues that have not reported for FORGET_AFTER_S."""

@@ -89,9 +89,10 @@ def test_ten_thousand_names_that_come_and_go_leave_nothing() -> None:
 def test_a_worker_that_leaves_is_gone_at_once_and_may_come_back() -> None:
     seen = Seen()
     seen.beat("a", vram_models=("m",))
+    assert seen.view.hot_models() == {"m"}
     assert seen.view.is_hot("m") and [one.worker for one in seen.view.image_workers()] == ["a"]
     seen.beat("a", is_leaving=True)
-    assert seen.names() == [] and not seen.view.is_hot("m")
+    assert seen.names() == [] and not seen.view.is_hot("m") and not seen.view.hot_models()
     seen.beat("a")
     assert seen.names() == ["a"]
 

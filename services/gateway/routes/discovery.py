@@ -170,7 +170,8 @@ async def health(gateway: Gateway, exchange: Exchange) -> None:
 async def deployments(gateway: Gateway, exchange: Exchange) -> None:
     find_deployment(gateway, exchange.parameter("deployment"))
     names = sorted(name for name, model in gateway.models.items() if "ImageGeneration" in model.features)
-    listed = [{"id": name, "ready": gateway.fleet.is_hot(name), **_class_of(gateway, name)} for name in names]
+    hot = gateway.fleet.hot_models()
+    listed = [{"id": name, "ready": name in hot, **_class_of(gateway, name)} for name in names]
     await exchange.answer({"models": listed})
 
 
