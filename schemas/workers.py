@@ -277,7 +277,8 @@ class RunningJob(msgspec.Struct, frozen=True, omit_defaults=True):
     """An attempt that a worker has: waiting for its model or a slot, running, or having its end stored.
 
     seal: shows that the worker was given the job. waits: it takes no slot meanwhile: for calls of its own, or
-    until what it has drawn is written.
+    until what it has drawn is written. goes_on: its engine has said something of it in the last seconds, such
+    as more text or another step; a worker of the version before does not say so.
     """
 
     job: str
@@ -287,6 +288,7 @@ class RunningJob(msgspec.Struct, frozen=True, omit_defaults=True):
     term: Term = 0
     seal: str = ""
     waits: bool = False
+    goes_on: bool = False
 
 
 class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -87,6 +87,7 @@ class Reconciler:
             return self._unknown(worker, running, now)
         if record.is_attempt(worker.id, running.attempt):
             self._fleet.turn_waiting(worker, record.id, now, waits=running.waits)
+            worker.held[record.id].goes_on = running.goes_on
             if record.phase in ("offered", "checking"):
                 self._ledger.move(record, "running", now)
             elif record.phase == "running":

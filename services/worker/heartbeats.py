@@ -21,7 +21,8 @@ from stoker.services.worker.saying import Saying
 
 CHANGE_DELAY_S = 0.02
 """Changes within this time share one heartbeat."""
-
+GOES_ON_S = 5.0
+"""A run goes on while its engine has said something of it within this time."""
 
 MEMORY = gauge("stoker_memory_bytes", "For weights, as the worker counts it", "place", "of")
 CACHED = gauge("stoker_cached_models", "Models by the tier in which the worker has them", "tier")
@@ -101,7 +102,7 @@ class Heartbeats:
     def _heartbeat(self, is_leaving: bool) -> Heartbeat:
         cache = self._loader.cache
         models = tuple(self._loader.residents())
-        away = self._runners.away()
+        away, now = self._runners.away(), time.monotonic()
         engines = self._core.engines.items()
         return Heartbeat(
             worker=self._identity.name,
@@ -127,6 +128,7 @@ class Heartbeats:
                     one.assignment.term,
                     one.assignment.seal,
                     one.phase in WAITS,
+                    one.phase == "running" and now - one.heard_at < GOES_ON_S,
                 )
                 for one in self._core.listed()
             ),

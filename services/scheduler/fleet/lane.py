@@ -14,7 +14,7 @@ class Held:
     slots: of its lane: a job takes the device for 1 / slots of its time. is_ahead: it was sent ahead of
     a free slot, to hide the latency of the wire; `since` is set when it has one. likeness, batch: so many that
     are alike run as one. depth: as in Job. waits_since: since when it waits for calls of its own, and takes no
-    slot; None where it does not.
+    slot; None where it does not. goes_on: its worker says that something of it has come in the last seconds.
     """
 
     job: str
@@ -31,6 +31,7 @@ class Held:
     batch: int = 1
     depth: int = 0
     waits_since: float | None = None
+    goes_on: bool = False
 
 
 class Lane:

@@ -2,9 +2,10 @@
 Pure.
 
 A driver that hangs, a disk that answers after minutes, a device that is throttled: the worker speaks, and its
-job does not go on. A run that takes `SLOW_FACTOR` times as long as the slowest of the last ones makes its
-worker *suspected* for this model: nothing new goes there while another replica has room. It is cleared when a
-run of the model ends well there, when its runner is another one, or after `SUSPECTED_S`.
+job does not go on. A run that takes `SLOW_FACTOR` times as long as the slowest of the last ones, and of which
+nothing has come in the last seconds (its worker says so: `goes_on`; one answer may be much longer than all
+others), makes its worker *suspected* for this model: nothing new goes there while another replica has room. It
+is cleared when a run of the model ends well there, when its runner is another one, or after `SUSPECTED_S`.
 
 A job under suspicion is given to another replica too, where that is safe (`is_repeatable`), a slot is free and
 nobody waits for it. Both attempts have the same fence: whichever ends first ends the job, and the other is
@@ -80,6 +81,8 @@ class Suspicion:
         """The jobs that a worker runs for too long, and how long would have been slow."""
         for held in worker.held.values():
             if now - held.since <= MIN_SLOW_S + held.load_s or held.is_ahead or held.waits_since is not None:
+                continue
+            if held.goes_on:
                 continue
             record = self._ledger.records[held.job]
             alike = (held.model, held.spec, record.units)

@@ -63,10 +63,10 @@ class Attempt:
     trace: the context that it came with. ready_at, started_at: seconds since 1970, 0 until then. fetch_s: how
     long it waited for a download. runs: how often it was given to the runner. batch: how many attempts run as
     one, it included. too_many: so many did not fit the device's memory, 0 where they did. text_at, stepped_at:
-    when it last made text or ended a step, on the monotonic clock; first_text_at: when it first made text,
-    seconds since 1970. failed_as: what went wrong, in a word. told: what its span says of what came of it.
-    wants_events: somebody watches. batches_text: as in Job.
-    children: the calls that it has made.
+    when it last made text or ended a step, on the monotonic clock; heard_at: when its engine last said
+    anything of it; first_text_at: when it first made text, seconds since 1970. failed_as: what
+    went wrong, in a word. told: what its span says of what came of it. wants_events: somebody watches.
+    batches_text: as in Job. children: the calls that it has made.
     waited_s: how long it took no slot while it waited for them; waits_since: since when it does, monotonic.
     device_s: how long it had the device, where that was said before its end.
     files, folder: as in services.worker.engines.base.Request.
@@ -95,6 +95,7 @@ class Attempt:
     failed_as: str = ""
     told: dict[str, Any] = field(default_factory=dict)
     stepped_at: float = 0.0
+    heard_at: float = 0.0
     tokens: tuple[int, int] = (0, 0)
     """Of a text that is whole: read, made."""
     children: dict[str, ChildView] = field(default_factory=dict)

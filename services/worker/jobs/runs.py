@@ -198,6 +198,7 @@ class Runs:
         attempt = self._core.by_key(message.job)
         if attempt is None or not (attempt.phase in IN_RUNNER or attempt.phase == "stopping"):
             return
+        attempt.heard_at = time.monotonic()
         match message:
             case Text():
                 if attempt.phase in IN_RUNNER:

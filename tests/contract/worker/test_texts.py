@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from nats.aio.msg import Msg
 
 from stoker.schemas import wire
@@ -21,7 +22,8 @@ from stoker.schemas.job_events import (
     TokenChance,
 )
 from stoker.schemas.subjects import ANY, BATCH, last_name
-from stoker.schemas.workers import ReplayRequest
+from stoker.schemas.workers import JobCommand, ReplayRequest
+from stoker.services.worker import heartbeats
 from stoker.services.worker.jobs.texts import MAX_CHARS
 from stoker.services.worker.runner.messages import Text
 from tests.contract.conftest import Connect
@@ -90,6 +92,22 @@ async def test_text_of_many_jobs_travels_in_few_messages_and_each_is_whole(conne
         made = sum(output.usage.completion_tokens for output in ends.values())
         assert len(gateway.batches) < made / 4, "a message for each token, or nearly so"
         assert not [event for _, event in gateway.alone if isinstance(event, Delta)]
+
+
+async def test_a_heartbeat_says_of_which_runs_something_has_come_lately(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeats, "GOES_ON_S", 0.4)
+    slow = spec_of(tokens=4, token_interval_s=1.5, prefill_s=1.0, slots=1)
+    async with heard(connected) as (worker, gateway):
+        worker.assign("j", slow, **TOGETHER)
+        await worker.runs("j")
+        assert [one.goes_on for one in worker.beat.running] == [False], "nothing has come yet"
+        await eventually(lambda: gateway.deltas("j"))
+        assert [one.goes_on for one in worker.beat.running] == [True]
+        await eventually(lambda: [one.goes_on for one in worker.beat.running] == [False])
+        worker.agent.cancel(JobCommand("j"))
+        await worker.outcome("j")
 
 
 async def test_numbers_of_events_have_no_gap_and_the_end_comes_after_the_text(connected: Connect) -> None:

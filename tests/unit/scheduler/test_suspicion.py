@@ -21,15 +21,15 @@ def learnt(*names: str) -> Core:
     return core
 
 
-def pass_by(core: Core, seconds: float, *without: str) -> list[commands.Command]:
-    """Time passes in which the workers speak, and say what they run."""
+def pass_by(core: Core, seconds: float, *, goes_on: bool = False) -> list[commands.Command]:
+    """Time passes in which the workers speak, and say what they run, and whether something comes of it."""
     found: list[commands.Command] = []
     while seconds > 0:
         step = min(seconds, 0.5)
         core.now, seconds = core.now + step, seconds - step
         for name, sim in core.sims.items():
             sim.running = {
-                record.id: RunningJob(record.id, "a", "default", record.attempt, record.term)
+                record.id: RunningJob(record.id, "a", "default", record.attempt, record.term, goes_on=goes_on)
                 for record in core.scheduler.ledger.records.values()
                 if record.worker == name
             } | {
@@ -74,6 +74,16 @@ def test_a_run_that_takes_much_longer_than_any_is_given_to_another_worker_too() 
     found = finish(core, first, 1)
     assert [one for one in kinds(found) if one in ("Revoke", "Acknowledge")] == ["Revoke", "Acknowledge"]
     assert core.scheduler.ledger.records == {}
+
+
+def test_an_answer_that_goes_on_is_no_run_that_hangs_however_long_it_is() -> None:
+    core = learnt("w1", "w2")
+    core.running()
+    found = pass_by(core, 10 * RUN_S, goes_on=True)
+    assert assigned(found) == [] and kept(found) == []
+    assert not core.record().beside
+    found = pass_by(core, 1.0)
+    assert len(assigned(found)) == 1 and [event.kind for event in kept(found)] == ["suspected"]
 
 
 def test_when_the_one_beside_is_first_the_slow_one_is_revoked() -> None:
