@@ -268,8 +268,8 @@ class Up:
             file.unlink(missing_ok=True)
 
     async def _print_lines(self, child: Child) -> None:
-        """Each line as it comes, without rich, which takes a millisecond for one: a process that says much waits
-        for that, and a leader loses its lease."""
+        """Each line as it comes. Not by rich, which takes a millisecond for one: a process that says much would
+        wait, and a leader lose its lease."""
         assert child.process is not None and child.process.stdout is not None
         with self._console.capture() as name:
             self._console.print(f"[{child.colour}]{child.name:<11}[/] ", end="")
