@@ -17,6 +17,7 @@ from pathlib import Path
 from zlib import crc32
 
 from rich.console import Console
+from rich.control import strip_control_codes
 
 from stoker import servers
 from stoker.child import Child
@@ -267,7 +268,11 @@ class Up:
             file.unlink(missing_ok=True)
 
     async def _print_lines(self, child: Child) -> None:
+        """Each line as it comes. Not by rich, which takes a millisecond for one: a process that says much would
+        wait, and a leader lose its lease."""
         assert child.process is not None and child.process.stdout is not None
+        with self._console.capture() as name:
+            self._console.print(f"[{child.colour}]{child.name:<11}[/] ", end="")
         while True:
             try:
                 line = await child.process.stdout.readline()
@@ -275,9 +280,8 @@ class Up:
                 continue
             if not line:
                 return
-            text = line.decode(errors="replace").rstrip()
-            self._console.print(f"[{child.colour}]{child.name:<11}[/] ", end="")
-            self._console.print(text, markup=False, soft_wrap=True)
+            text = strip_control_codes(line.decode(errors="replace").rstrip())
+            self._console.file.write(f"{name.get()}{text}\n")
 
     async def _announce(self, began: float, started: asyncio.Event | None) -> None:
         import httpx

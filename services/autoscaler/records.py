@@ -62,6 +62,9 @@ class ReplicaRecords:
             except wire.UnreadableMessage as error:
                 log.warning("record.unreadable", key=key, error=str(error))
                 continue
+            if to_token(record.model) != key:  # removing it would remove another, or could not be said at all
+                log.warning("record.unreadable", key=key, error="it is a record of another model")
+                continue
             yield record
 
     async def write(self, record: ModelReplicas) -> None:

@@ -4,21 +4,24 @@ nats-py queues each subscription's messages for a task of its own, drops them pa
 another task. Here a *direct* subscription's handler is called by the read loop itself, synchronously, so
 nothing is queued or dropped; and posted messages are written once per turn of the loop. A subscription for one
 request (`subscribe_now`) waits for nothing either. It overrides and uses private parts of nats-py
-(`_process_msg`, `_process_pong`, `_send_ping`, `_remove_sub`, `_resp_map`, `_max_payload`, `_subs`, `_pending`,
-`_flush_queue`, `_transport`), which is why pyproject pins its minor version; the contract tests of the bus
-would show a change.
+(`_process_msg`, `_process_pong`, `_process_op_err`, `_send_ping`, `_connect_to_server`, `_remove_sub`,
+`_resp_map`, `_max_payload`, `_subs`, `_pending`, `_flush_queue`, `_transport`), which is why pyproject pins its
+minor version; the contract tests of the bus would show a change.
 
 Handlers must only hand the message on: decode, set a future, put into a queue. What one raises is reported.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
 from nats.protocol import command
 
 from stoker.services.bus.sizes import MAX_SUBJECT_CHARS, message_bytes
@@ -45,6 +48,31 @@ class Traffic:
         self.payload_bytes += payload_bytes
 
 
+@contextmanager
+def _lost_when_closed() -> Iterator[None]:
+    """uvloop raises RuntimeError where a connection that it has closed is written to: a loss like others."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionResetError("the connection is closed already") from error
+
+
+class _Transport(TcpTransport):  # type: ignore[misc]  # nats-py is not typed strictly
+    """nats-py connects anew after an OSError. A RuntimeError would end the task that does, for good."""
+
+    def write(self, payload: bytes) -> None:
+        with _lost_when_closed():
+            super().write(payload)
+
+    def writelines(self, payload: list[bytes]) -> None:
+        with _lost_when_closed():
+            super().writelines(payload)
+
+    def __bool__(self) -> bool:
+        """nats-py makes one of its own in place of one that is false."""
+        return True
+
+
 class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictly
     """`on_handler_error` is called with what a handler raised."""
 
@@ -53,6 +81,7 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         self._direct: dict[int, Handler] = {}
         self._on_handler_error = on_handler_error
         self._pending: list[bytes]
+        self._transport: Any
         self._due: asyncio.Handle | None = None
         self._is_due_now = False
         self._written_at = 0.0
@@ -159,10 +188,19 @@ class QuickClient(Client):  # type: ignore[misc]  # nats-py is not typed strictl
         self.sent.count(len(payload))
         await super().publish(subject, payload, reply, headers)
 
+    async def _connect_to_server(self, server: Any) -> None:
+        if self._transport is None and not server.uri.scheme.startswith("ws"):
+            self._transport = _Transport()
+        await super()._connect_to_server(server)
+
     async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
-        """As nats-py's, which sends its PING before what is posted and not yet written."""
+        """As nats-py's, which sends its PING before what is posted and not yet written, and raises where the
+        connection is closed: here it is made anew, and the PING is not answered."""
         self._write_pending()
-        await super()._send_ping(future)
+        try:
+            await super()._send_ping(future)
+        except OSError as error:
+            await self._process_op_err(error)
 
     def _check_size(self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None:
         """Raises MaxPayloadError, BadSubjectError: the server ends the connection of who sends more."""

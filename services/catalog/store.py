@@ -45,7 +45,7 @@ REVISION_NOTE = "revision"
 CURRENT, DEFAULT, FAILED = "current", "default", "failed"
 PUBLISH_TRIES = 10
 """Publishers that come at the same time take turns; each of these turns went to another."""
-TURN_MODELS = 50
+TURN_ENTRIES = 50
 """After so many that were read the loop lets others run."""
 
 
@@ -158,16 +158,18 @@ class _Telling:
         notes = {change.key: change.value for change in changes if not is_part(change.key)}
         if is_anew:
             notes |= {key: b"" for key in self._told if not is_part(key) and key not in notes}
-        if REVISION_KEY in notes:
-            notes |= {REVISION_KEY: _head(self._contents.revision)}
+        if notes.pop(REVISION_KEY, None) is not None:  # at once after the parts
+            notes = {REVISION_KEY: _head(self._contents.revision)} | notes
         gone = {key: b"" for key in self._told if is_part(key) and key not in parts}
         fresh = {key: value for key, value in parts.items() if self._told.get(key) != value}
         models = await _decoded({key: value for key, value in fresh.items() if "." not in key})
         for key, value in sorted((gone | fresh).items(), key=lambda item: "." not in item[0]):
             self._tell(key, value, models.get(key))
-        for key, value in notes.items():
+        for number, (key, value) in enumerate(notes.items(), 1):
             if self._told.get(key, b"") != value:
                 self._tell(key, value, None)
+            if number % TURN_ENTRIES == 0:
+                await asyncio.sleep(0)
 
     def _tell(self, key: str, value: bytes, model: Model | None) -> None:
         if value:
@@ -197,6 +199,6 @@ async def _decoded(values: Mapping[str, bytes]) -> dict[str, Model]:
             found[key] = wire.decode(Model, value)
         except wire.UnreadableMessage as error:
             log.error("catalog.unreadable", model=from_token(key), error=str(error))
-        if number % TURN_MODELS == 0:
+        if number % TURN_ENTRIES == 0:
             await asyncio.sleep(0)
     return found

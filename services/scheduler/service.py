@@ -239,8 +239,12 @@ class SchedulerService:
 
     def _noted(self, kind: str, name: str, content: bytes) -> None:
         """A note in the catalog, of this leader or of an earlier one."""
-        if kind == store.POSSIBLE_NOTE and content:
+        if kind != store.POSSIBLE_NOTE or not content:
+            return
+        try:
             self._put(PossibleNoted(name, wire.decode(Model, content)))
+        except wire.UnreadableMessage as error:
+            log.warning("possible.unreadable", model=name, error=str(error))
 
     async def _note_possible(self) -> None:
         """Note which models some worker can run, for later leaders, until cancelled."""

@@ -206,7 +206,9 @@ async def test_who_reads_along_sees_no_fence_and_every_record(connected: Connect
 async def test_a_record_that_cannot_be_read_is_left_out(connected: Connect) -> None:
     async with connected() as bus:
         await declare(bus)
-        await (await open_bucket(bus, REPLICAS_BUCKET)).put("bad", b"{")
+        bucket = await open_bucket(bus, REPLICAS_BUCKET)
+        await bucket.put("bad", b"{")
+        await bucket.put("other", wire.encode(ModelReplicas("x" * 5000, (), 1.0)))
         records = ReplicaRecords(bus)
         await records.take_over()
         await records.write(ModelReplicas("m", (), 1.0))

@@ -244,7 +244,7 @@ async def test_vllm_streams_repeats_itself_and_stops_when_told(vllm: Engine) -> 
 @pytest.mark.timeout(200)
 async def test_vllm_tells_chances_counts_tokens_and_keeps_demands(vllm: Engine) -> None:
     loaded: Any = vllm
-    loaded._servers["m"].client = None  # it belongs to the loop of the test before
+    loaded._servers["m"].server.close()  # its connections belong to the loop of the test before
     asked = chat("hello", max_tokens=6, sampling=Sampling(temperature=1.0, repeat_penalty=1.5), logprobs=2)
     heard = Heard()
     output = await run(vllm, asked, heard)

@@ -20,7 +20,7 @@ resourceProfiles:
 ---
 kind: Model
 metadata: {{name: llama}}
-spec: {{features: [TextGeneration]}}
+spec: {{features: [TextGeneration], waitingCostPerHour: 0}}  # else vLLM is kept as long as its start is worth
 specs:
 - name: vllm
   engine: VLLM

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,7 @@ def test_an_autoscaler_knows_its_replicas_again_by_the_folder() -> None:
         ("print('[bold]x[/y]')", ["worker-1    [bold]x[/y]"]),
         ("import os; os.write(1, b'a\\xffb')", ["worker-1    a\ufffdb"]),
         ("print('a'); print(); print('b')", ["worker-1    a", "worker-1    ", "worker-1    b"]),
+        ("print(':smile: a\\x07b\\x1b[1mc')", ["worker-1    :smile: ab\x1b[1mc"]),
         ("pass", []),
     ],
 )
@@ -118,6 +120,12 @@ async def test_a_line_is_shown_behind_the_name_as_it_is(tmp_path: Path, code: st
 
 async def test_after_a_line_longer_than_the_buffer_the_next_one_is_shown(tmp_path: Path) -> None:
     assert (await printed(tmp_path, "print('x' * 200_000); print('after')"))[-1] == "worker-1    after"
+
+
+async def test_lines_cost_little_so_that_who_says_much_does_not_wait(tmp_path: Path) -> None:
+    before = time.process_time()
+    assert len(await printed(tmp_path, "for n in range(20_000): print(n, 'x' * 80)")) == 20_000
+    assert time.process_time() - before < 3.0
 
 
 async def printed(tmp_path: Path, code: str) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from stoker.schemas import wire
 from stoker.schemas.catalog import Model
@@ -12,6 +13,7 @@ from stoker.schemas.subjects import ANY, CATALOG_BUCKET
 from stoker.schemas.workers import EngineCapability
 from stoker.services.bus.buckets import Entry, open_bucket
 from stoker.services.bus.connection import Bus
+from stoker.services.bus.streams import declare
 from stoker.services.catalog import store
 from stoker.services.scheduler import service
 from stoker.services.scheduler.placing import possibility
@@ -70,3 +72,16 @@ async def test_a_model_that_is_gone_is_noted_no_more(connected: Connect) -> None
             return await noted(other) is None
 
         await eventually(is_gone)
+
+
+async def test_notes_that_cannot_be_read_are_said_in_a_line_each(connected: Connect) -> None:
+    async with connected() as bus, connected() as other:
+        await declare(other)
+        bucket = await open_bucket(other, CATALOG_BUCKET)
+        for number in range(120):
+            await bucket.put(f"possible.{number}", b"[")
+        with capture_logs() as said:
+            async with leading(bus), beating(ScriptedWorker(other)):
+                await eventually(lambda: noted(other))
+        assert [line["event"] for line in said if line["log_level"] == "error"] == []
+        assert sum(line["event"] == "possible.unreadable" for line in said) == 120
