@@ -20,6 +20,8 @@ from hypothesis import settings
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "examples" / "demo"
 READY_S = 60.0
+IDLE_S = 5.0
+"""How long jobs that a file of tests has left may take to end, before the next takes a system of its own."""
 SLOW_LIMIT_S = 900
 
 SYNTHETIC = """\
@@ -204,15 +206,53 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Two workers with the synthetic engine."""
-    system = System(tmp_path_factory.mktemp("synthetic"), SYNTHETIC)
+class Shared:
+    """One system that several files of tests use after each other: a start takes 3 s of CPU and more."""
+
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        self._folders = folders
+        self._system: System | None = None
+
+    def taken(self) -> System:
+        """Whole, with nothing under way: another one where a test has left it otherwise."""
+        if self._system is None or not self._is_as_new(self._system):
+            self.stop()
+            self._system = System(self._folders.mktemp("synthetic"), SYNTHETIC)
+            self._system.wait_ready()
+        return self._system
+
+    def stop(self) -> None:
+        if self._system is not None:
+            self._system.stop()
+
+    @staticmethod
+    def _is_as_new(system: System) -> bool:
+        if system.process.poll() is not None or not is_ready(system.url):
+            return False
+        deadline = time.monotonic() + IDLE_S
+        while True:
+            workers = system.get("/v1/fleet")["workers"]
+            if len(workers) == 2 and not any(worker.get("running") for worker in workers):
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """Starts nothing until somebody takes it."""
+    found = Shared(tmp_path_factory)
     try:
-        system.wait_ready()
-        yield system
+        yield found
     finally:
-        system.stop()
+        found.stop()
+
+
+@pytest.fixture(scope="module")
+def synthetic(shared: Shared) -> System:
+    """Two workers with the synthetic engine; files before may have used them."""
+    return shared.taken()
 
 
 @pytest.fixture(scope="module")
