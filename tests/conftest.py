@@ -20,8 +20,8 @@ from hypothesis import settings
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "examples" / "demo"
 READY_S = 60.0
-IDLE_S = 5.0
-"""How long jobs that a file of tests has left may take to end, before the next takes a system of its own."""
+IDLE_S = 20.0
+"""How long what tests have left may take to end or to come back, before the next takes a system of its own."""
 SLOW_LIMIT_S = 900
 
 SYNTHETIC = """\
@@ -207,42 +207,47 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 class Shared:
-    """One system that several files of tests use after each other: a start takes 3 s of CPU and more."""
+    """One system that several tests use after each other, since a start takes 3 s of CPU and more.
 
-    def __init__(self, folders: pytest.TempPathFactory) -> None:
+    workers: how many it has when nothing has befallen it.
+    """
+
+    def __init__(self, folders: pytest.TempPathFactory, config: str, workers: int) -> None:
         self._folders = folders
+        self._config = config
+        self._workers = workers
         self._system: System | None = None
 
     def taken(self) -> System:
-        """Whole, with nothing under way: another one where a test has left it otherwise."""
-        if self._system is None or not self._is_as_new(self._system):
+        """Whole, with nothing under way: another one where the tests before have left it otherwise."""
+        if self._system is None or not self._becomes_as_new(self._system):
             self.stop()
-            self._system = System(self._folders.mktemp("synthetic"), SYNTHETIC)
+            self._system = System(self._folders.mktemp("shared"), self._config)
             self._system.wait_ready()
+            assert self._becomes_as_new(self._system)
         return self._system
 
     def stop(self) -> None:
         if self._system is not None:
             self._system.stop()
 
-    @staticmethod
-    def _is_as_new(system: System) -> bool:
-        if system.process.poll() is not None or not is_ready(system.url):
-            return False
+    def _becomes_as_new(self, system: System) -> bool:
+        """Waits for jobs that were left to end, and for processes that were killed to be there again."""
         deadline = time.monotonic() + IDLE_S
-        while True:
-            workers = system.get("/v1/fleet")["workers"]
-            if len(workers) == 2 and not any(worker.get("running") for worker in workers):
-                return True
-            if time.monotonic() > deadline:
-                return False
+        while system.process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(httpx.HTTPError, KeyError):
+                workers = system.get("/v1/fleet")["workers"]
+                is_idle = not any(worker.get("running") for worker in workers)
+                if is_idle and len(workers) == self._workers and is_ready(system.url):
+                    return True
             time.sleep(0.02)
+        return False
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """Starts nothing until somebody takes it."""
-    found = Shared(tmp_path_factory)
+    found = Shared(tmp_path_factory, SYNTHETIC, 2)
     try:
         yield found
     finally:

@@ -11,21 +11,26 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import SYNTHETIC, System, events_of, wait_for
+from tests.conftest import SYNTHETIC, Shared, System, events_of, wait_for
 from tests.system.test_jobs import WORDS, names, text_of
+
+CONFIG = SYNTHETIC.replace("workers:", "  crash: {engine: synthetic, options: {crash: true}}\nworkers:")
+CONFIG += "  - {count: 1, memory: 512MB, engines: [synthetic]}\n"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    found = Shared(tmp_path_factory, CONFIG, 3)
+    try:
+        yield found
+    finally:
+        found.stop()
 
 
 @pytest.fixture
-def system(tmp_path: Path) -> Iterator[System]:
-    config = SYNTHETIC + "  - {count: 1, memory: 512MB, engines: [synthetic]}\n"
-    config = config.replace("workers:", "  crash: {engine: synthetic, options: {crash: true}}\nworkers:")
-    started = System(tmp_path, config)
-    try:
-        started.wait_ready()
-        wait_for(lambda: len(started.get("/v1/fleet")["workers"]) == 3)
-        yield started
-    finally:
-        started.stop()
+def system(kept: Shared) -> System:
+    """Three workers. Whatever the test before has killed is there again."""
+    return kept.taken()
 
 
 def watch(system: System, job: str) -> tuple[list[dict], threading.Thread]:
