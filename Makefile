@@ -35,9 +35,10 @@ demo:
 	@$(PYTHON) examples/demo/demo.py --port $(PORT)
 
 # Three files of tests at a time: most of them wait for processes to start, and to notice that another has died.
+# Those of whole systems come first (tests/conftest.py), so that at the end all three have short files to share out.
 # Threads of OpenMP that have nothing to do sleep: else those of one test take the cores from the others.
 test: setup lint
-	OMP_WAIT_POLICY=PASSIVE $(V)/python -P -m pytest -m "not slow" -n 3 --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE $(V)/python -P -m pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
 
 # Clients of others, unmodified, in an environment of their own: some want other versions than we do.
 .venv-clients/.ready: tests/clients/requirements.txt

@@ -20,7 +20,11 @@ from hypothesis import settings
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "examples" / "demo"
 READY_S = 60.0
+IDLE_S = 20.0
+"""How long what tests have left may take to end or to come back, before the next takes a system of its own."""
 SLOW_LIMIT_S = 900
+LONGEST_FIRST = ("system", "security", "contract", "tidy", "unit")
+"""The folders of tests, by how long their files take."""
 
 SYNTHETIC = """\
 models:
@@ -204,15 +208,58 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Two workers with the synthetic engine."""
-    system = System(tmp_path_factory.mktemp("synthetic"), SYNTHETIC)
+class Shared:
+    """One system that several tests use after each other, since a start takes 3 s of CPU and more.
+
+    workers: how many it has when nothing has befallen it.
+    """
+
+    def __init__(self, folders: pytest.TempPathFactory, config: str, workers: int) -> None:
+        self._folders = folders
+        self._config = config
+        self._workers = workers
+        self._system: System | None = None
+
+    def taken(self) -> System:
+        """Whole, with nothing under way: another one where the tests before have left it otherwise."""
+        if self._system is None or not self._becomes_as_new(self._system):
+            self.stop()
+            self._system = System(self._folders.mktemp("shared"), self._config)
+            self._system.wait_ready()
+            assert self._becomes_as_new(self._system)
+        return self._system
+
+    def stop(self) -> None:
+        if self._system is not None:
+            self._system.stop()
+
+    def _becomes_as_new(self, system: System) -> bool:
+        """Waits for jobs that were left to end, and for processes that were killed to be there again."""
+        deadline = time.monotonic() + IDLE_S
+        while system.process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(httpx.HTTPError, KeyError):
+                workers = system.get("/v1/fleet")["workers"]
+                is_idle = not any(worker.get("running") for worker in workers)
+                if is_idle and len(workers) == self._workers and is_ready(system.url):
+                    return True
+            time.sleep(0.02)
+        return False
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """Starts nothing until somebody takes it."""
+    found = Shared(tmp_path_factory, SYNTHETIC, 2)
     try:
-        system.wait_ready()
-        yield system
+        yield found
     finally:
-        system.stop()
+        found.stop()
+
+
+@pytest.fixture(scope="module")
+def synthetic(shared: Shared) -> System:
+    """Two workers with the synthetic engine; files before may have used them."""
+    return shared.taken()
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +274,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that are slow by themselves must not be cut short on a machine that is slow too."""
+    """Long files come first: else the last of them runs alone at the end. Those that are slow by themselves must not
+    be cut short on a machine that is slow too.
+    """
+    order = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.relative_to(ROOT / "tests").parts[0], 0))
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_LIMIT_S))

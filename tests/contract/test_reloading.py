@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -30,11 +30,14 @@ TWO = "models:\n  one: {engine: synthetic}\n  two: {engine: synthetic}\n"
 
 @asynccontextmanager
 async def reloaded(
-    bus: Bus, *paths: Path, made: list[Reloading] | None = None
+    bus: Bus, *paths: Path, made: list[Reloading] | None = None, is_watched: bool = True
 ) -> AsyncIterator[dict[str, Model | None]]:
-    """The catalog as a service sees it, while the files are watched. made: gets what watches them."""
+    """The catalog as a service sees it, while the files are watched, or looked at if they cannot be. made: gets what
+    watches them.
+    """
     await declare(bus)
     seen: dict[str, Model | None] = {}
+    before = watches()
     reloading = Reloading(bus, paths, name="gw")
     if made is not None:
         made.append(reloading)
@@ -43,8 +46,19 @@ async def reloaded(
         tasks.start(store.watch, bus, seen.__setitem__, asyncio.Event(), lambda *_: None)
         tasks.start(reloading.watch)
         await soon(lambda: seen)
-        await asyncio.sleep(0.3)  # until the folders are watched: the watcher says nothing of that
+        await soon(
+            lambda: watches() > before or not is_watched, "the folders to be watched"
+        )  # the watcher says nothing of that
         yield seen
+
+
+def watches() -> int:
+    """How many files and folders this process has asked the kernel to tell of."""
+    found = 0
+    for file in Path("/proc/self/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found += file.read_text().count("inotify wd:")
+    return found
 
 
 def names(seen: dict[str, Model | None]) -> set[str]:
@@ -302,7 +316,7 @@ async def test_the_watcher_may_fail_and_looking_goes_on(
     monkeypatch.setattr(module, "awatch", refuse)
     file = tmp_path / "stoker.yaml"
     file.write_text(ONE)
-    async with connected() as bus, reloaded(bus, file) as seen:
+    async with connected() as bus, reloaded(bus, file, is_watched=False) as seen:
         file.write_text(TWO)
         await soon(lambda: names(seen) == {"one", "two"})
 

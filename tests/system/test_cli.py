@@ -22,36 +22,6 @@ def as_json(*arguments: str, url: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_run_streams_text(demo: System) -> None:
-    done = stoker("run", "demo-chat", "What is Stoker?", "--temperature", "0", url=demo.url)
-    assert done.returncode == 0, done.stderr
-    assert "Stoker" in done.stdout
-
-
-def test_run_saves_an_image(demo: System, tmp_path: Path) -> None:
-    saved = tmp_path / "seven.png"
-    done = stoker("run", "demo-image", "red seven", "--out", str(saved), "--seed", "1", url=demo.url)
-    assert done.returncode == 0, done.stderr
-    assert saved.read_bytes().startswith(b"\x89PNG")
-    assert str(saved.name) in done.stdout.replace("\n", "")
-
-
-def test_run_makes_a_picture_again_from_what_it_says(demo: System, tmp_path: Path) -> None:
-    first, again, jpeg = (tmp_path / name for name in ("first.png", "again.png", "small.jpg"))
-    for arguments in (
-        ("red seven", "--out", str(first), "--seed", "7", "--steps", "3"),
-        ("--from", str(first), "--out", str(again)),
-        ("--from", str(again), "--out", str(jpeg)),
-    ):
-        done = stoker("run", "demo-image", *arguments, url=demo.url)
-        assert done.returncode == 0, done.stderr
-    assert again.read_bytes() == first.read_bytes()
-    assert jpeg.read_bytes().startswith(b"\xff\xd8")
-    for arguments in ((), ("--from", __file__)):
-        wrong = stoker("run", "demo-image", *arguments, url=demo.url)
-        assert wrong.returncode == 1 and "--from" in wrong.stderr
-
-
 def test_models_workers_and_jobs_can_be_read_by_people_and_scripts(synthetic: System) -> None:
     job = synthetic.submit("echo")
     synthetic.ended(job)

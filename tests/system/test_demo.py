@@ -1,7 +1,8 @@
-"""The embedded demo: real llama.cpp and diffusers behind the official openai client."""
+"""The embedded demo: real llama.cpp and diffusers behind the official openai client and the `stoker` command."""
 
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 import openai
@@ -12,6 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 from tests.conftest import DEMO, System
+from tests.system.test_cli import stoker
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
@@ -152,3 +154,36 @@ def test_models_are_listed_and_unknown_ones_are_not_found(client: openai.OpenAI)
     with pytest.raises(openai.BadRequestError) as wrong:
         client.chat.completions.create(model="demo-image", messages=[{"role": "user", "content": "x"}])
     assert "ImageGeneration" in wrong.value.message
+
+
+# The command ------------------------------------------------------------------------------------------
+
+
+def test_run_streams_text(demo: System) -> None:
+    done = stoker("run", "demo-chat", "What is Stoker?", "--temperature", "0", url=demo.url)
+    assert done.returncode == 0, done.stderr
+    assert "Stoker" in done.stdout
+
+
+def test_run_saves_an_image(demo: System, tmp_path: Path) -> None:
+    saved = tmp_path / "seven.png"
+    done = stoker("run", "demo-image", "red seven", "--out", str(saved), "--seed", "1", url=demo.url)
+    assert done.returncode == 0, done.stderr
+    assert saved.read_bytes().startswith(b"\x89PNG")
+    assert str(saved.name) in done.stdout.replace("\n", "")
+
+
+def test_run_makes_a_picture_again_from_what_it_says(demo: System, tmp_path: Path) -> None:
+    first, again, jpeg = (tmp_path / name for name in ("first.png", "again.png", "small.jpg"))
+    for arguments in (
+        ("red seven", "--out", str(first), "--seed", "7", "--steps", "3"),
+        ("--from", str(first), "--out", str(again)),
+        ("--from", str(again), "--out", str(jpeg)),
+    ):
+        done = stoker("run", "demo-image", *arguments, url=demo.url)
+        assert done.returncode == 0, done.stderr
+    assert again.read_bytes() == first.read_bytes()
+    assert jpeg.read_bytes().startswith(b"\xff\xd8")
+    for arguments in ((), ("--from", __file__)):
+        wrong = stoker("run", "demo-image", *arguments, url=demo.url)
+        assert wrong.returncode == 1 and "--from" in wrong.stderr

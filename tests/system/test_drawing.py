@@ -49,6 +49,7 @@ def test_without_a_modes_file_the_environment_makes_one_mode(legacy: System) -> 
     assert "modes.yaml" in legacy.log.read_text()
 
 
+@pytest.mark.slow
 def test_more_than_queue_max_waiting_is_429(legacy: System) -> None:
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(lambda _: generate(legacy), range(12)))

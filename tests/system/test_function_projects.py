@@ -108,6 +108,12 @@ def test_a_project_of_any_shape_answers(
     assert client.run(function, **payload) == answer
 
 
+def test_a_model_that_no_key_names_is_refused_with_the_keys(system: System) -> None:
+    answer = system.post("/v1/functions/chosen", {"word": "one", "model_key": "larger"})
+    assert (answer.status_code, answer.json()["field"]) == (422, "model_key")
+    assert "small, large" in answer.json()["detail"]
+
+
 def test_a_call_knows_its_run_streams_and_is_cancelled(client: Client) -> None:
     job = client.submit("add", a=1, b=2)
     assert job.result() == {"total": 3, "run": job.id}

@@ -338,6 +338,7 @@ def test_the_requests_of_document_000(checkpoints: System, request_body: dict[st
     wait_for(is_hot, 5, "the heartbeat that shows it")
 
 
+@pytest.mark.slow
 def test_an_unknown_key_or_a_full_id_is_refused_with_the_keys(checkpoints: System) -> None:
     for key in ("sdxl", "stabilityai/sdxl-turbo"):
         answer = checkpoints.post("/v1/functions/generate", {"prompt": "x", "model_key": key})
@@ -346,6 +347,7 @@ def test_an_unknown_key_or_a_full_id_is_refused_with_the_keys(checkpoints: Syste
         assert answer.json()["field"] == "model_key"
 
 
+@pytest.mark.slow
 def test_a_killed_host_is_a_new_one_for_the_next_call(checkpoints: System) -> None:
     body = {"prompt": "x", "model_key": "sdxl-turbo", "num_inference_steps": 1, "guidance_scale": 0.0}
     with Client(checkpoints.url) as client:

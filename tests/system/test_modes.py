@@ -351,8 +351,7 @@ def test_editing_the_file_changes_later_requests_and_not_those_in_flight(modes: 
             temporary.rename(file)  # as editors do
             shown = wait_for(
                 lambda: modes.get("/api/modes")["modes"]["sd15-fast"]["default_size"] == "128x64",
-                3,
-                "the change",
+                what="the change",
             )
             assert shown
             after = generate(modes, mode="sd15-fast")
@@ -368,7 +367,7 @@ def test_an_invalid_edit_changes_nothing_and_is_reported(modes: System, folder: 
     before, shown = file.read_text(), modes.get("/api/modes")
     try:
         file.write_text(before.replace("default_mode: sdxl-general", "default_mode: nope"))
-        wait_for(lambda: "configuration.invalid" in modes.log.read_text(), 5, "the report")
+        wait_for(lambda: "configuration.invalid" in modes.log.read_text(), what="the report")
         answer = modes.post("/api/modes/reload", {})
         assert (answer.status_code, answer.json()["field"]) == (422, "default_mode")
         assert "modes.yaml:3" in answer.json()["detail"]
@@ -446,7 +445,7 @@ def test_no_request_sees_a_part_of_an_edit(modes: System, folder: Path) -> None:
 def test_sighup_reloads(modes: System) -> None:
     count = modes.log.read_text().count("configuration.reloaded")
     os.kill(modes.pid("gateway"), signal.SIGHUP)
-    wait_for(lambda: modes.log.read_text().count("configuration.reloaded") > count, 5, "the reload")
+    wait_for(lambda: modes.log.read_text().count("configuration.reloaded") > count, what="the reload")
     assert fast_size(modes) == "64x64"
 
 

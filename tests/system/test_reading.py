@@ -90,6 +90,7 @@ async def test_everything_said_about_a_job_is_json_on_a_subject_that_names_it(sy
     await client.flush()
     job = await asyncio.to_thread(synthetic.submit, "slow", max_tokens=4)
     await asyncio.to_thread(synthetic.ended, job)
+    await eventually(lambda: {"heartbeat", "change"} & {one.subject.split(".")[1] for one in heard})
     await client.flush()
     for message in heard:
         length = int((message.headers or {}).get(JSON_LENGTH_HEADER, len(message.data)))

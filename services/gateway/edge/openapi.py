@@ -1,6 +1,7 @@
 """The OpenAPI document, made from the table of routes: each names the Structs of its query, body and answer."""
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, get_type_hints
 
 import msgspec
@@ -54,6 +55,7 @@ ERRORS: dict[Dialect, tuple[Any, str]] = {
 }
 
 
+@cache
 def _content(kind: Any, media_type: str = JSON) -> dict[str, OpenAPIMediaType]:
     (schema,), _ = msgspec.json.schema_components([kind], ref_template=REFERENCE)
     return {media_type: OpenAPIMediaType(schema=schema)}  # type: ignore[arg-type]  # plain JSON is as good
@@ -70,6 +72,7 @@ def _path_parameters(path: str) -> list[Parameter]:
     return found
 
 
+@cache
 def _query_parameters(query: type) -> list[Parameter]:
     """The fields of a query's Struct; none is required."""
     hints = get_type_hints(query, include_extras=True)
@@ -101,6 +104,12 @@ def _operation(route: Route, path: str) -> Operation:
     return operation
 
 
+@cache
+def _components(kinds: tuple[Any, ...]) -> dict[str, Any]:
+    _, schemas = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
+    return schemas
+
+
 def _shown(path: str) -> str:
     """A template as OpenAPI writes it: names without their kinds."""
     return "/".join(part.partition(":")[0] + "}" if ":" in part else part for part in path.split("/"))
@@ -119,5 +128,4 @@ def describe(app: Litestar, routes: Iterable[Route]) -> None:
         for path in route.paths:
             item = document.paths.setdefault(_shown(path), PathItem())
             setattr(item, route.method.lower(), _operation(route, path))
-    _, schemas = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
-    document.components.schemas = {**(document.components.schemas or {}), **schemas}
+    document.components.schemas = {**(document.components.schemas or {}), **_components(tuple(kinds))}

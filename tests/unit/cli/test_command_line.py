@@ -1,5 +1,6 @@
 """The command line as a whole: its table, what a help imports, one style of options, completion."""
 
+import functools
 import inspect
 import json
 import os
@@ -23,6 +24,7 @@ from tests.conftest import ROOT
 HEAVY = ("httpx", "rich", "nats", "torch", "pydantic", "aiohttp", "litestar", "yaml")
 
 
+@functools.cache
 def commands() -> dict[str, Any]:
     root: Any = typer.main.get_command(main.app)
     context = typer.Context(root)

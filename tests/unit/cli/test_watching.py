@@ -2,6 +2,7 @@
 
 import io
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -120,7 +121,7 @@ def test_a_job_that_fails_ends_the_command(
 
 def test_the_end_says_tokens_their_rate_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([10.0, 10.5, 11.5])
-    monkeypatch.setattr(watching.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: next(now)))
     answer = Answer()
     for text in ("a", "b", "c"):
         answer.add(text)

@@ -8,9 +8,11 @@ acting after another was admitted: nothing here is trusted to be quick. From eac
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
+from msgspec import Struct
+from msgspec.structs import replace
 
 Order = tuple[int, int]
 NOBODY: Order = (0, 0)
@@ -19,8 +21,7 @@ MOST_ATTEMPTS = {1: 2, 2: 1}
 """How many attempts each leader gives out, by term."""
 
 
-@dataclass(frozen=True)
-class Leader:
+class Leader(Struct, frozen=True, cache_hash=True):
     """What one leader believes of the job. phase: away, waiting, fencing, given, over."""
 
     phase: str = "away"
@@ -30,8 +31,7 @@ class Leader:
     must_fence: bool = False
 
 
-@dataclass(frozen=True)
-class Running:
+class Running(Struct, frozen=True, cache_hash=True):
     """An attempt on a worker. newest: the last term that it has heard of."""
 
     order: Order = NOBODY
@@ -39,8 +39,7 @@ class Running:
     newest: int = 0
 
 
-@dataclass(frozen=True)
-class State:
+class State(Struct, frozen=True, cache_hash=True):
     """number, noted: the last record of the job. ended: who ended it; its term and attempt, 0 for the leader's word."""
 
     admitted: int = 1
@@ -57,7 +56,7 @@ class State:
 
     def leader(self, term: int, **now: object) -> "State":
         leaders = list(self.leaders)
-        leaders[term - 1] = replace(leaders[term - 1], **now)  # type: ignore[arg-type]
+        leaders[term - 1] = replace(leaders[term - 1], **now)
         return replace(self, leaders=(leaders[0], leaders[1]))
 
     def worker(self, name: str, running: Running) -> "State":
@@ -65,7 +64,7 @@ class State:
         return replace(self, workers=(running, two) if name == "w1" else (one, running))
 
     def record(self, **now: object) -> "State":
-        return replace(self, number=self.number + 1, **now)  # type: ignore[arg-type]
+        return replace(self, number=self.number + 1, **now)
 
     def of(self, name: str) -> Running:
         return self.workers[WORKERS.index(name)]

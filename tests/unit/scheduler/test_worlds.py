@@ -4,6 +4,8 @@ Each seed is one story: loads, crashes, pauses, partitions, goodbyes, new leader
 which everything must end. A failure prints the seed, and the story is the same every time.
 """
 
+from typing import Any
+
 import pytest
 
 from tests.unit.scheduler.making import make_model
@@ -12,6 +14,16 @@ from tests.unit.scheduler.world import Unkindness, World
 
 STEPS = 250
 CALM_S = 200.0
+"""In which everything must have ended, seconds of the world."""
+AFTER_S = 40.0
+"""How long a world goes on when all has ended: longer than the longest pause, and than what is under way in it."""
+QUICK = 16
+"""How many stories of each kind are quick; `make test-all` has the others."""
+
+
+def stories(count: int) -> list[Any]:
+    """Their seeds."""
+    return [pytest.param(seed, marks=[pytest.mark.slow] if seed >= QUICK else []) for seed in range(count)]
 
 
 def befall(world: World) -> None:
@@ -70,6 +82,17 @@ def live(world: World, steps: int) -> None:
         world.run_for(chance.expovariate(10))
 
 
+def calm_down(world: World) -> None:
+    """Nothing befalls anybody any more: every job ends in time, and nothing comes after that."""
+    world.unkind = Unkindness()
+    until = world.now + CALM_S
+    while world.now < until and (
+        len(world.ended) < world.submitted or world.stream or world.core.ledger.records
+    ):
+        world.run_for(1.0)
+    world.run_for(AFTER_S)
+
+
 def check_all_ended(world: World) -> None:
     assert len(world.ended) == world.submitted, "jobs without an end"
     assert not world.stream, "jobs left in the stream"
@@ -96,16 +119,15 @@ def unkind_world(seed: int, count: int, kind: type[World] = World) -> World:
 
 
 @pytest.mark.parametrize("count", [1, 4], ids=["a single worker", "four workers"])
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", stories(40))
 def test_every_job_ends_once_and_nothing_is_left(seed: int, count: int) -> None:
     world = unkind_world(seed, count)
     live(world, STEPS)
-    world.unkind = Unkindness()
-    world.run_for(CALM_S)
+    calm_down(world)
     check_all_ended(world)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", stories(20))
 def test_no_job_fails_for_want_of_a_worker_where_no_process_died_under_it(seed: int) -> None:
     """Rolling updates, short disconnections, pauses, new leaders: none of them is the fault of a job."""
     world = unkind_world(seed, 3)
@@ -124,7 +146,6 @@ def test_no_job_fails_for_want_of_a_worker_where_no_process_died_under_it(seed: 
             case _:
                 world.change_leader()
         world.run_for(chance.expovariate(10))
-    world.unkind = Unkindness()
-    world.run_for(CALM_S)
+    calm_down(world)
     check_all_ended(world)
     assert set(world.ended.values()) == {"completed"}

@@ -226,7 +226,7 @@ def test_a_long_queue_for_one_model_keeps_nobody_from_another_that_is_hot_beside
 
 
 def test_tenants_of_equal_weight_get_equal_shares_while_all_have_work() -> None:
-    arrivals = Arrivals(1200, load=1.3, tenants=5, is_even=True)
+    arrivals = Arrivals(500, load=1.3, tenants=5, is_even=True)
     _, found = simulated(Scenario("shares", (Workers(4),), ModelRule(6), arrivals))
     assert found.jain is not None and found.jain >= 0.95
 
