@@ -281,7 +281,7 @@ class Up:
             if not line:
                 return
             text = strip_control_codes(line.decode(errors="replace").rstrip())
-            self._console.file.write(f"{name.get()}{text}\n")
+            self._write(f"{name.get()}{text}\n")
 
     async def _announce(self, began: float, started: asyncio.Event | None) -> None:
         import httpx
@@ -337,4 +337,14 @@ class Up:
                     child.kill()
 
     def _say(self, text: str) -> None:
-        self._console.print(f"[bold]stoker[/]      {text}", soft_wrap=True)
+        with self._console.capture() as said:
+            self._console.print(f"[bold]stoker[/]      {text}", soft_wrap=True)
+        self._write(said.get())
+
+    def _write(self, text: str) -> None:
+        """Where nobody reads any more what is said is lost, and all goes on."""
+        if not self._console.quiet:
+            try:
+                self._console.file.write(text)
+            except OSError:
+                self._console.quiet = True

@@ -1,6 +1,7 @@
 """`stoker up`: children are started, started again, and stopped in whatever state they are. Real processes."""
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from stoker import up as up_module
 from stoker.child import TRANSITIONS, Child, IllegalMove, State
@@ -89,6 +91,22 @@ async def test_whatever_ends_it_no_child_is_left_behind(
         await found._serve("nats://127.0.0.1:notaport", asyncio.Event(), None)
     assert [one.state for one in servers] == ["ended", "ended"]
     assert all(one.process is None or one.process.returncode is not None for one in servers)
+
+
+async def test_where_nobody_reads_what_is_said_all_goes_on(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    one = child("gateway", SHORT)
+    found = Up(
+        Configuration(), tmp_path, _console=Console(file=os.fdopen(writer, "w", buffering=1)), _children=[one]
+    )
+    async with TaskOwner("test") as tasks:
+        tasks.start(found._keep, one)
+        await soon(lambda: one.restarts >= 2)
+        await found._stop_children()
+    assert one.state == "ended"
+    with pytest.raises(BrokenPipeError):
+        found._console.file.close()
 
 
 async def test_stopped_before_it_was_started_no_process_is_made(tmp_path: Path) -> None:
