@@ -77,7 +77,7 @@ def test_at_zero_it_answers_at_once_where_to_look_and_works_once_ready(kandinsky
     ask = {"prompt": "a beautiful landscape", "num_inference_steps": 3, "width": 128, "height": 128, "seed": 4}
     began = time.monotonic()
     first = generate(kandinsky, "kandinsky-kandinsky3-1", **ask)
-    assert time.monotonic() - began < 5, "diffusers alone takes longer to import"
+    assert time.monotonic() - began < 2
     assert first.status_code == 202
     seconds = int(first.headers["retry-after"])
     assert (first.headers["x-status"], first.headers["x-action"]) == ("scaling-up", "retry-later")

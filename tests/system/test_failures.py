@@ -123,18 +123,14 @@ def test_restarting_nats_keeps_accepted_jobs(system: System) -> None:
 
 @pytest.mark.parametrize("prompt_bytes", [1, 300_000], ids=["short", "beyond what the server reads at once"])
 def test_a_client_that_goes_away_stops_the_computation(system: System, prompt_bytes: int) -> None:
-    """Within 250 ms; the best of three, as the processors may be busy with other tests."""
     body = {"model": "slow", "prompt": "x" * prompt_bytes, "stream": True, "max_tokens": 100}
-    took_s: list[float] = []
-    while len(took_s) < 3 and min(took_s, default=1.0) >= 0.25:
-        with httpx.stream("POST", f"{system.url}/v1/completions", json=body, timeout=30) as answer:
-            next(answer.iter_lines())
-            job = answer.headers["x-job-id"]
-        gone_at = time.time()
-        ended = system.ended(job)
-        assert ended["status"] == "cancelled"
-        took_s.append(ended["finished_at"] - gone_at)
-    assert min(took_s) < 0.25
+    with httpx.stream("POST", f"{system.url}/v1/completions", json=body, timeout=30) as answer:
+        next(answer.iter_lines())
+        job = answer.headers["x-job-id"]
+    gone_at = time.time()
+    ended = system.ended(job)
+    assert ended["status"] == "cancelled"
+    assert ended["finished_at"] - gone_at < 0.25
 
 
 @pytest.mark.slow
