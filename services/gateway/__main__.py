@@ -12,7 +12,6 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import uvicorn
-from litestar.types import ASGIApp
 from nats.nuid import NUID
 
 from stoker.schemas import subjects
@@ -26,6 +25,7 @@ from stoker.services.gateway.batches.owning import Batches
 from stoker.services.gateway.calls import Calls
 from stoker.services.gateway.edge.access import Access
 from stoker.services.gateway.edge.access_middleware import with_access
+from stoker.services.gateway.edge.asgi import ASGIApp
 from stoker.services.gateway.edge.connections import Bounds, Connections, taken_together
 from stoker.services.gateway.edge.door import Door, listed, own_names
 from stoker.services.gateway.edge.door_middleware import with_door

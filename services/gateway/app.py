@@ -1,24 +1,10 @@
-"""The application: the table of routes, limits, and Litestar behind them for the OpenAPI pages.
-
-What no route answers (an unknown path) is Litestar's, and gets its error in the same form as every other.
-"""
+"""The application: the table of routes, and the limit of a request's head."""
 
 from collections.abc import Awaitable
 from typing import Any
 
-from litestar import Litestar, Request, Response
-from litestar.datastructures import State
-from litestar.exceptions import HTTPException
-from litestar.openapi import OpenAPIConfig
-from litestar.types import ASGIApp, Receive, Scope, Send
-
-from stoker.schemas import wire
-from stoker.services.bus.discovery import VERSION
-from stoker.services.gateway.edge.door_middleware import with_browser_headers
-from stoker.services.gateway.edge.error_mapping import request_error
-from stoker.services.gateway.edge.openapi import describe
-from stoker.services.gateway.edge.openapi_functions import FunctionsJson, FunctionsPage
-from stoker.services.gateway.edge.problems import Dialect, RequestError, answer_body, dialect_of
+from stoker.services.gateway.edge.asgi import ASGIApp, HTTPScope, Receive, Send
+from stoker.services.gateway.edge.problems import Dialect, dialect_of
 from stoker.services.gateway.edge.routing import Route, Router, with_routes
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.routes import (
@@ -44,6 +30,7 @@ from stoker.services.gateway.routes import (
     ranking,
     responses,
     schedules,
+    schema,
     superres,
     text,
     tokens,
@@ -81,7 +68,9 @@ GROUPS = (
     discovery,
     dashboard,
 )
-ROUTES: list[Route] = [route for group in GROUPS for route in group.ROUTES]
+DESCRIBED: list[Route] = [route for group in GROUPS for route in group.ROUTES]
+"""What the OpenAPI document tells of, unless it is hidden."""
+ROUTES: list[Route] = [*DESCRIBED, *schema.routes_for(DESCRIBED)]
 ROUTER = Router(ROUTES)
 
 
@@ -91,14 +80,6 @@ def dialect_at(path: str) -> Dialect:
     return next(iter(routes.values())).dialect if routes else dialect_of(path)
 
 
-def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    if isinstance(error, HTTPException):
-        error = RequestError(error.status_code, error.detail or "the request could not be served")
-    refused = request_error(error, request.url.path)
-    body, media_type = answer_body(refused, dialect_of(request.url.path))
-    return Response(wire.encode(body), status_code=refused.status, media_type=media_type)
-
-
 def with_header_limit(app: ASGIApp) -> ASGIApp:
     """The same application, but a request with more than MAX_HEADER_BYTES of headers is answered 431."""
 
@@ -106,7 +87,7 @@ def with_header_limit(app: ASGIApp) -> ASGIApp:
         await send({"type": "http.response.start", "status": 431, "headers": []})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def limited(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    def limited(scope: HTTPScope, receive: Receive, send: Send) -> Awaitable[None]:
         headers = scope.get("headers", ())
         is_too_large = sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES
         return refuse(send) if is_too_large else app(scope, receive, send)
@@ -114,26 +95,11 @@ def with_header_limit(app: ASGIApp) -> ASGIApp:
     return limited
 
 
-def create_pages(gateway: Gateway | None) -> Litestar:
-    """The OpenAPI document and its page, and the answer to unknown paths. None: for the document alone."""
-    app = Litestar(
-        state=State({"gateway": gateway}),
-        logging_config=None,
-        exception_handlers={HTTPException: _on_error, Exception: _on_error},
-        openapi_config=OpenAPIConfig(
-            title="Stoker", version=VERSION, render_plugins=[FunctionsPage(path="/"), FunctionsJson()]
-        ),
-    )
-    describe(app, ROUTES)
-    return app
-
-
 def openapi_document() -> dict[str, Any]:
     """The OpenAPI document without the functions of a running system."""
-    found: dict[str, Any] = create_pages(None).openapi_schema.to_schema()
-    return found
+    return schema.document_of(DESCRIBED)
 
 
 def create_app(gateway: Gateway) -> ASGIApp:
     """Everything that a gateway answers."""
-    return with_routes(with_browser_headers(create_pages(gateway)), ROUTER, gateway)
+    return with_routes(ROUTER, gateway)

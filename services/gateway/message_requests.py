@@ -11,7 +11,6 @@ from time import perf_counter_ns
 from typing import Any
 
 import msgspec
-from litestar.types import ASGIApp, Message
 from nats.aio.msg import Msg
 
 from stoker.schemas import wire
@@ -21,6 +20,7 @@ from stoker.services.bus.connection import Bus
 from stoker.services.bus.permissions import INBOXES, services
 from stoker.services.bus.sizes import message_bytes
 from stoker.services.gateway.app import ROUTER, dialect_at
+from stoker.services.gateway.edge.asgi import ASGIApp, Message
 from stoker.services.gateway.edge.problems import JSON, RETRY_AFTER_S, RequestError, answer_body, stopping
 from stoker.services.process.logs import get_logger
 from stoker.services.process.tasks import TaskOwner

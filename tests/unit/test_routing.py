@@ -78,7 +78,7 @@ def test_whatever_the_path_finding_it_raises_nothing(parts: list[str]) -> None:
 def test_every_route_of_the_gateway_is_found_by_its_own_template() -> None:
     router = Router(ROUTES)
     assert len(ROUTES) >= 40
-    assert len(ROUTES) == sum(len(group.ROUTES) for group in GROUPS)
+    assert len(ROUTES) == sum(len(group.ROUTES) for group in GROUPS) + len(["/schema", "/schema/openapi.json"])
     for route in ROUTES:
         for path in route.paths:
             filled = "/".join("1" if part.startswith("{") else part for part in path.split("/"))
@@ -117,6 +117,15 @@ async def test_an_unknown_path_is_answered_in_the_dialect_of_its_place() -> None
     assert ErrorAnswer.__struct_fields__ == ("error",)
 
 
+async def test_nothing_beside_the_page_and_the_document_is_below_schema() -> None:
+    app = create_app(None)  # type: ignore[arg-type]
+    page = await ask(app, "GET", "/schema")
+    assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert (await ask(app, "HEAD", "/schema/")).status == 200
+    assert (await ask(app, "GET", "/schema/openapi.yaml")).status == 404
+    assert (await ask(app, "POST", "/schema")).status == 405
+
+
 @pytest.mark.parametrize(
     ("error", "status", "retry_after"),
     [
@@ -132,7 +141,7 @@ async def test_every_error_has_one_meaning(error: Exception, status: int, retry_
     async def wrong(_: Any, __: Exchange) -> None:
         raise error
 
-    app = with_routes(None, Router([wrong]), None)  # type: ignore[arg-type]
+    app = with_routes(Router([wrong]), None)  # type: ignore[arg-type]
     answer = await ask(app, "GET", "/wrong")
     assert (answer.status, answer.headers.get("retry-after")) == (status, retry_after)
     assert answer.headers["content-type"] == "application/problem+json"
@@ -145,7 +154,7 @@ async def test_an_error_after_the_answer_has_begun_does_not_begin_another() -> N
         await exchange.answer("fine")
         raise KeyError
 
-    answer = await ask(with_routes(None, Router([wrong]), None), "GET", "/wrong")  # type: ignore[arg-type]
+    answer = await ask(with_routes(Router([wrong]), None), "GET", "/wrong")  # type: ignore[arg-type]
     assert (answer.status, answer.body) == (200, b'"fine"')
 
 
@@ -154,7 +163,7 @@ async def test_a_body_that_is_too_large_is_refused_and_others_come_whole() -> No
     async def echo(_: Any, exchange: Exchange) -> None:
         await exchange.answer(len(await exchange.body()))
 
-    app = with_routes(None, Router([echo]), None)  # type: ignore[arg-type]
+    app = with_routes(Router([echo]), None)  # type: ignore[arg-type]
     assert (await ask(app, "POST", "/echo", bytes(MAX_BODY_BYTES))).body == str(MAX_BODY_BYTES).encode()
     answer = await ask(app, "POST", "/echo", bytes(MAX_BODY_BYTES + 1))
     assert (answer.status, answer.json()["type"]) == (413, "urn:stoker:body_too_large")

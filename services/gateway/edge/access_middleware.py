@@ -4,12 +4,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from http.cookies import SimpleCookie
 from urllib.parse import unquote
 
-from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
-
 from stoker.schemas import wire
 from stoker.schemas.keys import ApiKey
 from stoker.services.gateway.edge.access import COOKIE, Access, current_key, is_open
+from stoker.services.gateway.edge.asgi import ASGIApp, HTTPScope, Message, Receive, Send
 from stoker.services.gateway.edge.door import with_headers
 from stoker.services.gateway.edge.problems import Dialect, DialectAt, RequestError, answer_body
 from stoker.services.gateway.edge.request_ids import REQUEST_ID, request_id
@@ -25,12 +23,12 @@ def with_access(
     count: one more of a key's requests; raises RequestError 429, gives headers.
     """
 
-    def guarded(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if access.is_idle or scope["type"] != ScopeType.HTTP or is_open(str(scope.get("path", ""))):
+    def guarded(scope: HTTPScope, receive: Receive, send: Send) -> Awaitable[None]:
+        if access.is_idle or is_open(str(scope.get("path", ""))):
             return app(scope, receive, send)
         return identified(scope, receive, send)
 
-    async def identified(scope: Scope, receive: Receive, send: Send) -> None:
+    async def identified(scope: HTTPScope, receive: Receive, send: Send) -> None:
         path = str(scope.get("path", ""))
         headers: dict[bytes, bytes] = dict(scope["headers"])
         try:

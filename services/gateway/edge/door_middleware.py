@@ -2,10 +2,8 @@
 
 from collections.abc import Awaitable, Iterable
 
-from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
-
 from stoker.schemas import wire
+from stoker.services.gateway.edge.asgi import ASGIApp, HTTPScope, Message, Receive, Send
 from stoker.services.gateway.edge.door import Door, with_headers
 from stoker.services.gateway.edge.problems import DialectAt, RequestError, answer_body
 from stoker.services.gateway.edge.request_ids import REQUEST_ID, request_id
@@ -18,9 +16,7 @@ def with_door(app: ASGIApp, door: Door, dialect_at: DialectAt) -> ASGIApp:
     answered_to: set[bytes] = set()
     """Hosts that were checked lately: almost every request has the same."""
 
-    def guarded(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] != ScopeType.HTTP:
-            return app(scope, receive, send)
+    def guarded(scope: HTTPScope, receive: Receive, send: Send) -> Awaitable[None]:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         host = headers.get(b"host", b"")
         try:
@@ -40,16 +36,6 @@ def with_door(app: ASGIApp, door: Door, dialect_at: DialectAt) -> ASGIApp:
         return app(scope, receive, send)
 
     return guarded
-
-
-def with_browser_headers(app: ASGIApp) -> ASGIApp:
-    """The same application, with what every answer says: for what does not answer by Exchange."""
-
-    async def told(scope: Scope, receive: Receive, send: Send) -> None:
-        named = [(REQUEST_ID, request_id(scope["headers"]))] if scope["type"] == ScopeType.HTTP else []
-        await app(scope, receive, _with(named, send))
-
-    return told
 
 
 def _with(more: Iterable[tuple[bytes, bytes]], send: Send) -> Send:

@@ -19,10 +19,10 @@ from urllib.parse import parse_qsl
 
 import anyio
 import msgspec
-from litestar.types import HTTPRequestEvent, HTTPScope, Receive, Send
 from prometheus_client import Counter
 
 from stoker.schemas import wire
+from stoker.services.gateway.edge.asgi import HTTPRequestEvent, HTTPScope, Receive, Send
 from stoker.services.gateway.edge.connections import WHEN_LOST, WRITE_NOW, WhenLost, WriteNow
 from stoker.services.gateway.edge.decoding import Inflating, inflated, invalid
 from stoker.services.gateway.edge.door import HEADERS, POLICY, POLICY_NAME

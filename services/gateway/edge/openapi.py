@@ -1,13 +1,17 @@
-"""The OpenAPI document, made from the table of routes: each names the Structs of its query, body and answer."""
+"""The OpenAPI document, made from the table of routes: each names the Structs of its query, body and answer.
+
+Imported when somebody asks for the document: it brings Litestar, whose description of OpenAPI it fills in.
+"""
 
 from collections.abc import Iterable
 from functools import cache
 from typing import Any, get_type_hints
 
 import msgspec
-from litestar import Litestar
 from litestar.openapi.spec import (
     Components,
+    Info,
+    OpenAPI,
     OpenAPIMediaType,
     OpenAPIResponse,
     Operation,
@@ -15,12 +19,14 @@ from litestar.openapi.spec import (
     PathItem,
     RequestBody,
     Schema,
+    Server,
 )
 from litestar.openapi.spec.enums import OpenAPIType
 
 from stoker.schemas.anthropic import AnthropicErrorAnswer
 from stoker.schemas.ollama import OllamaErrorAnswer
 from stoker.schemas.openai import ErrorAnswer
+from stoker.services.bus.discovery import VERSION
 from stoker.services.gateway.edge.problems import JSON, PROBLEM_JSON, Dialect, Problem
 from stoker.services.gateway.edge.routing import Route
 
@@ -115,17 +121,22 @@ def _shown(path: str) -> str:
     return "/".join(part.partition(":")[0] + "}" if ":" in part else part for part in path.split("/"))
 
 
-def describe(app: Litestar, routes: Iterable[Route]) -> None:
-    """Complete the application's OpenAPI document."""
-    document = app.openapi_schema
-    document.paths = document.paths or {}
-    document.components = document.components or Components()
+def document(routes: Iterable[Route]) -> dict[str, Any]:
+    """The document of these routes, but for the hidden ones, as JSON values."""
+    paths: dict[str, PathItem] = {}
     kinds: list[Any] = [kind for kind, _ in ERRORS.values()]
     for route in routes:
         if route.is_hidden:
             continue
         kinds += [kind for kind in (route.asks, route.answers) if kind is not None]
         for path in route.paths:
-            item = document.paths.setdefault(_shown(path), PathItem())
+            item = paths.setdefault(_shown(path), PathItem())
             setattr(item, route.method.lower(), _operation(route, path))
-    document.components.schemas = {**(document.components.schemas or {}), **_components(tuple(kinds))}
+    described = OpenAPI(
+        info=Info(title="Stoker", version=VERSION),
+        servers=[Server(url="/")],
+        paths=paths,
+        components=Components(schemas=_components(tuple(kinds))),
+    )
+    found: dict[str, Any] = described.to_schema()
+    return found

@@ -1,8 +1,7 @@
 """Routes: which function answers a method and a path, and how its errors become answers.
 
 A route is a record (`Route`) made by `get`, `post`, `put`, `delete` or one of the helpers below; app.py lists
-them all and openapi.py describes them. Litestar stands behind the table, for the pages at /schema and for
-what no route answers; its own router cannot give path parameters to a bare ASGI handler.
+them all and openapi.py describes them. (Litestar's router cannot give path parameters to a bare ASGI handler.)
 
 A template is made of fixed parts, `{name}` (one part), `{name:int}` (one part that is a whole number) and
 `{name:path}` (all that is left, at the end only). A fixed part wins over a parameter, and a path that went one
@@ -14,18 +13,16 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from litestar.enums import ScopeType
-from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
-
 from stoker.schemas.fields import Rule
 from stoker.schemas.keys import Role
 from stoker.services.gateway.edge.access import check_role, owner
+from stoker.services.gateway.edge.asgi import ASGIApp, HTTPScope, Message, Receive, Send
 from stoker.services.gateway.edge.decoding import Reader
 from stoker.services.gateway.edge.error_mapping import request_error
 from stoker.services.gateway.edge.exchange import ClientGone, Exchange
 from stoker.services.gateway.edge.fields import lost
 from stoker.services.gateway.edge.label_selectors import HEADER, current_selector, parse
-from stoker.services.gateway.edge.problems import JSON, Dialect, RequestError, stopping
+from stoker.services.gateway.edge.problems import JSON, Dialect, RequestError, dialect_of, stopping
 from stoker.services.gateway.edge.sse import EVENT_STREAM, SSE_HEADERS
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.records.platform_events import note_action
@@ -178,19 +175,17 @@ class Router:
         return node.routes, parameters
 
 
-def with_routes(rest: ASGIApp, router: Router, gateway: Gateway) -> ASGIApp:
-    """An application that answers the routes, and leaves every other path to `rest`.
+def with_routes(router: Router, gateway: Gateway) -> ASGIApp:
+    """An application that answers the routes, and every other path with 404.
 
     Like what stands before it, it is a function that gives what is awaited: a coroutine around a coroutine
     would cost half a kilobyte for each open stream.
     """
 
-    def routed(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] != ScopeType.HTTP:
-            return rest(scope, receive, send)
+    def routed(scope: HTTPScope, receive: Receive, send: Send) -> Awaitable[None]:
         routes, parameters = router.find(scope["path"])
         if not routes:
-            return rest(scope, receive, send)
+            return _nothing_there(Exchange(scope, receive, send))
         found = routes.get(scope["method"])
         if found is None and scope["method"] == "HEAD" and (found := routes.get("GET")) is not None:
             send = _without_body(send)
@@ -233,6 +228,12 @@ async def _serve(gateway: Gateway, exchange: Exchange, found: Route) -> None:
     except Exception as error:
         refused = request_error(error, exchange.path, exchange.request_id.decode())
         await exchange.refuse(refused, dialect=found.dialect)
+
+
+async def _nothing_there(exchange: Exchange) -> None:
+    message = f"there is nothing at {exchange.path}: /schema lists what there is"
+    refused = RequestError(404, message, code="not_found")
+    await exchange.refuse(refused, dialect=dialect_of(exchange.path))
 
 
 async def _other_method(exchange: Exchange, scope: HTTPScope, routes: dict[str, Route]) -> None:

@@ -2,9 +2,7 @@
 
 import time
 
-from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
-
+from stoker.services.gateway.edge.asgi import ASGIApp, HTTPScope, Message, Receive, Send
 from stoker.services.process.tracing import HEADER, Recorder, Served, current_request, in_trace
 
 WORKING_METHODS = ("POST", "PUT")
@@ -17,8 +15,8 @@ def with_traces(app: ASGIApp, recorder: Recorder | None) -> ASGIApp:
     if recorder is None:
         return app
 
-    async def traced(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or scope["method"] not in WORKING_METHODS:
+    async def traced(scope: HTTPScope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in WORKING_METHODS:
             await app(scope, receive, send)
             return
         headers = dict(scope["headers"])

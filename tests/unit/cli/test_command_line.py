@@ -74,6 +74,11 @@ def test_a_help_imports_nothing_heavy(arguments: list[str], may: tuple[str, ...]
     assert imported_by(*arguments) & set(HEAVY) <= set(may)
 
 
+def test_a_gateway_starts_without_what_describes_openapi() -> None:
+    script = "import sys, stoker.services.gateway.__main__ as _; assert 'litestar' not in sys.modules"
+    subprocess.run([sys.executable, "-P", "-c", script], check=True, cwd=ROOT)
+
+
 def test_the_package_is_imported_by_need() -> None:
     script = "import sys, stoker; assert 'msgspec' not in sys.modules; stoker.worker_function; stoker.Client"
     subprocess.run([sys.executable, "-P", "-c", script], check=True, cwd=ROOT)
