@@ -17,6 +17,8 @@ import httpx
 import pytest
 from hypothesis import settings
 
+from stoker.services.process.running import die_with_parent
+
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "examples" / "demo"
 READY_S = 60.0
@@ -109,6 +111,7 @@ class System:
             cwd=cwd or folder,
             env={**os.environ, "NO_COLOR": "1", "COLUMNS": "250"},
             start_new_session=True,
+            preexec_fn=die_with_parent,
         )
 
     def wait_ready(self) -> None:
