@@ -1,25 +1,33 @@
-"""A real model through Stoker, beside llama.cpp's own HTTP server: tokens a second, time to the first token.
+"""A model through Stoker, beside its engine's own HTTP server: tokens a second, time to the first token.
 
-python -m bench.text_overhead
+    python -m bench.text_overhead                          # llama.cpp: SmolLM2
+    python -m bench.text_overhead .venv-vllm/bin/vllm      # vLLM: a random Llama of 100 million parameters
 
-Both serve the same GGUF with the same slots, threads and context, on the same machine in the same minute, in
+Both serve the same weights with the same slots, threads and context, on the same machine in the same minute, in
 turns; what is not asked waits. Figures are medians of the rounds, the ratio that of the ratios of each round.
 """
 
 import asyncio
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import aiohttp
+import httpx
 
 from bench.system import running
+from stoker.services.process.embedded import free_port
+from stoker.services.worker.engines.registry import VLLM_VARIABLE
 from tests.fixtures.smollm2 import smollm2
+from tests.fixtures.tiny_llama import tiny_llama
 
 STREAMS = (1, 4, 16, 64)
 ROUNDS = 5
@@ -27,12 +35,22 @@ REQUESTS = 2
 """Of each stream in a round; of 64 streams one."""
 TOKENS = 64
 SLOTS, CONTEXT = 64, 256
-CONFIG = """\
+LLAMA_LAYERS, LLAMA_HEADS = 12, 12
+LLAMACPP = """\
 models:
   text: {{engine: llamacpp, url: "file://{path}", slots: {slots}, options: {{n_ctx: {context}}}}}
 workers:
   - {{count: 1, memory: 4GB, engines: [llamacpp]}}
 """
+VLLM = """\
+models:
+  text: {{engine: VLLM, url: "file://{path}", slots: {slots}, args: {arguments}}}
+workers:
+  - {{count: 1, memory: 8GB, engines: [vllm]}}
+"""
+VLLM_ARGUMENTS = ["--enforce-eager", f"--max-model-len={CONTEXT}", f"--max-num-seqs={SLOTS}"]
+VLLM_VARIABLES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+VLLM_START_S = 300.0
 
 
 @dataclass(slots=True)
@@ -45,8 +63,6 @@ class Measured:
 
 def serve() -> None:
     """llama.cpp's own server, until the input is closed; its address is the first line of the output."""
-    import os
-
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
@@ -60,7 +76,7 @@ def serve() -> None:
 
 
 @contextmanager
-def _direct() -> Iterator[str]:
+def _llamacpp() -> Iterator[str]:
     command = [sys.executable, "-m", "bench.text_overhead", "--serve"]
     process = subprocess.Popen(
         command,
@@ -76,6 +92,52 @@ def _direct() -> Iterator[str]:
     finally:
         process.stdin.close()
         process.wait(30)
+
+
+@contextmanager
+def _vllm(command: str, weights: Path) -> Iterator[str]:
+    port = free_port()
+    serve = [command, "serve", str(weights), "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(
+        [*serve, "--served-model-name", "text", *VLLM_ARGUMENTS],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait_ready(f"http://127.0.0.1:{port}/health", process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _wait_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
+    """Raises RuntimeError where the server ends, or does not start in time."""
+    deadline = time.monotonic() + VLLM_START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(httpx.HTTPError):
+            if httpx.get(url, timeout=2).status_code == 200:
+                return
+        time.sleep(0.5)
+    raise RuntimeError(f"vllm serve is not ready at {url}")
+
+
+@contextmanager
+def _both(vllm: str) -> Iterator[tuple[str, str]]:
+    """The engine's own server and ours. vllm: its command, "" for llama.cpp."""
+    with ExitStack() as running_now:
+        if not vllm:
+            config = LLAMACPP.format(path=smollm2(), slots=SLOTS, context=CONTEXT)
+            direct = running_now.enter_context(_llamacpp())
+        else:
+            os.environ |= VLLM_VARIABLES | {VLLM_VARIABLE: str(Path(vllm).absolute())}
+            folder = Path(running_now.enter_context(tempfile.TemporaryDirectory()))
+            weights = tiny_llama(folder / "llama", LLAMA_LAYERS, LLAMA_HEADS)
+            config = VLLM.format(path=weights, slots=SLOTS, arguments=json.dumps(VLLM_ARGUMENTS))
+            direct = running_now.enter_context(_vllm(os.environ[VLLM_VARIABLE], weights))
+        system = running_now.enter_context(running(config))
+        yield direct, f"http://127.0.0.1:{system.port}"
 
 
 async def _request(session: aiohttp.ClientSession, url: str, number: int) -> tuple[float, int]:
@@ -119,14 +181,13 @@ async def _round(url: str, streams: int, first: int, into: Measured | None) -> N
         into.tokens_s.append(sum(tokens for _, tokens in made) / seconds)
 
 
-async def main() -> list[str]:
+async def main(vllm: str = "") -> list[str]:
+    """vllm: its command, "" for llama.cpp."""
     rows = [
-        "| streams | llama.cpp tokens/s | Stoker tokens/s | ratio | first token ms | of Stoker | more |",
+        "| streams | own server tokens/s | Stoker tokens/s | ratio | first token ms | of Stoker | more |",
         "|---|---|---|---|---|---|---|",
     ]
-    config = CONFIG.format(path=smollm2(), slots=SLOTS, context=CONTEXT)
-    with running(config) as system, _direct() as direct:
-        ours = f"http://127.0.0.1:{system.port}"
+    with _both(vllm) as (direct, ours):
         number = 0
         for url in (direct, ours):
             await _round(url, 1, number, None)
@@ -153,4 +214,4 @@ if __name__ == "__main__":
     if "--serve" in sys.argv:
         serve()
     else:
-        print("\n".join(asyncio.run(main())))
+        print("\n".join(asyncio.run(main(*sys.argv[1:2]))))

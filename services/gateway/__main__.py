@@ -30,6 +30,7 @@ from stoker.services.gateway.edge.connections import Bounds, Connections, taken_
 from stoker.services.gateway.edge.door import Door, listed, own_names
 from stoker.services.gateway.edge.door_middleware import with_door
 from stoker.services.gateway.edge.traced import with_traces
+from stoker.services.gateway.fetching import INPUT_URLS, Fetching
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.webhook_urls import WebhookRules
 from stoker.services.gateway.message_requests import MessageRequests
@@ -176,6 +177,7 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
         access = Access(is_required=needs_keys(settings))
         gateway = Gateway(bus, name, settings.max_streams, _queue_max(), reloading, access)
         gateway.webhook_rules = webhook_rules(settings)
+        gateway.fetching = Fetching(INPUT_URLS[settings.input_urls])
         gateway.metrics_of = metrics_of(settings.metrics_of)
         if settings.publish:
             await reloading.reload()

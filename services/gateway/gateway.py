@@ -2,8 +2,8 @@
 
 It decides nothing itself. `fleet` is what is known of the others, `admission` and `streams_open` refuse what is
 too much, `submission` accepts jobs, `streams` has their events, `loading` and `modes` load models, `describing`
-notes what they take, `reloading` reads the configuration. What runs beside requests belongs to `tasks`, and
-ends with the block of `running`.
+notes what they take, `fetching` has what requests name by URLs, `reloading` reads the configuration. What runs
+beside requests belongs to `tasks`, and ends with the block of `running`.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from stoker.services.gateway.edge.access import Access
 from stoker.services.gateway.edge.label_selectors import current_selector, selects
 from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from stoker.services.gateway.edge.sse import StreamLimit
+from stoker.services.gateway.fetching import Fetching
 from stoker.services.gateway.fleet_view import FleetView
 from stoker.services.gateway.jobs.active import ActiveJobs
 from stoker.services.gateway.jobs.admission import Admission
@@ -65,6 +66,7 @@ class Gateway:
         self.submission = Submission(bus, name, self.streams)
         self.loading = Loading(self.submission, self.tasks)
         self.webhook_rules = WebhookRules()
+        self.fetching = Fetching()
         self.uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
         self.drawing = ActiveJobs(self.streams.attached)
         self.checkpoints: dict[str, str] = {}
@@ -104,7 +106,7 @@ class Gateway:
             (self.limits.served.subject, self.limits.on_use),
             (subjects.every("described", ANY), self.describing.on_described),
         )
-        async with self.bus.listening(*reports), self.streams.running(), self.tasks:
+        async with self.bus.listening(*reports), self.streams.running(), self.fetching.running(), self.tasks:
             self.tasks.start(self.fleet.tidy)
             self.tasks.start(self.limits.keep)
             self.tasks.start(keep_tidy, self.bus)

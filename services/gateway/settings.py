@@ -1,10 +1,12 @@
 """The settings of the gateway; nothing heavy is imported for them, so that `--help` is quick."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from stoker.services.process.settings import BusSettings
+
+InputUrls = Literal["public", "any", "none"]
 
 
 class Settings(BusSettings, frozen=True, kw_only=True):
@@ -35,6 +37,10 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     publish: Annotated[bool, Meta(description="make the configuration the catalog at the start")] = False
     functions: Annotated[str, Meta(description="folders of function projects, by commas")] = ""
     reload: Annotated[bool, Meta(description="read function projects again when they change")] = False
+    input_urls: Annotated[
+        InputUrls,
+        Meta(description="whose files requests may name by URLs: of public hosts, any, or none"),
+    ] = "public"
     webhook_secret: Annotated[
         str, Meta(description="key of webhook signatures, whsec_…; default: `stoker webhook-secret` prints it")
     ] = ""

@@ -225,6 +225,6 @@ class LineRuns:
         if self._stopping.is_set():
             raise NotRun
         self._gateway.admission.check(job, impossible_status=503)
-        fit = await fitting(self._gateway.bus, job, body_bytes)
+        fit = await fitting(self._gateway, job, body_bytes)
         if not await self._gateway.submission.store(fit):
             self._gateway.streams.look_now(job.id)

@@ -17,7 +17,8 @@ from stoker.services.gateway.edge.access import is_visible
 from stoker.services.gateway.edge.exchange import MAX_BODY_BYTES
 from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from stoker.services.gateway.gateway import Gateway
-from stoker.services.gateway.jobs.file_names import ID, REFERENCE
+from stoker.services.gateway.jobs.file_names import ID, REFERENCE, REMOTE
+from stoker.services.gateway.jobs.remote_files import fetched_file, remote_files
 from stoker.services.gateway.jobs.submission import with_input
 from stoker.services.gateway.jobs.transcriptions import AUDIO, with_audio
 from stoker.services.records.blobs import (
@@ -112,15 +113,16 @@ def references(value: Any, place: str = "") -> dict[str, str]:
 
 
 async def with_files(gateway: Gateway, job: Job) -> Job:
-    """The same job with the files that its payload names. Raises RequestError 400, 404, BusError."""
+    """The same job with the files that its payload names. Raises RequestError, BusError."""
     if isinstance(job.input, TranscriptionInput):
         return await _with_audio(gateway, job, job.input)
     if not isinstance(job.input, FunctionInput):
         return job
-    named = references(job.input.payload)
-    if len(named) > MAX_REFERENCES:
+    named, remote = references(job.input.payload), remote_files(gateway, job.input)
+    if len(named) + len(remote) > MAX_REFERENCES:
         raise RequestError(400, f"a payload names at most {MAX_REFERENCES} files", code="invalid_value")
     files = {one: await _referenced(gateway, job, one, place) for one, place in sorted(named.items())}
+    files |= {url: await fetched_file(gateway, url, place) for url, place in sorted(remote.items())}
     return with_input(job, msgspec.structs.replace(job.input, files=files)) if files else job
 
 
@@ -130,10 +132,13 @@ async def _with_audio(gateway: Gateway, job: Job, asked: TranscriptionInput) -> 
     if named == AUDIO:
         attached = await attach(gateway.bus, f"{job.id}/{AUDIO}", file.content)
         return with_input(job, with_audio(asked, attached, len(file.content)))
-    if REFERENCE.fullmatch(named) is None and ID.fullmatch(named) is None:
-        message = "file must be a file's id, /v1/jobs/JOB/files/NUMBER, or data:audio/…;base64,… with the sound"
+    if REMOTE.match(named):
+        attached = await fetched_file(gateway, named, "input.file", MAX_BODY_BYTES)
+    elif REFERENCE.fullmatch(named) or ID.fullmatch(named):
+        attached = await _referenced(gateway, job, named, "input.file")
+    else:
+        message = "file must be a file's id, a URL, /v1/jobs/JOB/files/NUMBER, or data:audio/…;base64,…"
         raise RequestError(400, message, field="input.file", code="invalid_value")
-    attached = await _referenced(gateway, job, named, "input.file")
     content = await content_of(gateway.bus, attached)
     size = len(content) if isinstance(content, bytes) else sum(piece.size for piece in content)
     if size > MAX_BODY_BYTES:

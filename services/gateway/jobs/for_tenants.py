@@ -61,7 +61,7 @@ def job_named(
 async def give(gateway: Gateway, job: Job, body_bytes: int) -> None:
     """Give a job to the queue, unless it is there. Raises RequestError, BusError, BlobGone."""
     gateway.admission.check(job, impossible_status=422)
-    job = await fitting(gateway.bus, await with_files(gateway, job), body_bytes)
+    job = await fitting(gateway, await with_files(gateway, job), body_bytes)
     if not await gateway.submission.store(job):
         gateway.streams.look_now(job.id)
 

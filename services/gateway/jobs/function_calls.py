@@ -16,7 +16,8 @@ from stoker.services.process.json_schemas import JsonSchema
 
 PATTERN = b'"pattern":'
 FILE_NAMES = (
-    "send a file's id (file-…), the url of a job's file (/v1/jobs/ID/files/0), or a data: URL in base64"
+    "send a file's id (file-…), an https: URL, the url of a job's file (/v1/jobs/ID/files/0), or a data: URL in "
+    "base64"
 )
 MAX_CHECKS = 500
 """Functions whose checks are kept ready."""
@@ -70,6 +71,15 @@ def _checked(function: Function, payload: dict[str, Any]) -> dict[str, Any]:
     else:
         return payload
     raise RequestError(400, f"{field}: {reason}" if field else reason, field=field or None, code="validation")
+
+
+def files_of(function: Function, payload: Any) -> dict[str, str]:
+    """What names each file of a payload, by its place."""
+    described, _, _ = _checks_of(function)
+    files: dict[str, str] = {}
+    if described is not None:
+        with_files_named(described, payload, files)
+    return files
 
 
 def _checks_of(function: Function) -> _Checks:

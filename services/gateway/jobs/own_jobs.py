@@ -22,7 +22,7 @@ UNSERVED_TIMEOUT_S = 30.0
 async def finished(gateway: Gateway, exchange: Exchange, job: Job) -> tuple[Completed, bytes]:
     """Run a job to its end: how it completed, and its raw bytes. Raises RequestError, ClientGone."""
     gateway.admission.check(job, impossible_status=503)
-    job = await fitting(gateway.bus, unheard(job), exchange.body_bytes)
+    job = await fitting(gateway, unheard(job), exchange.body_bytes)
     with gateway.submission.running(job) as ended:
         result = await exchange.unless_gone(ended)
     observe_end(result.event)

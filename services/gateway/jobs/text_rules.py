@@ -16,6 +16,7 @@ MOST_TOKEN_CHARS = 128
 """No vocabulary in use has a token of more characters: a longer prompt cannot fit."""
 FORMATS = ("text", "json_object", "json_schema")
 CHOICES = ("none", "auto", "required")
+PICTURE_URL = re.compile(r"data:|https?://", re.IGNORECASE)
 _LOOK_AROUND = re.compile(r"\(\?<?[=!]")
 
 
@@ -48,12 +49,12 @@ def check_tools(tools: Sequence[dict[str, Any]], choice: str | dict[str, Any] | 
 
 
 def check_pictures(messages: Sequence[ChatMessage]) -> None:
-    """Pictures come with the request: nobody here fetches what a stranger names. Raises RequestError 400."""
+    """Pictures come with the request, or are fetched before its job is accepted. Raises RequestError 400."""
     for index, message in enumerate(messages):
         parts = message.content if isinstance(message.content, tuple) else ()
         for part in parts:
-            if isinstance(part, ImagePart) and not part.image_url.url.startswith("data:"):
-                raise _wrong("send pictures as data: URLs with base64", f"messages[{index}].content")
+            if isinstance(part, ImagePart) and not PICTURE_URL.match(part.image_url.url):
+                raise _wrong("send pictures as data: or https: URLs", f"messages[{index}].content")
 
 
 def check_card(asked: ChatInput | CompletionInput, card: CapabilityCard) -> None:

@@ -132,7 +132,7 @@ async def call_function(gateway: Gateway, exchange: Exchange) -> None:
     asked = function_input(decode(dict[str, Any], await exchange.json_body()), model)
     is_streamed = EVENT_STREAM in exchange.header(b"accept")
     job = await with_files(gateway, _job(gateway, model, asked, wants_events=is_streamed))
-    job = await fitting(gateway.bus, job, exchange.body_bytes)
+    job = await fitting(gateway, job, exchange.body_bytes)
     if "respond-async" in exchange.header(b"prefer"):
         gateway.admission.check(job, impossible_status=422)
         await gateway.submission.store(job)

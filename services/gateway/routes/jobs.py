@@ -125,7 +125,7 @@ async def _accept(gateway: Gateway, job: Job, body_bytes: int) -> JobAnswer:
     present = await find_job(gateway, job.id) if job.is_client_named else None
     if present is None:
         gateway.admission.check(job, impossible_status=422)
-        job = await fitting(gateway.bus, await with_files(gateway, job), body_bytes)
+        job = await fitting(gateway, await with_files(gateway, job), body_bytes)
         if await gateway.submission.store(job):
             return JobAnswer(
                 id=job.id, status="queued", model=job.model, urls=urls_of(job.id), created_at=job.created_at

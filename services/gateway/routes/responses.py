@@ -58,7 +58,7 @@ async def respond(gateway: Gateway, exchange: Exchange, asked: ResponsesRequest)
         kept = KeptResponse(asked, owner(), conversation(asked, before))
         await keep(gateway.bus, job.id, kept)
     if asked.background:
-        await gateway.submission.store(await fitting(gateway.bus, job, exchange.body_bytes))
+        await gateway.submission.store(await fitting(gateway, job, exchange.body_bytes))
         answer = answer_of(asked, job.id, job.created_at, "queued")
         await exchange.answer(answer, headers=job_headers(job))
     elif asked.stream:

@@ -72,7 +72,7 @@ async def whole(gateway: Gateway, exchange: Exchange, jobs: Sequence[Job]) -> li
     with ExitStack() as running:
         ends = []
         for job in jobs:
-            fit = await fitting(gateway.bus, unheard(job), exchange.body_bytes)
+            fit = await fitting(gateway, unheard(job), exchange.body_bytes)
             ends.append(running.enter_context(gateway.submission.running(fit)))
         for ended in ends:
             result = await exchange.unless_gone(ended)
@@ -96,7 +96,7 @@ async def stream(
     """Answer with what is made of them, as it is made. headers: more of them."""
     for job in jobs:
         gateway.admission.check(job, impossible_status=503)
-    fit = [await fitting(gateway.bus, job, exchange.body_bytes) for job in jobs]
+    fit = [await fitting(gateway, job, exchange.body_bytes) for job in jobs]
     sent = answers_headers(jobs) | (headers or {})
     streaming = _Streaming(fit, writer, sent, exchange.write_now)
     await exchange.stream(gateway.streams_open, _chunks(gateway, streaming), sent)

@@ -1,0 +1,64 @@
+"""What jobs name by the URL of another server, fetched before they are accepted (fetching.py)."""
+
+import msgspec
+
+from stoker.functions.context import MAX_FILE_BYTES
+from stoker.schemas.jobs import Attachment, ChatInput, FunctionInput, Job
+from stoker.schemas.openai import ChatMessage, ImagePart, ImageUrl
+from stoker.services.gateway.fetching import MAX_PICTURE_BYTES
+from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.file_names import REMOTE
+from stoker.services.gateway.jobs.function_calls import files_of
+from stoker.services.gateway.jobs.submission import with_input
+from stoker.services.records.blobs import write_blob_of
+
+
+def is_remote(part: object) -> bool:
+    """Whether a part of a message is a picture that lies elsewhere."""
+    return isinstance(part, ImagePart) and REMOTE.match(part.image_url.url) is not None
+
+
+def has_remote_pictures(job: Job) -> bool:
+    return isinstance(job.input, ChatInput) and any(
+        isinstance(message.content, tuple) and any(map(is_remote, message.content))
+        for message in job.input.messages
+    )
+
+
+async def with_pictures(gateway: Gateway, job: Job) -> Job:
+    """The same chat with the bytes of its pictures. Raises RequestError 400, 413, 503 with the field."""
+    assert isinstance(job.input, ChatInput)
+    messages: list[ChatMessage] = []
+    fetched: dict[str, str] = {}
+    for index, message in enumerate(job.input.messages):
+        field = f"messages[{index}].content"
+        parts = message.content if isinstance(message.content, tuple) else ()
+        for part in parts:
+            if isinstance(part, ImagePart) and is_remote(part) and part.image_url.url not in fetched:
+                room = MAX_PICTURE_BYTES - sum(map(len, fetched.values()))
+                fetched[part.image_url.url] = await gateway.fetching.picture(part.image_url.url, field, room)
+        content = tuple(_with_bytes(part, fetched) if isinstance(part, ImagePart) else part for part in parts)
+        messages.append(msgspec.structs.replace(message, content=content) if content else message)
+    return with_input(job, msgspec.structs.replace(job.input, messages=tuple(messages)))
+
+
+def _with_bytes(part: ImagePart, fetched: dict[str, str]) -> ImagePart:
+    url = part.image_url.url
+    return ImagePart(ImageUrl(fetched.get(url, url), part.image_url.detail))
+
+
+def remote_files(gateway: Gateway, asked: FunctionInput) -> dict[str, str]:
+    """URLs that a function's payload names files by, with their places."""
+    model = gateway.fleet.models.get(asked.function)
+    if model is None or model.function is None:
+        return {}
+    named = files_of(model.function, asked.payload)
+    return {url: place for place, url in reversed(named.items()) if REMOTE.match(url)}
+
+
+async def fetched_file(
+    gateway: Gateway, url: str, place: str, most_bytes: int = MAX_FILE_BYTES
+) -> Attachment:
+    """The file at a URL, as a blob of the job. Raises RequestError 400, 413, 503 with the field, BusError."""
+    async with gateway.fetching.opened(url, place, most_bytes) as found:
+        return Attachment(blob=await write_blob_of(gateway.bus, found.chunks))
