@@ -43,10 +43,19 @@ workers:
   - {{count: 1, memory: 4GB, engines: [llamacpp]}}
 """
 VLLM = """\
-models:
-  text: {{engine: VLLM, url: "file://{path}", slots: {slots}, args: {arguments}}}
-workers:
-  - {{count: 1, memory: 8GB, engines: [vllm]}}
+resourceProfiles:
+  cpu: {{launcher: process, inventory: 1, startTimeoutSeconds: 300}}
+---
+kind: Model
+metadata: {{name: text}}
+spec:
+  features: [TextGeneration]
+  engine: VLLM
+  url: file://{path}
+  args: {arguments}
+  resourceProfile: cpu:1
+  minReplicas: 1
+  targetRequests: {slots}
 """
 VLLM_ARGUMENTS = ["--enforce-eager", f"--max-model-len={CONTEXT}", f"--max-num-seqs={SLOTS}"]
 VLLM_VARIABLES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}

@@ -9,10 +9,13 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["console", "json"]
 
 
 class BusSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,8 +36,8 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 1
     prefix: Annotated[str, Meta(description="first token of every subject")] = "stoker"
-    log_level: Annotated[str, Meta(description="debug, info, warning or error")] = "info"
-    log_format: Annotated[str, Meta(description="console or json")] = "console"
+    log_level: Annotated[LogLevel, Meta(description="debug, info, warning or error")] = "info"
+    log_format: Annotated[LogFormat, Meta(description="console or json")] = "console"
     otlp: Annotated[str, Meta(description="OpenTelemetry collector for traces, as http://host:4318")] = ""
     metrics_host: Annotated[str, Meta(description="address of /metrics, which asks for no key")] = "127.0.0.1"
     metrics_port: Annotated[
@@ -49,6 +52,7 @@ class InstallSettings(BusSettings, frozen=True, kw_only=True):
 
 
 S = TypeVar("S", bound=msgspec.Struct)
+WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 FILE = "_FILE"
 
 
@@ -89,10 +93,32 @@ def read_settings(
             values[field.name] = environment[variable]
         elif variable + FILE in environment:
             values[field.name] = _content(variable + FILE, environment[variable + FILE])
+    for name, value in values.items():
+        if wanted := _misfit(value, hints[name]):
+            flag, variable = "--" + name.replace("_", "-"), "STOKER_" + name.upper()
+            raise BadSetting(f"{program}: {flag} ({variable}) must be {wanted}, not {value!r}")
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
         raise BadSetting(f"{program}: {error}") from error
+
+
+def _misfit(value: Any, annotation: Any) -> str:
+    """What a setting must be, in words; "" when the value is that."""
+    try:
+        msgspec.convert(value, annotation, strict=False)
+    except msgspec.ValidationError:
+        is_described = get_origin(annotation) is Annotated
+        plain = get_args(annotation)[0] if is_described else annotation
+        if get_origin(plain) is Literal:
+            return " or ".join(get_args(plain))
+        return WORDS.get(plain, str(plain)) + (_bounds(get_args(annotation)[1]) if is_described else "")
+    return ""
+
+
+def _bounds(meta: Meta) -> str:
+    said = {"from": meta.ge, "above": meta.gt, "to": meta.le, "below": meta.lt}
+    return "".join(f" {word} {number:g}" for word, number in said.items() if number is not None)
 
 
 def _content(variable: str, path: str) -> str:

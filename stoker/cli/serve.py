@@ -3,7 +3,7 @@
 import asyncio
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -85,7 +85,9 @@ def up(
     end_when_idle: Annotated[
         float, typer.Option(min=0.0, help="Stop after so many seconds without a job; 0 = never.")
     ] = 0.0,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="How much the processes say.")
+    ] = "info",
 ) -> None:
     """Start NATS, all services and the configured workers.
 

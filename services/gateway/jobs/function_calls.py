@@ -16,8 +16,8 @@ from stoker.services.process.json_schemas import JsonSchema
 
 PATTERN = b'"pattern":'
 FILE_NAMES = (
-    "send a file's id (file-…), an https: URL, the url of a job's file (/v1/jobs/ID/files/0), or a data: URL in "
-    "base64"
+    "send a file's id (file-…), an https: URL, the url of a job's file (/v1/jobs/ID/files/0), or a data: URL "
+    "in base64"
 )
 MAX_CHECKS = 500
 """Functions whose checks are kept ready."""

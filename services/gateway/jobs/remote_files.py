@@ -56,9 +56,7 @@ def remote_files(gateway: Gateway, asked: FunctionInput) -> dict[str, str]:
     return {url: place for place, url in reversed(named.items()) if REMOTE.match(url)}
 
 
-async def fetched_file(
-    gateway: Gateway, url: str, place: str, most_bytes: int = MAX_FILE_BYTES
-) -> Attachment:
+async def fetched_file(gateway: Gateway, url: str, place: str, most_bytes: int = MAX_FILE_BYTES) -> Attachment:
     """The file at a URL, as a blob of the job. Raises RequestError 400, 413, 503 with the field, BusError."""
     async with gateway.fetching.opened(url, place, most_bytes) as found:
         return Attachment(blob=await write_blob_of(gateway.bus, found.chunks))
