@@ -35,6 +35,8 @@ PAUSE_TIMEOUT_S = 10.0
 """The longest for the connection, and without a byte."""
 FETCH_TIMEOUT_S = 300.0
 """The longest for a whole file."""
+KEPT_S = 5.0
+"""How long a connection is kept for the next file of its host."""
 PICTURE_TIMEOUT_S = 30.0
 MAX_PICTURE_BYTES = 20 * 1024 * 1024
 """Of all pictures of a request: as much as one may bring with it."""
@@ -65,7 +67,9 @@ class Fetching:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         network = PublicNetwork(allow_private=self.rules is not None and self.rules.allow_private)
-        async with httpcore.AsyncConnectionPool(network_backend=network, max_connections=AT_ONCE) as client:
+        async with httpcore.AsyncConnectionPool(
+            network_backend=network, max_connections=AT_ONCE, keepalive_expiry=KEPT_S
+        ) as client:
             self._client = client
             try:
                 yield

@@ -119,6 +119,10 @@ def test_a_bound_of_nothing_is_refused_by_its_name(tmp_path: Path) -> None:
         patch.setenv("STOKER_HEAD_TIMEOUT_S", "0")
         system = System(tmp_path, SYNTHETIC)
     try:
-        assert wait_for(lambda: "--head-timeout-s (STOKER_HEAD_TIMEOUT_S) must be" in system.log.read_text(), 20, "the setting in the log")
+        assert wait_for(
+            lambda: "--head-timeout-s (STOKER_HEAD_TIMEOUT_S) must be" in system.log.read_text(),
+            20,
+            "the setting in the log",
+        )
     finally:
         system.stop()
