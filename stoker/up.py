@@ -29,7 +29,7 @@ from stoker.services.bus.connection import Bus, open_bus
 from stoker.services.catalog import store
 from stoker.services.catalog.load import Configuration
 from stoker.services.process.disk import room_at
-from stoker.services.process.embedded import embedded_server, free_port
+from stoker.services.process.embedded import embedded_server, free_port, why_taken
 from stoker.services.process.running import die_with_parent
 from stoker.services.process.settings import BusSettings, read_settings
 from stoker.services.process.tasks import LimitExceeded, TaskOwner, cleanup, limit
@@ -43,6 +43,7 @@ CALM_AFTER_S = 10.0
 STOP_TIMEOUT_S = 130.0
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 READY_TIMEOUT_S = 60.0
+PORT_TRIES, PORT_AGAIN_S = 30, 0.1
 NOTHING_SERVED = (
     'it serves no model, as there is no configuration: `stoker run FILE.gguf "hi"` needs none, '
     "`stoker init chat` writes one to begin with, `stoker up --config FILE` takes yours"
@@ -52,6 +53,10 @@ REACHED = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "localhost": "127.0.0.1"}
 
 
 GATEWAY = "stoker.services.gateway"
+
+
+class PortTaken(Exception):
+    """Another program listens where the gateway should."""
 
 
 @dataclass(slots=True)
@@ -98,6 +103,7 @@ class Up:
 
     async def _serve(self, url: str, stopping: asyncio.Event, started: asyncio.Event | None) -> None:
         began = time.monotonic()
+        await self._wait_for_port()
         self._children = self._plan(url)
         async with TaskOwner("up") as tasks:
             for child in self._children:
@@ -110,6 +116,17 @@ class Up:
                     await self._stop_children()
                 with contextlib.suppress(OSError):
                     servers.retract(self.data)
+
+    async def _wait_for_port(self) -> None:
+        """Gateways that share a port share it with those of any other system too, and neither is told: the
+        requests of one would come to the other. Raises PortTaken; one that is just ending is waited for.
+        """
+        for _ in range(PORT_TRIES):
+            reason = why_taken(self.host, self.port)
+            if not reason:
+                return
+            await asyncio.sleep(PORT_AGAIN_S)
+        raise PortTaken(f"port {self.port} of {self.host} cannot be had ({reason}): choose another --port")
 
     async def _tell(
         self, url: str, tasks: TaskOwner, stopping: asyncio.Event, began: float, started: asyncio.Event | None

@@ -18,6 +18,7 @@ from stoker.services.bus.errors import BusError
 from stoker.services.catalog.load import Configuration
 from stoker.services.process.tasks import TaskOwner
 from stoker.up import Up
+from tests.conftest import free_port
 from tests.fixtures.gateway_app import soon
 
 SERVER = ("http.server", ["0", "--bind", "127.0.0.1"])
@@ -88,6 +89,7 @@ async def test_whatever_ends_it_no_child_is_left_behind(
     found = Up(Configuration(), tmp_path)
     monkeypatch.setattr(Up, "_plan", lambda self, url: servers)
     with pytest.raises((OSError, ValueError, BusError)):
+        found.port = free_port()
         await found._serve("nats://127.0.0.1:notaport", asyncio.Event(), None)
     assert [one.state for one in servers] == ["ended", "ended"]
     assert all(one.process is None or one.process.returncode is not None for one in servers)
