@@ -30,6 +30,7 @@ from stoker.services.catalog import store
 from stoker.services.catalog.load import Configuration
 from stoker.services.process.disk import room_at
 from stoker.services.process.embedded import embedded_server, free_port, why_taken
+from stoker.services.process.printing import Printer
 from stoker.services.process.running import die_with_parent
 from stoker.services.process.settings import BusSettings, read_settings
 from stoker.services.process.tasks import LimitExceeded, TaskOwner, cleanup, limit
@@ -80,6 +81,7 @@ class Up:
     log_level: str = "info"
     end_when_idle_s: float = 0.0
     _console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
+    _printer: Printer | None = None
     _children: list[Child] = field(default_factory=list)
 
     @property
@@ -95,11 +97,15 @@ class Up:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stopping.set)
         self.data.mkdir(parents=True, exist_ok=True)
-        if self.nats:
-            await self._serve(self.nats, stopping, started)
-            return
-        async with embedded_server(self.data, self.nats_port) as url:
-            await self._serve(url, stopping, started)
+        try:
+            if self.nats:
+                await self._serve(self.nats, stopping, started)
+                return
+            async with embedded_server(self.data, self.nats_port) as url:
+                await self._serve(url, stopping, started)
+        finally:
+            if self._printer is not None:
+                self._printer.close()
 
     async def _serve(self, url: str, stopping: asyncio.Event, started: asyncio.Event | None) -> None:
         began = time.monotonic()
@@ -359,9 +365,7 @@ class Up:
         self._write(said.get())
 
     def _write(self, text: str) -> None:
-        """Where nobody reads any more what is said is lost, and all goes on."""
-        if not self._console.quiet:
-            try:
-                self._console.file.write(text)
-            except OSError:
-                self._console.quiet = True
+        """Whether somebody reads it or not: nothing here waits for that."""
+        if self._printer is None:
+            self._printer = Printer(self._console.file)
+        self._printer.write(text)

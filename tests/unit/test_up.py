@@ -1,6 +1,7 @@
 """`stoker up`: children are started, started again, and stopped in whatever state they are. Real processes."""
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -107,8 +108,35 @@ async def test_where_nobody_reads_what_is_said_all_goes_on(tmp_path: Path) -> No
         await soon(lambda: one.restarts >= 2)
         await found._stop_children()
     assert one.state == "ended"
-    with pytest.raises(BrokenPipeError):
-        found._console.file.close()
+    found._console.file.close()
+
+
+async def test_where_what_is_said_is_not_read_at_the_moment_all_goes_on(tmp_path: Path) -> None:
+    """A pager, a terminal after Ctrl-S: a process that says much is not held up, and what was missed is told."""
+    reader, writer = os.pipe()
+    code = "for n in range(30_000): print(n, 'x' * 80)\nopen('done', 'w')"
+    (tmp_path / "talker.py").write_text(code)
+    one = Child("worker-1", "talker", [], "red")
+    found = Up(Configuration(), tmp_path, _console=Console(file=os.fdopen(writer, "w", buffering=1)))
+    found._children = [one]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        patch.chdir(tmp_path)
+        async with TaskOwner("test") as tasks:
+            tasks.start(found._keep, one)
+            await soon(lambda: (tmp_path / "done").exists())
+            await found._stop_children()
+    assert found._printer is not None
+    os.set_blocking(reader, False)
+    drained = b""
+    while b"after" not in drained:
+        with contextlib.suppress(BlockingIOError):
+            drained += os.read(reader, 1_000_000)
+        found._say("after")
+    assert b"worker-1    0 xxx" in drained and b" lines are left out here: nobody read them" in drained
+    found._printer.close()
+    found._console.file.close()
+    os.close(reader)
 
 
 async def test_stopped_before_it_was_started_no_process_is_made(tmp_path: Path) -> None:
