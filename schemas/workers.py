@@ -199,7 +199,8 @@ class EngineCapability(msgspec.Struct, frozen=True):
     """slots: jobs at a time, of one model; with a `lane`, of all models of all engines of that lane.
 
     prefetch: jobs a worker takes beyond its slots, so that the next one is there when a slot frees.
-    models: the only ones that it serves (none named: any).
+    models: the only ones that it serves (none named: any). is_elsewhere: it asks a server that all its workers
+    ask, so that how long a run takes says nothing of the worker.
     """
 
     slots: Slots
@@ -207,6 +208,7 @@ class EngineCapability(msgspec.Struct, frozen=True):
     features: tuple[str, ...]
     lane: str = ""
     models: tuple[str, ...] = ()
+    is_elsewhere: bool = False
 
 
 class CapabilityCard(msgspec.Struct, frozen=True, omit_defaults=True):

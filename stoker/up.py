@@ -29,7 +29,8 @@ from stoker.services.bus.connection import Bus, open_bus
 from stoker.services.catalog import store
 from stoker.services.catalog.load import Configuration
 from stoker.services.process.disk import room_at
-from stoker.services.process.embedded import embedded_server, free_port
+from stoker.services.process.embedded import embedded_server, free_port, why_taken
+from stoker.services.process.printing import Printer
 from stoker.services.process.running import die_with_parent
 from stoker.services.process.settings import BusSettings, read_settings
 from stoker.services.process.tasks import LimitExceeded, TaskOwner, cleanup, limit
@@ -43,6 +44,7 @@ CALM_AFTER_S = 10.0
 STOP_TIMEOUT_S = 130.0
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 READY_TIMEOUT_S = 60.0
+PORT_TRIES, PORT_AGAIN_S = 30, 0.1
 NOTHING_SERVED = (
     'it serves no model, as there is no configuration: `stoker run FILE.gguf "hi"` needs none, '
     "`stoker init chat` writes one to begin with, `stoker up --config FILE` takes yours"
@@ -52,6 +54,10 @@ REACHED = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "localhost": "127.0.0.1"}
 
 
 GATEWAY = "stoker.services.gateway"
+
+
+class PortTaken(Exception):
+    """Another program listens where the gateway should."""
 
 
 @dataclass(slots=True)
@@ -75,6 +81,7 @@ class Up:
     log_level: str = "info"
     end_when_idle_s: float = 0.0
     _console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
+    _printer: Printer | None = None
     _children: list[Child] = field(default_factory=list)
 
     @property
@@ -90,14 +97,19 @@ class Up:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stopping.set)
         self.data.mkdir(parents=True, exist_ok=True)
-        if self.nats:
-            await self._serve(self.nats, stopping, started)
-            return
-        async with embedded_server(self.data, self.nats_port) as url:
-            await self._serve(url, stopping, started)
+        try:
+            if self.nats:
+                await self._serve(self.nats, stopping, started)
+                return
+            async with embedded_server(self.data, self.nats_port) as url:
+                await self._serve(url, stopping, started)
+        finally:
+            if self._printer is not None:
+                self._printer.close()
 
     async def _serve(self, url: str, stopping: asyncio.Event, started: asyncio.Event | None) -> None:
         began = time.monotonic()
+        await self._wait_for_port()
         self._children = self._plan(url)
         async with TaskOwner("up") as tasks:
             for child in self._children:
@@ -110,6 +122,17 @@ class Up:
                     await self._stop_children()
                 with contextlib.suppress(OSError):
                     servers.retract(self.data)
+
+    async def _wait_for_port(self) -> None:
+        """Gateways that share a port share it with those of any other system too, and neither is told: the
+        requests of one would come to the other. Raises PortTaken; one that is just ending is waited for.
+        """
+        for _ in range(PORT_TRIES):
+            reason = why_taken(self.host, self.port)
+            if not reason:
+                return
+            await asyncio.sleep(PORT_AGAIN_S)
+        raise PortTaken(f"port {self.port} of {self.host} cannot be had ({reason}): choose another --port")
 
     async def _tell(
         self, url: str, tasks: TaskOwner, stopping: asyncio.Event, began: float, started: asyncio.Event | None
@@ -342,9 +365,7 @@ class Up:
         self._write(said.get())
 
     def _write(self, text: str) -> None:
-        """Where nobody reads any more what is said is lost, and all goes on."""
-        if not self._console.quiet:
-            try:
-                self._console.file.write(text)
-            except OSError:
-                self._console.quiet = True
+        """Whether somebody reads it or not: nothing here waits for that."""
+        if self._printer is None:
+            self._printer = Printer(self._console.file)
+        self._printer.write(text)

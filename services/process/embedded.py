@@ -76,6 +76,18 @@ def free_port() -> int:
         return port
 
 
+def why_taken(host: str, port: int) -> str:
+    """Why nobody can listen there now, as the system says it; "" where somebody can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:  # the latter for numbers that are none of a port
+            return getattr(error, "strerror", None) or str(error)
+    return ""
+
+
 def _lock(folder: Path) -> IO[str]:
     handle = (folder / "lock").open("w")
     try:

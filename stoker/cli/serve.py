@@ -109,7 +109,7 @@ def _start(paths: list[Path], projects: list[Path], workers: int | None, **optio
     from stoker.services.bus.errors import CannotConnect
     from stoker.services.catalog.load import WorkerEntry
     from stoker.services.process.embedded import EmbeddedServerError
-    from stoker.up import Up
+    from stoker.up import PortTaken, Up
 
     configuration = read_configuration(paths, projects)
     warn(configuration)
@@ -120,5 +120,5 @@ def _start(paths: list[Path], projects: list[Path], workers: int | None, **optio
     system = Up(configuration=configuration, paths=paths, projects=projects, **options)
     try:
         asyncio.run(system.run())
-    except (EmbeddedServerError, CannotConnect) as error:
+    except (EmbeddedServerError, CannotConnect, PortTaken) as error:
         fail(str(error), 2)

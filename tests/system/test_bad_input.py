@@ -214,3 +214,15 @@ def test_a_second_system_on_the_same_data_is_refused(synthetic: System, tmp_path
     assert second.process.wait(20) == 2
     assert "another NATS server already runs" in second.log.read_text()
     second.stop()
+
+
+def test_a_second_system_on_the_same_port_is_refused_also_where_its_gateways_would_share_it(
+    synthetic: System, tmp_path: Path
+) -> None:
+    """The kernel would spread the requests over the gateways of both."""
+    taken = f"port {synthetic.port} of 127.0.0.1 cannot be had (Address already in use): choose another --port"
+    for number, more in enumerate([(), ("--gateways", "2")]):
+        second = System(tmp_path / str(number), "models: {}\n", "--port", str(synthetic.port), *more)
+        assert second.process.wait(20) == 2
+        assert taken in second.log.read_text()
+        second.stop()

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -124,6 +125,23 @@ def test_a_cancel_ends_a_running_job_and_a_second_one_is_late(synthetic: System)
     assert synthetic.ended(job)["status"] == "cancelled"
     assert synthetic.post(f"/v1/jobs/{job}/cancel", {}).status_code == 409
     assert httpx.delete(f"{synthetic.url}/v1/jobs/nobody", timeout=10).status_code == 404
+
+
+def test_what_a_cancel_is_told_of_its_job_is_how_it_ends(synthetic: System) -> None:
+    """A job may complete while its cancel is on the way: it was told to be cancelled, and completed."""
+    told: list[tuple[str, int, object]] = []
+
+    def cancel(number: int) -> None:
+        job = synthetic.submit("single", max_tokens=1)
+        time.sleep(0.02 * (number % 10))
+        answer = synthetic.post(f"/v1/jobs/{job}/cancel", {})
+        told.append((job, answer.status_code, answer.json()["status"]))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(cancel, range(60)))
+    ends = {(status, said, synthetic.ended(job)["status"]) for job, status, said in told}
+    assert ends <= {(202, "cancelled", "cancelled"), (409, 409, "completed")}
+    assert ends
 
 
 def test_a_queued_job_is_cancelled_before_it_runs(synthetic: System) -> None:

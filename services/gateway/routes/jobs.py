@@ -24,6 +24,7 @@ from stoker.services.gateway.edge.sent_files import send_file
 from stoker.services.gateway.edge.sse import EVENT_STREAM, comment, sse
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.answers import JobAnswer, JobList, from_result, from_view, urls_of
+from stoker.services.gateway.jobs.cancelling import cancel
 from stoker.services.gateway.jobs.files import Kind, attached_to, check_id, no_such_job, with_files
 from stoker.services.gateway.jobs.function_calls import placed_by
 from stoker.services.gateway.jobs.job_logs import job_log, size_of, text_after
@@ -237,12 +238,14 @@ async def delete_job(gateway: Gateway, exchange: Exchange) -> None:
 async def _cancel(gateway: Gateway, exchange: Exchange) -> None:
     job = check_id(exchange.parameter("job"))
     found = await present_job(gateway, job)
-    if found.finished_at is None and not await gateway.submission.cancel(job):
-        found = await present_job(gateway, job)  # it has ended meanwhile, or it is cancelled on arrival
+    is_known = found.finished_at is None and await cancel(gateway, job)
+    if found.finished_at is None:
+        found = await present_job(gateway, job)
+        if found.status == "cancelled" or (found.finished_at is None and not is_known):  # it is on arrival
+            found = JobAnswer(id=job, status="cancelled", model=found.model, urls=urls_of(job))
     if found.finished_at is not None:
         raise RequestError(409, f"the job has ended already: {found.status}", code="already_ended")
-    answer = JobAnswer(id=job, status="cancelled", model=found.model, urls=urls_of(job))
-    await exchange.answer(answer, 202)
+    await exchange.answer(JobAnswer(id=job, status=found.status, model=found.model, urls=urls_of(job)), 202)
 
 
 @post("/v1/jobs/{job}/retry", status=202, summary="Run a job that did not complete again", answers=JobAnswer)

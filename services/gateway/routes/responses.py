@@ -1,9 +1,5 @@
 """The Responses API: a chat whose requests are kept, so that the next one can go on from it."""
 
-from contextlib import suppress
-
-import anyio
-
 from stoker.schemas.fields import RESPONSES
 from stoker.schemas.job_events import TextOutput
 from stoker.schemas.openai import ChatMessage
@@ -14,6 +10,7 @@ from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.edge.routing import delete, get, openai_paths, post, post_body
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.answers import JobAnswer
+from stoker.services.gateway.jobs.cancelling import cancel
 from stoker.services.gateway.jobs.large_inputs import fitting
 from stoker.services.gateway.jobs.lookup import find_job, present_job
 from stoker.services.gateway.jobs.own_jobs import job_headers
@@ -31,9 +28,6 @@ from stoker.services.gateway.text.responses_output import (
 )
 from stoker.services.gateway.text.runs import stream, text_jobs, text_of, whole
 from stoker.services.records.conversations import forget, keep, kept_response
-
-CANCELLED_WITHIN_S = 5.0
-"""How long a cancelled response is waited for; one that goes on is shown as it is."""
 
 
 @post_body(
@@ -130,17 +124,9 @@ async def cancel_response(gateway: Gateway, exchange: Exchange) -> None:
     job, kept = await _kept(gateway, exchange.parameter("response"))
     found = await present_job(gateway, job)
     if found.finished_at is None:
-        await _cancelled(gateway, job)
+        await cancel(gateway, job)
         found = await present_job(gateway, job)
     await exchange.answer(_shown(job, kept, found))
-
-
-async def _cancelled(gateway: Gateway, job: str) -> None:
-    """Cancel a job, and wait a little for its end: it may complete before its engine hears of it."""
-    with gateway.streams.expecting(job, CANCELLED_WITHIN_S) as ended, anyio.move_on_after(CANCELLED_WITHIN_S):
-        if await gateway.submission.cancel(job):
-            with suppress(RequestError):  # its end cannot be told: it is shown as it is
-                await ended
 
 
 @delete(

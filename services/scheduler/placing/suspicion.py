@@ -6,6 +6,7 @@ job does not go on. A run that takes `SLOW_FACTOR` times as long as the slowest 
 nothing has come in the last seconds (its worker says so: `goes_on`; one answer may be much longer than all
 others), makes its worker *suspected* for this model: nothing new goes there while another replica has room. It
 is cleared when a run of the model ends well there, when its runner is another one, or after `SUSPECTED_S`.
+Where the engine asks a server that another worker would ask too (`is_elsewhere`), no worker is suspected.
 
 A job under suspicion is given to another replica too, where that is safe (`is_repeatable`), a slot is free and
 nobody waits for it. Both attempts have the same fence: whichever ends first ends the job, and the other is
@@ -92,7 +93,7 @@ class Suspicion:
             if slowest_s is None or record.phase != "running":
                 continue
             slow_s = max(SLOW_FACTOR * slowest_s, MIN_SLOW_S)
-            if now - held.since > slow_s + held.load_s:
+            if now - held.since > slow_s + held.load_s and not _is_elsewhere(worker, held.model):
                 yield record, slow_s
 
     def may_go_beside(self, record: Record) -> bool:
@@ -103,6 +104,11 @@ class Suspicion:
             and not record.must_fence
             and not self._ledger.has_waiting(record.job.model)
         )
+
+
+def _is_elsewhere(worker: Worker, model: str) -> bool:
+    capability = worker.capability(worker.replica_engine(model) or "")
+    return capability is not None and capability.is_elsewhere
 
 
 def _told(worker: Worker, record: Record, slow_s: float, now: float) -> Command:

@@ -102,7 +102,7 @@ CAPABILITIES: dict[str, EngineCapability] = {
     "whisper": EngineCapability(1, 1, ("SpeechToText",)),
     "vllm": EngineCapability(256, 0, ("TextGeneration", "TextEmbedding")),
     "ollama": EngineCapability(4, 2, ("TextGeneration", "TextEmbedding")),
-    "openai": EngineCapability(256, 0, ("TextGeneration", "TextEmbedding")),
+    "openai": EngineCapability(256, 0, ("TextGeneration", "TextEmbedding"), is_elsewhere=True),
     "function": EngineCapability(1, 1, ("Function", "Weights")),
     "custom": EngineCapability(1, 1, ("Function",), lane=DEVICE),
     "synthetic": EngineCapability(256, 0, ("TextGeneration", "ImageGeneration")),

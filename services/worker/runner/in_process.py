@@ -30,9 +30,14 @@ class InProcessOutbox(Outbox):
         self.is_open = True
 
     def _send(self, messages: list[Message]) -> None:
+        """What one of them meets is no reason to lose the others, which are of other jobs."""
         for message in messages:
-            if self.is_open:
+            if not self.is_open:
+                return
+            try:
                 self._take(message)
+            except Exception as error:  # a bug here: as of a callback, the loop reports it
+                self._loop.call_exception_handler({"message": "a runner's message", "exception": error})
 
 
 class InProcessRunner:

@@ -87,6 +87,8 @@ class JobEmitter:
     def text(
         self, text: str, tokens: int = 1, *, is_reasoning: bool = False, logprobs: tuple[TokenChance, ...] = ()
     ) -> None:
+        if type(text) is not str:  # it would be joined with text of before, far from its job
+            raise TypeError(f"an engine emits text, not {type(text).__name__}")
         self._outbox.put(Text(self._job, text, tokens, is_reasoning, logprobs))
 
     def calls(self, parts: tuple[CallPart, ...], tokens: int) -> None:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from stoker.schemas.jobs import CallInput, EmbeddingInput, Job, StoredInput, is_repeatable
 from stoker.schemas.workers import Finished, RunningJob
 from stoker.services.scheduler.fleet.estimates import LEARNT_RUNS, Estimates
@@ -9,6 +11,7 @@ from stoker.services.scheduler.placing.suspicion import LOOK_EVERY_S, MIN_SLOW_S
 from stoker.services.scheduler.protocol import commands, events
 from tests.unit.scheduler.making import make_job
 from tests.unit.scheduler.single import Core, kept, kinds
+from tests.unit.scheduler.workers import ENGINES
 
 RUN_S = 2.0
 
@@ -21,7 +24,7 @@ def learnt(*names: str) -> Core:
     return core
 
 
-def pass_by(core: Core, seconds: float, *, goes_on: bool = False) -> list[commands.Command]:
+def pass_by(core: Core, seconds: float, *, goes_on: bool = False, **told: Any) -> list[commands.Command]:
     """Time passes in which the workers speak, and say what they run, and whether something comes of it."""
     found: list[commands.Command] = []
     while seconds > 0:
@@ -38,7 +41,7 @@ def pass_by(core: Core, seconds: float, *, goes_on: bool = False) -> list[comman
                 for worker, number in record.beside
                 if worker == name
             }
-            found += core.beat(name)
+            found += core.beat(name, **told)
         found += core.feed(events.Ticked())
     return found
 
@@ -84,6 +87,16 @@ def test_an_answer_that_goes_on_is_no_run_that_hangs_however_long_it_is() -> Non
     assert not core.record().beside
     found = pass_by(core, 1.0)
     assert len(assigned(found)) == 1 and [event.kind for event in kept(found)] == ["suspected"]
+
+
+def test_a_slow_server_elsewhere_is_no_workers_fault_and_asked_once() -> None:
+    """What a client has of its answer cannot be gone on with by another worker, which asks the same server."""
+    core = learnt("w1", "w2")
+    core.running()
+    elsewhere = {"text": msgspec.structs.replace(ENGINES["text"], is_elsewhere=True)}
+    found = pass_by(core, 10 * RUN_S, engines=elsewhere)
+    assert assigned(found) == [] and kept(found) == []
+    assert not any(worker.suspected for worker in core.scheduler.fleet.workers.values())
 
 
 def test_when_the_one_beside_is_first_the_slow_one_is_revoked() -> None:

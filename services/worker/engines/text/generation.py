@@ -13,6 +13,9 @@ from stoker.services.worker.engines.text.forced_calls import ForcedCalls, call_i
 
 Answer = dict[str, Any]
 
+MOST_CHARS, MOST_CALL_CHARS = 8_000_000, 1_000_000
+"""Of an answer, and of its calls of tools: a server that does not stop must not fill the memory."""
+
 
 def left_tokens(max_tokens: int, request: Request) -> int:
     """How many tokens a run may still make; at least one, as engines know no less (see `Generation`)."""
@@ -109,18 +112,23 @@ class Generation:
         self._made = 0
         self._usage = Usage(0, 0, 0)
         self._finish_reason = "stop"
+        self.is_finished = False
+        """Whether the engine has said why the text ends."""
 
     def add(
         self, text: str, tokens: int = 1, *, is_reasoning: bool = False, logprobs: Sequence[Answer] = ()
     ) -> None:
         """More text. tokens: how many it stands for. is_reasoning: of what comes before the answer; once that
-        has begun all is answer. logprobs: of its tokens, as OpenAI's chats have them.
+        has begun all is answer. logprobs: of its tokens, as OpenAI's chats have them. Raises EngineError past
+        MOST_CHARS.
         """
         if not text or self._is_full:
             return
         told = tuple(_chance(one, self._chars, self._alternatives) for one in logprobs)
         self._logprobs += told
         self._chars += len(text)
+        if self._chars > MOST_CHARS:
+            raise EngineError(f"the answer has over {MOST_CHARS:,} characters: say a lower max_tokens")
         is_reasoning = is_reasoning and not any(self._pieces)
         (self._reasoning if is_reasoning else self._pieces).append(text)
         self._emit.text(text, tokens, is_reasoning=is_reasoning, logprobs=told)
@@ -156,6 +164,7 @@ class Generation:
         self.finish(choice.get("finish_reason"))
 
     def finish(self, reason: str | None) -> None:
+        self.is_finished = self.is_finished or bool(reason)
         self._finish_reason = reason or self._finish_reason
 
     def count(self, prompt: int, made: int, cached: int | None = None) -> None:
@@ -214,17 +223,21 @@ class ToolCalls:
     def __init__(self, job: str) -> None:
         self._job = job
         self._calls: dict[int, Answer] = {}
+        self._chars = 0
 
     def add(self, fragments: list[Answer]) -> tuple[CallPart, ...]:
-        """What they add to which calls."""
+        """What they add to which calls. Raises EngineError past MOST_CALL_CHARS."""
         parts: list[CallPart] = []
         for fragment in fragments:
-            index = fragment.get("index", 0)
+            index = fragment.get("index") or 0
             made = {"id": call_id(self._job, index), "type": "function"}
             call = self._calls.setdefault(index, made | {"function": {"name": "", "arguments": ""}})
-            given, known = fragment.get("function", {}), call["function"]
+            given, known = fragment.get("function") or {}, call["function"]
             known["name"] += given.get("name") or ""
             more = given.get("arguments") or ""
+            self._chars += len(more)
+            if self._chars > MOST_CALL_CHARS:
+                raise EngineError(f"the calls of tools have over {MOST_CALL_CHARS:,} characters")
             parts.append(CallPart(index, call["id"], known["name"], more, len(known["arguments"])))
             known["arguments"] += more
         return tuple(parts)

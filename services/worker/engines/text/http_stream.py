@@ -4,20 +4,29 @@ cuts off at once.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
-from anyio import CancelScope
+from anyio import CancelScope, current_time
 
 from stoker.services.process.http_clients import is_loopback
 from stoker.services.worker.engines.base import Cancellation, EngineError, Stopped
+from stoker.services.worker.engines.text.answers import read
 
 T = TypeVar("T")
 
 MAX_MESSAGE_CHARS = 500
+MAX_LINE_BYTES = 16 * 1024 * 1024
+"""Of a streamed answer."""
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""Of one that is not streamed."""
+MAX_REFUSAL_BYTES, REFUSAL_TIMEOUT_S = 64 * 1024, 5.0
+"""What is read of an answer that says an error."""
+READ_OUT_S = 0.5
 MAX_CONNECTIONS = 512
 CONNECT_TIMEOUT_S = 10.0
 TOO_LONG = re.compile(
@@ -25,6 +34,8 @@ TOO_LONG = re.compile(
 )
 """What vLLM and Ollama say of a prompt that does not fit."""
 JSON_HEADERS = {"content-type": "application/json"}
+PASSING = frozenset({408, 409, 425, 429})
+"""Statuses that are not the request's fault."""
 LOST = (aiohttp.ClientError, OSError, TimeoutError)
 
 
@@ -74,36 +85,57 @@ class Server:
         if session is not None:
             await session.close()
 
-    async def lines(self, path: str, body: dict[str, Any]) -> AsyncIterator[str]:
+    async def lines(self, path: str, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
         """The lines of a streamed answer to a POST, empty ones left out. Raises EngineError with what the
         server says.
         """
-        try:
-            async with self.session.post(self.url + path, data=msgspec.json.encode(body)) as answer:
-                if answer.status >= 400:
-                    raise await self._refusal(answer)
-                rest = b""
-                async for chunk in answer.content.iter_any():
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        if line and line != b"\r":
-                            yield line.decode().rstrip("\r")
-                if rest:
-                    yield rest.decode()
-        except LOST as error:
-            raise self._lost(error) from error
+        async with self._answer(path, body) as answer:
+            begun: list[bytes] = []
+            size = 0
+            async for chunk in answer.content.iter_any():
+                first, *others = chunk.split(b"\n")
+                begun.append(first)
+                size += len(first)
+                if size > MAX_LINE_BYTES:
+                    message = f"a line of its answer is over {MAX_LINE_BYTES:,} bytes long"
+                    raise EngineError(f"{self.name}: {message}", "retryable")
+                if not others:
+                    continue
+                others.insert(0, b"".join(begun))
+                begun = [others.pop()]
+                size = len(begun[0])
+                for line in others:
+                    if text := line.rstrip(b"\r"):
+                        yield text
+            if text := b"".join(begun).rstrip(b"\r"):
+                yield text
 
-    async def post(self, path: str, body: dict[str, Any]) -> Any:
-        """The JSON answer to a POST. Raises EngineError with what the server says."""
+    async def post(self, path: str, body: dict[str, Any], kind: type[T]) -> T:
+        """The JSON answer to a POST. Raises EngineError with what the server says, also where that is of
+        another kind.
+        """
+        return read(await self.post_for_bytes(path, body), kind, self.name)
+
+    async def post_for_bytes(self, path: str, body: dict[str, Any]) -> bytes:
+        """The same before it is read."""
+        async with self._answer(path, body) as answer:
+            content = await _at_most(answer, MAX_ANSWER_BYTES + 1)
+            if len(content) > MAX_ANSWER_BYTES:
+                message = f"its answer is over {MAX_ANSWER_BYTES:,} bytes long"
+                raise EngineError(f"{self.name}: {message}", "fatal")
+            return content
+
+    @asynccontextmanager
+    async def _answer(self, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Where a server redirects to is not followed: prompts and keys are for the one that is configured."""
+        encoded = msgspec.json.encode(body)
         try:
-            async with self.session.post(self.url + path, data=msgspec.json.encode(body)) as answer:
-                if answer.status >= 400:
+            async with self.session.post(self.url + path, data=encoded, allow_redirects=False) as answer:
+                if answer.status >= 300:
                     raise await self._refusal(answer)
-                return msgspec.json.decode(await answer.read())
+                yield answer
         except LOST as error:
             raise self._lost(error) from error
-        except msgspec.DecodeError as error:
-            raise EngineError(f"{self.name}: its answer is no JSON ({error})", "retryable") from error
 
     async def get_text(self, path: str, limit_s: float) -> str | None:
         """What stands at a path; None where that cannot be had in time."""
@@ -115,12 +147,35 @@ class Server:
             return None
 
     async def _refusal(self, answer: aiohttp.ClientResponse) -> Refused:
+        if answer.status < 400:
+            location = answer.headers.get("location", "")
+            remedy = f"it redirects to {location[:MAX_MESSAGE_CHARS]}: say that address as the url of the model"
+            return Refused(EngineError(f"{self.name}: {remedy}"), answer.status)
+        text = b""
+        with CancelScope(deadline=current_time() + REFUSAL_TIMEOUT_S):
+            text = await _at_most(answer, MAX_REFUSAL_BYTES)
         after = answer.headers.get("retry-after", "")
-        error = refusal(self.name, answer.status, await answer.text(errors="replace"))
+        error = refusal(self.name, answer.status, text.decode(errors="replace"))
         return Refused(error, answer.status, float(after) if after.isdecimal() else None)
 
     def _lost(self, error: Exception) -> EngineError:
         return EngineError(f"{self.name}: {error or type(error).__name__}", "retryable")
+
+
+async def _at_most(answer: aiohttp.ClientResponse, size: int) -> bytes:
+    """The first so many bytes of an answer."""
+    pieces: list[bytes] = []
+    while size > 0 and (piece := await answer.content.read(size)):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+async def read_out(lines: AsyncIterator[bytes]) -> None:
+    """Wait shortly for the end of an answer that is whole, so that its connection can be used again."""
+    with CancelScope(deadline=current_time() + READ_OUT_S):
+        async for _ in lines:
+            pass
 
 
 async def unless_cancelled(work: Awaitable[T], cancelled: Cancellation) -> T:
@@ -142,15 +197,16 @@ def refusal(name: str, status: int, text: str) -> EngineError:
     """What a server's error means to the job: its own fault below 500."""
     try:
         said: Any = msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         said = text
     return _error(name, said.get("error", said) if isinstance(said, dict) else said, status)
 
 
-def refusal_of_event(name: str, said: Any) -> EngineError:
+def refusal_of_event(name: str, said: Any) -> Refused:
     """The same for an error in mid-stream."""
     code = said.get("code") if isinstance(said, dict) else None
-    return _error(name, said, code if isinstance(code, int) else 500)
+    status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    return Refused(_error(name, said, status), status)
 
 
 def _error(name: str, said: Any, status: int) -> EngineError:
@@ -158,4 +214,6 @@ def _error(name: str, said: Any, status: int) -> EngineError:
     message = f"{name}: {text[:MAX_MESSAGE_CHARS]}"
     if TOO_LONG.search(text):
         return EngineError(message, "validation", code="context_length_exceeded")
+    if status in PASSING:
+        return EngineError(message, "retryable")
     return EngineError(message, "validation" if status < 500 else "fatal")

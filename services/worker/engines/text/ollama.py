@@ -11,6 +11,7 @@ Options of the model: `keep_alive` (-1: until it is unloaded), and any of Ollama
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -29,10 +30,17 @@ from stoker.services.worker.engines.base import (
     Request,
     RunOutput,
 )
+from stoker.services.worker.engines.text.answers import (
+    OllamaEmbeddings,
+    OllamaLine,
+    not_whole,
+    odd,
+    read_as,
+)
 from stoker.services.worker.engines.text.checking import checked
 from stoker.services.worker.engines.text.forced_calls import ForcedCalls
 from stoker.services.worker.engines.text.generation import Answer, Generation, left_tokens
-from stoker.services.worker.engines.text.http_stream import Server, refusal, unless_cancelled
+from stoker.services.worker.engines.text.http_stream import Server, read_out, refusal, unless_cancelled
 from stoker.services.worker.engines.text.server_process import ServerProcess
 
 DEFAULT_HOST = "127.0.0.1:11434"
@@ -251,25 +259,36 @@ def _completion_body(asked: CompletionInput, request: Request, files: ModelFiles
 
 
 async def _generate(server: Server, path: str, body: Answer, request: Request, emit: Emitter) -> TextOutput:
+    """Raises EngineError, also where the answer ends before its last line."""
     generation = Generation(request, emit)
-    made = 0
-    async for line in server.lines(path, body):
-        said: dict[str, Any] = msgspec.json.decode(line)
-        if "error" in said:
-            raise EngineError(f"Ollama: {said['error']}")
-        message = said.get("message", {})
-        if thinking := message.get("thinking") or said.get("thinking"):
-            generation.add(thinking, is_reasoning=True, logprobs=said.get("logprobs") or ())
-        text = message.get("content") if "message" in said else said.get("response")
-        if text:
-            generation.add(text, logprobs=said.get("logprobs") or ())
-        for call in message.get("tool_calls") or ():
-            generation.add_calls([_fragment(made, call)], 0)
-            made += 1
-        if said.get("done"):
-            generation.finish("tool_calls" if made else said.get("done_reason"))
-            generation.count(said.get("prompt_eval_count", 0), said.get("eval_count", 0))
-    return generation.output()
+    calls = 0
+    async with aclosing(server.lines(path, body)) as lines:
+        async for line in lines:
+            said = read_as(line, OllamaLine, server.name)
+            if said.get("error"):
+                raise EngineError(f"Ollama: {said['error']}")
+            calls = _take(generation, said, calls)
+            if said.get("done"):
+                await read_out(lines)
+                return generation.output()
+    raise not_whole(server.name)
+
+
+def _take(generation: Generation, said: Answer, calls: int) -> int:
+    """Add a line to the answer, which has so many calls so far; how many it has then."""
+    message: Answer = said.get("message", {})
+    logprobs = said.get("logprobs") or ()
+    if thinking := message.get("thinking") or said.get("thinking"):
+        generation.add(thinking, is_reasoning=True, logprobs=logprobs)
+    if text := message.get("content") if "message" in said else said.get("response"):
+        generation.add(text, logprobs=logprobs)
+    for call in message.get("tool_calls") or ():
+        generation.add_calls([_fragment(calls, call)], 0)
+        calls += 1
+    if said.get("done"):
+        generation.finish("tool_calls" if calls else said.get("done_reason"))
+        generation.count(said.get("prompt_eval_count") or 0, said.get("eval_count") or 0)
+    return calls
 
 
 def _fragment(index: int, call: Answer) -> Answer:
@@ -280,9 +299,12 @@ def _fragment(index: int, call: Answer) -> Answer:
 
 
 async def _embed(server: Server, name: str, asked: EmbeddingInput) -> EmbeddingOutput:
-    answer = await server.post("/api/embed", {"model": name, "input": asked.inputs, "truncate": False})
-    vectors = tuple(tuple(vector) for vector in answer["embeddings"])
-    return EmbeddingOutput(vectors, answer.get("prompt_eval_count", 0))
+    body = {"model": name, "input": asked.inputs, "truncate": False}
+    found = await server.post("/api/embed", body, OllamaEmbeddings)
+    given, wanted = len(found.embeddings), len(asked.inputs)
+    if given != wanted:
+        raise odd(server.name, f"it has {given} rows for {wanted} inputs, not one for each")
+    return EmbeddingOutput(tuple(map(tuple, found.embeddings)), found.prompt_eval_count or 0)
 
 
 def create(capability: EngineCapability) -> OllamaEngine:

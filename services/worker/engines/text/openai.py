@@ -108,7 +108,10 @@ class _Upstream:
 
     @staticmethod
     def _is_for_another_try(error: EngineError) -> bool:
-        return error.status in AGAIN if isinstance(error, Refused) else error.kind == "retryable"
+        """A prompt that is too long stays so, whatever the status."""
+        if isinstance(error, Refused):
+            return error.status in AGAIN and error.kind != "validation"
+        return error.kind == "retryable"
 
     def _told(self, error: EngineError, has_begun: bool) -> EngineError:
         """The error as the client is told it."""

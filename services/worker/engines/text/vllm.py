@@ -10,6 +10,7 @@ Options of the model: `start_timeout_s` (600). Adapters become `--lora-modules`.
 import os
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -172,13 +173,13 @@ def _own_names(body: Answer) -> Answer:
 async def _tokens(server: Server, name: str, asked: TokensInput) -> ValueOutput:
     if asked.tokens:
         body: Answer = {"model": name, "tokens": list(asked.tokens)}
-        return ValueOutput({"text": (await server.post("/detokenize", body))["prompt"]})
+        return ValueOutput({"text": (await server.post("/detokenize", body, dict[str, Any]))["prompt"]})
     body = {"model": name, "add_special_tokens": asked.has_special, "return_token_strs": True}
     if asked.messages:
         body |= chat_prompt(asked.messages, asked.tools, asked.template) | {"add_special_tokens": False}
     else:
         body["prompt"] = asked.text
-    found = await server.post("/tokenize", body)
+    found = await server.post("/tokenize", body, dict[str, Any])
     pieces, limit = found.get("token_strs") or [], found["max_model_len"]
     return ValueOutput({"tokens": found["tokens"], "pieces": pieces, "context_tokens": limit})
 
