@@ -115,7 +115,7 @@ class Up:
             for child in self._children:
                 tasks.start(self._keep, child)
             try:
-                await self._tell(url, tasks, stopping, began, started)
+                await self._tell(url, stopping, began, started)
             finally:  # whatever has happened: no child is left behind
                 self._say("stopping …")
                 async with cleanup("stopping all processes", 3 * STOP_TIMEOUT_S):
@@ -135,7 +135,7 @@ class Up:
         raise PortTaken(f"port {self.port} of {self.host} cannot be had ({reason}): choose another --port")
 
     async def _tell(
-        self, url: str, tasks: TaskOwner, stopping: asyncio.Event, began: float, started: asyncio.Event | None
+        self, url: str, stopping: asyncio.Event, began: float, started: asyncio.Event | None
     ) -> None:
         """Write the catalog, and tell what concerns the machine, until all is to stop."""
         settings = read_settings(BusSettings, "stoker up", ["--nats", url])
@@ -143,15 +143,18 @@ class Up:
             await install(bus)
             found = self.configuration
             await store.publish(bus, found.models, found.profiles, found.default_mode)
-            tasks.start(self._announce, began, started)
+            telling.start(self._attend, bus, stopping, began, started)
             if not self.nats:
                 telling.start(self._tell_disk, bus)
-            if self.end_when_idle_s:
-                telling.start(self._end_when_idle, bus, stopping)
             await stopping.wait()
 
-    async def _end_when_idle(self, bus: Bus, stopping: asyncio.Event) -> None:
-        """Stop all once nothing was asked or run for so long."""
+    async def _attend(
+        self, bus: Bus, stopping: asyncio.Event, began: float, started: asyncio.Event | None
+    ) -> None:
+        """Say that it is ready. Stop all once nothing was asked or run for so long since then."""
+        await self._announce(began, started)
+        if not self.end_when_idle_s:
+            return
         await until_idle(bus, self.end_when_idle_s)
         self._say(f"nothing was asked for {self.end_when_idle_s:g} s: ending, as --end-when-idle says")
         stopping.set()
