@@ -109,6 +109,7 @@ class Up:
 
     async def _serve(self, url: str, stopping: asyncio.Event, started: asyncio.Event | None) -> None:
         began = time.monotonic()
+        self.port = self.port or free_port()
         await self._wait_for_port()
         self._children = self._plan(url)
         async with TaskOwner("up") as tasks:

@@ -55,13 +55,17 @@ def choose_environments(data: Path, *, is_off: bool) -> None:
 @app.command()
 def up(
     config: Configs = None,
-    port: Annotated[int, typer.Option(help="Port of the gateway.")] = 8000,
+    port: Annotated[
+        int, typer.Option(help="Port of the gateway; 0: one that is free.", min=0, max=65535)
+    ] = 8000,
     host: Annotated[str, typer.Option(help="Address of the gateway.")] = "127.0.0.1",
     data: Annotated[
         Path, typer.Option(envvar=servers.DATA_VARIABLE, help="Where everything that is kept lives.")
     ] = Path(servers.DATA),
     nats: Annotated[str, typer.Option(envvar="STOKER_NATS", help="Use this NATS server.")] = "",
-    nats_port: Annotated[int, typer.Option(help="Port of the embedded NATS server.")] = 0,
+    nats_port: Annotated[
+        int, typer.Option(help="Port of the embedded NATS server; 0: one that is free.", min=0, max=65535)
+    ] = 0,
     workers: Annotated[int | None, typer.Option(help="Start this many plain workers.")] = None,
     functions: Annotated[
         list[Path] | None,
