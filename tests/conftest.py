@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -81,7 +82,12 @@ class System:
     """`stoker up` as a child of the test."""
 
     def __init__(
-        self, folder: Path, config: str | Path | None, *arguments: str, cwd: Path | None = None
+        self,
+        folder: Path,
+        config: str | Path | None,
+        *arguments: str,
+        cwd: Path | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.data = folder / "data"
@@ -110,7 +116,7 @@ class System:
             stdout=self._output,
             stderr=subprocess.STDOUT,
             cwd=cwd or folder,
-            env={**os.environ, "NO_COLOR": "1", "COLUMNS": "250"},
+            env={**os.environ, "NO_COLOR": "1", "COLUMNS": "250", **environment},
             start_new_session=True,
             preexec_fn=die_with_parent,
         )

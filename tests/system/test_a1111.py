@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from tests.conftest import System, wait_for
 from tests.fixtures import checkpoints
+from tests.fixtures.remote_files import FETCHED, serving_pictures
 
 QUICK = {"prompt": "a cat", "seed": 5, "steps": 2, "width": 64, "height": 64}
 
@@ -46,6 +47,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yaml.safe_dump({"models": models, "workers": [worker]}),
         "--config",
         str(folder / "modes.yaml"),
+        environment=FETCHED,
     )
     try:
         found.wait_ready()
@@ -185,6 +187,10 @@ def test_a_picture_is_drawn_from_another_and_a_mask_keeps_the_rest(system: Syste
     assert picture(drawn["images"][0]).size == (64, 128) and "init_images" not in drawn["parameters"]
     kept = post(system, "img2img", **asked, mask=base64.b64encode(mask.getvalue()).decode()).json()
     assert picture(kept["images"][0]).convert("RGB").getpixel((32, 120)) == (200, 30, 30)
+    with serving_pictures({"picture.png": content.getvalue(), "mask.png": mask.getvalue()}) as url:
+        named = {"init_images": [f"{url}/picture.png"], "mask": f"{url}/mask.png"}
+        again = post(system, "img2img", **asked | named).json()
+    assert picture(again["images"][0]).tobytes() == picture(kept["images"][0]).tobytes()
     broken = post(system, "img2img", **asked | {"init_images": ["!!"]})
     assert broken.status_code == 400 and broken.json()["field"] == "init_images"
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import System, wait_for
 from tests.fixtures import checkpoints, families
+from tests.fixtures.remote_files import FETCHED, serving_pictures
 from tests.system.drawing import jobs
 from tests.unit.worker.images.made import cornered, corners, file_of, opened, oriented, text_bomb
 
@@ -50,7 +51,9 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     }  # fmt: skip
     models["upscaler"] = {"engine": "spandrel", "url": f"file://{folder / 'upscaler.pth'}"}
     worker = {"count": 1, "memory": "2GB", "engines": ["diffusers", "spandrel"]}
-    found = System(folder / "system", yaml.safe_dump({"models": models, "workers": [worker]}))
+    found = System(
+        folder / "system", yaml.safe_dump({"models": models, "workers": [worker]}), environment=FETCHED
+    )
     try:
         found.wait_ready()
         yield found
@@ -87,6 +90,20 @@ def test_an_edit_keeps_its_size_and_what_its_mask_keeps(system: System) -> None:
     assert drawn.crop((0, 0, 60, 70)).tobytes() != picture.crop((0, 0, 60, 70)).tobytes()
     asked = picture_of(edit(system, files, size="64x64"))
     assert asked.size == (64, 64)
+
+
+def test_pictures_may_be_named_by_their_urls(system: System) -> None:
+    picture = file_of(Image.effect_noise((64, 64), 90).convert("RGB"))
+    mask = file_of(clear_left((64, 64)))
+    sent = picture_of(edit(system, {"image": picture, "mask": mask}))
+    with serving_pictures({"picture.png": picture, "mask.png": mask}) as url:
+        named = {"image": f"{url}/picture.png", "mask": f"{url}/mask.png"}
+        drawn = httpx.post(system.url + "/v1/images/edits", files={"x": b""}, data=QUICK | named, timeout=60)
+        assert picture_of(drawn).tobytes() == sent.tobytes()
+        refused = httpx.post(
+            system.url + "/v1/images/edits", files={"x": b""}, data=QUICK | named | {"mask": f"{url}/none.png"}
+        )
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "mask")
 
 
 def test_the_transparent_part_of_a_picture_is_what_an_edit_draws(system: System) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from litestar import Litestar, Response, get
 from PIL import Image
 
 from stoker import CallFailed, Client
 from tests.conftest import ROOT, System
 from tests.fixtures.openai_server import OpenAIStub
+from tests.fixtures.remote_files import FETCHED, serving_pictures
 from tests.fixtures.serving import serving
 
 CONFIG = """\
@@ -35,19 +35,9 @@ PICTURE, LARGE = png(64), png(1500)
 """The other does not fit a message of NATS."""
 
 
-@get("/a.png")
-async def small() -> Response[bytes]:
-    return Response(PICTURE, media_type="image/png")
-
-
-@get("/large.png")
-async def large() -> Response[bytes]:
-    return Response(LARGE, media_type="image/png")
-
-
 @pytest.fixture(scope="module")
 def files() -> Iterator[str]:
-    with serving(Litestar([small, large])) as url:
+    with serving_pictures({"a.png": PICTURE, "large.png": LARGE}) as url:
         yield url
 
 
@@ -61,9 +51,8 @@ def system(tmp_path_factory: pytest.TempPathFactory, stub: OpenAIStub) -> Iterat
     with serving(stub.app()) as upstream:
         folder = tmp_path_factory.mktemp("remote")
         config = CONFIG.format(upstream=upstream)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("STOKER_INPUT_URLS", "any")
-            found = System(folder, config, "--functions", str(ROOT / "examples" / "functions"))
+        functions = str(ROOT / "examples" / "functions")
+        found = System(folder, config, "--functions", functions, environment=FETCHED)
         try:
             found.wait_ready()
             yield found

@@ -5,6 +5,7 @@ import msgspec
 from stoker.functions.context import MAX_FILE_BYTES
 from stoker.schemas.jobs import Attachment, ChatInput, FunctionInput, Job
 from stoker.schemas.openai import ChatMessage, ImagePart, ImageUrl
+from stoker.services.gateway.edge.forms import Form
 from stoker.services.gateway.fetching import MAX_PICTURE_BYTES
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.file_names import REMOTE
@@ -47,6 +48,13 @@ def _with_bytes(part: ImagePart, fetched: dict[str, str]) -> ImagePart:
     return ImagePart(ImageUrl(fetched.get(url, url), part.image_url.detail))
 
 
+async def with_bytes(gateway: Gateway, text: str, field: str) -> str:
+    """A picture as it is given, or the `data:` URL of the one at a URL. Raises RequestError with the field."""
+    if REMOTE.match(text) is None:
+        return text
+    return await gateway.fetching.picture(text, field, MAX_PICTURE_BYTES)
+
+
 def remote_files(gateway: Gateway, asked: FunctionInput) -> dict[str, str]:
     """URLs that a function's payload names files by, with their places."""
     model = gateway.fleet.models.get(asked.function)
@@ -54,6 +62,13 @@ def remote_files(gateway: Gateway, asked: FunctionInput) -> dict[str, str]:
         return {}
     named = files_of(model.function, asked.payload)
     return {url: place for place, url in reversed(named.items()) if REMOTE.match(url)}
+
+
+async def picture_of(gateway: Gateway, form: Form, name: str) -> bytes:
+    """A picture of a form: a file, or a field with its base64 or its URL. Raises RequestError."""
+    if name in form.fields and name not in form.files:
+        form.fields[name] = await with_bytes(gateway, form.fields[name], name)
+    return form.file(name)
 
 
 async def fetched_file(gateway: Gateway, url: str, place: str, most_bytes: int = MAX_FILE_BYTES) -> Attachment:

@@ -38,6 +38,7 @@ from stoker.services.gateway.jobs.a1111_requests import SCHEDULES, drawing_input
 from stoker.services.gateway.jobs.active import Drawing
 from stoker.services.gateway.jobs.drawing_fields import controlnets_of
 from stoker.services.gateway.jobs.own_jobs import finished, job_headers
+from stoker.services.gateway.jobs.remote_files import with_bytes
 from stoker.services.gateway.jobs.request_rules import OFF, split_adapter
 from stoker.services.gateway.jobs.submission import with_input
 from stoker.services.records.blobs import attach, get_pictures
@@ -72,7 +73,7 @@ async def img2img(gateway: Gateway, exchange: Exchange, asked: Img2ImgRequest) -
 
 async def _attached(gateway: Gateway, job: Job, field: str, text: str) -> Attachment:
     """Raises RequestError 400."""
-    content = decoded(text)
+    content = decoded(await with_bytes(gateway, text, field))
     if not content:
         raise RequestError(400, f"{field} is no base64", field=field, code="invalid_value")
     return await attach(gateway.bus, f"{job.id}/{field}", content)

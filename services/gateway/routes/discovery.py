@@ -16,9 +16,10 @@ from stoker.services.gateway.edge.exchange import Exchange
 from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from stoker.services.gateway.edge.routing import get, post
 from stoker.services.gateway.gateway import Gateway
-from stoker.services.gateway.jobs.discovered import discovered_input
+from stoker.services.gateway.jobs.discovered import FILES, discovered_input
 from stoker.services.gateway.jobs.loading import RETRY_LOAD_S
 from stoker.services.gateway.jobs.own_jobs import finished, job_headers
+from stoker.services.gateway.jobs.remote_files import with_bytes
 from stoker.services.gateway.jobs.submission import with_input
 from stoker.services.records.blobs import attach, get_pictures
 
@@ -99,6 +100,8 @@ async def generate(gateway: Gateway, exchange: Exchange) -> None:
     deployment = exchange.parameter("deployment")
     model = find_deployment(gateway, deployment)
     given = decode(dict[str, Any], await exchange.json_body())
+    named = {name: value for name in FILES if isinstance(value := given.get(name), str)}
+    given |= {name: await with_bytes(gateway, value, name) for name, value in named.items()}
     found = gateway.fleet.schemas.get(model.name)
     if found is None or not gateway.fleet.is_hot(model.name):
         if found is not None:

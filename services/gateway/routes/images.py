@@ -21,6 +21,7 @@ from stoker.services.gateway.edge.sse import sse
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end
 from stoker.services.gateway.jobs.own_jobs import Waiting, error_event, finished, job_headers
+from stoker.services.gateway.jobs.remote_files import picture_of
 from stoker.services.gateway.jobs.request_rules import split_adapter
 from stoker.services.gateway.jobs.requests import edit_input, generation_input
 from stoker.services.gateway.jobs.submission import with_input
@@ -58,9 +59,10 @@ async def edit(gateway: Gateway, exchange: Exchange) -> None:
     model, adapter = split_adapter(asked.model, gateway.models)
     drawn = edit_input(asked, model)
     job = gateway.submission.make_job(model, adapter, drawn, seed=asked.seed, wants_events=asked.stream)
-    files = {"image": await attach(gateway.bus, f"{job.id}/image", form.file("image"))}
+    files = {"image": await attach(gateway.bus, f"{job.id}/image", await picture_of(gateway, form, "image"))}
     if form.has_file("mask"):
-        files["mask_image"] = await attach(gateway.bus, f"{job.id}/mask", form.file("mask"))
+        mask = await picture_of(gateway, form, "mask")
+        files["mask_image"] = await attach(gateway.bus, f"{job.id}/mask", mask)
     await _answer(gateway, exchange, asked, with_input(job, msgspec.structs.replace(drawn, files=files)))
 
 
