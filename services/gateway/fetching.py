@@ -6,6 +6,7 @@ too. Nothing is kept for another request.
 """
 
 import base64
+import re
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -42,6 +43,7 @@ MAX_PICTURE_BYTES = 20 * 1024 * 1024
 """Of all pictures of a request: as much as one may bring with it."""
 SHOWN_CHARS = 200
 """Of a URL in an error."""
+PICTURE = re.compile(r"image/[a-z0-9.+-]+")
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 FAILURES = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError)
 HEADERS = [(b"user-agent", b"stoker"), (b"accept", b"*/*"), (b"accept-encoding", b"identity")]
@@ -80,11 +82,12 @@ class Fetching:
         """A picture as a `data:` URL. Raises RequestError 400, 413, 503 with the field."""
         content = bytearray()
         async with self.opened(url, field, most_bytes, PICTURE_TIMEOUT_S) as found:
-            if not found.content_type.startswith("image/"):
-                raise _not_fetched(url, field, f"it is {found.content_type or 'of no type'}, not a picture")
+            kind = found.content_type
+            if not PICTURE.fullmatch(kind):
+                raise _not_fetched(url, field, f"it is {kind[:SHOWN_CHARS] or 'of no type'}, not a picture")
             async for chunk in found.chunks:
                 content += chunk
-        return f"data:{found.content_type};base64,{base64.b64encode(content).decode()}"
+        return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
     @asynccontextmanager
     async def opened(

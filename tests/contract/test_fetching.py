@@ -48,6 +48,8 @@ class Server:
                 return [head("200 OK", "Content-Type: image/png", f"Content-Length: {len(PNG)}"), PNG]
             case "/page.html":
                 return [head("200 OK", "Content-Type: text/html; charset=utf-8"), b"<p>hello</p>"]
+            case "/odd-type":
+                return [head("200 OK", 'Content-Type: image/png"><script>'), PNG]
             case "/long":
                 return [head("200 OK", "Content-Type: image/png"), b"x" * (MOST + 1)]
             case "/said-long":
@@ -131,6 +133,7 @@ async def test_three_redirects_are_followed_and_no_fourth(server: Server, local:
     [
         ("/missing", 400, "answered 404"),
         ("/page.html", 400, "it is text/html, not a picture"),
+        ("/odd-type", 400, "not a picture"),
         ("/long", 413, "more than 1000 bytes"),
         ("/said-long", 413, "more than 1000 bytes"),
         ("/cut", 400, "could not be fetched"),
