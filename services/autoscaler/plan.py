@@ -75,6 +75,7 @@ class Planner:
         }
         self.asked = state.demand.recent(LAUNCH_WINDOW_S, now)
         self._surplus: dict[str, float] = {}
+        self._peaks: dict[tuple[str, float], float] = {}
         self._gone: list[Replica] = []
         """Replicas of specs that are gone, which serve until others can."""
 
@@ -132,11 +133,15 @@ class Planner:
 
     def _peak(self, spec: Spec, since: float = math.inf) -> float:
         """The most that was asked for within the delay, or since then; of one replica's worth within the
-        time for which the last one is worth keeping.
+        time for which the last one is worth keeping. Looked up once in a plan.
         """
-        demand, delay_s = self.state.demand, spec.scale_down_delay_s
-        asked = demand.peak(max(delay_s, self.now - since + LAUNCH_WINDOW_S), self.now)
-        return max(asked, min(demand.peak(self.state.kept_s(spec), self.now), float(spec.target_requests)))
+        found = self._peaks.get((spec.name, since))
+        if found is None:
+            demand, delay_s = self.state.demand, spec.scale_down_delay_s
+            asked = demand.peak(max(delay_s, self.now - since + LAUNCH_WINDOW_S), self.now)
+            kept = demand.peak(self.state.kept_s(spec), self.now)
+            found = self._peaks[spec.name, since] = max(asked, min(kept, float(spec.target_requests)))
+        return found
 
     def _peak_for(self, spec: Spec, replica: Replica) -> float:
         """The same for a ready replica: a new one is judged by what it was launched for."""
@@ -308,8 +313,9 @@ class Planner:
     def _next_to_replace(self, spec: Spec) -> Replica | None:
         """The ready replica of before whose turn it is; none while another is on its way, or the spec rests."""
         stays = [replica for replica in self._outdated(spec.name) if replica.id not in self._surplus]
-        is_resting = self.state.health_of(spec.name).is_resting(self.now)
-        return stays[-1] if stays and not is_resting and not self._on_the_way(spec) else None
+        if not stays or self.state.health_of(spec.name).is_resting(self.now) or self._on_the_way(spec):
+            return None
+        return stays[-1]
 
     def _is_full(self, spec: Spec) -> bool:
         return bool(spec.max_replicas) and self.state.count(spec.name) >= spec.max_replicas

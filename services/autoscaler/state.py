@@ -120,10 +120,10 @@ class ModelState:
         return bool(current and replica.launched_as) and replica.launched_as != current
 
     def health_of(self, spec: str) -> Health:
-        return self.health.setdefault(spec, Health())
+        return self.health.get(spec) or self.health.setdefault(spec, Health())
 
     def learned_of(self, spec: str) -> Learned:
-        return self.learned.setdefault(spec, Learned())
+        return self.learned.get(spec) or self.learned.setdefault(spec, Learned())
 
     def start_s(self, spec: str) -> float:
         """How long a replica takes to start, typically."""
@@ -175,12 +175,13 @@ class ModelState:
         """What is recorded of a spec."""
         learned = self.learned_of(spec.name)
         start_s, slow_s = learned.start_s(0.5), learned.start_s(0.9)
+        phases = [one.phase for one in self.replicas.values() if one.spec == spec.name]
         return SpecReplicas(
             spec=spec.name,
             desired=desired,
-            ready=len(self.in_phase(spec.name, "ready")) + self.outside.get(spec.name, 0),
-            starting=len(self.in_phase(spec.name, "launching", "starting")),
-            draining=len(self.in_phase(spec.name, "draining")),
+            ready=phases.count("ready") + self.outside.get(spec.name, 0),
+            starting=phases.count("launching") + phases.count("starting"),
+            draining=phases.count("draining"),
             start_s=round(start_s, 3) if start_s is not None else None,
             slow_start_s=round(slow_s, 3) if slow_s is not None else None,
             stock=round(learned.stock, 3) if learned.judged_at > -math.inf else None,

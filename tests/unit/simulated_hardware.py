@@ -258,8 +258,9 @@ class HardwareSimulation:
         return [(event.kind, event.subject.partition("/")[2]) for event in self.story]
 
     def check(self) -> None:
+        running = [one.spec for one in self.replicas.values() if not one.has_ended]
         for spec in self.model.specs:
-            count = len(self.running(spec.name))
+            count = running.count(spec.name)
             assert not spec.max_replicas or count <= spec.max_replicas, (
                 f"seed {self.seed}: {count} of {spec.name}"
             )
