@@ -1,7 +1,7 @@
 """A model through Stoker, beside its engine's own HTTP server: tokens a second, time to the first token.
 
     python -m bench.text_overhead                          # llama.cpp: SmolLM2
-    python -m bench.text_overhead .venv-vllm/bin/vllm      # vLLM: a random Llama of 100 million parameters
+    python -m bench.text_overhead .venv-vllm/bin/vllm      # vLLM: a random Llama of 20 million parameters
 
 Both serve the same weights with the same slots, threads and context, on the same machine in the same minute, in
 turns; what is not asked waits. Figures are medians of the rounds, the ratio that of the ratios of each round.
@@ -35,7 +35,7 @@ REQUESTS = 2
 """Of each stream in a round; of 64 streams one."""
 TOKENS = 64
 SLOTS, CONTEXT = 64, 256
-LLAMA_LAYERS, LLAMA_HEADS = 12, 12
+LLAMA_LAYERS, LLAMA_HEADS = 8, 8
 LLAMACPP = """\
 models:
   text: {{engine: llamacpp, url: "file://{path}", slots: {slots}, options: {{n_ctx: {context}}}}}
