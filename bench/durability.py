@@ -20,6 +20,7 @@ from stoker.schemas.jobs import CompletionInput, Job
 from stoker.services.bus.connection import Bus, open_bus
 from stoker.services.bus.streams import declare
 from stoker.services.process.embedded import find_binary, free_port
+from stoker.services.process.running import die_with_parent
 from stoker.services.process.settings import BusSettings
 
 SETTINGS = {"2 minutes (the default of NATS)": "2m", "1 s (ours)": "1s", "always": "always"}
@@ -33,7 +34,9 @@ def server(folder: Path, sync: str) -> Iterator[str]:
     config.write_text(
         f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder}/js", sync_interval: {sync} }}\n'
     )
-    process = subprocess.Popen([find_binary(), "-c", str(config)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [find_binary(), "-c", str(config)], stderr=subprocess.DEVNULL, preexec_fn=die_with_parent
+    )
     try:
         yield f"nats://127.0.0.1:{port}"
     finally:

@@ -34,6 +34,7 @@ from stoker.services.bus.connection import Bus, open_bus
 from stoker.services.bus.streams import declare
 from stoker.services.catalog import store
 from stoker.services.process.embedded import embedded_server, free_port
+from stoker.services.process.running import die_with_parent
 from stoker.services.process.settings import BusSettings
 from stoker.services.worker.saying import Saying
 
@@ -135,7 +136,9 @@ def services(url: str, port: int) -> Iterator[dict[str, psutil.Process]]:
         found: dict[str, psutil.Process] = {}
         for name, more in (("scheduler", []), ("gateway", ["--port", str(port)]), ("autoscaler", [])):
             command = [sys.executable, "-P", "-m", f"stoker.services.{name}", "--nats", url, *more]
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=die_with_parent
+            )
             running.callback(process.wait)
             running.callback(process.kill)
             found[name] = psutil.Process(process.pid)

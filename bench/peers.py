@@ -28,6 +28,7 @@ from bench.function_peers import started
 from bench.streams import Streams, measured_at, share
 from bench.system import running
 from stoker.services.process.embedded import free_port
+from stoker.services.process.running import die_with_parent
 
 SECONDS = 5.0
 READY_S = 60.0
@@ -204,7 +205,7 @@ def report(folders: Sequence[Path]) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         upstream = free_port()
         mock = [sys.executable, "-m", "bench.mock_upstream", str(upstream), str(INTERVAL_S)]
-        process = subprocess.Popen(mock)
+        process = subprocess.Popen(mock, preexec_fn=die_with_parent)
         try:
             wait_for(upstream)
             for name, start in candidates.items():

@@ -14,6 +14,7 @@ import httpx
 import psutil
 
 from stoker.services.process.embedded import free_port
+from stoker.services.process.running import die_with_parent
 
 CONFIG = """\
 models:
@@ -60,7 +61,7 @@ def running(*documents: str, functions: Path | None = None) -> Iterator[Running]
             command += ["--config", str(path)]
         command += ["--functions", str(functions)] if functions is not None else []
         command += ["--data", folder + "/data", "--log-level", "error"]
-        process = subprocess.Popen(command, env=os.environ)
+        process = subprocess.Popen(command, env=os.environ, preexec_fn=die_with_parent)
         try:
             deadline = time.monotonic() + READY_S
             while time.monotonic() < deadline and process.poll() is None:

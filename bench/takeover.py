@@ -38,6 +38,7 @@ from stoker.services.bus.connection import Bus, open_bus
 from stoker.services.bus.streams import declare
 from stoker.services.catalog import store
 from stoker.services.process.embedded import embedded_server
+from stoker.services.process.running import die_with_parent
 from stoker.services.process.settings import BusSettings
 from stoker.services.records.results import of_attempt, publish_terminal
 
@@ -113,7 +114,9 @@ class Worker:
 
 def scheduler(url: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-m", "stoker.services.scheduler", "--nats", url]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=die_with_parent
+    )
 
 
 def job(number: int) -> Job:

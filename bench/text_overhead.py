@@ -25,6 +25,7 @@ import httpx
 
 from bench.system import running
 from stoker.services.process.embedded import free_port
+from stoker.services.process.running import die_with_parent
 from stoker.services.worker.engines.registry import VLLM_VARIABLE
 from tests.fixtures.smollm2 import smollm2
 from tests.fixtures.tiny_llama import tiny_llama
@@ -94,6 +95,7 @@ def _llamacpp() -> Iterator[str]:
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,  # as ours: Linux shares a busy machine out by session
+        preexec_fn=die_with_parent,
     )
     assert process.stdout is not None and process.stdin is not None
     try:
@@ -112,6 +114,7 @@ def _vllm(command: str, weights: Path) -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=die_with_parent,
     )
     try:
         _wait_ready(f"http://127.0.0.1:{port}/health", process)
@@ -216,6 +219,7 @@ async def main(vllm: str = "") -> list[str]:
                 *(f"{theirs[1]:.1f}", f"{mine[1]:.1f}", f"{mine[1] - theirs[1]:+.1f}"),
             )
             rows.append("| " + " | ".join(cells) + " |")
+            print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
