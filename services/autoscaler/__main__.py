@@ -3,7 +3,6 @@
 import stoker.services.bus  # isort: skip  # noqa: F401  # nats-py without aiohttp
 
 import asyncio
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -91,4 +90,4 @@ def run(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    exit_with(run(sys.argv[1:]))
+    exit_with(run)

@@ -5,7 +5,6 @@ import stoker.services.bus  # isort: skip  # noqa: F401  # nats-py without aioht
 import asyncio
 import os
 import socket
-import sys
 from collections.abc import Sequence
 from functools import partial
 from ipaddress import ip_address
@@ -265,4 +264,4 @@ def run(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    exit_with(run(sys.argv[1:]))
+    exit_with(run)

@@ -6,7 +6,7 @@ import ctypes
 import gc
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import uvloop
@@ -80,6 +80,12 @@ def run_service(
     return 0
 
 
-def exit_with(status: int) -> None:
+def exit_with(run: Callable[[Sequence[str]], int]) -> None:
+    """End the process with the status of a service that is given its arguments; 2 where a setting is wrong."""
+    try:
+        status = run(sys.argv[1:])
+    except BadSetting as error:
+        print(error, file=sys.stderr)
+        status = 2
     sys.stderr.flush()
     sys.exit(status)

@@ -5,7 +5,6 @@ import stoker.services.bus  # isort: skip  # noqa: F401  # nats-py without aioht
 import asyncio
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -246,4 +245,4 @@ def run(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    exit_with(run(sys.argv[1:]))
+    exit_with(run)

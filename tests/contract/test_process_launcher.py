@@ -44,8 +44,9 @@ class TestProcessLauncher(LauncherConformance):
         wrong.env["STOKER_GIVE_UP_S"] = "soon"
         await launcher.launch(wrong)
         seen = await until(launcher, lambda seen: seen["r-6"].state == "ended", 60)
-        assert "status" in seen["r-6"].message
-        assert "give_up_s" in seen["r-6"].message
+        assert "status 2" in seen["r-6"].message
+        assert "--give-up-s (STOKER_GIVE_UP_S) must be a number from 0, not 'soon'" in seen["r-6"].message
+        assert "Traceback" not in seen["r-6"].message and "File " not in seen["r-6"].message
         await launcher.stop("r-6", 0.0)
 
     async def test_an_interpreter_that_is_not_there_is_said(self) -> None:

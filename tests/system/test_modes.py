@@ -343,7 +343,7 @@ def test_editing_the_file_changes_later_requests_and_not_those_in_flight(modes: 
     before, known = file.read_text(), jobs(modes)
     try:
         with ThreadPoolExecutor(20) as pool:
-            flying = [pool.submit(generate, modes, mode="sd15-fast", num_inference_steps=8) for _ in range(12)]
+            flying = [pool.submit(generate, modes, mode="sd15-fast", num_inference_steps=30) for _ in range(12)]
             wait_for(lambda: len(jobs(modes) - known) == 12, what="twelve accepted generations")
             assert status(modes)["queue_size"] > 0
             temporary = folder / "modes.yaml.tmp"

@@ -13,7 +13,7 @@ from stoker.services.process.settings import BusSettings
 async def serve(settings, stopping):
     raise getattr(running, sys.argv[1])("this is why")
 
-running.exit_with(running.run_service("test", BusSettings(), serve))
+running.exit_with(lambda arguments: running.run_service("test", BusSettings(), serve))
 """
 
 
