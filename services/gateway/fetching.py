@@ -97,7 +97,7 @@ class Fetching:
         413 where it is too large, 429 where its sender has many fetched at a time, 503 where all together do,
         or the gateway stops.
         """
-        with self._counted(owner() or "", field):
+        with self._counted(owner(), field):
             try:
                 with limit("waiting for other files to be fetched", TURN_TIMEOUT_S):
                     await self._turns.acquire()

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from stoker.schemas.jobs import ChatInput, Job
 from stoker.schemas.keys import ApiKey
+from stoker.schemas.openai import ChatMessage, ImagePart, ImageUrl
 from stoker.services.gateway import fetching
 from stoker.services.gateway.edge.access import current_key
 from stoker.services.gateway.edge.problems import RequestError
-from stoker.services.gateway.fetching import ANY, AT_ONCE, AT_ONCE_EACH, PUBLIC, Fetching
+from stoker.services.gateway.fetching import ANY, AT_ONCE, AT_ONCE_EACH, MAX_PICTURE_BYTES, PUBLIC, Fetching
+from stoker.services.gateway.jobs.remote_files import with_pictures
 from stoker.services.gateway.jobs.url_rules import UrlRules
 from tests.waiting import eventually
 
@@ -21,6 +24,7 @@ PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 MOST = 1000
+MB = 1024 * 1024
 
 
 class Server:
@@ -63,6 +67,8 @@ class Server:
                 return []
             case "/garbage":
                 return [b"this is no HTTP\r\n\r\n"]
+            case path if path.startswith("/mb/"):
+                return [head("200 OK", "Content-Type: image/png"), bytes(int(path.removeprefix("/mb/")) * MB)]
             case path if path.startswith("/hop/"):
                 left = int(path.removeprefix("/hop/"))
                 return [head("302 Found", f"Location: {left - 1 if left else '/picture.png'}")]
@@ -247,3 +253,36 @@ async def _swallowed(waiting: Any) -> Any:
         return await waiting
     except RequestError as error:
         return error
+
+
+# The pictures of a chat ---------------------------------------------------------------------------
+
+
+def chat_with(*urls: str) -> Job:
+    parts = tuple(ImagePart(ImageUrl(url)) for url in urls)
+    asked = ChatInput(messages=(ChatMessage("user", "hi"), ChatMessage("user", parts)))
+    return Job("j", "m", asked, "gw", 0.0)
+
+
+async def test_the_pictures_of_a_request_are_counted_in_bytes(server: Server, local: Fetching) -> None:
+    """12 MB and 8 MB are within 20 MB, also as base64, which is a third longer."""
+    first, second = f"{server.url}/mb/12", f"{server.url}/mb/8"
+    job = await with_pictures(local, chat_with(first, second, first))
+    assert isinstance(job.input, ChatInput) and isinstance(job.input.messages[1].content, tuple)
+    sizes = [
+        len(base64.b64decode(part.image_url.url.partition(",")[2]))
+        for part in job.input.messages[1].content
+        if isinstance(part, ImagePart)
+    ]
+    assert sizes == [12 * MB, 8 * MB, 12 * MB]
+    assert server.asked == ["/mb/12", "/mb/8"], "each once"
+
+
+@pytest.mark.parametrize("sizes", [(12, 9), (20, 1), (20, 0, 1)])
+async def test_pictures_that_are_too_large_together_are_said_so(
+    server: Server, local: Fetching, sizes: tuple[int, ...]
+) -> None:
+    with pytest.raises(RequestError) as error:
+        await with_pictures(local, chat_with(*(f"{server.url}/mb/{size}" for size in sizes)))
+    assert (error.value.status, error.value.field) == (413, "messages[1].content")
+    assert f"have at most {MAX_PICTURE_BYTES} bytes together" in error.value.message

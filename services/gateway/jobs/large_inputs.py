@@ -22,7 +22,7 @@ async def fitting(gateway: Gateway, job: Job, body_bytes: int) -> Job:
     """
     most = max_job_bytes(gateway.bus.max_payload)
     if has_remote_pictures(job):
-        job = await with_pictures(gateway, job)
+        job = await with_pictures(gateway.fetching, job)
     elif body_bytes < most // 2:
         return job
     if not job.is_sealed or len(wire.encode(job)) <= most:

@@ -6,7 +6,8 @@ from stoker.functions.context import MAX_FILE_BYTES
 from stoker.schemas.jobs import Attachment, ChatInput, FunctionInput, Job
 from stoker.schemas.openai import ChatMessage, ImagePart, ImageUrl
 from stoker.services.gateway.edge.forms import Form
-from stoker.services.gateway.fetching import MAX_PICTURE_BYTES
+from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.fetching import MAX_PICTURE_BYTES, Fetching
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.file_names import REMOTE
 from stoker.services.gateway.jobs.function_calls import files_of
@@ -26,21 +27,39 @@ def has_remote_pictures(job: Job) -> bool:
     )
 
 
-async def with_pictures(gateway: Gateway, job: Job) -> Job:
-    """The same chat with the bytes of its pictures. Raises RequestError 400, 413, 503 with the field."""
+async def with_pictures(fetching: Fetching, job: Job) -> Job:
+    """The same chat with the bytes of its pictures. Raises RequestError 400, 413, 429, 503 with the field."""
     assert isinstance(job.input, ChatInput)
     messages: list[ChatMessage] = []
     fetched: dict[str, str] = {}
     for index, message in enumerate(job.input.messages):
-        field = f"messages[{index}].content"
         parts = message.content if isinstance(message.content, tuple) else ()
         for part in parts:
-            if isinstance(part, ImagePart) and is_remote(part) and part.image_url.url not in fetched:
-                room = MAX_PICTURE_BYTES - sum(map(len, fetched.values()))
-                fetched[part.image_url.url] = await gateway.fetching.picture(part.image_url.url, field, room)
+            if isinstance(part, ImagePart) and is_remote(part):
+                await _fetch(fetching, part.image_url.url, f"messages[{index}].content", fetched)
         content = tuple(_with_bytes(part, fetched) if isinstance(part, ImagePart) else part for part in parts)
         messages.append(msgspec.structs.replace(message, content=content) if content else message)
     return with_input(job, msgspec.structs.replace(job.input, messages=tuple(messages)))
+
+
+async def _fetch(fetching: Fetching, url: str, field: str, fetched: dict[str, str]) -> None:
+    """Fetch a picture, unless it is there. fetched: `data:` URLs by the URLs that they lie at."""
+    if url in fetched:
+        return
+    left = MAX_PICTURE_BYTES - sum(map(_bytes_in, fetched.values()))
+    try:
+        fetched[url] = await fetching.picture(url, field, left)
+    except RequestError as error:
+        if error.status != 413:
+            raise
+        message = f"{field}: the pictures of a request have at most {MAX_PICTURE_BYTES} bytes together"
+        raise RequestError(413, message, field=field, code=error.code) from error
+
+
+def _bytes_in(data_url: str) -> int:
+    """Of what stands there as base64."""
+    encoded = len(data_url) - data_url.index(",") - 1
+    return encoded // 4 * 3 - data_url.count("=", len(data_url) - 2)
 
 
 def _with_bytes(part: ImagePart, fetched: dict[str, str]) -> ImagePart:
