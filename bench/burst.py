@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from bench.arguments import nothing
 from bench.system import running
 from stoker.simulation.making import plan
 from stoker.simulation.policies import POLICIES
@@ -152,4 +153,5 @@ def report() -> list[str]:
 
 
 if __name__ == "__main__":
+    nothing(__doc__)
     print("\n".join(report()))

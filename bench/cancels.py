@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from bench.arguments import nothing
 from bench.system import running
 from stoker.services.process.tasks import TaskOwner
 
@@ -194,4 +195,5 @@ def report(count: int = COUNT) -> list[str]:
 
 
 if __name__ == "__main__":
+    nothing(__doc__)
     print("\n".join(report()))

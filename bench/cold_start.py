@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from bench.arguments import nothing
 from bench.system import Running, running
 
 ROUNDS = 5
@@ -68,4 +69,5 @@ def report() -> list[str]:
 
 
 if __name__ == "__main__":
+    nothing(__doc__)
     print("\n".join(report()))

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from bench.arguments import nothing
 from bench.system import running
 from tests.fixtures.smollm2 import smollm2
 
@@ -69,4 +70,5 @@ async def main() -> list[str]:
 
 
 if __name__ == "__main__":
+    nothing(__doc__)
     print("\n".join(asyncio.run(main())))

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench.arguments import nothing
 from bench.system import running
 
 WORKERS, MODELS, HELD, CHANGED = 1000, 200, 6, 200
@@ -76,4 +77,5 @@ def report() -> list[str]:
 
 
 if __name__ == "__main__":
+    nothing(__doc__)
     sys.stdout.write("\n".join(report()) + "\n")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import uvloop
 
+from bench.arguments import nothing
 from stoker.schemas import wire
 from stoker.schemas.jobs import CompletionInput, Job
 from stoker.services.bus.connection import Bus, open_bus
@@ -92,4 +93,5 @@ async def main() -> list[str]:
 
 
 if __name__ == "__main__":
+    nothing(__doc__)
     print("\n".join(uvloop.run(main())), file=sys.stdout)

@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.arguments import paths
+
 DEMO = Path(__file__).parent.parent / "examples" / "demo" / "chat.gguf"
 RUNS = 15
 STOKER = Path(sys.executable).parent / "stoker"
@@ -35,7 +37,7 @@ def first_byte_s(file: Path, environment: dict[str, str]) -> float:
 
 
 def main() -> None:
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 else DEMO
+    [file] = paths(__doc__, 0, 1) or [DEMO]
     with tempfile.TemporaryDirectory() as home:
         environment = {**os.environ, "XDG_STATE_HOME": home, "XDG_CONFIG_HOME": home}
         try:

@@ -22,6 +22,7 @@ import uvloop
 from nats.aio.msg import Msg
 from nats.js import api
 
+from bench.arguments import nothing
 from bench.client import drive
 from bench.peers import UNARY
 from stoker.services.bus.connection import open_bus
@@ -121,4 +122,5 @@ def report() -> list[str]:
 
 
 if __name__ == "__main__":
+    nothing(__doc__)
     print("\n".join(report()))

@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from pathlib import Path
 import httpx
 import uvloop
 
+from bench.arguments import paths
 from bench.client import Load, drive
 from bench.functions import TRIVIAL
 from bench.system import running
@@ -216,4 +216,4 @@ def report(python: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(report(Path(sys.argv[1]).absolute())))
+    print("\n".join(report(*paths(__doc__, 1, 1))))

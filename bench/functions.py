@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import uvloop
 
+from bench.arguments import nothing
 from bench.client import drive
 from bench.system import running
 
@@ -151,4 +152,5 @@ def affinity() -> list[str]:
 
 
 if __name__ == "__main__":
+    nothing(__doc__)
     print("\n".join(report()))

@@ -14,6 +14,7 @@ import time
 import httpx
 import uvloop
 
+from bench.arguments import nothing
 from bench.client import drive
 from bench.system import Running, running
 from stoker.bench.profiles import switches_of
@@ -76,4 +77,5 @@ def report() -> list[str]:
 
 
 if __name__ == "__main__":
+    nothing(__doc__)
     print("\n".join(report()))

@@ -5,10 +5,9 @@
 Sizes are tokens of the synthetic engine, six bytes each. Times from when a request was due (arrivals.py).
 """
 
-import sys
-
 import uvloop
 
+from bench.arguments import numbers
 from bench.arrivals import arrive, by_chance
 from bench.open_loop import chat
 from bench.system import Running, running
@@ -70,4 +69,4 @@ def report(sizes: tuple[int, ...] = SIZES) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(report(tuple(int(one) for one in sys.argv[1:]) or SIZES)))
+    print("\n".join(report(numbers(__doc__, SIZES))))

@@ -18,6 +18,7 @@ import psutil
 import uvloop
 from nats.aio.msg import Msg
 
+from bench.arguments import nothing
 from bench.floor import server_process
 from bench.takeover import scheduler
 from stoker.schemas import wire
@@ -157,4 +158,5 @@ def report() -> list[str]:
 
 
 if __name__ == "__main__":
+    nothing(__doc__)
     print("\n".join(report()))

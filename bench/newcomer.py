@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 
+from bench.arguments import paths
 from tests.conftest import free_port
 
 ROUNDS = 3
@@ -110,7 +111,7 @@ def first_token_s(command: list[str], url: str, folder: Path, **environment: str
 
 
 def main() -> None:
-    python, weights = Path(sys.argv[1]).absolute(), Path(sys.argv[2]).absolute()
+    python, weights = paths(__doc__, 2, 2)
     print(f"Ray Serve with xllamacpp: {megabytes(python.parent.parent):.0f} MB")
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory() as made:

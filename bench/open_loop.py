@@ -7,7 +7,6 @@ pictures of the synthetic engine, and calls of a function, all at once.
 """
 
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import uvloop
 
+from bench.arguments import numbers
 from bench.arrivals import Answered, Due, arrive, by_chance
 from bench.client import http_request
 from bench.functions import TRIVIAL
@@ -94,4 +94,4 @@ def report(rates: tuple[int, ...] = RATES) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(report(tuple(int(one) for one in sys.argv[1:]) or RATES)))
+    print("\n".join(report(numbers(__doc__, RATES))))

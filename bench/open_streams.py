@@ -10,7 +10,6 @@ each of its tokens must have come, in order. The load generator is this process,
 import asyncio
 import os
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import cast
 import httpx
 import uvloop
 
+from bench.arguments import numbers
 from bench.client import http_request
 from bench.streams import share
 from bench.system import Running, running
@@ -191,4 +191,4 @@ def report(sizes: tuple[int, ...] = SIZES) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(report(tuple(int(one) for one in sys.argv[1:]) or SIZES)))
+    print("\n".join(report(numbers(__doc__, SIZES))))

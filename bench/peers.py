@@ -23,6 +23,7 @@ import httpx
 import psutil
 import uvloop
 
+from bench.arguments import paths
 from bench.client import Load, drive
 from bench.function_peers import started
 from bench.streams import Streams, measured_at, share
@@ -221,4 +222,4 @@ def report(folders: Sequence[Path]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(report([Path(folder).absolute() for folder in sys.argv[1:]])))
+    print("\n".join(report(paths(__doc__, 0))))

@@ -7,6 +7,7 @@ import gc
 import random
 import time
 
+from bench.arguments import nothing
 from stoker.schemas.catalog import Model, Spec
 from stoker.schemas.jobs import CompletionInput, Job
 from stoker.schemas.workers import Accepted, EngineCapability, Finished, Heartbeat, ResidentModel
@@ -134,4 +135,5 @@ def report() -> list[str]:
 
 
 if __name__ == "__main__":
+    nothing(__doc__)
     print("\n".join(report()))

@@ -4,8 +4,8 @@ python -m bench.random_scenarios [SEED [COUNT]]
 """
 
 import random
-import sys
 
+from bench.arguments import numbers
 from stoker.simulation.making import plan
 from stoker.simulation.outcome import Outcome, outcome
 from stoker.simulation.policies import POLICIES
@@ -59,4 +59,4 @@ def report(seed: int = 1, count: int = 12) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(report(*(int(one) for one in sys.argv[1:3]))))
+    print("\n".join(report(*numbers(__doc__, (), 2))))

@@ -8,6 +8,7 @@ import time
 
 import httpx
 
+from bench.arguments import nothing
 from bench.system import running
 
 REST_S = 3.0
@@ -34,4 +35,5 @@ def report() -> list[str]:
 
 
 if __name__ == "__main__":
+    nothing(__doc__)
     print("\n".join(report()))

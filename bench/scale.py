@@ -6,8 +6,8 @@
 Open streams are in open_streams.py, heartbeats in heartbeats.py.
 """
 
+import argparse
 import asyncio
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine
@@ -20,6 +20,7 @@ import psutil
 import uvloop
 
 from bench import heartbeats, open_streams
+from bench.arguments import positive
 from bench.takeover import SPEC, Worker, scheduler, submit
 from stoker.schemas import wire
 from stoker.schemas.catalog import Model
@@ -168,8 +169,11 @@ def report() -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        sizes = tuple(int(one) for one in sys.argv[2:])
-        print("\n".join(PARTS[sys.argv[1]](sizes) if sizes else PARTS[sys.argv[1]]()))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=PARTS)
+    parser.add_argument("size", nargs="*", type=positive, help="of the part, one row each")
+    given = parser.parse_args()
+    if given.part:
+        print("\n".join(PARTS[given.part](*filter(None, [tuple(given.size)]))))
     else:
         print("\n\n".join("\n".join(rows) for rows in report().values()))

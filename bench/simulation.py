@@ -7,6 +7,7 @@ python -m bench.simulation
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.arguments import nothing
 from stoker.simulation.making import plan
 from stoker.simulation.outcome import Outcome, outcome
 from stoker.simulation.policies import POLICIES
@@ -65,4 +66,5 @@ def _raced(scenario: Scenario, seed: int) -> Outcome:
 
 
 if __name__ == "__main__":
+    nothing(__doc__)
     print("\n".join([*report(), "", *races()]))

@@ -6,16 +6,19 @@ One connection. Spans that overlap (an end is stored while the gateway is told o
 """
 
 import json
+import re
+import socket
 import statistics
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from http.client import HTTPConnection
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from bench.arguments import nothing
+from bench.client import http_request
 from bench.system import Running, running
 from tests.fixtures.collector import Collector, collecting, covered
 
@@ -32,17 +35,27 @@ SENT_S = 15.0
 """How long spans may take to the collector."""
 
 
-def ask(client: HTTPConnection, model: str, trace: str) -> float:
-    """Seconds that the client waited."""
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "x"}]})
-    headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "content-type": "application/json"}
+def ask(client: socket.socket, model: str, trace: str) -> float:
+    """Seconds that the client waited: from its first byte out to the last one in."""
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "x"}]}).encode()
+    traced = f"traceparent: 00-{trace}-00f067aa0ba902b7-01\r\n"
+    port = client.getpeername()[1]
+    request = http_request(port, "/v1/chat/completions", body).replace(b"\r\n", b"\r\n" + traced.encode(), 1)
     began = time.perf_counter()
-    client.request("POST", "/v1/chat/completions", body, headers)
-    with client.getresponse() as answer:
-        answer.read()
+    client.sendall(request)
+    answer = b""
+    while (length := _length(answer)) is None or len(answer) < length:
+        answer += client.recv(64 * 1024)
     taken_s = time.perf_counter() - began
-    assert answer.status == 200, answer.status
+    assert answer.startswith(b"HTTP/1.1 200"), answer
     return taken_s
+
+
+def _length(answer: bytes) -> int | None:
+    """Bytes of the whole answer; None until its head is there."""
+    head, end, _ = answer.partition(b"\r\n\r\n")
+    found = re.search(rb"content-length: (\d+)", head)
+    return len(head) + len(end) + int(found[1]) if end and found else None
 
 
 def traces_of(collector: Collector, traces: dict[str, float]) -> dict[str, list[Any]]:
@@ -85,7 +98,7 @@ def report() -> list[str]:
         f"| unary | the client waits, ms | {' | '.join(STAGES)} | of that in the spans |",
         "|---" * (len(STAGES) + 3) + "|",
     ]
-    with traced() as (system, collector), closing(HTTPConnection("127.0.0.1", system.port)) as client:
+    with traced() as (system, collector), socket.create_connection(("127.0.0.1", system.port)) as client:
         for model, count in COUNTS.items():
             for _ in range(WARM):
                 ask(client, model, uuid.uuid4().hex)
@@ -95,4 +108,5 @@ def report() -> list[str]:
 
 
 if __name__ == "__main__":
+    nothing(__doc__)
     print("\n".join(report()))

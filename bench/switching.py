@@ -19,6 +19,7 @@ import httpx
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench.arguments import nothing
 from bench.system import Running, running
 from tests.fixtures import checkpoints
 
@@ -154,4 +155,5 @@ def report() -> list[str]:
 
 
 if __name__ == "__main__":
+    nothing(__doc__)
     print("\n".join(report()))

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvloop
 from nats.aio.msg import Msg
 
+from bench.arguments import numbers
 from stoker.schemas import wire
 from stoker.schemas.catalog import Model, Spec
 from stoker.schemas.job_events import Cancelled
@@ -43,7 +44,7 @@ from stoker.services.process.settings import BusSettings
 from stoker.services.records.results import of_attempt, publish_terminal
 
 SPEC = Spec("default", "text", "file:///x", memory_bytes=1)
-COUNTS = [1_000, 10_000, 199_000]
+COUNTS = (1_000, 10_000, 199_000)
 STORE_AT_ONCE = 2_000
 LIMIT_S = 120.0
 
@@ -184,7 +185,7 @@ async def _until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-async def main(counts: list[int]) -> list[str]:
+async def main(counts: Sequence[int]) -> list[str]:
     rows = ["| jobs in the queue | s from the kill to the next assignment | since the lease |", "|---|---|---|"]
     for count in counts:
         since_kill, since_lease = await measure(count)
@@ -193,4 +194,4 @@ async def main(counts: list[int]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(uvloop.run(main([int(one) for one in sys.argv[1:]] or COUNTS))))
+    print("\n".join(uvloop.run(main(numbers(__doc__, COUNTS)))))

@@ -14,6 +14,7 @@ import time
 
 import uvloop
 
+from bench.arguments import nothing
 from bench.arrivals import MOST_AT_ONCE, Answered, Due, arrive, by_chance
 from bench.system import Running, running
 from stoker.schemas.keys import ApiKey
@@ -89,4 +90,5 @@ def report() -> list[str]:
 
 
 if __name__ == "__main__":
+    nothing(__doc__)
     print("\n".join(report()))

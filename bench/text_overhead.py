@@ -23,6 +23,7 @@ from pathlib import Path
 import aiohttp
 import httpx
 
+from bench.arguments import paths
 from bench.system import running
 from stoker.services.process.embedded import free_port
 from stoker.services.process.running import die_with_parent
@@ -227,4 +228,4 @@ if __name__ == "__main__":
     if "--serve" in sys.argv:
         serve()
     else:
-        print("\n".join(asyncio.run(main(*sys.argv[1:2]))))
+        print("\n".join(asyncio.run(main(*map(str, paths(__doc__, 0, 1))))))

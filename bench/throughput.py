@@ -8,6 +8,7 @@ import time
 
 import uvloop
 
+from bench.arguments import nothing
 from bench.client import Load, drive
 from bench.system import Running, running
 
@@ -62,4 +63,5 @@ async def main() -> list[str]:
 
 
 if __name__ == "__main__":
+    nothing(__doc__)
     print("\n".join(uvloop.run(main())))

@@ -44,13 +44,14 @@ class Txt2ImgRequest(msgspec.Struct, frozen=True, kw_only=True):
     hr_prompt: str = ""
     hr_negative_prompt: str = ""
     restore_faces: bool | None = None
+    refiner_checkpoint: str | None = None
     tiling: bool | None = None
     script_name: str | None = None
     alwayson_scripts: dict[str, Any] = {}
 
 
 class Img2ImgRequest(Txt2ImgRequest, frozen=True, kw_only=True):
-    """init_images, mask: base64, or data: URLs. inpainting_mask_invert: 1 draws where the mask is black.
+    """init_images, mask: base64, or URLs. inpainting_mask_invert: 1 draws where the mask is black.
 
     inpainting_fill: 0 covers what is to be drawn with the blur of its surroundings first, 1 draws over it as it
     is.

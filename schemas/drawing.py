@@ -18,7 +18,7 @@ MULTIPLE_PX = 8
 
 
 class ControlRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A ControlNet of the model by its name, and the picture that it follows (base64 or a data: URL).
+    """A ControlNet of the model by its name, and the picture that it follows (base64, or a URL).
 
     weight: how strictly. guidance_start, guidance_end: from which share of the steps to which.
     """
@@ -31,13 +31,14 @@ class ControlRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Control(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The same with the picture as a file."""
+    """The same with the picture as a file. url: where that lies, until the gateway has fetched it."""
 
     name: str
     image: bytes
     weight: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    url: str = ""
 
 
 class DrawingFields(msgspec.Struct, frozen=True, kw_only=True):

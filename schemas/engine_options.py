@@ -66,8 +66,8 @@ class Ollama(Common, frozen=True, kw_only=True):
 class OpenAI(Common, frozen=True, kw_only=True):
     """A server of OpenAI's API. model: what it calls the model; else as here. api_key_env: the variable of the
     worker that holds its key. retries: of a request before its first word, where the server is busy. continues:
-    how a message is gone on with that broke off; "": not at all. names: fields that it calls otherwise. body,
-    headers: sent with every request.
+    how a message is gone on with that broke off; "": not at all. names: fields that it calls otherwise; "": it
+    does not take them. body, headers: sent with every request.
     """
 
     model: str = ""

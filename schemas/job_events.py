@@ -162,7 +162,8 @@ class TextPace(msgspec.Struct, frozen=True):
 
 class TextOutput(msgspec.Struct, frozen=True, tag="text", tag_field="kind", omit_defaults=True):
     """text: the answer. reasoning: what the model has written before it, as its template marks it. logprobs:
-    of the tokens of both, where the request asks for them.
+    of the tokens of both, where the request asks for them. blob: where all of it lies as JSON when it did not
+    fit the message; text is "" then.
     """
 
     text: str
@@ -171,11 +172,15 @@ class TextOutput(msgspec.Struct, frozen=True, tag="text", tag_field="kind", omit
     tool_calls: tuple[dict[str, Any], ...] = ()
     reasoning: str = ""
     logprobs: tuple[TokenChance, ...] = ()
+    blob: str = ""
 
 
-class EmbeddingOutput(msgspec.Struct, frozen=True, tag="embedding", tag_field="kind"):
+class EmbeddingOutput(msgspec.Struct, frozen=True, tag="embedding", tag_field="kind", omit_defaults=True):
+    """blob: where all of it lies as JSON when it did not fit the message; there are no vectors then."""
+
     vectors: tuple[tuple[float, ...], ...]
     prompt_tokens: int
+    blob: str = ""
 
 
 class Picture(msgspec.Struct, frozen=True, omit_defaults=True):

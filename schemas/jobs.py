@@ -29,8 +29,8 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class ChatInput(msgspec.Struct, frozen=True, tag="chat", tag_field="kind", omit_defaults=True):
     """Continue a conversation. `max_tokens` counts tokens of the answer. template: what its chat template is
-    given besides (`enable_thinking`, `reasoning_effort`). logprobs: tell the chance of each token, and of so
-    many that were likeliest in its place.
+    given besides (`enable_thinking`, `reasoning_effort`). effort: of which it has these, for servers without
+    templates. logprobs: tell the chance of each token, and of so many that were likeliest in its place.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -43,6 +43,7 @@ class ChatInput(msgspec.Struct, frozen=True, tag="chat", tag_field="kind", omit_
     template: dict[str, Any] = {}
     parallel_tool_calls: bool | None = None
     logprobs: int | None = None
+    effort: str = ""
 
 
 class CompletionInput(msgspec.Struct, frozen=True, tag="completion", tag_field="kind", omit_defaults=True):

@@ -48,6 +48,13 @@ class StreamOptions(msgspec.Struct, frozen=True):
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
+def template_of_effort(effort: str) -> dict[str, Any]:
+    """What chat templates are given for a `reasoning_effort`; "" is none."""
+    if not effort:
+        return {}
+    return {"enable_thinking": False} if effort == "none" else {"reasoning_effort": effort}
+
+
 class _TextRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     max_tokens: int | None = None

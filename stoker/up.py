@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from zlib import crc32
 
+import anyio
 from rich.console import Console
 from rich.control import strip_control_codes
 
@@ -114,11 +115,13 @@ class Up:
         self._children = self._plan(url)
         async with TaskOwner("up") as tasks:
             for child in self._children:
-                tasks.start(self._keep, child)
+                tasks.start(self._kept, child)
             try:
                 await self._tell(url, stopping, began, started)
             finally:  # whatever has happened: no child is left behind
                 self._say("stopping …")
+                if not self.nats and not self.data.exists():
+                    self._say(f"{self.data} was removed: jobs, results, files and keys in it are not saved")
                 async with cleanup("stopping all processes", 3 * STOP_TIMEOUT_S):
                     await self._stop_children()
                 with contextlib.suppress(OSError):
@@ -234,6 +237,11 @@ class Up:
                     arguments += ["--handlers", handlers]
                 plan.append((name, "stoker.services.worker", arguments))
         return plan
+
+    async def _kept(self, child: Child) -> None:
+        """As `_keep`, whatever else has failed: who stops all waits for its end."""
+        with anyio.CancelScope(shield=True):
+            await self._keep(child)
 
     async def _keep(self, child: Child) -> None:
         """Start a child again and again, until it is not wanted any more."""

@@ -11,18 +11,24 @@ are listed; `mutmut show NAME` shows one.
 import argparse
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-MUTANTS = ROOT / "mutants"
+SOURCES = ROOT / "mutants"
+"""A copy without links: mutmut follows none, and calls a mutant by its file, `stoker/services/…`."""
+COPIED = ("stoker", "tests", "examples")
+MUTANTS = SOURCES / "mutants"
 MUTMUT = Path(sys.executable).parent / "mutmut"
 GOAL = 0.85
 """Share of the mutants that the tests have to notice."""
 EACH = 12
 """Mutants drawn of a module."""
+PRINTED_CHARS = 4000
+"""Of the end of what mutmut printed, where it ran nothing."""
 SEED = 13
 NOTHING = "nothing-is-called-so"
 SURVIVED, NO_TESTS = 0, 33
@@ -63,11 +69,17 @@ def table(outcomes: Mapping[str, Mapping[str, int | None]]) -> tuple[str, float]
 
 def _make_mutants() -> None:
     """mutmut makes them all before it finds that it is to run none, and ends with an error."""
-    subprocess.run([MUTMUT, "run", NOTHING], cwd=ROOT, check=False, capture_output=True)
+    shutil.rmtree(SOURCES, ignore_errors=True)
+    for folder in COPIED:
+        shutil.copytree(ROOT / folder, SOURCES / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", SOURCES)
+    subprocess.run([MUTMUT, "run", NOTHING], cwd=SOURCES, check=False, capture_output=True)
 
 
-def _run_mutants(names: list[str]) -> None:
-    subprocess.run([MUTMUT, "run", *names], cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
+def _run_mutants(names: list[str]) -> str:
+    """Run them; the end of what mutmut printed, which names the test that failed without any mutant."""
+    done = subprocess.run([MUTMUT, "run", *names], cwd=SOURCES, check=False, text=True, capture_output=True)
+    return (done.stdout + done.stderr)[-PRINTED_CHARS:]
 
 
 def main(arguments: list[str]) -> int:
@@ -81,7 +93,7 @@ def main(arguments: list[str]) -> int:
         print(f"no module has {chosen.module!r} in its name, or mutmut made no mutants of it: run `mutmut run`")
         return 2
     drawn = sample(known, chosen.each)
-    _run_mutants([name for names in drawn.values() for name in names])
+    printed = _run_mutants([name for names in drawn.values() for name in names])
     outcomes = {
         module: {name: found[name] for name in drawn[module]}
         for module, found in read_outcomes(MUTANTS).items()
@@ -89,7 +101,8 @@ def main(arguments: list[str]) -> int:
     }
     not_run = sum(code is None for found in outcomes.values() for code in found.values())
     if not_run:
-        print(f"mutmut did not run {not_run} of the mutants: see what it printed")
+        print(printed)
+        print(f"mutmut did not run {not_run} of the mutants: see the end of what it printed, above")
         return 2
     shown, share = table(outcomes)
     print(shown)

@@ -11,8 +11,6 @@ A write whose answer never came may have taken effect or not: the sequence is no
 gives up and begins again (`BusError`).
 """
 
-from collections.abc import AsyncGenerator
-
 from stoker.schemas import wire
 from stoker.schemas.fleet import ModelReplicas
 from stoker.schemas.subjects import REPLICAS_BUCKET, to_token
@@ -50,22 +48,11 @@ class ReplicaRecords:
                 log.info("records.written_meanwhile", by="an earlier leader")
         raise Conflict("an earlier autoscaler goes on writing records")
 
-    async def read(self) -> AsyncGenerator[ModelReplicas]:
-        """Every record that can be read. Raises BusError."""
+    async def read(self) -> list[ModelReplicas]:
+        """Every record that can be read, in one listing of the bucket. Raises BusError."""
         bucket = await open_bucket(self._bus, REPLICAS_BUCKET)
-        for key in await bucket.keys():
-            entry = await bucket.get(key)
-            if entry is None:
-                continue
-            try:
-                record: ModelReplicas = wire.decode(ModelReplicas, entry.value)
-            except wire.UnreadableMessage as error:
-                log.warning("record.unreadable", key=key, error=str(error))
-                continue
-            if to_token(record.model) != key:  # removing it would remove another, or could not be said at all
-                log.warning("record.unreadable", key=key, error="it is a record of another model")
-                continue
-            yield record
+        records = [_record(one.key, one.value) for one in await bucket.changes() if one.value]
+        return [record for record in records if record is not None]
 
     async def write(self, record: ModelReplicas) -> None:
         """Raises Conflict when this leader leads no longer, BusError."""
@@ -79,3 +66,16 @@ class ReplicaRecords:
         expected = {"Nats-Expected-Last-Sequence": str(self._sequence), **(headers or {})}
         subject = f"$KV.{REPLICAS_BUCKET}.{key}"
         self._sequence = (await self._bus.publish_stored(subject, value, headers=expected)).seq
+
+
+def _record(key: str, value: bytes) -> ModelReplicas | None:
+    """What is recorded under a key; None where it is no record of that model, and said so."""
+    try:
+        record: ModelReplicas = wire.decode(ModelReplicas, value)
+    except wire.UnreadableMessage as error:
+        log.warning("record.unreadable", key=key, error=str(error))
+        return None
+    if to_token(record.model) != key:  # removing it would remove another, or could not be said at all
+        log.warning("record.unreadable", key=key, error="it is a record of another model")
+        return None
+    return record

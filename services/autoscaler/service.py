@@ -9,7 +9,6 @@ The inbox is bounded and holds at most one tick: a core that lags is not given m
 """
 
 import asyncio
-from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 
@@ -199,11 +198,10 @@ class AutoscalerService:
     async def _restore(self) -> None:
         """Read what an earlier autoscaler recorded, and ask its launchers what is there."""
         await self._records.take_over()
-        async with aclosing(self._records.read()) as recorded:
-            async for record in recorded:
-                await self._handle(Restored(record))
-                for replica in record.replicas:
-                    await self._use_launcher(replica.launcher)
+        for record in await self._records.read():
+            await self._handle(Restored(record))
+            for replica in record.replicas:
+                await self._use_launcher(replica.launcher)
 
     # Commands -------------------------------------------------------------------------------------
 

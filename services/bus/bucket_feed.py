@@ -8,6 +8,7 @@ on is its whole content, and what comes after a place are the changes since.
 
 import asyncio
 
+import anyio
 from nats.aio.msg import Msg
 
 from stoker.schemas import wire
@@ -45,7 +46,8 @@ async def _read_batch(bus: Bus, bucket: str, after: int, bounds: dict[str, int])
         bus.post(f"$JS.API.DIRECT.GET.KV_{bucket}", wire.encode(asked), inbox)
         while True:
             try:
-                answer = await asyncio.wait_for(answers.get(), ANSWER_TIMEOUT_S)
+                with anyio.fail_after(ANSWER_TIMEOUT_S):
+                    answer = await answers.get()
             except TimeoutError:
                 raise NoAnswer(f"reading the bucket {bucket}: no answer in {ANSWER_TIMEOUT_S:g} s") from None
             fields = answer.headers or {}

@@ -76,6 +76,10 @@ class _Reading:
     def add(self, document: Document, model: Model, *path: str | int) -> None:
         if model.name in self.models:
             raise document.place(*path).error("a model of this name is there already")
+        try:
+            wire.decode(Model, wire.encode(model))
+        except wire.UnreadableMessage as error:
+            raise document.place(*path).error(f"services could not read it: {error}") from error
         for spec in model.specs:
             size = len(wire.encode(spec))
             if size > MAX_SPEC_BYTES:

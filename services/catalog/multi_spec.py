@@ -7,6 +7,7 @@ balancing are the whole model's.
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -40,7 +41,7 @@ from stoker.services.catalog.kubeai import (
 from stoker.services.catalog.model_defaults import check_defaults
 from stoker.services.catalog.profiles import document_name
 from stoker.services.catalog.short_form import ENGINE_FEATURES
-from stoker.services.catalog.sizes import read_size
+from stoker.services.catalog.sizes import MAX_SLOTS, check_count, check_seconds, read_size
 
 KIND = "Model"
 MAX_SPECS = 64
@@ -152,8 +153,7 @@ def model_document(document: Document, warnings: list[str]) -> Model:
     )
     check_defaults(document, ("spec", "defaults"), whole.defaults or {})
     run_timeout_s = 600.0 if whole.run_timeout_seconds is None else whole.run_timeout_seconds
-    if not run_timeout_s > 0:
-        raise document.place("spec", "runTimeoutSeconds").error(f"must be more than 0, not {run_timeout_s:g}")
+    check_seconds(document, ("spec", "runTimeoutSeconds"), run_timeout_s)
     if not 0 <= whole.waiting_cost_per_hour < math.inf:
         raise document.place("spec", "waitingCostPerHour").error(
             f"must be 0 or more, not {whole.waiting_cost_per_hour:g}"
@@ -304,8 +304,9 @@ def _check_numbers(document: Document, path: tuple[str | int, ...], given: SpecE
         raise document.place(*path, "name").error(str(error)) from error
     for field in ("minReplicas", "targetRequests", "scaleDownDelaySeconds", "slots", "replicas"):
         value = getattr(given, _FIELDS[field])
-        if value is not None and value < 0:
-            raise document.place(*path, field).error(f"must be 0 or more, not {value:g}")
+        if value is not None:
+            most = MAX_SLOTS if field == "slots" else sys.float_info.max
+            check_count(document, (*path, field), value, most)
     if given.max_replicas is not None and given.max_replicas < max(given.min_replicas, 1):
         raise document.place(*path, "maxReplicas").error(
             f"must be at least minReplicas and 1, not {given.max_replicas}"

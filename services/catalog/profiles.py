@@ -11,7 +11,7 @@ import msgspec
 
 from stoker.schemas.catalog import Gpu, ResourceProfile
 from stoker.services.catalog.documents import Document, check_keys, convert
-from stoker.services.catalog.sizes import read_size
+from stoker.services.catalog.sizes import check_seconds, read_size
 
 KIND = "ResourceProfile"
 KEY = "resourceProfiles"
@@ -54,8 +54,7 @@ def read_profile(document: Document, path: tuple[str | int, ...], name: str, ent
         raise document.place(*path, "image").error(f"the launcher {given.launcher} needs an image")
     if given.inventory is not None and given.inventory < 0:
         raise document.place(*path, "inventory").error("must be 0 or more")
-    if given.start_timeout_seconds <= 0:
-        raise document.place(*path, "startTimeoutSeconds").error("must be more than 0")
+    check_seconds(document, (*path, "startTimeoutSeconds"), given.start_timeout_seconds)
     if not 0 <= given.price_per_hour < math.inf:
         raise document.place(*path, "pricePerHour").error(f"must be 0 or more, not {given.price_per_hour:g}")
     return ResourceProfile(

@@ -10,7 +10,7 @@ from stoker.services.catalog.documents import Document, check_keys, convert
 from stoker.services.catalog.engines import check_options, check_url
 from stoker.services.catalog.files import absolute, size_bytes, stamp
 from stoker.services.catalog.model_defaults import check_defaults
-from stoker.services.catalog.sizes import read_size
+from stoker.services.catalog.sizes import MAX_SLOTS, check_count, check_seconds, read_size
 
 ENGINE_FEATURES: dict[str, tuple[Feature, ...]] = {
     "llamacpp": ("TextGeneration", "TextEmbedding"),
@@ -81,10 +81,8 @@ def read_model(document: Document, name: str, entry: Any) -> Model:
         raise document.place(*path).error("missing required field: url")
     check_options(document, (*path, "options"), engine, given.options)
     check_url(document, (*path, "url"), engine, given.url)
-    if given.slots < 0:
-        raise document.place(*path, "slots").error(f"must be 0 or more, not {given.slots}")
-    if not given.run_timeout_s > 0:
-        raise document.place(*path, "run_timeout_s").error(f"must be more than 0, not {given.run_timeout_s:g}")
+    check_count(document, (*path, "slots"), given.slots, MAX_SLOTS)
+    check_seconds(document, (*path, "run_timeout_s"), given.run_timeout_s)
     url = absolute(document.file, given.url)
     spec = Spec(
         name=DEFAULT_SPEC,

@@ -44,6 +44,7 @@ from stoker.services.gateway.scheduler_queries import Known, NotKnown, Unknown, 
 from stoker.services.process.logs import get_logger
 from stoker.services.process.tasks import TaskOwner
 from stoker.services.process.telemetry import counter
+from stoker.services.records.blobs import write_blob
 from stoker.services.records.results import Stored, Unreadable
 
 log = get_logger("calls")
@@ -124,7 +125,7 @@ class Calls:
         with self._gateway.streams.expecting(job, LIMIT_S) as ended:
             match await locate(self._bus, job, must_be_sure=False):
                 case Stored(result):
-                    return _how_it_ended(result.event)
+                    return await self._how_it_ended(result.event)
                 case Unreadable(reason):
                     raise RequestError(500, reason, code="unreadable_result")
                 case Unknown(reason):
@@ -138,7 +139,15 @@ class Calls:
                 return UnderWay(job)
             event = ended.result().event
         observe_end(event)
-        return _how_it_ended(event)
+        return await self._how_it_ended(event)
+
+    async def _how_it_ended(self, event: Terminal) -> CallAnswer:
+        """As it fits a message. Raises BusError."""
+        answer = _how_it_ended(event)
+        if not isinstance(answer, Returned) or len(answer.result) <= self._bus.max_payload // 2:
+            return answer
+        result = bytes(answer.result)
+        return Returned(event.job, blob=await write_blob(self._bus, event.job, result, is_sealed=True))
 
     async def _make(self, asked: CallAsked, job: str) -> None:
         """Give the call to the queue, as its parent's. Raises RequestError, BusError."""

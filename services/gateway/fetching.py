@@ -9,7 +9,7 @@ import base64
 import re
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import anyio
@@ -17,6 +17,7 @@ import httpcore
 import httpx
 
 from stoker.services.gateway.edge.access import owner
+from stoker.services.gateway.edge.exchange import current_exchange
 from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.jobs.url_rules import UrlRules
 from stoker.services.gateway.public_network import NotPublic, PublicNetwork
@@ -95,9 +96,11 @@ class Fetching:
     ) -> AsyncIterator[Fetched]:
         """The file at a URL. Raises RequestError with the field, in the block too: 400 where it cannot be had,
         413 where it is too large, 429 where its sender has many fetched at a time, 503 where all together do,
-        or the gateway stops.
+        or the gateway stops. Raises ClientGone when the client for whom it is done goes away.
         """
-        with self._counted(owner(), field):
+        exchange = current_exchange.get()
+        until_gone = exchange.cancelled_when_gone() if exchange is not None else nullcontext()
+        with until_gone, self._counted(owner(), field):
             try:
                 with limit("waiting for other files to be fetched", TURN_TIMEOUT_S):
                     await self._turns.acquire()

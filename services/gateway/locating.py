@@ -15,6 +15,7 @@ from stoker.services.bus.connection import Bus
 from stoker.services.bus.streams import RESULT_TTL_S
 from stoker.services.gateway.scheduler_queries import Known, NotKnown, Unknown, look_up_job
 from stoker.services.records import results
+from stoker.services.records.outputs import whole
 from stoker.services.records.results import Stored, Unreadable, find_result
 
 
@@ -56,7 +57,10 @@ def _is_still_kept(view: JobView) -> bool:
 
 async def _ended(bus: Bus, job: str, *, for_sure: bool = False) -> Stored | Unreadable | Unknown | None:
     match await find_result(bus, job, for_sure=for_sure):
-        case Stored() | Unreadable() as ended:
+        case Stored() as stored:
+            ended = await whole(bus, stored)
+            return Unknown(ended.reason) if isinstance(ended, results.Unknown) else ended
+        case Unreadable() as ended:
             return ended
         case results.Unknown(reason):
             return Unknown(reason)

@@ -31,6 +31,8 @@ from stoker.services.gateway.jobs.webhook_urls import WebhookRules
 from stoker.services.gateway.public_network import NotPublic, PublicNetwork
 from stoker.services.process.logs import get_logger
 from stoker.services.process.tasks import LimitExceeded, TaskOwner, cleanup, limit
+from stoker.services.records.blobs import BlobGone
+from stoker.services.records.outputs import with_output
 from stoker.services.records.quarantine import put_aside
 
 log = get_logger("webhooks")
@@ -145,12 +147,16 @@ class Webhooks:
             await message.term()
             return
         try:
-            status = await self._post_event(client, event)
+            status = await self._post_event(client, await with_output(self._bus, event))
         except (RequestError, NotPublic) as error:
             log.warning("webhook.refused", job=event.job, reason=str(error))
             await message.term()
             return
-        except (*FAILURES, LimitExceeded) as error:
+        except BlobGone as error:
+            self._put_aside(message, str(error), event.job)
+            await message.term()
+            return
+        except (*FAILURES, LimitExceeded, BusError) as error:
             await self._again(message, event, str(error) or type(error).__name__)
             return
         if 200 <= status < 300:

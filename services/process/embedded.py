@@ -137,7 +137,10 @@ async def _listens(port: int) -> bool:
 
 
 def _tail(log_file: str) -> str:
-    return "\n".join(Path(log_file).read_text(errors="replace").splitlines()[-5:])
+    try:
+        return "\n".join(Path(log_file).read_text(errors="replace").splitlines()[-5:])
+    except FileNotFoundError:
+        return f"its folder {Path(log_file).parent} was removed, with all that was stored there"
 
 
 def threads_of(cores: int) -> dict[str, str]:
@@ -233,7 +236,11 @@ async def embedded_server(data: Path, port: int = 0) -> AsyncIterator[str]:
                 errors = _Errors(folder / "nats.log")
                 while True:
                     await asyncio.sleep(LOOK_AT_DISK_S)
-                    if errors.have_come() and not room_at(folder).is_low:
+                    try:
+                        has_room = errors.have_come() and not room_at(folder).is_low
+                    except OSError:  # the folder was removed: the server runs on, and stores nothing more
+                        continue
+                    if has_room:
                         log.warning("nats.disk_was_full", remedy="it is started again, as there is room now")
                         errors.forget()
                         await _stop(process)

@@ -32,10 +32,10 @@ class StoppedAtStart(Exception):
     """The process was told to stop before it had what it needs: a normal end."""
 
 
-def die_with_parent() -> None:
-    """Ask Linux to end this process with SIGTERM when its parent dies; elsewhere nothing happens."""
+def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Ask Linux to end this process with a signal when its parent dies; elsewhere nothing happens."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _calm_collector() -> None:

@@ -49,8 +49,7 @@ async def read_key(bus: Bus, key_id: str) -> ApiKey | None:
 async def list_keys(bus: Bus) -> list[ApiKey]:
     """Every key, the oldest first. Raises BusError."""
     bucket = await open_bucket(bus, KEYS_BUCKET)
-    entries = [await bucket.get(name) for name in await bucket.keys()]
-    found: list[ApiKey] = [wire.decode(ApiKey, entry.value) for entry in entries if entry is not None]
+    found: list[ApiKey] = [wire.decode(ApiKey, one.value) for one in await bucket.changes() if one.value]
     return sorted(found, key=lambda key: key.created_at)
 
 

@@ -15,6 +15,7 @@ from stoker.services.scheduler.jobs.queues import ModelQueue
 from stoker.services.scheduler.jobs.record import Record as JobRecord
 from stoker.services.scheduler.placing.calibration import Calibration
 from stoker.services.scheduler.placing.dispatch import Dispatcher
+from stoker.services.scheduler.placing.placement import why_never
 from stoker.services.scheduler.placing.possibility import Possibility
 from stoker.services.scheduler.placing.unserved import Unserved
 from stoker.services.scheduler.protocol.commands import Command, Notify, PublishDepth
@@ -241,8 +242,23 @@ class Forecast:
         for name in self.possibility.impossible:
             if reason := self.possibility.why(name, now):
                 found += [(record, reason) for record in self._ledger.waiting(name)]
-        ended = {record.id for record, _ in found}
-        return found + [one for one in self._hopeless_sets(now) if one[0].id not in ended]
+        first: dict[str, tuple[JobRecord, str]] = {}
+        for one in (*found, *self._without_model(), *self._hopeless_sets(now)):
+            first.setdefault(one[0].id, one)
+        return list(first.values())
+
+    def _without_model(self) -> list[tuple[JobRecord, str]]:
+        """Those that came back into the queue after their model, or its adapter, had left the catalog."""
+        found: list[tuple[JobRecord, str]] = []
+        for queue in self._ledger.waiting_queues():
+            model = self._dispatcher.models.get(queue.name)
+            waiting = self._ledger.waiting(queue.name) if model is None else self._particular(queue)
+            reasons = [(record, why_never(record.job, model)) for record in waiting]
+            found += [one for one in reasons if one[1] and (model is None or one[0].job.spec is None)]
+        return found
+
+    def _particular(self, queue: ModelQueue) -> list[JobRecord]:
+        return [self._ledger.records[job] for job in queue.particular]
 
     def unserved(self, now: float) -> list[GivenUp]:
         """Jobs whose clients do not wait longer for a model that nothing serves at this instant."""
@@ -253,7 +269,7 @@ class Forecast:
         reasons: dict[tuple[str, ...], str] = {}
         found: list[tuple[JobRecord, str]] = []
         for queue in self._ledger.waiting_queues():
-            for record in (self._ledger.records[job] for job in queue.particular):
+            for record in self._particular(queue):
                 if record.models and record.models not in reasons:
                     reasons[record.models] = self.possibility.why_never_together(record.models, now)
                 if record.models and reasons[record.models]:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +32,8 @@ from stoker.services.process.settings import BusSettings
 from stoker.services.process.tasks import TaskOwner, cleanup
 from stoker.services.records.installation import install
 
+die_even_when_paused = partial(die_with_parent, signal.SIGKILL)
+"""What SIGSTOP has stopped hears of SIGTERM once it goes on; nobody is there then who has it go on."""
 READY_S = 60.0
 STOP_S = 5.0
 POLL_S = 0.05
@@ -122,7 +125,7 @@ class System:
                         *service.command,
                         stdout=log,
                         stderr=log,
-                        preexec_fn=die_with_parent,
+                        preexec_fn=die_even_when_paused,
                         start_new_session=True,
                         cwd=self.data,
                     )

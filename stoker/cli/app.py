@@ -8,6 +8,7 @@ import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from urllib.parse import quote
 
 import typer
 from typer.core import TyperGroup
@@ -118,6 +119,17 @@ Url = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
+
+
+def _named(given: str) -> str:
+    """An id that is part of a path."""
+    if not given.strip():
+        fail("an id is empty; `stoker jobs` lists them", 2)
+    return quote(given, safe="")
+
+
+JobId = Annotated[str, typer.Argument(callback=_named, help="Its id.")]
+"""As it stands in a path."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import tempfile
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -111,6 +113,21 @@ def _say(line: str) -> None:
     errors.print(f"[dim]stoker:[/] {line}", highlight=False)
 
 
+def _run(work: Coroutine[Any, Any, Report]) -> Report:
+    """The report. SIGTERM ends the work as Ctrl-C does: what is paused goes on, and what was started ends."""
+
+    async def ended_by_signals() -> Report:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(ended_by_signals())
+    except asyncio.CancelledError:
+        raise SystemExit(128 + signal.SIGTERM) from None
+
+
 def _own(config: list[Path] | None, wishes: Wishes) -> Report:
     quick.import_httpx()
     import httpx
@@ -122,7 +139,10 @@ def _own(config: list[Path] | None, wishes: Wishes) -> Report:
     configuration = read_configuration(config) if config else _example()
     data = Path(tempfile.mkdtemp(prefix="stoker-chaos-"))
     try:
-        report = asyncio.run(run_own(configuration, data, wishes, _say))
+        report = _run(run_own(configuration, data, wishes, _say))
+    except (KeyboardInterrupt, SystemExit):
+        shutil.rmtree(data, ignore_errors=True)
+        raise
     except (NothingToAsk, CannotStart, EmbeddedServerError, httpx.HTTPError) as error:
         fail(str(error) or type(error).__name__, 2)
     if report.is_good:
@@ -156,6 +176,6 @@ def _disturb(data: Path, url: str, is_sure: bool, wishes: Wishes) -> Report:
         return await run(system, prompts_of(models), wishes, _say)
 
     try:
-        return asyncio.run(disturb())
+        return _run(disturb())
     except (NothingToAsk, httpx.HTTPError) as error:
         fail(str(error) or type(error).__name__, 2)

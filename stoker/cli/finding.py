@@ -128,7 +128,7 @@ def _json(url: str, path: str) -> Any:
 
 def _card(url: str, model: str) -> dict[str, Any] | None:
     """What a server says of a model; None where it has none of the name."""
-    found: dict[str, Any] | None = _get(url, f"/v1/models/{quote(model)}")
+    found: dict[str, Any] | None = _get(url, f"/v1/models/{quote(model)}") if model else None
     return found
 
 

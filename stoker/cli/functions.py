@@ -14,6 +14,7 @@ from stoker.cli import quick
 from stoker.cli.app import (
     FOUND,
     TIMEOUT_S,
+    JobId,
     Json,
     Url,
     app,
@@ -182,7 +183,7 @@ def _run_local(
 
 @app.command()
 def logs(
-    job: str,
+    job: JobId,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on as more is printed, to the job's end.")
     ] = False,

@@ -2,14 +2,13 @@
 
 import time
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import msgspec
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from stoker.cli.app import FOUND, Json, Url, app, call, console, print_json
+from stoker.cli.app import FOUND, JobId, Json, Url, app, call, console, print_json
 
 FOLLOW_EVERY_S = 0.5
 
@@ -69,9 +68,9 @@ def _follow(url: str, query: dict[str, Any], json: bool) -> None:
 
 
 @app.command()
-def job(job: Annotated[str, typer.Argument(help="Its id.")], url: Url = FOUND, json: Json = False) -> None:
+def job(job: JobId, url: Url = FOUND, json: Json = False) -> None:
     """One job: its state, its times, its result or what went wrong."""
-    found = call("GET", url, f"/v1/jobs/{quote(job, safe='')}")
+    found = call("GET", url, f"/v1/jobs/{job}")
     if json:
         print_json(found)
         return
@@ -107,7 +106,7 @@ def lines_of(job: dict[str, Any]) -> list[str]:
 
 
 @app.command()
-def cancel(job: str, url: Url = FOUND, json: Json = False) -> None:
+def cancel(job: JobId, url: Url = FOUND, json: Json = False) -> None:
     """Cancel a job, wherever it stands."""
     answer = call("POST", url, f"/v1/jobs/{job}/cancel")
     if json:

@@ -10,8 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from stoker.cli import quick
-from stoker.cli.app import FOUND, Json, Url, app, call, console, key_header, print_json
+from stoker.cli.app import FOUND, JobId, Json, Url, app, call, console, key_header, print_json
 from stoker.cli.jobs import jobs_table
+from stoker.cli.memory import over_limit
 
 workers = typer.Typer(invoke_without_command=True)
 app.add_typer(workers, name="workers")
@@ -99,10 +100,12 @@ def show_workers(context: typer.Context, url: Url = FOUND, json: Json = False) -
         print_json(found)
     else:
         console.print(_workers_table(found))
+        for larger in filter(None, map(over_limit, found)):
+            console.print(larger, style="yellow", markup=False)
 
 
 @app.command()
-def explain(job: str, url: Url = FOUND, json: Json = False) -> None:
+def explain(job: JobId, url: Url = FOUND, json: Json = False) -> None:
     """Why a job went to the worker where it went."""
     found = call("GET", url, f"/v1/jobs/{job}/explain")
     if json:

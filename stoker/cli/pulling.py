@@ -8,6 +8,7 @@ import typer
 from stoker import servers
 from stoker.cli import background, finding, references
 from stoker.cli.app import FOUND, Json, Url, app, call, console, fail, print_json
+from stoker.cli.memory import over_limit
 from stoker.cli.watching import Line, bar
 
 MB = 1e6
@@ -90,9 +91,10 @@ def _background_url() -> str:
 @app.command()
 def ps(url: Url = FOUND, json: Json = False) -> None:
     """Models that are in memory, and where."""
+    workers = call("GET", url, "/v1/fleet")["workers"]
     found = [
         {"model": model, "worker": worker["worker"], "device": worker["device"], "tier": tier}
-        for worker in call("GET", url, "/v1/fleet")["workers"]
+        for worker in workers
         for tier, key in (("hot", "vram_models"), ("parked", "ram_models"))
         for model in worker.get(key, ())
     ]
@@ -106,6 +108,8 @@ def ps(url: Url = FOUND, json: Json = False) -> None:
         where = "memory of the device" if one["tier"] == "hot" else "parked in RAM"
         table.add_row(one["model"], one["worker"], one["device"], where)
     console.print(table)
+    for larger in filter(None, map(over_limit, workers)):
+        console.print(larger, style="yellow", markup=False)
 
 
 @app.command()

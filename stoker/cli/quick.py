@@ -4,6 +4,7 @@ typer checks every value with pydantic, which takes 150 ms to import; texts and 
 brings a command of its own, with click, rich and pygments, 130 ms; `import_httpx` leaves that out.
 """
 
+import math
 import sys
 from importlib import import_module
 from typing import Any
@@ -13,7 +14,9 @@ from typer.core import TyperGroup
 
 
 class _AsGiven:
-    """Coerces a parameter's value: texts and defaults are as they are, all else goes typer's way."""
+    """Coerces a parameter's value: texts and defaults are as they are, all else goes typer's way. A number has
+    an end: what is asked for "inf" seconds, or as often a second, would be made in memory for ever.
+    """
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         if value is None:
@@ -22,7 +25,10 @@ class _AsGiven:
         if is_plain or (value is param.default and not callable(value)):
             return value
         param._runtime_param = None
-        return param.get_runtime_param().coerce(value, param=param, ctx=ctx)
+        found = param.get_runtime_param().coerce(value, param=param, ctx=ctx)
+        if isinstance(found, float) and not math.isfinite(found):
+            raise typer.BadParameter("Input should be a finite number", ctx=ctx, param=param)
+        return found
 
 
 def quicken(command: Any) -> None:

@@ -1,5 +1,8 @@
 """`stoker run`: one question to a model."""
 
+import contextlib
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,11 +54,16 @@ def run(
         fail("write a prompt, or --from a picture")
     asked = finding.locate(model, url, engine)
     features = asked.card["features"]
+    of_texts = (
+        ("--system", system), ("--image", image), ("--schema", schema), ("--format", form),
+        ("--max-tokens", max_tokens), ("--temperature", temperature), ("--top-p", top_p), ("--top-k", top_k),
+        ("--min-p", min_p), ("--stop", stop),
+    )  # fmt: skip
     if "ImageGeneration" in features and "TextGeneration" not in features:
+        _refuse(of_texts, f"{model} writes no text")
         given = _drawing(prompt, seed, steps, out, like)
-    elif like is not None:
-        fail(f"{model} draws no pictures, so --from says nothing to it")
     else:
+        _refuse((("--from", like), ("--out", out), ("--steps", steps)), f"{model} draws no pictures")
         wanted = asking.response_format(schema, form)
         options = asking.Options(seed, max_tokens, temperature, top_p, top_k, min_p, tuple(stop or ()), wanted)
         said = [{"role": "system", "content": system}] if system else []
@@ -69,7 +77,12 @@ def run(
 
 
 def ask(asked: finding.Asked, given: dict[str, Any], *, is_quiet: bool = False) -> tuple[Answer, Any]:
-    """Submit a job and show it to its end; Ctrl-C cancels it. Ends the program where it fails."""
+    """Submit a job and show it to its end; Ctrl-C, or a terminal that is closed, cancels it. Ends the program
+    where it fails.
+    """
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(one) is signal.SIG_DFL:  # not under nohup
+            signal.signal(one, signal.default_int_handler)
     import_httpx()
     import httpx
 
@@ -81,14 +94,34 @@ def ask(asked: finding.Asked, given: dict[str, Any], *, is_quiet: bool = False) 
         job = client.submit_job(asked.name, given)
         return watch(job.events(), asked.name, is_quiet=is_quiet), job
     except KeyboardInterrupt:
-        if job is not None:
-            job.cancel()
+        _give_up(job)
         fail("cancelled", 130)
     except CallFailed as error:
         fail(str(error))
+    except OSError:  # nobody reads the answer any more, or it cannot be written
+        _give_up(job)
+        raise
     except httpx.HTTPError as error:
         where = f"; `stoker job {job.id}` shows the job" if job is not None else "; is `stoker up` running?"
         fail(f"no gateway answers at {asked.url} ({error}){where}", 2)
+
+
+def _refuse(options: Sequence[tuple[str, Any]], why: str) -> None:
+    """Ends the program where one of them is given."""
+    for name, value in options:
+        if value not in (None, "", []):
+            fail(f"{why}, so {name} says nothing to it")
+
+
+def _give_up(job: Any) -> None:
+    """Cancel a job, where there is one and it has not ended."""
+    import httpx
+
+    from stoker.functions.errors import CallFailed
+
+    with contextlib.suppress(CallFailed, httpx.HTTPError):
+        if job is not None:
+            job.cancel()
 
 
 def _drawing(

@@ -10,8 +10,11 @@ from stoker.functions.errors import FatalError
 
 
 def encoded(function: str, result: Any) -> bytes:
-    """A result as JSON. Raises FatalError with the place of what JSON has not."""
-    content = msgspec.json.encode(result)
+    """A result as JSON. Raises FatalError with what JSON has not, and the place of a number that it has not."""
+    try:
+        content = msgspec.json.encode(result)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FatalError(f"{function} returned what is no JSON: {error}") from error
     if b"null" in content and (place := _place_of_nan(msgspec.to_builtins(result), "")) is not None:
         raise FatalError(f"{function} returned a number at {place or 'its result'} that JSON has not")
     return content

@@ -176,14 +176,14 @@ async def test_everything_of_an_earlier_leader_is_refused_from_the_take_over_on(
         await first.write(ModelReplicas("other", (), 1.0))
         await first.remove("other")
         await second.take_over()
-        assert [record.model async for record in second.read()] == ["m"]
+        assert [record.model for record in await second.read()] == ["m"]
         for write in (first.write(ModelReplicas("m", (), 2.0)), first.write(ModelReplicas("n", (), 2.0))):
             with pytest.raises(Conflict):
                 await write
         with pytest.raises(Conflict):
             await first.remove("m")
         await second.write(ModelReplicas("m", (), 3.0))
-        assert [record.updated_at async for record in second.read()] == [3.0]
+        assert [record.updated_at for record in await second.read()] == [3.0]
 
 
 async def test_who_reads_along_sees_no_fence_and_every_record(connected: Connect) -> None:
@@ -212,7 +212,22 @@ async def test_a_record_that_cannot_be_read_is_left_out(connected: Connect) -> N
         records = ReplicaRecords(bus)
         await records.take_over()
         await records.write(ModelReplicas("m", (), 1.0))
-        assert [record.model async for record in records.read()] == ["m"]
+        assert [record.model for record in await records.read()] == ["m"]
+
+
+async def test_all_records_are_read_in_one_listing(connected: Connect) -> None:
+    """A new leader asked for each record by itself, one after the other."""
+    async with connected() as bus:
+        await declare(bus)
+        records = ReplicaRecords(bus)
+        await records.take_over()
+        for number in range(50):
+            await records.write(ModelReplicas(f"m{number}", (), 1.0))
+        await records.remove("m7")
+        asked = bus.client.stats["out_msgs"]
+        read = await records.read()
+        assert bus.client.stats["out_msgs"] - asked <= 5
+        assert [one.model for one in read] == [f"m{number}" for number in range(50) if number != 7]
 
 
 async def test_a_core_that_lags_is_given_one_tick(connected: Connect, cluster: Cluster) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 import httpx
 import pytest
+from nats.js.api import StreamInfo
 
 from stoker.schemas.subjects import JOBS_STREAM
 from stoker.services.bus.connection import Bus, open_bus
@@ -115,6 +116,17 @@ async def store(bus: Bus, content: bytes) -> None:
                 await asyncio.sleep(0.2)
 
 
+async def copied(bus: Bus) -> StreamInfo:
+    """What the server says of the jobs' stream once both copies of it hold all that the leader has."""
+    async with asyncio.timeout(40):
+        while True:
+            info = await bus.jetstream.stream_info(JOBS_STREAM)
+            copies = info.cluster.replicas or []
+            if len(copies) == 2 and all(copy.current for copy in copies):
+                return info
+            await asyncio.sleep(0.2)
+
+
 @contextmanager
 def three_servers(
     folder: Path, config: str, **more: Sequence[str]
@@ -155,7 +167,7 @@ async def test_three_servers_go_on_without_the_one_that_led(tmp_path: Path) -> N
             for config in stream_configs(bus.subjects):
                 assert (await bus.jetstream.stream_info(config.name)).config.num_replicas == 3
             await store(bus, b"kept")
-            info = await bus.jetstream.stream_info(JOBS_STREAM)
+            info = await copied(bus)
             processes[info.cluster.leader].send_signal(signal.SIGKILL)
             await store(bus, b"later")
             after = await bus.jetstream.stream_info(JOBS_STREAM)
@@ -178,7 +190,7 @@ async def test_a_server_in_a_pod_is_asked_whether_it_is_well_and_leaves_slowly(t
         async with open_bus(replicated, "test") as bus:
             await declare(bus)
             await store(bus, b"kept")
-            leader = (await bus.jetstream.stream_info(JOBS_STREAM)).cluster.leader
+            leader = (await copied(bus)).cluster.leader
             await anyio.run_process([find_binary(), "--signal", f"ldm={tmp_path / leader}.pid"])
             processes[leader].terminate()
             await asyncio.sleep(0.5)

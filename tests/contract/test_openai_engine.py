@@ -73,6 +73,30 @@ async def test_names_bodies_and_headers_of_the_server(upstream: Upstream) -> Non
     assert "max_tokens" not in body
 
 
+@pytest.mark.parametrize(
+    ("effort", "template", "rest"),
+    [
+        ("low", {"reasoning_effort": "low"}, None),
+        ("none", {"enable_thinking": False, "style": 1}, {"style": 1}),
+        ("low", {"reasoning_effort": "high"}, {"reasoning_effort": "high"}),
+    ],
+    ids=["alone", "with more for a template", "a template is told otherwise"],
+)
+async def test_an_effort_is_told_as_openais_api_has_it(
+    upstream: Upstream, effort: str, template: dict[str, Any], rest: dict[str, Any] | None
+) -> None:
+    await run(upstream.load(), chat("one", effort=effort, template=template))
+    await run(upstream.load(continues="vllm"), chat("one", effort=effort, template=template))
+    hosted, vllm = upstream.stub.bodies
+    assert (hosted["reasoning_effort"], hosted.get("chat_template_kwargs")) == (effort, rest)
+    assert (vllm.get("reasoning_effort"), vllm["chat_template_kwargs"]) == (None, template)
+
+
+async def test_a_field_that_a_server_refuses_is_left_out(upstream: Upstream) -> None:
+    await run(upstream.load(names={"seed": ""}), chat("one"))
+    assert "seed" not in upstream.stub.bodies[0] and "" not in upstream.stub.bodies[0]
+
+
 async def test_a_key_is_read_from_the_workers_environment(
     upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

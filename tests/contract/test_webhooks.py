@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 import standardwebhooks
 
 from stoker.schemas import wire
-from stoker.schemas.job_events import Completed, TextOutput
+from stoker.schemas.job_events import Completed, Output, TextOutput, ValueOutput
 from stoker.schemas.openai import Usage
 from stoker.schemas.subjects import WEBHOOKS_STREAM
 from stoker.services.bus.connection import Bus
@@ -24,6 +25,8 @@ from stoker.services.gateway import webhooks as module
 from stoker.services.gateway.jobs.webhook_urls import WebhookRules
 from stoker.services.gateway.webhooks import MAX_RETRY_S, Webhooks, pause_s, signature, standard_signature
 from stoker.services.process.tasks import TaskOwner
+from stoker.services.records.blobs import write_blob
+from stoker.services.records.outputs import apart
 from tests.contract.conftest import Connect
 from tests.fixtures.gateway_app import soon
 
@@ -70,11 +73,11 @@ async def delivering(bus: Bus, *, allow_private: bool = True, secret: str = SECR
         yield receiver
 
 
-async def order(bus: Bus, job: str, url: str) -> None:
-    event = Completed(
-        job=job, model="m", created_at=1.0, finished_at=2.0, webhook=url,
-        output=TextOutput("hi", "stop", Usage(1, 1, 2)),
-    )  # fmt: skip
+HI = TextOutput("hi", "stop", Usage(1, 1, 2))
+
+
+async def order(bus: Bus, job: str, url: str, output: Output = HI) -> None:
+    event = Completed(job=job, model="m", created_at=1.0, finished_at=2.0, webhook=url, output=output)
     await bus.publish_stored(bus.subjects.webhook(job), wire.encode(event), message_id=job)
 
 
@@ -125,6 +128,26 @@ async def eventually_none(bus: Bus) -> None:
         return await undelivered(bus) == 0
 
     await soon(is_empty, "no webhook left")
+
+
+async def test_a_result_that_lies_as_a_blob_is_posted_whole_and_one_that_is_gone_is_put_aside(
+    connected: Connect,
+) -> None:
+    async with connected() as bus, delivering(bus) as receiver:
+        value = ValueOutput(blob=await write_blob(bus, "v", b'{"a":1}', is_sealed=True))
+        whole = Completed(job="t", model="m", created_at=1.0, finished_at=2.0, output=HI)
+        text = await apart(bus, whole)
+        assert text is not None
+        for job, output in (
+            ("t", text.output),
+            ("v", value),
+            ("gone", TextOutput("", "stop", HI.usage, blob="blob:x")),
+        ):
+            await order(bus, job, f"{receiver.url}/{job}", output)
+        await soon(lambda: len(receiver.posts) == 2)
+        posted = {path: msgspec.json.decode(body)["result"] for path, _, _, body in receiver.posts}
+        assert (posted["/t"]["text"], posted["/v"]) == ("hi", {"a": 1})
+        await eventually_none(bus)
 
 
 async def test_one_that_fails_is_repeated_with_growing_pauses(

@@ -1,6 +1,8 @@
 """What one client may take before it has shown a key. Before, nothing of this had a bound."""
 
 import contextlib
+import http.client
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -44,6 +46,14 @@ def answer_to(client: socket.socket) -> bytes:
         while part := client.recv(65536):
             said += part
     return said
+
+
+def status_of_next_answer(client: socket.socket) -> int:
+    """All of it is read, however many pieces it comes in."""
+    answer = http.client.HTTPResponse(client)
+    answer.begin()
+    answer.read()
+    return answer.status
 
 
 def test_a_head_that_does_not_end_is_cut_off_and_takes_no_memory(system: System) -> None:
@@ -91,6 +101,46 @@ def test_a_body_that_stops_coming_ends_the_connection_and_nobody_elses(system: S
         client.sendall(head + b'{"model":')
         assert httpx.get(system.url + "/v1/models").status_code == 200
         assert answer_to(client) == b""
+
+
+def request(model: str, max_tokens: int, **fields: object) -> bytes:
+    body = json.dumps({"model": model, "prompt": "x", "max_tokens": max_tokens, **fields}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        (b"{} and more", b"400"),
+        (b"GET / HTTP/1.1\r\nNo colon\r\n\r\n", b"400"),
+        (b"G", b"408"),
+        (b"GET /v1/models HTTP/1.1\r\nX-Long: " + b"a" * 70_000, b"431"),
+        (request("echo", 2) + b"{} and more", b"400"),
+    ],
+)
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_what_follows_a_request_and_is_none_takes_nothing_of_its_answer(
+    system: System, rest: bytes, status: bytes, *, is_streamed: bool
+) -> None:
+    tokens = 50 if status == b"408" else 4  # longer than a head may take to come
+    with connected(system) as client:
+        client.sendall(request("slow", tokens, stream=is_streamed) + rest)
+        said = answer_to(client)
+    good, _, refused = said.rpartition(b"HTTP/1.1 ")
+    assert good.startswith(b"HTTP/1.1 200 ") and b"t%d " % (tokens - 1) in good, said
+    assert good.endswith((b"0\r\n\r\n", b"}")), said
+    assert refused.startswith(status)
+    assert good.count(b"HTTP/1.1 200 ") == (2 if rest.startswith(b"POST") else 1)
+
+
+def test_a_request_whose_body_waits_for_the_answer_before_is_served(system: System) -> None:
+    second = request("echo", 2, user="x" * 300_000)
+    with connected(system) as client:
+        client.sendall(request("slow", 50) + second[:150])
+        assert status_of_next_answer(client) == 200
+        client.sendall(second[150:])
+        assert status_of_next_answer(client) == 200
 
 
 @pytest.mark.slow

@@ -125,7 +125,7 @@ async def send_raw(port: int, content: bytes) -> None:
     writer.close()
 
 
-@pytest.mark.parametrize(("seed", "count"), [(1, 500), pytest.param(2, 100_000, marks=SLOW)])
+@pytest.mark.parametrize(("seed", "count"), [(1, 100), pytest.param(2, 100_000, marks=SLOW)])
 async def test_no_request_harms_another(tmp_path: Path, seed: int, count: int) -> None:
     system = System(tmp_path, CONFIG)
     try:

@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from stoker.schemas import wire
 from stoker.schemas.catalog import Spec
-from stoker.schemas.job_events import Completed, Failed
+from stoker.schemas.job_events import Completed, EmbeddingOutput, Failed, TextOutput
 from stoker.schemas.jobs import CompletionInput, Job
 from stoker.schemas.subjects import MAX_NAME_BYTES
 from stoker.schemas.workers import Assignment
@@ -23,7 +25,11 @@ from stoker.services.bus.sizes import (
     message_bytes,
 )
 from stoker.services.bus.streams import declare
-from stoker.services.records.results import Stored, find_result
+from stoker.services.records import outputs
+from stoker.services.records.outputs import is_apart, whole
+from stoker.services.records.parts import PART_BYTES
+from stoker.services.records.results import Result, Stored, Unreadable, find_result
+from stoker.services.worker.engines.synthetic import words
 from tests.conftest import System
 from tests.contract.conftest import Connect
 from tests.contract.scheduler.test_service import ScriptedWorker, beating, leading
@@ -177,6 +183,35 @@ async def test_a_connection_that_the_client_has_given_up_ends_the_service(connec
                 await asyncio.Event().wait()
 
 
+async def test_an_answer_that_fits_no_message_is_stored_as_a_blob(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        async with working(bus, models={"m": QUICK}) as worker:
+            monkeypatch.setattr(bus.client, "_max_payload", PART_BYTES + 2000)
+            worker.assign("large", QUICK, job_input=CompletionInput("x", max_tokens=80_000))
+            end = await worker.ended("large")
+            assert isinstance(end, Completed) and isinstance(end.output, TextOutput) and is_apart(end)
+            assert (end.output.text, end.output.usage.completion_tokens) == ("", 80_000)
+            assert worker.finished["large"].outcome == "completed"
+            found = await whole(bus, Stored(Result(end, b"")))
+            assert isinstance(found, Stored) and isinstance(found.result.event, Completed)
+            assert found.result.event.output == TextOutput("".join(words(80_000)), "stop", end.output.usage)
+            worker.check_nothing_is_held()
+
+
+async def test_a_blob_of_an_answer_that_is_no_longer_kept_is_an_end_that_cannot_be_read(
+    connected: Connect,
+) -> None:
+    async with connected() as bus:
+        await declare(bus)
+        output = EmbeddingOutput((), 1, blob="blob:gone")
+        end = Completed(job="j", model="m", created_at=1.0, finished_at=2.0, output=output)
+        found = await whole(bus, Stored(Result(end, b"")))
+        assert isinstance(found, Unreadable) and "result of j cannot be read" in found.reason
+
+
 async def test_an_answer_that_is_too_large_is_a_failure_and_frees_its_slot(
     connected: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,9 +220,11 @@ async def test_an_answer_that_is_too_large_is_a_failure_and_frees_its_slot(
         await declare(bus)
         async with working(bus, models={"m": QUICK}) as worker:
             monkeypatch.setattr(bus.client, "_max_payload", 6000)
+            monkeypatch.setattr(outputs, "MAX_OUTPUT_BYTES", 6000)
             worker.assign("large", QUICK, job_input=CompletionInput("x", max_tokens=3000))
             end = await worker.ended("large")
-            assert isinstance(end, Failed) and "too large to be stored" in end.message
+            assert isinstance(end, Failed) and (end.kind, end.code) == ("validation", "answer_too_large")
+            assert "6000 are stored at most" in end.message
             assert worker.finished["large"].outcome == "failed"
             worker.assign("next", QUICK, job_input=CompletionInput("x", max_tokens=3))
             assert isinstance(await worker.ended("next"), Completed)
@@ -209,6 +246,40 @@ async def test_an_end_that_can_be_stored_in_no_form_is_given_up_and_frees_its_sl
             worker.assign("next", QUICK, job_input=CompletionInput("x", max_tokens=3))
             assert isinstance(await worker.ended("next"), Completed)
             worker.check_nothing_is_held()
+
+
+@pytest.mark.slow
+async def test_an_answer_that_fits_no_message_is_whole_wherever_it_is_read(tmp_path: Path) -> None:
+    """It was streamed to its end, and then said to be too large to be stored."""
+    long = {"engine": "synthetic", "options": {"tokens": 1_200_000}}
+    worker = {"count": 1, "memory": "512MB", "engines": ["synthetic"]}
+    system = System(tmp_path, yaml.safe_dump({"models": {"long": long}, "workers": [worker]}))
+    try:
+        system.wait_ready()
+        async with httpx.AsyncClient(base_url=system.url, timeout=60) as client:
+            await _read_everywhere(client, "".join(words(1_200_000)))
+    finally:
+        system.stop()
+
+
+async def _read_everywhere(client: httpx.AsyncClient, text: str) -> None:
+    asked = {"model": "long", "prompt": "x"}
+    answer = (await client.post("/v1/completions", json=asked)).json()
+    assert answer["choices"][0]["text"] == text
+    streamed = (await client.post("/v1/completions", json=asked | {"stream": True})).text
+    chunks = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
+    assert "".join(one["choices"][0]["text"] for one in chunks if one["choices"]) == text
+    assert "error" not in chunks[-1]
+    job = {"model": "long", "input": {"prompt": "x"}}
+    done = (await client.post("/v1/jobs", json=job, headers={"Prefer": "wait=30"})).json()
+    assert (done["status"], done["result"]["text"]) == ("completed", text)
+    assert (await client.get(done["urls"]["self"])).json()["result"]["text"] == text
+    response = (
+        await client.post("/v1/responses", json={"model": "long", "input": "x", "background": True})
+    ).json()
+    while response["status"] in ("queued", "in_progress"):
+        response = (await client.get(f"/v1/responses/{response['id']}")).json()
+    assert response["output"][-1]["content"][0]["text"] == text
 
 
 async def test_a_text_that_is_too_large_for_a_message_travels_as_a_blob(synthetic: System) -> None:

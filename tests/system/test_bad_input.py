@@ -71,6 +71,80 @@ def test_a_bad_job_is_a_problem_document(synthetic: System, body: dict, status: 
     assert shown.get("field") == field
 
 
+MESSAGE = {"role": "user", "content": "x"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/v1/responses", {"input": "x", "max_output_tokens": 0}, "max_output_tokens must be"),
+        ("/v1/responses", {"input": []}, "input must not be empty"),
+        (
+            "/v1/messages",
+            {"messages": [MESSAGE], "max_tokens": 2, "stop_sequences": [""]},
+            "stop_sequences takes",
+        ),
+        ("/api/chat", {"messages": [MESSAGE], "options": {"num_predict": 0}}, "options.num_predict must be"),
+        (
+            "/api/chat",
+            {"messages": [MESSAGE], "options": {"temperature": "hot"}},
+            "options.temperature: Expected",
+        ),
+        ("/api/chat", {"messages": [MESSAGE], "keep_alive": [1]}, "keep_alive: Expected"),
+        ("/api/generate", {"prompt": "x", "raw": True, "system": "y"}, "system is not supported with raw"),
+        ("/api/generate", {"prompt": "x", "raw": True, "images": ["AA"]}, "images is not supported with raw"),
+    ],
+)
+def test_what_is_wrong_is_called_as_the_client_calls_it(
+    synthetic: System, path: str, body: dict, said: str
+) -> None:
+    answer = synthetic.post(path, {"model": "echo", **body})
+    error = answer.json()["error"]
+    assert answer.status_code == 400
+    assert (error if isinstance(error, str) else error["message"]).startswith(said)
+    assert path != "/v1/responses" or error["param"] == said.split()[0]
+
+
+def test_what_is_left_out_within_a_field_is_told_too(synthetic: System) -> None:
+    odd = MESSAGE | {"zzz": 1, "refusal": None}
+    told = synthetic.post(
+        "/v1/chat/completions", {"model": "echo", "messages": [MESSAGE, odd], "stream_options": {"more": 1}}
+    )
+    assert (told.status_code, told.headers["stoker-ignored"]) == (200, "messages.zzz, stream_options.more")
+    asked = {"input": "x", "text": {"verbosity": "low"}, "reasoning": {"summary": "auto"}, "include": ["a.b"]}
+    told = synthetic.post("/v1/responses", {"model": "echo", **asked})
+    assert told.headers["stoker-ignored"] == "include.a.b, text.verbosity, reasoning.summary"
+    called = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
+    refused = synthetic.post("/v1/chat/completions", {"model": "echo", "messages": [MESSAGE, called]})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "messages.function_call")
+
+
+def test_what_a_response_was_given_comes_in_pages(synthetic: System) -> None:
+    texts = [MESSAGE | {"content": str(number)} for number in range(5)]
+    made = synthetic.post("/v1/responses", {"model": "echo", "input": texts}).json()["id"]
+
+    def page(**asked: str | int) -> tuple[list[str], bool]:
+        found = synthetic.get(f"/v1/responses/{made}/input_items", params=asked)
+        assert [found["first_id"], found["last_id"]] == [found["data"][0]["id"], found["data"][-1]["id"]]
+        return [one["content"] for one in found["data"]], found["has_more"]
+
+    assert page() == (["4", "3", "2", "1", "0"], False)
+    assert page(order="asc", limit=2) == (["0", "1"], True)
+    last = synthetic.get(f"/v1/responses/{made}/input_items", params={"order": "asc", "limit": 2})["last_id"]
+    assert page(order="asc", after=last) == (["2", "3", "4"], False)
+    for path, field in (
+        ("/input_items?limit=0", "limit"),
+        ("/input_items?order=up", "order"),
+    ):
+        refused = httpx.get(f"{synthetic.url}/v1/responses/{made}{path}")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, field)
+
+
+def test_a_number_in_a_query_that_is_none_is_the_clients_fault(synthetic: System) -> None:
+    answer = httpx.get(f"{synthetic.url}/v1/jobs?since=nan")
+    assert (answer.status_code, answer.json()["field"]) == (400, "since")
+
+
 def test_a_deadline_that_cannot_be_met_is_refused_at_once(synthetic: System) -> None:
     synthetic.ended(synthetic.submit("slow", max_tokens=20))
     wait_for(lambda: not synthetic.get("/v1/jobs?status=running")["jobs"])

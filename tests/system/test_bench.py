@@ -2,16 +2,18 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 from PIL import Image
 
 from stoker.bench.traces import Ask
-from tests.conftest import ROOT, System
+from tests.conftest import ROOT, System, wait_for
 
 
 def bench(system: System, *arguments: str, status: int = 0, environment: dict[str, str] | None = None) -> str:
@@ -47,6 +49,7 @@ def test_an_open_loop_asks_again_what_was_written_down(synthetic: System, tmp_pa
         assert found["tokens_per_s"] > 0
 
 
+@pytest.mark.slow
 def test_a_profile_has_a_flame_graph_and_the_cpu_of_each_process(synthetic: System, tmp_path: Path) -> None:
     folder = tmp_path / "profile"
     environment = os.environ | {"STOKER_DATA": str(synthetic.data)}
@@ -105,3 +108,40 @@ def test_locust_asks_without_failures(synthetic: System, tmp_path: Path, user: s
     assert found.keys() >= {"chat", "chat: first token"}
     assert found["chat"]["num_requests"] >= 10
     assert found["chat"]["num_failures"] == 0
+
+
+def test_a_benchmark_says_what_is_wrong_with_its_arguments() -> None:
+    for module, argument, said in (
+        ("open_loop", "x", "invalid whole number from 1 on value: 'x'"),
+        ("open_loop", "0", "'0'"),
+        ("open_loop", "--no", "--no"),
+        ("floor", "5", "unrecognized arguments: 5"),
+        ("peers", "/not/there", "/not/there is not there"),
+        ("scale", "more", "invalid choice: 'more'"),
+    ):
+        command = [sys.executable, "-m", f"bench.{module}", argument]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_benchmark_that_is_cut_short_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    run = subprocess.Popen(
+        [sys.executable, "-m", "bench.throughput"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=(tmp_path / "said").open("wb"),
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run behind `&`
+    )
+    started: dict[int, psutil.Process] = {}
+
+    def children() -> int:
+        started.update({one.pid: one for one in psutil.Process(run.pid).children(recursive=True)})
+        return len(started)
+
+    wait_for(lambda: children() > 3, 30, "a system")
+    run.send_signal(signal.SIGINT)
+    assert run.wait(20) != 0
+    assert psutil.wait_procs(started.values(), 20)[1] == []
+    said = (tmp_path / "said").read_text()
+    assert said.rstrip().endswith("interrupted") and "Traceback" not in said

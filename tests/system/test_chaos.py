@@ -1,6 +1,8 @@
 """`stoker chaos` as people run it: an installation of its own, mixed traffic, faults, and no promise broken."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import DEMO, ROOT, System
+from tests.conftest import DEMO, ROOT, System, wait_for
 
 KEPT = {
     "lost": 0,
@@ -49,6 +51,45 @@ def test_a_short_run_keeps_every_promise_and_leaves_no_process() -> None:
     assert sum(report["faults"].values()) > 5
     assert report["jobs_accepted"] > 20
     assert nothing_is_left()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
+)
+def test_a_run_that_is_ended_leaves_nothing_paused_and_no_folder(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    config = tmp_path / "stoker.yaml"
+    config.write_text("models: {echo: {engine: synthetic}}\nworkers: [{count: 2, engines: [synthetic]}]\n")
+    wished = [
+        "--config",
+        str(config),
+        "--faults",
+        "pause",
+        "--only",
+        "scheduler,gateway,worker",
+        "--pauses",
+        "60",
+    ]
+    run = subprocess.Popen(
+        [sys.executable, "-P", "-m", "stoker", "chaos", *wished, "--every", "0.3"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    started: dict[int, psutil.Process] = {}
+
+    def paused() -> int:
+        started.update({one.pid: one for one in psutil.Process(run.pid).children(recursive=True)})
+        return sum(one.is_running() and one.status() == psutil.STATUS_STOPPED for one in started.values())
+
+    wait_for(lambda: paused() > 2, 60, "paused processes")
+    run.send_signal(number)
+    assert run.wait(20) == status
+    gone, left = psutil.wait_procs(started.values(), 20)
+    assert left == [] and len(gone) > 5
+    assert number == signal.SIGKILL or list(tmp_path.glob("stoker-chaos-*")) == []
 
 
 @pytest.mark.parametrize(

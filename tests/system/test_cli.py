@@ -1,6 +1,8 @@
 """The `stoker` command against a running system, as people and scripts use it."""
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +34,72 @@ def test_models_workers_and_jobs_can_be_read_by_people_and_scripts(synthetic: Sy
     assert "echo" in stoker("models", url=synthetic.url).stdout
     assert "completed" in stoker("jobs", url=synthetic.url).stdout
     assert "worker-2" in stoker("top", "--seconds", "0.1", url=synthetic.url).stdout
+
+
+def shell(system: System, line: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """What a shell does with `stoker` in a line."""
+    command = f"{shlex.quote(sys.executable)} -P -m stoker"
+    environment = os.environ | {"STOKER_URL": system.url} | variables
+    return subprocess.run(
+        ["bash", "-c", line.replace("stoker", command)],
+        capture_output=True, timeout=60, cwd=ROOT, env=environment, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (r"printf 'caf\xe9' | stoker run echo", b"stoker: what was given is no text in UTF-8\n"),
+        (r"stoker run echo $'caf\xe9'", b"stoker: what was given is no text in UTF-8\n"),
+        (r"printf 'caf\xe9' | stoker chat echo", b"stoker: what was given is no text in UTF-8\n"),
+        ("stoker run echo hi > /dev/full", b"stoker: No space left on device\n"),
+        ("stoker jobs --json > /dev/full", b"stoker: No space left on device\n"),
+        ("stoker models > /dev/full", b"stoker: No space left on device\n"),
+        ("stoker check /nowhere/x.yaml", b"/nowhere/x.yaml"),
+        ("stoker run echo hi --out x.png", b"echo draws no pictures, so --out says nothing to it"),
+        ("stoker run '' hi", b"has no model ''"),
+        *((f"stoker {command} ''", b"an id is empty") for command in ("job", "cancel", "logs", "explain")),
+        ("stoker cancel ../../x", b"(404)"),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_said_in_a_line(synthetic: System, line: str, said: bytes) -> None:
+    done = shell(synthetic, line)
+    assert done.returncode in (1, 2) and b"Traceback" not in done.stderr, done.stderr.decode()
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("stoker run echo hi <&-", b"t0 t1"),
+        ("stoker run echo hi >&-", b""),
+        ("stoker run echo hi 2>&-", b"t0 t1"),
+        ("stoker jobs --json <&- 2>&-", b'"jobs"'),
+        ("stoker models >&- 2>&-", b""),
+    ],
+)
+def test_a_stream_that_is_closed_is_like_none(synthetic: System, line: str, said: bytes) -> None:
+    done = shell(synthetic, line)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr.decode()
+    assert said in done.stdout
+
+
+def test_a_terminal_that_knows_few_signs_is_shown_the_others_as_question_marks(synthetic: System) -> None:
+    done = shell(synthetic, "stoker run echo hi; stoker models", PYTHONIOENCODING="ascii", COLUMNS="10")
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr.decode()
+
+
+def test_an_answer_that_nobody_reads_any_more_is_cancelled(synthetic: System) -> None:
+    shell(synthetic, "stoker run slow hi --max-tokens 2000 | head -c 3")
+    [job] = as_json("jobs", "--limit", "1", "--model", "slow", url=synthetic.url)["jobs"]
+    assert synthetic.ended(job["id"])["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("end", ["INT", "TERM", "HUP"])
+def test_an_answer_whose_terminal_is_closed_is_cancelled(synthetic: System, end: str) -> None:
+    shell(synthetic, f"timeout -s {end} 2 stoker run slow hi --max-tokens 2000")
+    [job] = as_json("jobs", "--limit", "1", "--model", "slow", url=synthetic.url)["jobs"]
+    assert synthetic.ended(job["id"])["status"] == "cancelled"
 
 
 def test_explain_says_why(synthetic: System) -> None:

@@ -135,6 +135,14 @@ def test_an_image_stream_previews_and_completes(client: openai.OpenAI) -> None:
         assert Image.open(io.BytesIO(base64.b64decode(event.b64_json))).size == (32, 32)
 
 
+def test_an_edit_that_streams_calls_its_events_so(client: openai.OpenAI) -> None:
+    red = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(red, "PNG")
+    asked = {"model": "demo-image", "image": red.getvalue(), "prompt": "green five", "stream": True}
+    events = list(client.images.edit(**asked, partial_images=1))  # type: ignore[call-overload]
+    assert [event.type for event in events] == ["image_edit.partial_image", "image_edit.completed"]
+
+
 def test_a_url_answer_can_be_fetched(client: openai.OpenAI, demo: System) -> None:
     import httpx
 

@@ -14,7 +14,7 @@ from tests.fixtures import checkpoints
 
 pytestmark = pytest.mark.slow
 
-TOKENS, STEPS, LEAVERS = 160, 30, 20
+TOKENS, STEPS, LEAVERS = 160, 150, 20
 WORKER = "worker-1"
 
 

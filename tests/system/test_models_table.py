@@ -135,7 +135,9 @@ def row(name: str, path: Path, folder: Path) -> list[str]:
 def own_control(pipeline: Any, folder: Path) -> Path:
     """A ControlNet for what draws in this pipeline, where diffusers has one of its family."""
     if type(pipeline).__name__.startswith("StableDiffusion") and hasattr(pipeline, "unet"):
-        made = diffusers.ControlNetModel.from_unet(pipeline.unet, conditioning_embedding_out_channels=(16, 32))
+        made = diffusers.ControlNetModel.from_unet(
+            pipeline.unet, conditioning_embedding_out_channels=(8, 8, 16, 32)
+        )
         made.save_pretrained(folder)
     elif "SD3" in type(getattr(pipeline, "transformer", None)).__name__:
         made = diffusers.SD3ControlNetModel.from_transformer(

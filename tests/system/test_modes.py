@@ -343,8 +343,9 @@ def test_editing_the_file_changes_later_requests_and_not_those_in_flight(modes: 
     before, known = file.read_text(), jobs(modes)
     try:
         with ThreadPoolExecutor(20) as pool:
-            flying = [pool.submit(generate, modes, mode="sd15-fast", num_inference_steps=30) for _ in range(12)]
-            wait_for(lambda: len(jobs(modes) - known) == 12, what="twelve accepted generations")
+            steps = range(31, 51)  # each of its own: they are not drawn together
+            flying = [pool.submit(generate, modes, mode="sd15-fast", num_inference_steps=n) for n in steps]
+            wait_for(lambda: len(jobs(modes) - known) == len(steps), what="accepted generations")
             assert status(modes)["queue_size"] > 0
             temporary = folder / "modes.yaml.tmp"
             temporary.write_text(before.replace('default_size: "64x64"', 'default_size: "128x64"'))

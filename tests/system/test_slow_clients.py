@@ -1,4 +1,6 @@
-"""Streams to clients that read late, or ask for the next one early: nothing is lost, doubled, or in another's place."""
+"""Streams to clients that read late, ask for the next one early, or know no chunks: nothing is lost, doubled, or in
+another's place.
+"""
 
 import json
 import re
@@ -89,3 +91,24 @@ def test_a_second_request_sent_early_waits_for_the_first_ones_end(system: System
         first, second = read(client, 2)
     assert words(first) == expected(40)
     assert words(second) == expected(20)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_client_of_http_1_0_gets_no_chunks_and_the_end_of_the_connection(
+    system: System, *, streamed: bool
+) -> None:
+    asked = request("calm", 40).replace(b"HTTP/1.1", b"HTTP/1.0")
+    if not streamed:
+        asked = asked.replace(b'"stream": true', b'"stream":false')
+    with connected(system) as client:
+        client.sendall(asked)
+        answer = b""
+        while part := client.recv(65536):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head and b"connection: close" in head
+    if streamed:
+        assert body.startswith(b"data: {") and body.endswith(b"data: [DONE]\n\n"), body
+        assert words(answer) == expected(40)
+    else:
+        assert json.loads(body)["choices"][0]["text"].split() == expected(40)

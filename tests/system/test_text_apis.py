@@ -20,6 +20,7 @@ from tests.fixtures.text_models import THINKS, remade
 MODELS = """\
 models:
   smol: {{engine: llamacpp, url: "file://{smol}", options: {{n_ctx: 1024}}}}
+  tiny: {{engine: llamacpp, url: "file://{folder}/tiny.gguf"}}
   think: {{engine: llamacpp, url: "file://{folder}/think.gguf"}}
   first: {{engine: llamacpp, url: "file://{folder}/first.gguf"}}
   rank: {{engine: llamacpp, url: "file://{folder}/rank.gguf", features: [Reranking]}}
@@ -45,6 +46,7 @@ class City(BaseModel):
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder: Path = tmp_path_factory.mktemp("apis")
+    remade(folder / "tiny.gguf")
     remade(folder / "think.gguf", template=THINKS)
     remade(folder / "first.gguf", pooling=2)
     remade(folder / "rank.gguf", pooling=4)
@@ -175,9 +177,9 @@ def test_a_schema_is_kept_on_a_model_that_knows_nothing_of_it(client: openai.Ope
 def test_a_long_conversation_is_read_to_its_end_and_its_beginning_is_cached(client: openai.OpenAI) -> None:
     facts = " ".join(f"Fact {number} is that room {number} is blue." for number in range(60))
     messages: Any = [{"role": "user", "content": facts}]
-    first = client.chat.completions.create(model="smol", messages=messages, max_tokens=4, temperature=0)
+    first = client.chat.completions.create(model="tiny", messages=messages, max_tokens=4, temperature=0)
     messages += [{"role": "assistant", "content": first.choices[0].message.content}, USER]
-    second = client.chat.completions.create(model="smol", messages=messages, max_tokens=4, temperature=0)
+    second = client.chat.completions.create(model="tiny", messages=messages, max_tokens=4, temperature=0)
     assert first.usage is not None and second.usage is not None
     assert first.usage.prompt_tokens > 600
     details = second.usage.prompt_tokens_details
@@ -230,6 +232,32 @@ def test_a_response_in_the_background_is_looked_up_and_cancelled(client: openai.
     assert early.value.param == "previous_response_id"
     assert client.responses.cancel(made.id).status == "cancelled"
     assert client.responses.retrieve(made.id).status == "cancelled"
+
+
+def test_a_response_in_the_background_is_streamed_and_streamed_again_from_any_event(
+    system: System, client: openai.OpenAI
+) -> None:
+    events = client.responses.create(
+        model="slow", input="hi", max_output_tokens=12, background=True, stream=True
+    )
+    had: list[Any] = []
+    with events:
+        for event in events:  # and the client goes away
+            had.append(event)
+            if sum(one.type == "response.output_text.delta" for one in had) == 2:
+                break
+    assert [one.type for one in had[:2]] == ["response.created", "response.queued"]
+    made = had[0].response.id
+    rest: list[Any] = list(client.responses.retrieve(made, stream=True, starting_after=had[-1].sequence_number))
+    assert rest[-1].type == "response.completed"
+    again: list[Any] = list(client.responses.retrieve(made, stream=True))
+    whole = client.responses.retrieve(made).output_text
+    for events_ in (had + rest, again):
+        assert "".join(one.delta for one in events_ if one.type == "response.output_text.delta") == whole
+    assert len(whole.split()) == 12
+    for wrong in ("starting_after=3", "stream=true&starting_after=-1"):
+        answer = httpx.get(f"{system.url}/v1/responses/{made}?{wrong}")
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "starting_after")
 
 
 def test_thoughts_and_calls_are_items_of_a_streamed_response(client: openai.OpenAI) -> None:
@@ -320,7 +348,19 @@ def test_ollamas_texts_and_vectors(system: System, client: openai.OpenAI) -> Non
     vector = client.embeddings.create(model="first", input="a").data[0].embedding
     assert found[0] == pytest.approx(vector, abs=1e-6)
     old = post(system, "/api/embeddings", {"model": "first", "prompt": "a"}).json()["embedding"]
+    for path, body, said in (
+        ("/api/embed", {"input": ""}, {"embeddings": []}),
+        ("/api/embed", {"input": []}, {"embeddings": []}),
+        ("/api/embeddings", {"prompt": ""}, {"embedding": []}),
+    ):
+        loaded = post(system, path, {"model": "first", **body})
+        assert loaded.status_code == 200 and said.items() <= loaded.json().items(), loaded.text
+    lost = {"truncate": True, "options": {"num_ctx": 5}, "keep_alive": "5m"}
+    told = post(system, "/api/embed", {"model": "first", "input": "a", **lost}).headers["stoker-ignored"]
+    assert set(told.split(", ")) == {"truncate", "options.num_ctx", "keep_alive"}
     assert old == pytest.approx(found[0], abs=1e-6)
+    no_token = post(system, "/v1/embeddings", {"model": "first", "input": [10**9]}).json()["error"]
+    assert no_token["param"] == "input", no_token
 
 
 def test_an_ollama_that_should_change_models_says_where_they_come_from(system: System) -> None:
@@ -365,6 +405,12 @@ def test_documents_are_ranked_by_a_model_that_ranks_and_by_one_that_embeds(syste
         assert {one["index"] for one in ranking["results"]} == {0, 1, 2}
         best = post(system, "/rerank", asked | {"top_n": 1, "return_documents": False}).json()["results"]
         assert [one["index"] for one in best] == [ranking["results"][0]["index"]] and "document" not in best[0]
+        for wrong, param in (
+            ({"query": ""}, "query"),
+            ({"documents": [""]}, "documents"),
+            ({"documents": ["word " * 5000]}, "documents"),
+        ):
+            assert post(system, "/rerank", asked | wrong).json()["error"]["param"] == param
     assert ranking["results"][0]["document"] == {"text": "a model server"}
 
 
@@ -391,7 +437,7 @@ def test_what_a_loaded_model_can_do_is_shown(system: System, client: openai.Open
 
 
 def test_a_runner_that_dies_costs_no_token_and_no_chance(system: System, client: openai.OpenAI) -> None:
-    asked: Any = {"model": "smol", "messages": [USER], "max_tokens": 60, "temperature": 0, "logprobs": True}
+    asked: Any = {"model": "tiny", "messages": [USER], "max_tokens": 60, "temperature": 0, "logprobs": True}
     asked["messages"] = [{"role": "user", "content": "Tell me a long story about a lighthouse."}]
     whole = client.chat.completions.create(**asked).choices[0]
     text, tokens = "", []

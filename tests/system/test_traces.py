@@ -1,5 +1,7 @@
 """A request's trace, from the client's own context to the engine, at a collector that speaks OTLP."""
 
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,8 +80,6 @@ def test_a_request_is_one_trace_from_http_to_the_engine(traced: System, collecto
         assert top.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
     queue, load, run = (spans[f"stoker-{name}"] for name in ("scheduler queue", "worker load", "worker run"))
     assert queue.end_time_unix_nano <= load.end_time_unix_nano <= run.end_time_unix_nano
-    parts = [(span.start_time_unix_nano, span.end_time_unix_nano) for span in spans.values()]
-    assert covered(parts) >= 0.99 * (top.end_time_unix_nano - top.start_time_unix_nano)
     assert attribute(run, "stoker.engine") == "synthetic"
     for span in (top, run):
         assert attribute(span, "gen_ai.operation.name") == "chat"
@@ -92,6 +92,37 @@ def test_a_request_is_one_trace_from_http_to_the_engine(traced: System, collecto
     assert attribute(run, "gen_ai.response.model") == "echo"
     assert "gen_ai.usage.input_tokens" not in {one.key for one in top.attributes}, "it would be counted twice"
     assert attribute(queue, "stoker.worker") == attribute(run, "stoker.worker")
+
+
+def test_the_parts_of_a_request_are_all_of_it(traced: System, collector: Collector) -> None:
+    """But for 5 %, in the best of ten: they take some milliseconds, and another process may have the processor."""
+    shares: list[float] = []
+    for number in range(10):
+        trace = f"a{number}" + TRACE[2:]
+        ask(traced, trace, "/v1/chat/completions", model="echo", messages=[{"role": "user", "content": "x"}])
+        spans = [span for _, span in spans_of(collector, trace)]
+        [top] = [span for span in spans if span.name == "POST /v1/chat"]
+        parts = [(one.start_time_unix_nano, one.end_time_unix_nano) for one in spans if one is not top]
+        shares.append(covered(parts) / (top.end_time_unix_nano - top.start_time_unix_nano))
+    assert max(shares) >= 0.95, shares
+
+
+def test_a_request_begins_with_the_first_byte_of_its_head(traced: System, collector: Collector) -> None:
+    trace = TRACE[::-1]
+    body = b'{"model": "echo", "messages": [{"role": "user", "content": "x"}]}'
+    with socket.create_connection(("127.0.0.1", traced.port), timeout=20) as connection:
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        )
+        time.sleep(0.3)
+        rest = (
+            f"content-length: {len(body)}\r\ntraceparent: 00-{trace}-{PARENT}-01\r\nconnection: close\r\n\r\n"
+        )
+        connection.sendall(rest.encode() + body)
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    spans = {span.name: span for _, span in spans_of(collector, trace)}
+    for name in ("POST /v1/chat", "accept"):
+        assert spans[name].end_time_unix_nano - spans[name].start_time_unix_nano > 0.29e9
 
 
 def test_both_sides_of_a_stream_say_when_its_first_token_came(traced: System, collector: Collector) -> None:

@@ -16,7 +16,9 @@ from stoker.schemas.samplers import SAMPLERS, known_samplers, sampler_named
 from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.jobs.a1111_requests import (
     UNSUPPORTED,
+    check_supported,
     drawing_input,
+    ignored_settings,
     loras_of,
     sampler_of,
     with_loras,
@@ -63,6 +65,17 @@ def test_sampler_and_schedule_are_one_name(sampler: str | None, schedule: str | 
     assert sampler_of(Txt2ImgRequest(sampler_name=sampler, scheduler=schedule)) == name
     if sampler is not None:
         assert sampler_of(Txt2ImgRequest(sampler_index=sampler, scheduler=schedule)) == name
+
+
+def test_a_schedule_without_a_sampler_is_told_to_be_left_out() -> None:
+    assert ignored_settings(Txt2ImgRequest(scheduler="Karras")) == ["scheduler"]
+    assert ignored_settings(Txt2ImgRequest(scheduler="Automatic")) == []
+    assert ignored_settings(Txt2ImgRequest(scheduler="Karras", sampler_name="Euler")) == []
+
+
+def test_nothing_that_clients_send_for_no_refiner_is_refused() -> None:
+    for name in (None, "", "None"):
+        check_supported(Txt2ImgRequest(refiner_checkpoint=name))
 
 
 def test_a_sampler_that_is_none_is_refused_with_those_that_there_are() -> None:
@@ -145,9 +158,10 @@ def test_a_picture_to_start_from_keeps_its_size() -> None:
         (Img2ImgRequest(prompt="x", init_images=("AA",), inpainting_mask_invert=2), "inpainting_mask_invert"),
         (Img2ImgRequest(prompt="x", init_images=("AA",), inpainting_fill=2), "inpainting_fill"),
         (Txt2ImgRequest(prompt="x", batch_size=0), "batch_size"),
-        (Txt2ImgRequest(prompt="x", batch_size=10, n_iter=10), "n"),
+        (Txt2ImgRequest(prompt="x", batch_size=10, n_iter=10), "batch_size times n_iter"),
         (Txt2ImgRequest(prompt="x", width=65), "width"),
-        (Txt2ImgRequest(prompt="x", steps=0), "num_inference_steps"),
+        (Txt2ImgRequest(prompt="x", steps=0), "steps"),
+        (Txt2ImgRequest(prompt="x", cfg_scale=1e9), "cfg_scale"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_by_name(asked: Txt2ImgRequest, field: str) -> None:
@@ -156,7 +170,12 @@ def test_what_cannot_be_drawn_is_refused_by_name(asked: Txt2ImgRequest, field: s
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
 def test_what_would_make_another_picture_is_refused(name: str) -> None:
-    value: Any = {"script_name": "x", "alwayson_scripts": {"controlnet": {}}, "styles": ("x",)}.get(name, True)
+    value: Any = {
+        "script_name": "x",
+        "refiner_checkpoint": "x",
+        "alwayson_scripts": {"controlnet": {}},
+        "styles": ("x",),
+    }.get(name, True)
     error = refused(lambda: drawing_input(Txt2ImgRequest(prompt="x", **{name: value}), MODEL, KNOWN))
     assert error.field == name and UNSUPPORTED[name] in error.message
 
@@ -169,7 +188,7 @@ def test_what_would_make_another_picture_is_refused(name: str) -> None:
         ({"args": [3]}, "alwayson_scripts.controlnet.args"),
         ({"args": None}, "alwayson_scripts.controlnet.args"),
         ("edges", "alwayson_scripts.controlnet.args"),
-        ({"args": [{"enabled": "false", "model": "edges"}]}, "alwayson_scripts.controlnet.enabled"),
+        ({"args": [{"enabled": "perhaps", "model": "edges"}]}, "alwayson_scripts.controlnet.enabled"),
     ],
 )
 def test_a_controlnet_that_cannot_be_read_is_refused_and_never_left_out(script: Any, field: str) -> None:
@@ -178,7 +197,14 @@ def test_a_controlnet_that_cannot_be_read_is_refused_and_never_left_out(script: 
 
 
 @pytest.mark.parametrize(
-    "script", [None, {}, {"args": []}, {"args": [None, {"enabled": False, "model": "edges"}]}]
+    "script",
+    [
+        None,
+        {},
+        {"args": []},
+        {"args": [None, {"enabled": False, "model": "edges"}]},
+        {"args": [{"enabled": 0, "model": "edges"}, {"enabled": "false", "model": "edges"}]},
+    ],
 )
 def test_a_controlnet_that_is_switched_off_is_none(script: Any) -> None:
     asked = Txt2ImgRequest(prompt="x", alwayson_scripts={"controlnet": script})

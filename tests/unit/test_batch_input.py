@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.services.gateway.batches import input_lines
-from stoker.services.gateway.batches.input_lines import MAX_ERRORS, MAX_ID_CHARS, MAX_LINES, read_lines
+from stoker.services.gateway.batches.input_lines import BOM, MAX_ERRORS, MAX_ID_CHARS, MAX_LINES, read_lines
 
 ENDPOINT = "/v1/chat/completions"
 BODY = {"model": "m", "messages": []}
@@ -31,6 +31,8 @@ def test_every_line_is_found_as_it_was_written(ids: list[str], data: st.DataObje
     )
     if data.draw(st.booleans()):
         content = content.rstrip()  # the last line need not end
+    if data.draw(st.booleans()):
+        content = BOM + content
     found, errors = read_lines(content, ENDPOINT)
     assert errors == ()
     assert [found.request(index).custom_id for index in range(len(found))] == ids

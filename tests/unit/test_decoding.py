@@ -1,23 +1,37 @@
 """Bodies: null is "not given" where a field need not be, and what is compressed is read as far as it may be."""
 
 import gzip
+import time
 import zlib
 from typing import Any
 
 import msgspec
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stoker.schemas.a1111 import Txt2ImgRequest
 from stoker.schemas.openai import (
     ChatCompletionRequest,
+    ChatMessage,
     CompletionRequest,
     EmbeddingRequest,
     ImageGenerationRequest,
 )
-from stoker.services.gateway.edge.decoding import Reader, decode, inflated, unread
+from stoker.services.gateway.edge.decoding import (
+    MAX_MEMBERS,
+    Inflating,
+    Reader,
+    decode,
+    from_texts,
+    inflated,
+    unread,
+)
 from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.routes.jobs import JobsFilter
 
+TXT2IMG = Reader(Txt2ImgRequest, coerces=True)
 NEEDED: dict[type, dict[str, Any]] = {
     ChatCompletionRequest: {"model": "m", "messages": [{"role": "user", "content": "x"}]},
     CompletionRequest: {"model": "m", "prompt": "x"},
@@ -33,6 +47,49 @@ def test_null_means_not_given_for_every_field_that_need_not_be(kind: type) -> No
     assert len(optional) >= 3
     nulls = msgspec.json.encode({**needed, **dict.fromkeys(optional)})
     assert decode(kind, nulls) == decode(kind, msgspec.json.encode(needed))
+
+
+SENT: list[Any] = [
+    "20",
+    " 20 ",
+    "20.0",
+    "7.5",
+    20.0,
+    7.5,
+    20,
+    0,
+    1,
+    2,
+    True,
+    False,
+    "true",
+    "Off",
+    "yes",
+    "n",
+    "x",
+    "",
+]
+
+
+@pytest.mark.parametrize("value", SENT)
+@pytest.mark.parametrize(
+    "field", ["steps", "cfg_scale", "enable_hr", "tiling", "send_images", "hr_scale", "prompt"]
+)
+def test_what_a1111_coerces_is_coerced_as_pydantic_does(field: str, value: Any) -> None:
+    found = {one.name: one.type for one in msgspec.structs.fields(Txt2ImgRequest)}
+    model = pydantic.create_model(
+        "Asked", __config__={"coerce_numbers_to_str": True}, **{field: (found[field], ...)}
+    )
+    body = msgspec.json.encode({field: value})
+    try:
+        wanted = getattr(model(**{field: value}), field)
+    except pydantic.ValidationError:
+        with pytest.raises(RequestError) as refused:
+            TXT2IMG.read(body)
+        assert refused.value.field == field
+    else:
+        made = getattr(TXT2IMG.read(body)[0], field)
+        assert (made, type(made)) == (wanted, type(wanted))
 
 
 def test_null_is_kept_where_it_says_something_and_refused_where_something_must_be_said() -> None:
@@ -63,6 +120,25 @@ def test_what_was_compressed_is_as_it_was(body: bytes, encoding: str) -> None:
     assert inflated(sent, encoding, 5000) == body
 
 
+@given(st.lists(st.binary(max_size=40_000), min_size=1, max_size=4), st.integers(1, 50_000))
+def test_all_members_of_gzip_are_read_however_they_come(members: list[bytes], length: int) -> None:
+    sent = b"".join(map(gzip.compress, members))
+    reader = Inflating("gzip")
+    got = b""
+    for start in range(0, len(sent), length):
+        is_whole = start + length >= len(sent)
+        got += b"".join(reader.more(sent[start : start + length], is_whole=is_whole, at_once=1000))
+    assert got == b"".join(members)
+
+
+def test_members_without_end_are_refused_in_time() -> None:
+    sent = gzip.compress(b"") * (MAX_MEMBERS + 1)
+    began = time.process_time()
+    with pytest.raises(RequestError, match="more than 100000 members"):
+        inflated(sent, "gzip", 10_000)
+    assert time.process_time() - began < 5
+
+
 @given(st.binary(max_size=300), st.sampled_from(["gzip", "deflate"]))
 def test_what_was_not_compressed_is_refused_with_its_header(body: bytes, encoding: str) -> None:
     try:
@@ -78,8 +154,21 @@ def test_what_was_not_compressed_is_refused_with_its_header(body: bytes, encodin
         (gzip.compress(b"x" * 10_001), "gzip", 413),
         (gzip.compress(b"x" * 100)[:-4], "gzip", 400),
         (gzip.compress(bytes(200 * 1024 * 1024)), "gzip", 413),
+        (gzip.compress(b"x") + b"more", "gzip", 400),
+        (gzip.compress(b"x") + gzip.compress(b"y" * 100)[:-4], "gzip", 400),
+        (zlib.compress(b"x") + zlib.compress(b"y"), "deflate", 400),
+        (gzip.compress(b"x" * 9_000) * 2, "gzip", 413),
     ],
-    ids=["another encoding", "too large", "cut off", "much too large"],  # gzip's bytes have the time in them
+    ids=[
+        "another encoding",
+        "too large",
+        "cut off",
+        "much too large",
+        "more behind it",
+        "second member cut off",
+        "more behind it, deflate",
+        "too large together",
+    ],  # gzip's bytes have the time in them
 )
 def test_what_cannot_be_inflated_or_is_too_large_then_is_refused(
     sent: bytes, encoding: str, status: int
@@ -89,12 +178,37 @@ def test_what_cannot_be_inflated_or_is_too_large_then_is_refused(
     assert refused.value.status == status
 
 
+@pytest.mark.parametrize("given", ["nan", "NaN", "inf", "-inf"])
+def test_a_number_in_a_query_or_a_form_is_a_number(given: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        from_texts({"since": given}, JobsFilter)
+    assert (refused.value.status, refused.value.field) == (400, "since")
+    assert from_texts({"since": "1.5"}, JobsFilter).since == 1.5
+
+
 def test_fields_that_nobody_reads_are_noted_and_those_that_are_null_are_not() -> None:
     body = NEEDED[ChatCompletionRequest] | {"best_of": 3, "user": "u", "stream": None, "typical_p": None}
     asked, unheard = Reader(ChatCompletionRequest).read(msgspec.json.encode(body))
     assert (asked.user, unheard) == ("u", {"best_of": 3})
     assert Reader(ChatCompletionRequest).read(msgspec.json.encode(NEEDED[ChatCompletionRequest]))[1] == {}
     assert unread(CompletionRequest, {"model": "m", "prompt": "x", "quality": "hd"}) == {"quality": "hd"}
+
+
+def test_what_messages_have_besides_is_noted_under_their_name_and_costs_no_field() -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "x", "name": "n"}], "stream_options": {}}
+    read = Reader(ChatCompletionRequest).read
+    plain, nothing = read(msgspec.json.encode(body))
+    assert (msgspec.json.encode(plain.messages[0]), nothing) == (
+        msgspec.json.encode(ChatMessage("user", "x", "n")),
+        {},
+    )
+    body["messages"] = [
+        {"role": "assistant", "content": "x", "prefix": value, "audio": None} for value in (False, True, False)
+    ]
+    assert read(msgspec.json.encode(body | {"stream_options": {"b": 2}}))[1] == {
+        "messages.prefix": True, "stream_options.b": 2,
+    }  # fmt: skip
+    assert read(msgspec.json.encode({"model": "m", "messages": [{"role": "user", "content": "x"}]}))[1] == {}
 
 
 @pytest.mark.parametrize("more", [b'"x":"\xcc\x22"', b'"\x89":1', b'"x":' + b"[" * 5000 + b"]" * 5000])

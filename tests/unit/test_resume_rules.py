@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from stoker.schemas.job_events import (
     Queued,
     Started,
     TextOutput,
+    TokenChance,
 )
 from stoker.schemas.openai import Usage
 from stoker.services.gateway.watching.resume import BadEventId, Cursor, Diverged, Gap, event_name
@@ -42,6 +44,35 @@ def text(whole: str) -> TextOutput:
 
 def place(cursor: Cursor) -> tuple[int, int, int, int]:
     return cursor.term, cursor.attempt, cursor.seq, max(cursor.chars, cursor.had_chars)
+
+
+@pytest.mark.parametrize(
+    ("event", "is_next"),
+    [
+        (delta(4, 10, "x"), True),
+        (delta(3, 10, "x"), False),
+        (delta(5, 10, "x"), False),
+        (delta(2, 10, "x"), False),
+        (delta(4, 9, "x"), False),
+        (delta(4, 10, ""), False),
+        (delta(4, 10, "x", attempt=2), False),
+        (delta(4, 10, "x", term=2), False),
+    ],
+)
+def test_only_the_very_next_text_is_next(event: Delta, *, is_next: bool) -> None:
+    assert Cursor(1, 1, 3, 10).is_next(event) == is_next
+    assert not Cursor(1, 1, 3, 10, had_chars=11).is_next(event), "its client has had it"
+
+
+def test_of_text_that_a_client_had_the_chances_of_the_tokens_are_not_told_again() -> None:
+    cursor = Cursor(1, 1, 3, 6, had_chars=10)
+    tokens = tuple(
+        TokenChance(token, -1.0, tuple(token.encode()), at=at)
+        for token, at in (("ab", 6), ("cd", 8), ("ef", 10), ("gh", 12))
+    )
+    taken = cursor.take(msgspec.structs.replace(delta(4, 6, "abcdefgh"), logprobs=tokens))
+    assert isinstance(taken, Delta)
+    assert (taken.at, taken.text, [one.token for one in taken.logprobs]) == (10, "efgh", ["ef", "gh"])
 
 
 @given(st.tuples(*[st.integers(0, 10**9)] * 4))

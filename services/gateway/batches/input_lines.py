@@ -16,6 +16,8 @@ MAX_ERRORS = 100
 """That are told of one file."""
 MAX_ID_CHARS = 512
 METHOD = "POST"
+BOM = "\ufeff".encode()
+"""What some editors write at the beginning of a file."""
 COUNTED_BYTES = 1024 * 1024
 """In which lines are counted at a time."""
 
@@ -66,7 +68,7 @@ def _too_many() -> BatchError:
 
 def _numbered(content: Content) -> Iterator[tuple[int, Span]]:
     """Lines that are not empty, with their numbers from 1."""
-    begin, number = 0, 0
+    begin, number = len(BOM) if content[: len(BOM)] == BOM else 0, 0
     while begin < len(content):
         end = content.find(b"\n", begin)
         end = len(content) if end < 0 else end

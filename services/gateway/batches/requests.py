@@ -19,15 +19,15 @@ from stoker.services.gateway.batches.progress import job_name
 from stoker.services.gateway.edge.access import owner
 from stoker.services.gateway.edge.decoding import Reader
 from stoker.services.gateway.edge.fields import lost
+from stoker.services.gateway.edge.idempotency import fingerprint_of
 from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.gateway import Gateway
-from stoker.services.gateway.jobs.request_rules import split_adapter
-from stoker.services.gateway.jobs.submission import fingerprint_of
+from stoker.services.gateway.jobs.request_rules import in_their_words, split_adapter
 from stoker.services.gateway.jobs.text_requests import chat_input, completion_inputs, embedding_input
 from stoker.services.gateway.routes.embeddings import embeddings_of
 from stoker.services.gateway.routes.responses import conversation_before
 from stoker.services.gateway.text.openai_text import chat_answer, completion_answer
-from stoker.services.gateway.text.responses_input import chat_of, conversation
+from stoker.services.gateway.text.responses_input import NAMES, chat_of, conversation
 from stoker.services.gateway.text.responses_output import completed_answer
 from stoker.services.gateway.text.runs import MAX_ANSWERS, text_of
 from stoker.services.records.conversations import keep
@@ -139,7 +139,8 @@ async def _response(maker: Maker) -> Work:
     gateway = maker.gateway
     model, adapter = split_adapter(asked.model, gateway.models)
     before = await conversation_before(gateway, asked.previous_response_id)
-    jobs = maker.jobs(model, adapter, [chat_input(chat_of(asked, before), model)], seed=asked.seed)
+    with in_their_words(NAMES):
+        jobs = maker.jobs(model, adapter, [chat_input(chat_of(asked, before), model)], seed=asked.seed)
     if asked.store:
         kept = KeptResponse(asked, owner(), conversation(asked, before))
         await keep(gateway.bus, jobs[0].id, kept)

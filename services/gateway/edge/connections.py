@@ -3,6 +3,9 @@ body may take to come, and how many connections one address may have.
 
 uvicorn has none of these for its quick parser. `sweep` ends what waits too long; a connection that waits for
 its next request, and had one before, is uvicorn's own to end (`timeout_keep_alive`).
+
+A client may send its next request before it has its answer. What is wrong with that one is said when its turn
+has come: the answers before it are given whole. Nor is it late while they are made.
 """
 
 import asyncio
@@ -34,6 +37,9 @@ WRITE_NOW = "stoker.write_now"
 """The extension of an ASGI scope whose "write" is a WriteNow: as `send`, without a task that awaits it."""
 WriteNow = Callable[[Callable[[], bytes]], bool]
 """Writes a chunk of a body that has begun. It is made where it can be written; False where not."""
+
+RECEIVED = "stoker.received"
+"""The extension of an ASGI scope whose "at" is when the request's first byte came, by the loop's clock."""
 
 ACCEPTS = 32
 """New connections that are taken in a turn of the loop."""
@@ -99,9 +105,20 @@ class _Pipeline(list[Any]):
         self.insert(0, one)
 
 
+class _AnyLength(int):
+    """How much of an answer is still to be sent, as uvicorn counts it, where the connection's end ends it."""
+
+    def __sub__(self, _: int) -> "_AnyLength":
+        return self
+
+    def __lt__(self, _: int) -> bool:
+        return False
+
+
 class _Bounded(HttpToolsProtocol):
     """One connection. Reading a head: since `_head_since`; a body: since `_body_since`, its last byte at
-    `_body_at`. _told: who is told when it has gone.
+    `_body_at`. _told: who is told when it has gone. _refusal: status and text for what follows the requests
+    that are being answered; it is not read on.
 
     Slots, as uvicorn's own attributes are as many as a dictionary of an object may share its keys for: one more
     would cost a kilobyte a connection.
@@ -116,6 +133,7 @@ class _Bounded(HttpToolsProtocol):
         "_head_since",
         "_is_in_head",
         "_is_lost",
+        "_refusal",
         "_told",
     )
 
@@ -124,6 +142,7 @@ class _Bounded(HttpToolsProtocol):
         self.pipeline = _Pipeline()  # type: ignore[assignment]  # has what uvicorn uses of a deque
         self._told: list[Callable[[], None]] = []
         self._is_lost = False
+        self._refusal: tuple[str, str] | None = None
         self._address = ""
         self._head_bytes = 0
         self._head_since = self._body_since = self._body_at = 0.0
@@ -167,6 +186,8 @@ class _Bounded(HttpToolsProtocol):
         return forget
 
     def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
         super().data_received(data)
         if not self._is_in_head:
             return
@@ -186,8 +207,14 @@ class _Bounded(HttpToolsProtocol):
         self._is_in_head = False
         self._body_since = self._body_at = self.loop.time()
         super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":  # knows no chunks, which uvicorn would send
+            self.cycle.chunked_encoding, self.cycle.expected_content_length = False, _AnyLength()
         write_now = partial(self._write_now, self.cycle)
-        self.scope["extensions"] = {WRITE_NOW: {"write": write_now}, WHEN_LOST: {"tell": self._when_lost}}
+        self.scope["extensions"] = {
+            WRITE_NOW: {"write": write_now},
+            WHEN_LOST: {"tell": self._when_lost},
+            RECEIVED: {"at": self._head_since},
+        }
 
     def _write_now(self, cycle: RequestResponseCycle, make: Callable[[], bytes]) -> bool:
         """See WriteNow. cycle: of the request, which another may follow on this connection."""
@@ -210,20 +237,44 @@ class _Bounded(HttpToolsProtocol):
         self.connections_of_all.waiting.discard(self)
         super().on_message_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """Of what cannot be read as a request."""
+        if self._is_answering():
+            self._refusal = ("400 Bad Request", msg)
+        else:
+            super().send_400_response(msg)
+
+    def _is_answering(self) -> bool:
+        """Whether there are whole requests before what is being read, and an answer is still missing."""
+        if not self._is_in_head and self.cycle is not None and self.cycle.more_body:
+            return bool(self.pipeline)
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._head_since = self._body_since = self._body_at = self.loop.time()
+        if self._refusal is not None and not self._is_answering():
+            self.end(*self._refusal)
+
     def is_late(self, now: float) -> bool:
         """Whether it has waited longer than it may."""
+        if self._is_answering():
+            return False
         bounds = self.connections_of_all.bounds
         if self._is_in_head:
             return now - self._head_since > bounds.head_s
         return now - self._body_at > bounds.body_pause_s or now - self._body_since > bounds.body_s
 
     def end(self, status: str, text: str) -> None:
-        """Say why, where no answer has begun, and close."""
+        """Say why, where no answer has begun, and close; when it is its turn."""
         self.connections_of_all.waiting.discard(self)
         if self.transport.is_closing():
             return
+        if self._is_answering():
+            self._refusal = (status, text)
+            return
         log.info("connection.ended", address=self._address, reason=text)
-        if self._is_in_head:
+        if self._is_in_head or self._refusal is not None:
             answer = _ANSWER.format(status=status, length=len(text), text=text)
             self.transport.write(answer.encode())
         self.transport.close()

@@ -4,19 +4,26 @@ Clients generate bodies from classes of their own and send what is not set as nu
 given" wherever a field need not be given.
 """
 
+import math
 import zlib
-from collections.abc import Iterator
-from typing import Any, Generic, TypeVar, get_args
+from collections.abc import Iterator, Mapping
+from types import NoneType, UnionType
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from msgspec import NODEFAULT
 
+from stoker.services.gateway.edge.coercion import coerced
 from stoker.services.gateway.edge.problems import RequestError
 
 T = TypeVar("T")
 
 INFLATED_BYTES = 1024 * 1024
 """Of a compressed body that are made at a time."""
+MAX_MEMBERS = 100_000
+"""Of a body in gzip: each begins anew, which costs time whatever its length. 6 GB of what bgzip writes."""
+MEMBER_BYTES = 16 * 1024
+"""Are read at a time: what lies behind the end of a member is copied."""
 
 
 def decode(kind: type[T], body: bytes) -> T:
@@ -32,18 +39,45 @@ def decode(kind: type[T], body: bytes) -> T:
         raise not_json(error) from error
 
 
+def decode_coerced(kind: type[T], body: bytes) -> T:
+    """The request in a body, with values coerced. Raises RequestError 400 with the field."""
+    try:
+        given: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise not_json(error) from error
+    return from_texts(coerced(_without_nulls(given, kind), kind) if isinstance(given, dict) else given, kind)
+
+
 def not_json(error: Exception) -> RequestError:
     return RequestError(400, f"the body is not valid JSON: {error}", code="invalid_json")
 
 
-class Reader(Generic[T]):
-    """Reads bodies of one kind, and notes the fields that nobody reads."""
+def from_texts(fields: Mapping[str, object], kind: type[T]) -> T:
+    """The Struct that the texts of a query or a form say. Raises RequestError 400, also for numbers that are
+    none ("nan") or without end ("inf"): JSON has no such numbers, and what is compared with them goes wrong.
+    """
+    try:
+        made = msgspec.convert(fields, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from error
+    for field in msgspec.structs.fields(kind):  # type: ignore[arg-type]  # every kind here is a Struct
+        value = getattr(made, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            name = field.encode_name
+            raise RequestError(400, f"{name} must be a number, not {value}", field=name, code="invalid_value")
+    return made
 
-    def __init__(self, kind: type[T]) -> None:
+
+class Reader(Generic[T]):
+    """Reads bodies of one kind, and notes the fields that nobody reads.
+
+    coerces: texts may be sent for numbers, and the like, as pydantic takes them.
+    """
+
+    def __init__(self, kind: type[T], *, coerces: bool = False) -> None:
         self._kind = kind
-        self._closed: Any = msgspec.defstruct(
-            kind.__name__, [], bases=(kind,), frozen=True, kw_only=True, forbid_unknown_fields=True
-        )
+        self._decode = decode_coerced if coerces else decode
+        self._closed: Any = _closed(kind, with_inner=True)
         """The same kind, but it takes no other fields: to see at no cost that there are none."""
 
     def read(self, body: bytes) -> tuple[T, dict[str, Any]]:
@@ -52,7 +86,7 @@ class Reader(Generic[T]):
             exact: T = msgspec.json.decode(body, type=self._closed)
             return exact, {}
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            asked = decode(self._kind, body)
+            asked = self._decode(self._kind, body)
         try:
             given = msgspec.json.decode(body)  # what nobody reads was not looked at either
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -60,10 +94,46 @@ class Reader(Generic[T]):
         return asked, unread(self._kind, given)
 
 
+def _closed(kind: type, *, with_inner: bool) -> Any:
+    """A kind that takes no other fields. with_inner: nor do its Structs and its lists of Structs."""
+    fields: list[tuple[str, Any, Any]] = []
+    for field in msgspec.structs.fields(kind) if with_inner else ():
+        if (inner := _inner(field.type)) is None:
+            continue
+        closed: Any = _closed(inner, with_inner=False)
+        kept = [one for one in get_args(field.type) if one not in (inner, ...)]
+        made: Any = tuple[closed, ...] if get_origin(field.type) is tuple else Union[(closed, *kept)]
+        default: dict[str, Any] = {"default": field.default, "default_factory": field.default_factory}
+        fields.append((field.name, made, msgspec.field(name=field.encode_name, **default)))
+    return msgspec.defstruct(
+        kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True, forbid_unknown_fields=True
+    )
+
+
+def _inner(given: Any) -> Any:
+    """The Struct that a field is, or is a list of; None where it is none, or may be several."""
+    if get_origin(given) not in (None, tuple, Union, UnionType):
+        return None
+    kinds = [one for one in (given, *get_args(given)) if one not in (None, NoneType, ...)]
+    found = [one for one in kinds if _is_struct(one)]
+    return found[0] if len(found) == 1 and all(_is_struct(one) or one is given for one in kinds) else None
+
+
 def unread(kind: type, given: dict[str, Any]) -> dict[str, Any]:
-    """What is given in fields that a request of this kind does not have."""
-    known = {field.encode_name for field in msgspec.structs.fields(kind)}
-    return {name: value for name, value in given.items() if name not in known and value is not None}
+    """What is given in fields that a request of this kind does not have, or its Structs do not: those are named
+    as `messages.name`. Of several values of one name it is one that says something.
+    """
+    found: dict[str, Any] = {}
+    known = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    for name, value in given.items():
+        if name not in known:
+            if value is not None:
+                found[name] = value
+        elif (inner := _inner(known[name])) is not None:
+            for one in value if isinstance(value, list) else (value,):
+                for below, more in unread(inner, one).items() if isinstance(one, dict) else ():
+                    found[f"{name}.{below}"] = found.get(f"{name}.{below}") or more
+    return found
 
 
 def _without_nulls(given: Any, kind: Any) -> Any:
@@ -112,24 +182,44 @@ class Inflating:
         if encoding not in ("gzip", "x-gzip", "deflate"):
             message = f"a body may be sent as it is, or compressed with gzip or deflate, not {encoding}"
             raise RequestError(415, message, field="Content-Encoding", code="unsupported_encoding")
-        self._reader = zlib.decompressobj(wbits=zlib.MAX_WBITS | (0 if encoding == "deflate" else 16))
+        self._members = 0
+        self._reader = self._begin()
+
+    def _begin(self) -> "zlib._Decompress":
+        """Of the next member. Raises RequestError 400 where there can be none."""
+        is_deflate = self._encoding == "deflate"
+        self._members += 1
+        if is_deflate and self._members > 1:
+            raise self._wrong("there is more behind the end of the compressed body (deflate)")
+        if self._members > MAX_MEMBERS:
+            raise self._wrong(f"the compressed body has more than {MAX_MEMBERS} members")
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | (0 if is_deflate else 16))
 
     def more(self, chunk: bytes, *, is_whole: bool, at_once: int = INFLATED_BYTES) -> Iterator[bytes]:
-        """What a chunk of the body is, `at_once` bytes at a time. Raises RequestError 400."""
+        """What a chunk of the body is, `at_once` bytes at a time; gzip may have several members, one behind the
+        other (RFC 1952, 2.2). Raises RequestError 400.
+        """
         if self._reader is None:
             if chunk:
                 yield chunk
             return
-        try:
-            while chunk and not self._reader.eof:
-                yield self._reader.decompress(chunk, at_once)
-                chunk = self._reader.unconsumed_tail
-        except zlib.error as error:
-            message = f"the body is not compressed with {self._encoding}: {error}"
-            raise RequestError(400, message, field="Content-Encoding", code="invalid_encoding") from error
+        for start in range(0, len(chunk), MEMBER_BYTES):
+            yield from self._inflated(chunk[start : start + MEMBER_BYTES], at_once)
         if is_whole and not self._reader.eof:
-            message = f"the compressed body ends before its end ({self._encoding})"
-            raise RequestError(400, message, field="Content-Encoding", code="invalid_encoding")
+            raise self._wrong(f"the compressed body ends before its end ({self._encoding})")
+
+    def _inflated(self, chunk: bytes, at_once: int) -> Iterator[bytes]:
+        try:
+            while chunk:
+                if self._reader is None or self._reader.eof:
+                    self._reader = self._begin()
+                yield self._reader.decompress(chunk, at_once)
+                chunk = self._reader.unused_data if self._reader.eof else self._reader.unconsumed_tail
+        except zlib.error as error:
+            raise self._wrong(f"the body is not compressed with {self._encoding}: {error}") from error
+
+    def _wrong(self, message: str) -> RequestError:
+        return RequestError(400, message, field="Content-Encoding", code="invalid_encoding")
 
 
 def invalid(error: msgspec.ValidationError, below: str = "") -> RequestError:

@@ -13,19 +13,22 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl
 
 import anyio
-import msgspec
 from prometheus_client import Counter
 
 from stoker.schemas import wire
 from stoker.services.gateway.edge.asgi import HTTPRequestEvent, HTTPScope, Receive, Send
 from stoker.services.gateway.edge.connections import WHEN_LOST, WRITE_NOW, WhenLost, WriteNow
-from stoker.services.gateway.edge.decoding import Inflating, inflated, invalid
+from stoker.services.gateway.edge.decoding import Inflating, from_texts, inflated
 from stoker.services.gateway.edge.door import HEADERS, POLICY, POLICY_NAME
+from stoker.services.gateway.edge.idempotency import HEADER as KEY_HEADER
+from stoker.services.gateway.edge.idempotency import NAME as KEY_NAME
+from stoker.services.gateway.edge.idempotency import Named
 from stoker.services.gateway.edge.problems import JSON, Dialect, RequestError, answer_body, too_large
 from stoker.services.gateway.edge.request_ids import REQUEST_ID, request_id
 from stoker.services.gateway.edge.sse import SSE_HEADERS, StreamLimit
@@ -56,11 +59,16 @@ class ClientGone(Exception):
     """The client closed the connection."""
 
 
+current_exchange: "ContextVar[Exchange | None]" = ContextVar("current_exchange", default=None)
+"""The request that is served; None in what is done for no client that waits."""
+
+
 class Exchange:
     """One request. Read `body` first; then `answer`, `answer_bytes`, `answer_empty` or `stream`, once.
 
     parameters: what the path's template names. body_bytes: of the body, once it is read. route: the name of
-    the one that answers.
+    the one that answers. named: where the client has named the request (`Idempotency-Key`), once the body is
+    read.
     """
 
     def __init__(
@@ -73,6 +81,7 @@ class Exchange:
         self._request_id: bytes | None = None
         self.ignored: tuple[str, ...] = ()
         self.body_bytes = 0
+        self.named: Named | None = None
         self.is_answered = False
         self.route = "none"
 
@@ -120,10 +129,7 @@ class Exchange:
     def query(self, kind: type[T]) -> T:
         """The query as a Struct; the last of several fields of one name counts. Raises RequestError 400."""
         fields = dict(parse_qsl(self.query_string, keep_blank_values=True))
-        try:
-            return msgspec.convert(fields, kind, strict=False)
-        except msgspec.ValidationError as error:
-            raise invalid(error) from error
+        return from_texts(fields, kind)
 
     def base_url(self) -> str:
         """Scheme and host as the client wrote them."""
@@ -167,6 +173,8 @@ class Exchange:
                 if encoding := self.header(b"content-encoding"):
                     whole = inflated(whole, encoding.strip().lower(), most)
                 self.body_bytes = len(whole)
+                if key := self.header(KEY_HEADER):
+                    self.named = Named(key, self.path, whole, self.header(b"content-type"))
                 return whole
 
     async def chunks(self, most: int, what: str) -> AsyncGenerator[bytes]:
@@ -255,12 +263,22 @@ class Exchange:
         with self._until_gone(gone):
             return await future
 
+    @contextmanager
+    def cancelled_when_gone(self) -> Iterator[None]:
+        """What is done inside is cancelled when the client goes away, and ClientGone raised."""
+        with anyio.CancelScope() as doing, self._until_gone(doing.cancel):
+            yield
+        if doing.cancelled_caught:
+            raise ClientGone
+
     async def _start(self, status: int, headers: dict[str, str]) -> None:
         self.is_answered = True
         _answers(self.route, status).inc()
         encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         encoded += HEADERS
         encoded.append((REQUEST_ID, self.request_id))
+        if self.named is not None and not self.named.has_job:
+            self.ignore([KEY_NAME])
         if self.ignored:
             encoded.append((b"stoker-ignored", ", ".join(self.ignored).encode()))
         if POLICY_NAME not in headers:

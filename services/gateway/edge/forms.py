@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_origin
 import msgspec
 from multipart import MultipartError, MultipartParser, parse_options_header
 
-from stoker.services.gateway.edge.decoding import invalid
+from stoker.services.gateway.edge.decoding import from_texts
 from stoker.services.gateway.edge.encoded import decoded
 from stoker.services.gateway.edge.exchange import MAX_BODY_BYTES
 from stoker.services.gateway.edge.problems import RequestError
@@ -47,10 +47,7 @@ class Form:
         for known in msgspec.structs.fields(kind):  # type: ignore[arg-type]  # every kind here is a Struct
             if get_origin(known.type) is tuple and known.encode_name in self.lists:
                 fields[known.encode_name] = self.lists[known.encode_name]
-        try:
-            return msgspec.convert(fields, kind, strict=False)
-        except msgspec.ValidationError as error:
-            raise invalid(error) from error
+        return from_texts(fields, kind)
 
 
 def read_form(content_type: str, body: bytes, what: str = "picture", most: int = MAX_BODY_BYTES) -> Form:

@@ -141,14 +141,18 @@ _ANTHROPIC_KINDS = {
 
 def anthropic_error(error: RequestError) -> AnthropicErrorAnswer:
     kind = _ANTHROPIC_KINDS.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
-    message = error.message
-    if error.field and error.field not in message:
-        message = f"{error.field}: {message}"
-    return AnthropicErrorAnswer(AnthropicError(kind, message))
+    return AnthropicErrorAnswer(AnthropicError(kind, _with_field(error)))
 
 
 def ollama_error(error: RequestError) -> OllamaErrorAnswer:
-    return OllamaErrorAnswer(error.message)
+    return OllamaErrorAnswer(_with_field(error))
+
+
+def _with_field(error: RequestError) -> str:
+    """The message, for answers that have no other place for the field."""
+    if error.field and error.field not in error.message:
+        return f"{error.field}: {error.message}"
+    return error.message
 
 
 def answer_body(error: RequestError, dialect: Dialect) -> tuple[Any, str]:

@@ -19,7 +19,7 @@ from stoker.services.gateway.edge.access import check_role, owner
 from stoker.services.gateway.edge.asgi import ASGIApp, HTTPScope, Message, Receive, Send
 from stoker.services.gateway.edge.decoding import Reader
 from stoker.services.gateway.edge.error_mapping import request_error
-from stoker.services.gateway.edge.exchange import ClientGone, Exchange
+from stoker.services.gateway.edge.exchange import ClientGone, Exchange, current_exchange
 from stoker.services.gateway.edge.fields import lost
 from stoker.services.gateway.edge.label_selectors import HEADER, current_selector, parse
 from stoker.services.gateway.edge.problems import JSON, Dialect, RequestError, dialect_of, stopping
@@ -86,11 +86,18 @@ def delete(*paths: str, summary: str, **described: Any) -> Callable[[Handle], Ro
 
 
 def post_body(
-    *paths: str, summary: str, asks: type[Ask], fields: Mapping[str, Rule] = NO_RULES, **described: Any
+    *paths: str,
+    summary: str,
+    asks: type[Ask],
+    fields: Mapping[str, Rule] = NO_RULES,
+    coerces: bool = False,
+    **described: Any,
 ) -> Callable[[HandleBody[Ask]], Route]:
-    """A POST route whose JSON body is decoded as `asks`. fields: what becomes of those it does not have."""
+    """A POST route whose JSON body is decoded as `asks`. fields: what becomes of those it does not have.
+    coerces: as in Reader.
+    """
 
-    reader = Reader(asks)
+    reader = Reader(asks, coerces=coerces)
 
     def make(handle: HandleBody[Ask]) -> Route:
         async def decoded(gateway: Gateway, exchange: Exchange) -> None:
@@ -213,6 +220,7 @@ def _without_body(send: Send) -> Send:
 async def _serve(gateway: Gateway, exchange: Exchange, found: Route) -> None:
     """In a task of the request: what its context is set to here ends with it."""
     exchange.route = found.name
+    current_exchange.set(exchange)
     try:
         check_role(found.role)
         if selectors := exchange.headers(HEADER):

@@ -1,13 +1,21 @@
-"""A span for every request that asks for work; its jobs go on below it."""
+"""A span for every request that asks for work, from its first byte on; its jobs go on below it."""
 
+import asyncio
 import time
 
 from stoker.services.gateway.edge.asgi import ASGIApp, HTTPScope, Message, Receive, Send
+from stoker.services.gateway.edge.connections import RECEIVED
 from stoker.services.process.tracing import HEADER, Recorder, Served, current_request, in_trace
 
 WORKING_METHODS = ("POST", "PUT")
 NAMED_SEGMENTS = 2
 """Of a path in a span's name: what follows may be an id."""
+
+
+def _waited_s(scope: HTTPScope) -> float:
+    """Since the request's first byte was read."""
+    at = (scope.get("extensions") or {}).get(RECEIVED, {}).get("at")
+    return asyncio.get_running_loop().time() - at if isinstance(at, float) else 0.0
 
 
 def with_traces(app: ASGIApp, recorder: Recorder | None) -> ASGIApp:
@@ -23,7 +31,7 @@ def with_traces(app: ASGIApp, recorder: Recorder | None) -> ASGIApp:
         parent = headers.get(HEADER.encode(), b"").decode("latin-1")
         method, path = scope["method"], scope["path"]
         name = "/".join(path.split("/")[: NAMED_SEGMENTS + 1])
-        began_at = time.time()
+        began_at = time.time() - _waited_s(scope)
         span, context = recorder.begin(f"{method} {name}", parent, began_at)
         span.set_attribute("http.request.method", method)
         span.set_attribute("url.path", path)

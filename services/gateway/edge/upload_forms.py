@@ -9,10 +9,9 @@ from contextlib import aclosing
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
-import msgspec
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
-from stoker.services.gateway.edge.decoding import invalid
+from stoker.services.gateway.edge.decoding import from_texts
 from stoker.services.gateway.edge.exchange import Exchange
 from stoker.services.gateway.edge.forms import MAX_PARTS
 from stoker.services.gateway.edge.problems import RequestError, too_large
@@ -112,7 +111,4 @@ class UploadForm:
 
     def as_struct(self, kind: type[T]) -> T:
         """The fields as a Struct. Raises RequestError 400."""
-        try:
-            return msgspec.convert(self.fields, kind, strict=False)
-        except msgspec.ValidationError as error:
-            raise invalid(error) from error
+        return from_texts(self.fields, kind)

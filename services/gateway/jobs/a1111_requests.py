@@ -11,9 +11,10 @@ from stoker.schemas.catalog import Adapter, Model
 from stoker.schemas.drawing import MAX_CLIP_SKIP, ControlRequest
 from stoker.schemas.jobs import ImageInput
 from stoker.schemas.samplers import known_samplers, sampler_named
+from stoker.services.gateway.edge.coercion import as_bool, coerced
 from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.jobs.drawing_fields import check_from_a_picture, whole_number
-from stoker.services.gateway.jobs.request_rules import within
+from stoker.services.gateway.jobs.request_rules import in_their_words, within
 from stoker.services.gateway.jobs.requests import ImageJobInput, image_input
 
 _LORA = re.compile(r"<lora:([^:<>]+)(?::([^<>]*))?>")
@@ -26,11 +27,15 @@ SHARED = (
     "tiling", "subseed", "subseed_strength", "enable_hr", "hr_scale", "hr_upscaler", "hr_second_pass_steps",
     "hr_resize_x", "hr_resize_y", "denoising_strength",
 )  # fmt: skip
+NAMES = {"num_inference_steps": "steps", "guidance_scale": "cfg_scale", "n": "batch_size times n_iter"}
+"""Fields here, and what A1111 calls them."""
 FIRST_ONES = ("", "use same checkpoint", "use same sampler", "use same scheduler", "automatic")
 CLIP_SKIP = "CLIP_stop_at_last_layers"
 SCHEDULES = ("Automatic", "Karras", "Exponential")
+NOTHING = (None, False, "", "None", ())
 UNSUPPORTED = {
     "restore_faces": "faces are not mended",
+    "refiner_checkpoint": "a picture is drawn by one model",
     "script_name": "there are no scripts",
     "styles": "there are no prompt styles: write them into the prompt",
 }
@@ -86,7 +91,7 @@ def sampler_of(asked: Txt2ImgRequest) -> str:
 def check_supported(asked: Txt2ImgRequest) -> None:
     """Raises RequestError 400 for what would make another picture than the one that is asked for."""
     for name, why in UNSUPPORTED.items():
-        if getattr(asked, name):
+        if getattr(asked, name) not in NOTHING:
             raise _unsupported(name, why)
     for name in SECOND_OWN if asked.enable_hr else ():
         if str(getattr(asked, name) or "").lower() not in FIRST_ONES:
@@ -109,10 +114,10 @@ def control_of(asked: Txt2ImgRequest) -> ControlRequest | None:
         units += [one for one in args if one is not None]
     field = "alwayson_scripts.controlnet"
     for unit in units:
-        if not isinstance(unit.get("enabled", True), bool):
+        if not isinstance(as_bool(unit.get("enabled", True)), bool):
             message = f"{field}.enabled must be true or false, not {unit['enabled']!r}"
             raise RequestError(400, message, field=f"{field}.enabled", code="invalid_value")
-    on = [one for one in units if one.get("enabled", True)]
+    on = [one for one in units if as_bool(one.get("enabled", True))]
     if not on:
         return None
     if len(on) > 1:
@@ -127,7 +132,7 @@ def control_of(asked: Txt2ImgRequest) -> ControlRequest | None:
     }
     given["model"] = str(given["model"] or "").partition(" [")[0]
     try:
-        return msgspec.convert(given, ControlRequest)
+        return msgspec.convert(coerced(given, ControlRequest), ControlRequest, strict=False)
     except msgspec.ValidationError as error:
         raise RequestError(400, f"{field}: {error}", field=field, code="invalid_value") from error
 
@@ -145,9 +150,13 @@ def _clip_skip(asked: Txt2ImgRequest) -> int | None:
 
 
 def ignored_settings(asked: Txt2ImgRequest) -> list[str]:
-    """The settings of a request that mean nothing here."""
+    """The settings of a request that mean nothing here; a schedule goes with a sampler that is named."""
     known = ("sd_model_checkpoint", CLIP_SKIP)
-    return [f"override_settings.{name}" for name in asked.override_settings if name not in known]
+    found = [f"override_settings.{name}" for name in asked.override_settings if name not in known]
+    is_lost = (
+        not (asked.sampler_name or asked.sampler_index) and (asked.scheduler or "").lower() not in AUTOMATIC
+    )
+    return [*found, "scheduler"] if is_lost else found
 
 
 def drawing_input(asked: Txt2ImgRequest, model: Model, known: Mapping[str, Adapter]) -> ImageInput:
@@ -156,25 +165,24 @@ def drawing_input(asked: Txt2ImgRequest, model: Model, known: Mapping[str, Adapt
     within(asked.batch_size, 1, 10, "batch_size")
     within(asked.n_iter, 1, 10, "n_iter")
     prompt, loras = with_loras(asked.prompt, known)
-    drawn = image_input(
-        ImageJobInput(
-            prompt=prompt,
-            negative_prompt=asked.negative_prompt or None,
-            n=asked.batch_size * asked.n_iter,
-            width=asked.width,
-            height=asked.height,
-            num_inference_steps=asked.steps,
-            guidance_scale=asked.cfg_scale,
-            previews=1,
-            seed=asked.seed,
-            sampler=sampler_of(asked) or None,
-            prompt_weights=True,
-            clip_skip=_clip_skip(asked),
-            controlnet=control_of(asked),
-            **{name: getattr(asked, name) for name in SHARED},
-        ),
-        model,
+    wanted = ImageJobInput(
+        prompt=prompt,
+        negative_prompt=asked.negative_prompt or None,
+        n=asked.batch_size * asked.n_iter,
+        width=asked.width,
+        height=asked.height,
+        num_inference_steps=asked.steps,
+        guidance_scale=asked.cfg_scale,
+        previews=1,
+        seed=asked.seed,
+        sampler=sampler_of(asked) or None,
+        prompt_weights=True,
+        clip_skip=_clip_skip(asked),
+        controlnet=control_of(asked),
+        **{name: getattr(asked, name) for name in SHARED},
     )
+    with in_their_words(NAMES):
+        drawn = image_input(wanted, model)
     if not isinstance(asked, Img2ImgRequest):
         return msgspec.structs.replace(drawn, loras=loras)
     check_from_a_picture(drawn)

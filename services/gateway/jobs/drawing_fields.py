@@ -17,6 +17,7 @@ from stoker.schemas.drawing import (
 from stoker.schemas.jobs import ImageInput, JobInput
 from stoker.services.gateway.edge.encoded import decoded
 from stoker.services.gateway.edge.problems import RequestError
+from stoker.services.gateway.jobs.file_names import REMOTE
 from stoker.services.gateway.jobs.request_rules import MAX_SEED, MAX_STEPS, OFF, within
 
 DEFAULTS = ("prompt_weights", "clip_skip")
@@ -64,11 +65,12 @@ def _control(asked: DrawingFields, model: Model) -> Control | None:
     if given.guidance_start >= given.guidance_end:
         message = "controlnet.guidance_end must be beyond guidance_start"
         raise RequestError(400, message, field="controlnet.guidance_end", code="invalid_value")
-    image = decoded(given.image)
-    if not image:
-        message = "controlnet.image must be a picture as base64 or as a data URL"
+    url = given.image if REMOTE.match(given.image) else ""
+    image = b"" if url else decoded(given.image)
+    if not url and not image:
+        message = "controlnet.image must be a picture as base64 or as a URL"
         raise RequestError(400, message, field="controlnet.image", code="invalid_value")
-    return Control(given.model, image, given.weight, given.guidance_start, given.guidance_end)
+    return Control(given.model, image, given.weight, given.guidance_start, given.guidance_end, url)
 
 
 def _variation(asked: DrawingFields) -> Variation | None:

@@ -10,6 +10,7 @@ import msgspec
 
 from stoker.schemas.jobs import Job
 from stoker.services.gateway.edge.access import current_key
+from stoker.services.gateway.edge.idempotency import fingerprint_of
 from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.files import with_files
@@ -17,7 +18,6 @@ from stoker.services.gateway.jobs.function_calls import placed_by
 from stoker.services.gateway.jobs.large_inputs import fitting
 from stoker.services.gateway.jobs.request_rules import split_adapter
 from stoker.services.gateway.jobs.requests import JobRequest, job_input
-from stoker.services.gateway.jobs.submission import fingerprint_of
 from stoker.services.records.keys import read_key
 
 PASSING = (429, 503, 507)

@@ -1,6 +1,10 @@
-"""Jobs of clients that wait for them: run one to its end; a client that goes away cancels it."""
+"""Jobs of clients that wait for them: run one to its end, or follow its events; a client that goes away cancels
+it. A job of a request with a key (`Idempotency-Key`) goes on: its client may ask again, and gets its answer.
+"""
 
 import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 
 import msgspec
 
@@ -8,11 +12,17 @@ from stoker.schemas import wire
 from stoker.schemas.job_events import Completed, ImageOutput, Queued, Terminal
 from stoker.schemas.jobs import Job, models_together
 from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.idempotency import conflict
 from stoker.services.gateway.edge.problems import RequestError, openai_error
 from stoker.services.gateway.edge.sse import comment, sse
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.large_inputs import fitting
+from stoker.services.gateway.jobs.lookup import await_job, find_job
 from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end
+from stoker.services.gateway.jobs.submission import limit_s
+from stoker.services.gateway.watching.resume import Cursor
+from stoker.services.gateway.watching.streams import Item
+from stoker.services.records.results import Result
 
 COMMENT_EVERY_S = 5.0
 UNSERVED_TIMEOUT_S = 30.0
@@ -23,11 +33,56 @@ async def finished(gateway: Gateway, exchange: Exchange, job: Job) -> tuple[Comp
     """Run a job to its end: how it completed, and its raw bytes. Raises RequestError, ClientGone."""
     gateway.admission.check(job, impossible_status=503)
     job = await fitting(gateway, unheard(job), exchange.body_bytes)
-    with gateway.submission.running(job) as ended:
-        result = await exchange.unless_gone(ended)
+    if job.is_client_named:
+        await accept(gateway, job)
+        result = await end_of(gateway, exchange, job)
+    else:
+        with gateway.submission.running(job) as ended:
+            result = await exchange.unless_gone(ended)
     observe_end(result.event)
     status = 422 if models_together(job.input) else 503  # several models that fit nowhere together
     return completed_or_raise(result.event, status), result.attached
+
+
+async def accept(gateway: Gateway, job: Job) -> None:
+    """Store a job; one that its client has named, unless that was done.
+
+    Raises RequestError: 409 where another request has made it.
+    """
+    if await is_there(gateway, job) or await gateway.submission.store(job):
+        return
+    await await_job(gateway, job.id)
+    await is_there(gateway, job)
+
+
+async def is_there(gateway: Gateway, job: Job) -> bool:
+    """Whether a job that its client has named was made before. Raises RequestError: 409 by another request."""
+    present = await find_job(gateway, job.id) if job.is_client_named else None
+    if present is not None and present[1] != job.fingerprint:
+        raise conflict(job.id)
+    return present is not None
+
+
+async def end_of(gateway: Gateway, exchange: Exchange, job: Job) -> Result:
+    """The end of a job that may have ended before. Raises RequestError, ClientGone."""
+    with gateway.streams.expecting(job.id, limit_s(job)) as ended:
+        gateway.streams.look_now(job.id)
+        return await exchange.unless_gone(ended)
+
+
+@asynccontextmanager
+async def followed(gateway: Gateway, job: Job) -> AsyncIterator[AsyncGenerator[Item]]:
+    """Store a job; its events until its end (see Streams.follow). Leaving before that cancels it, unless its
+    client has named it: of such a job these are all its events, whenever it was stored. Raises RequestError.
+    """
+    if job.is_client_named:
+        await accept(gateway, job)
+        async with aclosing(gateway.streams.watch(job.id, Cursor())) as items:
+            yield items
+        return
+    with gateway.submission.watched(job) as watcher:
+        async with aclosing(gateway.streams.follow(watcher)) as items:
+            yield items
 
 
 def unheard(job: Job) -> Job:

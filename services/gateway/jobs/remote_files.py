@@ -3,8 +3,9 @@
 import msgspec
 
 from stoker.functions.context import MAX_FILE_BYTES
-from stoker.schemas.jobs import Attachment, ChatInput, FunctionInput, Job
+from stoker.schemas.jobs import Attachment, ChatInput, FunctionInput, ImageInput, Job
 from stoker.schemas.openai import ChatMessage, ImagePart, ImageUrl
+from stoker.services.gateway.edge.encoded import decoded
 from stoker.services.gateway.edge.forms import Form
 from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.fetching import MAX_PICTURE_BYTES, Fetching
@@ -21,6 +22,9 @@ def is_remote(part: object) -> bool:
 
 
 def has_remote_pictures(job: Job) -> bool:
+    """Whether a chat has some, or what a ControlNet follows is one."""
+    if isinstance(job.input, ImageInput):
+        return job.input.control is not None and bool(job.input.control.url)
     return isinstance(job.input, ChatInput) and any(
         isinstance(message.content, tuple) and any(map(is_remote, message.content))
         for message in job.input.messages
@@ -28,7 +32,13 @@ def has_remote_pictures(job: Job) -> bool:
 
 
 async def with_pictures(fetching: Fetching, job: Job) -> Job:
-    """The same chat with the bytes of its pictures. Raises RequestError 400, 413, 429, 503 with the field."""
+    """The same job with the bytes of its pictures. Raises RequestError 400, 413, 429, 503 with the field,
+    ClientGone.
+    """
+    if isinstance(job.input, ImageInput) and (control := job.input.control) is not None:
+        image = decoded(await fetching.picture(control.url, "controlnet.image", MAX_PICTURE_BYTES))
+        followed = msgspec.structs.replace(control, image=image, url="")
+        return with_input(job, msgspec.structs.replace(job.input, control=followed))
     assert isinstance(job.input, ChatInput)
     messages: list[ChatMessage] = []
     fetched: dict[str, str] = {}

@@ -18,9 +18,13 @@ from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.files import no_such_job
 from stoker.services.gateway.jobs.lookup import present_job
 
+KEPT_WITHIN_S = 5.0
+"""The scheduler stores what has ended once a second."""
 
-async def repeated(gateway: Gateway, job: str) -> Job:
-    """The same job once more, with an id of its own. It belongs to the key that asks.
+
+async def repeated(gateway: Gateway, job: str, name: str = "", fingerprint: str = "") -> Job:
+    """The same job once more, with an id of its own. It belongs to the key that asks. name, fingerprint: its id
+    and what was asked, where its client has named the request.
 
     Raises RequestError 404 where the job is another key's, 409 where it has not ended, has completed, or is not
     kept any more; 503.
@@ -30,6 +34,10 @@ async def repeated(gateway: Gateway, job: str) -> Job:
         found = await present_job(gateway, job)
         if kept is not None:
             raise no_such_job(job)
+        ended_at = found.finished_at if found.status != "completed" else None
+        if ended_at is not None and time.time() - ended_at < KEPT_WITHIN_S:
+            message = "the job has ended just now and is not kept yet; try again"
+            raise RequestError(503, message, field="job", retry_after_s=RETRY_AFTER_S)
         raise RequestError(409, _why_not(found.status), field="job", code="cannot_be_repeated")
     check_model(kept.model)
     if kept.model not in gateway.models:
@@ -39,13 +47,14 @@ async def repeated(gateway: Gateway, job: str) -> Job:
     key = current_key.get()
     return msgspec.structs.replace(
         kept,
-        id=NUID().next().decode(),
+        id=name or NUID().next().decode(),
         gateway=gateway.name,
         created_at=time.time(),
         tenant=key.id if key is not None else "",
         weight=key.weight if key is not None else 1.0,
         wants_events=True,
-        is_client_named=False,
+        is_client_named=bool(name),
+        fingerprint=fingerprint or kept.fingerprint,
         is_sealed=gateway.bus.seals.are_there,
     )
 

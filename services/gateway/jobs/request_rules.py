@@ -1,7 +1,9 @@
 """What every request is held to: the model that it names, and values within their ranges. Pure."""
 
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -59,9 +61,26 @@ def within(value: float | None, low: float, high: float, field: str) -> None:
         )
 
 
-def converted(value: Any, kind: type[T]) -> T:
-    """A part of a body as `kind`. Raises RequestError 400."""
+@contextmanager
+def in_their_words(names: Mapping[str, str]) -> Iterator[None]:
+    """Inside, what is wrong with a request is said with the field's name in the API that the client speaks.
+
+    names: fields as OpenAI's chats call them, or pictures here, and as that API does. Raises RequestError.
+    """
+    try:
+        yield
+    except RequestError as error:
+        if (found := re.match(r"\w+", error.field or "")) is None or found[0] not in names:
+            raise
+        theirs = names[found[0]]
+        error.message = re.sub(rf"\b{found[0]}\b", theirs, error.message)
+        error.field = theirs
+        raise
+
+
+def converted(value: Any, kind: type[T], below: str = "input") -> T:
+    """A part of a body as `kind`. below: where in the body it is. Raises RequestError 400."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise invalid(error, "input") from error
+        raise invalid(error, below) from error

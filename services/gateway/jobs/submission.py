@@ -14,8 +14,8 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 import msgspec
@@ -24,20 +24,22 @@ from nats.nuid import NUID
 from stoker.schemas import wire
 from stoker.schemas.catalog import Model
 from stoker.schemas.fleet import CancelAnswer
-from stoker.schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, Job, JobInput
+from stoker.schemas.jobs import DEFAULT_ADMISSION_TIMEOUT_S, Job, JobInput, LoadInput
 from stoker.schemas.workers import JobCommand
 from stoker.services.bus.connection import Bus
 from stoker.services.bus.errors import BusError, DiskFull, StreamFull
 from stoker.services.bus.publishing import PubAck
 from stoker.services.bus.sizes import max_job_bytes
 from stoker.services.gateway.edge.access import check_model, current_key
+from stoker.services.gateway.edge.exchange import current_exchange
+from stoker.services.gateway.edge.idempotency import Named
 from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError, disk_full
 from stoker.services.gateway.jobs.drawing_fields import with_subseed
 from stoker.services.gateway.jobs.outcomes import observe_accepted
 from stoker.services.gateway.jobs.request_rules import MAX_SEED
 from stoker.services.gateway.scheduler_queries import no_scheduler
 from stoker.services.gateway.watching.resume import Cursor
-from stoker.services.gateway.watching.streams import Item, Streams
+from stoker.services.gateway.watching.streams import Streams
 from stoker.services.gateway.watching.watcher import Pass, Watcher
 from stoker.services.process import genai
 from stoker.services.process.tracing import annotate, current_trace, request_accepted, trace_headers
@@ -51,11 +53,6 @@ NOT_ACCEPTED = (429, 507)
 """What a job that was certainly not stored is answered."""
 RESULT_MARGIN_S = 30.0
 """Beyond a job's own limits, before a waiting request gives up on its end."""
-
-
-def fingerprint_of(body: bytes) -> str:
-    """A short hash that tells whether two requests are the same."""
-    return hashlib.blake2b(body, digest_size=16).hexdigest()
 
 
 def with_input(job: Job, job_input: JobInput) -> Job:
@@ -101,8 +98,11 @@ class Submission:
         repeated: a random one, or of a job that its client has named, the same whichever gateway is asked.
 
         place_by: the model that decides where it runs, where that is another (one that a function is given).
+        Without job_id it has the next name of its request, where that has a key.
         """
         check_model(model.name)
+        if not job_id and (named := _named(job_input)) is not None:
+            job_id, fingerprint = named.next_job(), fingerprint or named.fingerprint
         key = current_key.get()
         chosen = self._seed(job_id, fingerprint) if seed is None or seed < 0 else seed & MAX_SEED
         subseed = chosen + 1 if job_id else self._random.getrandbits(32)
@@ -152,8 +152,7 @@ class Submission:
     @contextmanager
     def running(self, job: Job) -> "Iterator[asyncio.Future[Result]]":
         """Store a job; the future has its end, or raises RequestError. Leaving before that cancels the job."""
-        limit_s = job.admission_timeout_s + job.run_timeout_s + RESULT_MARGIN_S
-        with self._streams.expecting(job.id, limit_s) as ended:
+        with self._streams.expecting(job.id, limit_s(job)) as ended:
             stored = self.store(job)
             stored.add_done_callback(partial(_refuse, ended))
             try:
@@ -176,15 +175,6 @@ class Submission:
                 stored.cancel()
                 if not watcher.has_ended:
                     self.abandon(job, watcher.worker)
-
-    @asynccontextmanager
-    async def followed(self, job: Job, pass_on: Pass | None = None) -> AsyncIterator[AsyncGenerator[Item]]:
-        """Store a job; its events until its end (see Streams.follow), but for text that `pass_on` took. Leaving
-        before that cancels it.
-        """
-        with self.watched(job, pass_on) as watcher:
-            async with aclosing(self._streams.follow(watcher)) as items:
-                yield items
 
     def abandon(self, job: Job, worker: str = "") -> None:
         """The client has gone: stop the job, at the worker directly where it is known."""
@@ -292,9 +282,20 @@ class _Storing:
             )
 
 
+def limit_s(job: Job) -> float:
+    """How long a request waits for the end of its job."""
+    return job.admission_timeout_s + job.run_timeout_s + RESULT_MARGIN_S
+
+
 def too_large(size: int, most: int) -> RequestError:
     message = f"the request makes a job of {size} bytes; one may have {most}: send less text, or files by URL"
     return RequestError(413, message, code="body_too_large")
+
+
+def _named(job_input: JobInput) -> Named | None:
+    """The request that a job is made for, where it has a key. A load is everybody's."""
+    exchange = current_exchange.get()
+    return None if exchange is None or isinstance(job_input, LoadInput) else exchange.named
 
 
 def has_ended(ended: "asyncio.Future[Result]") -> bool:

@@ -10,8 +10,19 @@ import msgspec
 
 from stoker.schemas.catalog import Model
 from stoker.schemas.fields import CHAT, COMPLETIONS
-from stoker.schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, JobInput, Sampling
-from stoker.schemas.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
+from stoker.schemas.jobs import (
+    ChatInput,
+    CompletionInput,
+    EmbeddingInput,
+    JobInput,
+    Sampling,
+)
+from stoker.schemas.openai import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    template_of_effort,
+)
 from stoker.services.gateway.edge.fields import check_engines
 from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.jobs.request_rules import OFF, converted, need, within
@@ -23,6 +34,7 @@ MAX_STOP_CHARS = 256
 MAX_TEXTS = 2048
 MAX_DIMENSIONS = 1_000_000
 MAX_ALTERNATIVES = 20
+MAX_TOKEN_DIGITS = 9
 
 
 OF_A_REQUEST = ("model", "stream", "stream_options", "n")
@@ -38,6 +50,7 @@ def _sampling(asked: Any, defaults: Mapping[str, Any]) -> Sampling:
     within(asked.frequency_penalty, -2, 2, "frequency_penalty")
     within(asked.repeat_penalty, 0, 10, "repeat_penalty")
     within(asked.repetition_penalty, 0, 10, "repetition_penalty")
+    _check_tokens(asked.logit_bias)
     given: dict[str, Any] = {}
     for field in Sampling.__struct_fields__:
         value = getattr(asked, field)
@@ -45,6 +58,14 @@ def _sampling(asked: Any, defaults: Mapping[str, Any]) -> Sampling:
             value = asked.repetition_penalty
         given[field] = defaults.get(field) if value is None else value
     return Sampling(**given)
+
+
+def _check_tokens(biases: Mapping[str, float] | None) -> None:
+    """Raises RequestError 400 for what is no token's number."""
+    for token in biases or ():
+        if not (token.isascii() and token.isdecimal() and len(token) <= MAX_TOKEN_DIGITS):
+            message = f"logit_bias has biases by the numbers of tokens, and {token[:40]!r} is none"
+            raise RequestError(400, message, field="logit_bias", code="invalid_value")
 
 
 def _stops(stop: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -87,6 +108,7 @@ def chat_input(asked: ChatCompletionRequest, model: Model) -> ChatInput:
         tools=asked.tools,
         tool_choice=asked.tool_choice,
         template=_template(asked),
+        effort=asked.reasoning_effort or "",
         parallel_tool_calls=asked.parallel_tool_calls,
         logprobs=_alternatives(asked.top_logprobs or 0, "top_logprobs") if asked.logprobs else None,
     )
@@ -94,11 +116,7 @@ def chat_input(asked: ChatCompletionRequest, model: Model) -> ChatInput:
 
 def _template(asked: ChatCompletionRequest) -> dict[str, Any]:
     """What the chat template is given: what a request says for it, else what its effort stands for."""
-    if asked.reasoning_effort is None:
-        return asked.chat_template_kwargs
-    if asked.reasoning_effort == "none":
-        return {"enable_thinking": False} | asked.chat_template_kwargs
-    return {"reasoning_effort": asked.reasoning_effort} | asked.chat_template_kwargs
+    return template_of_effort(asked.reasoning_effort or "") | asked.chat_template_kwargs
 
 
 def _alternatives(given: int | None, field: str) -> int | None:

@@ -51,7 +51,7 @@ EMPTY: dict[str, Any] = {
 """What A1111's clients ask for at their start, and there is none of here."""
 
 
-@post_body("/sdapi/v1/txt2img", summary="Draw (A1111)", asks=Txt2ImgRequest, answers=Drawn)
+@post_body("/sdapi/v1/txt2img", summary="Draw (A1111)", asks=Txt2ImgRequest, coerces=True, answers=Drawn)
 async def txt2img(gateway: Gateway, exchange: Exchange, asked: Txt2ImgRequest) -> None:
     model = _model(gateway, asked.override_settings.get("sd_model_checkpoint"))
     drawn = drawing_input(asked, model, loras_of(gateway.models))
@@ -59,7 +59,13 @@ async def txt2img(gateway: Gateway, exchange: Exchange, asked: Txt2ImgRequest) -
     await _answer(gateway, exchange, asked, model, job)
 
 
-@post_body("/sdapi/v1/img2img", summary="Draw from a picture (A1111)", asks=Img2ImgRequest, answers=Drawn)
+@post_body(
+    "/sdapi/v1/img2img",
+    summary="Draw from a picture (A1111)",
+    asks=Img2ImgRequest,
+    coerces=True,
+    answers=Drawn,
+)
 async def img2img(gateway: Gateway, exchange: Exchange, asked: Img2ImgRequest) -> None:
     model = _model(gateway, asked.override_settings.get("sd_model_checkpoint"))
     drawn = drawing_input(asked, model, loras_of(gateway.models))

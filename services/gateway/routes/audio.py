@@ -17,7 +17,7 @@ from stoker.services.gateway.edge.routing import openai_paths, post
 from stoker.services.gateway.edge.sse import sse
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end
-from stoker.services.gateway.jobs.own_jobs import Waiting, error_event, finished, job_headers
+from stoker.services.gateway.jobs.own_jobs import Waiting, error_event, finished, followed, job_headers
 from stoker.services.gateway.jobs.request_rules import need, split_adapter
 from stoker.services.gateway.jobs.submission import with_input
 from stoker.services.gateway.jobs.transcriptions import AUDIO, spoken_input, with_audio
@@ -92,7 +92,7 @@ async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
     waiting = Waiting()
     given = ""
     is_begun = False
-    async with gateway.submission.followed(job) as items:
+    async with followed(gateway, job) as items:
         async for item in items:
             match item:
                 case None:

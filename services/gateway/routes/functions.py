@@ -21,7 +21,7 @@ from stoker.services.gateway.jobs.files import with_files
 from stoker.services.gateway.jobs.function_calls import function_input, placed_by
 from stoker.services.gateway.jobs.large_inputs import fitting
 from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end
-from stoker.services.gateway.jobs.own_jobs import Waiting, finished, job_headers
+from stoker.services.gateway.jobs.own_jobs import Waiting, accept, finished, followed, job_headers
 from stoker.services.records.blobs import with_value
 
 
@@ -96,7 +96,7 @@ async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
     waiting = Waiting()
     is_begun = False
     rest = ""
-    async with gateway.submission.followed(job) as items:
+    async with followed(gateway, job) as items:
         async for item in items:
             match item:
                 case None:
@@ -135,7 +135,7 @@ async def call_function(gateway: Gateway, exchange: Exchange) -> None:
     job = await fitting(gateway, job, exchange.body_bytes)
     if "respond-async" in exchange.header(b"prefer"):
         gateway.admission.check(job, impossible_status=422)
-        await gateway.submission.store(job)
+        await accept(gateway, job)
         accepted = {"id": job.id, "status": "queued", "function": model.name, "urls": urls_of(job.id)}
         await exchange.answer(accepted, 202, {"location": urls_of(job.id).self, **job_headers(job)})
         return

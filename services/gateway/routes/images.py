@@ -19,8 +19,9 @@ from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.edge.routing import openai_paths, post, post_body
 from stoker.services.gateway.edge.sse import sse
 from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.large_inputs import fitting
 from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end
-from stoker.services.gateway.jobs.own_jobs import Waiting, error_event, finished, job_headers
+from stoker.services.gateway.jobs.own_jobs import Waiting, error_event, finished, followed, job_headers
 from stoker.services.gateway.jobs.remote_files import picture_of
 from stoker.services.gateway.jobs.request_rules import split_adapter
 from stoker.services.gateway.jobs.requests import edit_input, generation_input
@@ -69,7 +70,9 @@ async def edit(gateway: Gateway, exchange: Exchange) -> None:
 async def _answer(gateway: Gateway, exchange: Exchange, asked: ImageGenerationRequest, job: Job) -> None:
     if asked.stream:
         gateway.admission.check(job, impossible_status=503)
-        await exchange.stream(gateway.streams_open, _events(gateway, job), job_headers(job))
+        job = await fitting(gateway, job, exchange.body_bytes)
+        name = "image_edit" if isinstance(asked, ImageEditRequest) else "image_generation"
+        await exchange.stream(gateway.streams_open, _events(gateway, job, name), job_headers(job))
         return
     completed, attached = await finished(gateway, exchange, job)
     output = completed.output
@@ -86,11 +89,13 @@ async def _answer(gateway: Gateway, exchange: Exchange, asked: ImageGenerationRe
     await exchange.answer(ImageList(int(job.created_at), tuple(data)), headers=job_headers(job, completed))
 
 
-async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
-    """`image_generation.partial_image` events, then `image_generation.completed` for each picture."""
+async def _events(gateway: Gateway, job: Job, name: str) -> AsyncGenerator[bytes]:
+    """`partial_image` events, then `completed` for each picture, each of them with the name before it:
+    `image_generation`, or `image_edit`.
+    """
     waiting = Waiting()
     is_begun = False
-    async with gateway.submission.followed(job) as items:
+    async with followed(gateway, job) as items:
         async for item in items:
             match item:
                 case None:
@@ -103,7 +108,7 @@ async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
                 case (Preview() as preview, png):
                     is_begun = True
                     yield _image_event(
-                        "partial_image", job, png, (preview.width, preview.height), preview.index
+                        f"{name}.partial_image", job, png, (preview.width, preview.height), preview.index
                     )
                 case (event, attached) if isinstance(event, Terminal):
                     observe_end(event)
@@ -114,17 +119,21 @@ async def _events(gateway: Gateway, job: Job) -> AsyncGenerator[bytes]:
                             raise
                         yield error_event(error)
                         return
-                    yield await _completed_images(gateway, job, completed, attached)
+                    yield await _completed_images(gateway, job, name, completed, attached)
 
 
-async def _completed_images(gateway: Gateway, job: Job, completed: Completed, attached: bytes) -> bytes:
+async def _completed_images(
+    gateway: Gateway, job: Job, name: str, completed: Completed, attached: bytes
+) -> bytes:
     output = completed.output
     assert isinstance(output, ImageOutput)
     pictures = await get_pictures(gateway.bus, output, attached)
     details = output.details
     told = {"cut_prompt": details.get("cut_prompt_tokens"), "remark": details.get("remark")}
     return b"".join(
-        _image_event("completed", job, png, (picture.width, picture.height), None, picture.content_type, told)
+        _image_event(
+            f"{name}.completed", job, png, (picture.width, picture.height), None, picture.content_type, told
+        )
         for png, picture in zip(pictures, output.pictures, strict=True)
     )
 
@@ -140,7 +149,7 @@ def _image_event(
 ) -> bytes:
     """told: what was not drawn as asked; None where there is nothing."""
     body: dict[str, Any] = {
-        "type": f"image_generation.{kind}",
+        "type": kind,
         "b64_json": base64.b64encode(png).decode(),
         "created_at": int(job.created_at),
         "size": f"{size[0]}x{size[1]}",
@@ -158,7 +167,7 @@ def _image_event(
             "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
         }
     body |= {name: value for name, value in (told or {}).items() if value}
-    return sse(wire.encode(body), f"image_generation.{kind}")
+    return sse(wire.encode(body), kind)
 
 
 ROUTES = [generate, edit]

@@ -2,8 +2,7 @@
 
 import asyncio
 import base64
-import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import ExitStack, aclosing
 from typing import Any
 from urllib.parse import quote
@@ -15,9 +14,10 @@ from stoker.schemas.fleet import Explanation, JobsQuery
 from stoker.schemas.formats import DIALECT
 from stoker.schemas.job_events import JobEvent, LiveEvent, Preview, SavedFile, Terminal
 from stoker.schemas.jobs import Job
-from stoker.services.gateway.edge.access import listed_tenant, owner
+from stoker.services.gateway.edge.access import listed_tenant
 from stoker.services.gateway.edge.decoding import decode
 from stoker.services.gateway.edge.exchange import Exchange
+from stoker.services.gateway.edge.idempotency import conflict, fingerprint_of
 from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.edge.routing import delete, get, post, put
 from stoker.services.gateway.edge.sent_files import send_file
@@ -33,7 +33,6 @@ from stoker.services.gateway.jobs.lookup import await_job, check_owner, find_job
 from stoker.services.gateway.jobs.repeating import repeated
 from stoker.services.gateway.jobs.request_rules import split_adapter
 from stoker.services.gateway.jobs.requests import JobRequest, admission_timeout_s, job_input
-from stoker.services.gateway.jobs.submission import fingerprint_of
 from stoker.services.gateway.scheduler_queries import explain, list_jobs
 from stoker.services.gateway.watching.resume import END, BadEventId, Cursor, event_name
 from stoker.services.gateway.watching.streams import UnknownJob
@@ -42,7 +41,6 @@ from stoker.services.records.files import content_of
 
 MAX_WAIT_S = 60.0
 MAX_PAGE = 200
-MAX_KEY_CHARS = 200
 
 
 class JobsFilter(msgspec.Struct, frozen=True):
@@ -123,29 +121,42 @@ async def _submit(gateway: Gateway, exchange: Exchange, job_id: str) -> None:
 
 async def _accept(gateway: Gateway, job: Job, body_bytes: int) -> JobAnswer:
     """The job as it is accepted, or as it was before under the same id. Raises RequestError."""
-    present = await find_job(gateway, job.id) if job.is_client_named else None
-    if present is None:
+
+    async def whole() -> Job:
         gateway.admission.check(job, impossible_status=422)
-        job = await fitting(gateway, await with_files(gateway, job), body_bytes)
+        return await fitting(gateway, await with_files(gateway, job), body_bytes)
+
+    return await _made_once(gateway, job.id if job.is_client_named else "", job.fingerprint, whole)
+
+
+async def _made_once(
+    gateway: Gateway, name: str, fingerprint: str, make: Callable[[], Awaitable[Job]]
+) -> JobAnswer:
+    """The job that was made before under the id `name`, else the one that is made now; "": always a new one.
+
+    Raises RequestError: 409 where another request has made it.
+    """
+    present = await find_job(gateway, name) if name else None
+    if present is None:
+        job = await make()
         if await gateway.submission.store(job):
-            return JobAnswer(
-                id=job.id, status="queued", model=job.model, urls=urls_of(job.id), created_at=job.created_at
-            )
+            return _queued(job)
         present = await await_job(gateway, job.id)
-    answer, fingerprint = present
-    if fingerprint != job.fingerprint:
-        raise RequestError(409, f"job {answer.id!r} exists with another body", code="conflict", field="id")
+    answer, made_by = present
+    if made_by != fingerprint:
+        raise conflict(answer.id)
     return answer
+
+
+def _queued(job: Job) -> JobAnswer:
+    """A job that was just stored."""
+    urls = urls_of(job.id)
+    return JobAnswer(id=job.id, status="queued", model=job.model, urls=urls, created_at=job.created_at)
 
 
 @post("/v1/jobs", status=202, summary="Submit a job", asks=JobRequest, answers=JobAnswer)
 async def submit_job(gateway: Gateway, exchange: Exchange) -> None:
-    key = exchange.header(b"idempotency-key")
-    if len(key) > MAX_KEY_CHARS:
-        raise RequestError(400, f"Idempotency-Key has at most {MAX_KEY_CHARS} characters")
-    named = f"{owner()} {key}".encode()  # the same key of another tenant names another job
-    job_id = "k" + hashlib.blake2b(named, digest_size=15).hexdigest() if key else ""
-    await _submit(gateway, exchange, job_id)
+    await _submit(gateway, exchange, "")
 
 
 @put("/v1/jobs/{job}", status=202, summary="Submit a job under a chosen id", asks=JobRequest, answers=JobAnswer)
@@ -250,13 +261,17 @@ async def _cancel(gateway: Gateway, exchange: Exchange) -> None:
 
 @post("/v1/jobs/{job}/retry", status=202, summary="Run a job that did not complete again", answers=JobAnswer)
 async def retry_job(gateway: Gateway, exchange: Exchange) -> None:
-    again = await repeated(gateway, check_id(exchange.parameter("job")))
-    gateway.admission.check(again, impossible_status=422)
-    await gateway.submission.store(again)
-    answer = JobAnswer(
-        id=again.id, status="queued", model=again.model, urls=urls_of(again.id), created_at=again.created_at
-    )
-    await exchange.answer(answer, 202, {"location": answer.urls.self, "x-job-id": again.id})
+    await exchange.body()
+    job, named = check_id(exchange.parameter("job")), exchange.named
+    name, fingerprint = (named.next_job(), named.fingerprint) if named is not None else ("", "")
+
+    async def again() -> Job:
+        made = await repeated(gateway, job, name, fingerprint)
+        gateway.admission.check(made, impossible_status=422)
+        return made
+
+    answer = await _made_once(gateway, name, fingerprint, again)
+    await exchange.answer(answer, 202, {"location": answer.urls.self, "x-job-id": answer.id})
 
 
 @get("/v1/jobs/{job}/explain", summary="Why a job went where it went", answers=Explanation)
@@ -279,7 +294,7 @@ def _harmless(content_type: str, name: str = "") -> dict[str, str]:
     it might run, and runs none of it."""
     kind = content_type.partition(";")[0].strip().lower()
     how = "inline" if kind in SHOWN or kind.startswith(("audio/", "video/")) else "attachment"
-    named = f"; filename*=UTF-8''{quote(name)}" if name else ""
+    named = f"; filename*=UTF-8''{quote(name, safe='')}" if name else ""
     return {"content-disposition": how + named, "content-security-policy": "default-src 'none'; sandbox"}
 
 

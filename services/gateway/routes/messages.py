@@ -7,7 +7,7 @@ from stoker.services.gateway.edge.exchange import Exchange
 from stoker.services.gateway.edge.routing import post_body
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.own_jobs import job_headers
-from stoker.services.gateway.jobs.request_rules import need, split_adapter
+from stoker.services.gateway.jobs.request_rules import in_their_words, need, split_adapter
 from stoker.services.gateway.jobs.text_requests import chat_input
 from stoker.services.gateway.routes.tokens import run_value
 from stoker.services.gateway.text.anthropic_text import MessageWriter, answer_of, chat_of, messages_of, tools_of
@@ -24,7 +24,9 @@ from stoker.services.gateway.text.runs import stream, text_jobs, text_of, whole
 )
 async def message(gateway: Gateway, exchange: Exchange, asked: MessagesRequest) -> None:
     model, adapter = split_adapter(asked.model, gateway.models)
-    jobs = text_jobs(gateway, model, adapter, [chat_input(chat_of(asked), model)], wants_events=asked.stream)
+    with in_their_words({"stop": "stop_sequences"}):
+        wanted = chat_input(chat_of(asked), model)
+        jobs = text_jobs(gateway, model, adapter, [wanted], wants_events=asked.stream)
     if asked.stream:
         await stream(gateway, exchange, jobs, MessageWriter(jobs[0], asked))
         return

@@ -5,6 +5,8 @@ What changes an Ollama's models (pull, create, copy, push, delete) is refused: t
 
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from stoker.schemas.catalog import NO_GPU, Model, weights_key
@@ -36,11 +38,12 @@ from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.edge.routing import Route, get, post_body, route
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.own_jobs import finished, job_headers
-from stoker.services.gateway.jobs.request_rules import split_adapter
+from stoker.services.gateway.jobs.request_rules import in_their_words, split_adapter
 from stoker.services.gateway.jobs.text_requests import chat_input, completion_inputs, embedding_input
 from stoker.services.gateway.jobs.unloading import unload, unload_once_idle
 from stoker.services.gateway.routes.embeddings import shortened
 from stoker.services.gateway.text.ollama_text import (
+    NAMES,
     NANOSECONDS,
     NDJSON,
     Asked,
@@ -72,7 +75,8 @@ async def ollama_chat(gateway: Gateway, exchange: Exchange, asked: OllamaChatReq
     if not asked.messages:  # so clients bring a model into memory, and out of it
         await _load(gateway, exchange, asked, is_chat=True)
         return
-    await _answer(gateway, exchange, asked, chat_of(asked), is_chat=True)
+    with in_their_words(NAMES):
+        await _answer(gateway, exchange, asked, chat_of(asked), is_chat=True)
 
 
 @post_body(
@@ -87,7 +91,8 @@ async def ollama_generate(gateway: Gateway, exchange: Exchange, asked: OllamaGen
     if not asked.prompt and not asked.suffix:
         await _load(gateway, exchange, asked, is_chat=False)
         return
-    await _answer(gateway, exchange, asked, generation_of(asked), is_chat=False)
+    with in_their_words(NAMES):
+        await _answer(gateway, exchange, asked, generation_of(asked), is_chat=False)
 
 
 async def _answer(
@@ -100,9 +105,16 @@ async def _answer(
 ) -> None:
     exchange.ignore(unread_options(asked))
     model, adapter = split_adapter(wanted.model, gateway.models)
+    with _unloading_after(gateway, exchange, asked, model):
+        await _answer_by(gateway, exchange, asked, wanted, model, adapter, is_chat=is_chat)
+
+
+@contextmanager
+def _unloading_after(gateway: Gateway, exchange: Exchange, asked: Any, model: Model) -> Iterator[None]:
+    """A request that says so has its model unloaded once that is idle."""
     unloads = _unloads(exchange, asked)
     try:
-        await _answer_by(gateway, exchange, asked, wanted, model, adapter, is_chat=is_chat)
+        yield
     finally:
         if unloads:
             gateway.tasks.start_contained(unload_once_idle, gateway, model)
@@ -133,20 +145,25 @@ async def _answer_by(
 
 
 async def _load(gateway: Gateway, exchange: Exchange, asked: Asked, *, is_chat: bool) -> None:
-    """Bring a model into memory, where it is not; or out of it, which is what `ollama stop` asks for."""
-    model, _ = split_adapter(model_name(asked.model), gateway.models)
-    check_model(model.name)
+    """Answer a request that asks for nothing but that its model is brought into memory, or out of it."""
     is_out = is_zero(asked.keep_alive)
-    if _unloads(exchange, asked):
-        await unload(gateway, model)
-    elif not is_out and not gateway.fleet.is_hot(model.name):
-        gateway.loading.start(model)
+    await _bring(gateway, exchange, asked)
     fields: dict[str, Any] = {"message": {"role": "assistant", "content": ""}} if is_chat else {"response": ""}
     reason = "unload" if is_out else "load"
     await exchange.answer(OllamaLine(asked.model, moment(time.time()), done=True, done_reason=reason, **fields))
 
 
-def _unloads(exchange: Exchange, asked: Asked) -> bool:
+async def _bring(gateway: Gateway, exchange: Exchange, asked: Any) -> None:
+    """Bring a model into memory, where it is not; or out of it, which is what `ollama stop` asks for."""
+    model, _ = split_adapter(model_name(asked.model), gateway.models)
+    check_model(model.name)
+    if _unloads(exchange, asked):
+        await unload(gateway, model)
+    elif not is_zero(asked.keep_alive) and not gateway.fleet.is_hot(model.name):
+        gateway.loading.start(model)
+
+
+def _unloads(exchange: Exchange, asked: Any) -> bool:
     """Whether the model is to leave memory. What is not done is told in the answer's headers: other times, as
     a model stays until its memory is needed; unloading for everybody, by a key that may only use models.
     """
@@ -164,8 +181,14 @@ def _unloads(exchange: Exchange, asked: Asked) -> bool:
     dialect="ollama",
 )
 async def ollama_embed(gateway: Gateway, exchange: Exchange, asked: OllamaEmbedRequest) -> None:
+    if not asked.input:  # so clients bring a model into memory, and out of it
+        await _bring(gateway, exchange, asked)
+        await exchange.answer(OllamaVectors(asked.model, (), 0, 0, 0))
+        return
+    if asked.truncate:
+        exchange.ignore(["truncate"])
     wanted = EmbeddingRequest(model=model_name(asked.model), input=asked.input, dimensions=asked.dimensions)
-    output, took_s, load_s, headers = await _embedded(gateway, exchange, wanted)
+    output, took_s, load_s, headers = await _embedded(gateway, exchange, asked, wanted)
     vectors = tuple(shortened(vector, asked.dimensions) for vector in output.vectors)
     took, load = int(took_s * NANOSECONDS), int(load_s * NANOSECONDS)
     await exchange.answer(
@@ -181,18 +204,27 @@ async def ollama_embed(gateway: Gateway, exchange: Exchange, asked: OllamaEmbedR
     dialect="ollama",
 )
 async def ollama_embeddings(gateway: Gateway, exchange: Exchange, asked: OllamaEmbeddingsRequest) -> None:
+    if not asked.prompt:
+        await _bring(gateway, exchange, asked)
+        await exchange.answer(OllamaVector(()))
+        return
     wanted = EmbeddingRequest(model=model_name(asked.model), input=asked.prompt)
-    output, _, _, headers = await _embedded(gateway, exchange, wanted)
+    output, _, _, headers = await _embedded(gateway, exchange, asked, wanted)
     await exchange.answer(OllamaVector(output.vectors[0]), headers=headers)
 
 
 async def _embedded(
-    gateway: Gateway, exchange: Exchange, wanted: EmbeddingRequest
+    gateway: Gateway,
+    exchange: Exchange,
+    asked: OllamaEmbedRequest | OllamaEmbeddingsRequest,
+    wanted: EmbeddingRequest,
 ) -> tuple[EmbeddingOutput, float, float, dict[str, str]]:
     """The vectors, seconds from acceptance to the end, seconds of loading, and headers."""
     model, adapter = split_adapter(wanted.model, gateway.models)
-    job = gateway.submission.make_job(model, adapter, embedding_input(wanted, model))
-    completed, _ = await finished(gateway, exchange, job)
+    exchange.ignore(f"options.{name}" for name in asked.options)
+    with _unloading_after(gateway, exchange, asked, model):
+        job = gateway.submission.make_job(model, adapter, embedding_input(wanted, model))
+        completed, _ = await finished(gateway, exchange, job)
     assert isinstance(completed.output, EmbeddingOutput)
     took_s = completed.finished_at - completed.created_at
     return completed.output, took_s, completed.timings.load_s, job_headers(job, completed)

@@ -61,6 +61,9 @@ class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     text_2: str | tuple[str, ...]
 
 
+PAIRS = ("text_1", "text_2")
+
+
 class Score(msgspec.Struct, frozen=True):
     index: int
     score: float
@@ -85,7 +88,7 @@ async def rerank(gateway: Gateway, exchange: Exchange, asked: RerankRequest) -> 
         raise RequestError(400, "top_n must be 1 or more", field="top_n", code="invalid_value")
     texts = tuple(one if isinstance(one, str) else one.text for one in asked.documents)
     scores, tokens, job, headers = await _scores(
-        gateway, exchange, asked.model, asked.query, texts, "documents"
+        gateway, exchange, asked.model, asked.query, texts, ("query", "documents")
     )
     order = sorted(range(len(texts)), key=lambda index: -scores[index])[: asked.top_n]
     found = tuple(
@@ -107,11 +110,11 @@ async def score(gateway: Gateway, exchange: Exchange, asked: ScoreRequest) -> No
         message = f"text_1 takes one text, or as many as text_2 ({len(second)}), not {len(first)}"
         raise RequestError(400, message, field="text_1", code="invalid_value")
     if len(first) == 1:
-        scores, tokens, job, headers = await _scores(gateway, exchange, asked.model, first[0], second, "text_2")
+        scores, tokens, job, headers = await _scores(gateway, exchange, asked.model, first[0], second, PAIRS)
     else:
         scores, tokens = [], 0
         for one, other in zip(first, second, strict=True):
-            found, more, job, headers = await _scores(gateway, exchange, asked.model, one, (other,), "text_2")
+            found, more, job, headers = await _scores(gateway, exchange, asked.model, one, (other,), PAIRS)
             scores += found
             tokens += more
     data = tuple(Score(index, value) for index, value in enumerate(scores))
@@ -120,15 +123,30 @@ async def score(gateway: Gateway, exchange: Exchange, asked: ScoreRequest) -> No
 
 
 async def _scores(
-    gateway: Gateway, exchange: Exchange, name: str, query: str, texts: Sequence[str], field: str
+    gateway: Gateway,
+    exchange: Exchange,
+    name: str,
+    query: str,
+    texts: Sequence[str],
+    fields: tuple[str, str],
 ) -> tuple[list[float], int, str, dict[str, str]]:
-    """A score for each text, tokens, the job's id, and headers. Raises RequestError, ClientGone."""
+    """A score for each text, tokens, the job's id, and headers. fields: of the query and the texts, for errors.
+
+    Raises RequestError, ClientGone.
+    """
     model, adapter = split_adapter(name, gateway.models)
-    if not 0 < len(texts) < MAX_TEXTS or not all(texts) or not query:
-        message = f"give a query and 1 to {MAX_TEXTS - 1} texts that are not empty"
-        raise RequestError(400, message, field=field, code="invalid_value")
+    if not 0 < len(texts) < MAX_TEXTS or not all(texts):
+        message = f"give 1 to {MAX_TEXTS - 1} texts that are not empty"
+        raise RequestError(400, message, field=fields[1], code="invalid_value")
+    if not query:
+        raise RequestError(400, "give a query", field=fields[0], code="invalid_value")
     job = gateway.submission.make_job(model, adapter, _asked(model, query, texts))
-    completed, _ = await finished(gateway, exchange, job)
+    try:
+        completed, _ = await finished(gateway, exchange, job)
+    except RequestError as error:
+        if error.status == 400 and (error.field or "input").startswith("input"):  # of an embedding's texts
+            error.field = fields[1]
+        raise
     scores, tokens = _found(completed)
     return scores, tokens, job.id, job_headers(job, completed)
 

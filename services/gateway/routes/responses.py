@@ -1,5 +1,9 @@
 """The Responses API: a chat whose requests are kept, so that the next one can go on from it."""
 
+from typing import Literal
+
+import msgspec
+
 from stoker.schemas.fields import RESPONSES
 from stoker.schemas.job_events import TextOutput
 from stoker.schemas.openai import ChatMessage
@@ -13,10 +17,12 @@ from stoker.services.gateway.jobs.answers import JobAnswer
 from stoker.services.gateway.jobs.cancelling import cancel
 from stoker.services.gateway.jobs.large_inputs import fitting
 from stoker.services.gateway.jobs.lookup import find_job, present_job
-from stoker.services.gateway.jobs.own_jobs import job_headers
-from stoker.services.gateway.jobs.request_rules import split_adapter
+from stoker.services.gateway.jobs.own_jobs import accept, is_there, job_headers
+from stoker.services.gateway.jobs.pages import page_of
+from stoker.services.gateway.jobs.request_rules import in_their_words, split_adapter
 from stoker.services.gateway.jobs.text_requests import chat_input
-from stoker.services.gateway.text.responses_input import chat_of, conversation, items_of
+from stoker.services.gateway.text.responses_again import response_events
+from stoker.services.gateway.text.responses_input import NAMES, chat_of, conversation, items_of, unread_parts
 from stoker.services.gateway.text.responses_output import (
     PREFIX,
     ResponseWriter,
@@ -28,6 +34,21 @@ from stoker.services.gateway.text.responses_output import (
 )
 from stoker.services.gateway.text.runs import stream, text_jobs, text_of, whole
 from stoker.services.records.conversations import forget, keep, kept_response
+
+MAX_ITEMS = 100
+
+
+class ResponseQuery(msgspec.Struct, frozen=True):
+    """starting_after: the number of the last event that the client has."""
+
+    stream: bool = False
+    starting_after: int | None = None
+
+
+class ItemsQuery(msgspec.Struct, frozen=True):
+    limit: int = 20
+    order: Literal["asc", "desc"] = "desc"
+    after: str = ""
 
 
 @post_body(
@@ -41,24 +62,33 @@ from stoker.services.records.conversations import forget, keep, kept_response
 async def respond(gateway: Gateway, exchange: Exchange, asked: ResponsesRequest) -> None:
     model, adapter = split_adapter(asked.model, gateway.models)
     before = await conversation_before(gateway, asked.previous_response_id)
-    chat = chat_of(asked, before)
+    exchange.ignore(unread_parts(asked))
     wants_events = asked.stream or asked.background
-    jobs = text_jobs(
-        gateway, model, adapter, [chat_input(chat, model)], seed=asked.seed, wants_events=wants_events
-    )
+    with in_their_words(NAMES):
+        wanted = chat_input(chat_of(asked, before), model)
+        jobs = text_jobs(gateway, model, adapter, [wanted], seed=asked.seed, wants_events=wants_events)
     job = jobs[0]
     if asked.store:
         gateway.admission.check(job, impossible_status=503)
+        await is_there(gateway, job)  # what is kept of a response is not that of another request
         kept = KeptResponse(asked, owner(), conversation(asked, before))
         await keep(gateway.bus, job.id, kept)
     if asked.background:
-        await gateway.submission.store(await fitting(gateway, job, exchange.body_bytes))
-        answer = answer_of(asked, job.id, job.created_at, "queued")
-        await exchange.answer(answer, headers=job_headers(job))
+        job = await fitting(gateway, job, exchange.body_bytes)
+        await accept(gateway, job)
+        if asked.stream:
+            writer = ResponseWriter(asked, job.id, job.created_at)
+            await exchange.stream(
+                gateway.streams_open, response_events(gateway, job.id, writer), job_headers(job)
+            )
+        else:
+            answer = answer_of(asked, job.id, job.created_at, "queued")
+            await exchange.answer(answer, headers=job_headers(job))
     elif asked.stream:
         await stream(gateway, exchange, jobs, ResponseWriter(asked, job.id, job.created_at))
     else:
-        [completed] = await whole(gateway, exchange, jobs)
+        with in_their_words(NAMES):
+            [completed] = await whole(gateway, exchange, jobs)
         answer = completed_answer(asked, job.id, job.created_at, text_of(completed))
         await exchange.answer(answer, headers=job_headers(job, completed))
 
@@ -105,13 +135,24 @@ def _shown(job: str, kept: KeptResponse, found: JobAnswer) -> ResponseAnswer:
 
 @get(
     *openai_paths("/responses/{response}"),
-    summary="A response as it is now",
+    summary="A response as it is now, or streamed from any of its events on",
+    query=ResponseQuery,
     answers=ResponseAnswer,
     dialect="openai",
 )
 async def show_response(gateway: Gateway, exchange: Exchange) -> None:
+    asked = exchange.query(ResponseQuery)
     job, kept = await _kept(gateway, exchange.parameter("response"))
-    await exchange.answer(_shown(job, kept, await present_job(gateway, job)))
+    after = -1 if asked.starting_after is None else asked.starting_after
+    if asked.starting_after is not None and not (after >= 0 and asked.stream and kept.asked.background):
+        message = "starting_after is 0 or more, with stream, of a response that was made with background: true"
+        raise RequestError(400, message, field="starting_after", code="invalid_value")
+    found = await present_job(gateway, job)
+    if asked.stream:
+        writer = ResponseWriter(kept.asked, job, found.created_at, after=after)
+        await exchange.stream(gateway.streams_open, response_events(gateway, job, writer))
+    else:
+        await exchange.answer(_shown(job, kept, found))
 
 
 @post(
@@ -144,14 +185,19 @@ async def delete_response(gateway: Gateway, exchange: Exchange) -> None:
 @get(
     *openai_paths("/responses/{response}/input_items"),
     summary="What a response was given",
+    query=ItemsQuery,
     answers=InputItems,
     dialect="openai",
 )
 async def response_items(gateway: Gateway, exchange: Exchange) -> None:
+    asked = exchange.query(ItemsQuery)
     job, kept = await _kept(gateway, exchange.parameter("response"))
-    items = tuple({"id": f"item_{job}_{index}"} | item for index, item in enumerate(items_of(kept.asked)))
-    first, last = (items[0]["id"], items[-1]["id"]) if items else (None, None)
-    await exchange.answer(InputItems(items, first, last))
+    items = [{"id": f"item_{job}_{index}"} | item for index, item in enumerate(items_of(kept.asked))]
+    if asked.order == "desc":
+        items.reverse()
+    page, has_more = page_of(items, lambda item: str(item["id"]), asked.after, asked.limit, MAX_ITEMS)
+    first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
+    await exchange.answer(InputItems(tuple(page), first, last, has_more))
 
 
 ROUTES = [respond, show_response, cancel_response, delete_response, response_items]

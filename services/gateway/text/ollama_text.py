@@ -38,6 +38,8 @@ OPTIONS = {
     "repeat_penalty": "repeat_penalty", "num_predict": "max_tokens", "stop": "stop",
 }  # fmt: skip
 """Ollama's options and OpenAI's fields. Others are of how a model is loaded, which the catalog says here."""
+NAMES = {ours: f"options.{theirs}" for theirs, ours in OPTIONS.items()} | {"response_format": "format"}
+"""OpenAI's fields, and what they are called here."""
 NO_LIMIT = (-1, -2)
 _ZERO = re.compile(r"[+-]?0+(\.0*)?([a-zµ]{1,2}(0+(\.0*)?[a-zµ]{1,2})*)?")
 
@@ -88,7 +90,7 @@ def _chat(asked: Asked, messages: Sequence[ChatMessage], tools: Sequence[Any] = 
         body["chat_template_kwargs"] = _template(asked.think)
     if asked.logprobs:
         body |= {"logprobs": True, "top_logprobs": asked.top_logprobs or 0}
-    return msgspec.structs.replace(converted(body, ChatCompletionRequest), messages=tuple(messages))
+    return msgspec.structs.replace(converted(body, ChatCompletionRequest, ""), messages=tuple(messages))
 
 
 def _template(think: Think) -> dict[str, Any]:
@@ -106,11 +108,17 @@ def generation_of(asked: OllamaGenerateRequest) -> ChatCompletionRequest | Compl
         if getattr(asked, field):
             message = f"{field} is not supported: send the conversation to /api/chat"
             raise RequestError(400, message, field=field, code="unsupported_value")
+    for field in ("system", "images"):
+        if (asked.raw or asked.suffix) and getattr(asked, field):
+            message = f"{field} is not supported with {'raw' if asked.raw else 'suffix'}"
+            raise RequestError(400, message, field=field, code="unsupported_value")
     if asked.raw or asked.suffix:
         body = _common(asked) | {"prompt": asked.prompt, "suffix": asked.suffix}
         if asked.logprobs:
             body["logprobs"] = asked.top_logprobs or 0
-        return converted({name: value for name, value in body.items() if value is not None}, CompletionRequest)
+        return converted(
+            {name: value for name, value in body.items() if value is not None}, CompletionRequest, ""
+        )
     said = OllamaMessage("user", asked.prompt, images=asked.images)
     system = (OllamaMessage("system", asked.system),) if asked.system else ()
     return _chat(asked, _messages((*system, said)))

@@ -11,6 +11,14 @@ from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.jobs.request_rules import converted
 
 Item = dict[str, Any]
+NAMES = {
+    "max_tokens": "max_output_tokens",
+    "messages": "input",
+    "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+}
+"""Fields of a chat, and what they are called here."""
+LOGPROBS = "message.output_text.logprobs"
 _TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 
 
@@ -31,11 +39,23 @@ def chat_of(asked: ResponsesRequest, before: Sequence[ChatMessage]) -> ChatCompl
         "reasoning_effort": asked.reasoning.effort if asked.reasoning is not None else None,
         "chat_template_kwargs": asked.chat_template_kwargs,
     }
-    if asked.top_logprobs is not None or "message.output_text.logprobs" in asked.include:
+    if asked.top_logprobs is not None or LOGPROBS in asked.include:
         given |= {"logprobs": True, "top_logprobs": asked.top_logprobs or 0}
-    chat = converted({name: value for name, value in given.items() if value is not None}, ChatCompletionRequest)
+    chat = converted(
+        {name: value for name, value in given.items() if value is not None}, ChatCompletionRequest, ""
+    )
     instructions = (ChatMessage("system", asked.instructions),) if asked.instructions else ()
     return msgspec.structs.replace(chat, messages=(*instructions, *conversation(asked, before)))
+
+
+def unread_parts(asked: ResponsesRequest) -> list[str]:
+    """What is asked for within fields, and is left out."""
+    found = [f"include.{name}" for name in asked.include if name != LOGPROBS]
+    if asked.text.verbosity is not None:
+        found.append("text.verbosity")
+    if asked.reasoning is not None and (asked.reasoning.summary or asked.reasoning.generate_summary):
+        found.append("reasoning.summary")
+    return found
 
 
 def conversation(asked: ResponsesRequest, before: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
@@ -53,8 +73,8 @@ def items_of(asked: ResponsesRequest) -> tuple[Item, ...]:
 def _check(asked: ResponsesRequest) -> None:
     if asked.conversation is not None:
         raise _wrong("conversations are not kept: use previous_response_id", "conversation")
-    if asked.background and (asked.stream or not asked.store):
-        raise _wrong("background needs store, and cannot be streamed: ask for the response later", "background")
+    if asked.background and not asked.store:
+        raise _wrong("background needs store: who asks for the response later finds what is kept", "background")
 
 
 def _tool(tool: Item, index: int) -> Item:

@@ -21,6 +21,8 @@ from stoker.services.gateway.text.writing import CallsGiven, chat_logprobs
 
 Item = dict[str, Any]
 PREFIX = "resp_"
+PLACES = 1024
+"""Numbers for each character of a response of the background: more than come between two of them."""
 
 
 def response_id(job: str) -> str:
@@ -111,13 +113,21 @@ def answer_message(output: TextOutput) -> ChatMessage:
 
 
 class ResponseWriter:
-    """A response as events. Items are opened in the order in which they are made: the one before is done."""
+    """A response as events. Items are opened in the order in which they are made: the one before is done.
 
-    def __init__(self, asked: ResponsesRequest, job: str, created_at: float) -> None:
+    A response of the background may be followed again, from any event on, when its text comes in other pieces.
+    So the numbers of its events say how many characters were made before, and may leave some out. after: the
+    last number that the client has; what came up to it is not written.
+    """
+
+    def __init__(self, asked: ResponsesRequest, job: str, created_at: float, *, after: int = -1) -> None:
         self._asked = asked
         self._job = job
         self._created_at = created_at
-        self._number = 0
+        self._number = -1
+        self._after = after
+        self._chars = 0
+        """Of all that was made: thoughts, text, and arguments."""
         self._items: list[Item] = []
         self._text: list[str] = []
         self._chances: list[TokenChance] = []
@@ -125,15 +135,32 @@ class ResponseWriter:
         self._call_items: dict[int, int] = {}
 
     def _event(self, kind: str, **fields: Any) -> bytes:
-        event = {"type": kind, "sequence_number": self._number, **fields}
-        self._number += 1
-        return sse(wire.encode(event), kind)
+        self._number = max(self._number + 1, PLACES * self._chars if self._asked.background else 0)
+        if self._number <= self._after:
+            return b""
+        return sse(wire.encode({"type": kind, "sequence_number": self._number, **fields}), kind)
+
+    def _more(self, text: str) -> str:
+        """Text that was made just now, without what the client has of it."""
+        self._text.append(text)
+        self._chars += len(text)
+        return text[max(self._had_chars - self._chars + len(text), 0) :]
+
+    @property
+    def _had_chars(self) -> int:
+        return max(self._after, 0) // PLACES
+
+    def queued(self) -> bytes:
+        """Of a response of the background, which is told first by what id to find it again."""
+        if not self._asked.background:
+            return b""
+        begun = answer_of(self._asked, self._job, self._created_at, "queued")
+        return self._event("response.created", response=begun) + self._event("response.queued", response=begun)
 
     def opening(self, index: int) -> bytes:
         begun = answer_of(self._asked, self._job, self._created_at, "in_progress")
-        return self._event("response.created", response=begun) + self._event(
-            "response.in_progress", response=begun
-        )
+        written = b"" if self._asked.background else self._event("response.created", response=begun)
+        return written + self._event("response.in_progress", response=begun)
 
     def _is_in(self, kind: str) -> bool:
         return bool(self._items) and self._items[-1]["type"] == kind
@@ -181,8 +208,8 @@ class ResponseWriter:
         if reasoning:
             if not self._is_in("reasoning"):
                 written += self._open(_reasoning(self._job, "", "in_progress"))
-            self._text.append(reasoning)
-            written += self._event("response.reasoning_text.delta", **self._place(), delta=reasoning)
+            more = self._more(reasoning)
+            written += self._event("response.reasoning_text.delta", **self._place(), delta=more)
         if text:
             written += self._said(text, [one for one in delta.logprobs if one.at >= delta.at + len(reasoning)])
         for part in delta.calls:
@@ -194,10 +221,10 @@ class ResponseWriter:
         written = b""
         if not self._is_in("message"):
             written += self._open(_message(self._job, "", (), "in_progress"))
-        self._text.append(text)
+        more = self._more(text)
         self._chances += chances
-        told = chat_logprobs(chances)["content"]
-        return written + self._event("response.output_text.delta", **self._place(), delta=text, logprobs=told)
+        told = chat_logprobs([one for one in chances if one.at >= self._had_chars])["content"]
+        return written + self._event("response.output_text.delta", **self._place(), delta=more, logprobs=told)
 
     def _called(self, fragment: Item) -> bytes:
         written = b""
@@ -205,8 +232,8 @@ class ResponseWriter:
         if "id" in fragment:
             item = _call(self._job, index, fragment["id"], function["name"], "", "in_progress")
             written += self._open(item)
-        if more := function["arguments"]:
-            self._text.append(more)
+        if function["arguments"]:
+            more = self._more(function["arguments"])
             written += self._event("response.function_call_arguments.delta", **self._place(), delta=more)
         return written
 

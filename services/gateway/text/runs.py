@@ -19,10 +19,19 @@ from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.large_inputs import fitting
 from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end, observe_first_token
-from stoker.services.gateway.jobs.own_jobs import Waiting, finished, job_headers, unheard
+from stoker.services.gateway.jobs.own_jobs import (
+    Waiting,
+    accept,
+    end_of,
+    finished,
+    followed,
+    job_headers,
+    unheard,
+)
 from stoker.services.gateway.jobs.text_rules import check_card
 from stoker.services.gateway.text.writing import Writer
 from stoker.services.gateway.watching.streams import Item
+from stoker.services.records.results import Result
 
 MAX_ANSWERS = 128
 """Of one request."""
@@ -68,17 +77,23 @@ async def whole(gateway: Gateway, exchange: Exchange, jobs: Sequence[Job]) -> li
         return [completed]
     for job in jobs:
         gateway.admission.check(job, impossible_status=503)
+    fit = [await fitting(gateway, unheard(job), exchange.body_bytes) for job in jobs]
     found: list[Completed] = []
     with ExitStack() as running:
-        ends = []
-        for job in jobs:
-            fit = await fitting(gateway, unheard(job), exchange.body_bytes)
-            ends.append(running.enter_context(gateway.submission.running(fit)))
-        for ended in ends:
-            result = await exchange.unless_gone(ended)
-            observe_end(result.event)
-            found.append(completed_or_raise(result.event))
+        if jobs[0].is_client_named:
+            for job in fit:
+                await accept(gateway, job)
+            for job in fit:
+                found.append(_completed(await end_of(gateway, exchange, job)))
+        else:
+            for ended in [running.enter_context(gateway.submission.running(job)) for job in fit]:
+                found.append(_completed(await exchange.unless_gone(ended)))
     return found
+
+
+def _completed(result: Result) -> Completed:
+    observe_end(result.event)
+    return completed_or_raise(result.event)
 
 
 def text_of(completed: Completed) -> TextOutput:
@@ -188,6 +203,11 @@ async def _items(gateway: Gateway, streaming: _Streaming) -> AsyncGenerator[tupl
     thousand of them.
     """
     jobs = streaming.jobs
+    if len(jobs) == 1 and jobs[0].is_client_named:
+        async with followed(gateway, jobs[0]) as items:
+            async for item in items:
+                yield 0, item
+        return
     if len(jobs) == 1:
         with gateway.submission.watched(jobs[0], streaming.pass_on) as watcher:
             async with aclosing(gateway.streams.follow(watcher)) as items:
@@ -217,7 +237,7 @@ async def _follow(
 ) -> None:
     async with send:
         try:
-            async with gateway.submission.followed(job) as items:
+            async with followed(gateway, job) as items:
                 async for item in items:
                     await send.send((index, item))
         except RequestError as error:

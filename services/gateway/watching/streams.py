@@ -30,6 +30,7 @@ from stoker.services.gateway.watching.waiting import Ended, Waiting
 from stoker.services.gateway.watching.watcher import Watcher
 from stoker.services.process.logs import get_logger
 from stoker.services.process.tasks import TaskOwner
+from stoker.services.records.outputs import is_apart, whole
 from stoker.services.records.results import Lookup, Result, Stored, Unreadable, find_result, read_record
 
 log = get_logger("streams")
@@ -95,7 +96,8 @@ class Streams:
         return self._waiting.attached(watcher)
 
     async def _find(self, job: str) -> Lookup:
-        return await find_result(self.bus, job)
+        found = await find_result(self.bus, job)
+        return await whole(self.bus, found) if isinstance(found, Stored) else found
 
     def _seals(self, job: str) -> list[str]:
         """Under which seals others may speak of a job; "": under none."""
@@ -147,7 +149,9 @@ class Streams:
             log.error("message.unreadable", subject=message.subject, error=str(error))
             self._waiting.fail(job, RequestError(500, reason, code="unreadable_result"))
             return
-        if isinstance(record, Result):
+        if isinstance(record, Result) and is_apart(record.event):
+            self._reconciler.look_now(job)
+        elif isinstance(record, Result):
             self._waiting.end(job, record, len(message.data))
 
     def _on_sent(self, message: Msg) -> str:

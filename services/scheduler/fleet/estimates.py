@@ -9,8 +9,10 @@ from one that does not go on.
 from collections import deque
 
 from stoker.schemas.catalog import Model, Spec, batch_limit, memory_needed_bytes, weights_key
+from stoker.schemas.jobs import Job, work_units
 from stoker.schemas.workers import Tier
 from stoker.services.scheduler.fleet.batch_gains import BatchGains
+from stoker.services.scheduler.fleet.picture_sizes import PictureSizes, pixels
 
 SMOOTHING = 0.3
 FIRST_RUN_S_PER_UNIT = 0.01
@@ -40,12 +42,14 @@ class Estimates:
     def __init__(self) -> None:
         self._loads: dict[tuple[str, str, Tier], float] = {}
         self._s_per_byte: dict[Tier, float] = {}
+        self._sizes: dict[tuple[str, str], int] = {}
         self._runs: dict[tuple[str, str], float] = {}
         self._runs_of_kind: dict[str, float] = {}
         self._batch_costs: dict[tuple[str, str], float] = {}
         """What one more in a batch costs, of a run alone."""
         self._batch_limits: dict[tuple[str, str], int] = {}
         self.gains = BatchGains()
+        self._picture_sizes = PictureSizes()
         self._kinds: dict[tuple[str, str], tuple[str, str]] = {}
         """By model and spec: the key of its weights, and its engine, for runs that nobody has seen yet."""
         self._first_spec: dict[str, str] = {}
@@ -55,14 +59,34 @@ class Estimates:
         """A load was measured. memory_bytes: of the model; other models of the tier are judged by it too."""
         key = (model, spec, tier)
         self._loads[key] = _blend(self._loads.get(key), seconds)
+        if memory_bytes:
+            self._sizes[model, spec] = memory_bytes
         if memory_bytes >= LEARNT_BYTES and tier in FIXED_LOAD_S:
             per_byte = max(seconds - FIXED_LOAD_S[tier], 0.0) / memory_bytes
             self._s_per_byte[tier] = _blend(self._s_per_byte.get(tier), per_byte)
 
+    def units(self, job: Job, spec: str) -> float:
+        """How much work a job is: that of pictures by their size too; what is less than a unit counts as one.
+        spec "": the first of the model.
+        """
+        factor = self._size_factor(job, spec or self._first_spec.get(job.model, ""))
+        return max(work_units(job.input), 1.0) * factor
+
+    def _size_factor(self, job: Job, spec: str) -> float:
+        size = pixels(job.input)
+        return 1.0 if size is None else self._picture_sizes.factor(job.model, spec, size)
+
+    def learn_job(self, job: Job, spec: str, units: float, seconds: float, batch: int = 1) -> None:
+        """A run of a job was measured. units: of its work (schemas.jobs.work_units)."""
+        size, units = pixels(job.input), max(units, 1.0)
+        if size is not None and batch == 1:
+            self._picture_sizes.learn(job.model, spec, size, seconds / units)
+        self.learn_run(job.model, spec, units * self._size_factor(job, spec), seconds, batch)
+
     def learn_run(self, model: str, spec: str, units: float, seconds: float, batch: int = 1) -> None:
-        """A run was measured. batch: how many jobs it was of."""
+        """A run was measured. units: above 0. batch: how many jobs it was of."""
         key = (model, spec)
-        per_unit = seconds / max(units, 1.0)
+        per_unit = seconds / units
         if batch > 1:
             alone = self._runs.get(key)
             if alone:
@@ -83,9 +107,11 @@ class Estimates:
     def forget(self, model: str) -> None:
         """A model is gone: nobody needs its times. O(everything that was learned)."""
         self._loads = {key: seconds for key, seconds in self._loads.items() if key[0] != model}
+        self._sizes = {key: size for key, size in self._sizes.items() if key[0] != model}
         self._runs = {key: seconds for key, seconds in self._runs.items() if key[0] != model}
         self._first_spec.pop(model, None)
         self.gains.forget(model)
+        self._picture_sizes.forget(model)
         self._kinds = {key: kinds for key, kinds in self._kinds.items() if key[0] != model}
         self._batch_costs = {key: cost for key, cost in self._batch_costs.items() if key[0] != model}
         self._batch_limits = {key: limit for key, limit in self._batch_limits.items() if key[0] != model}
@@ -97,9 +123,15 @@ class Estimates:
         """
         for spec in reversed(model.specs):
             kinds = (weights_key(model.name, spec), spec.engine)
+            if self._kinds.get((model.name, spec.name)) != kinds:
+                self._sizes.pop((model.name, spec.name), None)  # they are other weights now
             self._kinds[model.name, spec.name] = kinds
             self._batch_limits[model.name, spec.name] = batch_limit(spec)
             self._first_spec[model.name] = spec.name
+
+    def measured_bytes(self, model: str, spec: Spec) -> int:
+        """What its weights took in memory when they were last loaded; 0: not measured."""
+        return self._sizes.get((model, spec.name), 0)
 
     def load_s(self, model: str, spec: Spec, tier: Tier) -> float:
         """Seconds until the model is in device memory when it is now in `tier`."""
@@ -108,7 +140,7 @@ class Estimates:
         learned = self._loads.get((model, spec.name, tier))
         if learned is not None:
             return learned
-        size = memory_needed_bytes(spec) or UNKNOWN_SIZE_BYTES
+        size = self.measured_bytes(model, spec) or memory_needed_bytes(spec) or UNKNOWN_SIZE_BYTES
         if tier in self._s_per_byte:
             return FIXED_LOAD_S[tier] + size * self._s_per_byte[tier]
         bare_s = FIXED_LOAD_S[tier] + size / BANDWIDTH_BYTES_PER_S[tier]
@@ -121,7 +153,7 @@ class Estimates:
         if per_unit is None:
             known = (self._runs_of_kind.get(kind) for kind in self._kinds.get((model, spec), ()))
             per_unit = next((one for one in known if one is not None), FIRST_RUN_S_PER_UNIT)
-        return per_unit * max(units, 1.0)
+        return per_unit * units
 
     def least_s(self, model: str, spec: str, *, is_sized: bool) -> float:
         """Seconds below which no job of size 1 is expected to run: the shortest of the last runs.

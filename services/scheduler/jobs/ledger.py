@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import msgspec
 
 from stoker.schemas.fleet import JobsPage, JobsQuery, JobView, QueueDepth
-from stoker.schemas.jobs import Job, Status, models_together, work_units
+from stoker.schemas.jobs import Job, Status, models_together
 from stoker.schemas.workers import RunningJob
 from stoker.services.scheduler.fleet.estimates import Estimates
 from stoker.services.scheduler.fleet.lane import Held
@@ -87,6 +87,10 @@ class Ledger:
         queue = self.queues.get(model)
         return queue is not None and len(queue.waiting) > 0
 
+    def has_own_specs(self, model: str) -> bool:
+        """Whether a job of the model brought its spec along. O(jobs)."""
+        return any(one.job.model == model and one.job.spec is not None for one in self.records.values())
+
     def waiting(self, model: str) -> list[Record]:
         """Every waiting job of a model, in order: O(jobs log jobs)."""
         queue = self.queues.get(model)
@@ -105,7 +109,7 @@ class Ledger:
         queue = self.queue(job.model)
         queue.count_arrival(now)
         self._arrivals += 1
-        units, models = work_units(job.input), models_together(job.input)
+        units, models = self._estimates.units(job, queue.last_spec), models_together(job.input)
         record = Record(job, handle, sequence, self._arrivals, now, trace, units=units, models=models)
         self.records[job.id] = record
         if job.parent in self.records:

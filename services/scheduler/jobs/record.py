@@ -75,7 +75,7 @@ class Record:
     take it. handle: acknowledges the stored message. number: counts arrivals, its place among the jobs
     of its tenant. fence: number of the last record under its result subject, as far as is known.
     must_fence: an attempt of before may still be alive, and must not end the job once another has it.
-    units: the size of its work (schemas.jobs.work_units). charged_s: device seconds that its tenant was
+    units: the size of its work (Estimates.units). charged_s: device seconds that its tenant was
     charged for. beside: earlier attempts, by worker and number, that go on beside the current one:
     whichever ends first ends the job. told: the wait that the plan first predicted, and when; seconds.
     models: those that it needs together, where they are several (placing/model_sets.py).

@@ -24,7 +24,7 @@ TOGETHER_S = 0.005
 
 def learn(estimates: Estimates, model: Model | None, record: Record, finished: Finished) -> None:
     """A run was measured: what it took, and what its batch gained."""
-    estimates.learn_run(finished.model, record.spec, finished.units, finished.run_s, finished.batch)
+    estimates.learn_job(record.job, record.spec, finished.units, finished.run_s, finished.batch)
     spec = next((one for one in model.specs if one.name == record.spec), None) if model is not None else None
     if spec is None or batch_limit(spec) == 1:
         return

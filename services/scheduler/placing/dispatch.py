@@ -80,13 +80,14 @@ class Dispatcher:
         self.predictor.note_model(name, self.models.get(name), model)
         self.estimates.know(model)
         self.models[name] = model
+        self._retired.discard(name)
         self.models_changed += 1
         self.plan.trim(name, 0)
 
     def remove(self, name: str) -> None:
         """A model is gone from the catalog; one whose jobs brought their spec along stays until they ended."""
         self._gone_specs.forget(name)
-        if any(record.job.spec is not None for record in self.ledger.waiting(name)):
+        if self.ledger.has_own_specs(name):
             self._retired.add(name)
         else:
             self._forget(name)
@@ -368,7 +369,7 @@ class Dispatcher:
         """Plan what is not planned yet; look again at workers with something to load, some at a time."""
         for model in self._gone_specs.to_set_anew():
             self.set(model.name, model)
-        for name in [name for name in self._retired if not self.ledger.has_waiting(name)]:
+        for name in [name for name in self._retired if not self.ledger.has_own_specs(name)]:
             self._retired.discard(name)
             self._forget(name)
         for name in [name for name in self.ledger.queues if name not in self.models]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from itertools import islice
 
-from stoker.schemas.catalog import Model, memory_needed_bytes
+from stoker.schemas.catalog import Model
 from stoker.services.scheduler.fleet.worker import Worker
 from stoker.services.scheduler.placing.placement import Predictor
 from stoker.services.scheduler.placing.plan import Lot
@@ -57,11 +57,15 @@ class Mover:
         slots = max(source.slots(lot.spec), 1)
         there_s = predictor.wait_s(source, lot.lane, slots, now)
         if not is_hot:
-            there_s = max(there_s, predictor.room_s(source, lot.spec, now))
+            there_s = max(there_s, predictor.room_s(source, lot.model, lot.spec, now))
             there_s += predictor.load_s(source, lot.model, lot.spec, now)
         idle = [one for one in predictor.in_memory(worker) if not one.is_in_use]
         is_here = worker.tier(lot.model, lot.spec.name) in ("hot", "base")
-        victims = [] if is_here else predictor.victims(worker, memory_needed_bytes(lot.spec), idle, now)
+        victims = (
+            []
+            if is_here
+            else predictor.victims(worker, predictor.needed_bytes(worker, lot.model, lot.spec), idle, now)
+        )
         if victims is None:
             return 0.0, 0
         here_s = predictor.load_s(worker, lot.model, lot.spec, now)

@@ -172,6 +172,17 @@ class Predictor:
             weights.jobs += lot.jobs if lot is not None else 0
         return list(found.values())
 
+    def needed_bytes(self, worker: Worker, model: str, spec: Spec) -> int:
+        """What its weights take on this worker: as measured there, else as where they were loaded last, else as
+        estimated. What took more than this worker has is served here in all of it.
+        """
+        resident = worker.residents.get(model)
+        if resident is not None and resident.spec == spec.name and resident.load_s is not None:
+            measured = resident.memory_bytes
+        else:
+            measured = self.estimates.measured_bytes(model, spec)
+        return min(measured, worker.facts.memory_total_bytes) or memory_needed_bytes(spec)
+
     def missing_bytes(self, worker: Worker, needed: int) -> int:
         return needed - (worker.facts.memory_total_bytes - worker.facts.memory_used_bytes)
 
@@ -203,11 +214,11 @@ class Predictor:
                 return _without_surplus(chosen, -missing)
         return None
 
-    def room_s(self, worker: Worker, spec: Spec, now: float) -> float:
-        """Seconds until there is memory for a spec. Where all that is in the way has work, all that is meant
+    def room_s(self, worker: Worker, model: str, spec: Spec, now: float) -> float:
+        """Seconds until there is memory for a model. Where all that is in the way has work, all that is meant
         for the worker comes before, as much at a time as the memory holds.
         """
-        missing = self.missing_bytes(worker, memory_needed_bytes(spec))
+        missing = self.missing_bytes(worker, self.needed_bytes(worker, model, spec))
         if missing <= 0:
             return 0.0
         weights = self.in_memory(worker)
@@ -224,9 +235,9 @@ class Predictor:
         at_a_time = max(int(worker.facts.memory_total_bytes / max(each, 1.0)), 1)
         return work_s / at_a_time
 
-    def eviction_s(self, worker: Worker, spec: Spec, now: float) -> tuple[float, bool]:
+    def eviction_s(self, worker: Worker, model: str, spec: Spec, now: float) -> tuple[float, bool]:
         """The expected cost of making room, seconds; and whether anything has to go for it."""
-        needed = memory_needed_bytes(spec)
+        needed = self.needed_bytes(worker, model, spec)
         if self.missing_bytes(worker, needed) <= 0:
             return 0.0, False
         idle = [one for one in self.in_memory(worker) if not one.is_in_use]
@@ -246,7 +257,7 @@ class Predictor:
         tier = worker.tier(model, spec.name)
         wait = self.wait_s(worker, worker.lane(model, spec.engine), worker.slots(spec), now)
         if tier not in ("hot", "loading", "base"):
-            wait = max(wait, self.room_s(worker, spec, now))
+            wait = max(wait, self.room_s(worker, model, spec, now))
         load, eviction = self._ready_s(worker, model, spec, tier, wait, now)
         run = self.estimates.run_s(model, spec.name, units)
         return Option(worker, spec, tier, wait, load, eviction, run)
@@ -270,7 +281,7 @@ class Predictor:
             return max(SPREAD_SHARE * load - meanwhile_s, 0.0), 0.0
         if tier == "base":
             return FREE_LOAD_SHARE * load, 0.0
-        eviction, must_evict = self.eviction_s(worker, spec, now)
+        eviction, must_evict = self.eviction_s(worker, model, spec, now)
         share = 1.0 if must_evict else FREE_LOAD_SHARE
         if tier == "cold":
             share = self._download_share(model, spec, now)
@@ -283,7 +294,7 @@ class Predictor:
         order = worker.ordered.get(model)
         if order is not None:
             return bool(order.evict or order.evict_later)
-        return self.missing_bytes(worker, memory_needed_bytes(spec)) > 0
+        return self.missing_bytes(worker, self.needed_bytes(worker, model, spec)) > 0
 
     def _download_share(self, model: str, spec: Spec, now: float) -> float:
         """How much of a download counts: it serves those who come after too, where more are asked for than the
@@ -336,7 +347,7 @@ def has_adapter(spec: Spec, adapter: str) -> bool:
 def why_never(job: Job, model: Model | None) -> str:
     """Why a job can never run though its model could; "" when it can."""
     if model is None:
-        return f"there is no model {job.model!r}"
+        return f"the model {job.model!r} was removed from the catalog while the job waited"
     if any(has_adapter(spec, job.adapter) for spec in model.specs):
         return ""
     return f"the model {model.name!r} has no adapter {job.adapter!r}"

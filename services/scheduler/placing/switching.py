@@ -13,7 +13,6 @@ included.
 
 from dataclasses import dataclass
 
-from stoker.schemas.catalog import memory_needed_bytes
 from stoker.services.scheduler.fleet.worker import Worker
 from stoker.services.scheduler.placing.placement import Predictor, Weights
 from stoker.services.scheduler.placing.plan import Lot
@@ -53,7 +52,9 @@ class Switcher:
         for lot in waiting:
             if worker.tier(lot.model, lot.spec.name) == "base":
                 return self._begin(worker, Switch(lot, ()))
-            victims = self._predictor.victims(worker, memory_needed_bytes(lot.spec), pool, now)
+            victims = self._predictor.victims(
+                worker, self._predictor.needed_bytes(worker, lot.model, lot.spec), pool, now
+            )
             if victims is not None:
                 return self._begin(worker, Switch(lot, tuple(victims)))
         if not intent.room_for:
@@ -89,7 +90,13 @@ class Switcher:
             if lot.spec.engine == order.engine or worker.tier(lot.model, lot.spec.name) == "loading":
                 continue
             is_shorter = self._predictor.load_s(worker, lot.model, lot.spec) < left_s
-            if is_shorter and self._predictor.missing_bytes(worker, memory_needed_bytes(lot.spec)) <= 0:
+            if (
+                is_shorter
+                and self._predictor.missing_bytes(
+                    worker, self._predictor.needed_bytes(worker, lot.model, lot.spec)
+                )
+                <= 0
+            ):
                 return Switch(lot, ())
         return None
 
@@ -119,7 +126,9 @@ class Switcher:
 
     def _close_for(self, worker: Worker, lot: Lot, weights: list[Weights], now: float) -> None:
         """Close others on the worker for a lot that waits, where that is worth it."""
-        victims = self._predictor.victims(worker, memory_needed_bytes(lot.spec), weights, now)
+        victims = self._predictor.victims(
+            worker, self._predictor.needed_bytes(worker, lot.model, lot.spec), weights, now
+        )
         if victims is None:
             return
         going = {resident.model for one in victims for resident in one.residents}

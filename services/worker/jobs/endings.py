@@ -40,6 +40,7 @@ from stoker.services.process.tasks import TaskOwner
 from stoker.services.process.telemetry import Bounded, counter
 from stoker.services.process.tracing import in_trace, record
 from stoker.services.records.blobs import attachments, put_large, store_value
+from stoker.services.records.outputs import OutputTooLarge, apart
 from stoker.services.records.results import of_attempt, post_terminal, publish_terminal
 from stoker.services.worker.jobs.attempt import Attempt
 from stoker.services.worker.jobs.core import WorkerCore
@@ -226,11 +227,15 @@ class Endings:
                 found = await publish_terminal(self._bus, writer, event, images)
                 break
             except TooLarge as error:
-                if event.log is not None:  # rather without it than not at all
+                if isinstance(event, Completed) and (smaller := await self._apart(attempt, event)) is not None:
+                    outcome = "completed" if isinstance(smaller, Completed) else "failed"
+                    event = smaller
+                elif event.log is not None:  # rather without it than not at all
                     event = msgspec.structs.replace(event, log=None)
                 elif not isinstance(event, Failed) or event.history:
                     outcome, images = "failed", None
-                    event = self._too_large(attempt, f"the answer is too large to be stored: {error}")
+                    reason = f"the answer is too large to be stored: {error}"
+                    event = self._smallest(attempt, "internal", reason, "answer_too_large")
                 else:
                     self.lost(attempt, f"the job's end cannot be stored: {error}", "poisoned")
                     return
@@ -243,9 +248,18 @@ class Endings:
         else:
             self._finish(attempt, outcome, run_s)
 
-    def _too_large(self, attempt: Attempt, reason: str) -> Failed:
+    async def _apart(self, attempt: Attempt, event: Completed) -> Completed | Failed | None:
+        """The same end with its text or vectors as a blob; or how it failed, where they could not be stored."""
+        try:
+            return await apart(self._bus, event)
+        except OutputTooLarge as error:
+            return self._smallest(attempt, "validation", str(error), "answer_too_large")
+        except BusError as error:
+            return self._smallest(attempt, "internal", f"the answer was not stored: {error}")
+
+    def _smallest(self, attempt: Attempt, kind: FailureKind, reason: str, code: str = "") -> Failed:
         """The smallest end there is."""
-        failed = Failed(**self._ending(attempt), kind="internal", message=reason)
+        failed = Failed(**self._ending(attempt), kind=kind, message=reason, code=code)
         return msgspec.structs.replace(failed, history=(), log=None, children=())
 
     def _finish(

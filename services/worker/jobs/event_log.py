@@ -13,6 +13,8 @@ from stoker.services.process.growing_text import GrowingText
 
 MAX_HISTORY = 256
 """Small events kept; a run of more steps keeps the first ones and the last."""
+REPLAYED_CHARS, REPLAYED_CHARS_WITH_LOGPROBS = 64 * 1024, 1024
+"""Of text in one answer: as JSON with six bytes for each, or twenty alternatives for each token, half a MB."""
 
 
 class EventLog:
@@ -90,14 +92,16 @@ class EventLog:
         return self._text.whole()
 
     def replay(self, term: int, attempt: int, seq: int, chars: int) -> list[SmallEvent | Delta]:
-        """What a watcher at this point has missed: small events, then all missing text as one delta.
+        """What a watcher at this point has missed: small events, then missing text as one delta.
 
-        The delta carries the newest number, so that live events follow it without a gap.
+        The delta carries the newest number, so that live events follow it without a gap. Of much text it has
+        the beginning, as much as a message takes for certain: the next live text shows that some is missing.
         """
         after = (term, attempt, seq)
         missed: list[SmallEvent | Delta] = [
             event for event in self._small if (event.term, event.attempt, event.seq) > after
         ]
+        end = chars + (REPLAYED_CHARS_WITH_LOGPROBS if self._logprobs else REPLAYED_CHARS)
         if chars < self.chars:
             missed.append(
                 Delta(
@@ -105,11 +109,11 @@ class EventLog:
                     attempt=self.attempt,
                     seq=self.seq,
                     at=chars,
-                    text=self.text()[chars:],
+                    text=self.text()[chars:end],
                     tokens=0,
-                    tokens_so_far=self.tokens,
-                    reasoning=max(self._reasoning - chars, 0),
-                    logprobs=tuple(one for one in self._logprobs if one.at >= chars),
+                    tokens_so_far=self.tokens if end >= self.chars else 0,
+                    reasoning=max(min(self._reasoning, end) - chars, 0),
+                    logprobs=tuple(one for one in self._logprobs if chars <= one.at < end),
                 )
             )
         return missed

@@ -17,6 +17,7 @@ from stoker.services.bus.connection import Bus
 from stoker.services.bus.errors import BusError
 from stoker.services.process.logs import get_logger
 from stoker.services.process.tasks import LimitExceeded
+from stoker.services.records.files import FileGone
 from stoker.services.records.parts import PartsGone
 from stoker.services.worker.jobs.attempt import Attempt
 from stoker.services.worker.jobs.core import WorkerCore
@@ -75,7 +76,8 @@ class Preparing:
         except PartsGone as error:  # wherever it runs
             if attempt.phase == "preparing":
                 self._core.move(attempt, "ending")
-                self._endings.failed(attempt, "load_failed", str(error))
+                kind: FailureKind = "validation" if isinstance(error, FileGone) else "load_failed"
+                self._endings.failed(attempt, kind, str(error))
         except LoadError as error:
             self._end(attempt, str(error), "" if error.is_lost else "load_failed", was_killed=error.was_killed)
         except (LimitExceeded, BusError) as error:  # slow, or NATS: here it may do better in a moment

@@ -9,6 +9,9 @@ reserved), `hot`, or `parked` in RAM.
 
 - weights in use (pinned) are never evicted, and those being loaded are not either;
 - memory is reserved when the plan is made, before it is used, so two loads at once cannot both count on it;
+- whether weights fit is judged by what they are estimated to take, as the scheduler judges it. Weights that
+  turn out to take more than the worker has are served where they run: what was measured decides what goes for
+  them, which is all else at most;
 - eviction takes the weights named as unneeded first, then the least recently used, and no more than needed;
 - evicted weights are parked in RAM where the engine can do that and RAM has room, else dropped to disk.
 
@@ -34,7 +37,7 @@ IN_DEVICE: frozenset[Tier] = frozenset({"loading", "hot"})
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Weights that are needed together with others. needed_bytes: the estimate, while nothing was measured."""
+    """Weights that are needed together with others. needed_bytes: the estimate, by which they fit or do not."""
 
     key: str
     engine: str
@@ -55,8 +58,8 @@ class IllegalMove(Exception):
 
 @dataclass(slots=True)
 class Entry:
-    """Weights that the worker knows. memory_bytes: reserved estimate, then measured. fetch_s: of load_s, that
-    the download took.
+    """Weights that the worker knows. memory_bytes: reserved estimate, then measured (is_measured). fetch_s: of
+    load_s, that the download took.
     """
 
     key: str
@@ -70,6 +73,11 @@ class Entry:
     fetch_s: float = 0.0
     loaded_from: Tier = "warm"
     card: CapabilityCard | None = None
+    is_measured: bool = False
+
+    def takes_bytes(self, estimate_bytes: int) -> int:
+        """What room is made for. estimate_bytes: as it is now; 0: there is none."""
+        return self.memory_bytes if self.is_measured else estimate_bytes or self.memory_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +130,12 @@ class ModelCache:
         entry = self.entries.get(key)
         if entry is None:
             entry = self.entries[key] = Entry(key, engine, "cold", 0, now)
-        needed = entry.memory_bytes or needed_bytes
-        if needed > self.memory_bytes:
+        needed = entry.takes_bytes(needed_bytes)
+        if needed > self.memory_bytes and not entry.is_measured:
             raise DoesNotFit(
                 f"it needs {needed / 1e6:.0f} MB and this worker has {self.memory_bytes / 1e6:.0f} MB"
             )
-        chosen = self._victims(needed - (self.memory_bytes - self.used_bytes), unneeded)
+        chosen = self._victims(self.used_bytes - max(self.memory_bytes - needed, 0), unneeded)
         came_from = entry.tier
         self._move(entry, "loading")
         entry.engine = engine
@@ -144,21 +152,20 @@ class ModelCache:
         """
         entries = [self.entries.get(one.key) or Entry(one.key, one.engine, "cold", 0, now) for one in wanted]
         pairs = list(zip(wanted, entries, strict=True))
-        needed = {one.key: entry.memory_bytes or one.needed_bytes for one, entry in pairs}
-        if sum(needed.values()) > self.memory_bytes:
-            terms = " + ".join(f"{key} {size / 1e6:.0f} MB" for key, size in needed.items())
-            total, here = sum(needed.values()) / 1e6, self.memory_bytes / 1e6
-            raise DoesNotFit(f"they need {terms} = {total:.0f} MB together, and this worker has {here:.0f} MB")
-        missing = sum(needed[entry.key] for entry in entries if entry.tier not in IN_DEVICE)
+        self._check_fit(pairs)
+        needed = {entry.key: entry.takes_bytes(one.needed_bytes) for one, entry in pairs}
+        to_load = [entry for entry in entries if entry.tier not in IN_DEVICE]
+        here_bytes = sum(entry.memory_bytes for entry in entries if entry.tier in IN_DEVICE)
+        missing = here_bytes + sum(needed[entry.key] for entry in to_load)
+        surplus = self.used_bytes - here_bytes - max(self.memory_bytes - missing, 0)
         for entry in entries:
             entry.pins += 1  # none of them makes room for another
         try:
-            chosen = self._victims(missing - (self.memory_bytes - self.used_bytes), unneeded) if missing else []
+            chosen = self._victims(surplus, unneeded) if to_load else []
         except NoRoomNow:
             for entry in entries:
                 entry.pins -= 1
             raise
-        to_load = [entry for entry in entries if entry.tier not in IN_DEVICE]
         for one, entry in pairs:
             self.entries[entry.key] = entry
             entry.used_at = now
@@ -167,6 +174,13 @@ class ModelCache:
                 self._move(entry, "loading")
                 entry.engine, entry.loaded_from, entry.memory_bytes = one.engine, came_from, needed[entry.key]
         return [self._evict(victim) for victim in chosen], [entry.key for entry in to_load]
+
+    def _check_fit(self, pairs: Sequence[tuple[Wanted, Entry]]) -> None:
+        sizes = {one.key: one.needed_bytes or (0 if e.is_measured else e.memory_bytes) for one, e in pairs}
+        if sum(sizes.values()) > self.memory_bytes:
+            terms = " + ".join(f"{key} {size / 1e6:.0f} MB" for key, size in sizes.items())
+            total, here = sum(sizes.values()) / 1e6, self.memory_bytes / 1e6
+            raise DoesNotFit(f"they need {terms} = {total:.0f} MB together, and this worker has {here:.0f} MB")
 
     def evict_idle(self) -> list[Eviction]:
         """Evict all that is hot and not in use: what is left to try when the device itself ran out."""
@@ -196,7 +210,7 @@ class ModelCache:
         entry = self.entries[key]
         if entry.tier != "hot":
             self._move(entry, "hot")
-        entry.memory_bytes = memory_bytes
+        entry.memory_bytes, entry.is_measured = memory_bytes, True
         entry.load_s, entry.can_park, entry.used_at = load_s, can_park, now
 
     def not_loaded(self, key: str) -> None:

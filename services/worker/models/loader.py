@@ -31,7 +31,7 @@ from stoker.services.worker.models.asking import EngineRunners, LoadError, OutOf
 from stoker.services.worker.models.cache import DoesNotFit, Eviction, ModelCache, NoRoomNow, Wanted
 from stoker.services.worker.models.failures import LoadFailures
 from stoker.services.worker.models.spec_files import placed
-from stoker.services.worker.models.under_way import Attached, LoadUnderWay, Release, once, resident_model
+from stoker.services.worker.models.under_way import Attached, LoadUnderWay, Release, once, resident_model, warn
 from stoker.services.worker.models.weights.resolve import WeightsError, is_cached, resolve, size_bytes
 from stoker.services.worker.runner.messages import Load, Loaded, Unpark
 
@@ -245,7 +245,7 @@ class Loader:
         """What a model takes, as far as that is known; its files are fetched where only they can say."""
         key = weights_key(model, spec)
         known = self.cache.entries.get(key)
-        needed = spec.memory_bytes or (known.memory_bytes if known is not None else 0)
+        needed = spec.memory_bytes or (known.memory_bytes if known and not known.is_measured else 0)
         if not needed:
             needed = await self._estimate(spec, await self._fetch(model, spec.url))
         return Wanted(key, spec.engine, needed)
@@ -333,8 +333,7 @@ class Loader:
         memory = loaded.memory_bytes or entry.memory_bytes
         self.cache.loaded(key, memory, loaded.load_s, loaded.can_park, time.time())
         entry.loaded_from, entry.card = source, loaded.card or entry.card
-        for skipped in loaded.skipped:
-            log.warning("lora.skipped", model=model, lora=skipped)
+        warn(model, loaded.skipped, memory, self.cache.memory_bytes)
         LOADS.labels(source).inc()
         LOAD_TIME.labels(model).observe(loaded.load_s)
         log.info("model.loaded", model=model, seconds=round(loaded.load_s, 3), source=source)

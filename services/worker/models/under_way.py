@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 
 from stoker.schemas.catalog import Adapter, Spec
 from stoker.schemas.workers import ResidentModel, Tier
+from stoker.services.process.logs import get_logger
 from stoker.services.worker.models.asking import LoadError
 from stoker.services.worker.models.cache import Entry
 from stoker.services.worker.models.weights.resolve import local_path
+
+log = get_logger("loader")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +65,11 @@ def resident_model(
         card=entry.card if tier == "hot" else None,
         skipped=skipped,
     )
+
+
+def warn(model: str, skipped: tuple[str, ...], memory_bytes: int, limit_bytes: int) -> None:
+    """Say what an operator should know of a model that was loaded. limit_bytes: of its worker."""
+    for lora in skipped:
+        log.warning("lora.skipped", model=model, lora=lora)
+    if memory_bytes > limit_bytes:
+        log.warning("model.over_limit", model=model, mb=memory_bytes // 10**6, limit_mb=limit_bytes // 10**6)

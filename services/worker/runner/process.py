@@ -48,6 +48,11 @@ def oom_kills() -> int:
     return 0
 
 
+def environment() -> dict[str, str]:
+    """Of runners, and so of engines' servers and functions: the worker's, without how it reaches NATS."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("STOKER_NATS")}
+
+
 class RunnerProcess:
     """`take` gets every message but Ready. family: of its engines, for who reads a list of processes."""
 
@@ -78,6 +83,7 @@ class RunnerProcess:
                 *filter(None, [self._family]),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
+                env=environment(),
             )
         except BaseException:
             ours.close()

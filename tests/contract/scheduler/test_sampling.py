@@ -18,8 +18,6 @@ from stoker.services.bus.streams import declare
 from stoker.services.records.history import between
 from stoker.services.scheduler import sampling
 from stoker.services.scheduler.core import Scheduler
-from stoker.services.scheduler.jobs import history
-from stoker.services.scheduler.jobs.history import History
 from stoker.services.scheduler.sampling import Sampler
 from tests.contract.conftest import Connect
 from tests.contract.scheduler.test_service import ScriptedWorker, beating, leading, submit
@@ -176,19 +174,6 @@ async def test_a_leader_notes_what_its_workers_do(connected: Connect) -> None:
         assert [(one.id, one.status, one.worker, one.run_s) for one in page.jobs] == [
             ("a", "completed", "w1", 0.25)
         ]
-
-
-def test_endings_that_nobody_takes_are_bounded_and_counted(monkeypatch: Any) -> None:
-    kept = History()
-    monkeypatch.setattr(history, "MAX_NEW", 3)
-    kept = History()
-    for number in range(5):
-        kept.ended(view(f"j{number}"), one_job(f"j{number}"))
-    kept.ended(view("unnoted"))
-    found, more = kept.take_new()
-    assert [one.id for one, _ in found] == ["j2", "j3", "j4"]
-    assert more == 2
-    assert kept.take_new() == ([], 0)
 
 
 def test_a_message_of_jobs_fits_what_nats_takes() -> None:

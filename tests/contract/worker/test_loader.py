@@ -159,6 +159,25 @@ async def test_who_waits_for_room_is_woken_by_a_load_that_is_done_and_idle() -> 
         assert one.errors == {"a": None, "b": None}
 
 
+@pytest.mark.parametrize("declared_mb", [60, 0])
+async def test_a_model_that_takes_more_than_its_worker_has_is_served_each_time_and_told(
+    capsys: pytest.CaptureFixture[str], declared_mb: int
+) -> None:
+    big = Spec("default", "synthetic", "", options={"memory_bytes": 250 * MB}, memory_bytes=declared_mb * MB)
+    async with bench() as one:
+        one.catalog(a=big, b=B)
+        for _ in range(2):
+            await one.hot("a", big)
+            assert one.loader.cache.used_bytes == 250 * MB
+            await one.hot("b", B)
+            assert one.loader.tier("a", big) == "warm"
+        found = [await one.loader.wanted("a", big)]
+        one.loader.reserve([("a", big)], found, ())()
+        await one.hot("a", big)
+    told = capsys.readouterr()
+    assert "model.over_limit" in told.err + told.out and "limit_mb=100" in told.err + told.out
+
+
 async def test_a_load_for_which_no_room_is_made_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "ROOM_LIMIT_S", 0.2)
     async with bench() as one:

@@ -3,6 +3,7 @@
 import pytest
 from nats.js.errors import NotFoundError
 
+from stoker.schemas.batches import Segment
 from stoker.schemas.job_events import Cancelled, Failed
 from stoker.schemas.jobs import Attachment, FunctionInput, ImageInput, TranscriptionInput, UpscaleInput
 from stoker.schemas.subjects import RESULTS_STREAM
@@ -102,6 +103,15 @@ async def test_a_file_that_is_no_longer_kept_fails_the_job(
         assert isinstance(end, Failed)
         assert (end.kind, "gone is no longer kept" in end.message) == ("load_failed", True)
         worker.check_nothing_is_held()
+
+
+async def test_a_file_that_its_client_has_deleted_is_the_clients_to_send_again(connected: Connect) -> None:
+    async with connected() as bus, working(bus, models={"m": QUICK}) as worker:
+        asked = TranscriptionInput({"file": Attachment(segments=(Segment("gone", 1, 5),))})
+        worker.assign("a", QUICK, job_input=asked)
+        end = await worker.ended("a")
+        assert isinstance(end, Failed)
+        assert (end.kind, "file" in end.message) == ("validation", True)
 
 
 async def test_a_file_that_cannot_be_read_now_is_tried_elsewhere(

@@ -261,3 +261,16 @@ async def test_one_that_needs_longer_than_the_first_limit_is_given_more_each_tim
         await runner.wait_ready(60)
         assert 2 <= runner.starts < 12
         assert runner.events == ["ready"]
+
+
+async def test_engines_and_functions_do_not_get_the_credentials_of_their_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STOKER_NATS_PASSWORD", "secret")
+    monkeypatch.setenv("STOKER_URL", "http://x")
+    async with supervised() as found:
+        assert await eventually(lambda: found.state == "ready")
+        [runner] = runners()
+        given = runner.environ()
+    assert given["STOKER_URL"] == "http://x"
+    assert not [name for name in given if name.startswith("STOKER_NATS")]

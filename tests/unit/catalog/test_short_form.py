@@ -72,7 +72,16 @@ def test_everything_that_an_entry_says_is_in_the_model(tmp_path: Path) -> None:
         ("{engine: llamacpp, url: /x, memory: true}", "m.memory: Expected"),
         ("{engine: llamacpp, url: /x, slots: -1}", "m.slots: must be 0 or more, not -1"),
         ("{engine: llamacpp, url: /x, run_timeout_s: 0}", "m.run_timeout_s: must be more than 0, not 0"),
-        ("{engine: llamacpp, url: /x, run_timeout_s: .nan}", "m.run_timeout_s: must be more than 0, not nan"),
+        (
+            "{engine: llamacpp, url: /x, run_timeout_s: .nan}",
+            "m.run_timeout_s: must be more than 0, not nan",
+        ),
+        (
+            "{engine: llamacpp, url: /x, run_timeout_s: .inf}",
+            "m.run_timeout_s: must be finite, not inf",
+        ),
+        ("{engine: llamacpp, url: /x, slots: 99999999999999999999}", "m.slots: must be at most 100000, not"),
+        ("{engine: llamacpp, url: /x, memory: 99999999999999GB}", "is more than any machine has"),
         ("{engine: 3, url: /x}", "m.engine: Expected `str`, got `int`"),
         ("{url: /x}", "models.m: Object missing required field `engine`"),
         ("~", "models.m: must be a mapping of adapters"),

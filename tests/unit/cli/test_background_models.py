@@ -135,6 +135,17 @@ def test_what_is_in_memory_is_shown() -> None:
         assert "parked in RAM" in stoker("ps", "--url", server.url).stdout
 
 
+@pytest.mark.parametrize("command", ["ps", "workers"])
+def test_models_that_take_more_than_their_worker_has_are_told(command: str) -> None:
+    worker = {"worker": "w", "profile": "cpu", "device": "cpu", "vram_models": ["big"]}
+    worker |= {"memory_used_bytes": 2 * 10**9, "memory_total_bytes": 10**9}
+    within = worker | {"worker": "v", "memory_used_bytes": 10**9}
+    with answering({"GET /v1/fleet": (200, {"workers": [worker, within]})}) as server:
+        shown = " ".join(stoker(command, "--url", server.url).stdout.split())
+    assert shown.endswith("w: big: 2000 MB, more than the 1000 MB that it has (--memory)")
+    assert "v: big" not in shown
+
+
 def test_one_job_is_shown_with_its_end() -> None:
     job = {
         "id": "j", "model": "m", "status": "failed", "created_at": 1.0, "worker": "w", "attempt": 2, "finished_at": 2.0,

@@ -115,6 +115,12 @@ def test_a_wrong_name_is_answered_with_a_near_one_and_no_arguments_with_help() -
     assert "Models:" in CliRunner().invoke(main.app, []).output
 
 
+@pytest.mark.parametrize("given", ["--rate=inf", "--duration=inf", "--duration=nan"])
+def test_a_number_without_end_is_refused_before_anything_is_made_of_it(given: str) -> None:
+    asked = CliRunner().invoke(main.app, ["bench", "m", "--url", "http://127.0.0.1:1", "--rate=1", given])
+    assert asked.exit_code == 2 and f"Invalid value for '{given.partition('=')[0]}'" in asked.output
+
+
 def test_the_version_is_that_of_the_distribution() -> None:
     from importlib.metadata import version
 

@@ -5,8 +5,10 @@ import resource
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from stoker.functions.errors import FatalError, kind_of, message_of, redacted
@@ -91,6 +93,22 @@ def test_a_null_is_a_null_and_a_nan_an_error_with_its_place() -> None:
     ):
         with pytest.raises(FatalError, match=f"f returned a number at {place} that JSON has not"):
             encoded("f", result)
+
+
+class Anything(msgspec.Struct):
+    value: Any
+
+
+@pytest.mark.parametrize(
+    "value", [np.zeros(2), np.int64(1), pytest.param(10**5000, id="huge"), {(1, 2): 3}, "\udcff", object(), 1j]
+)
+def test_what_is_no_json_is_the_functions_fault_and_not_its_callers(value: Any) -> None:
+    with pytest.raises(FatalError, match=r"^f returned what is no JSON: "):
+        encoded("f", Anything(value))
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(FatalError, match="recursion"):
+        encoded("f", Anything(endless))
 
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl-_"

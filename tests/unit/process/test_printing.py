@@ -46,8 +46,9 @@ def test_nobody_waits_for_the_reader_and_each_line_is_there_or_counted(*, is_blo
     file.close()
     found += read_all(reader)
     os.close(reader)
-    [left_out] = re.findall(r"… ([\d,]+) lines are left out here", found)
-    assert found.count(LINE) + int(left_out.replace(",", "")) == count
+    gaps = re.findall(r"… ([\d,]+) lines are left out here", found)  # two, where the writer began late
+    assert 1 <= len(gaps) <= 2
+    assert found.count(LINE) + sum(int(lines.replace(",", "")) for lines in gaps) == count
     assert found.endswith("after\n")
 
 

@@ -71,7 +71,8 @@ class Place:
         return found
 
     def job(self, name: str = "j", of: str = "a", **fields: Any) -> Record:
-        job = Job(name, of, CompletionInput("x"), "gw", fields.pop("created_at", NOW), **fields)
+        asked = fields.pop("input", CompletionInput("x"))
+        job = Job(name, of, asked, "gw", fields.pop("created_at", NOW), **fields)
         return self.ledger.add(job, f"h-{name}", 1, NOW, f"trace-{name}")
 
     def job_but_not_on(self, worker: str, name: str = "j", why: str = "lost", **fields: Any) -> Record:

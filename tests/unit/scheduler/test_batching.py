@@ -138,6 +138,19 @@ def test_a_batch_that_is_seen_first_is_taken_for_as_many_runs() -> None:
     assert estimates.run_s("a", "default", 20.0) == pytest.approx(2.0)
 
 
+def test_each_of_a_batch_counts_with_what_it_adds_in_the_order_in_which_it_came() -> None:
+    found = place()
+    found.estimates.learn_run("a", "default", 20.0, 3.8, batch=4)
+    for number in range(8):
+        image_job(found, f"j{number}", 20)
+    sent(found)
+    shares = [found.estimates.share("a", "default", count) for count in (1, 2, 3, 4)]
+    alone_s = found.estimates.run_s("a", "default", found.ledger.records["j0"].units)
+    held = found.fleet.workers["w"].held.values()
+    assert [one.run_s for one in held] == [pytest.approx(alone_s * share) for share in 2 * shares]
+    assert len(set(shares)) == 4
+
+
 # How many are drawn at once -----------------------------------------------------------------------
 
 
@@ -267,6 +280,19 @@ def test_what_a_worker_says_of_a_run_is_learned() -> None:
     again.ledger.records["j0"].spec = "default"
     finished(again, "j0", run_s=2.0, units=20.0, too_many=4)
     assert again.estimates.batch_size("a", BATCHED) == 2
+
+
+def test_a_batch_is_measured_against_pictures_alone_that_were_asked_for_alike() -> None:
+    """Two of fifty steps take 1.1 of one; beside one of five steps that would be no gain."""
+    found, pairs = place(), spec(options={"batch": 2})
+    found.dispatcher.set("a", model("a", pairs))
+    for name, steps in (("large", 50), ("small", 5)):
+        image_job(found, name, steps)
+        found.ledger.records[name].spec = "default"
+        finished(found, name, run_s=2.0 * steps, units=float(steps))
+    for _ in range(6):
+        finished(found, "large", run_s=110.0, units=50.0, batch=2)
+    assert found.estimates.batch_size("a", pairs) == 2
 
 
 def test_what_waits_is_predicted_with_what_its_batches_gain() -> None:

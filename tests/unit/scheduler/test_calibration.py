@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stoker.services.scheduler.placing import calibration
 from stoker.services.scheduler.placing.calibration import FEW, FIRST_P90, KEPT, Calibration
 
 
@@ -33,6 +34,25 @@ def test_what_is_long_ago_is_forgotten() -> None:
     for _ in range(KEPT):
         seen.note(10.0, 5.0)
     assert seen.expected(10.0) == (pytest.approx(5.0), pytest.approx(5.0))
+
+
+def test_half_and_nine_of_ten_are_places_among_the_last_waits() -> None:
+    seen = Calibration()
+    for waited in random.Random(3).sample(range(1, 100), 99):
+        seen.note(10.0, float(waited))
+    assert seen.expected(10.0) == (pytest.approx(51.0), pytest.approx(91.0))
+
+
+@given(st.lists(st.floats(0, 100), min_size=FEW, max_size=80))
+def test_only_the_last_waits_count(waits: list[float]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "KEPT", FEW + 5)
+        seen = Calibration()
+        for waited in waits:
+            seen.note(10.0, waited)
+    last = sorted(waits[-(FEW + 5) :])
+    places = [min(int((len(last) + 1) * share), len(last) - 1) for share in (0.5, 0.9)]
+    assert seen.expected(10.0) == tuple(pytest.approx(last[place], abs=1e-6) for place in places)
 
 
 @given(st.lists(st.tuples(st.floats(0, 500), st.floats(-1, 1e4)), max_size=300), st.floats(0, 500))

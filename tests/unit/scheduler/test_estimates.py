@@ -3,8 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from stoker.schemas.catalog import Spec
+from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.jobs import EmbeddingInput, Job
 from stoker.schemas.workers import Tier
 from stoker.services.scheduler.fleet.estimates import (
     BANDWIDTH_BYTES_PER_S,
@@ -79,8 +81,10 @@ def test_a_run_takes_a_learned_time_for_each_unit_of_its_work() -> None:
 
 def test_work_of_less_than_a_unit_counts_as_one() -> None:
     estimates = Estimates()
-    estimates.learn_run("a", "default", 0.0, 3.0)
-    assert estimates.run_s("a", "default", 0.5) == 3.0
+    nothing = Job("j", "a", EmbeddingInput(()), "gw", 0.0)
+    estimates.learn_job(nothing, "default", 0.0, 3.0)
+    assert estimates.units(nothing, "default") == 1.0
+    assert estimates.run_s("a", "default", estimates.units(nothing, "default")) == 3.0
     assert estimates.run_s("a", "default", 2.0) == 6.0
 
 
@@ -100,6 +104,22 @@ def test_a_model_that_is_gone_is_forgotten_and_no_other() -> None:
     assert estimates.load_s("a", SPEC, "warm") == pytest.approx(2.2)
     assert estimates.run_s("a", "default", 1.0) == FIRST_RUN_S_PER_UNIT
     assert (estimates.load_s("b", SPEC, "warm"), estimates.run_s("b", "default", 1.0)) == (9.0, 9.0)
+
+
+def test_what_a_load_measured_counts_until_the_model_has_other_weights() -> None:
+    estimates = Estimates()
+    was = Spec("default", "text", "file:///a", memory_bytes=GB)
+    estimates.know(Model("a", (), (was,)))
+    assert estimates.measured_bytes("a", was) == 0
+    estimates.learn_load("a", "default", "warm", 9.0, 3 * GB)
+    estimates.know(Model("a", (), (replace(was, slots=2),)))
+    assert estimates.measured_bytes("a", was) == 3 * GB, "the same weights"
+    now = replace(was, url="file:///other")
+    estimates.know(Model("a", (), (now,)))
+    assert estimates.measured_bytes("a", now) == 0
+    estimates.learn_load("a", "default", "warm", 9.0, 2 * GB)
+    estimates.forget("a")
+    assert estimates.measured_bytes("a", now) == 0
 
 
 @given(st.lists(st.floats(0.01, 1e4), min_size=1, max_size=30))

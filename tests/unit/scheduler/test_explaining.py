@@ -1,8 +1,11 @@
 """Why a job went where it went, in words; and what is learned of models that nobody has run yet."""
 
 import pytest
+from msgspec.structs import replace
 
 from stoker.schemas.catalog import Model, Spec
+from stoker.schemas.children import ChildView
+from stoker.schemas.fleet import JobView
 from stoker.schemas.jobs import CompletionInput, Job
 from stoker.services.scheduler.fleet.estimates import (
     FIRST_RUN_S_PER_UNIT,
@@ -10,9 +13,14 @@ from stoker.services.scheduler.fleet.estimates import (
     LEARNT_BYTES,
     Estimates,
 )
-from stoker.services.scheduler.placing.explaining import EXPLAINED_CANDIDATES, Decision
+from stoker.services.scheduler.placing.explaining import (
+    EXPLAINED_CANDIDATES,
+    Decision,
+    others_now,
+    with_calls,
+)
 from stoker.services.scheduler.placing.option import Option
-from tests.unit.scheduler.place import NOW, Place, resident, spec
+from tests.unit.scheduler.place import MB, NOW, Place, resident, spec
 
 JOB = Job("j", "a", CompletionInput("x"), "gw", NOW)
 
@@ -72,6 +80,29 @@ def test_others_are_worked_out_when_asked_and_so_many_are_shown() -> None:
     assert asked == 0
     assert len(decision.explanation().candidates) == EXPLAINED_CANDIDATES
     assert asked == 1
+
+
+def test_those_are_shown_that_could_have_had_the_job_as_they_are_now() -> None:
+    place = stage("chosen", "other")
+    place.worker("draining", resident(), is_draining=True)
+    place.worker("small", memory_total_bytes=50 * MB)
+    for_b = place.worker("for b alone")
+    for_b.facts = replace(for_b.facts, engines={"text": replace(for_b.facts.engines["text"], models=("b",))})
+    for_b.engines = for_b.facts.engines
+    chosen, record = place.fleet.workers["chosen"], place.job()
+    found = others_now(place.dispatcher.predictor, chosen, record, spec(), NOW)
+    assert [one.worker.id for one in found] == ["other"]
+
+
+def test_what_called_a_job_and_what_it_calls_are_told_with_its_way() -> None:
+    way = Decision(JOB, 1, option(stage("w"), "w"), [], 1, NOW).explanation()
+    calls = (ChildView("c", "b"),)
+    view = JobView(id="j", status="running", model="a", created_at=NOW, parent="p", children=calls)
+    found = with_calls(way, view)
+    assert found is not None
+    assert (found.parent, found.children, found.chosen) == ("p", calls, "w")
+    assert with_calls(way, None) == way
+    assert with_calls(None, view) is None
 
 
 # Estimates of what nobody has seen ----------------------------------------------------------------

@@ -33,6 +33,20 @@ def renamed(world: World, model: Model) -> None:
     world.feed(events.ModelChanged("a", model))
 
 
+def test_a_model_is_set_anew_once_nobody_serves_a_spec_that_it_has_no_more() -> None:
+    world = World(0, [SimWorker("w1"), SimWorker("w2")], [launched("old")])
+    served(world, "w1", "old")
+    gone = GoneSpecs(world.core.fleet)
+    now = launched("new")
+    assert [spec.name for spec in gone.added(now, launched("old")).specs] == ["new", "old"]
+    assert gone.to_set_anew() == []
+    world.say_goodbye("w1")
+    world.run_for(3)
+    assert gone.to_set_anew() == [now]
+    gone.forget("a")
+    assert gone.to_set_anew() == []
+
+
 def test_jobs_go_to_the_replica_of_a_spec_that_was_renamed() -> None:
     world = World(0, [SimWorker("w")], [launched("old")])
     served(world, "w", "old")

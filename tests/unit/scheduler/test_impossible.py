@@ -125,3 +125,15 @@ def test_models_together_are_waited_for_while_the_worker_of_one_of_them_is_away(
     assert why(("a", "t"), world.now) == ""
     world.run_for(AWAY_GRACE_S)
     assert "no worker can have all of its models" in why(("a", "t"), world.now)
+
+
+def test_what_could_not_be_noted_is_noted_later_unless_it_is_another_by_then() -> None:
+    world = World(0, [SimWorker("w1")], [make_model("a")])
+    world.run_for(1)
+    possibility = world.core.forecast.possibility
+    possibility.give_back("a", make_model("a"))
+    possibility.give_back("b", None)
+    assert possibility.take_notes() == {"a": make_model("a"), "b": None}
+    possibility.give_back("a", None)
+    possibility.give_back("a", make_model("a", slots=3))
+    assert possibility.take_notes() == {"a": None}, "what is to be noted already is newer"

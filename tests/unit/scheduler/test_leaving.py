@@ -278,6 +278,18 @@ def test_every_silent_worker_is_looked_at_though_others_go_meanwhile() -> None:
     assert [c for c in found if isinstance(c, commands.Probe)] == [commands.Probe("w1"), commands.Probe("w3")]
 
 
+def test_workers_that_fall_silent_together_are_all_given_up() -> None:
+    books = Books("w1", "w2")
+    books.give("j1", "w1")
+    books.give("j2", "w2")
+    found = books.leaving.tick(NOW + GONE_S + 0.5)
+    assert told(found) == [("lost", "w1", "silent for 6.5 s"), ("lost", "w2", "silent for 6.5 s")]
+    assert {name: books.ledger.records[name].phase for name in ("j1", "j2")} == {
+        "j1": "waiting",
+        "j2": "waiting",
+    }
+
+
 def test_news_of_a_worker_names_it_twice_and_when() -> None:
     assert about_worker("joined", "w", "cpu on h", NOW) == commands.Record(
         PlatformEvent(kind="joined", subject="w", at=NOW, reason="cpu on h", worker="w")

@@ -125,11 +125,11 @@ def test_where_memory_is_taken_by_what_has_work_that_work_is_waited_for() -> Non
     worker = place.worker("w", resident("a", size_mb=200), slots=1)
     predictor = place.dispatcher.predictor
     wanted = spec(memory_bytes=200 * MB)
-    assert predictor.room_s(worker, wanted, NOW) == 0.0, "nobody needs what is there"
+    assert predictor.room_s(worker, "b", wanted, NOW) == 0.0, "nobody needs what is there"
     for number in range(3):
         place.job(f"j{number}")
     place.dispatcher.plan.put(worker, "a", wanted, 3)
-    assert predictor.room_s(worker, wanted, NOW) == pytest.approx(12.0)
-    assert predictor.room_s(worker, spec(memory_bytes=40 * MB), NOW) == 0.0, "there is room beside it"
+    assert predictor.room_s(worker, "b", wanted, NOW) == pytest.approx(12.0)
+    assert predictor.room_s(worker, "b", spec(memory_bytes=40 * MB), NOW) == 0.0, "there is room beside it"
     option = predictor.option(worker, "b", wanted, 1.0, NOW)
     assert option.wait_s == pytest.approx(12.0)

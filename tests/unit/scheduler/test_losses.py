@@ -100,6 +100,32 @@ def test_a_model_whose_adapter_leaves_the_catalog_ends_the_jobs_that_need_it_and
     assert world.ended[late] == "failed"
 
 
+@pytest.mark.parametrize("adapter", ["", "style"])
+def test_a_job_that_comes_back_into_the_queue_when_its_model_has_gone_is_told_so(adapter: str) -> None:
+    world = world_of("w1", run_s=5.0)
+    job = world.submit("a", adapter=adapter)
+    world.run_for(1)
+    world.feed(events.ModelChanged("a", make_model("a") if adapter else None))
+    world.run_for(1)
+    assert job not in world.ended, "it runs"
+    world.kill("w1")
+    world.run_for(10)
+    [end] = [end.event for end in ends(world)]
+    assert isinstance(end, Failed) and end.kind == "impossible"
+    assert ("no adapter 'style'" if adapter else "removed from the catalog while the job waited") in end.message
+
+
+def test_a_job_that_can_run_nowhere_for_two_reasons_ends_once() -> None:
+    world = world_of("w1", "w2", run_s=5.0)
+    job = world.submit("a", adapter="style")
+    world.run_for(1)
+    world.feed(events.ModelChanged("a", make_model("a", engine="nobody's")))
+    world.kill(world.attempts[job][0][1])
+    world.run_for(30)
+    [end] = ends(world)
+    assert (end.job.id, world.ended[job]) == (job, "failed")
+
+
 def test_a_job_that_comes_back_into_the_queue_has_its_deadline_still() -> None:
     world = world_of("w1")
     job = world.submit("a", admission_timeout_s=3.0)

@@ -190,7 +190,7 @@ def test_a_model_that_is_gone_is_forgotten_and_its_waiting_jobs_end() -> None:
     core.arrive()
     [end] = core.feed(events.ModelChanged("a", None))
     assert isinstance(end, commands.EndJob) and isinstance(end.event, Failed)
-    assert end.event.message == "there is no model 'a'"
+    assert end.event.message == "the model 'a' was removed from the catalog while the job waited"
     assert core.scheduler.estimates.run_s("a", "default", 1.0) == 0.01
 
 
@@ -199,6 +199,31 @@ def test_jobs_that_brought_their_spec_along_outlive_their_model() -> None:
     core.arrive(spec=Spec("own", "text", ""))
     assert core.feed(events.ModelChanged("a", None)) == []
     assert core.record().phase == "waiting"
+
+
+def test_a_job_that_brought_its_spec_along_runs_again_though_its_model_has_gone() -> None:
+    core = Core("w", "v")
+    core.arrive(spec=Spec("own", "text", ""))
+    core.accept()
+    core.feed(events.ModelChanged("a", None))
+    core.feed(events.Ticked())
+    lost_on = core.record().worker
+    core.now += 10
+    core.beat("v" if lost_on == "w" else "w")
+    found = core.feed(events.WorkerGone(lost_on)) + core.feed(events.Ticked())
+    core.now += 2
+    found += core.feed(events.Ticked())
+    assert [one.worker for one in found if isinstance(one, commands.Assign)] == ["v" if lost_on == "w" else "w"]
+
+
+def test_a_model_that_is_back_while_its_jobs_wait_stays() -> None:
+    core = Core()
+    core.arrive(spec=Spec("own", "text", ""))
+    core.feed(events.ModelChanged("a", None))
+    core.feed(events.ModelChanged("a", make_model("a")))
+    core.feed(events.CancelRequested("j"))
+    core.feed(events.Ticked())
+    assert "a" in core.scheduler.dispatcher.models
 
 
 def test_a_model_that_comes_places_the_jobs_that_wait_for_it() -> None:

@@ -341,7 +341,7 @@ def model(*specs: Spec) -> Model:
 
 def test_a_job_that_can_never_run_is_told_why_in_words() -> None:
     job = Job("j", "a", CompletionInput("x"), "gw", 1.0, adapter="poet")
-    assert why_never(job, None) == "there is no model 'a'"
+    assert why_never(job, None) == "the model 'a' was removed from the catalog while the job waited"
     assert why_never(job, model()) == "the model 'a' has no adapter 'poet'"
     able = Spec("able", "text", "", adapters=(Adapter("poet", "file:///p"),))
     assert why_never(job, model(SPEC, able)) == ""

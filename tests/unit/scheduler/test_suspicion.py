@@ -71,7 +71,9 @@ def test_a_run_that_takes_much_longer_than_any_is_given_to_another_worker_too() 
     assert [one for one in kinds(found) if one in ("Revoke", "Cancel")] == [], "the first goes on"
     [given] = [one for one in found if isinstance(one, commands.Assign)]
     assert (given.must_fence, given.assignment.fence) == (False, 0), "both may end it"
-    assert [event.kind for event in kept(found)].count("suspected") == 1
+    [told] = [event for event in kept(found) if event.kind == "suspected"]
+    assert (told.subject, told.worker, told.model) == (first, first, "a")
+    assert told.reason.startswith("job j has run for over ")
     core.accept()
     assert kinds(pass_by(core, 1.0)).count("Revoke") == 0
     found = finish(core, first, 1)
@@ -175,6 +177,15 @@ def test_a_job_is_given_beside_once_and_not_while_others_wait() -> None:
     before = {name: record.attempt for name, record in busy.scheduler.ledger.records.items()}
     pass_by(busy, 2 * RUN_S + 1.0)
     assert {name: record.attempt for name, record in busy.scheduler.ledger.records.items()} == before
+
+
+def test_a_job_is_not_given_beside_to_a_worker_where_runs_hang_too() -> None:
+    core = learnt("w1", "w2")
+    first = core.running().worker
+    [other] = {"w1", "w2"} - {first}
+    core.scheduler.fleet.workers[other].suspected["a"] = core.now + 2 * RUN_S
+    assert assigned(pass_by(core, 2 * RUN_S + 1.0)) == []
+    assert core.record().worker == first
 
 
 def test_a_job_whose_earlier_attempt_must_be_fenced_is_not_given_beside() -> None:

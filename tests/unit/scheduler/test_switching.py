@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from stoker.schemas.catalog import Spec
 from stoker.schemas.workers import Tier
@@ -62,6 +63,34 @@ def test_where_there_is_room_nothing_has_to_go() -> None:
     lane.wait("b", 3)
     lane.wait("a", 1)
     assert lane.loads() == ("a", [])
+
+
+@pytest.mark.parametrize(
+    ("declared_mb", "where"), [(0, "here"), (0, "elsewhere"), (40, "here"), (40, "elsewhere")]
+)
+def test_room_is_made_for_what_a_model_took_when_it_was_loaded_not_for_what_was_thought(
+    declared_mb: int, where: str
+) -> None:
+    """Else the worker has to make it by itself, of what others wait for."""
+    lane = Lane(room_mb=150, a=declared_mb)
+    lane.wait("a", 1)
+    assert lane.loads() == ("a", []), "as declared"
+    measured = replace(resident("a", tier="warm", size_mb=90), load_s=2.0)
+    if where == "here":
+        beat = (resident("b"), measured)
+        lane.worker("w", *beat, lane="device", slots=1, memory_total_bytes=150 * MB)
+    else:
+        lane.estimates.learn_load("a", "default", "warm", 2.0, 90 * MB)
+    assert lane.loads() == ("a", ["b"])
+    lane.wait("b", 1)
+    assert lane.next() is None, "b is waited for, and has its turn"
+
+
+def test_a_model_that_takes_more_than_a_worker_has_is_served_there_in_all_of_its_memory() -> None:
+    lane = Lane(room_mb=150)
+    lane.estimates.learn_load("a", "default", "warm", 2.0, 400 * MB)
+    lane.wait("a", 1)
+    assert lane.loads() == ("a", ["b"])
 
 
 def test_one_load_at_a_time() -> None:

@@ -17,7 +17,7 @@ CALM_S = 200.0
 """In which everything must have ended, seconds of the world."""
 AFTER_S = 40.0
 """How long a world goes on when all has ended: longer than the longest pause, and than what is under way in it."""
-QUICK = 16
+QUICK = 8
 """How many stories of each kind are quick; `make test-all` has the others."""
 
 

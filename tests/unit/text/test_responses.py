@@ -10,7 +10,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from stoker.schemas import wire
-from stoker.schemas.job_events import TextOutput
+from stoker.schemas.job_events import Delta, TextOutput
 from stoker.schemas.openai import ChatMessage, Usage
 from stoker.schemas.responses import Reasoning, ResponsesRequest, TextForm
 from stoker.services.gateway.edge.problems import RequestError
@@ -111,7 +111,6 @@ def test_log_probabilities_may_be_included() -> None:
         (asked(({"role": "user", "content": [{"type": "input_file"}]},)), "input[0].content"),
         (asked(({"role": "user", "content": 7},)), "input[0].content"),
         (asked(conversation="c"), "conversation"),
-        (asked(background=True, stream=True), "background"),
         (asked(background=True, store=False), "background"),
     ],
 )
@@ -158,6 +157,43 @@ def test_events_add_up_to_the_answer(data: st.DataObject, output: TextOutput) ->
         assert one.model_dump(exclude={"status"}) == other.model_dump(exclude={"status"})
     opened = [one.output_index for one in events if one.type == "response.output_item.added"]
     assert opened == list(range(len(done)))
+
+
+def of_the_background(output: TextOutput, deltas: list[Delta], after: int = -1) -> list[tuple[str, Any]]:
+    writer = ResponseWriter(asked(background=True), "j", 1.0, after=after)
+    stream = writer.queued() + written(writer, output, deltas)
+    return events_of(stream) if stream else []
+
+
+def texts(events: list[tuple[str, Any]]) -> dict[str, str]:
+    """What all deltas of a kind say together."""
+    found: dict[str, str] = {}
+    for name, event in events:
+        if name.endswith(".delta"):
+            found[name] = found.get(name, "") + event["delta"]
+    return found
+
+
+def chances(events: list[tuple[str, Any]]) -> list[Any]:
+    return [one for name, event in events if name == "response.output_text.delta" for one in event["logprobs"]]
+
+
+@given(st.data(), outputs(with_chances=True))
+def test_a_response_of_the_background_goes_on_after_any_event_however_its_text_is_cut(
+    data: st.DataObject, output: TextOutput
+) -> None:
+    whole = of_the_background(output, data.draw(deltas_of(output)))
+    assert [name for name, _ in whole[:3]] == ["response.created", "response.queued", "response.in_progress"]
+    numbers = [event["sequence_number"] for _, event in whole]
+    assert numbers == sorted(set(numbers))
+    cut = data.draw(st.integers(0, len(whole) - 1))
+    rest = of_the_background(output, data.draw(deltas_of(output)), after=numbers[cut])
+    assert all(event["sequence_number"] > numbers[cut] for _, event in rest)
+    had, more, all_of_it = texts(whole[: cut + 1]), texts(rest), texts(whole)
+    assert {name: had.get(name, "") + more.get(name, "") for name in all_of_it} == all_of_it
+    others = [one for one in whole if not one[0].endswith(".delta")]
+    assert others == [one for one in whole[: cut + 1] + rest if not one[0].endswith(".delta")]
+    assert chances(whole[: cut + 1] + rest) == chances(whole)
 
 
 def test_an_error_ends_a_stream_as_a_failed_response() -> None:

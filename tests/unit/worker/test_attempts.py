@@ -105,10 +105,11 @@ def test_everything_that_is_held_is_let_go_the_last_first_and_once(phase: Phase,
 def test_what_comes_after_the_end_is_let_go_at_once() -> None:
     """A companion that was loaded while its call was cancelled."""
     core, attempt = in_phase("preparing")
-    core.stop(attempt, "cancelled")
     let_go: list[str] = []
-    attempt.hold(lambda: let_go.append("companion"))
-    assert let_go == ["companion"]
+    assert attempt.hold(lambda: let_go.append("model"))
+    core.stop(attempt, "cancelled")
+    assert not attempt.hold(lambda: let_go.append("companion")), "whoever loaded it has to know"
+    assert let_go == ["model", "companion"]
     assert not attempt.is_held
 
 

@@ -14,6 +14,7 @@ from stoker.services.worker.models.cache import (
     IllegalMove,
     ModelCache,
     NoRoomNow,
+    Wanted,
 )
 
 GB = 10**9
@@ -73,6 +74,41 @@ def test_a_measured_size_replaces_the_estimate() -> None:
     cache.drop("a")
     cache.plan("a", "e", 2 * GB, 1.0)
     assert cache.used_bytes == GB
+
+
+def test_weights_that_take_more_than_the_worker_has_are_loaded_again_with_all_else_gone() -> None:
+    """Whether they fit is judged by the estimate, on each worker and each time, as the scheduler judges it."""
+    cache = ModelCache(3 * GB)
+    loaded(cache, "small", GB, 0.0)
+    assert cache.plan("big", "e", 2 * GB, 1.0) == []
+    cache.loaded("big", 5 * GB, 0.1, False, 1.0)
+    assert (cache.used_bytes, cache.free_bytes) == (6 * GB, 0)
+    assert cache.plan("b", "e", GB, 2.0) == [Eviction("big", "warm")]
+    cache.loaded("b", GB, 0.1, False, 2.0)
+    cache.pin("b", 3.0)
+    with pytest.raises(NoRoomNow):
+        cache.plan("big", "e", 2 * GB, 3.0)
+    cache.unpin("b", 4.0)
+    assert cache.plan("big", "e", 2 * GB, 5.0) == [Eviction("small", "warm"), Eviction("b", "warm")]
+
+
+def test_what_is_declared_now_counts_until_it_is_measured() -> None:
+    cache = ModelCache(3 * GB)
+    cache.note("a", "e", "warm", 5 * GB)
+    assert cache.plan("a", "e", 2 * GB, 0.0) == []
+    assert cache.used_bytes == 2 * GB
+
+
+def test_models_that_were_found_to_take_too_much_together_are_reserved_again() -> None:
+    cache = ModelCache(3 * GB)
+    wanted = [Wanted("a", "e", GB), Wanted("b", "e", 2 * GB)]
+    for _ in range(2):
+        assert cache.reserve(wanted, 0.0) == ([], ["a", "b"])
+        for one in wanted:
+            cache.loaded(one.key, 3 * GB, 0.1, False, 1.0)
+            cache.unpin(one.key, 1.0)
+        assert cache.plan("c", "e", GB, 2.0) == [Eviction("a", "warm"), Eviction("b", "warm")]
+        cache.not_loaded("c")
 
 
 def test_a_failed_load_gives_its_reservation_back() -> None:

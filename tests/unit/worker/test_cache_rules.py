@@ -57,7 +57,7 @@ def test_weights_that_are_loaded_are_hot_with_what_was_measured() -> None:
     cache.plan("a", "e", 6 * GB, 1.0)
     cache.loaded("a", 5 * GB, 2.5, True, 3.0)
     assert cache.entries["a"] == Entry(
-        "a", "e", "hot", 5 * GB, 3.0, can_park=True, load_s=2.5, loaded_from="cold"
+        "a", "e", "hot", 5 * GB, 3.0, can_park=True, load_s=2.5, loaded_from="cold", is_measured=True
     )
     cache.loaded("a", 7 * GB, 0.1, False, 4.0)
     entry = cache.entries["a"]

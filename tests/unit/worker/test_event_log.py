@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from stoker.schemas.job_events import Delta, Progress, SmallEvent, Started
 from stoker.schemas.workers import SentText
+from stoker.services.gateway.watching.resume import Cursor, Gap
 from stoker.services.worker.jobs import event_log
 from stoker.services.worker.jobs.event_log import EventLog
 
@@ -68,6 +69,25 @@ def test_what_is_no_step_is_kept_however_long_the_run_is(monkeypatch: pytest.Mon
     log.note(started)
     assert log.history()[-1] == started
     assert [type(event) for event in log.history()] == [Progress, Progress, Started]
+
+
+def test_much_text_is_replayed_piece_by_piece_as_the_watcher_finds_it_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(event_log, "REPLAYED_CHARS", 4)
+    log, cursor = EventLog(1, 1), Cursor()
+    for number in range(5):
+        log.delta(f"ab{number}", 1)
+    given = ""
+    while cursor.chars < log.chars:
+        for event in log.replay(cursor.term, cursor.attempt, cursor.seq, cursor.chars):
+            taken = cursor.take(event, is_replayed=True)
+            given += taken.text if isinstance(taken, Delta) else ""
+        live = log.delta("c", 1) if log.chars < 18 else None
+        if live is not None:
+            with pytest.raises(Gap):
+                cursor.take(live)
+    assert (given, cursor.text()) == (log.text(), "ab0ab1ab2ab3ab4ccc")
 
 
 @given(st.lists(st.one_of(st.text("abc", min_size=1, max_size=4), st.none()), max_size=20), st.data())

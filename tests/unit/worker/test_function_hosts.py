@@ -21,6 +21,7 @@ from stoker.services.worker.engines.base import (
     Stopped,
 )
 from stoker.services.worker.engines.functions.function import FunctionEngine
+from stoker.services.worker.engines.functions.function_host import HostProcess
 from stoker.services.worker.engines.registry import CAPABILITIES
 from tests.fixtures.faults import FAULTS
 from tests.waiting import eventually
@@ -232,3 +233,10 @@ async def test_what_a_call_has_forked_ends_with_it_while_others_run(engine: Func
     cancelled.set()
     with pytest.raises(Stopped):
         await others
+
+
+def test_a_host_that_is_unloaded_ends_by_itself_and_need_not_be_killed(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(FAULTS)
+    found = HostProcess(str(tmp_path))
+    found.stop()
+    assert found.process.returncode == 0

@@ -259,7 +259,7 @@ def test_a_reservation_that_finds_no_room_changes_nothing(cache: ModelCache) -> 
         cache.reserve(want("a", "b"), 2.0)
     assert state(cache) == before
     with pytest.raises(DoesNotFit, match="c 0 MB \\+ new 0 MB = 0 MB together, and this worker has 0 MB"):
-        cache.reserve(want("c", "new", needed_bytes=41), 2.0)
+        cache.reserve(want("c", "new", needed_bytes=51), 2.0)
     assert state(cache) == before
 
 

@@ -178,6 +178,21 @@ def test_a_lane_never_runs_more_than_its_slots_and_never_idles_while_somebody_wa
         core.validate()
 
 
+def test_one_whose_calls_have_ended_runs_again_once_its_lane_has_a_free_slot() -> None:
+    core = WorkerCore(ENGINES)
+    caller, other = ready(core, "a", slots=1), ready(core, "b", slots=1)
+    core.next_to_run("m")
+    core.move(caller, "waiting")
+    assert core.next_to_run("m") == [other], "who waits has no slot"
+    core.move(caller, "resuming")
+    assert core.next_to_resume("m") is None
+    core.move(other, "gone")
+    assert core.next_to_resume("elsewhere") is None
+    assert core.next_to_resume("m") is caller
+    assert (caller.phase, core.next_to_resume("m")) == ("running", None)
+    core.validate()
+
+
 # Batches ------------------------------------------------------------------------------------------
 
 

@@ -58,6 +58,7 @@ log = get_logger("functions")
 
 IMPORT_TIMEOUT_S = 120.0
 LOAD_TIMEOUT_S = 1800.0
+STOP_TIMEOUT_S = 2.0
 READ_BYTES = 256 * 1024
 PRINTED_EVERY_S = 0.25
 """How often what child processes print is passed on."""
@@ -189,12 +190,15 @@ class HostProcess:
         self.process.kill()
 
     def stop(self) -> None:
-        """It ends by itself when the connection does."""
-        self._connection.close()
+        """It ends by itself when the connection does. Closing alone does not end what a thread reads from."""
+        with contextlib.suppress(OSError):  # the host has ended it
+            self._connection.shutdown(socket.SHUT_RDWR)
         try:
-            self.process.wait(2.0)
+            self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
+
+        self._connection.close()
 
     def _read(self) -> None:
         frames = Frames(FromHost, MAX_FRAME_BYTES)

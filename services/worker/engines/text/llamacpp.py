@@ -132,6 +132,7 @@ class LlamaCppEngine:
         except EngineError as error:
             found = TOO_LONG.search(str(error))
             if found is None:
+                error.field = error.field or "input"
                 raise
             remedy, field = "shorten it, or raise the model's option n_ctx", _too_long(embed, inputs)
             limit = embedder.context_tokens

@@ -20,6 +20,7 @@ import msgspec
 from stoker.schemas.engine_options import OpenAI
 from stoker.schemas.job_events import TextOutput
 from stoker.schemas.jobs import ChatInput, CompletionInput, EmbeddingInput, RerankInput
+from stoker.schemas.openai import template_of_effort
 from stoker.schemas.workers import CapabilityCard, EngineCapability
 from stoker.services.process.http_clients import client as client_of
 from stoker.services.worker.engines.base import (
@@ -79,13 +80,24 @@ class _Upstream:
             raise EngineError(f"the server at {self.url} refuses the key ({status})", "load_failed")
 
     def body(self, body: Answer) -> Answer:
-        """A body as this server wants it: its own names, and what is sent with every request."""
+        """A body as this server wants it: its own names ("": left out), and what is sent with every request."""
         names = self.options.names
         return (
-            {names.get(name, name): value for name, value in body.items()}
+            {names.get(name, name): value for name, value in body.items() if names.get(name, name)}
             | self.options.body
             | {"model": self.model}
         )
+
+    def chat(self, asked: ChatInput, request: Request) -> Answer:
+        """A body of /chat/completions. An effort is told as OpenAI's API has it, and not for a template: hosted
+        models have none to give things to. vLLM is told it as ever (`continues: vllm`).
+        """
+        if asked.effort and not self.options.continues:
+            of_effort = template_of_effort(asked.effort).items()
+            template = {name: value for name, value in asked.template.items() if (name, value) not in of_effort}
+            made = chat_body(msgspec.structs.replace(asked, template=template), request)
+            return self.body(made | {"reasoning_effort": asked.effort})
+        return self.body(chat_body(asked, request))
 
     async def patiently(
         self, work: Callable[[], Awaitable[RunOutput]], has_begun: Callable[[], bool]
@@ -183,7 +195,7 @@ class OpenAIEngine:
 
                 async def chat(request: Request, emit: Emitter) -> TextOutput:
                     assert isinstance(request.input, ChatInput)
-                    body = upstream.body(chat_body(request.input, request))
+                    body = upstream.chat(request.input, request)
                     if request.sent_text:
                         body |= {"continue_final_message": True, "add_generation_prompt": False}
                     return await make(upstream.server, "/chat/completions", body, request, emit)

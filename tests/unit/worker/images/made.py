@@ -1,5 +1,6 @@
 """Files of pictures, made for tests."""
 
+import functools
 import io
 import struct
 import zlib
@@ -55,6 +56,7 @@ def with_chunk(png: bytes, name: bytes, content: bytes) -> bytes:
     return png[:33] + chunk(name, content) + png[33:]
 
 
+@functools.cache
 def text_bomb(size: int = 60 * 2**20) -> bytes:
     """A small PNG whose text unpacks to `size` bytes."""
     return with_chunk(file_of(Image.new("RGB", (4, 4))), b"zTXt", b"x\0\0" + zlib.compress(b"a" * size, 9))
