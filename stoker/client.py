@@ -8,10 +8,11 @@
     job.result(); job.cancel()
 
 `AsyncClient` is the same with `await` and `async for`. A connection that breaks is taken up again where it
-broke.
+broke; a submission whose answer was lost is asked again under the same name, so it is one job.
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self
@@ -91,8 +92,21 @@ def _key(api_key: str, url: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-_TIMEOUT = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
 _ASYNC = {"Prefer": "respond-async"}
+
+
+def _timeout(seconds: float) -> httpx.Timeout:
+    return httpx.Timeout(seconds, connect=min(seconds, CONNECT_TIMEOUT_S))
+
+
+def _named(name: str) -> dict[str, str]:
+    """What makes a submission one job however often it is sent."""
+    return {"Idempotency-Key": name or secrets.token_hex(16)}
+
+
+def _is_final(error: httpx.TransportError, attempt: int) -> bool:
+    """Whether a submission is given up: nobody listens at the first, or nobody answers at the last."""
+    return attempt == ATTEMPTS - 1 or (attempt == 0 and isinstance(error, httpx.ConnectError))
 
 
 class Job:
@@ -144,10 +158,13 @@ class Job:
 
 
 class Client:
-    """A gateway: `url`, else STOKER_URL, else the one that is found. api_key: else STOKER_API_KEY."""
+    """A gateway: `url`, else STOKER_URL, else the one that is found. api_key: else STOKER_API_KEY. timeout_s: a
+    wait for the gateway's next byte.
+    """
 
-    def __init__(self, url: str = "", api_key: str = "") -> None:
-        self._client = http_clients.client(_address(url), timeout=_TIMEOUT, headers=_key(api_key, url))
+    def __init__(self, url: str = "", api_key: str = "", *, timeout_s: float = TIMEOUT_S) -> None:
+        timeout = _timeout(timeout_s)
+        self._client = http_clients.client(_address(url), timeout=timeout, headers=_key(api_key, url))
 
     def __enter__(self) -> Self:
         return self
@@ -175,12 +192,23 @@ class Client:
 
     def submit(self, function: str, /, **payload: Any) -> Job:
         """Submit a call as a job. Raises CallFailed."""
-        answer = _check(self._client.post(_path(function), json=payload, headers=_ASYNC))
-        return Job(self._client, answer.json()["id"])
+        return self._submitted(_path(function), payload, _ASYNC | _named(""))
 
-    def submit_job(self, model: str, given: dict[str, Any]) -> Job:
-        """Submit a job to a model. given: its input, as `POST /v1/jobs` takes it. Raises CallFailed."""
-        answer = _check(self._client.post("/v1/jobs", json={"model": model, "input": given}))
+    def submit_job(self, model: str, given: dict[str, Any], *, name: str = "") -> Job:
+        """Submit a job to a model. given: its input, as `POST /v1/jobs` takes it. name: asked again under it,
+        it is the same job. Raises CallFailed.
+        """
+        return self._submitted("/v1/jobs", {"model": model, "input": given}, _named(name))
+
+    def _submitted(self, path: str, asked: dict[str, Any], headers: dict[str, str]) -> Job:
+        for attempt in range(ATTEMPTS):
+            try:
+                answer = _check(self._client.post(path, json=asked, headers=headers))
+                break
+            except BROKEN as error:
+                if _is_final(error, attempt):
+                    raise
+            time.sleep(PAUSE_S)
         return Job(self._client, answer.json()["id"])
 
     def job(self, job: str) -> Job:
@@ -241,8 +269,9 @@ class AsyncJob:
 class AsyncClient:
     """As Client, with `await`."""
 
-    def __init__(self, url: str = "", api_key: str = "") -> None:
-        self._client = http_clients.async_client(_address(url), timeout=_TIMEOUT, headers=_key(api_key, url))
+    def __init__(self, url: str = "", api_key: str = "", *, timeout_s: float = TIMEOUT_S) -> None:
+        timeout = _timeout(timeout_s)
+        self._client = http_clients.async_client(_address(url), timeout=timeout, headers=_key(api_key, url))
 
     async def __aenter__(self) -> Self:
         return self
@@ -271,7 +300,15 @@ class AsyncClient:
 
     async def submit(self, function: str, /, **payload: Any) -> AsyncJob:
         """Submit a call as a job. Raises CallFailed."""
-        answer = _check(await self._client.post(_path(function), json=payload, headers=_ASYNC))
+        headers = _ASYNC | _named("")
+        for attempt in range(ATTEMPTS):
+            try:
+                answer = _check(await self._client.post(_path(function), json=payload, headers=headers))
+                break
+            except BROKEN as error:
+                if _is_final(error, attempt):
+                    raise
+            await asyncio.sleep(PAUSE_S)
         return AsyncJob(self._client, answer.json()["id"])
 
     def job(self, job: str) -> AsyncJob:

@@ -1,6 +1,7 @@
 """`stoker run`: one question to a model."""
 
 import contextlib
+import secrets
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from stoker.cli.app import Json, app, fail, print_json
 from stoker.cli.quick import import_httpx
 from stoker.cli.watching import Answer, watch
 
+GIVE_UP_S = 5.0
+"""How long whoever interrupts an answer waits at most for its job to be cancelled, a request."""
 FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 """What a picture is asked for as, by the name of the file that it is to be in; else it is a PNG."""
 
@@ -89,17 +92,17 @@ def ask(asked: finding.Asked, given: dict[str, Any], *, is_quiet: bool = False) 
     from stoker.client import Client
     from stoker.functions.errors import CallFailed
 
-    client, job = Client(asked.url), None
+    client, name, job = Client(asked.url), secrets.token_hex(16), None
     try:
-        job = client.submit_job(asked.name, given)
+        job = client.submit_job(asked.name, given, name=name)
         return watch(job.events(), asked.name, is_quiet=is_quiet), job
     except KeyboardInterrupt:
-        _give_up(job)
+        _give_up(asked, given, name)
         fail("cancelled", 130)
     except CallFailed as error:
         fail(str(error))
     except OSError:  # nobody reads the answer any more, or it cannot be written
-        _give_up(job)
+        _give_up(asked, given, name)
         raise
     except httpx.HTTPError as error:
         where = f"; `stoker job {job.id}` shows the job" if job is not None else "; is `stoker up` running?"
@@ -113,15 +116,17 @@ def _refuse(options: Sequence[tuple[str, Any]], why: str) -> None:
             fail(f"{why}, so {name} says nothing to it")
 
 
-def _give_up(job: Any) -> None:
-    """Cancel a job, where there is one and it has not ended."""
+def _give_up(asked: finding.Asked, given: dict[str, Any], name: str) -> None:
+    """Cancel the job of a submission, unless it has ended. Its answer may not have come yet: asked again under
+    the same name, it tells the job's id.
+    """
     import httpx
 
+    from stoker.client import Client
     from stoker.functions.errors import CallFailed
 
-    with contextlib.suppress(CallFailed, httpx.HTTPError):
-        if job is not None:
-            job.cancel()
+    with contextlib.suppress(CallFailed, httpx.HTTPError), Client(asked.url, timeout_s=GIVE_UP_S) as client:
+        client.submit_job(asked.name, given, name=name).cancel()
 
 
 def _drawing(

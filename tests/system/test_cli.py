@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, System, free_port
+from tests.fixtures.lost_answers import losing
 
 
 def stoker(*arguments: str, url: str = "", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -95,9 +97,29 @@ def test_an_answer_that_nobody_reads_any_more_is_cancelled(synthetic: System) ->
     assert synthetic.ended(job["id"])["status"] == "cancelled"
 
 
-@pytest.mark.parametrize("end", ["INT", "TERM", "HUP"])
-def test_an_answer_whose_terminal_is_closed_is_cancelled(synthetic: System, end: str) -> None:
-    shell(synthetic, f"timeout -s {end} 2 stoker run slow hi --max-tokens 2000")
+def asking(url: str) -> subprocess.Popen[bytes]:
+    """A command that is told an answer of a hundred seconds."""
+    command = [sys.executable, "-P", "-m", "stoker", "run", "slow", "hi", "--max-tokens", "2000", "--url", url]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_answer_whose_terminal_is_closed_is_cancelled(synthetic: System, end: signal.Signals) -> None:
+    with asking(synthetic.url) as command:
+        assert command.stdout is not None and command.stdout.read(2) == b"t0"
+        command.send_signal(end)
+        assert command.wait(30) == 130
+    [job] = as_json("jobs", "--limit", "1", "--model", "slow", url=synthetic.url)["jobs"]
+    assert synthetic.ended(job["id"])["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_job_whose_id_has_not_come_yet_is_cancelled_too(synthetic: System, end: signal.Signals) -> None:
+    """Its command ended, and it ran to its end."""
+    with losing(synthetic.port, "silent") as relay, asking(relay.url) as command:
+        assert relay.lost.wait(30)
+        command.send_signal(end)
+        assert command.wait(30) == 130
     [job] = as_json("jobs", "--limit", "1", "--model", "slow", url=synthetic.url)["jobs"]
     assert synthetic.ended(job["id"])["status"] == "cancelled"
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stoker.client import AsyncClient, CallFailed, Client
 from stoker.sse import ENDS, Event, EventReader
 from tests.conftest import System
+from tests.fixtures.lost_answers import losing
 
 
 class Cutting(ThreadingHTTPServer):
@@ -96,6 +97,14 @@ def test_events_of_a_job_end_with_its_end_and_cancelling_it_then_is_refused(synt
         with pytest.raises(CallFailed) as refused:
             job.cancel()
         assert (refused.value.status, refused.value.kind) == (409, "already_ended")
+
+
+def test_a_submission_whose_answer_was_lost_is_one_job(synthetic: System) -> None:
+    with losing(synthetic.port, "closed") as relay, Client(relay.url) as client:
+        before = {one["id"] for one in synthetic.get("/v1/jobs?model=echo")["jobs"]}
+        job = client.submit_job("echo", {"prompt": "hello"})
+        assert relay.lost.is_set() and job.result()["text"].startswith("t0 t1")
+        assert {one["id"] for one in synthetic.get("/v1/jobs?model=echo")["jobs"]} - before == {job.id}
 
 
 def test_a_cancelled_job_raises_what_happened(synthetic: System) -> None:
