@@ -161,7 +161,7 @@ def _put_in_place(python: Path) -> None:
     packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     (packages / "stoker-demo.pth").write_text(f"{ROOT}\n")
     command = python.parent / "stoker"
-    command.write_text(f"#!{python} -P\nfrom stoker.cli.main import main\n\nmain()\n")
+    command.write_text(f"#!{python} -P\nfrom stoker.__main__ import main\n\nmain()\n")
     command.chmod(0o755)
 
 

@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,6 +73,29 @@ def test_every_command_is_in_the_table_and_in_the_module_that_it_names() -> None
 )
 def test_a_help_imports_nothing_heavy(arguments: list[str], may: tuple[str, ...]) -> None:
     assert imported_by(*arguments) & set(HEAVY) <= set(may)
+
+
+INTERRUPTED = """
+import os, signal, sys
+from stoker.__main__ import main
+
+stops_at = sys.argv.pop(1)
+
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == stops_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+main()
+"""
+
+
+@pytest.mark.parametrize("imported", ["stoker.cli.main", "typer", "stoker.cli.look"])
+def test_ctrl_c_while_a_command_is_imported_is_no_traceback(imported: str) -> None:
+    command = [sys.executable, "-P", "-c", INTERRUPTED, imported, "models"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode in (-signal.SIGINT, 130) and "Traceback" not in done.stderr, done.stderr
 
 
 def test_a_gateway_starts_without_what_describes_openapi() -> None:
