@@ -42,6 +42,10 @@ workers:
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # of processes that tests start: each would compile everything
 
+# Ctrl-C is ignored in what a shell starts behind `&`, and in all that this starts: tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Whatever `httpx.get` and the like ask, they read all authorities of the system first: 20 to 40 ms of CPU for each
 # of the polls of `wait_for`. Tests ask this machine, and those of TLS bring authorities of their own.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)

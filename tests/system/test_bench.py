@@ -131,7 +131,6 @@ def test_a_benchmark_that_is_cut_short_says_so_and_leaves_nothing(tmp_path: Path
         stdout=subprocess.DEVNULL,
         stderr=(tmp_path / "said").open("wb"),
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run behind `&`
     )
     started: dict[int, psutil.Process] = {}
 
