@@ -6,8 +6,10 @@ given. What is not there is left out. Stoker is durable and places by cache; the
     uv venv .venv-routers && uv pip install -p .venv-routers/bin/python sglang-router vllm-router
     uv venv .venv-litellm && uv pip install -p .venv-litellm/bin/python 'litellm[proxy]'
     python -m bench.peers .venv-routers/bin .venv-litellm/bin
+    python -m bench.peers --streams 2000 --interval 0.1 .venv-routers/bin    # streams alone, that many
 """
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -23,7 +25,6 @@ import httpx
 import psutil
 import uvloop
 
-from bench.arguments import paths
 from bench.client import Load, drive
 from bench.function_peers import started
 from bench.streams import Streams, measured_at, share
@@ -153,7 +154,7 @@ async def unary(peer: Peer, connections: int) -> tuple[Load, float]:
     return load, 1000 * (peer.cpu_s() - before) / len(load.latencies)
 
 
-async def streamed(peer: Peer) -> tuple[Streams, float]:
+async def streamed(peer: Peer, streams: int) -> tuple[Streams, float]:
     """CPU microseconds a token."""
     before = 0.0
 
@@ -161,7 +162,7 @@ async def streamed(peer: Peer) -> tuple[Streams, float]:
         nonlocal before
         before = peer.cpu_s()
 
-    seen = await measured_at(peer.port, STREAMS, SECONDS, began=began)
+    seen = await measured_at(peer.port, streams, SECONDS, began=began)
     return seen, 1e6 * (peer.cpu_s() - before) / max(seen.tokens, 1)
 
 
@@ -173,7 +174,7 @@ def row(name: str, peer: Peer) -> str:
             cells += [f"{load.per_second:,.0f}", f"{load.percentile_ms(0.5):.2f}", f"{cpu_ms:.3f}"]
             if load.errors:
                 cells[-1] += f" ({load.errors} errors)"
-        seen, cpu_us = await streamed(peer)
+        seen, cpu_us = await streamed(peer, STREAMS)
         return [*cells, f"{share(seen.gaps, 0.99):.1f}", f"{share(seen.firsts, 0.5):.1f}", f"{cpu_us:.0f}"]
 
     return "| " + " | ".join([name, *uvloop.run(measure())]) + " |"
@@ -186,12 +187,33 @@ HEAD = [
 ]
 
 
+def streams_row(name: str, peer: Peer, streams: int) -> str:
+    seen, cpu_us = uvloop.run(streamed(peer, streams))
+    gaps, firsts = (
+        [f"{share(all_of, at):.1f}" for at in (0.5, 0.99)] for all_of in (seen.gaps, seen.firsts_ever)
+    )
+    cells = [
+        f"{seen.tokens / SECONDS:,.0f}",
+        " / ".join(gaps),
+        " / ".join(firsts),
+        f"{cpu_us:.0f}",
+        str(seen.errors),
+    ]
+    return "| " + " | ".join([name, *cells]) + " |"
+
+
+STREAMS_HEAD = [
+    "| | tokens/s | gap ms, median / p99 | first token ms, median / p99 | CPU µs a token | errors |",
+    "|---|---|---|---|---|---|",
+]
+
+
 def _found(name: str, folders: Sequence[Path]) -> Path | None:
     return next((folder / name for folder in folders if (folder / name).exists()), None)
 
 
-def report(folders: Sequence[Path]) -> list[str]:
-    """folders: of the peers' commands."""
+def report(folders: Sequence[Path], streams: int = 0, interval_s: float = INTERVAL_S) -> list[str]:
+    """folders: of the peers' commands. streams: so many and nothing else; 0: what HEAD names."""
     candidates: dict[str, Starting] = {}
     if shutil.which("nginx"):
         candidates["nginx"] = nginx
@@ -202,10 +224,10 @@ def report(folders: Sequence[Path]) -> list[str]:
     if (path := _found("litellm", folders)) is not None:
         candidates["LiteLLM"] = litellm(path)
     candidates["Stoker"] = stoker
-    rows = list(HEAD)
+    rows = list(STREAMS_HEAD if streams else HEAD)
     with tempfile.TemporaryDirectory() as folder:
         upstream = free_port()
-        mock = [sys.executable, "-m", "bench.mock_upstream", str(upstream), str(INTERVAL_S)]
+        mock = [sys.executable, "-m", "bench.mock_upstream", str(upstream), str(interval_s)]
         process = subprocess.Popen(mock, preexec_fn=die_with_parent)
         try:
             wait_for(upstream)
@@ -213,7 +235,7 @@ def report(folders: Sequence[Path]) -> list[str]:
                 own = Path(folder) / name
                 own.mkdir()
                 with start(own, upstream) as peer:
-                    rows.append(row(name, peer))
+                    rows.append(streams_row(name, peer, streams) if streams else row(name, peer))
                     print(rows[-1], flush=True)
         finally:
             process.terminate()
@@ -222,4 +244,9 @@ def report(folders: Sequence[Path]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(report(paths(__doc__, 0))))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--streams", type=int, default=0)
+    parser.add_argument("--interval", type=float, default=INTERVAL_S)
+    given = parser.parse_args()
+    print("\n".join(report(given.folders, given.streams, given.interval)))

@@ -92,7 +92,14 @@ class System:
         *arguments: str,
         cwd: Path | None = None,
         environment: Mapping[str, str] = MappingProxyType({}),
+        before: Callable[[], None] = lambda: None,
     ) -> None:
+        """before: is called in the new process."""
+
+        def prepared() -> None:
+            die_with_parent()
+            before()
+
         folder.mkdir(parents=True, exist_ok=True)
         self.data = folder / "data"
         self.port = free_port()
@@ -122,7 +129,7 @@ class System:
             cwd=cwd or folder,
             env={**os.environ, "NO_COLOR": "1", "COLUMNS": "250", **environment},
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=prepared,
         )
 
     def wait_ready(self) -> None:

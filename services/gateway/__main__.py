@@ -38,6 +38,7 @@ from stoker.services.gateway.routes.modes import load_mode
 from stoker.services.gateway.schedules.keeping import Schedules
 from stoker.services.gateway.settings import Settings
 from stoker.services.gateway.webhooks import Webhooks
+from stoker.services.process import open_files
 from stoker.services.process.logs import get_logger
 from stoker.services.process.running import exit_with, run_service
 from stoker.services.process.settings import BadSetting, read_settings
@@ -61,6 +62,10 @@ STREAMS = (
 )
 """What it uses."""
 BACKLOG = 2048
+OWN_FILES = 256
+"""What a gateway may have open beside its clients' connections: files, what it fetches and sends."""
+ONE_ADDRESS = 0.9
+"""The share of all connections that those of one address may be."""
 STOP_GRACE_S = 5
 KEEP_ALIVE_S = 75
 """Longer than clients keep idle connections: who closes first must not be hit by a request under way."""
@@ -98,13 +103,17 @@ def metrics_of(text: str) -> dict[str, str]:
     return found
 
 
-def bounds_of(settings: Settings) -> Bounds:
-    """What one client may take before it has shown a key."""
+def bounds_of(settings: Settings, files: int) -> Bounds:
+    """What one client may take before it has shown a key. files: how many this process may have open, of which
+    connections leave some, and one address leaves some to others.
+    """
+    in_all = max(files - OWN_FILES, files // 2)
     return Bounds(
         head_bytes=MAX_HEADER_BYTES,
         head_s=settings.head_timeout_s,
         body_pause_s=settings.body_timeout_s,
-        per_address=settings.max_connections,
+        per_address=min(settings.max_connections, max(int(ONE_ADDRESS * in_all), 1)),
+        in_all=in_all,
     )
 
 
@@ -198,7 +207,7 @@ async def _serve(
     access = gateway.access
     if settings.insecure and not is_local(settings):
         log.warning("gateway.insecure", host=settings.host, remedy="anybody who reaches it may use it")
-    connections = Connections(bounds_of(settings))
+    connections = Connections(bounds_of(settings, open_files.allowed()))
     app = with_access(create_app(gateway), access, gateway.limits.request, dialect_at)
     server = _server(app, door_of(settings), connections)
     host, port = listener.getsockname()[:2]

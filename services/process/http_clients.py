@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
+KEPT = 20
+"""Connections to a server that are kept while nothing is asked."""
+
 
 def is_loopback(url: str) -> bool:
     """Whether a URL is of this machine."""
@@ -33,6 +36,9 @@ def async_client(url: str, **options: Any) -> httpx.AsyncClient:
 
 
 def _usual(url: str) -> dict[str, Any]:
-    """Reading certificates takes 20 to 100 ms of CPU, and what is not encrypted needs none."""
+    """Reading certificates takes 20 to 100 ms of CPU, and what is not encrypted needs none. How much is asked
+    at a time is for who asks to say: httpx has what is beyond a hundred requests wait without a word.
+    """
     is_near = is_loopback(url)
-    return {"trust_env": not is_near, **({"verify": False} if is_near and url.startswith("http://") else {})}
+    unread = {"verify": False} if is_near and url.startswith("http://") else {}
+    return {"trust_env": not is_near, "limits": httpx.Limits(max_keepalive_connections=KEPT), **unread}

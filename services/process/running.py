@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import uvloop
 
+from stoker.services.process import open_files
 from stoker.services.process.logs import configure_logs, get_logger
 from stoker.services.process.settings import BadSetting, BusSettings
 from stoker.services.process.tracing import close_tracing, configure_tracing
@@ -65,6 +66,7 @@ def run_service(
         await serve(settings, stopping)
 
     _calm_collector()
+    open_files.raise_limit()
     try:
         uvloop.run(main())
     except StoppedAtStart as stopped:

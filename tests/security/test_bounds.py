@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -162,6 +163,49 @@ def test_one_address_has_so_many_connections_and_no_more(system: System) -> None
         refused = sum(answer_to(client).startswith(b"HTTP/1.1 503 ") for client in clients)
         assert 15 <= refused <= 21
     wait_for(lambda: httpx.get(system.url + "/v1/models").status_code == 200, 10, "room again")
+
+
+def test_a_client_that_is_still_sending_reads_why_it_is_refused(system: System) -> None:
+    """Its connection was reset, and with it the answer: that is what closing does where something was not read."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(connected(system))
+        late = stack.enter_context(connected(system))
+        late.sendall(request("echo", 2))
+        time.sleep(0.2)  # until it is closed
+        late.sendall(b"more")
+        assert answer_to(late).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A system whose processes may have few files open, and fewer by default."""
+
+    def before() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, 600))
+
+    found = System(tmp_path_factory.mktemp("narrow"), SYNTHETIC, before=before)
+    try:
+        found.wait_ready()
+        yield found
+    finally:
+        found.stop()
+
+
+def test_more_connections_than_files_may_be_open_harm_none_that_are_there(narrow: System) -> None:
+    """At 1,024, which is what systems give, they were closed without a word, and no file could be read."""
+    with connected(narrow) as first, contextlib.ExitStack() as stack:
+        first.sendall(request("slow", 40, stream=True))
+        clients = [stack.enter_context(connected(narrow)) for _ in range(700)]
+        told = sum(answer_to(client).startswith(b"HTTP/1.1 503 ") for client in clients[-300:])
+        assert told > 290
+        assert status_of_next_answer(first) == 200
+        clients[0].sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert status_of_next_answer(clients[0]) == 200
+        gateway = psutil.Process(narrow.pid("gateway"))
+        assert 300 <= gateway.num_fds() < 500
+    assert "Too many open files" not in narrow.log.read_text()
+    wait_for(lambda: httpx.get(narrow.url + "/v1/models").status_code == 200, 10, "room again")
 
 
 def test_a_bound_of_nothing_is_refused_by_its_name(tmp_path: Path) -> None:

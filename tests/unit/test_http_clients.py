@@ -1,5 +1,6 @@
 """A proxy of the environment is for the world outside: this machine is asked directly."""
 
+import asyncio
 import ssl
 from typing import Any
 
@@ -52,3 +53,22 @@ def test_options_go_to_the_client() -> None:
         assert made.headers["x-a"] == "b"
         with pytest.raises(httpx.ConnectError):
             made.get("/")
+
+
+async def test_more_than_a_hundred_requests_of_a_client_are_under_way_at_a_time() -> None:
+    """Those beyond a hundred waited in the client, without a word."""
+    many, open_ones = 150, list[asyncio.StreamWriter]()
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        open_ones.append(writer)
+        if len(open_ones) == many:  # until then nobody has an answer
+            for one in open_ones:
+                one.write(b"HTTP/1.1 204 X\r\nconnection: close\r\n\r\n")
+                one.close()
+
+    async with await asyncio.start_server(hold, "127.0.0.1", 0, backlog=many) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with async_client(url, timeout=30) as client:
+            answers = await asyncio.gather(*(client.get("/") for _ in range(many)))
+    assert {answer.status_code for answer in answers} == {204}

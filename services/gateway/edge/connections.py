@@ -41,6 +41,10 @@ WriteNow = Callable[[Callable[[], bytes]], bool]
 RECEIVED = "stoker.received"
 """The extension of an ASGI scope whose "at" is when the request's first byte came, by the loop's clock."""
 
+LINGER_S, LINGER_BYTES, LINGERING = 1.0, 256 * 1024, 128
+"""A connection that is ended with an answer is read on for so long, so many bytes, of so many at a time: who is
+still sending would be told "connection reset" and not the answer."""
+
 ACCEPTS = 32
 """New connections that are taken in a turn of the loop."""
 
@@ -58,7 +62,7 @@ def taken_together(listener: socket.socket) -> list[socket.socket]:
 class Bounds:
     """head_bytes: of the request line and all headers. head_s: from the connection, or a request's first byte,
     to the end of its head. body_pause_s: the longest without a byte of the body. body_s: for all of it.
-    per_address: connections of one client address.
+    per_address: connections of one client address. in_all: of all of them; what comes beyond that is told so.
     """
 
     head_bytes: int = 64 * 1024
@@ -66,6 +70,7 @@ class Bounds:
     body_pause_s: float = 30.0
     body_s: float = 600.0
     per_address: int = 4096
+    in_all: int = 65_536
 
 
 @dataclass(slots=True)
@@ -74,6 +79,8 @@ class Connections:
 
     bounds: Bounds = Bounds()
     by_address: Counter[str] = field(default_factory=Counter)
+    open: int = 0
+    lingering: int = 0
     waiting: "set[_Bounded]" = field(default_factory=set)
 
     def protocol(self) -> type[asyncio.Protocol]:
@@ -85,6 +92,12 @@ class Connections:
             connections_of_all = owner
 
         return Protocol
+
+    def refusal(self, address: str) -> str:
+        """Why the newest connection, which is of this address, is one too many; "" where it is not."""
+        if self.by_address[address] > self.bounds.per_address:
+            return "this address has too many connections"
+        return "this gateway has too many connections" if self.open > self.bounds.in_all else ""
 
     async def sweep(self) -> None:
         """End what waits too long, until cancelled."""
@@ -118,7 +131,7 @@ class _AnyLength(int):
 class _Bounded(HttpToolsProtocol):
     """One connection. Reading a head: since `_head_since`; a body: since `_body_since`, its last byte at
     `_body_at`. _told: who is told when it has gone. _refusal: status and text for what follows the requests
-    that are being answered; it is not read on.
+    that are being answered; it is not read on. _lingers: it has its last answer.
 
     Slots, as uvicorn's own attributes are as many as a dictionary of an object may share its keys for: one more
     would cost a kilobyte a connection.
@@ -133,6 +146,7 @@ class _Bounded(HttpToolsProtocol):
         "_head_since",
         "_is_in_head",
         "_is_lost",
+        "_lingers",
         "_refusal",
         "_told",
     )
@@ -141,7 +155,7 @@ class _Bounded(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self.pipeline = _Pipeline()  # type: ignore[assignment]  # has what uvicorn uses of a deque
         self._told: list[Callable[[], None]] = []
-        self._is_lost = False
+        self._is_lost = self._lingers = False
         self._refusal: tuple[str, str] | None = None
         self._address = ""
         self._head_bytes = 0
@@ -153,8 +167,9 @@ class _Bounded(HttpToolsProtocol):
         all_of_them = self.connections_of_all
         self._address = self.client[0] if self.client else ""
         all_of_them.by_address[self._address] += 1
-        if all_of_them.by_address[self._address] > all_of_them.bounds.per_address:
-            self.end("503 Service Unavailable", "this address has too many connections")
+        all_of_them.open += 1
+        if refusal := all_of_them.refusal(self._address):
+            self.end("503 Service Unavailable", refusal)
             return
         self._head_since = self.loop.time()
         all_of_them.waiting.add(self)
@@ -163,6 +178,8 @@ class _Bounded(HttpToolsProtocol):
         all_of_them = self.connections_of_all
         all_of_them.waiting.discard(self)
         all_of_them.by_address[self._address] -= 1
+        all_of_them.open -= 1
+        all_of_them.lingering -= self._lingers
         if not all_of_them.by_address[self._address]:
             del all_of_them.by_address[self._address]
         super().connection_lost(exc)
@@ -186,6 +203,11 @@ class _Bounded(HttpToolsProtocol):
         return forget
 
     def data_received(self, data: bytes) -> None:
+        if self._lingers:
+            self._head_bytes += len(data)
+            if self._head_bytes > LINGER_BYTES:
+                self.transport.close()
+            return
         if self._refusal is not None:
             return
         super().data_received(data)
@@ -268,7 +290,7 @@ class _Bounded(HttpToolsProtocol):
     def end(self, status: str, text: str) -> None:
         """Say why, where no answer has begun, and close; when it is its turn."""
         self.connections_of_all.waiting.discard(self)
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._lingers:
             return
         if self._is_answering():
             self._refusal = (status, text)
@@ -277,4 +299,15 @@ class _Bounded(HttpToolsProtocol):
         if self._is_in_head or self._refusal is not None:
             answer = _ANSWER.format(status=status, length=len(text), text=text)
             self.transport.write(answer.encode())
+            if self.connections_of_all.lingering < LINGERING:
+                self._linger()
+                return
         self.transport.close()
+
+    def _linger(self) -> None:
+        """Close once the client has, or it has had the time to read why."""
+        self.connections_of_all.lingering += 1
+        self._lingers, self._head_bytes = True, 0
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)

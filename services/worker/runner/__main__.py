@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import uvloop
 
@@ -20,6 +21,10 @@ from stoker.services.worker.runner.outbox import FrameOutbox
 from stoker.services.worker.runner.quiet import quiet_libraries
 from stoker.services.worker.runner.runner import Runner
 
+MAX_THREADS = 4096
+"""For runs whose engine computes, or waits, in a thread: how many run at a time is for slots to say, and
+Python's own bound is six on two cores. A thread is made when one is needed.
+"""
 NICENESS = 5
 """Engines take what processor time is left over: a full machine must not silence the worker, or cost the
 scheduler its lease.
@@ -28,6 +33,7 @@ scheduler its lease.
 
 async def serve(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(MAX_THREADS, "engine"))
     for number in (signal.SIGINT, signal.SIGTERM):  # the agent decides when this process ends
         loop.add_signal_handler(number, lambda: None)
     connection = socket.socket(fileno=descriptor)

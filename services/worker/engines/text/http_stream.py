@@ -27,7 +27,6 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_REFUSAL_BYTES, REFUSAL_TIMEOUT_S = 64 * 1024, 5.0
 """What is read of an answer that says an error."""
 READ_OUT_S = 0.5
-MAX_CONNECTIONS = 512
 CONNECT_TIMEOUT_S = 10.0
 TOO_LONG = re.compile(
     "maximum context length|exceeds? the (?:maximum )?context|longer than the maximum model length"
@@ -52,7 +51,8 @@ class Refused(EngineError):
 class Server:
     """url: without a slash at its end. name: in errors. The session is made in the loop that uses it.
 
-    No time limit: a job has one of its own, and ends by being cancelled.
+    No limit of time or of connections: a job has one of its own, and ends by being cancelled; how many there
+    are at a time is for slots to say.
     """
 
     url: str
@@ -66,7 +66,7 @@ class Server:
         if self._session is None:
             self._loop = asyncio.get_running_loop()
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
+                connector=aiohttp.TCPConnector(limit=0),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
                 headers={**JSON_HEADERS, **self.headers},
                 trust_env=not is_loopback(self.url),

@@ -16,7 +16,6 @@ import asyncio
 import re
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 from stoker.schemas.job_events import EmbeddingOutput, FailureKind, TextOutput, ValueOutput
@@ -42,8 +41,6 @@ from stoker.services.worker.engines.text.generation import (
 )
 from stoker.services.worker.engines.text.llamacpp_server import LlamaServer
 
-MAX_THREADS = 256
-"""Requests at a time, of all models: each waits for its answer in a thread."""
 TOO_LONG = re.compile(r"\((\d+) tokens\) is (?:too large|larger)")
 """What llama.cpp says of a text that does not fit."""
 
@@ -57,7 +54,6 @@ class LlamaCppEngine:
         self.capability = capability
         self._models: dict[str, LlamaServer] = {}
         self._embedders: dict[str, LlamaServer] = {}
-        self._threads = ThreadPoolExecutor(MAX_THREADS, "llamacpp")
         self._embedder_lock = threading.Lock()
 
     def load(self, files: ModelFiles) -> None:
@@ -75,7 +71,6 @@ class LlamaCppEngine:
         return self._models[model].card()
 
     async def run(self, model: str, request: Request, emit: Emitter, cancelled: Cancellation) -> RunOutput:
-        loop = asyncio.get_running_loop()
         loaded = self._models[model]
         match request.input:
             case ChatInput():
@@ -91,11 +86,11 @@ class LlamaCppEngine:
                 return await self._generate(loaded, "completion", body, request, emit, cancelled)
             case EmbeddingInput():
                 inputs = request.input.inputs
-                return await loop.run_in_executor(self._threads, self._embed, model, inputs)
+                return await asyncio.to_thread(self._embed, model, inputs)
             case TokensInput():
-                return await loop.run_in_executor(self._threads, _tokens, loaded, request.input)
+                return await asyncio.to_thread(_tokens, loaded, request.input)
             case RerankInput():
-                return await loop.run_in_executor(self._threads, _rerank, loaded, request.input)
+                return await asyncio.to_thread(_rerank, loaded, request.input)
             case _:
                 raise EngineError("llama.cpp makes text, embeddings, ranks and tokens only", "validation")
 
@@ -111,8 +106,7 @@ class LlamaCppEngine:
         server = loaded.server
         handle = server.handle_chat_completions if kind == "chat" else server.handle_completions
         body = {"max_tokens": loaded.answer_tokens} | body | _chosen(loaded, request)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, _generate, handle, body, request, emit, cancelled)
+        return await asyncio.to_thread(_generate, handle, body, request, emit, cancelled)
 
     def _embedder(self, model: str) -> LlamaServer:
         """A model whose file says how texts are pooled embeds them where it is; another has a server for it."""
