@@ -29,6 +29,7 @@ from stoker.schemas.fleet import DiskRoom, PlatformEvent
 from stoker.services.bus.connection import Bus, open_bus
 from stoker.services.catalog import store
 from stoker.services.catalog.load import Configuration
+from stoker.services.process.devices import find_device
 from stoker.services.process.disk import room_at
 from stoker.services.process.embedded import embedded_server, free_port, why_taken
 from stoker.services.process.printing import Printer
@@ -222,15 +223,20 @@ class Up:
         ]
 
     def _workers(self) -> list[tuple[str, str, list[str]]]:
-        """Name, module and arguments of each configured worker."""
+        """Name, module and arguments of each configured worker. Those of which nothing is said share the memory
+        of this machine; of a GPU each has all that its driver gives it.
+        """
         handlers = ",".join(self.configuration.handlers())
+        sharing = sum(entry.count for entry in self.configuration.workers if not entry.memory)
+        device = find_device() if sharing > 1 else None
+        share = device.memory_bytes // sharing if device is not None and not device.is_gpu else 0
         plan: list[tuple[str, str, list[str]]] = []
         for entry in self.configuration.workers:
             for _ in range(entry.count):
                 name = f"worker-{len(plan) + 1}"
                 arguments = ["--name", name, "--profile", entry.profile, "--ram", str(entry.ram)]
-                if entry.memory:
-                    arguments += ["--memory", str(entry.memory)]
+                if memory := entry.memory or share:
+                    arguments += ["--memory", str(memory)]
                 if entry.engines:
                     arguments += ["--engines", ",".join(entry.engines)]
                 if handlers:

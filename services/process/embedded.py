@@ -24,6 +24,7 @@ from typing import IO
 
 from stoker.services.process.disk import room_at
 from stoker.services.process.logs import get_logger
+from stoker.services.process.machine import Machine
 from stoker.services.process.running import die_with_parent
 from stoker.services.process.tasks import TaskOwner, cleanup
 
@@ -155,7 +156,7 @@ async def _start(config: Path, port: int, output: IO[bytes]) -> asyncio.subproce
         find_binary(),
         "--config",
         str(config),
-        env=threads_of(os.cpu_count() or 1) | os.environ,
+        env=threads_of(Machine().processors()) | os.environ,
         stdout=output,
         stderr=output,
         preexec_fn=die_with_parent,

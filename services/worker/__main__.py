@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 from nats.aio.msg import Msg
 from nats.nuid import NUID
 
@@ -40,6 +39,7 @@ from stoker.services.catalog import store
 from stoker.services.catalog.documents import ConfigurationError
 from stoker.services.catalog.functions import read_project
 from stoker.services.catalog.sizes import parse_size
+from stoker.services.process.devices import find_device
 from stoker.services.process.logs import get_logger
 from stoker.services.process.running import exit_with, run_service
 from stoker.services.process.settings import BadSetting, read_settings
@@ -55,8 +55,6 @@ from stoker.services.worker.settings import Settings
 log = get_logger("worker")
 
 CONNECTION_CHECK_S = 1.0
-RAM_SHARE = 0.7
-"""Of the machine's memory, the share that models may take on a CPU worker unless said otherwise."""
 
 
 def parse_bytes(text: str, setting: str) -> int:
@@ -65,21 +63,6 @@ def parse_bytes(text: str, setting: str) -> int:
         return parse_size(text)
     except ValueError as error:
         raise BadSetting(f"{setting}: {error}") from error
-
-
-def device_memory() -> tuple[str, int]:
-    """Name and memory of the device: the first GPU that the driver lists, else the processor."""
-    import shutil
-    import subprocess
-
-    if shutil.which("nvidia-smi"):
-        query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-        listed = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
-        if listed.returncode == 0 and listed.stdout.strip():
-            name, mebibytes = listed.stdout.splitlines()[0].rsplit(",", 1)
-            return name.strip(), int(mebibytes) * 1024**2
-    processor = platform.processor() or platform.machine()
-    return f"cpu ({processor})", int(psutil.virtual_memory().total * RAM_SHARE)
 
 
 def chosen_engines(listed: str, handlers: str) -> dict[str, Any]:
@@ -206,23 +189,22 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
     serve_metrics(settings.metrics_host, settings.metrics_port)
     name = settings.name or f"{platform.node()}-{NUID().next().decode()[-6:].lower()}"
     check_name(name)
-    device, memory = device_memory()
-    if settings.memory:
-        memory = parse_bytes(settings.memory, "memory")
+    device = find_device()
+    memory = parse_bytes(settings.memory, "memory") if settings.memory else device.memory_bytes
     cache = ModelCache(memory, parse_bytes(settings.ram, "ram"))
     connecting = open_bus(settings, f"stoker-worker-{name}", role=worker_role(name), stopping=stopping)
     async with connecting as bus, TaskOwner("worker") as tasks:
         await wait_for_streams(bus, stopping, of_bucket(CATALOG_BUCKET))
-        identity = Identity(name, settings.profile, settings.spec, device, settings.pinned)
+        identity = Identity(name, settings.profile, settings.spec, device.name, settings.pinned)
         limits = Limits(settings.runner_silent_s, settings.stop_grace_s)
         agent = Agent(bus, identity, cache, chosen_engines(settings.engines, settings.handlers), tasks, limits)
-        await register(bus, "worker", "runs jobs on loaded models", {"worker": name, "device": device})
+        await register(bus, "worker", "runs jobs on loaded models", {"worker": name, "device": device.name})
         for folder in filter(None, settings.functions.split(",")):
             await store.add(bus, await asyncio.to_thread(read_project, Path(folder)))
         agent.start()
         async with bus.answering(_commands(bus, agent, stopping)), bus.listening(*_heard(bus, agent)):
             bus.on_reconnect.append(agent.heartbeats.reconnected)
-            log.info("worker.started", device=device, memory_mb=memory // 10**6, pid=os.getpid())
+            log.info("worker.started", device=device.name, memory_mb=memory // 10**6, pid=os.getpid())
 
             async def drain() -> None:
                 await until(asyncio.Event(), stopping.wait, agent.replaced.wait)

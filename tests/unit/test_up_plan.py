@@ -14,6 +14,7 @@ from rich.console import Console
 from stoker.child import Child
 from stoker.schemas.catalog import Model, Spec
 from stoker.services.catalog.load import Configuration, WorkerEntry
+from stoker.services.process import devices
 from stoker.up import COLOURS, Up
 
 
@@ -74,6 +75,37 @@ def test_a_worker_gets_what_its_entry_says_and_no_more() -> None:
         None,
     ]
     assert [option(full, name) for name in ("--memory", "--ram", "--engines")] == ["2GB", "5", "vllm,ollama"]
+
+
+@pytest.mark.parametrize(
+    ("smi", "counts", "expected"),
+    [
+        ("", {"": 1}, [None]),
+        ("", {"": 2}, ["35000", "35000"]),
+        ("", {"": 3, "2GB": 1}, ["23333", "23333", "23333", "2GB"]),
+        ("", {"": 1, "2GB": 2}, [None, "2GB", "2GB"]),
+        ("echo 'NVIDIA L4, 23034'", {"": 2}, [None, None]),
+        ("echo 'No devices were found'", {"": 2}, ["35000", "35000"]),
+        ("echo broken; exit 9", {"": 2}, ["35000", "35000"]),
+        ("true", {"": 2}, ["35000", "35000"]),
+    ],
+)
+def test_workers_on_the_processors_share_the_memory_of_which_nothing_is_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    smi: str,
+    counts: dict[str, int],
+    expected: list[str | None],
+) -> None:
+    """Three workers of a machine had seven tenths of its memory each."""
+    if smi:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{smi}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    monkeypatch.setattr(devices.Machine, "memory_bytes", lambda _: 100_000)
+    workers = tuple(WorkerEntry(memory=memory, count=count) for memory, count in counts.items())
+    found = list(plan(Configuration(workers=workers)).values())[3:]
+    assert [option(child, "--memory") for child in found] == expected
 
 
 def test_handlers_of_the_configuration_are_the_workers_allow_list() -> None:

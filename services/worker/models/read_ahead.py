@@ -11,9 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 from stoker.services.process.logs import get_logger
+from stoker.services.process.machine import Machine
 from stoker.services.process.telemetry import counter
 from stoker.services.worker.models.weights.resolve import is_cached
 
@@ -49,7 +48,7 @@ def _read(url: str, stop: threading.Event) -> None:
     path = is_cached(url)
     if path is None:
         return
-    left = int(psutil.virtual_memory().available * SHARE_OF_MEMORY)
+    left = int(Machine().memory_left_bytes() * SHARE_OF_MEMORY)
     began, total = time.monotonic(), 0
     try:
         for size, took_s in _blocks(path):

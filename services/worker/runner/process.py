@@ -18,6 +18,7 @@ import msgspec
 
 from stoker.functions.frames import frame
 from stoker.services.process.logs import get_logger
+from stoker.services.process.machine import Machine
 from stoker.services.process.tasks import cleanup, limit
 from stoker.services.worker.runner.messages import FromRunner, Message, Ready, messages
 
@@ -49,8 +50,11 @@ def oom_kills() -> int:
 
 
 def environment() -> dict[str, str]:
-    """Of runners, and so of engines' servers and functions: the worker's, without how it reaches NATS."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("STOKER_NATS")}
+    """Of runners, and so of engines' servers and functions: the worker's, without how it reaches NATS, and with
+    how many threads to compute in where a container has fewer processors than the machine.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith("STOKER_NATS")}
+    return own | Machine().threads()
 
 
 class RunnerProcess:

@@ -20,6 +20,7 @@ from stoker.schemas.job_events import FailureKind, ValueOutput
 from stoker.schemas.jobs import TranscriptionInput
 from stoker.schemas.transcripts import SpokenSegment, SpokenWord, Transcript
 from stoker.schemas.workers import EngineCapability
+from stoker.services.process.machine import Machine
 from stoker.services.worker.engines.audio.features import PiecewiseFeatures
 from stoker.services.worker.engines.audio.sound import samples_of
 from stoker.services.worker.engines.base import (
@@ -117,7 +118,7 @@ def _open(path: str, options: Options) -> Any:
         device=kind,
         device_index=int(index or 0),
         compute_type=options.compute_type,
-        cpu_threads=options.n_threads or max((os.cpu_count() or 2) // 2, 1),
+        cpu_threads=options.n_threads or max(Machine().processors() // 2, 1),
         local_files_only=True,
     )
     model.feature_extractor = PiecewiseFeatures(**model.feat_kwargs)

@@ -7,7 +7,6 @@ Its context is what the file says (8192 tokens at most, unless the option `n_ctx
 where the memory that the model may take does not hold so many tokens of all its slots.
 """
 
-import os
 import secrets
 from typing import Any
 
@@ -16,6 +15,7 @@ import xllamacpp
 
 from stoker.schemas.workers import CapabilityCard
 from stoker.services.process.http_clients import client
+from stoker.services.process.machine import Machine
 from stoker.services.worker.engines.base import EngineError, ModelFiles
 from stoker.services.worker.engines.text.gguf_header import BadGguf, Scalar, read_header
 
@@ -70,7 +70,7 @@ class LlamaServer:
         parameters.model.path = str(self.files.path)
         parameters.n_parallel = self.slots
         parameters.n_ctx = self.context_tokens * self.slots
-        parameters.cpuparams.n_threads = int(options.get("n_threads", max((os.cpu_count() or 2) // 2, 1)))
+        parameters.cpuparams.n_threads = int(options.get("n_threads", max(Machine().processors() // 2, 1)))
         parameters.n_gpu_layers = int(options.get("n_gpu_layers", -1))
         parameters.verbosity = 0
         parameters.warmup = False
