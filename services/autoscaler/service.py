@@ -252,7 +252,9 @@ class AutoscalerService:
         arguments = ["--name", command.replica.id, "--profile", profile.name]
         arguments += ["--spec", f"{command.model}/{spec.name}", "--pinned", "--engines", spec.engine]
         arguments += ["--give-up-s", f"{GIVE_UP_S:g}", "--drain-timeout-s", f"{DRAIN_LIMIT_S:g}"]
-        if profile.memory_bytes:
+        if profile.gpu is not None:  # whose memory the worker measures
+            arguments += ["--gpus", str(profile.gpu.count * spec.profile_count)]
+        elif profile.memory_bytes:
             arguments += ["--memory", str(profile.memory_bytes * spec.profile_count)]
         return Order(
             replica=command.replica.id,

@@ -189,7 +189,7 @@ async def main(settings: Settings, stopping: asyncio.Event) -> None:
     serve_metrics(settings.metrics_host, settings.metrics_port)
     name = settings.name or f"{platform.node()}-{NUID().next().decode()[-6:].lower()}"
     check_name(name)
-    device = find_device()
+    device = find_device(settings.gpus)
     memory = parse_bytes(settings.memory, "memory") if settings.memory else device.memory_bytes
     cache = ModelCache(memory, parse_bytes(settings.ram, "ram"))
     connecting = open_bus(settings, f"stoker-worker-{name}", role=worker_role(name), stopping=stopping)

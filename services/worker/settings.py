@@ -19,6 +19,7 @@ class Settings(BusSettings, frozen=True, kw_only=True):
         Meta(description="with --spec: keep its settings as they were at the start"),
     ] = False
     memory: Annotated[str, Meta(description="memory for loaded models, such as 512MB")] = ""
+    gpus: Annotated[int, Meta(description="GPUs that one model may span", ge=1)] = 1
     ram: Annotated[str, Meta(description="memory for parked models, such as 2GB; 0 = none")] = "0"
     engines: Annotated[str, Meta(description="engines to offer, separated by commas")] = ""
     functions: Annotated[str, Meta(description="folders of function projects to serve, by commas")] = ""

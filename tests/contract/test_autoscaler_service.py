@@ -5,13 +5,15 @@ import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from stoker.schemas import wire
-from stoker.schemas.catalog import Model, ResourceProfile, Spec
+from stoker.schemas.catalog import Gpu, Model, ResourceProfile, Spec
 from stoker.schemas.fleet import ModelReplicas, QueueDepth, SpecReplicas
 from stoker.schemas.subjects import REPLICAS_BUCKET
 from stoker.services.autoscaler.events import Ticked
@@ -130,6 +132,23 @@ async def test_a_leader_whose_lease_was_stolen_launches_nothing_more(
                 assert cluster.terms() == [10, 20]
                 assert not second.lease.lost.is_set()
                 assert second.core.models["known"].replicas.keys() == first.core.models["known"].replicas.keys()
+
+
+@pytest.mark.parametrize(("gpu", "expected"), [(None, ("8000", None)), (Gpu(count=2), (None, "2"))])
+async def test_the_memory_of_a_profile_is_no_gpus(
+    connected: Connect, cluster: Cluster, gpu: Gpu | None, expected: tuple[str | None, str | None]
+) -> None:
+    """A worker on an L4 of 24 GB took the 64 GB of its machine for the card's."""
+    profile = msgspec.structs.replace(PROFILE, memory_bytes=8000, gpu=gpu)
+    async with connected("only") as bus:
+        await declare(bus)
+        await store.publish(bus, [model("m")], [profile])
+        async with leading(cluster.service(bus, 10)):
+            await asked_for(bus, "m", 1, cluster, 1)
+            [process] = cluster.processes().values()
+            words = process.cmdline()
+    told = dict(pairwise(words))
+    assert (told.get("--memory"), told.get("--gpus")) == expected
 
 
 async def test_a_leader_that_does_not_trust_its_lease_orders_nothing(

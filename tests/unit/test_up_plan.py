@@ -84,7 +84,7 @@ def test_a_worker_gets_what_its_entry_says_and_no_more() -> None:
         ("", {"": 2}, ["35000", "35000"]),
         ("", {"": 3, "2GB": 1}, ["23333", "23333", "23333", "2GB"]),
         ("", {"": 1, "2GB": 2}, [None, "2GB", "2GB"]),
-        ("echo 'NVIDIA L4, 23034'", {"": 2}, [None, None]),
+        ("echo '0, GPU-a, 23034, NVIDIA L4'", {"": 2}, [None, None]),
         ("echo 'No devices were found'", {"": 2}, ["35000", "35000"]),
         ("echo broken; exit 9", {"": 2}, ["35000", "35000"]),
         ("true", {"": 2}, ["35000", "35000"]),
