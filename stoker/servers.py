@@ -38,7 +38,11 @@ class Server:
 
 def _folder(variable: str, *default: str) -> Path:
     base = os.environ.get(variable, "")
-    return (Path(base) if base else Path.home().joinpath(*default)) / "stoker"
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user of a container, who is in no list and has no HOME: as Docker says then
+        home = Path("/")
+    return (Path(base) if base else home.joinpath(*default)) / "stoker"
 
 
 def state_folder() -> Path:

@@ -4,6 +4,7 @@ STOKER_NATS.
 
 import asyncio
 import getpass
+import os
 import platform
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -47,10 +48,18 @@ def with_bus(program: str, data: Path, work: "Callable[[Bus], Awaitable[T]]", ac
             await wait_for_streams(bus, asyncio.Event(), of_bucket(KEYS_BUCKET))
             found = await work(bus)
             if action:
-                note_action(bus, f"{settings.nats_user or getpass.getuser()}@{platform.node()}", action)
+                note_action(bus, f"{settings.nats_user or user()}@{platform.node()}", action)
             return found
 
     try:
         return asyncio.run(run())
     except CannotStart as error:
         fail(str(error), 2)
+
+
+def user() -> str:
+    """Who runs this command; by number, where a container's user is in no list."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"

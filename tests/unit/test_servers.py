@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stoker import servers
+from stoker.cli import on_bus
 from stoker.client import Client
 
 HERE, BACKGROUND, LAB = "http://127.0.0.1:1111", "http://127.0.0.1:2222", "https://lab.example"
@@ -127,3 +129,17 @@ def test_the_python_client_finds_the_same() -> None:
     with_lab()
     with Client(LAB) as client:
         assert client._client.headers["Authorization"] == "Bearer sk-lab"
+
+
+def test_a_user_who_is_in_no_list_and_has_no_home_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As containers run: `docker run --user 12345`, OpenShift."""
+
+    def unknown(_: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for variable in ("HOME", "USER", "LOGNAME", "USERNAME", "LNAME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    assert servers.find().url == servers.DEFAULT_URL
+    assert servers.profiles_file() == Path("/.config/stoker/profiles.json")
+    assert on_bus.user() == f"user {os.getuid()}"
