@@ -20,7 +20,7 @@ from stoker.services.gateway.edge.access import owner
 from stoker.services.gateway.edge.exchange import current_exchange
 from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.jobs.url_rules import UrlRules
-from stoker.services.gateway.public_network import NotPublic, PublicNetwork
+from stoker.services.gateway.public_network import NotPublic, public_connections
 from stoker.services.gateway.settings import InputUrls
 from stoker.services.process.tasks import LimitExceeded, limit
 
@@ -37,8 +37,6 @@ PAUSE_TIMEOUT_S = 10.0
 """The longest for the connection, and without a byte."""
 FETCH_TIMEOUT_S = 300.0
 """The longest for a whole file."""
-KEPT_S = 5.0
-"""How long a connection is kept for the next file of its host."""
 PICTURE_TIMEOUT_S = 30.0
 MAX_PICTURE_BYTES = 20 * 1024 * 1024
 """Of all pictures of a request: as much as one may bring with it."""
@@ -69,10 +67,8 @@ class Fetching:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        network = PublicNetwork(allow_private=self.rules is not None and self.rules.allow_private)
-        async with httpcore.AsyncConnectionPool(
-            network_backend=network, max_connections=AT_ONCE, keepalive_expiry=KEPT_S
-        ) as client:
+        allow_private = self.rules is not None and self.rules.allow_private
+        async with public_connections(allow_private=allow_private, at_once=AT_ONCE) as client:
             self._client = client
             try:
                 yield

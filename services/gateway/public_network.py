@@ -2,19 +2,25 @@
 
 A name is resolved once, every address is checked, and one that was checked is connected to: what the name
 resolves to a moment later does not matter. TLS and the Host header still have the name.
+
+Names are resolved by c-ares, in no thread: the system's own resolver holds one for half a minute for a name
+whose servers do not answer, whoever has given up waiting, and the loop has four of them for all names.
 """
 
-import asyncio
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv6Address
 
+import aiodns
 import httpcore
 
 from stoker.services.process.tasks import limit
 
 RESOLVE_TIMEOUT_S = 10.0
+KEPT_S = 5.0
+"""How long a connection is kept for what is next asked of its host."""
 SPECIAL = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -49,7 +55,8 @@ def is_public(address: str) -> bool:
 class PublicNetwork(httpcore.AsyncNetworkBackend):
     """httpcore's network, for public addresses. allow_private: for all."""
 
-    def __init__(self, *, allow_private: bool) -> None:
+    def __init__(self, resolver: aiodns.DNSResolver, *, allow_private: bool) -> None:
+        self._resolver = resolver
         self._allow_private = allow_private
         self._inner = httpcore.AnyIOBackend()
 
@@ -77,11 +84,12 @@ class PublicNetwork(httpcore.AsyncNetworkBackend):
     async def _resolved(self, host: str, port: int) -> list[str]:
         try:
             with limit(f"resolving {host}", RESOLVE_TIMEOUT_S):
-                loop = asyncio.get_running_loop()
-                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                found = await self._resolver.getaddrinfo(host, port=port, type=socket.SOCK_STREAM)
+        except aiodns.error.DNSError as error:
+            raise httpcore.ConnectError(f"{host} cannot be resolved: {error.args[-1]}") from error
         except (OSError, UnicodeError) as error:  # UnicodeError: it is no host name
             raise httpcore.ConnectError(f"{host} cannot be resolved: {error}") from error
-        return list(dict.fromkeys(str(address[0]) for *_, address in found))
+        return list(dict.fromkeys(node.addr[0].decode() for node in found.nodes))
 
     async def connect_unix_socket(
         self,
@@ -93,3 +101,18 @@ class PublicNetwork(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)
+
+
+@asynccontextmanager
+async def public_connections(
+    *, allow_private: bool, at_once: int
+) -> AsyncIterator[httpcore.AsyncConnectionPool]:
+    """Connections to addresses that users give, `at_once` at most, until the block ends. Raises, where one is
+    asked for: NotPublic, and what httpcore raises.
+    """
+    async with aiodns.DNSResolver() as resolver:
+        network = PublicNetwork(resolver, allow_private=allow_private)
+        async with httpcore.AsyncConnectionPool(
+            network_backend=network, max_connections=at_once, keepalive_expiry=KEPT_S
+        ) as connections:
+            yield connections

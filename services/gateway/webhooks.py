@@ -28,7 +28,8 @@ from stoker.services.bus.errors import BusError, NoAnswer, named
 from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.jobs.answers import from_result
 from stoker.services.gateway.jobs.webhook_urls import WebhookRules
-from stoker.services.gateway.public_network import NotPublic, PublicNetwork
+from stoker.services.gateway.public_network import NotPublic, public_connections
+from stoker.services.gateway.webhook_receivers import Away, Receivers
 from stoker.services.process.logs import get_logger
 from stoker.services.process.tasks import LimitExceeded, TaskOwner, cleanup, limit
 from stoker.services.records.blobs import BlobGone
@@ -38,11 +39,11 @@ from stoker.services.records.quarantine import put_aside
 log = get_logger("webhooks")
 
 CONSUMER = "webhooks"
-AT_ONCE = 16
-"""Posts under way at a time."""
+AT_ONCE, AT_ONCE_BYTES = 1000, 64 * 1024 * 1024
+"""Webhooks that are posted, or wait for their receiver's turn, and what they may have together."""
 FETCH_TIMEOUT_S = 5.0
 ACK_WAIT_S = 60.0
-"""Longer than resolving a host and posting may take together."""
+"""Longer than the receiver's turn, resolving its host and posting may take together."""
 AGAIN_S = 1.0
 POST_TIMEOUT_S = 10.0
 MAX_DELIVERIES = 12
@@ -77,21 +78,22 @@ def pause_s(tries: int) -> float:
 
 
 class Webhooks:
-    """Delivers until cancelled. rules: where to."""
+    """Delivers until cancelled. rules: where to. What is under way is bounded; so is what each receiver has of
+    it (webhook_receivers.py).
+    """
 
     def __init__(self, bus: Bus, secret: str, rules: WebhookRules) -> None:
         self._bus = bus
         self._secret = secret
         self._rules = rules
-        self._places = asyncio.Semaphore(AT_ONCE)
-        self._under_way = 0
+        self._receivers = Receivers(time.monotonic)
+        self._under_way = self._under_way_bytes = 0
+        self._has_room = asyncio.Event()
 
     async def deliver(self) -> None:
         """Post what is due, for ever. A receiver that is slow, or fails in whatever way, holds up no other."""
         async with (
-            httpcore.AsyncConnectionPool(
-                network_backend=PublicNetwork(allow_private=self._rules.allow_private), max_connections=AT_ONCE
-            ) as client,
+            public_connections(allow_private=self._rules.allow_private, at_once=AT_ONCE) as client,
             TaskOwner("webhooks") as tasks,
         ):
             while True:
@@ -116,28 +118,34 @@ class Webhooks:
             )
         try:
             while True:
-                await self._places.acquire()
-                self._places.release()
-                free = max(AT_ONCE - self._under_way, 1)
+                await self._room()
                 try:
                     with named("waiting for webhooks"):
-                        messages = await consumer.fetch(free, timeout=FETCH_TIMEOUT_S)
+                        # One: what is there of a larger batch is given when the batch is full, or time is over.
+                        [message] = await consumer.fetch(1, timeout=FETCH_TIMEOUT_S)
                 except NoAnswer:
                     continue
-                for message in messages:
-                    tasks.start_contained(self._deliver_one, client, message)
+                self._under_way += 1
+                self._under_way_bytes += len(message.data)
+                tasks.start_contained(self._deliver_one, client, message)
         finally:
             async with cleanup("unsubscribing from webhooks", FETCH_TIMEOUT_S):
                 await self._bus.unlisten(consumer)
 
     async def _deliver_one(self, client: httpcore.AsyncConnectionPool, message: Msg) -> None:
-        self._under_way += 1
         try:
-            async with self._places:
-                with named("acknowledging a webhook"):
-                    await self._post(client, message)
+            with named("acknowledging a webhook"):
+                await self._post(client, message)
         finally:
             self._under_way -= 1
+            self._under_way_bytes -= len(message.data)
+            self._has_room.set()
+
+    async def _room(self) -> None:
+        """Return when more may be under way."""
+        while self._under_way >= AT_ONCE or self._under_way_bytes > AT_ONCE_BYTES:
+            self._has_room.clear()
+            await self._has_room.wait()
 
     async def _post(self, client: httpcore.AsyncConnectionPool, message: Msg) -> None:
         try:
@@ -147,7 +155,9 @@ class Webhooks:
             await message.term()
             return
         try:
-            status = await self._post_event(client, await with_output(self._bus, event))
+            url = self._rules.check(event.webhook)
+            async with self._receivers.turn(url):
+                status = await self._post_event(client, url, await with_output(self._bus, event))
         except (RequestError, NotPublic) as error:
             log.warning("webhook.refused", job=event.job, reason=str(error))
             await message.term()
@@ -156,7 +166,7 @@ class Webhooks:
             self._put_aside(message, str(error), event.job)
             await message.term()
             return
-        except (*FAILURES, LimitExceeded, BusError) as error:
+        except (*FAILURES, LimitExceeded, BusError, Away) as error:
             await self._again(message, event, str(error) or type(error).__name__)
             return
         if 200 <= status < 300:
@@ -179,11 +189,8 @@ class Webhooks:
         log.warning("webhook.failed", job=event.job, tries=tries, error=reason)
         await message.nak(delay=pause_s(tries))
 
-    async def _post_event(self, client: httpcore.AsyncConnectionPool, event: Terminal) -> int:
-        """Post once; the status. Raises RequestError where the URL may not be used, httpcore's errors,
-        OSError.
-        """
-        url = self._rules.check(event.webhook)
+    async def _post_event(self, client: httpcore.AsyncConnectionPool, url: str, event: Terminal) -> int:
+        """Post once; the status. Raises NotPublic, httpcore's errors, LimitExceeded, OSError."""
         body, timestamp = wire.encode(from_result(event)), int(time.time())
         headers = {
             "Host": httpx.URL(url).netloc.decode("ascii"),

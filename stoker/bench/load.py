@@ -71,7 +71,7 @@ class LoadTest:
 
     async def _run(self, work: Iterable[Work]) -> None:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S, sock_connect=CONNECT_S)
-        connector = aiohttp.TCPConnector(limit=0)
+        connector = aiohttp.TCPConnector(limit=0, resolver=aiohttp.ThreadedResolver())
         self._client = aiohttp.ClientSession(
             self._url, headers=self._headers, timeout=timeout, connector=connector
         )

@@ -2,15 +2,18 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
 
+import aiodns
 import msgspec
+import pycares
 import pytest
 import standardwebhooks
 
@@ -23,12 +26,14 @@ from stoker.services.bus.seals import SealKey, Seals
 from stoker.services.bus.streams import declare
 from stoker.services.gateway import webhooks as module
 from stoker.services.gateway.jobs.webhook_urls import WebhookRules
+from stoker.services.gateway.webhook_receivers import EACH
 from stoker.services.gateway.webhooks import MAX_RETRY_S, Webhooks, pause_s, signature, standard_signature
 from stoker.services.process.tasks import TaskOwner
 from stoker.services.records.blobs import write_blob
 from stoker.services.records.outputs import apart
 from tests.contract.conftest import Connect
 from tests.fixtures.gateway_app import soon
+from tests.waiting import eventually
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 
@@ -174,6 +179,21 @@ async def test_a_receiver_that_does_not_answer_holds_up_no_other(connected: Conn
         assert set(receiver.paths()) >= {f"/{number}" for number in range(20)}
 
 
+async def test_many_receivers_posts_that_hang_hold_up_no_other(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen posts that hang were enough for all to wait."""
+    async with connected() as bus, delivering(bus) as silent, delivering(bus) as receiver:
+        silent.holds = {f"/{number}" for number in range(100)}
+        for number in range(100):
+            await order(bus, f"silent-{number}", f"{silent.url}/{number}")
+        await soon(lambda: len(silent.posts) >= 10)
+        for number in range(40):
+            await order(bus, f"j{number}", f"{receiver.url}/{number}")
+        await asyncio.wait_for(soon(lambda: len(receiver.posts) == 40), 5)
+        assert len(silent.posts) <= 2 * EACH, "each of the two that deliver has so many for a receiver"
+
+
 @pytest.mark.parametrize(
     "url",
     ["http://[", "http://a b/", "http://127.0.0.1:9/", "http://xn--a.example.invalid/", "http://" + "a" * 300],
@@ -211,21 +231,49 @@ def test_a_signature_is_what_the_standard_webhooks_say() -> None:
         assert standard_signature(odd, "msg_1", 1, b"").startswith("v1,"), "any text may be the key"
 
 
+def resolved(address: bytes) -> pycares.AddrInfoResult:
+    node = pycares.AddrInfoNode(60, 0, socket.AF_INET, socket.SOCK_STREAM, 6, (address, 0))
+    return pycares.AddrInfoResult([], [node])
+
+
+def asked_of(silent: socket.socket, names: set[bytes]) -> int:
+    """How many names it was asked for so far, and did not tell."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            names.add(silent.recv(512)[12:])
+    return len(names)
+
+
+async def test_names_whose_servers_do_not_answer_hold_up_no_other(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dozen of them, which anybody may name, and the gateway resolved nothing for a minute."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.setblocking(False)
+        names: set[bytes] = set()
+        asking = partial(aiodns.DNSResolver, ["127.0.0.1"], udp_port=silent.getsockname()[1])
+        monkeypatch.setattr(aiodns, "DNSResolver", asking)
+        monkeypatch.setattr(module, "POST_TIMEOUT_S", 30.0)
+        async with connected() as bus, delivering(bus) as receiver:
+            for number in range(12):
+                await order(bus, f"silent-{number}", f"http://h{number}.example.com/hook")
+            await eventually(lambda: asked_of(silent, names) >= 12, 20, "all of them to be asked for")
+            await order(bus, "j", f"http://localhost:{receiver.url.rpartition(':')[2]}/hook")
+            await soon(lambda: receiver.posts)
+
+
 async def test_a_name_is_looked_up_once_and_what_was_checked_is_connected_to(
     connected: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name that is public when it is checked and this machine's when it is connected to reaches nothing."""
     looks: list[str] = []
-    real = asyncio.get_running_loop().getaddrinfo
 
-    async def rebinding(host: str, port: int, **more: Any) -> object:
-        if host != "rebinding.example":
-            return await real(host, port, **more)
+    async def rebinding(_: object, host: str, **more: object) -> pycares.AddrInfoResult:
         looks.append(host)
-        address = "127.0.0.1" if len(looks) > 1 else "192.88.98.1"
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+        return resolved(b"127.0.0.1" if len(looks) > 1 else b"192.88.98.1")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", rebinding)
+    monkeypatch.setattr(aiodns.DNSResolver, "getaddrinfo", rebinding)
     monkeypatch.setattr(module, "POST_TIMEOUT_S", 0.3)
     async with connected() as bus, delivering(bus, allow_private=False) as receiver:
         await order(bus, "j", f"http://rebinding.example:{receiver.url.rpartition(':')[2]}/hook")
@@ -237,11 +285,11 @@ async def test_a_name_is_looked_up_once_and_what_was_checked_is_connected_to(
 async def test_the_name_is_still_what_the_receiver_is_asked_for(
     connected: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def resolve(host: str, port: int, **_: object) -> object:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+    async def resolve(*_: object, **more: object) -> pycares.AddrInfoResult:
+        return resolved(b"127.0.0.1")
 
     async with connected() as bus, delivering(bus) as receiver:
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+        monkeypatch.setattr(aiodns.DNSResolver, "getaddrinfo", resolve)
         port = receiver.url.rpartition(":")[2]
         await order(bus, "j", f"http://hooks.example:{port}/a?b=c")
         await soon(lambda: receiver.posts)

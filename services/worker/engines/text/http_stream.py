@@ -66,7 +66,7 @@ class Server:
         if self._session is None:
             self._loop = asyncio.get_running_loop()
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=0, resolver=aiohttp.ThreadedResolver()),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
                 headers={**JSON_HEADERS, **self.headers},
                 trust_env=not is_loopback(self.url),
