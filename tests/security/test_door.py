@@ -1,12 +1,14 @@
 """Web pages of other sites, and names that are not the gateway's. Before, both were served."""
 
 import http.client
+import socket
+import threading
 from pathlib import Path
 
 import httpx
 import pytest
 
-from stoker.services.gateway.edge.door import Door, listed
+from stoker.services.gateway.edge.door import Door, listed, own_names
 from stoker.services.gateway.edge.problems import RequestError
 from tests.conftest import SYNTHETIC, System
 
@@ -55,6 +57,17 @@ def test_a_local_gateway_answers_to_its_own_names(host: str) -> None:
 )  # fmt: skip
 def test_and_to_no_other(host: str) -> None:
     assert asked(LOCAL, host) == 403
+
+
+def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "gethostname", lambda: "MyBox")
+    monkeypatch.setattr(socket, "getfqdn", lambda: "mybox.example" if answered.wait(60) else "")
+    try:
+        assert own_names() == {"mybox"}
+    finally:
+        answered.set()
+    assert own_names() == {"mybox", "mybox.example"}
 
 
 def test_a_request_needs_a_host() -> None:

@@ -14,6 +14,7 @@ Pure but for the names of this machine.
 import ipaddress
 import re
 import socket
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -35,12 +36,17 @@ EXPOSED = (
     "retry-after, location, x-request-id, stoker-ignored, x-ratelimit-limit-requests, "
     "x-ratelimit-remaining-requests"
 )
+FULL_NAME_S = 0.5
 _PORT = re.compile(r":\d{1,5}$")
 
 
 def own_names() -> frozenset[str]:
-    """What this machine is called."""
-    return frozenset(name.lower() for name in (socket.gethostname(), socket.getfqdn()) if name)
+    """What this machine is called. Its full name may be asked of a name server, which may not answer."""
+    found = [socket.gethostname()]
+    asking = threading.Thread(target=lambda: found.append(socket.getfqdn()), daemon=True)
+    asking.start()
+    asking.join(FULL_NAME_S)
+    return frozenset(name.lower() for name in found.copy() if name)
 
 
 @dataclass(frozen=True, slots=True)
