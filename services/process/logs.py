@@ -1,9 +1,14 @@
-"""Structured logs: events in the past tense with fields, to stderr. Prompts and keys are never logged."""
+"""Structured logs: events in the past tense with fields, to stderr. Prompts and keys are never logged.
+
+A thread writes them: who collects logs may hang, and a service goes on.
+"""
 
 import logging
 import sys
+from typing import TextIO, cast
 
 from stoker.services import without
+from stoker.services.process.printing import Printer
 from stoker.services.process.tracing import with_trace_ids
 
 with without("rich"):
@@ -12,8 +17,11 @@ with without("rich"):
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
-def configure_logs(level: str, log_format: str, **context: str) -> None:
-    """Set up structlog for this process; `context` (service, worker) is on every line."""
+def configure_logs(level: str, log_format: str, **context: str) -> Printer:
+    """Set up structlog for this process; `context` (service, worker) is on every line. What is still to be
+    written at the end has to be waited for (`Printer.close`).
+    """
+    printer = Printer(sys.stderr)
     structlog.contextvars.bind_contextvars(**context)
     renderer: structlog.typing.Processor
     if log_format == "json":
@@ -30,11 +38,12 @@ def configure_logs(level: str, log_format: str, **context: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS.get(level, 20)),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, printer)),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=printer)
     logging.getLogger("nats").setLevel(logging.CRITICAL)  # its errors reach us by error_cb
+    return printer
 
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:

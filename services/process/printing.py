@@ -50,6 +50,9 @@ class Printer:
             self._put(text)
             self._changed.notify()
 
+    def flush(self) -> None:
+        """Written is what has to be, by the thread."""
+
     def _put(self, text: str) -> None:
         self._waiting.append(text)
         self._chars += len(text)

@@ -54,7 +54,7 @@ def run_service(
 
     Returns an exit status: 0, 2 when NATS could not be reached, 1 when it was lost for good.
     """
-    configure_logs(settings.log_level, settings.log_format, service=name, **context)
+    printer = configure_logs(settings.log_level, settings.log_format, service=name, **context)
     configure_tracing(settings.otlp, name, **context)
     log = get_logger("process")
 
@@ -79,6 +79,7 @@ def run_service(
         return 1
     finally:
         close_tracing()
+        printer.close()
     return 0
 
 
