@@ -2,7 +2,9 @@
 
 import asyncio
 
+from stoker.schemas.jobs import Job
 from stoker.services.gateway.edge.access import current_key, is_visible
+from stoker.services.gateway.edge.idempotency import conflict
 from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.answers import JobAnswer, from_result, from_view
@@ -44,6 +46,14 @@ async def present_job(gateway: Gateway, job: str) -> JobAnswer:
     if found is None:
         raise no_such_job(job)
     return found[0]
+
+
+async def is_there(gateway: Gateway, job: Job) -> bool:
+    """Whether a job that its client has named was made before. Raises RequestError: 409 by another request."""
+    present = await find_job(gateway, job.id) if job.is_client_named else None
+    if present is not None and present[1] != job.fingerprint:
+        raise conflict(job.id)
+    return present is not None
 
 
 async def await_job(gateway: Gateway, job: str) -> tuple[JobAnswer, str]:
