@@ -82,6 +82,17 @@ def test_a_job_of_another_key_is_not_there(system: System) -> None:
     assert other.post("/v1/jobs", json=BODY, headers={"Idempotency-Key": "same"}).json()["id"] != job
 
 
+def test_an_id_that_another_key_has_taken_is_a_conflict(system: System) -> None:
+    one, other = client(system)[0], client(system)[0]
+    assert one.put("/v1/jobs/order-7", json=BODY).status_code == 202
+    for _ in range(2):
+        taken = other.put("/v1/jobs/order-7", json=BODY)
+        assert (taken.status_code, taken.json()["field"]) == (409, "id"), taken.text
+        assert "another key" in taken.json()["detail"] and "location" not in taken.headers
+        wait_for(lambda: one.get("/v1/jobs/order-7").json().get("finished_at"), 20, "its end")
+    assert other.get("/v1/jobs/order-7").status_code == 404
+
+
 def test_a_key_that_only_uses_models_does_not_unload_them_for_everybody(system: System) -> None:
     body = {"model": "echo", "prompt": "hi", "stream": False}
     user, _ = client(system)

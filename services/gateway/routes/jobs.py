@@ -29,7 +29,7 @@ from stoker.services.gateway.jobs.cancelling import cancel
 from stoker.services.gateway.jobs.files import Kind, attached_to, check_id, no_such_job
 from stoker.services.gateway.jobs.function_calls import placed_by
 from stoker.services.gateway.jobs.job_logs import job_log, size_of, text_after
-from stoker.services.gateway.jobs.lookup import await_job, check_owner, find_job, present_job
+from stoker.services.gateway.jobs.lookup import await_job, check_owner, made_before, present_job
 from stoker.services.gateway.jobs.repeating import repeated
 from stoker.services.gateway.jobs.request_rules import split_adapter
 from stoker.services.gateway.jobs.requests import JobRequest, admission_timeout_s, job_input
@@ -136,7 +136,7 @@ async def _made_once(
 
     Raises RequestError: 409 where another request has made it.
     """
-    present = await find_job(gateway, name) if name else None
+    present = await made_before(gateway, name) if name else None
     if present is None:
         job = await make()
         if await gateway.submission.store(job):
