@@ -8,7 +8,8 @@
     job.result(); job.cancel()
 
 `AsyncClient` is the same with `await` and `async for`. A connection that breaks is taken up again where it
-broke; a submission whose answer was lost is asked again under the same name, so it is one job.
+broke; a submission whose answer was lost is asked again under the same name, so it is one job. A gateway that
+cannot answer for now (503 with Retry-After) is asked again too, of submissions and events.
 """
 
 import asyncio
@@ -30,7 +31,9 @@ TIMEOUT_S = 900.0
 CONNECT_TIMEOUT_S = 10.0
 PAUSE_S = 0.2
 ATTEMPTS = 50
-"""Times that a broken connection is taken up again before it is given up."""
+"""Times that a broken connection is taken up again before it is given up, without anything having come."""
+PATIENCE_S = 20.0
+"""How long a gateway is asked again that cannot answer for now: a scheduler takes over, NATS is away."""
 BROKEN = (httpx.RemoteProtocolError, httpx.ReadError, httpx.ConnectError)
 """What a connection does that is taken up again."""
 
@@ -104,9 +107,38 @@ def _named(name: str) -> dict[str, str]:
     return {"Idempotency-Key": name or secrets.token_hex(16)}
 
 
-def _is_final(error: httpx.TransportError, attempt: int) -> bool:
-    """Whether a submission is given up: nobody listens at the first, or nobody answers at the last."""
-    return attempt == ATTEMPTS - 1 or (attempt == 0 and isinstance(error, httpx.ConnectError))
+class _Trying:
+    """How often and how long the same is asked again. It begins anew with each further event."""
+
+    def __init__(self) -> None:
+        self._broken = 0
+        self._wait_until = 0.0
+        self._last_id = ""
+
+    def came(self, event: Event) -> None:
+        if event.id != self._last_id:  # else the same one again
+            self._broken, self._wait_until, self._last_id = 0, 0.0, event.id
+
+    def broke(self, *, may_be_wrong: bool = False) -> bool:
+        """The connection did, or there was none: whether to ask again. may_be_wrong: the address may be, where
+        nobody has listened there before.
+        """
+        self._broken += 1
+        is_first = self._broken == 1 and not self._wait_until
+        return self._broken < ATTEMPTS and not (may_be_wrong and is_first)
+
+    def waits(self, answer: httpx.Response) -> bool:
+        """Whether an answer says that there may be another one in a moment, and there is patience left."""
+        if answer.status_code != 503 or "retry-after" not in answer.headers:
+            return False
+        now = time.monotonic()
+        self._wait_until = self._wait_until or now + PATIENCE_S
+        return now < self._wait_until
+
+
+def _may_be_wrong(error: httpx.TransportError) -> bool:
+    """Whether the address may be: nobody listens there."""
+    return isinstance(error, httpx.ConnectError)
 
 
 class Job:
@@ -120,20 +152,25 @@ class Job:
 
     def events(self) -> Iterator[Event]:
         """Every event from the first to the end."""
-        reader = EventReader()
-        for attempt in range(ATTEMPTS):
+        reader, trying = EventReader(), _Trying()
+        while True:
             try:
                 with self._client.stream("GET", f"{self._path}/events", headers=reader.resume()) as answer:
                     if answer.status_code >= 400:
                         answer.read()
-                        _check(answer)
-                    for event in reader.read(answer):
-                        self._end = reader.end
-                        yield event
-                        if reader.end:
+                        if not trying.waits(answer):
+                            _check(answer)
+                    else:
+                        for event in reader.read(answer):
+                            trying.came(event)
+                            self._end = reader.end
+                            yield event
+                            if reader.end:
+                                return
+                        if not trying.broke():
                             return
             except BROKEN:
-                if attempt == ATTEMPTS - 1:
+                if not trying.broke():
                     raise
             time.sleep(PAUSE_S)
 
@@ -201,15 +238,16 @@ class Client:
         return self._submitted("/v1/jobs", {"model": model, "input": given}, _named(name))
 
     def _submitted(self, path: str, asked: dict[str, Any], headers: dict[str, str]) -> Job:
-        for attempt in range(ATTEMPTS):
+        trying = _Trying()
+        while True:
             try:
-                answer = _check(self._client.post(path, json=asked, headers=headers))
-                break
+                answer = self._client.post(path, json=asked, headers=headers)
+                if not trying.waits(answer):
+                    return Job(self._client, _check(answer).json()["id"])
             except BROKEN as error:
-                if _is_final(error, attempt):
+                if not trying.broke(may_be_wrong=_may_be_wrong(error)):
                     raise
             time.sleep(PAUSE_S)
-        return Job(self._client, answer.json()["id"])
 
     def job(self, job: str) -> Job:
         """The handle of a job by its id, whoever has submitted it."""
@@ -231,22 +269,27 @@ class AsyncJob:
 
     async def events(self) -> AsyncIterator[Event]:
         """Every event from the first to the end."""
-        reader = EventReader()
-        for attempt in range(ATTEMPTS):
+        reader, trying = EventReader(), _Trying()
+        while True:
             try:
                 async with self._client.stream(
                     "GET", f"{self._path}/events", headers=reader.resume()
                 ) as answer:
                     if answer.status_code >= 400:
                         await answer.aread()
-                        _check(answer)
-                    async for event in reader.aread(answer):
-                        self._end = reader.end
-                        yield event
-                        if reader.end:
+                        if not trying.waits(answer):
+                            _check(answer)
+                    else:
+                        async for event in reader.aread(answer):
+                            trying.came(event)
+                            self._end = reader.end
+                            yield event
+                            if reader.end:
+                                return
+                        if not trying.broke():
                             return
             except BROKEN:
-                if attempt == ATTEMPTS - 1:
+                if not trying.broke():
                     raise
             await asyncio.sleep(PAUSE_S)
 
@@ -301,15 +344,16 @@ class AsyncClient:
     async def submit(self, function: str, /, **payload: Any) -> AsyncJob:
         """Submit a call as a job. Raises CallFailed."""
         headers = _ASYNC | _named("")
-        for attempt in range(ATTEMPTS):
+        trying = _Trying()
+        while True:
             try:
-                answer = _check(await self._client.post(_path(function), json=payload, headers=headers))
-                break
+                answer = await self._client.post(_path(function), json=payload, headers=headers)
+                if not trying.waits(answer):
+                    return AsyncJob(self._client, _check(answer).json()["id"])
             except BROKEN as error:
-                if _is_final(error, attempt):
+                if not trying.broke(may_be_wrong=_may_be_wrong(error)):
                     raise
             await asyncio.sleep(PAUSE_S)
-        return AsyncJob(self._client, answer.json()["id"])
 
     def job(self, job: str) -> AsyncJob:
         """The handle of a job by its id, whoever has submitted it."""

@@ -20,12 +20,16 @@ from stoker.services.catalog import functions, multi_spec, profiles
 from stoker.services.catalog.documents import ConfigurationError, Document, check_keys, convert, read, shown
 from stoker.services.catalog.engines import colliding, odd
 from stoker.services.catalog.modes import is_modes_file, legacy_mode, read_modes, read_styles
-from stoker.services.catalog.short_form import read_handler, read_model
+from stoker.services.catalog.short_form import ENGINE_FEATURES, read_handler, read_model
 from stoker.services.catalog.sizes import read_size
 
 MAX_WORKERS = 64
 NOTHING_IN_IT = "there is nothing in it; write {} if that is meant, or leave the key out"
 """A file that is cut off behind a key must not mean that all of it was removed."""
+
+
+WORKER_ENGINES = (*ENGINE_FEATURES, "function", "custom")
+"""What a worker may offer."""
 
 
 class WorkerEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -227,4 +231,14 @@ def _worker(document: Document, index: int, entry: Any) -> WorkerEntry:
     for key, size in (("memory", worker.memory), ("ram", worker.ram)):
         if size:
             read_size(document, ("workers", index, key), size)
-    return worker
+    return msgspec.structs.replace(worker, engines=_engines(document, index, worker.engines))
+
+
+def _engines(document: Document, index: int, named: Sequence[str]) -> tuple[str, ...]:
+    """As workers call them. Raises ConfigurationError."""
+    for number, name in enumerate(named):
+        if name.lower() not in WORKER_ENGINES:
+            known = ", ".join(WORKER_ENGINES)
+            place = document.place("workers", index, "engines", number)
+            raise place.error(f"unknown engine {name!r}; there are {known}")
+    return tuple(name.lower() for name in named)

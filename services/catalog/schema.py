@@ -18,7 +18,7 @@ from stoker.services.catalog import multi_spec, profiles
 from stoker.services.catalog.documents import IGNORED
 from stoker.services.catalog.engines import READ, READ_BY_ALL, RESOLVED_ELSEWHERE
 from stoker.services.catalog.kubeai import MAX_FILES, OTHER_ENGINES
-from stoker.services.catalog.load import MAX_WORKERS, WorkerEntry
+from stoker.services.catalog.load import MAX_WORKERS, WORKER_ENGINES, WorkerEntry
 from stoker.services.catalog.model_defaults import Defaults
 from stoker.services.catalog.modes import (
     MAX_GUIDANCE,
@@ -103,6 +103,7 @@ def configuration_schema() -> Schema:
         named[kind.__name__] = _strict(kind, named[kind.__name__])
     named["ModelEntry"] |= {"allOf": [*_engine_rules(ENGINE_FEATURES, {}), *_short_rules()]}
     named["ModelEntry"]["properties"]["engine"] = _engine_names(ENGINE_FEATURES)
+    named["WorkerEntry"]["properties"]["engines"]["items"] = _engine_names(WORKER_ENGINES)
     named["ModelEntry"]["properties"]["defaults"] = _ref("Defaults")
     named["ProfileEntry"]["if"] = {
         "properties": {"launcher": {"enum": ["docker", "nomad"]}},

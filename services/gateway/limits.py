@@ -7,7 +7,7 @@ counts of the day are asked of the other gateways at the start; when all of them
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from nats.aio.msg import Msg
 
@@ -53,13 +53,24 @@ class Limits:
             self._tell(KeyUse(key.id, requests=1, gateway=self._gateway), now)
         return headers
 
-    def job(self, job: Job) -> None:
-        """One more job of the request's key. Raises RequestError 429."""
+    def jobs(self, jobs: Sequence[Job]) -> None:
+        """More jobs of the request's key, all of them or none. Raises RequestError 429, 400."""
         key = current_key.get()
         if key is None or not (key.concurrency or key.tokens_per_minute or key.device_seconds_per_day):
             return
         now = time.time()
-        self.book.check_job(key, job.id, now, is_call=bool(job.parent))
+        are_calls = all(job.parent for job in jobs)
+        self.book.check_jobs(key, [job.id for job in jobs], now, are_calls=are_calls)
+        for job in jobs:
+            self._count(key, job, now)
+
+    def not_made(self, job: Job) -> None:
+        """A job that was counted was refused after all."""
+        if job.id in self.book.jobs(job.tenant):
+            self._tell(KeyUse(job.tenant, ended=job.id, gateway=self._gateway), time.time())
+        self._stop_watching(job.id)
+
+    def _count(self, key: ApiKey, job: Job, now: float) -> None:
         if not job.parent:
             self._tell(KeyUse(key.id, began=job.id, gateway=self._gateway), now)
         if job.id not in self._watched:

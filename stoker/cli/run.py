@@ -1,8 +1,8 @@
 """`stoker run`: one question to a model."""
 
-import contextlib
 import secrets
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,10 @@ from stoker.cli.quick import import_httpx
 from stoker.cli.watching import Answer, watch
 
 GIVE_UP_S = 5.0
-"""How long whoever interrupts an answer waits at most for its job to be cancelled, a request."""
+"""How long whoever interrupts an answer waits at most for its job to be cancelled, a request; and for a gateway
+that listens.
+"""
+AGAIN_S = 0.1
 FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 """What a picture is asked for as, by the name of the file that it is to be in; else it is a PNG."""
 
@@ -97,8 +100,8 @@ def ask(asked: finding.Asked, given: dict[str, Any], *, is_quiet: bool = False) 
         job = client.submit_job(asked.name, given, name=name)
         return watch(job.events(), asked.name, is_quiet=is_quiet), job
     except KeyboardInterrupt:
-        _give_up(asked, given, name)
-        fail("cancelled", 130)
+        is_over = _give_up(asked, given, name)
+        fail("cancelled" if is_over else f"interrupted; its job may go on: {asked.url} does not answer", 130)
     except CallFailed as error:
         fail(str(error))
     except OSError:  # nobody reads the answer any more, or it cannot be written
@@ -116,17 +119,31 @@ def _refuse(options: Sequence[tuple[str, Any]], why: str) -> None:
             fail(f"{why}, so {name} says nothing to it")
 
 
-def _give_up(asked: finding.Asked, given: dict[str, Any], name: str) -> None:
-    """Cancel the job of a submission, unless it has ended. Its answer may not have come yet: asked again under
-    the same name, it tells the job's id.
+def _give_up(asked: finding.Asked, given: dict[str, Any], name: str) -> bool:
+    """Cancel the job of a submission, unless it has ended; False where that could not be asked. Its answer may
+    not have come yet: asked again under the same name, it tells the job's id. Where nobody listens, a gateway
+    may be starting again.
     """
     import httpx
 
     from stoker.client import Client
     from stoker.functions.errors import CallFailed
 
-    with contextlib.suppress(CallFailed, httpx.HTTPError), Client(asked.url, timeout_s=GIVE_UP_S) as client:
-        client.submit_job(asked.name, given, name=name).cancel()
+    give_up_at = time.monotonic() + GIVE_UP_S
+    with Client(asked.url, timeout_s=GIVE_UP_S) as client:
+        while True:
+            try:
+                client.submit_job(asked.name, given, name=name).cancel()
+            except CallFailed as error:
+                return error.status < 500  # it has ended, or never was accepted
+            except httpx.ConnectError:
+                if time.monotonic() < give_up_at:
+                    time.sleep(AGAIN_S)
+                    continue
+                return False
+            except httpx.HTTPError:
+                return False
+            return True
 
 
 def _drawing(

@@ -6,12 +6,13 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, System, free_port
+from tests.conftest import ROOT, System, free_port, is_ready, wait_for
 from tests.fixtures.lost_answers import losing
 
 
@@ -122,6 +123,31 @@ def test_a_job_whose_id_has_not_come_yet_is_cancelled_too(synthetic: System, end
         assert command.wait(30) == 130
     [job] = as_json("jobs", "--limit", "1", "--model", "slow", url=synthetic.url)["jobs"]
     assert synthetic.ended(job["id"])["status"] == "cancelled"
+
+
+def test_a_job_is_cancelled_with_its_command_while_the_gateway_starts_again(synthetic: System) -> None:
+    """Its command said that it was cancelled, and it ran to its end."""
+    with asking(synthetic.url) as command:
+        assert command.stdout is not None and command.stdout.read(2) == b"t0"
+        synthetic.kill("gateway")
+        wait_for(lambda: not is_ready(synthetic.url), 10, "nobody listens")
+        command.send_signal(signal.SIGINT)
+        assert command.wait(30) == 130
+    synthetic.wait_ready()
+    [job] = as_json("jobs", "--limit", "1", "--model", "slow", url=synthetic.url)["jobs"]
+    assert synthetic.ended(job["id"])["status"] == "cancelled"
+
+
+def test_a_command_whose_job_cannot_be_cancelled_says_so(synthetic: System) -> None:
+    with ExitStack() as until_ended:
+        with losing(synthetic.port, "silent") as relay:
+            command = until_ended.enter_context(asking(relay.url))
+            assert relay.lost.wait(30)
+        command.send_signal(signal.SIGINT)
+        assert command.wait(30) == 130
+        assert command.stderr is not None and "its job may go on" in command.stderr.read().decode()
+    [job] = as_json("jobs", "--limit", "1", "--model", "slow", url=synthetic.url)["jobs"]
+    stoker("cancel", job["id"], url=synthetic.url)
 
 
 def test_explain_says_why(synthetic: System) -> None:

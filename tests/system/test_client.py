@@ -2,8 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import ClassVar
 
 import httpx
@@ -16,9 +17,14 @@ from stoker.sse import ENDS, Event, EventReader
 from tests.conftest import System
 from tests.fixtures.lost_answers import losing
 
+EMPTY: Mapping[str, str] = MappingProxyType({})
+
 
 class Cutting(ThreadingHTTPServer):
-    """A job whose event stream breaks after every event; it goes on after the id that the client names."""
+    """A job whose event stream breaks after every event; it goes on after the id that the client names.
+
+    refusals: how many requests are answered 503 before each that is served, with these headers.
+    """
 
     EVENTS: ClassVar[list[tuple[str, str]]] = [
         ("queued", '{"position": 0}'),
@@ -30,14 +36,21 @@ class Cutting(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.resumed: list[str] = []
+        self.refusals, self.refused_with, self._refused = 0, {"retry-after": "1"}, 0
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers.get("content-length", 0)))
+                if server.refuses():
+                    self._answer(503, b'{"detail": "nobody leads"}', server.refused_with)
+                    return
                 self._answer(202, b'{"id": "j"}')
 
             def do_GET(self) -> None:
+                if server.refuses():
+                    self._answer(503, b'{"detail": "nobody leads"}', server.refused_with)
+                    return
                 last = self.headers.get("last-event-id", "")
                 server.resumed.append(last)
                 number = int(last) + 1 if last else 0
@@ -49,8 +62,10 @@ class Cutting(ThreadingHTTPServer):
                 self.end_headers()
                 self.wfile.write(text.encode())
 
-            def _answer(self, status: int, body: bytes) -> None:
+            def _answer(self, status: int, body: bytes, headers: Mapping[str, str] = EMPTY) -> None:
                 self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -59,6 +74,11 @@ class Cutting(ThreadingHTTPServer):
                 pass
 
         super().__init__(("127.0.0.1", 0), Handler)
+
+    def refuses(self) -> bool:
+        """Whether this request is."""
+        self._refused = self._refused + 1 if self._refused < self.refusals else 0
+        return self._refused > 0
 
     @property
     def url(self) -> str:
@@ -85,6 +105,43 @@ async def test_the_asynchronous_client_does_the_same(cutting: Cutting) -> None:
         async with asyncio.timeout(30):
             assert [item async for item in client.stream("write", prompt="x")] == [1, 2, 3, 4]
     assert cutting.resumed == ["", "0", "1", "2", "3"]
+
+
+async def test_what_cannot_be_answered_at_the_moment_is_asked_again(cutting: Cutting) -> None:
+    cutting.refusals = 1
+    with Client(cutting.url) as client:
+        assert list(client.stream("write", prompt="x")) == [1, 2, 3, 4]
+    async with AsyncClient(cutting.url) as other, asyncio.timeout(60):
+        assert [item async for item in other.stream("write", prompt="x")] == [1, 2, 3, 4]
+    assert cutting.resumed == ["", "0", "1", "2", "3"] * 2
+
+
+@pytest.mark.parametrize("headers", [{"retry-after": "1"}, {}])
+async def test_what_is_refused_for_long_or_without_a_time_is_an_error(
+    cutting: Cutting, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    monkeypatch.setattr("stoker.client.PATIENCE_S", 0.5 if headers else 60.0)
+    cutting.refusals, cutting.refused_with = 1000, headers
+    with Client(cutting.url) as client:
+        for call in (lambda: client.submit("write"), lambda: client.job("j").result()):
+            with pytest.raises(CallFailed, match="nobody leads") as failed:
+                call()
+            assert failed.value.status == 503
+    async with AsyncClient(cutting.url) as other, asyncio.timeout(60):
+        with pytest.raises(CallFailed, match="nobody leads"):
+            await other.submit("write")
+        with pytest.raises(CallFailed, match="nobody leads"):
+            await other.job("j").result()
+
+
+async def test_a_connection_may_break_more_often_the_more_has_come(
+    cutting: Cutting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.client.ATTEMPTS", 3)
+    with Client(cutting.url) as client:
+        assert list(client.stream("write", prompt="x")) == [1, 2, 3, 4]
+    async with AsyncClient(cutting.url) as other, asyncio.timeout(60):
+        assert [item async for item in other.stream("write", prompt="x")] == [1, 2, 3, 4]
 
 
 def test_events_of_a_job_end_with_its_end_and_cancelling_it_then_is_refused(synthetic: System) -> None:

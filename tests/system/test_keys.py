@@ -82,6 +82,17 @@ def test_a_job_of_another_key_is_not_there(system: System) -> None:
     assert other.post("/v1/jobs", json=BODY, headers={"Idempotency-Key": "same"}).json()["id"] != job
 
 
+def test_an_id_that_another_key_has_taken_is_a_conflict(system: System) -> None:
+    one, other = client(system)[0], client(system)[0]
+    assert one.put("/v1/jobs/order-7", json=BODY).status_code == 202
+    for _ in range(2):
+        taken = other.put("/v1/jobs/order-7", json=BODY)
+        assert (taken.status_code, taken.json()["field"]) == (409, "id"), taken.text
+        assert "another key" in taken.json()["detail"] and "location" not in taken.headers
+        wait_for(lambda: one.get("/v1/jobs/order-7").json().get("finished_at"), 20, "its end")
+    assert other.get("/v1/jobs/order-7").status_code == 404
+
+
 def test_a_key_that_only_uses_models_does_not_unload_them_for_everybody(system: System) -> None:
     body = {"model": "echo", "prompt": "hi", "stream": False}
     user, _ = client(system)
@@ -180,6 +191,48 @@ def test_jobs_of_a_key_are_counted_however_and_wherever_they_were_submitted(syst
     finally:
         second.terminate()
         second.wait(20)
+
+
+CHAT: Any = {"model": "echo", "messages": [{"role": "user", "content": "x"}]}
+
+
+@pytest.mark.parametrize("asked", [{}, {"stream": True}, {"n": 2}, {"stream": True, "n": 2}])
+def test_what_is_asked_again_is_no_further_job_of_its_key(system: System, asked: dict[str, Any]) -> None:
+    """Neither is it refused at the key's limit, nor does it take the place of another."""
+    ask, _ = client(system, "--concurrency", "2")
+    named = {"Idempotency-Key": "order"}
+    first = ask.post("/v1/chat/completions", json=CHAT | asked, headers=named)
+    assert first.status_code == 200, first.text
+    for _ in range(2):
+        again = ask.post("/v1/chat/completions", json=CHAT | asked, headers=named)
+        assert (again.status_code, again.headers["x-job-id"]) == (200, first.headers["x-job-id"]), again.text
+    two = [ask.post("/v1/jobs", json=BODY | {"model": "slow"}) for _ in range(2)]
+    assert [one.status_code for one in two] == [202, 202], "nothing of the key is under way"
+    late = ask.post("/v1/chat/completions", json=CHAT | asked, headers=named)
+    assert (late.status_code, late.headers["x-job-id"]) == (200, first.headers["x-job-id"]), late.text
+    for one in two:
+        ask.post(f"/v1/jobs/{one.json()['id']}/cancel")
+
+
+def test_a_request_for_more_answers_than_its_key_may_have_takes_none_of_its_places(system: System) -> None:
+    ask, _ = client(system, "--concurrency", "2")
+    refused = ask.post("/v1/chat/completions", json=CHAT | {"n": 3})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n")
+    assert "2 jobs at a time" in refused.json()["error"]["message"]
+    job = ask.post("/v1/jobs", json=BODY | {"model": "slow"}).json()["id"]
+    for _ in range(2):
+        assert ask.post("/v1/chat/completions", json=CHAT | {"n": 2}).status_code == 429
+    assert ask.post("/v1/chat/completions", json=CHAT).status_code == 200
+    ask.post(f"/v1/jobs/{job}/cancel")
+
+
+def test_a_job_that_is_refused_after_it_was_counted_takes_no_place(system: System) -> None:
+    ask, _ = client(system, "--concurrency", "1")
+    lost = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/lost.png"}}
+    seeing = CHAT | {"messages": [{"role": "user", "content": [lost]}]}
+    refused = ask.post("/v1/chat/completions", json=seeing)
+    assert refused.status_code == 400, refused.text
+    assert ask.post("/v1/chat/completions", json=CHAT).status_code == 200
 
 
 def test_tokens_and_device_seconds_are_counted_at_the_end(system: System) -> None:

@@ -53,10 +53,10 @@ def test_requests_and_device_seconds_by_the_day() -> None:
     book.note(KeyUse("k", requests=2, device_s=9.5), NOON)
     refused = refusal(book.check_request, key, NOON)
     assert refused is not None and refused.retry_after_s == DAY_S / 2 + 1
-    assert refusal(book.check_job, key, "j", NOON) is None
+    assert refusal(book.check_jobs, key, ["j"], NOON) is None
     book.note(KeyUse("k", device_s=1.0), NOON)
-    assert refusal(book.check_job, key, "j", NOON) is not None
-    for check, arguments in ((book.check_request, (key,)), (book.check_job, (key, "j"))):
+    assert refusal(book.check_jobs, key, ["j"], NOON) is not None
+    for check, arguments in ((book.check_request, (key,)), (book.check_jobs, (key, ["j"]))):
         assert refusal(check, *arguments, NOON + DAY_S / 2) is None, "another day"
 
 
@@ -64,10 +64,10 @@ def test_jobs_count_until_they_have_ended_wherever_they_were_accepted() -> None:
     book, key = Book(), replace(KEY, concurrency=2)
     for job, gateway in (("a", ""), ("b", "another"), ("b", "another")):
         book.note(KeyUse("k", began=job, gateway=gateway), NOON)
-    assert refusal(book.check_job, key, "c", NOON) is not None
-    assert refusal(book.check_job, key, "a", NOON) is None, "the same job again is no further one"
+    assert refusal(book.check_jobs, key, ["c"], NOON) is not None
+    assert refusal(book.check_jobs, key, ["a"], NOON) is None, "the same job again is no further one"
     book.note(KeyUse("k", ended="b"), NOON)
-    assert refusal(book.check_job, key, "c", NOON) is None
+    assert refusal(book.check_jobs, key, ["c"], NOON) is None
     assert book.jobs("k") == {"a"} == book.all_jobs()
     assert book.jobs("nobody") == set()
 
@@ -156,7 +156,7 @@ class KeyLimits(RuleBasedStateMachine):
     def a_job_begins(self, at: int) -> None:
         self.made += 1
         used = sum(seconds for one, seconds in self.devices if self.today(one))
-        refused = refusal(self.books[at].check_job, self.key, f"j{self.made}", self.now)
+        refused = refusal(self.books[at].check_jobs, self.key, [f"j{self.made}"], self.now)
         assert (refused is not None) == (len(self.jobs) >= 3 or used >= 20.0)
         if refused is None:
             self.tell(KeyUse("k", began=f"j{self.made}"))

@@ -25,7 +25,7 @@ from stoker.services.gateway.edge.access import current_key
 from stoker.services.gateway.edge.error_mapping import request_error
 from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.gateway import Gateway
-from stoker.services.gateway.jobs.large_inputs import fitting
+from stoker.services.gateway.jobs.admitting import ready
 from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end
 from stoker.services.gateway.locating import Nowhere, locate
 from stoker.services.gateway.scheduler_queries import Known, Unknown
@@ -224,7 +224,6 @@ class LineRuns:
         """Give a job to the queue. Raises RequestError, BusError, LimitExceeded, NotRun."""
         if self._stopping.is_set():
             raise NotRun
-        self._gateway.admission.check(job, impossible_status=503)
-        fit = await fitting(self._gateway, job, body_bytes)
+        [fit] = await ready(self._gateway, [job], body_bytes, 503)
         if not await self._gateway.submission.store(fit):
             self._gateway.streams.look_now(job.id)

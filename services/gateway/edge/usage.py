@@ -6,7 +6,7 @@ to their end, however they were submitted.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from stoker.schemas.keys import ApiKey
@@ -93,13 +93,19 @@ class Book:
             raise _too_many(f"more than {key.requests_per_day} requests a day", DAY_S - now % DAY_S)
         return _headers(key, use, 1)
 
-    def check_job(self, key: ApiKey, job: str, now: float, *, is_call: bool = False) -> None:
-        """Raises RequestError 429 where the key may have no further job. is_call: of a job that is under way,
-        which waits for it: it is not counted as one more at a time.
+    def check_jobs(self, key: ApiKey, jobs: Collection[str], now: float, *, are_calls: bool = False) -> None:
+        """Raises RequestError where the key may not have these jobs as well: 429, or 400 where it never may
+        have so many. are_calls: of a job that is under way, which waits for them: they are no more at a time.
         """
         use = self._use(key.id, now)
-        if key.concurrency and not is_call and len(use.jobs.keys() - {job}) >= key.concurrency:
-            raise _too_many(f"{key.concurrency} jobs of this key are under way already", 1)
+        if key.concurrency and not are_calls:
+            if len(jobs) > key.concurrency:
+                most = f"this key may have {key.concurrency} jobs at a time"
+                message = f"{len(jobs)} answers are as many jobs, and {most}"
+                raise RequestError(400, message, field="n", code="invalid_value")
+            others = len(use.jobs.keys() - set(jobs))
+            if others + len(jobs) > key.concurrency:
+                raise _too_many(f"{others} jobs of this key are under way already", 1)
         if key.device_seconds_per_day and use.device_s_today >= key.device_seconds_per_day:
             limit_s = key.device_seconds_per_day
             raise _too_many(f"more than {limit_s:g} seconds of devices a day", DAY_S - now % DAY_S)

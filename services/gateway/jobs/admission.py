@@ -4,7 +4,7 @@ Read from what the scheduler reports of its queues; without a report everything 
 decides.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from stoker.schemas.fleet import QueueDepth
@@ -17,7 +17,7 @@ QUEUE_RETRY_S = 2
 class Admission:
     """depths: queues by model, as they are now. queue_max: generations of modes that may wait (QUEUE_MAX).
 
-    why_disk_full: see FleetView. count: one more of a key's jobs; raises RequestError 429.
+    why_disk_full: see FleetView. count: more of a key's jobs; raises RequestError 429, 400.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class Admission:
         depths: Mapping[str, QueueDepth],
         queue_max: int,
         why_disk_full: Callable[[], str] = lambda: "",
-        count: Callable[[Job], None] = lambda _: None,
+        count: Callable[[Sequence[Job]], None] = lambda _: None,
     ) -> None:
         self._count = count
         self._depths = depths
@@ -35,8 +35,13 @@ class Admission:
 
     def check(self, job: Job, impossible_status: int) -> None:
         """Refuse at once what could only fail later, and what is too much. Raises RequestError."""
-        self._check_model(job, impossible_status)
-        self._count(job)
+        self.check_all((job,), impossible_status)
+
+    def check_all(self, jobs: Sequence[Job], impossible_status: int) -> None:
+        """The same of the jobs of one request: where one is refused none is counted. Raises RequestError."""
+        for job in jobs:
+            self._check_model(job, impossible_status)
+        self._count(jobs)
 
     def _check_model(self, job: Job, impossible_status: int) -> None:
         if found := self._why_disk_full():

@@ -57,8 +57,11 @@ def check_id(job: str) -> str:
         raise RequestError(400, f"job id: {error}", field="id", code="invalid_value") from error
 
 
+NO_SUCH_JOB = "job_not_found"
+
+
 def no_such_job(job: str) -> RequestError:
-    return RequestError(404, f"there is no job {job!r}, or its result is no longer kept", code="job_not_found")
+    return RequestError(404, f"there is no job {job!r}, or its result is no longer kept", code=NO_SUCH_JOB)
 
 
 async def visible_result(gateway: Gateway, job: str, found: Result) -> Result:

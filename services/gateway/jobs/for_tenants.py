@@ -13,9 +13,8 @@ from stoker.services.gateway.edge.access import current_key
 from stoker.services.gateway.edge.idempotency import fingerprint_of
 from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.gateway import Gateway
-from stoker.services.gateway.jobs.files import with_files
+from stoker.services.gateway.jobs.admitting import ready
 from stoker.services.gateway.jobs.function_calls import placed_by
-from stoker.services.gateway.jobs.large_inputs import fitting
 from stoker.services.gateway.jobs.request_rules import split_adapter
 from stoker.services.gateway.jobs.requests import JobRequest, job_input
 from stoker.services.records.keys import read_key
@@ -60,8 +59,7 @@ def job_named(
 
 async def give(gateway: Gateway, job: Job, body_bytes: int) -> None:
     """Give a job to the queue, unless it is there. Raises RequestError, BusError, BlobGone."""
-    gateway.admission.check(job, impossible_status=422)
-    job = await fitting(gateway, await with_files(gateway, job), body_bytes)
+    [job] = await ready(gateway, [job], body_bytes, 422, may_name_files=True)
     if not await gateway.submission.store(job):
         gateway.streams.look_now(job.id)
 

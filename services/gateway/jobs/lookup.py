@@ -2,11 +2,13 @@
 
 import asyncio
 
+from stoker.schemas.jobs import Job
 from stoker.services.gateway.edge.access import current_key, is_visible
+from stoker.services.gateway.edge.idempotency import conflict
 from stoker.services.gateway.edge.problems import RETRY_AFTER_S, RequestError
 from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.answers import JobAnswer, from_result, from_view
-from stoker.services.gateway.jobs.files import check_id, no_such_job, visible_result
+from stoker.services.gateway.jobs.files import NO_SUCH_JOB, check_id, no_such_job, visible_result
 from stoker.services.gateway.locating import Nowhere, locate
 from stoker.services.gateway.scheduler_queries import Known, Unknown
 from stoker.services.records.results import Stored, Unreadable
@@ -46,11 +48,29 @@ async def present_job(gateway: Gateway, job: str) -> JobAnswer:
     return found[0]
 
 
+async def made_before(gateway: Gateway, job: str) -> tuple[JobAnswer, str] | None:
+    """`find_job` for who would make the job. Raises RequestError: 409 where it is another key's."""
+    try:
+        return await find_job(gateway, job)
+    except RequestError as error:
+        if error.code != NO_SUCH_JOB:
+            raise
+        raise RequestError(409, f"another key has a job {job!r}", code="conflict", field="id") from error
+
+
+async def is_there(gateway: Gateway, job: Job) -> bool:
+    """Whether a job that its client has named was made before. Raises RequestError: 409 by another request."""
+    present = await made_before(gateway, job.id) if job.is_client_named else None
+    if present is not None and present[1] != job.fingerprint:
+        raise conflict(job.id)
+    return present is not None
+
+
 async def await_job(gateway: Gateway, job: str) -> tuple[JobAnswer, str]:
     """The job that was stored a moment ago under the same id. Raises RequestError 503."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + CONFLICT_WAIT_S
-    while (found := await find_job(gateway, job)) is None:
+    while (found := await made_before(gateway, job)) is None:
         if loop.time() > deadline:
             message = "a job of this id is being accepted; try again"
             raise RequestError(503, message, retry_after_s=RETRY_AFTER_S)

@@ -12,12 +12,11 @@ from stoker.schemas import wire
 from stoker.schemas.job_events import Completed, ImageOutput, Queued, Terminal
 from stoker.schemas.jobs import Job, models_together
 from stoker.services.gateway.edge.exchange import Exchange
-from stoker.services.gateway.edge.idempotency import conflict
 from stoker.services.gateway.edge.problems import RequestError, openai_error
 from stoker.services.gateway.edge.sse import comment, sse
 from stoker.services.gateway.gateway import Gateway
-from stoker.services.gateway.jobs.large_inputs import fitting
-from stoker.services.gateway.jobs.lookup import await_job, find_job
+from stoker.services.gateway.jobs.admitting import admitted
+from stoker.services.gateway.jobs.lookup import await_job, is_there
 from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end
 from stoker.services.gateway.jobs.submission import limit_s
 from stoker.services.gateway.watching.resume import Cursor
@@ -31,8 +30,7 @@ UNSERVED_TIMEOUT_S = 30.0
 
 async def finished(gateway: Gateway, exchange: Exchange, job: Job) -> tuple[Completed, bytes]:
     """Run a job to its end: how it completed, and its raw bytes. Raises RequestError, ClientGone."""
-    gateway.admission.check(job, impossible_status=503)
-    job = await fitting(gateway, unheard(job), exchange.body_bytes)
+    [job] = await admitted(gateway, [unheard(job)], exchange.body_bytes)
     if job.is_client_named:
         await accept(gateway, job)
         result = await end_of(gateway, exchange, job)
@@ -53,14 +51,6 @@ async def accept(gateway: Gateway, job: Job) -> None:
         return
     await await_job(gateway, job.id)
     await is_there(gateway, job)
-
-
-async def is_there(gateway: Gateway, job: Job) -> bool:
-    """Whether a job that its client has named was made before. Raises RequestError: 409 by another request."""
-    present = await find_job(gateway, job.id) if job.is_client_named else None
-    if present is not None and present[1] != job.fingerprint:
-        raise conflict(job.id)
-    return present is not None
 
 
 async def end_of(gateway: Gateway, exchange: Exchange, job: Job) -> Result:

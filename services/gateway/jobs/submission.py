@@ -14,7 +14,7 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -49,7 +49,7 @@ CANCEL_TIMEOUT_S, CANCEL_PATIENCE_S, CANCEL_AGAIN_S = 1.0, 5.0, 0.1
 """How long one question to cancel waits, how long it is repeated, and how often."""
 STORE_PATIENCE_S, STORE_AGAIN_S = 10.0, 0.1
 """How long storing a job is tried, and how often: three NATS servers need seconds to elect a leader."""
-NOT_ACCEPTED = (429, 507)
+NOT_ACCEPTED = (413, 429, 507)
 """What a job that was certainly not stored is answered."""
 RESULT_MARGIN_S = 30.0
 """Beyond a job's own limits, before a waiting request gives up on its end."""
@@ -61,12 +61,18 @@ def with_input(job: Job, job_input: JobInput) -> Job:
 
 
 class Submission:
-    """Accepts jobs for one gateway. `close` it: what is not stored then is refused."""
+    """Accepts jobs for one gateway. `close` it: what is not stored then is refused.
 
-    def __init__(self, bus: Bus, gateway: str, streams: Streams) -> None:
+    not_made: told of a job of a key that was certainly not stored.
+    """
+
+    def __init__(
+        self, bus: Bus, gateway: str, streams: Streams, not_made: Callable[[Job], None] = lambda _: None
+    ) -> None:
         self._bus = bus
         self._gateway = gateway
         self._streams = streams
+        self._not_made = not_made
         self._ids = NUID()
         self._random = random.Random(os.urandom(16))
         self._pausing: set[_Storing] = set()
@@ -142,12 +148,19 @@ class Submission:
         the stream is full, 503 when NATS could not store it in time. Cancelling it ends the repeats.
         """
         storing = _Storing(self, job)
+        if job.tenant:
+            storing.stored.add_done_callback(partial(self._tell_if_not_made, job))
         most = max_job_bytes(self._bus.max_payload)
         if storing.size > most:
             storing.refuse(too_large(storing.size, most))
         else:
             storing.post()
         return storing.stored
+
+    def _tell_if_not_made(self, job: Job, stored: "asyncio.Future[bool]") -> None:
+        error = None if stored.cancelled() else stored.exception()
+        if is_not_accepted(error):
+            self._not_made(job)
 
     @contextmanager
     def running(self, job: Job) -> "Iterator[asyncio.Future[Result]]":
@@ -303,7 +316,12 @@ def has_ended(ended: "asyncio.Future[Result]") -> bool:
     if not ended.done() or ended.cancelled():
         return False
     error = ended.exception()
-    return error is None or (isinstance(error, RequestError) and error.status in NOT_ACCEPTED)
+    return error is None or is_not_accepted(error)
+
+
+def is_not_accepted(error: BaseException | None) -> bool:
+    """Whether a job was certainly not stored."""
+    return isinstance(error, RequestError) and error.status in NOT_ACCEPTED
 
 
 def _refuse(ended: "asyncio.Future[Result]", stored: "asyncio.Future[bool]") -> None:

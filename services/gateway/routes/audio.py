@@ -16,6 +16,7 @@ from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.edge.routing import openai_paths, post
 from stoker.services.gateway.edge.sse import sse
 from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.admitting import admitted
 from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end
 from stoker.services.gateway.jobs.own_jobs import Waiting, error_event, finished, followed, job_headers
 from stoker.services.gateway.jobs.request_rules import need, split_adapter
@@ -40,7 +41,7 @@ async def transcribe(gateway: Gateway, exchange: Exchange) -> None:
     asked = form.as_struct(TranscriptionRequest)
     job = await _job(gateway, exchange, form, asked)
     if asked.stream:
-        gateway.admission.check(job, impossible_status=503)
+        [job] = await admitted(gateway, [job], exchange.body_bytes)
         await exchange.stream(gateway.streams_open, _events(gateway, job), job_headers(job))
         return
     await _answer(gateway, exchange, asked, job)

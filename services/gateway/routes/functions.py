@@ -16,10 +16,9 @@ from stoker.services.gateway.edge.problems import RequestError, problem
 from stoker.services.gateway.edge.routing import get, post
 from stoker.services.gateway.edge.sse import EVENT_STREAM, sse
 from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.admitting import admitted
 from stoker.services.gateway.jobs.answers import from_result, urls_of
-from stoker.services.gateway.jobs.files import with_files
 from stoker.services.gateway.jobs.function_calls import function_input, placed_by
-from stoker.services.gateway.jobs.large_inputs import fitting
 from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end
 from stoker.services.gateway.jobs.own_jobs import Waiting, accept, finished, followed, job_headers
 from stoker.services.records.blobs import with_value
@@ -131,16 +130,16 @@ async def call_function(gateway: Gateway, exchange: Exchange) -> None:
     model = _find(gateway, exchange.parameter("name"))
     asked = function_input(decode(dict[str, Any], await exchange.json_body()), model)
     is_streamed = EVENT_STREAM in exchange.header(b"accept")
-    job = await with_files(gateway, _job(gateway, model, asked, wants_events=is_streamed))
-    job = await fitting(gateway, job, exchange.body_bytes)
-    if "respond-async" in exchange.header(b"prefer"):
-        gateway.admission.check(job, impossible_status=422)
+    is_job = "respond-async" in exchange.header(b"prefer")
+    made = _job(gateway, model, asked, wants_events=is_streamed)
+    status = 422 if is_job else 503
+    [job] = await admitted(gateway, [made], exchange.body_bytes, status, may_name_files=True)
+    if is_job:
         await accept(gateway, job)
         accepted = {"id": job.id, "status": "queued", "function": model.name, "urls": urls_of(job.id)}
         await exchange.answer(accepted, 202, {"location": urls_of(job.id).self, **job_headers(job)})
         return
     if is_streamed:
-        gateway.admission.check(job, impossible_status=503)
         await exchange.stream(gateway.streams_open, _events(gateway, job), job_headers(job))
         return
     ended, _ = await finished(gateway, exchange, job)

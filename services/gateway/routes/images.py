@@ -19,7 +19,7 @@ from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.edge.routing import openai_paths, post, post_body
 from stoker.services.gateway.edge.sse import sse
 from stoker.services.gateway.gateway import Gateway
-from stoker.services.gateway.jobs.large_inputs import fitting
+from stoker.services.gateway.jobs.admitting import admitted
 from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end
 from stoker.services.gateway.jobs.own_jobs import Waiting, error_event, finished, followed, job_headers
 from stoker.services.gateway.jobs.remote_files import picture_of
@@ -69,8 +69,7 @@ async def edit(gateway: Gateway, exchange: Exchange) -> None:
 
 async def _answer(gateway: Gateway, exchange: Exchange, asked: ImageGenerationRequest, job: Job) -> None:
     if asked.stream:
-        gateway.admission.check(job, impossible_status=503)
-        job = await fitting(gateway, job, exchange.body_bytes)
+        [job] = await admitted(gateway, [job], exchange.body_bytes)
         name = "image_edit" if isinstance(asked, ImageEditRequest) else "image_generation"
         await exchange.stream(gateway.streams_open, _events(gateway, job, name), job_headers(job))
         return

@@ -23,13 +23,13 @@ from stoker.services.gateway.edge.routing import delete, get, post, put
 from stoker.services.gateway.edge.sent_files import send_file
 from stoker.services.gateway.edge.sse import EVENT_STREAM, comment, sse
 from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.admitting import ready
 from stoker.services.gateway.jobs.answers import JobAnswer, JobList, from_result, from_view, urls_of
 from stoker.services.gateway.jobs.cancelling import cancel
-from stoker.services.gateway.jobs.files import Kind, attached_to, check_id, no_such_job, with_files
+from stoker.services.gateway.jobs.files import Kind, attached_to, check_id, no_such_job
 from stoker.services.gateway.jobs.function_calls import placed_by
 from stoker.services.gateway.jobs.job_logs import job_log, size_of, text_after
-from stoker.services.gateway.jobs.large_inputs import fitting
-from stoker.services.gateway.jobs.lookup import await_job, check_owner, find_job, present_job
+from stoker.services.gateway.jobs.lookup import await_job, check_owner, made_before, present_job
 from stoker.services.gateway.jobs.repeating import repeated
 from stoker.services.gateway.jobs.request_rules import split_adapter
 from stoker.services.gateway.jobs.requests import JobRequest, admission_timeout_s, job_input
@@ -123,8 +123,8 @@ async def _accept(gateway: Gateway, job: Job, body_bytes: int) -> JobAnswer:
     """The job as it is accepted, or as it was before under the same id. Raises RequestError."""
 
     async def whole() -> Job:
-        gateway.admission.check(job, impossible_status=422)
-        return await fitting(gateway, await with_files(gateway, job), body_bytes)
+        [made] = await ready(gateway, [job], body_bytes, 422, may_name_files=True)
+        return made
 
     return await _made_once(gateway, job.id if job.is_client_named else "", job.fingerprint, whole)
 
@@ -136,7 +136,7 @@ async def _made_once(
 
     Raises RequestError: 409 where another request has made it.
     """
-    present = await find_job(gateway, name) if name else None
+    present = await made_before(gateway, name) if name else None
     if present is None:
         job = await make()
         if await gateway.submission.store(job):

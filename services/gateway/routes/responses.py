@@ -13,11 +13,11 @@ from stoker.services.gateway.edge.exchange import Exchange
 from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.edge.routing import delete, get, openai_paths, post, post_body
 from stoker.services.gateway.gateway import Gateway
+from stoker.services.gateway.jobs.admitting import admitted
 from stoker.services.gateway.jobs.answers import JobAnswer
 from stoker.services.gateway.jobs.cancelling import cancel
-from stoker.services.gateway.jobs.large_inputs import fitting
 from stoker.services.gateway.jobs.lookup import find_job, present_job
-from stoker.services.gateway.jobs.own_jobs import accept, is_there, job_headers
+from stoker.services.gateway.jobs.own_jobs import accept, job_headers
 from stoker.services.gateway.jobs.pages import page_of
 from stoker.services.gateway.jobs.request_rules import in_their_words, split_adapter
 from stoker.services.gateway.jobs.text_requests import chat_input
@@ -67,14 +67,13 @@ async def respond(gateway: Gateway, exchange: Exchange, asked: ResponsesRequest)
     with in_their_words(NAMES):
         wanted = chat_input(chat_of(asked, before), model)
         jobs = text_jobs(gateway, model, adapter, [wanted], seed=asked.seed, wants_events=wants_events)
+    if asked.store or asked.background:  # what is kept of a response is not that of a request that is refused
+        jobs = tuple(await admitted(gateway, jobs, exchange.body_bytes))
     job = jobs[0]
     if asked.store:
-        gateway.admission.check(job, impossible_status=503)
-        await is_there(gateway, job)  # what is kept of a response is not that of another request
         kept = KeptResponse(asked, owner(), conversation(asked, before))
         await keep(gateway.bus, job.id, kept)
     if asked.background:
-        job = await fitting(gateway, job, exchange.body_bytes)
         await accept(gateway, job)
         if asked.stream:
             writer = ResponseWriter(asked, job.id, job.created_at)

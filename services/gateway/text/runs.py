@@ -17,7 +17,7 @@ from stoker.schemas.jobs import ChatInput, CompletionInput, Job, picture_seed
 from stoker.services.gateway.edge.exchange import Exchange
 from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.gateway import Gateway
-from stoker.services.gateway.jobs.large_inputs import fitting
+from stoker.services.gateway.jobs.admitting import admitted
 from stoker.services.gateway.jobs.outcomes import completed_or_raise, observe_end, observe_first_token
 from stoker.services.gateway.jobs.own_jobs import (
     Waiting,
@@ -75,9 +75,7 @@ async def whole(gateway: Gateway, exchange: Exchange, jobs: Sequence[Job]) -> li
     if len(jobs) == 1:
         completed, _ = await finished(gateway, exchange, jobs[0])
         return [completed]
-    for job in jobs:
-        gateway.admission.check(job, impossible_status=503)
-    fit = [await fitting(gateway, unheard(job), exchange.body_bytes) for job in jobs]
+    fit = await admitted(gateway, [unheard(job) for job in jobs], exchange.body_bytes)
     found: list[Completed] = []
     with ExitStack() as running:
         if jobs[0].is_client_named:
@@ -109,9 +107,7 @@ async def stream(
     headers: dict[str, str] | None = None,
 ) -> None:
     """Answer with what is made of them, as it is made. headers: more of them."""
-    for job in jobs:
-        gateway.admission.check(job, impossible_status=503)
-    fit = [await fitting(gateway, job, exchange.body_bytes) for job in jobs]
+    fit = await admitted(gateway, jobs, exchange.body_bytes)
     sent = answers_headers(jobs) | (headers or {})
     streaming = _Streaming(fit, writer, sent, exchange.write_now)
     await exchange.stream(gateway.streams_open, _chunks(gateway, streaming), sent)

@@ -146,12 +146,12 @@ def test_a_spec_that_would_not_fit_into_an_assignment_is_refused(tmp_path: Path)
 
 
 def test_workers_are_what_up_starts(tmp_path: Path) -> None:
-    found = read(
-        tmp_path, "workers:\n- {}\n- {profile: gpu, count: 0, memory: 2GB, ram: 4GiB, engines: [vllm]}\n"
-    )
+    entry = "{profile: gpu, count: 0, memory: 2GB, ram: 4GiB, engines: [VLLM, OpenAI, function]}"
+    found = read(tmp_path, f"workers:\n- {{}}\n- {entry}\n")
+    engines = ("vllm", "openai", "function")  # in any case of letters, as models name them
     assert found.workers == (
         WorkerEntry(),
-        WorkerEntry(profile="gpu", count=0, memory="2GB", ram="4GiB", engines=("vllm",)),
+        WorkerEntry(profile="gpu", count=0, memory="2GB", ram="4GiB", engines=engines),
     )
 
 
@@ -162,6 +162,10 @@ def test_workers_are_what_up_starts(tmp_path: Path) -> None:
         (f"{{count: {MAX_WORKERS + 1}}}", f"workers[0].count: must be 0 to {MAX_WORKERS}"),
         ("{memory: huge}", "workers[0].memory: 'huge' is not a size"),
         ("{ram: huge}", "workers[0].ram: 'huge' is not a size"),
+        (
+            "{engines: [synthetic, lamacpp]}",
+            "workers[0].engines[1]: unknown engine 'lamacpp'; there are llamacpp",
+        ),
         ("{engines: vllm}", "workers[0].engines: Expected `array`, got `str`"),
         ("3", "workers[0]: must be a mapping of count"),
     ],
