@@ -1,19 +1,24 @@
 """The engine for servers of OpenAI's API: what is sent, when it is sent again, and what a broken stream means."""
 
+import asyncio
 import gc
+import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiodns
 import aiohttp
 import pytest
 
 from stoker.schemas.job_events import TextOutput
 from stoker.schemas.jobs import EmbeddingInput, Sampling, TokensInput
 from stoker.services.process.tasks import TaskOwner
-from stoker.services.worker.engines.base import Cancellation, Engine, EngineError, ModelFiles, Stopped
+from stoker.services.worker.engines.base import Cancellation, Closes, Engine, EngineError, ModelFiles, Stopped
 from stoker.services.worker.engines.registry import create
+from stoker.services.worker.engines.text.http_stream import Names, Server
 from stoker.services.worker.models.weights.resolve import resolve
 from stoker.services.worker.runner.in_process import InProcessRunner
 from stoker.services.worker.runner.messages import Load, Loaded, Run, TextDone
@@ -43,6 +48,46 @@ def upstream() -> Iterator[Upstream]:
     stub = OpenAIStub()
     with serving(stub.app()) as url:
         yield Upstream(stub, url)
+
+
+async def test_a_server_whose_name_is_not_told_holds_up_no_other(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four such names, and no other was looked up for half a minute."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        asking = partial(aiodns.DNSResolver, ["127.0.0.1"], udp_port=silent.getsockname()[1])
+        monkeypatch.setattr(aiodns, "DNSResolver", asking)
+        server = Server("http://none.example", "x")
+        lost = [asyncio.create_task(server.post("/", {}, dict)) for _ in range(12)]
+        try:
+            await asyncio.to_thread(silent.recv, 512)
+            upstream.url = upstream.url.replace("127.0.0.1", "localhost")
+            engine = upstream.load()
+            assert (await run(engine, chat("one two"))).text == "one two "
+            assert isinstance(engine, Closes)
+            await engine.close()
+            assert not any(one.done() for one in lost)
+        finally:
+            for one in lost:
+                one.cancel()
+            await asyncio.gather(*lost, return_exceptions=True)
+            await server.aclose()
+
+
+async def test_a_name_that_no_name_server_knows_the_system_may_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `box.local` of the local network."""
+    asked: list[str] = []
+
+    async def unknown(_: object, host: str, **more: object) -> None:
+        asked.append(host)
+        raise aiodns.error.DNSError(aiodns.error.ARES_ENOTFOUND, "Domain name not found")
+
+    monkeypatch.setattr(aiodns.DNSResolver, "getaddrinfo", unknown)
+    names = Names()
+    assert {one["host"] for one in await names.resolve("localhost", 80)} == {"127.0.0.1"}
+    assert asked == ["localhost"]
+    await names.close()
 
 
 async def test_a_chat_streams_word_by_word_and_names_the_servers_model(upstream: Upstream) -> None:

@@ -4,13 +4,16 @@ cuts off at once.
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import aiodns
 import aiohttp
 import msgspec
+from aiohttp.abc import ResolveResult
 from anyio import CancelScope, current_time
 
 from stoker.services.process.http_clients import is_loopback
@@ -47,6 +50,23 @@ class Refused(EngineError):
         self.retry_after_s = retry_after_s
 
 
+class Names(aiohttp.AsyncResolver):
+    """Looks names up in no thread: a name whose servers do not answer would hold one for half a minute, and
+    there are four. What is in no name server, the system may know (mDNS: `http://box.local`).
+    """
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        try:
+            return await super().resolve(host, port, family)
+        except OSError as error:
+            cause = error.__cause__
+            if not isinstance(cause, aiodns.error.DNSError) or cause.args[0] != aiodns.error.ARES_ENOTFOUND:
+                raise
+            return await aiohttp.ThreadedResolver().resolve(host, port, family)
+
+
 @dataclass(slots=True)
 class Server:
     """url: without a slash at its end. name: in errors. The session is made in the loop that uses it.
@@ -59,14 +79,15 @@ class Server:
     name: str
     headers: Mapping[str, str] = field(default_factory=dict)
     _session: aiohttp.ClientSession | None = None
+    _names: Names | None = None
     _loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._loop = asyncio.get_running_loop()
+            self._loop, self._names = asyncio.get_running_loop(), Names()
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, resolver=aiohttp.ThreadedResolver()),
+                connector=aiohttp.TCPConnector(limit=0, resolver=self._names),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
                 headers={**JSON_HEADERS, **self.headers},
                 trust_env=not is_loopback(self.url),
@@ -75,15 +96,19 @@ class Server:
 
     def close(self) -> None:
         """End its connections; from any thread."""
-        session, self._session = self._session, None
-        if session is not None and self._loop is not None and not self._loop.is_closed():
-            asyncio.run_coroutine_threadsafe(session.close(), self._loop)
+        ends = self._ends()
+        if self._loop is not None and not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(_close(ends), self._loop)
 
     async def aclose(self) -> None:
         """The same in the loop that uses it, when it ends."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await _close(self._ends())
+
+    def _ends(self) -> "list[aiohttp.ClientSession | Names]":
+        """What is to be closed; what is asked from now on has another session."""
+        ends = [one for one in (self._session, self._names) if one is not None]
+        self._session = self._names = None
+        return ends
 
     async def lines(self, path: str, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
         """The lines of a streamed answer to a POST, empty ones left out. Raises EngineError with what the
@@ -160,6 +185,11 @@ class Server:
 
     def _lost(self, error: Exception) -> EngineError:
         return EngineError(f"{self.name}: {error or type(error).__name__}", "retryable")
+
+
+async def _close(ends: "list[aiohttp.ClientSession | Names]") -> None:
+    for one in ends:
+        await one.close()
 
 
 async def _at_most(answer: aiohttp.ClientResponse, size: int) -> bytes:
