@@ -18,7 +18,8 @@ def positive(text: str) -> int:
 positive.__name__ = "whole number from 1 on"  # as argparse calls it where one is wrong
 
 
-def _existing(text: str) -> Path:
+def existing(text: str) -> Path:
+    """The same for a path, which is made absolute."""
     if not (found := Path(text).absolute()).exists():
         raise argparse.ArgumentTypeError(f"{text} is not there")
     return found
@@ -45,7 +46,7 @@ def paths(description: str | None, least: int, most: int | None = None) -> list[
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("path", nargs="*", type=_existing)
+    parser.add_argument("path", nargs="*", type=existing)
     found: list[Path] = parser.parse_args().path
     if not least <= len(found) <= (len(found) if most is None else most):
         parser.error(f"{len(found)} paths are given; see --help")

@@ -25,6 +25,7 @@ import httpx
 import psutil
 import uvloop
 
+from bench.arguments import existing, positive
 from bench.client import Load, drive
 from bench.function_peers import started
 from bench.streams import Streams, measured_at, share
@@ -245,8 +246,8 @@ def report(folders: Sequence[Path], streams: int = 0, interval_s: float = INTERV
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", type=Path)
-    parser.add_argument("--streams", type=int, default=0)
+    parser.add_argument("folders", nargs="*", type=existing)
+    parser.add_argument("--streams", type=positive, default=0)
     parser.add_argument("--interval", type=float, default=INTERVAL_S)
     given = parser.parse_args()
     print("\n".join(report(given.folders, given.streams, given.interval)))
