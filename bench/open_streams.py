@@ -132,11 +132,6 @@ async def _warm(client: httpx.AsyncClient) -> None:
         assert answer.status_code == 200, answer.text
 
 
-async def _by_worker(client: httpx.AsyncClient) -> list[int]:
-    workers = (await client.get("/v1/fleet")).json()["workers"]
-    return sorted(len(one.get("running", ())) for one in workers)
-
-
 async def _until(is_so: Callable[[], bool]) -> None:
     """Raises TimeoutError."""
     deadline = time.monotonic() + PATIENCE_S
@@ -161,7 +156,7 @@ async def measured(system: Running, count: int) -> str:
                 await asyncio.sleep(20 / COME_EACH_S)
         await _until(lambda: len(seen.firsts) + seen.failed >= count)
         during, open_now = _memory(system), count - seen.ended
-        by_worker = await _by_worker(client)
+        by_worker = await asyncio.to_thread(system.open_by_worker)
         await _until(lambda: seen.ended >= count)
     spent = [1e6 * (after - was) / seen.tokens for after, was in zip(_cpu(system), cpu_before, strict=True)]
     grown = [(during[kind] - before[kind]) / count / 1000 for kind in KINDS]

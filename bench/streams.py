@@ -28,7 +28,7 @@ TOKENS = 200
 class Streams:
     """What was seen while it was measured. gaps, firsts: seconds. tokens: events with a token.
 
-    firsts_ever: as firsts, from the beginning on.
+    firsts_ever: as firsts, from the beginning on. by_worker: how many were open on each, the fewest first.
     """
 
     is_measured: bool = False
@@ -37,6 +37,7 @@ class Streams:
     firsts_ever: list[float] = field(default_factory=list)
     tokens: int = 0
     errors: int = 0
+    by_worker: list[int] = field(default_factory=list)
 
 
 class _Stream(asyncio.Protocol):
@@ -129,12 +130,15 @@ async def measured_at(
 async def measured(system: Running, streams: int, seconds: float) -> tuple[Streams, dict[str, float]]:
     """The same for a whole system; CPU microseconds a token, by process."""
     before: dict[str, float] = {}
+    looks: list[asyncio.Future[list[int]]] = []
 
     def began() -> None:
         before.update(system.cpu_seconds() | {"load generator": time.process_time()})
+        looks.append(asyncio.ensure_future(asyncio.to_thread(system.open_by_worker)))
 
     seen = await measured_at(system.port, streams, seconds, began=began)
     after = system.cpu_seconds() | {"load generator": time.process_time()}
+    seen.by_worker = await looks[0]
     print(f"{seen.tokens / seconds:,.0f} tokens/s", flush=True)
     await asyncio.sleep(1.0)
     cpu: dict[str, float] = {}
@@ -154,13 +158,15 @@ def config(interval_s: float, workers: int, slots: int) -> str:
 
 def row(streams: int, interval_s: float, seen: Streams, cpu: dict[str, float]) -> list[str]:
     gap = f"{share(seen.gaps, 0.5):.1f} / {share(seen.gaps, 0.99):.1f}"
-    first = f"{share(seen.firsts, 0.5):.1f} / {share(seen.firsts, 0.99):.1f}"
+    firsts = seen.firsts or seen.firsts_ever  # none may begin while it is measured
+    first = f"{share(firsts, 0.5):.1f} / {share(firsts, 0.99):.1f}"
     ours = sum(spent for name, spent in cpu.items() if name != "load generator")
     parts = ", ".join(f"{name} {spent:.0f}" for name, spent in sorted(cpu.items()))
     return [
         f"| {streams} streams, a token each {1000 * interval_s:g} ms | {gap} | {first} | {ours:.0f} "
         f"| {seen.errors} |",
-        f"| | CPU µs a token: {parts} | | | |",
+        f"| open on a worker: {seen.by_worker[0]:,} to {seen.by_worker[-1]:,} "
+        f"| CPU µs a token: {parts} | | | |",
     ]
 
 

@@ -45,6 +45,11 @@ class Running:
     def cpu_seconds(self) -> dict[str, float]:
         return {name: sum(process.cpu_times()[:2]) for name, process in self.processes().items()}
 
+    def open_by_worker(self) -> list[int]:
+        """How many jobs run on each worker, the fewest first."""
+        workers = httpx.get(f"http://127.0.0.1:{self.port}/v1/fleet", timeout=30).json()["workers"]
+        return sorted(len(one.get("running", ())) for one in workers)
+
     def memory_mb(self) -> dict[str, float]:
         return {name: process.memory_info().rss / 1e6 for name, process in self.processes().items()}
 
