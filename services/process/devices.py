@@ -2,9 +2,7 @@
 
 import os
 import platform
-import shutil
 import subprocess
-from contextlib import suppress
 from dataclasses import dataclass
 
 from stoker.services.process.machine import Machine
@@ -24,30 +22,42 @@ class Device:
     is_gpu: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A GPU. uuid: as CUDA_VISIBLE_DEVICES and Docker take it."""
+
+    uuid: str
+    name: str
+    memory_bytes: int
+
+
 def find_device(gpus: int = 1) -> Device:
-    """The first so many GPUs that the driver lists and CUDA_VISIBLE_DEVICES leaves, else the processors."""
-    with suppress(OSError, subprocess.SubprocessError, ValueError):  # of a driver that does not work
-        if found := _visible()[:gpus]:
-            memory = sum(mebibytes for _, mebibytes in found) * 1024**2
-            name = found[0][0]
-            return Device(name if len(found) == 1 else f"{len(found)} x {name}", memory, is_gpu=True)
+    """The first so many GPUs that there are for this process, else the processors."""
+    if found := cards()[:gpus]:
+        name = found[0].name
+        memory = sum(card.memory_bytes for card in found)
+        return Device(name if len(found) == 1 else f"{len(found)} x {name}", memory, is_gpu=True)
     processor = platform.processor() or platform.machine()
     return Device(f"cpu ({processor})", int(Machine().memory_bytes() * RAM_SHARE), is_gpu=False)
 
 
-def _visible() -> list[tuple[str, int]]:
-    """Name and memory (MiB) of each GPU, in the order in which CUDA counts them. Raises OSError, ValueError,
-    SubprocessError.
+def cards() -> list[Card]:
+    """The GPUs that the driver lists and CUDA_VISIBLE_DEVICES leaves, in the order in which CUDA counts them;
+    none where there is no driver, or none that works.
     """
-    if not shutil.which(QUERY[0]):
+    try:
+        listed = subprocess.run(
+            QUERY, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=True
+        ).stdout
+        rows = [tuple(part.strip() for part in line.split(",", 3)) for line in listed.splitlines()]
+        found = [(index, Card(uuid, name, int(mebibytes) * 1024**2)) for index, uuid, mebibytes, name in rows]
+    except (OSError, subprocess.SubprocessError, ValueError):
         return []
-    listed = subprocess.run(QUERY, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=True).stdout
-    rows = [tuple(part.strip() for part in line.split(",", 3)) for line in listed.splitlines()]
-    cards = [(index, uuid, (name, int(mebibytes))) for index, uuid, mebibytes, name in rows]
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
-        return [card for *_, card in cards]
+        return [card for _, card in found]
     named = [one.strip() for one in chosen.split(",") if one.strip()]
-    found = [card for one in named for index, uuid, card in cards if index == one or uuid.startswith(one)]
-    is_none = not named or named[0] == "-1"
-    return found if found or is_none else [card for *_, card in cards]  # a part of a card has a name of its own
+    if not named or named[0] == "-1":
+        return []
+    visible = [card for one in named for index, card in found if index == one or card.uuid.startswith(one)]
+    return visible or [card for _, card in found]  # a part of a card has a name of its own

@@ -7,10 +7,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stoker.schemas.catalog import ResourceProfile
-from stoker.services.autoscaler.launchers.base import LaunchError
+from stoker.schemas.catalog import Gpu, ResourceProfile
+from stoker.services.autoscaler.launchers.base import DEVICES, LaunchError, OutOfStock
 from stoker.services.autoscaler.launchers.process import REPLICA, ProcessLauncher
 from tests.contract.launcher_conformance import LauncherConformance, order, until
+from tests.fixtures.graphics import driver
 from tests.waiting import eventually
 
 PROFILE = ResourceProfile("cpu", "process")
@@ -37,6 +38,27 @@ class TestProcessLauncher(LauncherConformance):
             process_of(replica).send_signal(signal.SIGKILL)
 
         self.end = end
+
+    async def test_each_replica_has_gpus_of_its_own(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """All of them had the first: CUDA counts from 0 in each process."""
+        driver(tmp_path, monkeypatch, "0, GPU-a, 23034, NVIDIA L4\n1, GPU-b, 23034, NVIDIA L4\n")
+        first, gpu = self.make(), ResourceProfile("gpu", "process", gpu=Gpu(count=1, kind="nvidia-l4"))
+        for replica in ("r-1", "r-2"):
+            await first.launch(order(replica, gpu))
+        given = [process_of(replica).environ()[DEVICES] for replica in ("r-1", "r-2")]
+        assert given == ["GPU-a", "GPU-b"]
+        later = self.make()
+        for launcher in (first, later):
+            with pytest.raises(OutOfStock, match="gpu: 0 GPUs of kind nvidia-l4 are free, 1 needed"):
+                await launcher.launch(order("r-3", gpu))
+        await later.stop("r-1", 0.0)
+        await until(later, lambda seen: seen["r-1"].state == "ended")
+        await later.launch(order("r-3", gpu))
+        assert process_of("r-3").environ()[DEVICES] == "GPU-a"
+        for replica in ("r-1", "r-2", "r-3"):
+            await later.stop(replica, 0.0)
 
     async def test_the_reason_of_an_end_is_the_tail_of_its_log(self) -> None:
         launcher = self.make()

@@ -5,13 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from stoker.schemas.catalog import ResourceProfile
-from stoker.services.autoscaler.launchers.base import LaunchError
+from stoker.schemas.catalog import Gpu, ResourceProfile
+from stoker.services.autoscaler.launchers.base import LaunchError, OutOfStock
 from stoker.services.autoscaler.launchers.docker import DockerLauncher
 from tests.conftest import DEMO, System, wait_for
 from tests.contract.launcher_conformance import LauncherConformance, order
 from tests.fixtures.docker_engine import docker, docker_engine, worker_image
+from tests.fixtures.graphics import driver
 from tests.system.launched import ask, story_of, wait_up
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -55,6 +57,19 @@ class TestDockerLauncher(LauncherConformance):
             docker("kill", f"stoker-test-{replica}")
 
         self.end = end
+
+    async def test_a_card_is_asked_for_by_its_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The engine here has no driver for it, and says so: the order itself is one that it understands."""
+        driver(tmp_path, monkeypatch, "0, GPU-a, 23034, NVIDIA L4\n")
+        launcher = self.make()
+        with pytest.raises(OutOfStock, match="could not select device driver"):
+            await launcher.launch(order("r-gpu", replace(self.profile, gpu=Gpu(1))))
+        with pytest.raises(OutOfStock, match="1 GPUs are free, 2 needed"):
+            await launcher.launch(order("r-gpu", replace(self.profile, gpu=Gpu(2))))
+        assert await launcher.look() == {}
+        await launcher.close()
 
     async def test_an_image_that_is_not_there_is_said_and_leaves_nothing(self) -> None:
         launcher = self.make()

@@ -7,11 +7,17 @@ cluster's name (a label, an environment variable, a job's name), and `look` list
 autoscaler neither forgets nor doubles nor orphans anything.
 """
 
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from stoker.schemas.catalog import ResourceProfile, Spec
 from stoker.services.autoscaler.events import Seen
+from stoker.services.process.devices import Card
+
+DEVICES = "CUDA_VISIBLE_DEVICES"
+WORDS = re.compile("[a-z0-9]+")
 
 
 class LaunchError(Exception):
@@ -99,6 +105,27 @@ def local_weights(order: Order) -> list[str]:
     """Paths that the order's weights lie at; a container needs them where they are."""
     urls = [order.spec.url, *(adapter.url for adapter in (*order.spec.adapters, *order.spec.loras))]
     return sorted({url.removeprefix("file://") for url in urls if url.startswith("file://")})
+
+
+def cards_for(order: Order, present: Sequence[Card], taken: Collection[str]) -> tuple[str, ...]:
+    """The GPUs that an order is given, by their UUIDs: of those of its kind, none that another replica has.
+
+    None where it needs none, says itself which, or the driver lists none: then nothing is known of them. Raises
+    OutOfStock.
+    """
+    gpu = order.profile.gpu
+    if gpu is None or not present or DEVICES in order.env:
+        return ()
+    wanted = set(WORDS.findall(gpu.kind.lower())) - {"nvidia", "gpu"}
+    free = [card.uuid for card in present if card.uuid not in taken and wanted <= _words(card)]
+    if len(free) < order.gpus:
+        kind = f" of kind {gpu.kind}" if gpu.kind else ""
+        raise OutOfStock(f"{order.profile.name}: {len(free)} GPUs{kind} are free, {order.gpus} needed")
+    return tuple(free[: order.gpus])
+
+
+def _words(card: Card) -> set[str]:
+    return set(WORDS.findall(card.name.lower()))
 
 
 def check_inventory(order: Order, units_in_use: int) -> None:

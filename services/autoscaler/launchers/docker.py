@@ -5,7 +5,9 @@ are mounted read-only where they are. `image` of a profile has Stoker installed;
 it must be on the machine.
 """
 
+import asyncio
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -16,16 +18,19 @@ from stoker.services.autoscaler.launchers.base import (
     LaunchError,
     Order,
     OutOfStock,
+    cards_for,
     check_inventory,
     local_weights,
 )
 from stoker.services.autoscaler.launchers.http_api import Api
+from stoker.services.process.devices import cards
 from stoker.services.process.http_clients import async_client
 
-REPLICA, CLUSTER, UNITS = "stoker.replica", "stoker.cluster", "stoker.units"
+REPLICA, CLUSTER, UNITS, CARDS = "stoker.replica", "stoker.cluster", "stoker.units", "stoker.cards"
 TIMEOUT_S = 30.0
 STOP_MARGIN_S = 30.0
 DEFAULT_HOST = "unix:///var/run/docker.sock"
+OVER = ("exited", "dead", "removing")
 OUT_OF_STOCK = ("could not select device driver", "insufficient", "no space left", "cannot allocate")
 """What the engine says when the hardware that was asked for is not there."""
 
@@ -46,18 +51,31 @@ class DockerLauncher:
             client = async_client(address.replace("tcp://", "http://"), timeout=TIMEOUT_S)
         self._api = Api("Docker", client)
         self._cluster = cluster
+        self._has_local_cards = address.startswith("unix://")
+        self._launching = asyncio.Lock()
+        """One at a time: the GPUs that one is given are seen by the next."""
 
     async def launch(self, order: Order) -> None:
-        in_use = 0
+        async with self._launching:
+            await self._launch(order)
+
+    async def _launch(self, order: Order) -> None:
+        present = await asyncio.to_thread(cards) if order.gpus and self._has_local_cards else []
+        in_use, taken = 0, set[str]()
         for container in await self._containers():
             profile, _, units = container["Labels"].get(UNITS, "").partition(":")
             in_use += (
                 int(units or 1) if profile == order.profile.name and container["State"] == "running" else 0
             )
+            if container["State"] not in OVER:
+                taken |= set(container["Labels"].get(CARDS, "").split(","))
         check_inventory(order, in_use)
+        given = cards_for(order, present, taken)
         name = self._name(order.replica)
         try:
-            await self._api.call("POST", "/containers/create", params={"name": name}, json=self._body(order))
+            await self._api.call(
+                "POST", "/containers/create", params={"name": name}, json=self._body(order, given)
+            )
         except LaunchError as error:  # one of this name may run: it is not removed
             raise _named(error) from error
         try:
@@ -69,7 +87,8 @@ class DockerLauncher:
     def _name(self, replica: str) -> str:
         return f"stoker-{self._cluster}-{replica}"
 
-    def _body(self, order: Order) -> dict[str, Any]:
+    def _body(self, order: Order, given: Sequence[str]) -> dict[str, Any]:
+        """given: GPUs by their UUIDs; where they are not known, Docker gives the first ones to everybody."""
         host: dict[str, Any] = {
             "NetworkMode": "host",
             "Init": True,
@@ -78,7 +97,8 @@ class DockerLauncher:
             "Binds": [f"{path}:{path}:ro" for path in local_weights(order)],
         }
         if order.gpus:
-            host["DeviceRequests"] = [{"Driver": "nvidia", "Count": order.gpus, "Capabilities": [["gpu"]]}]
+            which = {"DeviceIDs": list(given)} if given else {"Count": order.gpus}
+            host["DeviceRequests"] = [{"Driver": "nvidia", "Capabilities": [["gpu"]], **which}]
         return {
             "Image": order.profile.image,
             "Cmd": ["python", "-P", "-m", "stoker.services.worker", *order.arguments],
@@ -87,6 +107,7 @@ class DockerLauncher:
                 REPLICA: order.replica,
                 CLUSTER: self._cluster,
                 UNITS: f"{order.profile.name}:{order.units}",
+                CARDS: ",".join(given),
             },
             "HostConfig": host,
         }

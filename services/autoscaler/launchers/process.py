@@ -1,7 +1,8 @@
 """Workers as processes of this machine, each in a session of its own, with a log file.
 
 They outlive the autoscaler: a new one finds them by their environment. `interpreter` of a profile starts them
-in another Python environment; `inventory` says how many units of the profile this machine has.
+in another Python environment; `inventory` says how many units of the profile this machine has. Each has GPUs
+of its own, as many as its profile says.
 """
 
 import asyncio
@@ -17,10 +18,11 @@ from pathlib import Path
 import psutil
 
 from stoker.services.autoscaler.events import Seen
-from stoker.services.autoscaler.launchers.base import LaunchError, Order, check_inventory
+from stoker.services.autoscaler.launchers.base import DEVICES, LaunchError, Order, cards_for, check_inventory
+from stoker.services.process.devices import cards
 
-REPLICA, CLUSTER, UNITS = "STOKER_REPLICA", "STOKER_CLUSTER", "STOKER_UNITS"
-"""Variables in a worker's environment: its id, whose it is, and `profile:units`."""
+REPLICA, CLUSTER, UNITS, CARDS = "STOKER_REPLICA", "STOKER_CLUSTER", "STOKER_UNITS", "STOKER_CARDS"
+"""Variables in a worker's environment: its id, whose it is, `profile:units`, and the GPUs that it was given."""
 LOG_TAIL_BYTES = 4096
 LOG_TAIL_LINES = 3
 MARKING_S = 0.005
@@ -34,6 +36,7 @@ class _Process:
     process: psutil.Process
     profile: str
     units: int
+    cards: tuple[str, ...] = ()
     child: subprocess.Popen[bytes] | None = None
 
     def ended(self) -> str | None:
@@ -64,17 +67,21 @@ class ProcessLauncher:
 
     async def launch(self, order: Order) -> None:
         processes = await self._known()
+        present = await asyncio.to_thread(cards) if order.gpus else []
         if order.replica in processes:
             raise LaunchError(f"{order.replica} is there already")
         in_use = sum(
             one.units for one in processes.values() if one.profile == order.profile.name and one.ended() is None
         )
         check_inventory(order, in_use)
+        taken = {card for one in processes.values() if one.ended() is None for card in one.cards}
+        given = cards_for(order, present, taken)
         interpreter = order.profile.interpreter or sys.executable
         marks = {
             REPLICA: order.replica,
             CLUSTER: self._cluster,
             UNITS: f"{order.profile.name}:{order.units}",
+            **({CARDS: ",".join(given), DEVICES: ",".join(given)} if given else {}),
         }
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **order.env, **marks}
         command = [interpreter, "-P", "-m", "stoker.services.worker", *order.arguments]
@@ -82,7 +89,7 @@ class ProcessLauncher:
             child = self._spawn(command, environment, self._log(order.replica))
         except OSError as error:
             raise LaunchError(f"{interpreter}: {error.strerror}") from error
-        process = _Process(psutil.Process(child.pid), order.profile.name, order.units, child)
+        process = _Process(psutil.Process(child.pid), order.profile.name, order.units, given, child)
         processes[order.replica] = process
         while True:  # /proc tells no one when a process has its environment
             if process.ended() is not None or process.is_marked():
@@ -168,5 +175,6 @@ class ProcessLauncher:
                 is_first = os.getsid(process.pid) == process.pid
                 if is_first and marks.get(CLUSTER) == self._cluster and marks.get(REPLICA):
                     profile, _, units = marks.get(UNITS, "").partition(":")
-                    found[marks[REPLICA]] = _Process(process, profile, int(units or 1))
+                    given = tuple(filter(None, marks.get(CARDS, "").split(",")))
+                    found[marks[REPLICA]] = _Process(process, profile, int(units or 1), given)
         return found

@@ -6,6 +6,7 @@ import pytest
 
 from stoker.services.process import devices
 from stoker.services.process.devices import find_device
+from tests.fixtures.graphics import driver
 
 MIB = 1024**2
 TWO = "0, GPU-aa11, 23034, NVIDIA L4\n1, GPU-bb22, 81559, NVIDIA H100, of 80 GB\n"
@@ -15,13 +16,6 @@ TWO = "0, GPU-aa11, 23034, NVIDIA L4\n1, GPU-bb22, 81559, NVIDIA H100, of 80 GB\
 def processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices.Machine, "memory_bytes", lambda _: 100_000)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-
-
-def driver(folder: Path, patch: pytest.MonkeyPatch, said: str, more: str = "") -> None:
-    (folder / "said").write_text(said)
-    (folder / "nvidia-smi").write_text(f"#!/bin/sh\ncat '{folder}/said'\n{more}\n")
-    (folder / "nvidia-smi").chmod(0o755)
-    patch.setenv("PATH", f"{folder}:/bin:/usr/bin")
 
 
 @pytest.mark.parametrize(
