@@ -17,6 +17,8 @@ from stoker.cli.memory import over_limit
 workers = typer.Typer(invoke_without_command=True)
 app.add_typer(workers, name="workers")
 TOP_INTERVAL_S = 0.5
+ENOUGH_FILES = 4096
+"""Open files that a gateway should be allowed: each connection is one."""
 TIER_COLOURS = {"hot": "red", "loading": "yellow", "parked": "magenta", "warm": "blue", "cold": "dim"}
 
 
@@ -172,9 +174,12 @@ def doctor(url: Url = FOUND, json: Json = False) -> None:
     quick.import_httpx()
     import httpx
 
+    from stoker.services.process import open_files
+    from stoker.services.process.devices import find_device
     from stoker.services.process.disk import room_at
     from stoker.services.process.embedded import EmbeddedServerError, find_binary
     from stoker.services.process.http_clients import client
+    from stoker.services.process.machine import Machine
     from stoker.services.worker.engines.registry import ENGINES
 
     findings: list[dict[str, str | bool]] = []
@@ -182,6 +187,13 @@ def doctor(url: Url = FOUND, json: Json = False) -> None:
     def note(what: str, is_ok: bool, found: str, remedy: str = "") -> None:
         findings.append({"what": what, "ok": is_ok, "found": found, "remedy": "" if is_ok else remedy})
 
+    device, processors = find_device(), Machine().processors()
+    models_gb = device.memory_bytes / 1e9
+    note("device", True, f"{device.name}: {models_gb:.1f} GB for models; {processors} processors")
+    open_files.raise_limit()
+    files = open_files.allowed()
+    remedy = "allow more: ulimit -Hn, LimitNOFILE of systemd, ulimits of compose"
+    note("open files", files >= ENOUGH_FILES, f"{files:,} at most, and as many connections", remedy)
     try:
         note("nats-server", True, find_binary())
     except EmbeddedServerError as error:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -173,6 +175,10 @@ def test_doctor_names_what_is_missing_and_the_remedy(synthetic: System) -> None:
     findings = {one["what"]: one for one in as_json("doctor", url=synthetic.url)}
     assert findings[f"gateway {synthetic.url}"]["ok"]
     assert findings["nats-server"]["ok"]
+    assert re.fullmatch(r".+: [\d.]+ GB for models; \d+ processors", findings["device"]["found"])
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert findings["open files"]["found"].startswith(f"{most:,} at most")
+    assert findings["open files"]["ok"] == (most >= 4096) != bool(findings["open files"]["remedy"])
     assert findings["configuration"]["ok"]
     assert findings["configuration"]["found"].startswith("revision ")
     nowhere = f"http://127.0.0.1:{free_port()}"
