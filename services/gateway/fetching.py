@@ -7,12 +7,10 @@ too. Nothing is kept for another request.
 
 import base64
 import re
-from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
-import anyio
 import httpcore
 import httpx
 
@@ -22,6 +20,7 @@ from stoker.services.gateway.edge.problems import RequestError
 from stoker.services.gateway.jobs.url_rules import UrlRules
 from stoker.services.gateway.public_network import NotPublic, public_connections
 from stoker.services.gateway.settings import InputUrls
+from stoker.services.gateway.turns import Turns
 from stoker.services.process.tasks import LimitExceeded, limit
 
 PUBLIC = UrlRules(may_private="`--input-urls any` allows it", may_ports="`--input-urls any` allows others than")
@@ -61,8 +60,7 @@ class Fetching:
 
     def __init__(self, rules: UrlRules | None = PUBLIC) -> None:
         self.rules = rules
-        self._turns = anyio.Semaphore(AT_ONCE)
-        self._senders: Counter[str] = Counter()
+        self.turns = Turns("fetched files", "too_many_fetches", AT_ONCE, AT_ONCE_EACH, TURN_TIMEOUT_S)
         self._client: httpcore.AsyncConnectionPool | None = None
 
     @asynccontextmanager
@@ -96,31 +94,12 @@ class Fetching:
         """
         exchange = current_exchange.get()
         until_gone = exchange.cancelled_when_gone() if exchange is not None else nullcontext()
-        with until_gone, self._counted(owner(), field):
-            try:
-                with limit("waiting for other files to be fetched", TURN_TIMEOUT_S):
-                    await self._turns.acquire()
-            except LimitExceeded as error:
-                raise RequestError(503, str(error), field=field, retry_after_s=1) from error
-            try:
-                async with self._opened(url, field, most_bytes, limit_s) as found:
-                    yield found
-            finally:
-                self._turns.release()
-
-    @contextmanager
-    def _counted(self, sender: str, field: str) -> Iterator[None]:
-        """sender: the key of who asks, "" where none is needed. Raises RequestError 429."""
-        if sender and self._senders[sender] >= AT_ONCE_EACH:
-            message = f"{AT_ONCE_EACH} files are being fetched for this key: ask again when one is there"
-            raise RequestError(429, message, field=field, code="too_many_fetches", retry_after_s=1)
-        self._senders[sender] += 1
-        try:
-            yield
-        finally:
-            self._senders[sender] -= 1
-            if not self._senders[sender]:
-                del self._senders[sender]
+        with until_gone:
+            async with (
+                self.turns.turn(owner(), field),
+                self._opened(url, field, most_bytes, limit_s) as found,
+            ):
+                yield found
 
     @asynccontextmanager
     async def _opened(self, url: str, field: str, most_bytes: int, limit_s: float) -> AsyncIterator[Fetched]:

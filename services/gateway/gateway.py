@@ -6,7 +6,6 @@ notes what they take, `fetching` has what requests name by URLs, `reloading` rea
 beside requests belongs to `tasks`, and ends with the block of `running`.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -32,12 +31,13 @@ from stoker.services.gateway.limits import Limits
 from stoker.services.gateway.modes import Modes
 from stoker.services.gateway.reloading import Reloading
 from stoker.services.gateway.scheduler_queries import why_not_ready
+from stoker.services.gateway.turns import Turns
 from stoker.services.gateway.watching.streams import Streams
 from stoker.services.process.tasks import TaskOwner
 from stoker.services.records.uploads import keep_tidy
 
 CATALOG_NOT_READ = "the catalog has not been read yet"
-UPLOADS_AT_ONCE = 32
+UPLOADS_AT_ONCE, UPLOADS_AT_ONCE_EACH, UPLOAD_TURN_S = 32, 8, 20.0
 """Files that are being received: each has a few megabytes on its way (services/records/parts.py)."""
 
 
@@ -67,7 +67,9 @@ class Gateway:
         self.loading = Loading(self.submission, self.tasks)
         self.webhook_rules = WebhookRules()
         self.fetching = Fetching()
-        self.uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
+        self.uploads = Turns(
+            "uploads", "too_many_uploads", UPLOADS_AT_ONCE, UPLOADS_AT_ONCE_EACH, UPLOAD_TURN_S
+        )
         self.drawing = ActiveJobs(self.streams.attached)
         self.checkpoints: dict[str, str] = {}
         """By key: the model that its A1111 client has chosen."""

@@ -12,6 +12,7 @@ from stoker.schemas.fleet import QueueDepth
 from stoker.schemas.jobs import Job
 from stoker.schemas.keys import ApiKey
 from stoker.services.bus.connection import Bus
+from stoker.services.gateway.batches import owning
 from stoker.services.gateway.batches.claim import Claim, Lost, take
 from stoker.services.gateway.batches.line_runs import JOBS_AT_ONCE, RESERVE
 from stoker.services.gateway.batches.requests import ENDPOINTS, LOWEST_PRIORITY, Maker
@@ -199,6 +200,25 @@ async def test_what_no_worker_can_do_is_not_waited_for(connected: Connect) -> No
         record = await ended(stand)
         failure = (await results(stand, record, "error"))["c0"]["response"]
         assert (failure["status_code"], failure["body"]["error"]["code"]) == (503, "impossible")
+
+
+async def test_a_key_with_many_batches_holds_up_no_other(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight that take a day were all that a gateway ran."""
+    monkeypatch.setattr(owning, "BATCHES_AT_ONCE_EACH", 2)
+    async with gateway(connected) as stand, running(stand.gateway):
+        for key in ("ada", "bob"):
+            await put_key(stand.gateway.bus, ApiKey(key, key, "0" * 64, 1.0))
+        for number in range(4):
+            given = {"id": f"ada_{number}", "input_file_id": f"file-{number}", "created_at": 1000 + number}
+            await make(stand, lines(1), tenant="ada", **given)
+        await soon(lambda: {job.id for job in stand.backend.jobs} == {"ada_0-0-0", "ada_1-0-0"})
+        await make(stand, lines(1), tenant="bob", id="bob_0", input_file_id="file-bob")
+        await soon(lambda: "bob_0-0-0" in {job.id for job in stand.backend.jobs})
+        await stand.backend.complete(stand.backend.jobs[0])
+        await soon(lambda: "ada_2-0-0" in {job.id for job in stand.backend.jobs})
+        assert "ada_3-0-0" not in {job.id for job in stand.backend.jobs}
 
 
 async def test_lines_are_their_keys_and_fail_once_it_is_revoked(connected: Connect) -> None:

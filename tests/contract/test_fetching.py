@@ -220,13 +220,13 @@ async def test_one_key_does_not_take_all_turns(server: Server, local: Fetching) 
         assert (await local.picture(server.url + "/picture.png", "f", MOST)).startswith("data:")
         server.go_on.set()
     assert all(isinstance(one.result(), RequestError) for one in silent)
-    assert not local._senders
+    assert not local.turns.senders
 
 
 async def test_the_next_waits_for_a_turn_and_is_told_when_there_is_none(
-    server: Server, local: Fetching, monkeypatch: pytest.MonkeyPatch
+    server: Server, local: Fetching
 ) -> None:
-    monkeypatch.setattr(fetching, "TURN_TIMEOUT_S", 0.1)
+    local.turns.wait_s = 0.1
     async with asyncio.TaskGroup() as tasks:
         for _ in range(AT_ONCE):
             tasks.create_task(_swallowed(local.picture(server.url + "/silent", "f", MOST)))
@@ -245,7 +245,7 @@ async def test_who_is_cancelled_gives_its_turn_back(server: Server, local: Fetch
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert (await local.picture(server.url + "/picture.png", "f", MOST)).startswith("data:")
-    assert not local._senders
+    assert not local.turns.senders
 
 
 async def _swallowed(waiting: Any) -> Any:

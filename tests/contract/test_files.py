@@ -1,7 +1,7 @@
 """Clients' files on a real NATS server: what is there, what is gone, and pages of them over HTTP."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from stoker.schemas.keys import ApiKey, Role
 from stoker.schemas.subjects import FILES_BUCKET, FILES_STREAM
 from stoker.services.bus.connection import Bus
 from stoker.services.bus.streams import FILE_PARTS_TTL_S, FILES_TTL_S, declare
+from stoker.services.gateway import gateway as gateway_module
 from stoker.services.gateway.edge.access import current_key
 from stoker.services.gateway.edge.upload_forms import FORM_MARGIN_BYTES
 from stoker.services.gateway.gateway import UPLOADS_AT_ONCE
@@ -199,17 +200,18 @@ async def test_a_file_that_is_too_large_is_refused_and_the_next_one_taken(
         answer = await send(stand, b"x" * (1001 + FORM_MARGIN_BYTES))
         assert (answer.status, answer.json()["error"]["code"]) == (413, "file_too_large")
         assert (await send(stand, b"x" * 1000)).status == 200
-        assert stand.gateway.uploads._value == UPLOADS_AT_ONCE
+        assert not stand.gateway.uploads.senders
 
 
 async def test_uploads_wait_for_each_other(connected: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "UPLOAD_TURN_S", 0.05)
-    async with gateway(connected) as stand:
-        for _ in range(UPLOADS_AT_ONCE):
-            await stand.gateway.uploads.acquire()
+    monkeypatch.setattr(gateway_module, "UPLOAD_TURN_S", 0.05)
+    async with gateway(connected) as stand, AsyncExitStack() as stack:
+        turns = [stand.gateway.uploads.turn("") for _ in range(UPLOADS_AT_ONCE)]
+        for turn in turns:
+            await stack.enter_async_context(turn)
         answer = await send(stand)
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
-        stand.gateway.uploads.release()
+        await stack.aclose()
         assert (await send(stand)).status == 200
 
 

@@ -14,7 +14,6 @@ from stoker.services.bus.connection import Bus
 from stoker.services.bus.errors import Conflict
 from stoker.services.gateway.edge import exchange
 from stoker.services.gateway.edge.access import current_key
-from stoker.services.gateway.gateway import UPLOADS_AT_ONCE
 from stoker.services.gateway.routes import files as routes
 from stoker.services.gateway.routes import uploads as upload_routes
 from stoker.services.records import files, uploads
@@ -145,7 +144,7 @@ async def test_a_client_that_goes_away_leaves_nothing(connected: Connect) -> Non
         client.pieces.put_nowait(None)
         await running
         assert client.answer.status == 0
-        assert await notes(stand.gateway.bus) == [] and stand.gateway.uploads._value == UPLOADS_AT_ONCE
+        assert await notes(stand.gateway.bus) == [] and not stand.gateway.uploads.senders
         assert await stored_bytes(stand.gateway.bus) < PART_BYTES
         assert (await stand.ask("GET", "/v1/files")).json()["data"] == []
 
@@ -172,7 +171,7 @@ async def test_a_request_that_takes_too_long_is_given_up(
         answer = await client.run()
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert "sending a file" in answer.json()["error"]["message"]
-        assert await notes(stand.gateway.bus) == [] and stand.gateway.uploads._value == UPLOADS_AT_ONCE
+        assert await notes(stand.gateway.bus) == [] and not stand.gateway.uploads.senders
 
 
 async def test_what_a_gateway_has_left_in_the_middle_is_given_up(connected: Connect) -> None:

@@ -6,6 +6,7 @@ Every gateway reads every record as it changes. A batch is taken at once where i
 
 import asyncio
 import secrets
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,8 +28,8 @@ from stoker.services.records.batches import watch_batches
 
 log = get_logger("batches")
 
-BATCHES_AT_ONCE = 8
-"""That one gateway runs: it has the input file of each on its disk."""
+BATCHES_AT_ONCE, BATCHES_AT_ONCE_EACH = 32, 8
+"""That one gateway runs, and of one key: it has the input file of each on its disk, and one may take a day."""
 SWEEP_S = 0.5
 ASK_AGAIN_S = 5.0
 
@@ -49,7 +50,8 @@ class Batches:
         self._owner = f"{gateway.name}.{secrets.token_hex(4)}"
         """This process: its successor may have the same name."""
         self._seen: dict[str, _Seen] = {}
-        self._running: set[str] = set()
+        self._running: dict[str, str] = {}
+        """Whose each is."""
         self._changed = anyio.Event()
 
     async def run(self) -> None:
@@ -71,10 +73,22 @@ class Batches:
             with anyio.move_on_after(SWEEP_S):
                 await self._changed.wait()
             self._changed = anyio.Event()
-            for batch, seen in sorted(self._seen.items(), key=lambda one: one[1].record.created_at):
-                if len(self._running) < BATCHES_AT_ONCE and self._is_free(batch, seen):
-                    self._running.add(batch)
-                    tasks.start_contained(self._run, batch, seen)
+            while (batch := self._next()) is not None:
+                seen = self._seen[batch]
+                self._running[batch] = seen.record.tenant
+                tasks.start_contained(self._run, batch, seen)
+
+    def _next(self) -> str | None:
+        """The oldest batch that nobody runs, of the keys that have the fewest under way here."""
+        if len(self._running) >= BATCHES_AT_ONCE:
+            return None
+        under_way = Counter(self._running.values())
+        free = [
+            (under_way[seen.record.tenant], seen.record.created_at, batch)
+            for batch, seen in self._seen.items()
+            if under_way[seen.record.tenant] < BATCHES_AT_ONCE_EACH and self._is_free(batch, seen)
+        ]
+        return min(free)[2] if free else None
 
     def _is_free(self, batch: str, seen: _Seen) -> bool:
         """Whether nobody runs the batch, as far as can be seen from here."""
@@ -92,7 +106,7 @@ class Batches:
         except (BusError, wire.UnreadableMessage) as error:
             log.warning("batch.not_taken", batch=batch, error=str(error))
         finally:
-            self._running.discard(batch)
+            self._running.pop(batch, None)
 
     async def _run_taken(self, claim: Claim) -> None:
         try:

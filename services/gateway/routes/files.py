@@ -20,7 +20,6 @@ from stoker.services.gateway.gateway import Gateway
 from stoker.services.gateway.jobs.batch_states import has_ended
 from stoker.services.gateway.jobs.files import present_file
 from stoker.services.gateway.jobs.pages import page_of
-from stoker.services.process.tasks import limit
 from stoker.services.records import files
 from stoker.services.records.batches import list_batches
 from stoker.services.records.files import forget_file, keep_file, list_files, new_id, record_of
@@ -28,8 +27,6 @@ from stoker.services.records.uploads import forget, give_up, receive
 
 MAX_FILE_BYTES = 2 * 1024**3
 MAX_NAME_CHARS = 255
-UPLOAD_TURN_S = 20.0
-"""The longest that an upload waits for others to end."""
 MAX_PAGE = 10_000
 KEPT: tuple[Purpose, ...] = ("batch", "user_data", "assistants")
 """Purposes of files that clients may send."""
@@ -87,15 +84,13 @@ async def create_file(gateway: Gateway, exchange: Exchange) -> None:
 
 @asynccontextmanager
 async def receiving(gateway: Gateway) -> AsyncIterator[None]:
-    """Inside, one more file is received. Raises RequestError 503 where the disk is full, LimitExceeded."""
+    """Inside, one more file is received. Raises RequestError: 503 where the disk is full, 429 and 503 where too
+    many are received.
+    """
     if found := gateway.fleet.why_disk_full():
         raise disk_full(found)
-    with limit("waiting for other uploads", UPLOAD_TURN_S):
-        await gateway.uploads.acquire()
-    try:
+    async with gateway.uploads.turn(owner()):
         yield
-    finally:
-        gateway.uploads.release()
 
 
 async def _checked(form: UploadForm) -> AsyncGenerator[bytes]:
