@@ -22,6 +22,7 @@ import anyio
 from prometheus_client import Counter
 
 from stoker.schemas import wire
+from stoker.services.gateway.edge.access import owner
 from stoker.services.gateway.edge.asgi import HTTPRequestEvent, HTTPScope, Receive, Send
 from stoker.services.gateway.edge.connections import WHEN_LOST, WRITE_NOW, WhenLost, WriteNow
 from stoker.services.gateway.edge.decoding import Inflating, from_texts, inflated
@@ -332,7 +333,7 @@ class Exchange:
         The status and `headers` wait for the first chunk, so that an error before it is still a status; chunks
         that end before the first are answered 204. Raises RequestError.
         """
-        with limit.opened(), anyio.CancelScope() as sending, self._until_gone(sending.cancel):
+        with limit.opened(owner()), anyio.CancelScope() as sending, self._until_gone(sending.cancel):
             await self._send_all(chunks, {} if headers is None else headers)
 
     async def _send_all(self, chunks: AsyncGenerator[bytes], headers: dict[str, str]) -> None:
