@@ -114,5 +114,5 @@ async def test_a_client_that_goes_away_ends_the_fetch_of_its_picture(connected: 
             async with asyncio.timeout(2):
                 await asking
             assert client.answer.status == 0
-        assert stand.gateway.fetching._senders == {}
+        assert stand.gateway.fetching.turns.senders == {}
         assert not stand.backend.jobs and not stand.grown(before)

@@ -88,13 +88,13 @@ def test_generations_that_wait_are_counted_here_before_the_scheduler_reports_the
 
 def test_streams_are_counted_whatever_ends_them() -> None:
     limit = StreamLimit(1)
-    with pytest.raises(KeyError), limit.opened():
-        with pytest.raises(RequestError) as refused, limit.opened():
+    with pytest.raises(KeyError), limit.opened(""):
+        with pytest.raises(RequestError) as refused, limit.opened(""):
             pass
         assert (refused.value.status, refused.value.code) == (429, "too_many_streams")
         raise KeyError
     assert limit.open == 0
-    with limit.opened():
+    with limit.opened(""):
         assert limit.open == 1
 
 
