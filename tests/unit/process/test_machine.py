@@ -33,7 +33,7 @@ def made(folder: Path, own: str, files: dict[str, str]) -> Machine:
     return Machine(folder / "own", folder)
 
 
-V2 = "0::/kube/pod/work\n"
+V2 = "0::/kube/pod/app\n"
 V1 = "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n1:name=systemd:/docker/abc\n0::/\n"
 NONE_V1 = "9223372036854771712"
 
@@ -41,11 +41,11 @@ NONE_V1 = "9223372036854771712"
 @pytest.mark.parametrize(
     ("own", "files", "cores"),
     [
-        (V2, {"kube/pod/work/cpu.max": "200000 100000"}, 2),
-        (V2, {"kube/pod/work/cpu.max": "max 100000"}, CORES),
-        (V2, {"kube/pod/work/cpu.max": "max 100000", "kube/pod/cpu.max": "450000 100000"}, 5),
-        (V2, {"kube/pod/work/cpu.max": "10000 100000"}, 1),
-        (V2, {"kube/pod/work/cpu.max": "9900000 100000"}, CORES),
+        (V2, {"kube/pod/app/cpu.max": "200000 100000"}, 2),
+        (V2, {"kube/pod/app/cpu.max": "max 100000"}, CORES),
+        (V2, {"kube/pod/app/cpu.max": "max 100000", "kube/pod/cpu.max": "450000 100000"}, 5),
+        (V2, {"kube/pod/app/cpu.max": "10000 100000"}, 1),
+        (V2, {"kube/pod/app/cpu.max": "9900000 100000"}, CORES),
         ("0::/\n", {"cpu.max": "150000 50000"}, 3),
         (V2, {"cpu.max": "300000 100000"}, 3),
         (V2, {}, CORES),
@@ -72,7 +72,7 @@ def test_processors_are_those_of_the_narrowest_group(
 def test_processors_that_a_process_is_bound_to_are_those_that_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = made(tmp_path, V2, {"kube/pod/work/cpu.max": "600000 100000"})
+    machine = made(tmp_path, V2, {"kube/pod/app/cpu.max": "600000 100000"})
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 7}, raising=False)
     assert machine.processors() == 2 and machine.threads() == {}
     monkeypatch.delattr(os, "sched_getaffinity")
@@ -86,37 +86,37 @@ def test_who_has_said_how_many_threads_there_are_is_not_overruled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert made(tmp_path, V2, {"kube/pod/work/cpu.max": "200000 100000"}).threads() == {}
+    assert made(tmp_path, V2, {"kube/pod/app/cpu.max": "200000 100000"}).threads() == {}
 
 
 @pytest.mark.parametrize(
     ("own", "files", "memory", "left"),
     [
-        (V2, {"kube/pod/work/memory.max": f"{8 * GB}", "kube/pod/work/memory.current": f"{3 * GB}"}, 8, 5),
+        (V2, {"kube/pod/app/memory.max": f"{8 * GB}", "kube/pod/app/memory.current": f"{3 * GB}"}, 8, 5),
         (
             V2,
             {
-                "kube/pod/work/memory.max": f"{8 * GB}",
-                "kube/pod/work/memory.current": f"{7 * GB}",
-                "kube/pod/work/memory.stat": f"anon {1 * GB}\ninactive_file {6 * GB}\nactive_file 5",
+                "kube/pod/app/memory.max": f"{8 * GB}",
+                "kube/pod/app/memory.current": f"{7 * GB}",
+                "kube/pod/app/memory.stat": f"anon {1 * GB}\ninactive_file {6 * GB}\nactive_file 5",
             },
             8,
             7,
         ),
-        (V2, {"kube/pod/work/memory.max": "max", "kube/pod/work/memory.current": "5"}, 64, 50),
+        (V2, {"kube/pod/app/memory.max": "max", "kube/pod/app/memory.current": "5"}, 64, 50),
         (
             V2,
             {
-                "kube/pod/work/memory.max": f"{8 * GB}",
-                "kube/pod/work/memory.current": "0",
+                "kube/pod/app/memory.max": f"{8 * GB}",
+                "kube/pod/app/memory.current": "0",
                 "kube/memory.max": f"{16 * GB}",
                 "kube/memory.current": f"{14 * GB}",
             },
             8,
             2,
         ),
-        (V2, {"kube/pod/work/memory.max": f"{8 * GB}", "kube/pod/work/memory.current": f"{9 * GB}"}, 8, 0),
-        (V2, {"kube/pod/work/memory.max": f"{80 * GB}", "kube/pod/work/memory.current": "0"}, 64, 50),
+        (V2, {"kube/pod/app/memory.max": f"{8 * GB}", "kube/pod/app/memory.current": f"{9 * GB}"}, 8, 0),
+        (V2, {"kube/pod/app/memory.max": f"{80 * GB}", "kube/pod/app/memory.current": "0"}, 64, 50),
         (V2, {}, 64, 50),
         (
             V1,
